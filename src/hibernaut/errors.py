@@ -1,0 +1,108 @@
+"""The few errors of the library; each carries its facts as attributes and reads as one line."""
+
+from __future__ import annotations
+
+__all__ = ["CorruptImage", "FormatError", "HibernautError", "MachineFault", "OutOfMemory"]
+
+
+class HibernautError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class FormatError(HibernautError, ValueError):
+    """Input that is not what it should be: what, at which byte, what was expected.
+
+    Attributes:
+        what: what is wrong, a clause without a full stop.
+        source: the file, if known.
+        offset: byte offset in that file, if the fault has a place.
+        expected: what should stand there, if it can be said.
+        found: what stands there.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        source: str | None = None,
+        offset: int | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+    ) -> None:
+        self.what = what
+        self.source = source
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+        super().__init__(what)
+
+    @property
+    def where(self) -> str:
+        """The place as text: `file: byte N`, or as much of it as is known; empty if nothing is."""
+        place = "" if self.offset is None else f"byte {self.offset}"
+        return ": ".join(part for part in (self.source, place) if part)
+
+    def __str__(self) -> str:
+        line = self.what
+        if self.expected is not None:
+            line += f"; expected {self.expected}"
+        if self.found is not None:
+            line += f"; found {self.found}"
+        return f"{self.where}: {line}" if self.where else line
+
+
+class CorruptImage(FormatError):
+    """The right kind of file, but damaged: an image whose own fields or checksums contradict each other."""
+
+
+class MachineFault(HibernautError):
+    """A fault of the *modelled* machine, never of this program.
+
+    Attributes:
+        address: the virtual address that faulted.
+        entry: the page-table entry that the access met, or None where there was no table.
+        pfn: the frame that was being accessed, if known.
+        doing: what the machine was doing, a clause.
+        log: the modelled kernel's own last messages, oldest first.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        address: int,
+        entry: int | None,
+        pfn: int | None,
+        doing: str,
+        log: tuple[str, ...] = (),
+    ) -> None:
+        self.what = what
+        self.address = address
+        self.entry = entry
+        self.pfn = pfn
+        self.doing = doing
+        self.log = log
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        entry = "no table" if self.entry is None else f"entry {self.entry:#x}"
+        frame = "" if self.pfn is None else f", frame {self.pfn:#x}"
+        return f"{self.what}: address {self.address:#x}, {entry}{frame}, while {self.doing}"
+
+
+class OutOfMemory(HibernautError, MemoryError):
+    """An allocation of the *modelled* machine failed.
+
+    Attributes:
+        number: which allocation since the machine was made, counted from 1.
+        injected: whether the environment chose the failure (True) or memory was exhausted (False).
+    """
+
+    def __init__(self, number: int, *, injected: bool) -> None:
+        self.number = number
+        self.injected = injected
+        super().__init__(number)
+
+    def __str__(self) -> str:
+        reason = "injected" if self.injected else "no free frame"
+        return f"page allocation {self.number} failed ({reason})"

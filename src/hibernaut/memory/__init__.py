@@ -1,0 +1,1 @@
+"""Physical memory: ranges of page frames, a copy-on-write overlay, and readers and writers of memory files."""

@@ -1,0 +1,381 @@
+"""Physical memory: page frames with gaps, read as arrays.
+
+A `PhysicalMemory` answers three questions: which frames exist (`ranges`), what a run of neighbouring frames holds
+(`run`, without copying where the backing can be mapped), and what many scattered frames hold (`gather`). A frame that
+does not exist is an answer - an empty run, a False in a mask, None - and never an exception.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "PAGE_SHIFT",
+    "PAGE_SIZE",
+    "BoolArray",
+    "Bytes",
+    "FrameRanges",
+    "Frames",
+    "Overlay",
+    "PhysicalMemory",
+    "Segment",
+    "SegmentMemory",
+]
+
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT
+
+Bytes = NDArray[np.uint8]
+"""Bytes of pages: shape (n, 4096) unless said otherwise."""
+Frames = NDArray[np.int64]
+"""Page frame numbers, shape (n,)."""
+BoolArray = NDArray[np.bool_]
+
+CHUNK_PAGES = 1024
+"""Pages handled at a time where memory must stay bounded (4 MiB)."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRanges:
+    """Ascending, disjoint ranges of page frames.
+
+    Attributes:
+        starts: first frame of each range, int64, shape (n,).
+        pages: length of each range in pages, int64, shape (n,), all positive.
+    """
+
+    starts: Frames
+    pages: Frames
+
+    @classmethod
+    def of(cls, ranges: Sequence[tuple[int, int]]) -> FrameRanges:
+        """Ranges from (first frame, pages) pairs in any order; neighbours merge, overlaps are joined."""
+        ordered = sorted((start, pages) for start, pages in ranges if pages > 0)
+        merged: list[tuple[int, int]] = []
+        for start, pages in ordered:
+            if merged and start <= merged[-1][0] + merged[-1][1]:
+                first, length = merged[-1]
+                merged[-1] = (first, max(length, start + pages - first))
+            else:
+                merged.append((start, pages))
+        return cls(
+            np.array([start for start, _ in merged], dtype=np.int64),
+            np.array([pages for _, pages in merged], dtype=np.int64),
+        )
+
+    @classmethod
+    def of_frames(cls, pfns: ArrayLike) -> FrameRanges:
+        """Ranges covering exactly these frames, given in ascending order without repeats."""
+        frames = np.asarray(pfns, dtype=np.int64)
+        if not len(frames):
+            return cls(frames, frames)
+        breaks = np.flatnonzero(np.diff(frames) != 1) + 1
+        first = np.concatenate(([0], breaks))
+        last = np.concatenate((breaks, [len(frames)]))
+        return cls(frames[first], (last - first).astype(np.int64))
+
+    @property
+    def total_pages(self) -> int:
+        """How many frames there are."""
+        return int(self.pages.sum())
+
+    @property
+    def end(self) -> int:
+        """One past the last frame; 0 if there is none."""
+        return int(self.starts[-1] + self.pages[-1]) if len(self.starts) else 0
+
+    def rows(self, pfns: ArrayLike) -> Frames:
+        """Position of each frame in the concatenation of all ranges; -1 where the frame does not exist."""
+        frames = np.asarray(pfns, dtype=np.int64)
+        if not len(self.starts):
+            return np.full(frames.shape, -1, dtype=np.int64)
+        index = np.searchsorted(self.starts, frames, side="right") - 1
+        safe = np.maximum(index, 0)
+        within = frames - self.starts[safe]
+        present = (index >= 0) & (within < self.pages[safe])
+        base = np.cumsum(self.pages) - self.pages
+        return np.where(present, base[safe] + within, -1)
+
+    def contains(self, pfns: ArrayLike) -> BoolArray:
+        """Which of these frames exist, shape as given."""
+        return self.rows(pfns) >= 0
+
+    def frames(self) -> Frames:
+        """Every frame, ascending. Sized by `total_pages`: for machines that fit in memory."""
+        if not len(self.starts):
+            return np.empty(0, dtype=np.int64)
+        base = np.cumsum(self.pages) - self.pages
+        return np.repeat(self.starts - base, self.pages) + np.arange(self.total_pages, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self.starts.tolist(), self.pages.tolist(), strict=True)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+class PhysicalMemory(ABC):
+    """Page frames with gaps. Arrays handed out are read-only views wherever the backing allows."""
+
+    @property
+    @abstractmethod
+    def ranges(self) -> FrameRanges:
+        """Which frames exist."""
+
+    @abstractmethod
+    def run(self, pfn: int, pages: int) -> Bytes:
+        """Frames from `pfn` on, at most `pages` of them, as one array of shape (k, 4096).
+
+        k is 0 exactly if `pfn` does not exist; it may be less than `pages` where a gap follows or the backing changes,
+        so a caller that wants more asks again from `pfn + k`.
+        """
+
+    def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
+        """Many frames in any order: bytes of shape (n, 4096) and a mask of those that exist; absent rows are zero.
+
+        Args:
+            pfns: frame numbers, shape (n,).
+            out: where to put the bytes, shape (n, 4096), C-contiguous; made if not given.
+        """
+        frames = np.asarray(pfns, dtype=np.int64)
+        pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
+        present = np.zeros(len(frames), dtype=np.bool_)
+        breaks = np.flatnonzero(np.diff(frames) != 1) + 1
+        bounds = [0, *breaks.tolist(), len(frames)] if len(frames) else []
+        for first, last in itertools.pairwise(bounds):
+            at = first
+            while at < last:
+                got = self.run(int(frames[at]), last - at)
+                if len(got):
+                    pages[at : at + len(got)] = got
+                    present[at : at + len(got)] = True
+                    at += len(got)
+                else:
+                    pages[at] = 0
+                    at += 1
+        return pages, present
+
+    def frame(self, pfn: int) -> Bytes | None:
+        """One frame, shape (4096,); None if it does not exist."""
+        got = self.run(pfn, 1)
+        return got[0] if len(got) else None
+
+    def read(self, paddr: int, size_bytes: int) -> bytes | None:
+        """Bytes at a physical address, across neighbouring frames; None if any of them does not exist."""
+        first, within = divmod(paddr, PAGE_SIZE)
+        pages, present = self.gather(np.arange(first, (paddr + size_bytes + PAGE_SIZE - 1) // PAGE_SIZE))
+        if not present.all():
+            return None
+        return pages.reshape(-1)[within : within + size_bytes].tobytes()
+
+    def read_u64(self, paddr: int) -> int | None:
+        """The little-endian u64 at a physical address that is a multiple of 8; None if the frame does not exist."""
+        page = self.frame(paddr >> PAGE_SHIFT)
+        if page is None:
+            return None
+        within = paddr & (PAGE_SIZE - 1)
+        return int.from_bytes(page[within : within + 8].tobytes(), "little")
+
+    def blocks(self, pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
+        """All memory in ascending order: (first frame, bytes of shape (k, 4096)), k at most `pages`."""
+        for start, length in self.ranges:
+            at, end = start, start + length
+            while at < end:
+                got = self.run(at, min(pages, end - at))
+                if not len(got):  # a range that its own backing denies would loop for ever
+                    raise AssertionError(f"{type(self).__name__} lists frame {at:#x} but does not have it")
+                yield at, got
+                at += len(got)
+
+    def close(self) -> None:
+        """Release files and mappings. Arrays handed out before must not be used afterwards."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Neighbouring frames with one backing: first frame and bytes of shape (n, 4096)."""
+
+    start: int
+    pages: Bytes
+
+    @property
+    def end(self) -> int:
+        """One past the last frame."""
+        return self.start + len(self.pages)
+
+
+class SegmentMemory(PhysicalMemory):
+    """Memory made of segments, each one array: mapped files, simulated RAM.
+
+    Args:
+        segments: in any order; where two overlap, the earlier in the sequence wins (ELF: the first header that names
+            an address is the one that readers use).
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = _without_overlaps(segments)
+        self._starts = [segment.start for segment in self._segments]
+        self._ranges = FrameRanges.of([(segment.start, len(segment.pages)) for segment in self._segments])
+
+    @property
+    def ranges(self) -> FrameRanges:
+        """Which frames exist."""
+        return self._ranges
+
+    def run(self, pfn: int, pages: int) -> Bytes:
+        """See `PhysicalMemory.run`: a view of the one segment that holds `pfn`."""
+        index = bisect.bisect_right(self._starts, pfn) - 1
+        if index >= 0 and pfn < self._segments[index].end:
+            segment = self._segments[index]
+            return segment.pages[pfn - segment.start : pfn - segment.start + pages]
+        return np.empty((0, PAGE_SIZE), dtype=np.uint8)
+
+    def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
+        """See `PhysicalMemory.gather`: one indexed copy a segment."""
+        frames = np.asarray(pfns, dtype=np.int64)
+        pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
+        index = np.searchsorted(np.array(self._starts, dtype=np.int64), frames, side="right") - 1
+        present = np.zeros(len(frames), dtype=np.bool_)
+        for number in np.unique(index[index >= 0]).tolist():
+            segment = self._segments[number]
+            rows = np.flatnonzero((index == number) & (frames < segment.end))
+            if len(rows) == len(frames):
+                np.take(segment.pages, frames - segment.start, axis=0, out=pages, mode="clip")
+            else:
+                pages[rows] = segment.pages[frames[rows] - segment.start]
+            present[rows] = True
+        pages[~present] = 0
+        return pages, present
+
+
+def _without_overlaps(segments: Sequence[Segment]) -> list[Segment]:
+    kept: list[Segment] = []
+    for segment in segments:
+        pieces = [segment] if len(segment.pages) else []
+        for other in kept:
+            pieces = [rest for piece in pieces for rest in _minus(piece, other)]
+        kept.extend(pieces)
+    return sorted(kept, key=lambda segment: segment.start)
+
+
+def _minus(piece: Segment, other: Segment) -> list[Segment]:
+    if piece.end <= other.start or other.end <= piece.start:
+        return [piece]
+    rest = []
+    if piece.start < other.start:
+        rest.append(Segment(piece.start, piece.pages[: other.start - piece.start]))
+    if other.end < piece.end:
+        rest.append(Segment(other.end, piece.pages[other.end - piece.start :]))
+    return rest
+
+
+class Overlay(PhysicalMemory):
+    """Copy on write: reads fall through to `base`, writes stay here, the source is never touched.
+
+    A frame that the base lacks comes into being when it is written as a whole (`write_page`).
+    """
+
+    def __init__(self, base: PhysicalMemory) -> None:
+        self.base = base
+        self._written: dict[int, Bytes] = {}
+        self._order: list[int] = []
+        self._ranges: FrameRanges | None = base.ranges
+
+    @property
+    def ranges(self) -> FrameRanges:
+        """Which frames exist: those of the base and those written here."""
+        if self._ranges is None:
+            extra = FrameRanges.of_frames(self._order)
+            self._ranges = FrameRanges.of([*self.base.ranges, *extra])
+        return self._ranges
+
+    @property
+    def written(self) -> Frames:
+        """The frames that differ from the base's own pages (or may), ascending."""
+        return np.array(self._order, dtype=np.int64)
+
+    def run(self, pfn: int, pages: int) -> Bytes:
+        """See `PhysicalMemory.run`: the base's view up to the next written frame, or one written frame."""
+        mine = self._written.get(pfn)
+        if mine is not None:
+            view = mine.view()
+            view.flags.writeable = False
+            return view.reshape(1, PAGE_SIZE)[:pages]
+        after = bisect.bisect_right(self._order, pfn)
+        if after < len(self._order):
+            pages = min(pages, self._order[after] - pfn)
+        return self.base.run(pfn, pages)
+
+    def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
+        """See `PhysicalMemory.gather`: the base's pages, then the written ones over them."""
+        frames = np.asarray(pfns, dtype=np.int64)
+        pages, present = self.base.gather(frames, out)
+        for row in np.flatnonzero(np.isin(frames, self.written)).tolist():
+            pages[row] = self._written[int(frames[row])]
+            present[row] = True
+        return pages, present
+
+    def write_page(self, pfn: int, page: Bytes) -> None:
+        """Replace one whole frame; `page` has 4096 bytes and is copied."""
+        if pfn not in self._written:
+            bisect.insort(self._order, pfn)
+            if self._ranges is not None and not self._ranges.contains(pfn):
+                self._ranges = None
+        self._written[pfn] = np.array(page, dtype=np.uint8).reshape(PAGE_SIZE)
+
+    def write(self, paddr: int, data: bytes) -> None:
+        """Write bytes at a physical address, across neighbouring frames.
+
+        Raises:
+            KeyError: a frame there does not exist; nothing of that frame or those after it is written.
+        """
+        at = 0
+        while at < len(data):
+            pfn, within = divmod(paddr + at, PAGE_SIZE)
+            piece = data[at : at + PAGE_SIZE - within]
+            self._own(pfn)[within : within + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+            at += len(piece)
+
+    def write_u64(self, paddr: int, value: int) -> None:
+        """Write one little-endian u64. Raises KeyError if the frame does not exist."""
+        self.write(paddr, value.to_bytes(8, "little"))
+
+    def fork(self) -> Overlay:
+        """An independent overlay in the same state, on the same base."""
+        twin = Overlay(self.base)
+        twin._written = {pfn: page.copy() for pfn, page in self._written.items()}
+        twin._order = self._order.copy()
+        twin._ranges = self._ranges
+        return twin
+
+    def _own(self, pfn: int) -> Bytes:
+        mine = self._written.get(pfn)
+        if mine is None:
+            page = self.base.frame(pfn)
+            if page is None:
+                raise KeyError(f"frame {pfn:#x} does not exist")
+            self.write_page(pfn, page)
+            mine = self._written[pfn]
+        return mine
+
+    def close(self) -> None:
+        """Close the base."""
+        self.base.close()

@@ -1,0 +1,124 @@
+"""Page-table entries: the bits, the levels, and what an entry says (Intel SDM volume 3, chapter 5)."""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "ENTRIES",
+    "FRAME_MASK",
+    "Entries",
+    "Entry",
+    "Level",
+    "entry_flags",
+    "entry_frames",
+    "entry_pfn",
+    "is_leaf",
+]
+
+ENTRIES = 512
+"""Entries in a table, 8 bytes each."""
+
+FRAME_MASK = 0x000F_FFFF_FFFF_F000
+"""Bits 12-51: the frame. A large leaf uses bit 12 for PAT and has zeroes up to its own size."""
+
+Entries = NDArray[np.uint64]
+"""Raw entries."""
+
+
+class Level(IntEnum):
+    """Levels of the tables, by the kernel's names; the number counts up from the leaves."""
+
+    PTE = 1
+    PMD = 2
+    PUD = 3
+    P4D = 4
+    PGD = 5
+
+    @property
+    def shift(self) -> int:
+        """Lowest virtual address bit that an entry of this level decodes: 12, 21, 30, 39, 48.
+
+        With 4 levels the kernel's PGD is the hardware's fourth level: the tables call it `P4D` by number and `PGD`
+        by name, see `name_of`.
+        """
+        return 12 + 9 * (self - 1)
+
+    @property
+    def pages(self) -> int:
+        """How many 4096-byte pages one entry of this level spans."""
+        return 1 << (self.shift - 12)
+
+    @property
+    def size(self) -> str:
+        """What one entry spans, as people say it: 4K, 2M, 1G, 512G, 256T."""
+        return ("4K", "2M", "1G", "512G", "256T")[self - 1]
+
+    def name_of(self, levels: int) -> str:
+        """The kernel's name for this level in a machine with that many levels (the root is always the PGD)."""
+        return "PGD" if self == levels else self.name
+
+
+class Entry(IntFlag):
+    """Bits of an entry. PAT of a 4K leaf and PSE are one bit; Linux reads GLOBAL of a not-present entry as PROTNONE."""
+
+    PRESENT = 1 << 0
+    RW = 1 << 1
+    USER = 1 << 2
+    PWT = 1 << 3
+    PCD = 1 << 4
+    ACCESSED = 1 << 5
+    DIRTY = 1 << 6
+    PSE = 1 << 7
+    GLOBAL = 1 << 8
+    SOFTW1 = 1 << 9
+    SOFTW2 = 1 << 10
+    SOFTW3 = 1 << 11
+    PAT_LARGE = 1 << 12
+    NX = 1 << 63
+
+
+def is_leaf(entry: int, level: Level) -> bool:
+    """Whether a present entry maps memory rather than names a table: every PTE, and PSE at PMD and PUD."""
+    return level == Level.PTE or (level in (Level.PMD, Level.PUD) and bool(entry & Entry.PSE))
+
+
+def entry_pfn(entry: int, level: Level) -> int:
+    """The frame an entry speaks of: a table's, a leaf's first, or a not-present leaf's.
+
+    Bits 12-51 of a not-present entry that is not zero are stored inverted: Linux's L1TF mitigation
+    (arch/x86/include/asm/pgtable-invert.h, since v4.18). A large leaf's low frame bits (PAT among them) are dropped.
+    """
+    frame = entry & FRAME_MASK
+    if entry and not entry & Entry.PRESENT:
+        frame ^= FRAME_MASK
+    if level in (Level.PMD, Level.PUD) and (entry & Entry.PSE or not entry & Entry.PRESENT):
+        frame &= ~((1 << level.shift) - 1)
+    return frame >> 12
+
+
+def entry_frames(entries: Entries, level: Level) -> NDArray[np.int64]:
+    """`entry_pfn` of many entries of one level, shape as given."""
+    present = (entries & np.uint64(Entry.PRESENT)) != 0
+    frame = entries & np.uint64(FRAME_MASK)
+    frame = np.where(present | (entries == 0), frame, frame ^ np.uint64(FRAME_MASK))
+    if level in (Level.PMD, Level.PUD):
+        large = ~present | ((entries & np.uint64(Entry.PSE)) != 0)
+        frame = np.where(large, frame & np.uint64(~((1 << level.shift) - 1) & (2**64 - 1)), frame)
+    return (frame >> np.uint64(12)).astype(np.int64)
+
+
+def entry_flags(entry: int, level: Level) -> list[str]:
+    """Names of the bits that are set, for people: the frame left out, bit 7 named by what it means at that level."""
+    large = level > Level.PTE and bool(entry & Entry.PSE)
+    names = []
+    for bit in Entry:
+        if not entry & bit or (bit == Entry.PAT_LARGE and not large):
+            continue
+        pat = bit == Entry.PAT_LARGE or (bit == Entry.PSE and level == Level.PTE)
+        names.append("PAT" if pat else str(bit.name))
+    key = (entry >> 59) & 0xF
+    return [*names, f"PKEY={key}"] if key else names

@@ -1,0 +1,1 @@
+"""The image file of Linux's hibernation: declarations, reader, writer, checker."""

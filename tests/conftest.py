@@ -1,0 +1,97 @@
+"""Fixtures: the golden data of real kernels, unpacked once a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HOW_TO_GET = (
+    "golden data of real kernels not found: set HIBERNAUT_GOLDEN to a folder that holds expected.json and the "
+    "*.zst files, or put them in ../shared/golden beside the checkout (CONTRIBUTING.md says how they are made)"
+)
+
+
+class Golden:
+    """Access to the golden data: call it with an unpacked file's name."""
+
+    def __init__(self, folder: Path, unpacked: Path) -> None:
+        self.folder = folder
+        self._unpacked = unpacked
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        """What a reader must find, by file."""
+        found: dict[str, Any] = json.loads((self.folder / "expected.json").read_text())
+        return found
+
+    def packed(self, name: str) -> Path:
+        """The zstd-compressed file as it was delivered."""
+        return self.folder / f"{name}.zst"
+
+    def __call__(self, name: str) -> Path:
+        """The unpacked file (sparse), made once and shared by all test processes. Never write to it."""
+        target = self._unpacked / name
+        if not target.exists():
+            partial = target.with_name(f"{name}.{os.getpid()}.partial")
+            unpack_sparse(self.packed(name), partial)
+            partial.chmod(0o444)
+            partial.rename(target)
+        return target
+
+
+def unpack_sparse(packed: Path, target: Path) -> None:
+    """Decompress with holes where a megabyte is all zeroes."""
+    zeroes = bytes(1 << 20)
+    with packed.open("rb") as source, target.open("wb") as out:
+        reader = zstandard.ZstdDecompressor().stream_reader(source)
+        while chunk := reader.read(1 << 20):
+            if chunk == zeroes[: len(chunk)]:
+                out.seek(len(chunk), os.SEEK_CUR)
+            else:
+                out.write(chunk)
+        out.truncate()
+
+
+def golden_folder() -> Path | None:
+    """The folder that `HIBERNAUT_GOLDEN` names, else ../shared/golden; None if it holds no data."""
+    named = os.environ.get("HIBERNAUT_GOLDEN")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "golden"
+    return folder if (folder / "expected.json").exists() else None
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Golden:
+    """The golden data, or a skip that says how to get it; with HIBERNAUT_GOLDEN_REQUIRED set, a failure instead."""
+    folder = golden_folder()
+    if folder is None:
+        if os.environ.get("HIBERNAUT_GOLDEN_REQUIRED"):
+            pytest.fail(HOW_TO_GET)
+        pytest.skip(HOW_TO_GET)
+    base = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        base = base.parent
+    unpacked = base / "golden"
+    unpacked.mkdir(exist_ok=True)
+    return Golden(folder, unpacked)
+
+
+@pytest.fixture
+def golden_copy(golden: Golden, tmp_path: Path) -> Any:
+    """A writable sparse copy of an unpacked golden file: `golden_copy("swap-6.1-lzo.img")`."""
+
+    def copy(name: str) -> Path:
+        target = tmp_path / name
+        with golden(name).open("rb") as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+        target.chmod(0o644)
+        return target
+
+    return copy
