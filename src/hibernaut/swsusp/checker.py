@@ -1,0 +1,105 @@
+"""Everything that can be said of an image, also of a damaged one: as far as it can be read, and what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hibernaut.errors import CorruptImage
+from hibernaut.memory.files import PlainFile
+from hibernaut.swsusp.area import locate_area
+from hibernaut.swsusp.header import SwapHeader, read_header
+from hibernaut.swsusp.image import Image, Progress, assemble, read_info
+from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
+
+__all__ = ["Inspection", "Problem", "inspect_image"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: what, and where (file and byte, as far as it has a place)."""
+
+    what: str
+    where: str
+
+    @classmethod
+    def of(cls, error: CorruptImage) -> Problem:
+        """The problem that an error tells."""
+        place = error.where
+        text = str(error).removeprefix(f"{place}: ") if place else str(error)
+        return cls(text, place)
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found; what could not be reached because of a problem before it is None.
+
+    Attributes:
+        header: always there (an area without an image is a FormatError).
+        swap_map: the chain of blocks.
+        info: the info page.
+        image: the opened image, its list of frames in order.
+        computed_crc: CRC of the data; None if it could not be read to its end.
+        problems: empty if all is well.
+    """
+
+    header: SwapHeader
+    swap_map: SwapMap | None
+    info: ImageInfo | None
+    image: Image | None
+    computed_crc: int | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def crc_ok(self) -> bool | None:
+        """Whether the CRC agrees; None if there is none or it could not be computed."""
+        if self.header.crc32 is None or self.computed_crc is None:
+            return None
+        return self.header.crc32 == self.computed_crc
+
+
+def inspect_image(
+    file: PlainFile,
+    *,
+    offset: int = 0,
+    partition: int | None = None,
+    base: int | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Read everything and collect what is wrong. For the arguments see `open_image`; the file stays open.
+
+    Raises:
+        FormatError: no image there.
+        CorruptImage: a header that contradicts itself.
+    """
+    area = locate_area(file, offset=offset, partition=partition, base=base)
+    header = read_header(area)
+    swap_map: SwapMap | None = None
+    info: ImageInfo | None = None
+    image: Image | None = None
+    computed: int | None = None
+    problems: list[Problem] = []
+    try:
+        swap_map = read_swap_map(area, header.image)
+        info = read_info(area, swap_map, header.compressor)
+        image = assemble(area, header, swap_map, info)
+        problems += _leftovers(image)
+        computed = image.computed_crc(progress)
+    except CorruptImage as error:
+        problems.append(Problem.of(error))
+    if header.crc32 is not None and computed is not None and computed != header.crc32:
+        where = f"{file.name}: byte {area.offset_of(area.header_block) + 4060}"
+        problems.append(
+            Problem(f"CRC of the data is wrong; expected {header.crc32:#010x}; found {computed:#010x}", where)
+        )
+    return Inspection(header, swap_map, info, image, computed, tuple(problems))
+
+
+def _leftovers(image: Image) -> list[Problem]:
+    extra = image.stream.index.leftover_entries
+    if not extra:
+        return []
+    entry = len(image.swap_map.entries) - extra
+    page, index = image.swap_map.place_of_entry(entry)
+    where = f"{image.name}: byte {image.area.offset_of(page) + index}"
+    return [Problem(f"swap map has {extra} entries behind the last page of the image", where)]

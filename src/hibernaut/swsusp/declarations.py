@@ -1,0 +1,110 @@
+"""The structures of a swsusp image, declared: nothing here reads or writes.
+
+Facts from `kernel/power/swap.c` (`struct swsusp_header`, `struct swap_map_page`, `UNC_PAGES`, `CMP_SIZE`),
+`kernel/power/power.h` (`struct swsusp_info`), `kernel/power/snapshot.c` (PFN list, `ENCODED_PFN_ZERO_FLAG`
+since v6.6), `arch/x86/power/hibernate.c` (`struct restore_data_record`) and `include/linux/swap.h`
+(`union swap_header`), checked in Linux 6.1, 6.12 and 7.3. All integers are little-endian.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+import numpy as np
+
+from hibernaut.memory.physical import PAGE_SIZE
+
+__all__ = [
+    "ARCH_MAGIC",
+    "ARCH_MAGIC_MD5",
+    "END_OF_PFNS",
+    "FOREIGN_SIGNATURES",
+    "HEADER",
+    "INFO",
+    "LENGTH_BYTES",
+    "MAP_ENTRIES",
+    "MAX_COMPRESSED_BYTES",
+    "MAX_PFN",
+    "PFNS_PER_META_PAGE",
+    "SIGNATURE",
+    "SWAP_SIGNATURES",
+    "UNIT_BYTES",
+    "UNIT_PAGES",
+    "ZERO_PAGE_FLAG",
+    "Flags",
+]
+
+SIGNATURE = b"S1SUSPEND\0"
+"""`HIBERNATE_SIG`: the area holds an image."""
+
+SWAP_SIGNATURES = (b"SWAPSPACE2", b"SWAP-SPACE")
+"""What the signature is while the area is plain swap."""
+
+FOREIGN_SIGNATURES = {
+    b"S2SUSPEND\0": "an image of suspend-utils (uswsusp), another container",
+    b"ULSUSPEND\0": "an image of suspend-utils (uswsusp), another container",
+    b"LINHIB0001": "an image of TuxOnIce, another container",
+    b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c\0\0": "an image of TuxOnIce, another container",
+}
+"""Other hibernation signatures at the same place (util-linux, libblkid/src/superblocks/swap.c)."""
+
+HEADER = np.dtype(
+    {
+        # The swap header of mkswap at 1024 (union swap_header), swsusp_header's tail at the end of the block.
+        "names": [
+            "version", "last_page", "nr_badpages", "uuid", "label",
+            "hw_sig", "crc32", "image", "flags", "orig_sig", "sig",
+        ],
+        "formats": ["<u4", "<u4", "<u4", "V16", "V16", "<u4", "<u4", "<u8", "<u4", "V10", "V10"],
+        "offsets": [1024, 1028, 1032, 1036, 1052, 4056, 4060, 4064, 4072, 4076, 4086],
+        "itemsize": PAGE_SIZE,
+    }
+)  # fmt: skip
+"""The header block. `hw_sig` is there since v5.18 or so: meaningful only under `Flags.HW_SIG`."""
+
+
+class Flags(IntFlag):
+    """`swsusp_header.flags` (kernel/power/power.h, SF_*)."""
+
+    PLATFORM_MODE = 1
+    NOCOMPRESS_MODE = 2
+    CRC32_MODE = 4
+    HW_SIG = 8
+    COMPRESSION_ALG_LZ4 = 16
+
+
+MAP_ENTRIES = 511
+"""Block numbers in a swap map page; the 512th u64 is the block of the next map page, 0 at the end."""
+
+UNIT_PAGES = 32
+UNIT_BYTES = UNIT_PAGES * PAGE_SIZE
+LENGTH_BYTES = 8
+"""Each compressed unit starts with its compressed length, a u64."""
+MAX_COMPRESSED_BYTES = UNIT_BYTES + UNIT_BYTES // 16 + 64 + 3 + 2
+"""Largest compressed length that the kernel accepts (`bytes_worst_compress`)."""
+
+INFO = np.dtype(
+    {
+        # restore_data_record lies where new_utsname's strings would be; then swsusp_info as C lays it out.
+        "names": [
+            "jump_address", "jump_address_phys", "cr3", "magic", "e820_checksum",
+            "version_code", "num_physpages", "cpus", "image_pages", "pages", "size",
+        ],
+        "formats": ["<u8", "<u8", "<u8", "<u8", "<u8", "<u4", "<u8", "<i4", "<u8", "<u8", "<u8"],
+        "offsets": [0, 8, 16, 24, 32, 392, 400, 408, 416, 424, 432],
+        "itemsize": PAGE_SIZE,
+    }
+)  # fmt: skip
+"""The info page: first entry of the swap map, never compressed."""
+
+ARCH_MAGIC = 0x23456789ABCDEF02
+"""`RESTORE_MAGIC` since v5.10: the e820 map is checked by a CRC32."""
+ARCH_MAGIC_MD5 = 0x0123456789ABCDEF
+"""Older kernels: an MD5 of 16 bytes stands at `e820_checksum`."""
+
+PFNS_PER_META_PAGE = PAGE_SIZE // 8
+END_OF_PFNS = 0xFFFF_FFFF_FFFF_FFFF
+ZERO_PAGE_FLAG = 1 << 63
+"""Since v6.6: the page was all zeroes and has no data page."""
+MAX_PFN = (1 << 40) - 1
+"""x86-64 has at most 52 bits of physical address."""

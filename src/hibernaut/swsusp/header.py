@@ -1,0 +1,121 @@
+"""The header block of a swap area, read and refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hibernaut.errors import CorruptImage, FormatError
+from hibernaut.memory.files import PlainFile
+from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.swsusp.area import SwapArea, locate_area
+from hibernaut.swsusp.codecs import CompressorName
+from hibernaut.swsusp.declarations import FOREIGN_SIGNATURES, HEADER, SIGNATURE, SWAP_SIGNATURES, Flags
+
+__all__ = ["SwapHeader", "looks_like_swap", "read_header"]
+
+
+@dataclass(frozen=True)
+class SwapHeader:
+    """The header of an area that holds an image (`struct swsusp_header`).
+
+    Attributes:
+        block: all 4096 bytes of the header block; everything hibernation does not own survives a rewrite in it.
+        image: block of the first swap map page.
+        flags: see `Flags`.
+        crc32: CRC of all uncompressed data, None unless its flag is set.
+        hw_sig: hardware signature, None unless its flag is set.
+        orig_sig: the swap signature that resuming puts back.
+    """
+
+    block: bytes
+    image: int
+    flags: int
+    crc32: int | None
+    hw_sig: int | None
+    orig_sig: bytes
+
+    @classmethod
+    def parse(cls, block: bytes) -> SwapHeader:
+        """Fields of a header block of 4096 bytes; says nothing about whether they make sense."""
+        fields = np.frombuffer(block, dtype=HEADER)[0]
+        flags = int(fields["flags"])
+        return cls(
+            block=block,
+            image=int(fields["image"]),
+            flags=flags,
+            crc32=int(fields["crc32"]) if flags & Flags.CRC32_MODE else None,
+            hw_sig=int(fields["hw_sig"]) if flags & Flags.HW_SIG else None,
+            orig_sig=fields["orig_sig"].tobytes(),
+        )
+
+    def with_image(self, *, image: int, flags: int, crc32: int | None) -> SwapHeader:
+        """The header for another image in the same area: everything else as it is, signature set."""
+        block = np.frombuffer(self.block, dtype=HEADER).copy()
+        block["image"] = image
+        block["flags"] = flags
+        if crc32 is not None:
+            block["crc32"] = crc32
+        block["sig"] = np.void(SIGNATURE)
+        return replace(SwapHeader.parse(block.tobytes()), orig_sig=self.orig_sig)
+
+    @property
+    def compressor(self) -> CompressorName:
+        """What the flags say the data is compressed with."""
+        if self.flags & Flags.NOCOMPRESS_MODE:
+            return "none"
+        return "lz4" if self.flags & Flags.COMPRESSION_ALG_LZ4 else "lzo"
+
+
+def looks_like_swap(file: PlainFile, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> bool:
+    """Whether a swap signature of any kind stands where one would be (see `locate_area` for the arguments)."""
+    try:
+        area = locate_area(file, offset=offset, partition=partition, base=base)
+    except FormatError:
+        return False
+    signature = area.file.pread(area.offset_of(offset) + HEADER.fields["sig"][1], 10)  # type: ignore[index]
+    return signature == SIGNATURE or signature in SWAP_SIGNATURES or signature in FOREIGN_SIGNATURES
+
+
+def read_header(area: SwapArea) -> SwapHeader:
+    """The header of an area that holds an image.
+
+    Raises:
+        FormatError: the area holds no image (plain swap, an image already consumed, another container, not swap).
+        CorruptImage: the header contradicts itself.
+    """
+    block = area.read_block(area.header_block, "swap header")
+    signature_at = area.offset_of(area.header_block) + PAGE_SIZE - len(SIGNATURE)
+    signature = block[-len(SIGNATURE) :]
+    if signature != SIGNATURE:
+        raise FormatError(_why_no_image(block, signature), source=area.file.name, offset=signature_at)
+    header = SwapHeader.parse(block)
+    if header.orig_sig not in SWAP_SIGNATURES:
+        raise CorruptImage(
+            "the swap signature to put back after resuming is neither of the two",
+            source=area.file.name,
+            offset=signature_at - len(SIGNATURE),
+            expected=" or ".join(known.decode() for known in SWAP_SIGNATURES),
+            found=repr(header.orig_sig),
+        )
+    if header.flags & Flags.NOCOMPRESS_MODE and header.flags & Flags.COMPRESSION_ALG_LZ4:
+        raise CorruptImage(
+            "flags say both not compressed and LZ4",
+            source=area.file.name,
+            offset=area.offset_of(area.header_block) + 4072,
+            found=f"{header.flags:#x}",
+        )
+    return header
+
+
+def _why_no_image(block: bytes, signature: bytes) -> str:
+    if signature in SWAP_SIGNATURES:
+        consumed = SwapHeader.parse(block)
+        text = f"no image: signature is {signature.decode()}"
+        if consumed.orig_sig == signature and consumed.image:
+            text += f"; an image was here (its first map page at block {consumed.image}) and a resume has consumed it"
+        return text
+    if signature in FOREIGN_SIGNATURES:
+        return f"no image of the kernel's own: {FOREIGN_SIGNATURES[signature]}"
+    return f"no swap area: signature is {signature!r}, expected S1SUSPEND, SWAPSPACE2 or SWAP-SPACE"

@@ -1,0 +1,295 @@
+"""A hibernation image: opened, understood, its pages in order or by frame."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hibernaut.errors import CorruptImage
+from hibernaut.memory.files import PlainFile, open_plain
+from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory
+from hibernaut.swsusp.area import SwapArea, locate_area
+from hibernaut.swsusp.codecs import CompressorName
+from hibernaut.swsusp.declarations import UNIT_PAGES
+from hibernaut.swsusp.header import SwapHeader, read_header
+from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.pfns import unpack_pfns
+from hibernaut.swsusp.stream import Crc, UnitStream, index_units, ordered_parallel, worker_count
+from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
+
+__all__ = ["Image", "ImageMemory", "Progress", "assemble", "open_image", "read_info"]
+
+Progress = Callable[[int], None]
+"""Told how many more pages are done."""
+
+CACHED_UNITS = 128
+"""Decompressed units that random access keeps (16 MiB)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image whose header, map, info page and list of frames are in order; its data is read when asked for.
+
+    Attributes:
+        area: where it lies.
+        header: the header block.
+        swap_map: its blocks in order.
+        info: the info page.
+        stream: meta and data pages.
+        pfns: every frame listed, ascending, int64, shape (n,).
+        zero: which of them are zero pages without a data page, shape (n,).
+    """
+
+    area: SwapArea
+    header: SwapHeader
+    swap_map: SwapMap
+    info: ImageInfo
+    stream: UnitStream
+    pfns: Frames
+    zero: BoolArray
+
+    @property
+    def name(self) -> str:
+        """The file, for messages."""
+        return self.area.file.name
+
+    @property
+    def compressor(self) -> CompressorName:
+        """lzo, lz4 or none."""
+        return self.header.compressor
+
+    @property
+    def stored_pfns(self) -> Frames:
+        """The frames that have a data page, in stream order."""
+        return self.pfns[~self.zero]
+
+    def chunks(self, progress: Progress | None = None) -> Iterator[tuple[Frames, Bytes]]:
+        """All stored pages in order: (frames, bytes of shape (n, 4096)); zero pages are not among them.
+
+        Raises:
+            CorruptImage: damaged data; or, after the last chunk, a CRC that differs from the header's.
+        """
+        stored = self.stored_pfns
+        meta = self.info.meta_pages
+        crc = Crc()
+        for batch in self.stream.batches():
+            crc.add(batch.crc32, batch.pages.nbytes)
+            skip = max(0, meta - batch.first_row)
+            first = batch.first_row + skip - meta
+            pages = batch.pages[skip:]
+            if len(pages):
+                yield stored[first : first + len(pages)], pages
+            if progress:
+                progress(len(batch.pages))
+        self._refuse_wrong_crc(crc.value)
+
+    def read_all(self, progress: Progress | None = None) -> Bytes:
+        """All stored pages in stream order, shape (image_pages, 4096), CRC checked: for images that fit in memory.
+
+        Raises:
+            CorruptImage: damaged data or a wrong CRC.
+        """
+        rows = np.empty((self.stream.stream_pages, PAGE_SIZE), dtype=np.uint8)
+        crc = Crc()
+        for batch in self.stream.batches(out=rows):
+            crc.add(batch.crc32, batch.pages.nbytes)
+            if progress:
+                progress(len(batch.pages))
+        self._refuse_wrong_crc(crc.value)
+        return rows[self.info.meta_pages :]
+
+    def computed_crc(self, progress: Progress | None = None) -> int:
+        """CRC of the whole stream as it is. Raises CorruptImage if a unit does not decompress."""
+        crc = Crc()
+        for batch in self.stream.batches():
+            crc.add(batch.crc32, batch.pages.nbytes)
+            if progress:
+                progress(len(batch.pages))
+        return crc.value
+
+    def _refuse_wrong_crc(self, computed: int) -> None:
+        if self.header.crc32 is not None and computed != self.header.crc32:
+            raise CorruptImage(
+                "CRC of the data is wrong",
+                source=self.name,
+                offset=self.area.offset_of(self.area.header_block) + 4060,
+                expected=f"{self.header.crc32:#010x}",
+                found=f"{computed:#010x}",
+            )
+
+    def memory(self) -> ImageMemory:
+        """The saved frames as physical memory."""
+        return ImageMemory(self)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.area.file.close()
+
+
+def open_image(
+    path: str | os.PathLike[str] | PlainFile,
+    *,
+    offset: int = 0,
+    partition: int | None = None,
+    base: int | None = None,
+) -> Image:
+    """Open a hibernation image that Linux wrote (or this library).
+
+    Args:
+        path: a swap partition's image, or a whole disk with `partition` or `base`, compressed or not; or an open file,
+            which the image then owns.
+        offset: block of the swap header on its device (`resume_offset` of a swap file), in pages.
+        partition: number in the file's MBR or GPT.
+        base: byte at which the device begins in the file.
+
+    Raises:
+        FormatError: no image there.
+        CorruptImage: an image whose header, map, info page or list of frames is damaged.
+        OSError: the file cannot be read.
+    """
+    file = path if isinstance(path, PlainFile) else open_plain(path)
+    try:
+        area = locate_area(file, offset=offset, partition=partition, base=base)
+        header = read_header(area)
+        swap_map = read_swap_map(area, header.image)
+        return assemble(area, header, swap_map, read_info(area, swap_map, header.compressor))
+    except BaseException:
+        file.close()
+        raise
+
+
+def assemble(area: SwapArea, header: SwapHeader, swap_map: SwapMap, info: ImageInfo) -> Image:
+    """The image of parts already read: finds its units and reads its list of frames. Raises CorruptImage."""
+    index = index_units(area, swap_map, info.stream_pages, header.compressor)
+    stream = UnitStream(area, swap_map, index, info.stream_pages, header.compressor)
+    pfns, zero = _read_pfns(area, info, stream)
+    return Image(area, header, swap_map, info, stream, pfns, zero)
+
+
+def read_info(area: SwapArea, swap_map: SwapMap, compressor: CompressorName) -> ImageInfo:
+    """The info page, its counts checked against the swap map. Raises CorruptImage."""
+    block = int(swap_map.entries[0])
+    info = ImageInfo.parse(area.read_block(block, "info page"))
+    entries = len(swap_map.entries) - 1
+    info.check(area.file.name, area.offset_of(block), entries if compressor == "none" else entries * UNIT_PAGES)
+    return info
+
+
+def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream) -> tuple[Frames, BoolArray]:
+    meta = stream.decode(0, -(-info.meta_pages // UNIT_PAGES))[: info.meta_pages]
+    pfns, zero = unpack_pfns(meta, area.file.name)
+    stored = len(pfns) - int(zero.sum())
+    if stored != info.image_pages:
+        raise CorruptImage(
+            f"the list names {stored} frames with a data page",
+            source=area.file.name,
+            expected=f"image_pages, {info.image_pages}",
+        )
+    return pfns, zero
+
+
+class ImageMemory(PhysicalMemory):
+    """The frames of an image, each unit decompressed when one of its pages is asked for; zero pages included.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self._ranges = FrameRanges.of_frames(image.pfns)
+        # Row in the stream of each listed frame; of a zero page, that of the next stored one (not used).
+        self._rows = image.info.meta_pages + np.cumsum(~image.zero) - ~image.zero
+        self._cache: OrderedDict[int, Bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def ranges(self) -> FrameRanges:
+        """The frames listed in the image."""
+        return self._ranges
+
+    def run(self, pfn: int, pages: int) -> Bytes:
+        """See `PhysicalMemory.run`; a run ends where a unit does."""
+        first = int(np.searchsorted(self.image.pfns, pfn))
+        listed = self.image.pfns[first : first + min(pages, UNIT_PAGES)]
+        if not len(listed) or listed[0] != pfn:
+            return np.empty((0, PAGE_SIZE), dtype=np.uint8)
+        together = listed - pfn == np.arange(len(listed))
+        together &= self.image.zero[first : first + len(listed)] == self.image.zero[first]
+        length = len(listed) if together.all() else int(np.argmin(together))
+        if self.image.zero[first]:
+            return np.zeros((length, PAGE_SIZE), dtype=np.uint8)
+        unit, within = divmod(int(self._rows[first]), UNIT_PAGES)
+        return self._unit(unit)[within : within + length]
+
+    def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
+        """See `PhysicalMemory.gather`; each unit is decompressed once, many at a time on all cores."""
+        frames = np.asarray(pfns, dtype=np.int64)
+        pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
+        listed = self._ranges.rows(frames)
+        present = listed >= 0
+        stored = present & ~self.image.zero[np.maximum(listed, 0)] if len(self.image.pfns) else present
+        pages[~stored] = 0
+        which = np.flatnonzero(stored)
+        units, within = np.divmod(self._rows[listed[which]], UNIT_PAGES)
+        order = np.argsort(units, kind="stable")
+        distinct, begins = np.unique(units[order], return_index=True)
+        ends = np.append(begins[1:], len(order))
+
+        def place(number: int) -> None:
+            picked = order[begins[number] : ends[number]]
+            pages[which[picked]] = self._unit(int(distinct[number]))[within[picked]]
+
+        if len(distinct) <= 2:
+            for number in range(len(distinct)):
+                place(number)
+        else:
+            tasks = ((lambda number=number: place(number)) for number in range(len(distinct)))
+            for _ in ordered_parallel(tasks, worker_count()):
+                pass
+        return pages, present
+
+    def blocks(self, pages: int = 1024) -> Iterator[tuple[int, Bytes]]:
+        """See `PhysicalMemory.blocks`; decompressed in one pass, CRC checked at its end."""
+        done = 0
+        for stored, data in self.image.chunks():
+            last = int(np.searchsorted(self.image.pfns, stored[-1])) + 1
+            yield from self._runs(done, last, data, pages)
+            done = last
+        yield from self._runs(done, len(self.image.pfns), np.empty((0, PAGE_SIZE), dtype=np.uint8), pages)
+
+    def _runs(self, first: int, last: int, stored: Bytes, most: int) -> Iterator[tuple[int, Bytes]]:
+        """Listed frames `first` to `last` - 1 as neighbouring runs; `stored` holds those that are not zero pages."""
+        zero = self.image.zero[first:last]
+        data = stored
+        if zero.any():
+            data = np.zeros((last - first, PAGE_SIZE), dtype=np.uint8)
+            data[~zero] = stored
+        at = 0
+        for start, length in FrameRanges.of_frames(self.image.pfns[first:last]):
+            for piece in range(0, length, most):
+                count = min(most, length - piece)
+                yield start + piece, data[at : at + count]
+                at += count
+
+    def _unit(self, unit: int) -> Bytes:
+        with self._lock:
+            if unit in self._cache:
+                self._cache.move_to_end(unit)
+                return self._cache[unit]
+        pages = self.image.stream.decode(unit, unit + 1)
+        pages.flags.writeable = False
+        with self._lock:
+            self._cache[unit] = pages
+            if len(self._cache) > CACHED_UNITS:
+                self._cache.popitem(last=False)
+        return pages
+
+    def close(self) -> None:
+        """Close the image's file."""
+        self.image.close()

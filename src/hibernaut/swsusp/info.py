@@ -1,0 +1,118 @@
+"""The info page (`struct swsusp_info`, with x86's `restore_data_record` at its start)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hibernaut.errors import CorruptImage
+from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.swsusp.declarations import ARCH_MAGIC, ARCH_MAGIC_MD5, INFO, PFNS_PER_META_PAGE
+
+__all__ = ["ImageInfo"]
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What the hibernating kernel left for the one that resumes it.
+
+    Attributes:
+        page: all 4096 bytes.
+        jump_address: virtual address of the image kernel's restore entry (`restore_registers`).
+        jump_address_phys: the same, physical.
+        cr3: root of the saved page tables; PCID bits cleared.
+        magic: `ARCH_MAGIC`, or that of older kernels.
+        e820_checksum: CRC32 of the firmware's memory map, None where an older kernel stored an MD5.
+        physical_pages: `num_physpages`.
+        image_pages: data pages stored.
+        pages: info page, meta pages and data pages.
+        size_bytes: `pages` * 4096.
+    """
+
+    page: bytes
+    jump_address: int
+    jump_address_phys: int
+    cr3: int
+    magic: int
+    e820_checksum: int | None
+    physical_pages: int
+    image_pages: int
+    pages: int
+    size_bytes: int
+
+    @classmethod
+    def parse(cls, page: bytes) -> ImageInfo:
+        """Fields of an info page of 4096 bytes; says nothing about whether they make sense."""
+        fields = np.frombuffer(page, dtype=INFO)[0]
+        magic = int(fields["magic"])
+        return cls(
+            page=page,
+            jump_address=int(fields["jump_address"]),
+            jump_address_phys=int(fields["jump_address_phys"]),
+            cr3=int(fields["cr3"]),
+            magic=magic,
+            e820_checksum=int(fields["e820_checksum"]) if magic != ARCH_MAGIC_MD5 else None,
+            physical_pages=int(fields["num_physpages"]),
+            image_pages=int(fields["image_pages"]),
+            pages=int(fields["pages"]),
+            size_bytes=int(fields["size"]),
+        )
+
+    @classmethod
+    def blank(cls, *, cr3: int, physical_pages: int) -> ImageInfo:
+        """An info page for memory whose kernel is not known: no restore entry, so no kernel resumes from it."""
+        page = np.zeros(1, dtype=INFO)
+        page["cr3"] = cr3
+        page["magic"] = ARCH_MAGIC
+        page["num_physpages"] = physical_pages
+        return cls.parse(page.tobytes())
+
+    def with_pages(self, *, saved_pages: int, image_pages: int) -> ImageInfo:
+        """The info page of another list of pages of the same machine: `saved_pages` listed, `image_pages` stored."""
+        page = np.frombuffer(self.page, dtype=INFO).copy()
+        pages = 1 + -(-saved_pages // PFNS_PER_META_PAGE) + image_pages
+        page["image_pages"] = image_pages
+        page["pages"] = pages
+        page["size"] = pages * PAGE_SIZE
+        return ImageInfo.parse(page.tobytes())
+
+    @property
+    def meta_pages(self) -> int:
+        """How many pages of frame numbers precede the data."""
+        return self.pages - 1 - self.image_pages
+
+    @property
+    def stream_pages(self) -> int:
+        """Pages of the data stream: meta pages and data pages."""
+        return self.pages - 1
+
+    def check(self, source: str, offset: int, most_pages: int) -> None:
+        """Refuse counts that contradict each other or what the swap map can hold.
+
+        Args:
+            source: the file, for the message.
+            offset: where the info page lies in it.
+            most_pages: how many pages the stream can have at the very most.
+
+        Raises:
+            CorruptImage: naming the field.
+        """
+
+        def refuse(what: str, at: int, expected: str) -> None:
+            raise CorruptImage(f"info page: {what}", source=source, offset=offset + at, expected=expected)
+
+        if self.magic not in (ARCH_MAGIC, ARCH_MAGIC_MD5):
+            refuse(f"magic is {self.magic:#x}", 24, f"{ARCH_MAGIC:#x}")
+        if not 0 < self.stream_pages <= most_pages:
+            refuse(f"pages is {self.pages}", 424, f"2 to {most_pages + 1}, as the swap map allows")
+        if not 0 <= self.image_pages < self.stream_pages:
+            refuse(f"image_pages is {self.image_pages}", 416, f"less than pages - 1, which is {self.stream_pages}")
+        if self.image_pages > self.meta_pages * PFNS_PER_META_PAGE:
+            refuse(
+                f"image_pages is {self.image_pages}",
+                416,
+                f"at most {PFNS_PER_META_PAGE} for each of {self.meta_pages} meta pages",
+            )
+        if self.size_bytes != self.pages * PAGE_SIZE:
+            refuse(f"size is {self.size_bytes}", 432, f"pages * {PAGE_SIZE} = {self.pages * PAGE_SIZE}")

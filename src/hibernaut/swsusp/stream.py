@@ -1,0 +1,239 @@
+"""The stream of pages behind the info page: where its units lie, decompressed on all cores, checked by CRC.
+
+Unit k holds rows 32 k to 32 k + 31 of the stream (the last may be shorter); an image that is not compressed is treated
+as units of 32 blocks. Memory stays bounded: a few batches of units are in flight at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from hibernaut.errors import CorruptImage
+from hibernaut.memory.physical import PAGE_SIZE, Bytes
+from hibernaut.swsusp.area import SwapArea
+from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
+from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_PAGES
+from hibernaut.swsusp.swapmap import SwapMap
+
+__all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units", "ordered_parallel", "worker_count"]
+
+BATCH_UNITS = 16
+"""Units that one task handles: 2 MiB of pages."""
+
+Result = TypeVar("Result")
+
+
+def worker_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def ordered_parallel(tasks: Iterator[Callable[[], Result]], workers: int) -> Iterator[Result]:
+    """Run tasks on threads, results in the order of the tasks, at most two a worker in flight."""
+    with ThreadPoolExecutor(workers) as pool:
+        flying: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                flying.append(pool.submit(task))
+                if len(flying) >= 2 * workers:
+                    yield flying.popleft().result()
+            while flying:
+                yield flying.popleft().result()
+        finally:
+            for future in flying:
+                future.cancel()
+
+
+class Crc:
+    """The kernel's running CRC of the uncompressed stream: `crc32_le`, seed 0, no final inversion."""
+
+    def __init__(self) -> None:
+        self._running = 0xFFFF_FFFF
+
+    def add(self, crc32_of_part: int, size_bytes: int) -> None:
+        """Append a part whose own (zlib) CRC is known."""
+        self._running = isal_zlib.crc32_combine(self._running, crc32_of_part, size_bytes)
+
+    @property
+    def value(self) -> int:
+        """As it stands in the header."""
+        return self._running ^ 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, eq=False)
+class UnitIndex:
+    """Where each unit lies.
+
+    Attributes:
+        first_entry: index in the swap map of each unit's first block, and one past the last unit's, int64, (n + 1,).
+        compressed_bytes: length of each unit's compressed data, int64, shape (n,); all 0 if not compressed.
+        leftover_entries: entries of the swap map behind the last unit, which nothing uses.
+    """
+
+    first_entry: NDArray[np.int64]
+    compressed_bytes: NDArray[np.int64]
+    leftover_entries: int
+
+    def __len__(self) -> int:
+        return len(self.compressed_bytes)
+
+
+def index_units(area: SwapArea, swap_map: SwapMap, stream_pages: int, compressor: CompressorName) -> UnitIndex:
+    """Find every unit of the stream.
+
+    Raises:
+        CorruptImage: a length that the kernel would not accept, or fewer blocks in the map than the units need.
+    """
+    units = -(-stream_pages // UNIT_PAGES)
+    total = len(swap_map.entries)
+    if compressor == "none":
+        if total < stream_pages + 1:
+            raise _map_ends(area, swap_map, f"{stream_pages + 1} pages", total)
+        first = np.minimum(1 + UNIT_PAGES * np.arange(units + 1, dtype=np.int64), stream_pages + 1)
+        return UnitIndex(first, np.zeros(units, dtype=np.int64), total - stream_pages - 1)
+    first = np.empty(units + 1, dtype=np.int64)
+    lengths = np.empty(units, dtype=np.int64)
+    entry = 1
+    for unit in range(units):
+        if entry >= total:
+            raise _map_ends(area, swap_map, f"{units} units", total, unit)
+        first[unit] = entry
+        lengths[unit] = length = _unit_length(area, int(swap_map.entries[entry]), unit)
+        entry += -(-(LENGTH_BYTES + length) // PAGE_SIZE)
+        if entry > total:
+            raise CorruptImage(
+                f"unit {unit} of {length} bytes runs past the end of the swap map",
+                source=area.file.name,
+                offset=area.offset_of(int(swap_map.entries[first[unit]])),
+                expected=f"at most {(total - int(first[unit])) * PAGE_SIZE - LENGTH_BYTES} bytes",
+            )
+    first[units] = entry
+    return UnitIndex(first, lengths, total - entry)
+
+
+def _unit_length(area: SwapArea, block: int, unit: int) -> int:
+    raw = area.file.pread(area.offset_of(block), LENGTH_BYTES)
+    length = int.from_bytes(raw, "little")
+    if len(raw) < LENGTH_BYTES or not 0 < length <= MAX_COMPRESSED_BYTES:
+        raise CorruptImage(
+            f"unit {unit} has a compressed length of {length}",
+            source=area.file.name,
+            offset=area.offset_of(block),
+            expected=f"1 to {MAX_COMPRESSED_BYTES}",
+        )
+    return length
+
+
+def _map_ends(area: SwapArea, swap_map: SwapMap, needed: str, total: int, unit: int | None = None) -> CorruptImage:
+    after = "" if unit is None else f" after unit {unit}"
+    return CorruptImage(
+        f"swap map ends{after} with {total} entries",
+        source=area.file.name,
+        offset=area.offset_of(int(swap_map.map_blocks[-1])),
+        expected=needed,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Decompressed rows of the stream: first row, bytes of shape (n, 4096), and their (zlib) CRC32."""
+
+    first_row: int
+    pages: Bytes
+    crc32: int
+
+
+class UnitStream:
+    """The pages behind the info page, by unit or all in order.
+
+    Args:
+        area: where the blocks lie.
+        swap_map: which blocks.
+        index: the units in them.
+        stream_pages: rows of the stream.
+        compressor: what the units are compressed with.
+    """
+
+    def __init__(
+        self, area: SwapArea, swap_map: SwapMap, index: UnitIndex, stream_pages: int, compressor: CompressorName
+    ) -> None:
+        self.index = index
+        self.stream_pages = stream_pages
+        self._area = area
+        self._entries = swap_map.entries
+        self._codec: Codec | None = None if compressor == "none" else codec_named(compressor)
+
+    def rows_of(self, first_unit: int, last_unit: int) -> tuple[int, int]:
+        """First row of a unit and one past the last row before `last_unit`."""
+        return first_unit * UNIT_PAGES, min(last_unit * UNIT_PAGES, self.stream_pages)
+
+    def decode(self, first_unit: int, last_unit: int, out: Bytes | None = None) -> Bytes:
+        """Rows of units `first_unit` to `last_unit` - 1, shape (n, 4096), into `out` if given.
+
+        Raises:
+            CorruptImage: damaged data, naming the unit and its place.
+        """
+        first_row, end_row = self.rows_of(first_unit, last_unit)
+        pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8) if out is None else out
+        entries = self._entries[self.index.first_entry[first_unit] : self.index.first_entry[last_unit]]
+        stored = self._area.read_blocks(entries)
+        flat = pages.reshape(-1)
+        if self._codec is None:
+            flat[:] = np.frombuffer(stored, dtype=np.uint8)
+            return pages
+        at = 0
+        for unit in range(first_unit, last_unit):
+            # The lengths may have changed under us if somebody writes to the file: the index decides.
+            begin = (int(self.index.first_entry[unit]) - int(self.index.first_entry[first_unit])) * PAGE_SIZE
+            packed = stored[begin + LENGTH_BYTES : begin + LENGTH_BYTES + int(self.index.compressed_bytes[unit])]
+            expected = min(UNIT_PAGES, self.stream_pages - unit * UNIT_PAGES) * PAGE_SIZE
+            flat[at : at + expected] = np.frombuffer(self._decompress(unit, packed, expected), dtype=np.uint8)
+            at += expected
+        return pages
+
+    def _decompress(self, unit: int, packed: bytes, expected: int) -> bytes:
+        assert self._codec is not None
+        try:
+            plain = self._codec.decompress(packed, expected)
+        except ValueError as error:
+            raise self._bad_unit(unit, f"does not decompress: {error}") from error
+        if len(plain) != expected:
+            raise self._bad_unit(unit, f"decompresses to {len(plain)} bytes", f"{expected}")
+        return plain
+
+    def _bad_unit(self, unit: int, what: str, expected: str | None = None) -> CorruptImage:
+        assert self._codec is not None
+        block = int(self._entries[self.index.first_entry[unit]])
+        return CorruptImage(
+            f"unit {unit} ({self._codec.name}, {self.index.compressed_bytes[unit]} bytes) {what}",
+            source=self._area.file.name,
+            offset=self._area.offset_of(block),
+            expected=expected,
+        )
+
+    def batches(self, first_unit: int = 0, out: Bytes | None = None) -> Iterator[Batch]:
+        """All rows from a unit on, in order, decompressed on all cores.
+
+        Args:
+            first_unit: where to begin.
+            out: if given, shape (stream_pages, 4096), C-contiguous: rows go to their place there.
+        """
+
+        def task(first: int) -> Callable[[], Batch]:
+            return lambda: self._batch(first, min(first + BATCH_UNITS, len(self.index)), out)
+
+        return ordered_parallel(map(task, range(first_unit, len(self.index), BATCH_UNITS)), worker_count())
+
+    def _batch(self, first: int, last: int, out: Bytes | None) -> Batch:
+        first_row, end_row = self.rows_of(first, last)
+        pages = self.decode(first, last, None if out is None else out[first_row:end_row])
+        return Batch(first_row, pages, isal_zlib.crc32(pages))

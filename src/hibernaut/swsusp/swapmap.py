@@ -1,0 +1,106 @@
+"""The swap map: which blocks hold the image, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hibernaut.errors import CorruptImage
+from hibernaut.swsusp.area import SwapArea
+from hibernaut.swsusp.declarations import MAP_ENTRIES
+
+__all__ = ["SwapMap", "read_swap_map"]
+
+
+@dataclass(frozen=True, eq=False)
+class SwapMap:
+    """The chain of map pages, followed to its end.
+
+    Attributes:
+        map_blocks: the map pages' own blocks in chain order, int64, shape (m,).
+        entries: blocks of the image's pages in order, int64, shape (n,); entry 0 is the info page.
+    """
+
+    map_blocks: NDArray[np.int64]
+    entries: NDArray[np.int64]
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """Every block of the image, ascending: map pages and entries. The header block is not among them."""
+        return np.sort(np.concatenate((self.map_blocks, self.entries)))
+
+    def place_of_entry(self, entry: int) -> tuple[int, int]:
+        """(block of the map page, byte in it) that names an entry: where to look when the entry is wrong."""
+        page, index = divmod(entry, MAP_ENTRIES)
+        return int(self.map_blocks[page]), index * 8
+
+
+def read_swap_map(area: SwapArea, first: int) -> SwapMap:
+    """Follow the chain from its first map page.
+
+    Raises:
+        CorruptImage: the chain loops or leaves the area, an entry is zero before the last one or names a block outside
+            the area, or a block is used twice.
+    """
+    chain: list[int] = []
+    seen: set[int] = set()
+    parts: list[NDArray[np.uint64]] = []
+    block, named_at = first, area.offset_of(area.header_block) + 4064
+    while block or not chain:
+        if block in seen:
+            raise CorruptImage(
+                f"swap map loops: map page {len(chain)} would be block {block} again",
+                source=area.file.name,
+                offset=named_at,
+            )
+        if block == area.header_block or not 0 < block < area.blocks:
+            raise CorruptImage(
+                f"map page {len(chain)} would be block {block}",
+                source=area.file.name,
+                offset=named_at,
+                expected=f"a block of the swap area other than its header, below {area.blocks}",
+            )
+        page = np.frombuffer(area.read_block(block, f"map page {len(chain)}"), dtype="<u8")
+        seen.add(block)
+        chain.append(block)
+        parts.append(page[:MAP_ENTRIES])
+        block, named_at = int(page[MAP_ENTRIES]), area.offset_of(block) + 8 * MAP_ENTRIES
+    raw = np.concatenate(parts)
+    used = int(np.flatnonzero(raw)[-1]) + 1 if raw.any() else 0
+    swap_map = SwapMap(np.array(chain, dtype=np.int64), _checked(area, chain, raw[:used]))
+    _refuse_doubles(area, swap_map)
+    return swap_map
+
+
+def _checked(area: SwapArea, chain: list[int], raw: NDArray[np.uint64]) -> NDArray[np.int64]:
+    if not len(raw):
+        raise CorruptImage("swap map has no entries", source=area.file.name, offset=area.offset_of(chain[0]))
+    bad = np.flatnonzero((raw == 0) | (raw >= area.blocks) | (raw == area.header_block))
+    if len(bad):
+        entry = int(bad[0])
+        page, index = divmod(entry, MAP_ENTRIES)
+        found = int(raw[entry])
+        raise CorruptImage(
+            f"swap map entry {entry} is zero before the last" if not found else f"swap map entry {entry} is {found}",
+            source=area.file.name,
+            offset=area.offset_of(chain[page]) + 8 * index,
+            expected=f"a block of the swap area other than its header, below {area.blocks}",
+        )
+    return raw.astype(np.int64)
+
+
+def _refuse_doubles(area: SwapArea, swap_map: SwapMap) -> None:
+    blocks = swap_map.blocks
+    double = np.flatnonzero(blocks[1:] == blocks[:-1])
+    if not len(double):
+        return
+    block = int(blocks[double[0]])
+    uses = np.flatnonzero(swap_map.entries == block).tolist()
+    page, index = swap_map.place_of_entry(uses[-1])
+    raise CorruptImage(
+        f"block {block} is used twice, the last time by swap map entry {uses[-1]}",
+        source=area.file.name,
+        offset=area.offset_of(page) + index,
+    )

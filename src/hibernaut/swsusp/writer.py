@@ -1,0 +1,372 @@
+"""Writing an image: into a new swap area, or into a copy of an area that holds one.
+
+Order of writes: data, map pages, sync; the header block last, sync (facts: an area whose header was not yet written
+holds no image). Into an existing area only the blocks of its old image are used: any other block may hold swapped-out
+pages of the very machine that was saved.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from hibernaut.errors import FormatError, HibernautError
+from hibernaut.memory.files import PlainFile
+from hibernaut.memory.output import replacing, write_all
+from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames, PhysicalMemory
+from hibernaut.swsusp.area import contiguous_runs
+from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
+from hibernaut.swsusp.declarations import (
+    HEADER,
+    LENGTH_BYTES,
+    MAP_ENTRIES,
+    SIGNATURE,
+    SWAP_SIGNATURES,
+    UNIT_PAGES,
+    Flags,
+)
+from hibernaut.swsusp.header import SwapHeader
+from hibernaut.swsusp.image import Image, Progress
+from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.pfns import pack_pfns
+from hibernaut.swsusp.stream import BATCH_UNITS, Crc, ordered_parallel, worker_count
+
+__all__ = ["ExistingArea", "NewArea", "WrittenImage", "write_image"]
+
+LEAST_BLOCKS = 10
+"""mkswap makes no smaller area."""
+COPY_BYTES = 16 << 20
+BATCH_PAGES = BATCH_UNITS * UNIT_PAGES
+
+
+@dataclass(frozen=True)
+class NewArea:
+    """A swap area to be made.
+
+    Attributes:
+        size_bytes: its size, a multiple of 4096; None: just as large as the image needs.
+        label: volume label, at most 15 bytes.
+    """
+
+    size_bytes: int | None = None
+    label: str = "hibernaut"
+
+
+@dataclass(frozen=True)
+class ExistingArea:
+    """A copy of the file that holds an image, its area and header kept, its image's blocks used again."""
+
+    image: Image
+
+
+@dataclass(frozen=True)
+class WrittenImage:
+    """What was written.
+
+    Attributes:
+        saved_pages: frames listed.
+        zero_pages: of them, those without a data page.
+        stored_pages: of them, those with one.
+        meta_pages: pages of frame numbers.
+        map_pages: pages of the swap map.
+        units: compressed units, 0 if not compressed.
+        compressed_bytes: their compressed lengths, added up.
+        crc32: as in the header; None if the image is not compressed.
+        blocks: blocks used, map pages among them, the header not.
+    """
+
+    saved_pages: int
+    zero_pages: int
+    stored_pages: int
+    meta_pages: int
+    map_pages: int
+    units: int
+    compressed_bytes: int
+    crc32: int | None
+    blocks: int
+
+
+def write_image(
+    path: str | os.PathLike[str],
+    memory: PhysicalMemory,
+    pfns: Frames,
+    info: ImageInfo,
+    area: NewArea | ExistingArea,
+    *,
+    compressor: CompressorName,
+    zero_pages: bool,
+    progress: Progress | None = None,
+) -> WrittenImage:
+    """Write an image of these frames to a file, which appears whole or not at all.
+
+    Args:
+        path: the file to make or replace.
+        memory: where the frames' bytes are.
+        pfns: the frames to save, ascending, shape (n,).
+        info: the info page; its counts are set here.
+        area: the swap area to write into.
+        compressor: what the resuming kernel understands: LZ4 only since v6.9.
+        zero_pages: leave out pages that are all zeroes (kernels since v6.6 understand that).
+        progress: told of pages done.
+
+    Raises:
+        HibernautError: frames that `memory` lacks, or an area too small: with the number of blocks missing.
+        OSError: the file cannot be written.
+    """
+    absent = pfns[~memory.ranges.contains(pfns)]
+    if len(absent):
+        raise HibernautError(
+            f"{len(absent)} of the {len(pfns)} listed frames are not in memory, the first {absent[0]:#x}"
+        )
+    if not len(pfns):
+        raise HibernautError("no frames to save")
+    zero = _zero_pages(memory, pfns) if zero_pages else np.zeros(len(pfns), dtype=np.bool_)
+    layout = _layout(area)
+    with replacing(path) as fd:
+        if isinstance(area, ExistingArea):
+            copy_sparse(area.image.area.file, fd)
+        return _Writer(fd, layout, memory, compressor, progress).write(pfns, zero, info)
+
+
+def copy_sparse(source: PlainFile, fd: int) -> None:
+    """Copy a whole file, holes as holes."""
+    origin, at = source.fileno(), 0
+    sparse = source.path.is_file()  # a block device has no holes to ask for
+    while at < source.size_bytes:
+        try:
+            at = os.lseek(origin, at, os.SEEK_DATA) if sparse else at
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                break
+            raise
+        end = os.lseek(origin, at, os.SEEK_HOLE) if sparse else source.size_bytes
+        while at < end:
+            piece = source.pread(at, min(COPY_BYTES, end - at))
+            if not piece:
+                raise FormatError("the file ends while being copied", source=source.name, offset=at)
+            write_all(fd, memoryview(piece), at)
+            at += len(piece)
+    os.ftruncate(fd, source.size_bytes)
+
+
+@dataclass
+class _Layout:
+    """The blocks to use: those of `free` in order, or, for an area that grows, 1, 2, 3, ..."""
+
+    header: SwapHeader
+    header_block: int
+    base_bytes: int
+    limit: int | None
+    free: NDArray[np.int64] | None
+    grows: bool = False
+    used: int = 0
+    missing: int = 0
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """The next blocks; when they run out, counts what is missing and returns none."""
+        have = count if self.limit is None else min(count, self.limit - self.used)
+        self.missing += count - have
+        first, self.used = self.used, self.used + have
+        if have < count:
+            return np.empty(0, dtype=np.int64)
+        if self.free is None:
+            return np.arange(first + 1, self.used + 1, dtype=np.int64)
+        return self.free[first : self.used]
+
+
+def _layout(area: NewArea | ExistingArea) -> _Layout:
+    if isinstance(area, ExistingArea):
+        old = area.image
+        free = old.swap_map.blocks
+        return _Layout(old.header, old.area.header_block, old.area.base_bytes, len(free), free)
+    size = area.size_bytes
+    if size is not None and (size % PAGE_SIZE or size < LEAST_BLOCKS * PAGE_SIZE):
+        raise HibernautError(
+            f"size of the swap area is {size}; expected a multiple of {PAGE_SIZE}, at least {LEAST_BLOCKS} pages"
+        )
+    limit = None if size is None else size // PAGE_SIZE - 1
+    return _Layout(_new_header(area), 0, 0, limit, None, grows=size is None)
+
+
+def _new_header(area: NewArea) -> SwapHeader:
+    """A header as mkswap writes it (union swap_header, version 1); its size is set at the end."""
+    block = np.zeros(1, dtype=HEADER)
+    block["version"] = 1
+    block["uuid"] = np.void(uuid.uuid4().bytes)
+    block["label"] = np.void(area.label.encode()[:15].ljust(16, b"\0"))
+    block["orig_sig"] = np.void(SWAP_SIGNATURES[0])
+    block["sig"] = np.void(SIGNATURE)
+    return SwapHeader.parse(block.tobytes())
+
+
+def _zero_pages(memory: PhysicalMemory, pfns: Frames) -> BoolArray:
+    """Which frames hold nothing but zeroes, shape as given."""
+
+    def task(first: int) -> Callable[[], BoolArray]:
+        def is_zero() -> BoolArray:
+            pages, _ = memory.gather(pfns[first : first + BATCH_PAGES])
+            return np.asarray(~pages.view(np.uint64).any(axis=1), dtype=np.bool_)
+
+        return is_zero
+
+    return np.concatenate(list(ordered_parallel(map(task, range(0, len(pfns), BATCH_PAGES)), worker_count())))
+
+
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    """A batch of the stream, ready to be written: bytes in whole blocks, CRC of the plain pages."""
+
+    blocks: bytes | memoryview
+    pages: int
+    crc32: int
+    units: int
+    compressed_bytes: int
+
+
+@dataclass
+class _Writer:
+    fd: int
+    layout: _Layout
+    memory: PhysicalMemory
+    compressor: CompressorName
+    progress: Progress | None
+    entries: list[NDArray[np.int64]] = field(default_factory=list)
+    image_pages: int = 0
+    first_map_block: int = 0
+
+    def write(self, pfns: Frames, zero: BoolArray, info: ImageInfo) -> WrittenImage:
+        meta = pack_pfns(pfns, zero)
+        stored = pfns[~zero]
+        final_info = info.with_pages(saved_pages=len(pfns), image_pages=len(stored))
+        self._put(final_info.page)
+        crc, units, compressed_bytes = Crc(), 0, 0
+        for packed in self._packed(meta, stored):
+            crc.add(packed.crc32, packed.pages * PAGE_SIZE)
+            units += packed.units
+            compressed_bytes += packed.compressed_bytes
+            self._put(packed.blocks)
+            if self.progress:
+                self.progress(packed.pages)
+        entries = np.concatenate(self.entries)
+        map_pages = self._put_map(entries)
+        self._refuse_if_too_small()
+        crc32 = None if self.compressor == "none" else crc.value
+        self._finish(crc32)
+        return WrittenImage(
+            saved_pages=len(pfns),
+            zero_pages=int(zero.sum()),
+            stored_pages=len(stored),
+            meta_pages=len(meta),
+            map_pages=map_pages,
+            units=units,
+            compressed_bytes=compressed_bytes,
+            crc32=crc32,
+            blocks=self.layout.used,
+        )
+
+    def _packed(self, meta: Bytes, stored: Frames) -> Iterator[_Packed]:
+        codec = None if self.compressor == "none" else codec_named(self.compressor)
+        rows = len(meta) + len(stored)
+
+        def task(first: int) -> Callable[[], _Packed]:
+            return lambda: _pack(_rows(self.memory, meta, stored, first, min(first + BATCH_PAGES, rows)), codec)
+
+        return ordered_parallel(map(task, range(0, rows, BATCH_PAGES)), worker_count())
+
+    def _put(self, data: bytes | memoryview) -> None:
+        """Write whole blocks to the next free ones and note them as the image's next pages."""
+        count = len(data) // PAGE_SIZE
+        self.image_pages += count
+        blocks = self.layout.take(count)
+        self.entries.append(blocks)
+        if len(blocks):
+            self._write_blocks(blocks, memoryview(data))
+
+    def _write_blocks(self, blocks: NDArray[np.int64], data: memoryview) -> None:
+        at = 0
+        for first, count in contiguous_runs(blocks):
+            write_all(self.fd, data[at : at + count * PAGE_SIZE], self.layout.base_bytes + first * PAGE_SIZE)
+            at += count * PAGE_SIZE
+
+    def _put_map(self, entries: NDArray[np.int64]) -> int:
+        """Write the chain of map pages; returns their number, which counts pages that found no block as well."""
+        count = -(-self.image_pages // MAP_ENTRIES)
+        blocks = self.layout.take(count)
+        if self.layout.missing:
+            return count
+        pages = np.zeros((count, MAP_ENTRIES + 1), dtype="<u8")
+        for page in range(count):
+            part = entries[page * MAP_ENTRIES : (page + 1) * MAP_ENTRIES]
+            pages[page, : len(part)] = part
+        pages[:-1, MAP_ENTRIES] = blocks[1:]
+        self._write_blocks(blocks, memoryview(pages.tobytes()))
+        self.first_map_block = int(blocks[0])
+        return count
+
+    def _refuse_if_too_small(self) -> None:
+        if self.layout.missing:
+            have = 0 if self.layout.limit is None else self.layout.limit
+            place = "the old image's blocks" if self.layout.free is not None else "the swap area"
+            raise HibernautError(
+                f"the image does not fit: {self.layout.missing} blocks of 4096 bytes are missing "
+                f"({place}: {have}, needed: {have + self.layout.missing})"
+            )
+
+    def _finish(self, crc32: int | None) -> None:
+        """Sync, then the header block, then sync again."""
+        layout = self.layout
+        header = layout.header
+        if layout.free is None:
+            blocks = max(layout.used + 1, LEAST_BLOCKS) if layout.grows else (layout.limit or 0) + 1
+            raw = np.frombuffer(header.block, dtype=HEADER).copy()
+            raw["last_page"] = blocks - 1
+            header = SwapHeader.parse(raw.tobytes())
+            os.ftruncate(self.fd, blocks * PAGE_SIZE)
+        keep = header.flags & (Flags.PLATFORM_MODE | Flags.HW_SIG)
+        flags = keep | _FLAGS[self.compressor]
+        block = header.with_image(image=self.first_map_block, flags=flags, crc32=crc32).block
+        os.fsync(self.fd)
+        write_all(self.fd, memoryview(block), layout.base_bytes + layout.header_block * PAGE_SIZE)
+        os.fsync(self.fd)
+
+
+_FLAGS: dict[CompressorName, int] = {
+    "none": Flags.NOCOMPRESS_MODE,
+    "lzo": Flags.CRC32_MODE,
+    "lz4": Flags.CRC32_MODE | Flags.COMPRESSION_ALG_LZ4,
+}
+
+
+def _rows(memory: PhysicalMemory, meta: Bytes, stored: Frames, first: int, last: int) -> Bytes:
+    """Rows of the stream, shape (last - first, 4096): meta pages, then the stored frames' bytes."""
+    pages = np.empty((last - first, PAGE_SIZE), dtype=np.uint8)
+    of_meta = max(0, min(last, len(meta)) - first)
+    pages[:of_meta] = meta[first : first + of_meta]
+    wanted = stored[first + of_meta - len(meta) : last - len(meta)]
+    if len(wanted):
+        _, present = memory.gather(wanted, pages[of_meta:])
+        if not present.all():
+            raise HibernautError(f"frame {wanted[~present][0]:#x} vanished from memory while it was being saved")
+    return pages
+
+
+def _pack(pages: Bytes, codec: Codec | None) -> _Packed:
+    crc32 = isal_zlib.crc32(pages)
+    if codec is None:
+        return _Packed(pages.reshape(-1).data, len(pages), crc32, 0, 0)
+    parts: list[bytes] = []
+    total = units = 0
+    for first in range(0, len(pages), UNIT_PAGES):
+        packed = codec.compress(pages[first : first + UNIT_PAGES].reshape(-1))
+        parts += (len(packed).to_bytes(LENGTH_BYTES, "little"), packed)
+        parts.append(bytes(-(LENGTH_BYTES + len(packed)) % PAGE_SIZE))
+        total += len(packed)
+        units += 1
+    return _Packed(b"".join(parts), len(pages), crc32, units, total)
