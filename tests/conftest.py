@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import zstandard
+from hypothesis import HealthCheck, settings
+
+# Examples are few by default so that the whole run stays short; HYPOTHESIS_PROFILE=thorough digs deeper.
+# No deadlines: the machine may be busy. Function-scoped fixtures are folders, which examples may share.
+settings.register_profile(
+    "default",
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
+)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOW_TO_GET = (
@@ -48,11 +59,16 @@ class Golden:
 
 
 def unpack_sparse(packed: Path, target: Path) -> None:
-    """Decompress with holes where a megabyte is all zeroes."""
-    zeroes = bytes(1 << 20)
-    with packed.open("rb") as source, target.open("wb") as out:
-        reader = zstandard.ZstdDecompressor().stream_reader(source)
-        while chunk := reader.read(1 << 20):
+    """Decompress with holes where there are zeroes."""
+    with packed.open("rb") as source:
+        copy_sparse(zstandard.ZstdDecompressor().stream_reader(source), target)
+
+
+def copy_sparse(source: IO[bytes] | zstandard.ZstdDecompressionReader, target: Path) -> None:
+    """Copy a stream to a file, pieces of zeroes as holes."""
+    zeroes = bytes(1 << 16)
+    with target.open("wb") as out:
+        while chunk := source.read(1 << 16):
             if chunk == zeroes[: len(chunk)]:
                 out.seek(len(chunk), os.SEEK_CUR)
             else:
@@ -89,9 +105,8 @@ def golden_copy(golden: Golden, tmp_path: Path) -> Any:
 
     def copy(name: str) -> Path:
         target = tmp_path / name
-        with golden(name).open("rb") as source, target.open("wb") as out:
-            shutil.copyfileobj(source, out, 1 << 20)
-        target.chmod(0o644)
+        with golden(name).open("rb") as source:
+            copy_sparse(source, target)
         return target
 
     return copy

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,13 +53,16 @@ class SwapHeader:
 
     def with_image(self, *, image: int, flags: int, crc32: int | None) -> SwapHeader:
         """The header for another image in the same area: everything else as it is, signature set."""
-        block = np.frombuffer(self.block, dtype=HEADER).copy()
-        block["image"] = image
-        block["flags"] = flags
-        if crc32 is not None:
-            block["crc32"] = crc32
-        block["sig"] = np.void(SIGNATURE)
-        return replace(SwapHeader.parse(block.tobytes()), orig_sig=self.orig_sig)
+        fields = {"image": image, "flags": flags, "sig": np.void(SIGNATURE)}
+        return self.with_fields(fields if crc32 is None else {**fields, "crc32": crc32})
+
+    def with_fields(self, fields: Mapping[str, object]) -> SwapHeader:
+        """The header with some fields of `HEADER` changed and every other byte as it is."""
+        block = bytearray(self.block)  # a copy of a record array would leave out the bytes between its fields
+        record = np.frombuffer(block, dtype=HEADER)
+        for name, value in fields.items():
+            record[name] = value
+        return SwapHeader.parse(bytes(block))
 
     @property
     def compressor(self) -> CompressorName:

@@ -70,12 +70,13 @@ class ImageInfo:
 
     def with_pages(self, *, saved_pages: int, image_pages: int) -> ImageInfo:
         """The info page of another list of pages of the same machine: `saved_pages` listed, `image_pages` stored."""
-        page = np.frombuffer(self.page, dtype=INFO).copy()
+        page = bytearray(self.page)  # a copy of a record array would leave out the bytes between its fields
+        record = np.frombuffer(page, dtype=INFO)
         pages = 1 + -(-saved_pages // PFNS_PER_META_PAGE) + image_pages
-        page["image_pages"] = image_pages
-        page["pages"] = pages
-        page["size"] = pages * PAGE_SIZE
-        return ImageInfo.parse(page.tobytes())
+        record["image_pages"] = image_pages
+        record["pages"] = pages
+        record["size"] = pages * PAGE_SIZE
+        return ImageInfo.parse(bytes(page))
 
     @property
     def meta_pages(self) -> int:

@@ -325,9 +325,7 @@ class _Writer:
         header = layout.header
         if layout.free is None:
             blocks = max(layout.used + 1, LEAST_BLOCKS) if layout.grows else (layout.limit or 0) + 1
-            raw = np.frombuffer(header.block, dtype=HEADER).copy()
-            raw["last_page"] = blocks - 1
-            header = SwapHeader.parse(raw.tobytes())
+            header = header.with_fields({"last_page": blocks - 1})
             os.ftruncate(self.fd, blocks * PAGE_SIZE)
         keep = header.flags & (Flags.PLATFORM_MODE | Flags.HW_SIG)
         flags = keep | _FLAGS[self.compressor]

@@ -1,0 +1,227 @@
+"""Damaged and hostile images: one of our errors, bounded memory, never another exception."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hibernaut.errors import CorruptImage, FormatError, HibernautError
+from hibernaut.memory.files import open_plain
+from hibernaut.swsusp import inspect_image, open_image
+from hibernaut.swsusp.codecs import COMPRESSORS
+from tests.conftest import Golden, copy_sparse
+from tests.swsusp import naive
+
+PAGES: dict[int, bytes | None] = {
+    pfn: (pfn * 2654435761 % (1 << 32)).to_bytes(4, "little") * 1024 if pfn % 5 else None for pfn in range(1, 700)
+}
+
+
+def read_everything(path: Path) -> None:
+    """All that a user can ask of an image."""
+    image = open_image(path)
+    try:
+        for _ in image.chunks():
+            pass
+        image.memory().gather(image.pfns)
+    finally:
+        image.close()
+
+
+def must_stay_ours(path: Path) -> None:
+    """Reading gives an answer or an error of ours; inspecting tells the same without raising beyond the header."""
+    failed: HibernautError | None = None
+    try:
+        read_everything(path)
+    except HibernautError as error:
+        failed = error
+    assert "\n" not in str(failed)
+    try:
+        with open_plain(path) as file:
+            problems = inspect_image(file).problems
+    except HibernautError:
+        assert failed is not None
+    else:
+        # Entries left over are told, though they do not keep anybody from reading.
+        assert bool(problems) == (failed is not None) or all("behind the last page" in p.what for p in problems)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+@given(data=st.data())
+def test_bits_flipped_anywhere(tmp_path: Path, compressor: str, data: st.DataObject) -> None:
+    """One to three flipped bits: refused, told, or (without CRC, in padding) harmless."""
+    device = bytearray(naive.build(PAGES, naive.Layout(compressor=compressor, shuffle_seed=4)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        # The header, map and info pages are few: aim at them as often as at the data.
+        place = data.draw(st.integers(0, len(device) - 1) | st.integers(4056, 4095))
+        device[place] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path / "image"
+    path.write_bytes(device)
+    must_stay_ours(path)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+@given(data=st.data())
+def test_words_overwritten_in_map_and_info(tmp_path: Path, compressor: str, data: st.DataObject) -> None:
+    """Any u64 anywhere in the image's own structures replaced by an unpleasant one."""
+    device = bytearray(naive.build(PAGES, naive.Layout(compressor=compressor)))
+    (first_map,) = struct.unpack_from("<Q", device, 4064)
+    (info,) = struct.unpack_from("<Q", device, first_map * 4096)
+    block = data.draw(st.sampled_from([0, first_map, info, info + 1]))
+    word = data.draw(st.integers(0, 511) | st.sampled_from([0, 1, 50, 51, 52, 53, 54, 508, 510, 511]))
+    value = data.draw(
+        st.sampled_from([0, 1, 2, info, first_map, (1 << 64) - 1, 1 << 63, 1 << 40, 139333]) | st.integers(0, 1 << 63)
+    )
+    struct.pack_into("<Q", device, block * 4096 + 8 * word, value)
+    path = tmp_path / "image"
+    path.write_bytes(device)
+    must_stay_ours(path)
+
+
+@given(data=st.data(), compressor=st.sampled_from(COMPRESSORS))
+def test_cut_anywhere(tmp_path: Path, compressor: str, data: st.DataObject) -> None:
+    """A file cut before the image's last block is refused: nothing is made up for what is missing."""
+    device = naive.build(PAGES, naive.Layout(compressor=compressor, shuffle_seed=9, spare_blocks=0))
+    path = tmp_path / "image"
+    path.write_bytes(device[: data.draw(st.integers(1, len(device) - 1))])
+    with pytest.raises(FormatError):
+        read_everything(path)
+    must_stay_ours(path)
+
+
+@pytest.fixture(scope="module", params=["swap-6.1-lzo.img", "swap-6.12-lz4.img", "swap-6.1-low2m.img"])
+def real_copy(request: pytest.FixtureRequest, golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real image that may be damaged for a moment, if the damage is undone."""
+    path = tmp_path_factory.mktemp("real") / str(request.param)
+    with golden(request.param).open("rb") as source:
+        copy_sparse(source, path)
+    return path
+
+
+@settings(max_examples=12)
+@given(data=st.data())
+def test_real_images_with_a_flipped_bit(real_copy: Path, data: st.DataObject) -> None:
+    """A bit flipped in a block that a real image uses; where there is a CRC, flipped data never goes unseen."""
+    image = open_image(real_copy)
+    blocks, checked = image.swap_map.blocks, image.header.crc32 is not None
+    info_block = int(image.swap_map.entries[0])
+    image.close()
+    block = int(blocks[data.draw(st.integers(0, len(blocks) - 1))])
+    place = block * 4096 + data.draw(st.integers(0, 4095))
+    with real_copy.open("r+b", buffering=0) as file:
+        file.seek(place)
+        old = file.read(1)
+        file.seek(place)
+        file.write(bytes([old[0] ^ 1 << data.draw(st.integers(0, 7))]))
+        try:
+            must_stay_ours(real_copy)
+            if checked and block != info_block:
+                plain_or_refused(real_copy)
+        finally:
+            file.seek(place)
+            file.write(old)
+
+
+def plain_or_refused(path: Path) -> None:
+    """With a CRC: what is read without an error is what was written (the flip hit padding), else it is refused."""
+    try:
+        image = open_image(path)
+    except HibernautError:
+        return
+    computed = None
+    try:
+        computed = image.computed_crc()
+        image.read_all()
+    except HibernautError:
+        assert computed != image.header.crc32
+    else:
+        assert computed == image.header.crc32
+    finally:
+        image.close()
+
+
+def patched(tmp_path: Path, patch: Callable[[bytearray, int, int], None], compressor: str = "lzo") -> Path:
+    """An image changed by a function that gets the device, the first map page's byte and the info page's byte."""
+    device = bytearray(naive.build(PAGES, naive.Layout(compressor=compressor)))
+    (first_map,) = struct.unpack_from("<Q", device, 4064)
+    (info,) = struct.unpack_from("<Q", device, first_map * 4096)
+    patch(device, first_map * 4096, info * 4096)
+    path = tmp_path / "image"
+    path.write_bytes(device)
+    return path
+
+
+def put(at: int, value: int) -> Callable[[bytearray, int, int], None]:
+    """Put a u64 at a byte of the first map page."""
+    return lambda device, first_map, _info: struct.pack_into("<Q", device, first_map + at, value)
+
+
+def put_info(at: int, value: int) -> Callable[[bytearray, int, int], None]:
+    """Put a u64 at a byte of the info page."""
+    return lambda device, _map, info: struct.pack_into("<Q", device, info + at, value)
+
+
+def put_unit(value: int) -> Callable[[bytearray, int, int], None]:
+    """Put a compressed length at the start of the first unit, which the naive builder lays behind the info page."""
+    return lambda device, _map, info: struct.pack_into("<Q", device, info + 4096, value)
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        (put(4088, 2), "swap map loops|used twice|is zero before|map page 1"),
+        (put(4088, 1), "swap map loops: map page 1 would be block 1 again"),
+        (put(4088, 1 << 50), "map page 1 would be block"),
+        (put(16, 0), "swap map entry 2 is zero before the last"),
+        (put(16, 1 << 40), "swap map entry 2 is 1099511627776"),
+        (put(24, 3), "used twice"),
+        (put_unit(0), "unit 0 has a compressed length of 0"),
+        (put_unit(139334), "unit 0 has a compressed length of 139334"),
+        (put_unit(139333), "runs past the end|does not decompress|compressed length|decompresses to|more than"),
+        (put_info(24, 1), "magic is 0x1"),
+        (put_info(416, 1 << 60), "image_pages is"),
+        (put_info(424, 1 << 60), "pages is"),
+        (put_info(424, 0), "pages is 0"),
+        (put_info(432, 0), "size is 0"),
+    ],
+)
+def test_each_damage_is_named(tmp_path: Path, patch: Callable[[bytearray, int, int], None], words: str) -> None:
+    """Loops, blocks outside, zero entries, doubles, impossible lengths and counts: each says what is wrong."""
+    path = patched(tmp_path, patch)
+    with pytest.raises(CorruptImage, match=words):
+        read_everything(path)
+    must_stay_ours(path)
+
+
+@pytest.mark.parametrize(
+    ("pfns", "words"),
+    [
+        ([5, 4], "frame 0x4 in entry 1 of the list is out of order"),
+        ([5, 5], "frame 0x5 in entry 1 of the list is repeated"),
+        ([5, 1 << 41], "beyond any RAM"),
+    ],
+)
+def test_frame_lists_out_of_order(tmp_path: Path, pfns: list[int], words: str) -> None:
+    """Unsorted, repeated and impossible frames are refused."""
+
+    def patch(device: bytearray, _map: int, info: int) -> None:
+        struct.pack_into("<2Q", device, info + 4096, *pfns)
+
+    path = patched(tmp_path, patch, "none")
+    with pytest.raises(CorruptImage, match=words):
+        open_image(path)
+
+
+def test_a_list_that_ends_early(tmp_path: Path) -> None:
+    """An end mark in the first of two meta pages contradicts the counts."""
+
+    def patch(device: bytearray, _map: int, info: int) -> None:
+        struct.pack_into("<Q", device, info + 4096 + 80, (1 << 64) - 1)
+
+    with pytest.raises(CorruptImage, match="list of frames ends at entry 10"):
+        open_image(patched(tmp_path, patch, "none"))
