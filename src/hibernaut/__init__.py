@@ -1,1 +1,63 @@
-"""hibernaut: Linux x86-64 hibernation, on simulated machines, on dumps, on images of real kernels."""
+"""hibernaut: Linux x86-64 hibernation, on simulated machines, on dumps, on images of real kernels.
+
+The names below are the public interface; each is imported when it is first used, so that importing the package
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from hibernaut.errors import CorruptImage, FormatError, HibernautError, MachineFault, OutOfMemory
+
+if TYPE_CHECKING:
+    from hibernaut.hibernate import Fixmap, Remap, Snapshot, hibernate
+    from hibernaut.linux import DirectMap, Machine, build_machine
+    from hibernaut.paging.tables import PageTables
+    from hibernaut.sources import Source, open_memory
+    from hibernaut.swsusp import Image, open_image
+
+__all__ = [
+    "CorruptImage",
+    "DirectMap",
+    "Fixmap",
+    "FormatError",
+    "HibernautError",
+    "Image",
+    "Machine",
+    "MachineFault",
+    "OutOfMemory",
+    "PageTables",
+    "Remap",
+    "Snapshot",
+    "Source",
+    "build_machine",
+    "hibernate",
+    "open_image",
+    "open_memory",
+]
+
+__version__ = version("hibernaut")
+
+_HOMES = {
+    "DirectMap": "hibernaut.linux",
+    "Fixmap": "hibernaut.hibernate",
+    "Image": "hibernaut.swsusp",
+    "Machine": "hibernaut.linux",
+    "PageTables": "hibernaut.paging.tables",
+    "Remap": "hibernaut.hibernate",
+    "Snapshot": "hibernaut.hibernate",
+    "Source": "hibernaut.sources",
+    "build_machine": "hibernaut.linux",
+    "hibernate": "hibernaut.hibernate",
+    "open_image": "hibernaut.swsusp",
+    "open_memory": "hibernaut.sources",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hibernaut' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,1 +1,22 @@
 """What Linux does with page tables: the direct map, attribute changes, the page allocator, the fixmap, a machine."""
+
+from __future__ import annotations
+
+from hibernaut.linux.build import HoleKind, HoleSpec, Layout, build_machine
+from hibernaut.linux.direct_map import DirectMap, FrameState
+from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations, Replay
+from hibernaut.linux.machine import Machine
+
+__all__ = [
+    "ChooseFrames",
+    "DirectMap",
+    "Environment",
+    "FailAllocations",
+    "FrameState",
+    "HoleKind",
+    "HoleSpec",
+    "Layout",
+    "Machine",
+    "Replay",
+    "build_machine",
+]

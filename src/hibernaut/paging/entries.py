@@ -81,9 +81,14 @@ class Entry(IntFlag):
     NX = 1 << 63
 
 
+# Plain ints: an IntFlag makes a new object of every result, and a walk asks these of every entry.
+_PRESENT = int(Entry.PRESENT)
+_PSE = int(Entry.PSE)
+
+
 def is_leaf(entry: int, level: Level) -> bool:
     """Whether a present entry maps memory rather than names a table: every PTE, and PSE at PMD and PUD."""
-    return level == Level.PTE or (level in (Level.PMD, Level.PUD) and bool(entry & Entry.PSE))
+    return level == Level.PTE or (level in (Level.PMD, Level.PUD) and bool(entry & _PSE))
 
 
 def entry_pfn(entry: int, level: Level) -> int:
@@ -93,9 +98,9 @@ def entry_pfn(entry: int, level: Level) -> int:
     (arch/x86/include/asm/pgtable-invert.h, since v4.18). A large leaf's low frame bits (PAT among them) are dropped.
     """
     frame = entry & FRAME_MASK
-    if entry and not entry & Entry.PRESENT:
+    if entry and not entry & _PRESENT:
         frame ^= FRAME_MASK
-    if level in (Level.PMD, Level.PUD) and (entry & Entry.PSE or not entry & Entry.PRESENT):
+    if level in (Level.PMD, Level.PUD) and (entry & _PSE or not entry & _PRESENT):
         frame &= ~((1 << level.shift) - 1)
     return frame >> 12
 

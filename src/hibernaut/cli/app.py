@@ -1,0 +1,49 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hibernaut import __version__
+from hibernaut.cli.convert import convert
+from hibernaut.cli.demo import demo
+from hibernaut.cli.inspect import inspect
+from hibernaut.cli.map import map_
+from hibernaut.cli.save import save
+from hibernaut.cli.walk import walk
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="hibernaut",
+    help="Linux x86-64 hibernation: page tables, the copy loop and the image, on simulated and real machines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hibernaut {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Linux x86-64 hibernation: page tables, the copy loop and the image, on simulated and real machines."""
+
+
+app.command()(demo)
+app.command()(inspect)
+app.command("map")(map_)
+app.command()(walk)
+app.command()(convert)
+app.command()(save)

@@ -1,0 +1,142 @@
+"""What the commands share: options, numbers, output, progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from hibernaut.errors import FormatError
+from hibernaut.linux.direct_map import DirectMap
+from hibernaut.linux.roots import find_root
+from hibernaut.sources import Source
+
+__all__ = [
+    "BaseOption",
+    "Cr3Option",
+    "JsonOption",
+    "LevelsOption",
+    "OffsetOption",
+    "PartitionOption",
+    "QuietOption",
+    "SourceArgument",
+    "console",
+    "direct_map_of",
+    "hex_or_none",
+    "number",
+    "paging_of",
+    "print_json",
+    "progress_bar",
+    "refuse_same_file",
+    "say",
+]
+
+
+def number(text: str) -> int:
+    """A number as people write it: decimal, or hexadecimal with 0x."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number (decimal, or hexadecimal with 0x)") from None
+    if not 0 <= value < 1 << 64:
+        raise typer.BadParameter(f"{text} does not fit in 64 bits")
+    return value
+
+
+SourceArgument = Annotated[
+    Path, typer.Argument(help="A hibernation image or a RAM dump (ELF core, LiME, kdump, raw), compressed or not.")
+]
+Cr3Option = Annotated[
+    int | None,
+    typer.Option("--cr3", parser=number, metavar="PADDR", help="Root of the page tables, if not to be found."),
+]
+LevelsOption = Annotated[
+    int | None, typer.Option("--levels", min=4, max=5, help="Levels of paging, if not to be found.")
+]
+OffsetOption = Annotated[
+    int, typer.Option("--offset", min=0, metavar="PAGES", help="Swap file: block of its header (resume_offset).")
+]
+PartitionOption = Annotated[
+    int | None, typer.Option("--partition", min=1, metavar="N", help="Whole disk: the partition (MBR or GPT) to read.")
+]
+BaseOption = Annotated[
+    int | None, typer.Option("--base", parser=number, metavar="BYTES", help="Whole disk: where the device begins.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, nothing but the answer's exit status.")]
+
+
+def console() -> Console:
+    """Plain text on standard output: no markup, no colours of its own."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """The one document of `--json`."""
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def say(line: str, quiet: bool = False) -> None:
+    """A remark on standard error, where it does not mix with the answer."""
+    if not quiet:
+        sys.stderr.write(f"hibernaut: {line}\n")
+
+
+def hex_or_none(value: int | None) -> str | None:
+    """An address for JSON."""
+    return None if value is None else f"{value:#x}"
+
+
+def refuse_same_file(out: Path, *sources: Path | None) -> None:
+    """An output that is one of its own sources would destroy it: a usage error."""
+    for source in sources:
+        if source is not None and out.exists() and source.exists() and out.samefile(source):
+            raise typer.BadParameter(f"{out} is the source itself", param_hint="OUT")
+
+
+@contextmanager
+def progress_bar(what: str, total_pages: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if that is a terminal; gives the function that moves it by so many pages."""
+    stderr = Console(stderr=True)
+    if quiet or not stderr.is_terminal:
+        yield lambda _pages: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
+    with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
+        task = bar.add_task(what, total=total_pages)
+        yield lambda pages: bar.advance(task, pages)
+
+
+def paging_of(source: Source, cr3: int | None, levels: int | None) -> tuple[int, int | None]:
+    """CR3 and, if known, the number of levels: as told, as the source says, or found in its memory.
+
+    Raises:
+        FormatError: the source does not say and no root, or more than one, was found.
+    """
+    if cr3 is not None:
+        return cr3, levels if levels is not None else source.levels
+    if source.cr3 is not None:
+        return source.cr3, levels if levels is not None else source.levels
+    try:
+        root = find_root(source.memory)
+    except FormatError as error:
+        raise FormatError(f"{source.name} does not say where its page tables are, and {error}; give --cr3") from error
+    return root.cr3, root.levels
+
+
+def direct_map_of(source: Source, cr3: int | None, levels: int | None) -> DirectMap:
+    """The direct map of a source, see `paging_of`. Raises FormatError if there is none."""
+    root, known_levels = paging_of(source, cr3, levels)
+    try:
+        return DirectMap.find(source.memory, root, known_levels)
+    except FormatError as error:
+        if error.source is None:
+            error.source = source.name
+        raise

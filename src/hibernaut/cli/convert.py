@@ -1,0 +1,123 @@
+"""`hibernaut convert SOURCE OUT --to FORMAT`: memory from any source into a file that other tools open."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from hibernaut.cli.common import (
+    BaseOption,
+    Cr3Option,
+    JsonOption,
+    LevelsOption,
+    OffsetOption,
+    PartitionOption,
+    QuietOption,
+    SourceArgument,
+    console,
+    direct_map_of,
+    hex_or_none,
+    print_json,
+    progress_bar,
+    refuse_same_file,
+    say,
+)
+from hibernaut.errors import FormatError
+from hibernaut.memory.output import replacing
+from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
+from hibernaut.memory.writers import Chunks, vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.report.text import size_text
+from hibernaut.sources import Source, open_memory
+from hibernaut.swsusp.image import Progress
+
+__all__ = ["Format", "convert"]
+
+
+class Format(StrEnum):
+    """What can be written."""
+
+    RAW = "raw"
+    ELF = "elf"
+    LIME = "lime"
+
+
+def convert(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Argument(help="The file to make; it appears whole or not at all.")],
+    to: Annotated[Format, typer.Option("--to", help="raw (frame n at byte 4096 n), elf (for crash, drgn) or lime.")],
+    cr3: Cr3Option = None,
+    levels: LevelsOption = None,
+    offset: OffsetOption = 0,
+    partition: PartitionOption = None,
+    base: BaseOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Convert a dump or an image: all its frames, each where it was in the machine's memory."""
+    refuse_same_file(out, source)
+    with open_memory(source, offset=offset, partition=partition, base=base) as opened:
+        vaddr_base = _direct_map_base(opened, cr3, levels, quiet) if to is Format.ELF else None
+        finder = VmcoreinfoFinder()
+        ranges = opened.memory.ranges
+        zero_pages = int(np.count_nonzero(opened.image.zero)) if opened.image else 0
+        with (
+            progress_bar(f"writing {out}", ranges.total_pages, quiet) as advance,
+            replacing(out) as fd,
+        ):
+            if to is Format.RAW:
+                write_raw(_chunks(opened, advance), fd, ranges, zero_pages=zero_pages)
+            elif to is Format.LIME:
+                write_lime(_chunks(opened, advance), fd, ranges, zero_pages=zero_pages)
+            else:
+                write_elf(
+                    finder.watch(_chunks(opened, advance)),
+                    fd,
+                    ranges,
+                    zero_pages=zero_pages,
+                    vaddr_base=vaddr_base,
+                    notes=lambda: [vmcoreinfo_note(text)] if (text := opened.vmcoreinfo or finder.text) else [],
+                )
+        vmcoreinfo = opened.vmcoreinfo or finder.text
+        document = {
+            "source": opened.kind,
+            "format": str(to),
+            "pages": ranges.total_pages,
+            "ranges": len(ranges),
+            "zero_pages": zero_pages,
+            "file_bytes": os.stat(out).st_size,
+            "direct_map_base": hex_or_none(vaddr_base),
+            "vmcoreinfo": bool(vmcoreinfo) if to is Format.ELF else None,
+        }
+    if to is Format.ELF and not vmcoreinfo:
+        say(
+            "the kernel's VMCOREINFO is not in this memory: crash and drgn will not take the core for a kernel's", quiet
+        )
+    if json:
+        print_json(document)
+    elif not quiet:
+        console().print(
+            f"{out}: {to} of {document['pages']} pages ({size_text(ranges.total_pages * 4096)}) in {len(ranges)} ranges"
+        )
+
+
+def _direct_map_base(source: Source, cr3: int | None, levels: int | None, quiet: bool) -> int | None:
+    """Where the direct map starts; None, with a remark, where that is not to be found."""
+    try:
+        return direct_map_of(source, cr3, levels).base
+    except FormatError as error:
+        if cr3 is not None:
+            raise
+        say(f"virtual addresses are left out of the core: {error}", quiet)
+        return None
+
+
+def _chunks(source: Source, advance: Progress) -> Chunks:
+    """All pages that are stored, in order; an image's CRC is checked at the end."""
+    for pfns, pages in source.image.chunks() if source.image else chunks_of(source.memory):
+        yield pfns, pages
+        advance(len(pages))

@@ -1,0 +1,226 @@
+"""`hibernaut save SOURCE OUT --via WAY`: hibernate a machine's memory into an image."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from hibernaut.cli.common import (
+    BaseOption,
+    Cr3Option,
+    JsonOption,
+    LevelsOption,
+    OffsetOption,
+    PartitionOption,
+    QuietOption,
+    SourceArgument,
+    console,
+    hex_or_none,
+    number,
+    paging_of,
+    print_json,
+    progress_bar,
+    refuse_same_file,
+    say,
+)
+from hibernaut.errors import MachineFault
+from hibernaut.hibernate import Fixmap, Remap, Snapshot, Way, hibernate
+from hibernaut.linux import Environment, FailAllocations, Machine
+from hibernaut.report.text import died_text, size_text
+from hibernaut.sources import Source, open_memory
+from hibernaut.swsusp import Image, open_image
+from hibernaut.swsusp.codecs import CompressorName
+from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.writer import ExistingArea, NewArea, WrittenImage, write_image
+
+__all__ = ["save"]
+
+
+class WayName(StrEnum):
+    """The ways of copying a page that is not present."""
+
+    FIXMAP = "fixmap"
+    REMAP = "remap"
+
+
+class Compressor(StrEnum):
+    """What an image can be compressed with."""
+
+    LZO = "lzo"
+    LZ4 = "lz4"
+    NONE = "none"
+
+
+class YesNo(StrEnum):
+    """A choice that also has a default of its own."""
+
+    YES = "yes"
+    NO = "no"
+
+
+WAYS: dict[WayName, type[Way]] = {WayName.FIXMAP: Fixmap, WayName.REMAP: Remap}
+
+
+def save(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Argument(help="The swap area to make; it appears whole or not at all.")],
+    via: Annotated[WayName, typer.Option("--via", help="How pages without a present mapping are copied.")],
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like", help="An image of the same machine: its list of pages, info page, area and blocks are used."
+        ),
+    ] = None,
+    fail_allocation: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--fail-allocation", min=1, metavar="N", help="The N-th allocation of the copy fails; repeatable."
+        ),
+    ] = None,
+    compressor: Annotated[
+        Compressor | None, typer.Option("--compressor", help="Default: as --like; without it lzo.")
+    ] = None,
+    zero_pages: Annotated[
+        YesNo | None,
+        typer.Option(
+            "--zero-pages", help="Leave out zero pages (kernels since 6.6). Default: as --like; without it no."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", parser=number, metavar="BYTES", help="Size of a new swap area. Default: what is needed."
+        ),
+    ] = None,
+    cr3: Cr3Option = None,
+    levels: LevelsOption = None,
+    offset: OffsetOption = 0,
+    partition: PartitionOption = None,
+    base: BaseOption = None,
+    like_offset: Annotated[int, typer.Option("--like-offset", min=0, metavar="PAGES", help="--offset for --like.")] = 0,
+    like_partition: Annotated[
+        int | None, typer.Option("--like-partition", min=1, metavar="N", help="--partition for --like.")
+    ] = None,
+    like_base: Annotated[
+        int | None, typer.Option("--like-base", parser=number, metavar="BYTES", help="--base for --like.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Hibernate a dump (or an image) as the kernel would, or as it would with the fixmap patch, into an image.
+
+    With --like the result is an image that the machine's own kernel resumes from. Without it every frame that the
+    direct map speaks of is saved into a new swap area, for reading only: no kernel resumes from it.
+    """
+    refuse_same_file(out, source, like)
+    if size is not None and like is not None:
+        raise typer.BadParameter("--size is for a new swap area; --like keeps the old one's", param_hint="--size")
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_memory(source, offset=offset, partition=partition, base=base))
+        template: Image | None = None
+        if like is not None:
+            template = stack.enter_context(
+                open_image(like, offset=like_offset, partition=like_partition, base=like_base)
+            )
+        machine = _machine(opened, template, cr3, levels, fail_allocation or [], quiet)
+        try:
+            snapshot = hibernate(machine, WAYS[via]())
+        except MachineFault as fault:
+            _died(fault, machine, via, json, quiet)
+            raise typer.Exit(1) from None
+        with progress_bar(f"writing {out}", len(snapshot.pfns), quiet) as advance:
+            written = write_image(
+                out,
+                snapshot.memory,
+                snapshot.pfns,
+                template.info if template else _info_without_kernel(machine),
+                ExistingArea(template) if template else NewArea(size),
+                compressor=_compressor(compressor, template),
+                zero_pages=zero_pages is YesNo.YES if zero_pages else bool(template and template.zero.any()),
+                progress=advance,
+            )
+    if json:
+        print_json(_document(snapshot, written, via))
+    elif not quiet:
+        _tell(out, snapshot, written, via)
+
+
+def _machine(
+    source: Source, template: Image | None, cr3: int | None, levels: int | None, failing: list[int], quiet: bool
+) -> Machine:
+    root, known_levels = paging_of(source, cr3, levels)
+    if template is not None and template.info.cr3 != root & ~0xFFF:
+        say(
+            f"CR3 is {root:#x} in {source.name} but {template.info.cr3:#x} in {template.name}: the same machine?", quiet
+        )
+    if template is None:
+        say("without --like nothing is known of the kernel: the image is for reading, no kernel resumes from it", quiet)
+    environment = FailAllocations(*failing) if failing else Environment()
+    saveable = template.pfns if template else None
+    return Machine.from_source(source.memory, root, known_levels, saveable=saveable, environment=environment)
+
+
+def _info_without_kernel(machine: Machine) -> ImageInfo:
+    return ImageInfo.blank(cr3=machine.cr3 & ~0xFFF, physical_pages=machine.memory.ranges.total_pages)
+
+
+def _compressor(wanted: Compressor | None, template: Image | None) -> CompressorName:
+    if wanted is not None:
+        return wanted.value
+    return template.compressor if template else "lzo"
+
+
+def _died(fault: MachineFault, machine: Machine, via: WayName, json: bool, quiet: bool) -> None:
+    """The modelled kernel's last words; nothing was written."""
+    if json:
+        print_json(
+            {
+                "via": str(via),
+                "outcome": "died",
+                "fault": {
+                    "what": fault.what,
+                    "address": f"{fault.address:#x}",
+                    "entry": hex_or_none(fault.entry),
+                    "pfn": hex_or_none(fault.pfn),
+                    "doing": fault.doing,
+                },
+                "log": list(machine.log.lines),
+            }
+        )
+    elif not quiet:
+        console().print(died_text(fault, machine.log.lines))
+
+
+def _document(snapshot: Snapshot, written: WrittenImage, via: WayName) -> dict[str, Any]:
+    counts = dataclasses.asdict(written)
+    counts["crc32"] = hex_or_none(written.crc32)
+    return {
+        "via": str(via),
+        "outcome": "saved",
+        **counts,
+        "allocations": [
+            {"number": one.number, "purpose": one.purpose, "pfn": hex_or_none(one.pfn)} for one in snapshot.allocations
+        ],
+        "changed_pages": len(snapshot.changed),
+        "log": list(snapshot.log),
+    }
+
+
+def _tell(out: Path, snapshot: Snapshot, written: WrittenImage, via: WayName) -> None:
+    lines = list(snapshot.log)
+    made = sum(one.pfn is not None for one in snapshot.allocations)
+    outside = np.array([one.pfn for one in snapshot.allocations if one.pfn is not None], dtype=np.int64)
+    lost = int((~np.isin(outside, snapshot.pfns)).sum())
+    lines.append(
+        f"{out}: {written.saved_pages} pages saved via {via}, {written.stored_pages} stored"
+        f" ({size_text(written.blocks * 4096)} in the swap area), {made} allocations during the copy"
+    )
+    if lost:
+        lines.append(f"{lost} page tables were made during the copy and are not on the list of pages: look at the map")
+    console().print("\n".join(lines))

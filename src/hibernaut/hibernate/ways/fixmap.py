@@ -1,0 +1,44 @@
+"""The proposal: map the frame in a fixmap slot, copy from there, clear the slot."""
+
+from __future__ import annotations
+
+from hibernaut.hibernate.ways.base import Way
+from hibernaut.linux.machine import Machine
+from hibernaut.linux.pgtable import TableNotInSource
+
+__all__ = ["Fixmap"]
+
+
+class Fixmap(Way):
+    """The series "x86/hibernate: Use fixmap for saving unmapped pages" (linux-kernel, v3, 2023-01-19), its x86 half.
+
+    Nothing is allocated and no entry of the direct map is touched. As posted, it keeps mainline's question first:
+    `kernel_page_present` reads what `lookup_address` returns without a NULL check, so a page without a PTE table still
+    kills the machine before the slot is used. The obvious cure is to take no entry for "not present".
+
+    Args:
+        null_check: whether that cure is in (the default). Where a table of the direct map is not in the source, the
+            entry cannot be known; with the check it counts as not present, too, and the frame is read through the slot.
+    """
+
+    def __init__(self, *, null_check: bool = True) -> None:
+        self.null_check = null_check
+
+    def page_present(self, machine: Machine, pfn: int) -> bool:
+        """As the kernel asks, or with the cure: no entry, or none that can be read, is not present."""
+        if not self.null_check:
+            return super().page_present(machine, pfn)
+        try:
+            found = machine.lookup_address(machine.vaddr(pfn))
+        except TableNotInSource:
+            return False
+        return found is not None and found.present
+
+    def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
+        """set_fixmap: one PTE written, its address invalidated. Raises HibernautError if there is no free slot."""
+        return machine.fixmap.set_fixmap(pfn)
+
+    def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
+        """clear_fixmap: the PTE zero again, its address invalidated."""
+        del pfn
+        machine.fixmap.clear_fixmap()

@@ -1,0 +1,361 @@
+"""The direct map: all RAM, linearly mapped; found in the tables without symbols, with its holes.
+
+It is the one region where the difference between virtual address and frame is constant over nearly all RAM
+(Documentation/arch/x86/x86_64/mm.rst: "direct mapping of all physical memory", `page_offset_base`). KASLR moves it to
+another 1 GiB-aligned address (arch/x86/mm/kaslr.c); kernel text, vmalloc and vmemmap have other differences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hibernaut.errors import FormatError
+from hibernaut.paging.entries import FRAME_MASK, Level
+from hibernaut.paging.spans import Codes, Spans, Stop
+from hibernaut.paging.tables import PageTables
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from hibernaut.memory.physical import FrameRanges, Frames, PhysicalMemory
+
+__all__ = ["START_KERNEL_MAP", "DirectMap", "FrameState", "Hole", "Mismatch", "Regions"]
+
+START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+"""Where the kernel maps its own image, with KASLR or without (arch/x86/include/asm/page_64_types.h,
+`__START_KERNEL_map`). In a small machine, or an image of one, that mapping covers most frames, but it is no direct map.
+"""
+
+_PAGES_PER_GIB = 1 << 18
+_TOP_PAGE = 1 << 52
+
+
+class FrameState(IntEnum):
+    """What the direct map has for one frame."""
+
+    PRESENT = 0
+    """Plainly present: the frame's address maps the frame."""
+    NOT_PRESENT_4K = 1
+    """A not-present 4K entry with that frame."""
+    NOT_PRESENT_LARGE = 2
+    """Inside a not-present entry above PTE level."""
+    NONE_IN_TABLE = 3
+    """No entry, in a PTE table that exists."""
+    NONE_ABOVE = 4
+    """No entry above PTE level: there is no table to put one in. Also every frame that has no address at all."""
+    TABLE_MISSING = 5
+    """The table that would say is not in the source."""
+    OTHER_FRAME = 6
+    """An entry, present or not, with another frame: garbage."""
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Neighbouring frames that the direct map does not map, for one reason.
+
+    Attributes:
+        start_pfn: first frame.
+        pages: how many.
+        level: level of the entry that says so.
+        kind: NOT_PRESENT, NONE or TABLE_MISSING.
+        entry: the raw entry that covers the first frame.
+        in_source: whether the source has these frames: RAM without a mapping, rather than no RAM.
+    """
+
+    start_pfn: int
+    pages: int
+    level: Level
+    kind: Stop
+    entry: int
+    in_source: bool
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Neighbouring entries inside the direct map, present or not, whose frame is not the one their address stands for.
+
+    Seen on real machines after a resume: a page table that the image did not contain.
+
+    Attributes:
+        start_pfn: the frame that the first address stands for.
+        pages: how many.
+        level: level of the entries.
+        entry: the first raw entry.
+        found_pfn: the frame that it names; the frames after it follow. -1 if it names none. Of an entry that names a
+            table which leads back up or is used over and over: the table's.
+    """
+
+    start_pfn: int
+    pages: int
+    level: Level
+    entry: int
+    found_pfn: int
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Frames by what the direct map has for them: ascending, without gaps from frame 0; arrays of shape (n,).
+
+    Attributes:
+        start_pfn: first frame of each region, int64.
+        pages: its length, int64.
+        state: `FrameState`, uint8; neighbours differ.
+    """
+
+    start_pfn: Frames
+    pages: NDArray[np.int64]
+    state: Codes
+
+
+@dataclass(frozen=True, eq=False)
+class DirectMap:
+    """Where all RAM is mapped, and where it is not.
+
+    Attributes:
+        base: address of frame 0 (`PAGE_OFFSET`).
+        levels: of the tables, 4 or 5.
+        cr3: the root that was read.
+        end_pfn: one past the last frame considered: the end of the last entry that maps its own frame (present or not),
+            or, where that is further, of the source's range of frames in which it lies and of not-present entries and
+            missing tables that follow without a gap. RAM that lies apart, further up, without any entry (a graphics
+            card's memory in QEMU's dumps) is not taken for a hole.
+        spans: what the tables say from frame 0 to `end_pfn`.
+        everything: the same from frame 0 to the top of the address space; beyond `end_pfn` there are other things.
+        tables: the tables themselves.
+    """
+
+    base: int
+    levels: int
+    cr3: int
+    end_pfn: int
+    spans: Spans
+    everything: Spans
+    tables: PageTables
+
+    @classmethod
+    def find(cls, memory: PhysicalMemory, cr3: int, levels: int | None = None) -> DirectMap:
+        """Find the direct map in the tables that `cr3` names.
+
+        Args:
+            memory: RAM, or as much of it as there is.
+            cr3: the root.
+            levels: 4 or 5; None to try both.
+
+        Raises:
+            FormatError: nothing maps at least half of the memory's frames at one constant, 1 GiB-aligned difference in
+                the kernel half; or the tables are hostile.
+        """
+        refusals = []
+        for number in (4, 5) if levels is None else (levels,):
+            tables = PageTables(memory, cr3, number)
+            try:
+                return cls._in(tables)
+            except FormatError as refusal:
+                refusals.append(f"{number} levels: {refusal}")
+        raise FormatError(f"no direct map under CR3 {cr3:#x} ({'; '.join(refusals)})")
+
+    @classmethod
+    def _in(cls, tables: PageTables) -> DirectMap:
+        ranges = tables.memory.ranges
+        kernel_half = (1 << 64) - (1 << (11 + 9 * tables.levels))
+        spans = tables.scan(kernel_half)
+        _refuse_malformed(spans)
+        base, frames = _best_base(spans, kernel_half, ranges)
+        if not frames or 2 * frames < ranges.total_pages:
+            raise FormatError(
+                "no one difference between address and frame holds for most of RAM",
+                expected=f"at least half of {ranges.total_pages} frames",
+                found=f"{frames} of them at most",
+            )
+        everything = spans.clipped(base >> 12, _TOP_PAGE)
+        end = _end(everything, base, ranges)
+        clipped = everything.clipped(base >> 12, (base >> 12) + end)
+        return cls(base, tables.levels, tables.cr3, end, clipped, everything, tables)
+
+    def vaddr(self, pfn: int) -> int:
+        """The direct-map address of a frame, whether it is mapped or not (`__va`)."""
+        return (self.base + (pfn << 12)) % (1 << 64)
+
+    @cached_property
+    def present_bytes(self) -> dict[str, int]:
+        """Bytes plainly present, by size of leaf: "4K", "2M", "1G". Entries with a wrong frame do not count."""
+        states = _frame_states(self.spans, self.base)
+        plain = states == FrameState.PRESENT
+        return {
+            level.size: 4096 * int(self.spans.pages[plain & (self.spans.level == level)].sum())
+            for level in (Level.PTE, Level.PMD, Level.PUD)
+        }
+
+    @cached_property
+    def holes(self) -> tuple[Hole, ...]:
+        """Every hole up to `end_pfn`, ascending: split where kind, level or `in_source` changes, and only there."""
+        states = _frame_states(self.spans, self.base)
+        mapped = (states == FrameState.PRESENT) | (states == FrameState.OTHER_FRAME)
+        ranges = self.tables.memory.ranges
+        bounds = np.unique(np.concatenate((ranges.starts, ranges.starts + ranges.pages)))
+        parts = self.spans.select(~mapped).split(bounds.astype(np.uint64) + np.uint64(self.base >> 12))
+        start = _first_frames(parts, self.base)
+        in_source = ranges.contains(start)
+        key = parts.level.astype(np.int64) << 16 | parts.state.astype(np.int64) << 8 | in_source
+        return tuple(
+            Hole(
+                start_pfn=int(start[first]),
+                pages=int(parts.pages[first:end].sum()),
+                level=Level(int(parts.level[first])),
+                kind=Stop.of_code(int(parts.state[first])),
+                entry=int(parts.entry[first]),
+                in_source=bool(in_source[first]),
+            )
+            for first, end in _groups(key, start, parts.pages)
+        )
+
+    @cached_property
+    def mismatches(self) -> tuple[Mismatch, ...]:
+        """Every run of entries up to `end_pfn` whose frame is not the one their address stands for, ascending."""
+        wrong = self.spans.select(_frame_states(self.spans, self.base) == FrameState.OTHER_FRAME)
+        starts = _first_frames(wrong, self.base).tolist()
+        return tuple(
+            Mismatch(start, span.pages, span.level, span.entry, span.pfn)
+            for start, span in zip(starts, wrong, strict=True)
+        )
+
+    @cached_property
+    def regions(self) -> Regions:
+        """All frames, by state: as many regions as there are changes, however much RAM there is.
+
+        They go on beyond `end_pfn`, with what the tables say of the addresses there.
+        """
+        states = _frame_states(self.everything, self.base)
+        first = np.flatnonzero(np.concatenate(([True], states[1:] != states[:-1])))
+        start = _first_frames(self.everything, self.base)[first]
+        end = _TOP_PAGE - (self.base >> 12)
+        return Regions(start, np.diff(start, append=end), states[first])
+
+    def classify(self, pfns: ArrayLike) -> Codes:
+        """The `FrameState` of each frame, uint8, shape as given; fastest for ascending frames.
+
+        Args:
+            pfns: frame numbers, int64, shape (n,).
+        """
+        frames = np.asarray(pfns, dtype=np.int64)
+        regions = self.regions
+        end = _TOP_PAGE - (self.base >> 12)
+        if len(frames) > 4 * len(regions.start_pfn) and bool((frames[1:] >= frames[:-1]).all()):
+            bounds = np.searchsorted(frames, np.append(regions.start_pfn, end))
+            counts = np.diff(bounds)
+            outside = np.full(len(frames) - int(bounds[-1]), FrameState.NONE_ABOVE, dtype=np.uint8)
+            before = np.full(int(bounds[0]), FrameState.NONE_ABOVE, dtype=np.uint8)
+            return np.concatenate((before, np.repeat(regions.state, counts), outside))
+        index = np.searchsorted(regions.start_pfn, frames, side="right") - 1
+        states = regions.state[np.maximum(index, 0)]
+        states[(index < 0) | (frames >= end)] = FrameState.NONE_ABOVE
+        return states
+
+
+def _first_frames(spans: Spans, base: int) -> Frames:
+    """The frame that each span's address stands for."""
+    return (spans.vaddr >> np.uint64(12)).astype(np.int64) - (base >> 12)
+
+
+def _frame_states(spans: Spans, base: int) -> Codes:
+    """The `FrameState` of each span."""
+    own = (spans.pfn == _first_frames(spans, base)) & ~_malformed(spans)
+    pte = spans.level == Level.PTE
+    none = spans.state == Stop.NONE.code
+    not_present = spans.state == Stop.NOT_PRESENT.code
+    states = np.full(len(spans), FrameState.OTHER_FRAME, dtype=np.uint8)
+    states[(spans.state == Stop.PRESENT.code) & own] = FrameState.PRESENT
+    states[not_present & own & pte] = FrameState.NOT_PRESENT_4K
+    # Above PUD no leaf exists: such an entry names no frame, right or wrong.
+    states[not_present & ~pte & (own | (spans.pfn < 0))] = FrameState.NOT_PRESENT_LARGE
+    states[none & pte] = FrameState.NONE_IN_TABLE
+    states[none & ~pte] = FrameState.NONE_ABOVE
+    states[spans.state == Stop.TABLE_MISSING.code] = FrameState.TABLE_MISSING
+    return states
+
+
+def _refuse_malformed(spans: Spans) -> None:
+    """Refuse tables read with the wrong number of levels: their 2M leaves look like 1G ones at impossible frames.
+
+    The reserved bits of a large leaf (13 up to its size) are zero; a few that are not may be garbage in good tables.
+    """
+    leaves = spans.select((spans.state == Stop.PRESENT.code) & (spans.level > Level.PTE))
+    count = leaves.pages >> (9 * (leaves.level.astype(np.int64) - 1))
+    malformed = int(count[_malformed(leaves)].sum())
+    if 2 * malformed > int(count.sum()):
+        raise FormatError(f"{malformed} of {int(count.sum())} large leaves have reserved bits set")
+
+
+def _malformed(spans: Spans) -> NDArray[np.bool_]:
+    """Large leaves, present or not, whose frame is not a multiple of their size (PAT, bit 12, is no part of it)."""
+    large = (spans.level == Level.PMD) | (spans.level == Level.PUD)
+    size = np.uint64(1) << (12 + 9 * (spans.level.astype(np.uint64) - np.uint64(1)))
+    inverted = spans.state == Stop.NOT_PRESENT.code
+    entry = np.where(inverted, spans.entry ^ np.uint64(FRAME_MASK), spans.entry)
+    leaf = inverted | (spans.state == Stop.PRESENT.code)
+    malformed: NDArray[np.bool_] = large & leaf & ((entry & (size - np.uint64(1 << 13))) >= np.uint64(1 << 13))
+    return malformed
+
+
+def _best_base(spans: Spans, kernel_half: int, ranges: FrameRanges) -> tuple[int, int]:
+    """The 1 GiB-aligned difference between address and frame that holds for most frames of the memory; for how many.
+
+    Not-present leaves count: their frames are in their entries. A difference that leads below the kernel half, or to
+    the mapping of the kernel's own image, does not.
+    """
+    leaves = spans.of_state(Stop.PRESENT, Stop.NOT_PRESENT)
+    page = (leaves.vaddr >> np.uint64(12)).astype(np.int64)
+    base = page - leaves.pfn
+    fits = (leaves.pfn >= 0) & ~_malformed(leaves) & (base % _PAGES_PER_GIB == 0) & (base >= kernel_half >> 12)
+    fits &= base < START_KERNEL_MAP >> 12
+    base, first, pages = base[fits], leaves.pfn[fits], leaves.pages[fits]
+    if not len(base):
+        return 0, 0
+    counts = _frames_below(ranges, first + pages) - _frames_below(ranges, first)
+    bases, which = np.unique(base, return_inverse=True)
+    totals = np.bincount(which, weights=counts)
+    best = int(np.argmax(totals))
+    return int(bases[best]) << 12, int(totals[best])
+
+
+def _frames_below(ranges: FrameRanges, pfns: Frames) -> NDArray[np.int64]:
+    """How many frames the memory has below each of these."""
+    before = np.concatenate(([0], np.cumsum(ranges.pages)))
+    index = np.searchsorted(ranges.starts, pfns, side="right")
+    last = np.maximum(index - 1, 0)
+    partial = np.minimum(pfns - ranges.starts[last], ranges.pages[last])
+    return np.where(index > 0, before[last] + partial, 0)
+
+
+def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
+    """See `DirectMap.end_pfn`; `spans` begin at frame 0."""
+    start = _first_frames(spans, base)
+    states = _frame_states(spans, base)
+    own = np.isin(states, [FrameState.PRESENT, FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE])
+    own &= spans.pfn >= 0
+    last = int(np.flatnonzero(own)[-1])
+    end = int(start[last] + spans.pages[last])
+    ends = ranges.starts + ranges.pages
+    index = int(np.searchsorted(ranges.starts, end, side="right")) - 1
+    if index >= 0:
+        end = max(end, int(ends[index]))
+    goes_on = np.isin(states, [FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE, FrameState.TABLE_MISSING])
+    index = int(np.searchsorted(start, end, side="right")) - 1
+    while index < len(spans) and goes_on[index]:
+        end = int(start[index] + spans.pages[index])
+        index += 1
+    return end
+
+
+def _groups(key: NDArray[np.int64], start: Frames, pages: NDArray[np.int64]) -> zip[tuple[int, int]]:
+    """(first, end) positions of neighbours with the same key and without a gap between them."""
+    if not len(key):
+        return zip([], [], strict=True)
+    new = (key[1:] != key[:-1]) | (start[1:] != start[:-1] + pages[:-1])
+    firsts = np.flatnonzero(np.concatenate(([True], new)))
+    return zip(firsts.tolist(), [*firsts[1:].tolist(), len(key)], strict=True)

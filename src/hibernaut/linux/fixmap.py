@@ -1,0 +1,111 @@
+"""The fixmap: virtual addresses near the top whose page-table pages exist from boot, so that mapping never allocates.
+
+arch/x86/include/asm/fixmap.h: slot i is at FIXADDR_TOP - i * 4096; arch/x86/kernel/head_64.S: two static PTE tables
+(`level1_fixmap_pgt`) at PMD index 506 and 507, none above or below. arch/x86/mm/pgtable.c, `native_set_fixmap`: one PTE
+is written and the address is dropped from this CPU's TLB, for mapping and for clearing alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hibernaut.errors import HibernautError
+from hibernaut.linux.pgtable import PAGE_KERNEL, lookup_address, pfn_entry
+from hibernaut.memory.physical import PAGE_SIZE, PhysicalMemory
+from hibernaut.paging.entries import Level
+
+if TYPE_CHECKING:
+    from hibernaut.linux.machine import Machine
+
+__all__ = ["FIXADDR_TOP", "FIXMAP_SLOTS", "Fixmap", "find_free_slot", "fix_to_virt"]
+
+VSYSCALL_ADDR = (1 << 64) - (10 << 20)
+"""0xffffffffff600000 (arch/x86/include/uapi/asm/vsyscall.h)."""
+
+FIXADDR_TOP = -(-(VSYSCALL_ADDR + PAGE_SIZE) // (2 << 20)) * (2 << 20) - PAGE_SIZE
+"""0xffffffffff7ff000: the last page of the 2 MiB that hold the vsyscall page."""
+
+FIXMAP_SLOTS = 1024
+"""Two static tables (FIXMAP_PMD_NUM) of 512 slots."""
+
+
+def fix_to_virt(index: int) -> int:
+    """`__fix_to_virt`: the address of a slot."""
+    return FIXADDR_TOP - index * PAGE_SIZE
+
+
+def find_free_slot(memory: PhysicalMemory, cr3: int, levels: int) -> tuple[int, int]:
+    """A slot that nothing uses: its PTE table exists and its entry is zero. Lowest number first.
+
+    FIX_HIBERNATE exists in no released kernel, so its number is unknown: any free slot stands for it. Where the kernel
+    emulates vsyscall, `enum fixed_addresses` starts at 511, and slots 0 to 510 of the existing table belong to nobody.
+
+    Returns:
+        The slot's number, and the physical address of its PTE.
+
+    Raises:
+        HibernautError: the tables have no fixmap, or no slot of it is free.
+        TableNotInSource: its tables are not in the memory.
+    """
+    tables = 0
+    for first in range(0, FIXMAP_SLOTS, 512):
+        found = lookup_address(memory, cr3, levels, fix_to_virt(first))
+        if found is None or found.level != Level.PTE:
+            continue
+        tables += 1
+        for index in range(first, first + 512):
+            paddr = found.paddr - 8 * (index - first)
+            if memory.read_u64(paddr) == 0:
+                return index, paddr
+    where = f"{fix_to_virt(FIXMAP_SLOTS - 1):#x} to {FIXADDR_TOP:#x}"
+    if tables:
+        raise HibernautError(f"no free fixmap slot: every entry of the fixmap's tables ({where}) is in use")
+    raise HibernautError(f"no fixmap: the page tables have no PTE table for its addresses ({where})")
+
+
+class Fixmap:
+    """One slot of a machine's fixmap, for saving unmapped pages.
+
+    Args:
+        machine: whose tables hold the slot.
+        index: the slot's number.
+        paddr: physical address of its PTE.
+
+    Attributes:
+        index: as given.
+        paddr: as given.
+        vaddr: the slot's address.
+    """
+
+    def __init__(self, machine: Machine, index: int, paddr: int) -> None:
+        self._machine = machine
+        self.index = index
+        self.paddr = paddr
+        self.vaddr = fix_to_virt(index)
+
+    @property
+    def entry(self) -> int:
+        """The slot's PTE; it must be zero whenever no copy is in progress."""
+        return self._machine.memory.read_u64(self.paddr) or 0
+
+    def set_fixmap(self, pfn: int, *, flush: bool = True) -> int:
+        """Map a frame in the slot (PAGE_KERNEL) and invalidate its address. Never allocates.
+
+        Args:
+            pfn: the frame.
+            flush: False leaves the invalidation out, as no kernel does: for mutants.
+
+        Returns:
+            The address to read the frame from.
+        """
+        return self._write(pfn_entry(pfn, PAGE_KERNEL), flush)
+
+    def clear_fixmap(self, *, flush: bool = True) -> None:
+        """Zero the slot's PTE and invalidate its address; `flush` as in `set_fixmap`."""
+        self._write(0, flush)
+
+    def _write(self, entry: int, flush: bool) -> int:
+        self._machine.write_entry(self.paddr, entry)
+        if flush:
+            self._machine.tlb.invlpg(self.vaddr)
+        return self.vaddr

@@ -1,0 +1,72 @@
+"""Simulated RAM whose pages are computed when they are read, so that a terabyte costs nothing until it is looked at."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hibernaut.memory.physical import PAGE_SIZE, Bytes, FrameRanges, PhysicalMemory, Segment, SegmentMemory
+
+__all__ = ["FORMULA_MARK", "FormulaMemory", "formula_pages"]
+
+FORMULA_MARK = 0xA5C
+"""Top 12 bits of every word, so that no word of the formula is zero or looks like a page-table entry of small RAM."""
+
+RUN_PAGES = 1024
+"""At most so many pages are computed for one `run`, so that asking for a terabyte does not make one."""
+
+_WORDS = np.arange(PAGE_SIZE // 8, dtype="<u8") * 8
+
+
+def formula_pages(pfns: ArrayLike) -> Bytes:
+    """What frames hold by formula: every u64 is its own physical address, with `FORMULA_MARK` in its top 12 bits.
+
+    Args:
+        pfns: frame numbers below 2^40, shape (n,).
+
+    Returns:
+        Bytes of shape (n, 4096). A page in the wrong place names the frame that it comes from.
+    """
+    first = (np.asarray(pfns, dtype=np.int64).astype("<u8") << np.uint64(12)) | np.uint64(FORMULA_MARK << 52)
+    pages: Bytes = (first[:, None] | _WORDS[None, :]).view(np.uint8)
+    return pages
+
+
+class FormulaMemory(PhysicalMemory):
+    """RAM by formula, except for some segments with bytes of their own.
+
+    Args:
+        ranges: which frames exist.
+        segments: what some of them really hold; the earlier wins where two overlap, and a frame of a segment exists
+            even if `ranges` lacks it.
+    """
+
+    def __init__(self, ranges: FrameRanges, segments: Sequence[Segment] = ()) -> None:
+        self._starts = ranges.starts.tolist()
+        self._ends = (ranges.starts + ranges.pages).tolist()
+        self._segments = SegmentMemory(segments)
+        real = self._segments.ranges
+        self._real_starts = real.starts.tolist()
+        self._ranges = FrameRanges.of([*ranges, *real])
+
+    @property
+    def ranges(self) -> FrameRanges:
+        """Which frames exist."""
+        return self._ranges
+
+    def run(self, pfn: int, pages: int) -> Bytes:
+        """See `PhysicalMemory.run`: a view of a segment, or at most 1024 pages computed anew."""
+        real = self._segments.run(pfn, pages)
+        if len(real):
+            return real
+        row = bisect.bisect_right(self._starts, pfn) - 1
+        if row < 0 or pfn >= self._ends[row]:
+            return np.empty((0, PAGE_SIZE), dtype=np.uint8)
+        after = bisect.bisect_right(self._real_starts, pfn)
+        end = min(pfn + min(pages, RUN_PAGES), self._ends[row])
+        if after < len(self._real_starts):
+            end = min(end, self._real_starts[after])
+        return formula_pages(np.arange(pfn, end))

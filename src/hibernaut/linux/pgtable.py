@@ -1,0 +1,166 @@
+"""Page-table entries as Linux reads and makes them (arch/x86/include/asm/pgtable.h, pgtable_types.h).
+
+`paging/` says what the CPU sees; this is what the kernel's own code concludes, which differs for entries that are not
+present: `pmd_present` is also true with PSE or PROTNONE (GLOBAL of a not-present entry) alone, `pud_present` is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hibernaut.errors import MachineFault
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level
+
+__all__ = [
+    "GLOBAL",
+    "KERNPG_TABLE",
+    "PAGE_KERNEL",
+    "PAGE_KERNEL_LARGE",
+    "PAGE_TABLE",
+    "PRESENT",
+    "PSE",
+    "RW",
+    "KernelEntry",
+    "TableNotInSource",
+    "is_none",
+    "large_2_4k",
+    "large_4k_2",
+    "lookup_address",
+    "pfn_and_prot",
+    "pfn_entries",
+    "pfn_entry",
+]
+
+# Plain ints: an IntFlag makes a new object of every result, and these are asked for every entry of every walk.
+PRESENT = int(Entry.PRESENT)
+RW = int(Entry.RW)
+PSE = int(Entry.PSE)
+GLOBAL = int(Entry.GLOBAL)
+
+KERNPG_TABLE = int(Entry.PRESENT | Entry.RW | Entry.ACCESSED | Entry.DIRTY)
+"""_KERNPG_TABLE, without memory encryption: 0x63. What a split installs its table with."""
+PAGE_TABLE = KERNPG_TABLE | int(Entry.USER)
+"""_PAGE_TABLE: 0x67."""
+PAGE_KERNEL = KERNPG_TABLE | int(Entry.GLOBAL | Entry.NX)
+"""__PAGE_KERNEL: 0x8000000000000163."""
+PAGE_KERNEL_LARGE = PAGE_KERNEL | PSE
+"""__PAGE_KERNEL_LARGE: 0x80000000000001e3."""
+
+_NONE_IGNORES = int(Entry.ACCESSED | Entry.DIRTY)
+_PAT = 1 << 7
+_PAT_LARGE = 1 << 12
+
+
+class TableNotInSource(MachineFault):
+    """The lookup needs a page table that the memory does not hold: a real CPU would read whatever is there."""
+
+
+@dataclass(frozen=True)
+class KernelEntry:
+    """What `lookup_address` points to.
+
+    Attributes:
+        level: where the entry is.
+        entry: its value.
+        paddr: its physical address.
+    """
+
+    level: Level
+    entry: int
+    paddr: int
+
+    @property
+    def present(self) -> bool:
+        """The PRESENT bit: what `kernel_page_present` asks for."""
+        return bool(self.entry & PRESENT)
+
+
+def is_none(entry: int) -> bool:
+    """pte_none, pmd_none, pud_none, p4d_none: zero but for the two bits of an erratum (_PAGE_KNL_ERRATUM_MASK)."""
+    return not entry & ~_NONE_IGNORES
+
+
+def pfn_entry(pfn: int, prot: int) -> int:
+    """pfn_pte: frame and protection as one entry; the frame inverted if it is not present and not zero."""
+    frame = pfn << 12
+    if prot and not prot & PRESENT:
+        frame = ~frame
+    return (frame & FRAME_MASK) | prot
+
+
+def pfn_entries(first_pfn: int, step: int, prot: int) -> Entries:
+    """`pfn_entry` of 512 frames, `step` frames apart."""
+    frames = (np.uint64(first_pfn) + np.arange(ENTRIES, dtype=np.uint64) * np.uint64(step)) << np.uint64(12)
+    if prot and not prot & PRESENT:
+        frames = ~frames
+    return (frames & np.uint64(FRAME_MASK)) | np.uint64(prot)
+
+
+def pfn_and_prot(entry: int, level: Level) -> tuple[int, int]:
+    """pte_pfn and pte_pgprot (pmd_, pud_): an entry's frame and all its other bits.
+
+    With PSE the bits below the large page belong to the protection (PAT is bit 12), without it to the frame.
+    """
+    mask = FRAME_MASK
+    if level > Level.PTE and entry & PSE:
+        mask &= ~((1 << level.shift) - 1)
+    frame = entry if entry & PRESENT or not entry else ~entry
+    return (frame & mask) >> 12, entry & ~mask
+
+
+def large_2_4k(prot: int) -> int:
+    """pgprot_large_2_4k: PSE dropped (it is PAT in a 4K entry), a large page's PAT moved to where a 4K entry has it."""
+    return (prot & ~(_PAT | _PAT_LARGE)) | (_PAT if prot & _PAT_LARGE else 0)
+
+
+def large_4k_2(prot: int) -> int:
+    """pgprot_4k_2_large: a 4K entry's PAT moved to where a large page has it."""
+    return (prot & ~(_PAT | _PAT_LARGE)) | (_PAT_LARGE if prot & _PAT else 0)
+
+
+def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) -> KernelEntry | None:
+    """The entry that decides an address, as the kernel finds it; None where a level above PTE has no entry.
+
+    `lookup_address` in arch/x86/mm/pat/set_memory.c: stops at the first large or not-present entry; at PTE level a
+    zero entry is returned like any other.
+
+    Raises:
+        TableNotInSource: a table on the way is not in the memory.
+    """
+    table = (cr3 & FRAME_MASK) >> 12
+    upper: int | None = None
+    level = Level(levels)
+    while True:
+        paddr = (table << 12) + 8 * ((vaddr >> level.shift) & (ENTRIES - 1))
+        entry = memory.read_u64(paddr)
+        if entry is None:
+            raise TableNotInSource(
+                f"{level.name_of(levels)} table, frame {table:#x}, is not in the source",
+                address=vaddr,
+                entry=upper,
+                pfn=table,
+                doing="looking the address up in the page tables",
+            )
+        if level == Level.PTE:
+            return KernelEntry(level, entry, paddr)
+        if is_none(entry):
+            return None
+        if _stops(entry, level):
+            return KernelEntry(level, entry, paddr)
+        table, upper = (entry & FRAME_MASK) >> 12, entry
+        level = Level(level - 1)
+
+
+def _stops(entry: int, level: Level) -> bool:
+    """Whether the kernel takes an entry that is not none for a leaf or a not-present mapping, not for a table."""
+    if level == Level.PGD:
+        return False
+    if level == Level.PMD:
+        # pmd_large is PSE, whether present or not; pmd_present any of three bits.
+        return bool(entry & PSE) or not entry & (PRESENT | GLOBAL)
+    if level == Level.PUD:
+        return not entry & PRESENT or bool(entry & PSE)
+    return not entry & PRESENT

@@ -1,0 +1,78 @@
+"""The log: what the modelled kernel prints, and between its lines what the model knows and a kernel would not say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+__all__ = ["MODEL_MARK", "Event", "EventLog"]
+
+MODEL_MARK = "  [model] "
+"""Stands before every line that no kernel prints."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the log. There is no clock: order is all there is.
+
+    Attributes:
+        text: the line.
+        by_kernel: whether a real kernel prints it (True) or only the model knows it (False).
+    """
+
+    text: str
+    by_kernel: bool
+
+    def __str__(self) -> str:
+        return self.text if self.by_kernel else MODEL_MARK + self.text
+
+
+class EventLog:
+    """Events in order."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._once: set[str] = set()
+
+    def printk(self, text: str) -> None:
+        """A line of the kernel's."""
+        self._events.append(Event(text, by_kernel=True))
+
+    def printk_once(self, text: str) -> None:
+        """A line that the kernel prints once since boot (`pr_warn_once`), whoever asks again."""
+        if text not in self._once:
+            self._once.add(text)
+            self.printk(text)
+
+    def note(self, text: str) -> None:
+        """A fact that only the model knows."""
+        self._events.append(Event(text, by_kernel=False))
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Everything so far."""
+        return tuple(self._events)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Everything as text, the model's own lines marked."""
+        return tuple(str(event) for event in self._events)
+
+    @property
+    def kernel_lines(self) -> tuple[str, ...]:
+        """Only what a real kernel prints."""
+        return tuple(event.text for event in self._events if event.by_kernel)
+
+    def fork(self) -> Self:
+        """An independent log in the same state."""
+        twin = type(self)()
+        twin._events = self._events.copy()
+        twin._once = self._once.copy()
+        return twin
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self.events)
+
+    def __len__(self) -> int:
+        return len(self._events)

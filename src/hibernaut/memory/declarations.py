@@ -1,0 +1,246 @@
+"""On-disk structures of the dump formats, as data: nothing here reads or writes.
+
+ELF: System V ABI, Object Files (gABI chapters 4 and 5, in glibc's <elf.h>). QEMU's CPU note: `QEMUCPUState` in QEMU's
+target/i386/arch_dump.c. VMCOREINFO: Linux's Documentation/admin-guide/kdump/vmcoreinfo.rst. LiME:
+`lime_mem_range_header` in its doc/README. kdump-compressed: makedumpfile's IMPLEMENTATION
+and diskdump_mod.h. All integers are
+little-endian.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = [
+    "CR0_PG",
+    "CR3_FRAME",
+    "CR4_LA57",
+    "DISKDUMP_MAGIC",
+    "ELFCLASS64",
+    "ELFDATA2LSB",
+    "ELF_HEADER",
+    "ELF_MAGIC",
+    "EM_X86_64",
+    "ET_CORE",
+    "EV_CURRENT",
+    "FLATTENED_HEADER_BYTES",
+    "FLATTENED_MAGIC",
+    "FLATTENED_RECORD",
+    "FOREIGN",
+    "HIBERFIL_BLOCK",
+    "KDUMP_COMPRESSED",
+    "KDUMP_HEADER",
+    "KDUMP_MAGIC",
+    "KDUMP_PAGE",
+    "KDUMP_SUB_HEADER",
+    "LIME_MAGIC",
+    "LIME_RANGE",
+    "LIME_VERSION",
+    "NOTE_HEADER",
+    "PADDR_LIMIT",
+    "PADDR_UNKNOWN",
+    "PF_RWX",
+    "PN_XNUM",
+    "PROGRAM_HEADER",
+    "PT_LOAD",
+    "PT_NOTE",
+    "QEMU_CPU_STATE",
+    "QEMU_CPU_VERSION",
+    "QEMU_NOTE",
+    "SECTION_HEADER",
+    "START_KERNEL_MAP",
+    "VMCOREINFO_NOTE",
+    "Foreign",
+]
+
+PADDR_LIMIT = 1 << 52
+"""x86-64 has no physical address from here on (Intel SDM volume 3, 5.1.4: MAXPHYADDR is at most 52)."""
+
+# ELF64 ------------------------------------------------------------------------------------------------------------
+
+ELF_MAGIC = b"\x7fELF"
+ELFCLASS64 = 2
+ELFDATA2LSB = 1
+EV_CURRENT = 1
+ET_CORE = 4
+EM_X86_64 = 62
+PT_LOAD = 1
+PT_NOTE = 4
+PF_RWX = 7
+PN_XNUM = 0xFFFF
+"""In e_phnum: the number of program headers is sh_info of section header 0."""
+PADDR_UNKNOWN = (1 << 64) - 1
+"""p_paddr of what has no fixed physical address: `elf_kcore_store_hdr` / `read_kcore_iter` in fs/proc/kcore.c."""
+
+ELF_HEADER = np.dtype(
+    [
+        ("e_ident", "u1", 16),  # magic, class, data encoding, version, OS ABI, padding
+        ("e_type", "<u2"),
+        ("e_machine", "<u2"),
+        ("e_version", "<u4"),
+        ("e_entry", "<u8"),
+        ("e_phoff", "<u8"),
+        ("e_shoff", "<u8"),
+        ("e_flags", "<u4"),
+        ("e_ehsize", "<u2"),
+        ("e_phentsize", "<u2"),
+        ("e_phnum", "<u2"),
+        ("e_shentsize", "<u2"),
+        ("e_shnum", "<u2"),
+        ("e_shstrndx", "<u2"),
+    ]
+)
+PROGRAM_HEADER = np.dtype(
+    [
+        ("p_type", "<u4"),
+        ("p_flags", "<u4"),
+        ("p_offset", "<u8"),
+        ("p_vaddr", "<u8"),
+        ("p_paddr", "<u8"),
+        ("p_filesz", "<u8"),
+        ("p_memsz", "<u8"),
+        ("p_align", "<u8"),
+    ]
+)
+SECTION_HEADER = np.dtype(
+    [
+        ("sh_name", "<u4"),
+        ("sh_type", "<u4"),
+        ("sh_flags", "<u8"),
+        ("sh_addr", "<u8"),
+        ("sh_offset", "<u8"),
+        ("sh_size", "<u8"),
+        ("sh_link", "<u4"),
+        ("sh_info", "<u4"),
+        ("sh_addralign", "<u8"),
+        ("sh_entsize", "<u8"),
+    ]
+)
+NOTE_HEADER = np.dtype([("n_namesz", "<u4"), ("n_descsz", "<u4"), ("n_type", "<u4")])
+"""Name (with its NUL) and then description follow, each padded to 4 bytes."""
+
+# Notes --------------------------------------------------------------------------------------------------------------
+
+QEMU_NOTE = b"QEMU"
+QEMU_CPU_VERSION = 1
+_QEMU_SEGMENT = np.dtype([("selector", "<u4"), ("limit", "<u4"), ("flags", "<u4"), ("pad", "<u4"), ("base", "<u8")])
+QEMU_CPU_STATE = np.dtype(
+    [
+        ("version", "<u4"),
+        ("size", "<u4"),  # of the whole structure, this field included
+        ("registers", "<u8", 16),  # rax rbx rcx rdx rsi rdi rsp rbp r8 ... r15
+        ("rip", "<u8"),
+        ("rflags", "<u8"),
+        ("cs", _QEMU_SEGMENT),
+        ("segments", _QEMU_SEGMENT, 9),  # ds es fs gs ss ldt tr gdt idt
+        ("cr", "<u8", 5),
+        # A u64 kernel_gs_base follows since QEMU 3.0; nothing here needs it.
+    ]
+)
+CR0_PG = 1 << 31
+CR3_FRAME = 0x000F_FFFF_FFFF_F000
+"""The rest of CR3 is PCID or PWT and PCD (Intel SDM volume 3, 2.5)."""
+CR4_LA57 = 1 << 12
+
+VMCOREINFO_NOTE = b"VMCOREINFO"
+START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+"""__START_KERNEL_map (arch/x86/include/asm/page_64_types.h): where kernel text is mapped, `phys_base` being 0."""
+
+# LiME -------------------------------------------------------------------------------------------------------------
+
+LIME_MAGIC = 0x4C694D45
+LIME_VERSION = 1
+LIME_RANGE = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("version", "<u4"),
+        ("s_addr", "<u8"),
+        ("e_addr", "<u8"),  # the last byte, not one past it
+        ("reserved", "u1", 8),
+    ]
+)
+
+# kdump-compressed -------------------------------------------------------------------------------------------------
+
+KDUMP_MAGIC = b"KDUMP   "
+DISKDUMP_MAGIC = b"DISKDUMP"
+"""Its ancestor, with another layout."""
+FLATTENED_MAGIC = b"makedumpfile\x00"
+"""The form that goes through a pipe (makedumpfile -F): records of a dump file in the order they were written."""
+
+KDUMP_HEADER = np.dtype(
+    {  # struct disk_dump_header, block 0; what lies between is the machine's name and the time
+        "names": ["signature", "header_version", "block_size", "sub_hdr_size", "bitmap_blocks", "max_mapnr"],
+        "formats": ["S8", "<u4", "<u4", "<u4", "<u4", "<u4"],
+        "offsets": [0, 8, 428, 432, 436, 440],
+        "itemsize": 464,
+    }
+)
+KDUMP_SUB_HEADER = np.dtype(
+    [  # struct kdump_sub_header, block 1; each field since a header_version
+        ("phys_base", "<u8"),
+        ("dump_level", "<u4"),  # 1
+        ("split", "<u4"),  # 2: this is one of several files
+        ("start_pfn", "<u8"),
+        ("end_pfn", "<u8"),
+        ("offset_vmcoreinfo", "<u8"),  # 3
+        ("size_vmcoreinfo", "<u8"),
+        ("offset_note", "<u8"),  # 4
+        ("size_note", "<u8"),
+        ("offset_eraseinfo", "<u8"),  # 5
+        ("size_eraseinfo", "<u8"),
+        ("start_pfn_64", "<u8"),  # 6
+        ("end_pfn_64", "<u8"),
+        ("max_mapnr_64", "<u8"),
+    ]
+)
+KDUMP_PAGE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")])
+"""struct page_desc: one for each dumped page, ascending."""
+KDUMP_COMPRESSED = {0: "none", 1: "zlib", 2: "lzo", 4: "snappy", 0x20: "zstd"}
+"""Compression by `flags` of a page (DUMP_DH_COMPRESSED_*)."""
+FLATTENED_HEADER_BYTES = 4096
+FLATTENED_RECORD = np.dtype([("offset", ">i8"), ("size", ">i8")])
+"""Big-endian; so many bytes follow, which belong there. Both are -1 at the end."""
+
+# Other people's files, known so that they are refused by name and never taken for raw memory -------------------------
+
+
+class Foreign(NamedTuple):
+    """A format that is not read: what it is, where its magic stands and which it may be."""
+
+    what: str
+    offset: int
+    magics: tuple[bytes, ...]
+
+
+HIBERFIL_BLOCK = b"\x81\x81xpress"
+"""Head of each compressed block of a Windows hibernation file, whose first page Windows clears on resume."""
+
+FOREIGN = (
+    Foreign("a Windows hibernation file", 0, (b"HIBR", b"hibr", b"WAKE", b"wake", b"RSTR", b"rstr")),
+    Foreign("a Windows crash dump", 0, (b"PAGEDU64", b"PAGEDUMP", b"MDMP")),
+    Foreign("a qcow disk image", 0, (b"QFI\xfb",)),
+    Foreign("a VMDK disk image", 0, (b"KDMV", b"COWD", b"# Disk DescriptorFile")),
+    Foreign("a VDI disk image", 64, (b"\x7f\x10\xda\xbe",)),
+    Foreign("a VHD disk image", 0, (b"conectix", b"vhdxfile")),
+    Foreign("an EWF disk image", 0, (b"EVF\x09\r\n\xff\x00", b"EVF2\r\n\x81\x00")),
+    Foreign("a LUKS-encrypted device", 0, (b"LUKS\xba\xbe", b"SKUL\xba\xbe")),
+    Foreign("a VMware suspended state", 0, (b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe")),
+    Foreign("a QEMU migration stream", 0, (b"QEVM", b"LibvirtQemudSave", b"LibvirtQemudPart")),
+    Foreign("an AVML (LiME version 2) dump", 0, (b"AVML",)),
+    Foreign("a Mach-O file", 0, (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")),
+    Foreign("a RIFF file", 0, (b"RIFF",)),
+    Foreign("a bzip2 file", 0, (b"BZh",)),
+    Foreign("an LZ4 file", 0, (b"\x04\x22\x4d\x18",)),
+    Foreign("an archive", 0, (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"!<arch>\n")),
+    Foreign("an ELF file", 0, (ELF_MAGIC,)),
+    Foreign("a LiME dump", 0, (LIME_MAGIC.to_bytes(4, "little"),)),
+    Foreign("a kdump-compressed dump", 0, (KDUMP_MAGIC, DISKDUMP_MAGIC)),
+    Foreign(
+        "a swap area", 4086, (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001")
+    ),
+    Foreign("a disk with a GPT partition table", 512, (b"EFI PART",)),
+    Foreign("a boot sector or a disk with partitions", 510, (b"\x55\xaa",)),
+)

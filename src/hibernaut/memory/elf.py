@@ -1,0 +1,202 @@
+"""ELF cores of machines: QEMU's `dump-guest-memory`, kdump's vmcore, makedumpfile -E, /proc/kcore's kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hibernaut.errors import FormatError
+from hibernaut.memory import declarations as c
+from hibernaut.memory.dump import Dump, Refusal
+from hibernaut.memory.mapped import MappedMemory, Pieces, whole_frames
+from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
+
+if TYPE_CHECKING:
+    from hibernaut.memory.files import PlainFile
+
+__all__ = ["Note", "open_elf", "read_notes"]
+
+Headers = NDArray[np.void]
+"""Program headers: a structured array of `PROGRAM_HEADER`."""
+
+HEADERS_LIMIT = 1 << 22
+"""More program headers than this are a fault: memory of 16 GiB has so many if every second frame is missing."""
+NOTES_LIMIT = 1 << 16
+"""More notes than this in one file are a fault: a dump has a few for each CPU."""
+NOTE_BYTES = 1 << 20
+"""A longer description is passed over: those read here have a few KiB."""
+
+
+class Note(NamedTuple):
+    """One note: its name without the NUL, type, description."""
+
+    name: bytes
+    kind: int
+    description: bytes
+
+
+def open_elf(plain: PlainFile) -> Dump | Refusal:
+    """An ELF64 core as physical memory, by `p_paddr`.
+
+    What `p_filesz` covers exists, the rest of `p_memsz` does not. Of frames that several headers name (kdump's segment
+    for kernel text) the first counts; a frame that is there only in part is left out. Headers without a physical
+    address are skipped: those marked so (`PADDR_UNKNOWN`), and, where several claim physical address 0, those whose
+    virtual address does not lie as the others' do (/proc/kcore before v4.11, cores of processes).
+
+    CR3 and levels: of the first CPU of QEMU's notes that runs in kernel mode (page-table isolation gives user mode
+    tables without the direct map), else by VMCOREINFO, else of QEMU's first CPU.
+
+    Returns:
+        The dump, which owns `plain`; a refusal if the file is not an ELF core of an x86-64 machine.
+
+    Raises:
+        FormatError: it is one, but its headers contradict themselves or the file ends early.
+    """
+    head = plain.pread(0, c.ELF_HEADER.itemsize)
+    reason = _why_not(head)
+    if reason is not None:
+        return Refusal("ELF core", reason)
+    headers = _program_headers(plain, np.frombuffer(head, dtype=c.ELF_HEADER)[0])
+    loads = headers[headers["p_type"] == c.PT_LOAD]
+    _check_inside(plain, loads, "segment")
+    notes = _machine_notes(plain, headers[headers["p_type"] == c.PT_NOTE])
+    pieces = _pieces(plain, loads[_has_paddr(loads)])
+    if not len(pieces):
+        return Refusal("ELF core", "no segment holds physical memory (a process's core has none)")
+    return _dump(plain, pieces, notes)
+
+
+def read_notes(plain: PlainFile, offset: int, size_bytes: int) -> Iterator[Note]:
+    """The notes of one PT_NOTE segment that lies inside the file.
+
+    Raises:
+        FormatError: a note runs past its segment, or there are absurdly many.
+    """
+    at, end = offset, offset + size_bytes
+    for _ in range(NOTES_LIMIT):
+        if at + c.NOTE_HEADER.itemsize > end:
+            return
+        header = np.frombuffer(plain.pread(at, c.NOTE_HEADER.itemsize), dtype=c.NOTE_HEADER)[0]
+        name_bytes, description_bytes, kind = (int(header[name]) for name in c.NOTE_HEADER.names or ())
+        name_at = at + c.NOTE_HEADER.itemsize
+        description_at = name_at + -(-name_bytes // 4) * 4
+        if description_at + description_bytes > end:
+            raise FormatError("note runs past its segment", source=plain.name, offset=at)
+        if name_bytes <= 256 and description_bytes <= NOTE_BYTES:
+            name = plain.pread(name_at, name_bytes).split(b"\x00", 1)[0]
+            yield Note(name, kind, plain.pread(description_at, description_bytes))
+        at = description_at + -(-description_bytes // 4) * 4
+    raise FormatError(f"more than {NOTES_LIMIT} notes", source=plain.name, offset=offset)
+
+
+def _why_not(head: bytes) -> str | None:
+    """Why a file with these first bytes is no ELF core of an x86-64 machine; None if it is one."""
+    if not head.startswith(c.ELF_MAGIC):
+        return "no ELF magic"
+    if len(head) < c.ELF_HEADER.itemsize:
+        return "shorter than an ELF header"
+    header = np.frombuffer(head, dtype=c.ELF_HEADER)[0]
+    if header["e_ident"][4] != c.ELFCLASS64 or header["e_ident"][5] != c.ELFDATA2LSB:
+        return "not 64-bit little-endian"
+    if header["e_type"] != c.ET_CORE:
+        return f"an ELF file of type {int(header['e_type'])}, not a core ({c.ET_CORE})"
+    if header["e_machine"] != c.EM_X86_64:
+        return f"a core of machine {int(header['e_machine'])}, not x86-64 ({c.EM_X86_64})"
+    return None
+
+
+def _program_headers(plain: PlainFile, header: Any) -> Headers:
+    """All program headers, as many as there are (PN_XNUM)."""
+    if header["e_phentsize"] != c.PROGRAM_HEADER.itemsize:
+        raise FormatError(
+            "wrong size of program headers",
+            source=plain.name,
+            offset=54,
+            expected=str(c.PROGRAM_HEADER.itemsize),
+            found=str(int(header["e_phentsize"])),
+        )
+    number, at = int(header["e_phnum"]), int(header["e_phoff"])
+    if number == c.PN_XNUM:
+        section = plain.pread(int(header["e_shoff"]), c.SECTION_HEADER.itemsize)
+        if len(section) < c.SECTION_HEADER.itemsize:
+            raise FormatError("section header 0 lies beyond the end", source=plain.name, offset=int(header["e_shoff"]))
+        number = int(np.frombuffer(section, dtype=c.SECTION_HEADER)[0]["sh_info"])
+    if number > HEADERS_LIMIT:
+        raise FormatError(f"more than {HEADERS_LIMIT} program headers", source=plain.name, found=str(number))
+    raw = plain.pread(at, number * c.PROGRAM_HEADER.itemsize)
+    if len(raw) < number * c.PROGRAM_HEADER.itemsize:
+        raise FormatError(f"{number} program headers run past the end of the file", source=plain.name, offset=at)
+    return np.frombuffer(raw, dtype=c.PROGRAM_HEADER)
+
+
+def _check_inside(plain: PlainFile, headers: Headers, what: str) -> None:
+    """Raise FormatError for the first header whose bytes are not all in the file."""
+    size = np.uint64(plain.size_bytes)
+    outside = (headers["p_offset"] > size) | (headers["p_filesz"] > size - np.minimum(headers["p_offset"], size))
+    for header in headers[outside & (headers["p_filesz"] > 0)][:1]:
+        raise FormatError(
+            f"{what} of {int(header['p_filesz'])} bytes at {int(header['p_offset'])}, physical "
+            f"{int(header['p_paddr']):#x}, runs past the end of the file",
+            source=plain.name,
+            offset=plain.size_bytes,
+        )
+
+
+def _has_paddr(loads: Headers) -> NDArray[np.bool_]:
+    """Which segments hold bytes with a physical address."""
+    known = (loads["p_filesz"] > 0) & (loads["p_paddr"] != np.uint64(c.PADDR_UNKNOWN))
+    at_zero = known & (loads["p_paddr"] == 0) & (loads["p_vaddr"] != 0)
+    if np.count_nonzero(at_zero) > 1:
+        elsewhere = loads[known & (loads["p_paddr"] != 0)]
+        known &= ~at_zero | np.isin(loads["p_vaddr"], elsewhere["p_vaddr"] - elsewhere["p_paddr"])
+    return np.asarray(known, dtype=np.bool_)
+
+
+def _pieces(plain: PlainFile, physical: Headers) -> Pieces:
+    """Where the segments' whole frames lie."""
+    limit = np.uint64(c.PADDR_LIMIT)
+    beyond = physical["p_paddr"] > limit - np.minimum(physical["p_filesz"], limit)
+    for header in physical[beyond][:1]:
+        raise FormatError(f"segment at physical {int(header['p_paddr']):#x} runs beyond 52 bits", source=plain.name)
+    return whole_frames(
+        *(physical[field].astype(np.int64) for field in ("p_paddr", "p_filesz", "p_offset")),
+    )
+
+
+def _machine_notes(plain: PlainFile, headers: Headers) -> list[Note]:
+    _check_inside(plain, headers, "notes")
+    spans = headers[["p_offset", "p_filesz"]].tolist()
+    return [note for offset, size_bytes in spans for note in read_notes(plain, offset, size_bytes)]
+
+
+def _dump(plain: PlainFile, pieces: Pieces, notes: list[Note]) -> Dump:
+    """The dump with what its notes say."""
+    text = max(
+        (note.description.split(b"\x00", 1)[0] for note in notes if note.name == c.VMCOREINFO_NOTE),
+        key=len,
+        default=None,
+    )
+    facts = {} if text is None else parse_vmcoreinfo(text)
+    cr3, levels = page_table_root(facts)
+    cpus = [state for note in notes if (state := _cpu_state(note)) is not None]
+    if cpus:
+        facts["qemu.cpus"] = str(len(cpus))
+        facts["qemu.cr3"] = " ".join(f"{int(state['cr'][3]):#x}" for state in cpus)
+    paged = [state for state in cpus if int(state["cr"][0]) & c.CR0_PG]
+    in_kernel = [state for state in paged if not int(state["cs"]["selector"]) & 3]
+    for state in in_kernel[:1] or (paged[:1] if cr3 is None else []):
+        cr3 = int(state["cr"][3]) & c.CR3_FRAME
+        levels = 5 if int(state["cr"][4]) & c.CR4_LA57 else 4
+    return Dump("elf", MappedMemory(plain, pieces), cr3, levels, facts, text)
+
+
+def _cpu_state(note: Note) -> Any:
+    """QEMU's state of one CPU, a record of `QEMU_CPU_STATE`; None if the note is something else."""
+    if note.name != c.QEMU_NOTE or len(note.description) < c.QEMU_CPU_STATE.itemsize:
+        return None
+    state = np.frombuffer(note.description, dtype=c.QEMU_CPU_STATE, count=1)[0]
+    fits = c.QEMU_CPU_STATE.itemsize <= state["size"] <= len(note.description)
+    return state if state["version"] == c.QEMU_CPU_VERSION and fits else None

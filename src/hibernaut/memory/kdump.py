@@ -1,0 +1,203 @@
+"""kdump-compressed dumps, as makedumpfile writes them: each page compressed by itself, found through a bitmap."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hibernaut.errors import CorruptImage, FormatError
+from hibernaut.memory import declarations as c
+from hibernaut.memory.dump import Dump, Refusal
+from hibernaut.memory.physical import PAGE_SIZE, FrameRanges, PhysicalMemory
+from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
+
+if TYPE_CHECKING:
+    from hibernaut.memory.files import PlainFile
+    from hibernaut.memory.physical import Bytes, Frames
+
+__all__ = ["KdumpMemory", "open_kdump"]
+
+RUN_PAGES = 256
+"""Pages decompressed for one call at most."""
+BITMAP_BYTES = 1 << 20
+"""Bitmap looked at at a time: 8 Mi frames."""
+VMCOREINFO_BYTES = 1 << 20
+DESCRIPTORS = 1 << 16
+"""Page descriptors looked at at a time."""
+
+
+def open_kdump(plain: PlainFile) -> Dump | Refusal:
+    """A kdump-compressed dump as physical memory; pages that makedumpfile left out do not exist.
+
+    zlib, LZO and zstd pages are read, and uncompressed ones. The flattened form is put in order by `open_plain`.
+
+    Returns:
+        The dump, which owns `plain`; a refusal if the file is not of this format, or of a variety that is not read
+        (Snappy, one file of several, other page sizes).
+
+    Raises:
+        FormatError: it is, but its headers contradict the file's size.
+    """
+    raw = plain.pread(0, c.KDUMP_HEADER.itemsize)
+    if raw.startswith(c.DISKDUMP_MAGIC):
+        return Refusal("kdump", "diskdump, which came before it, is not read")
+    if not raw.startswith(c.KDUMP_MAGIC):
+        return Refusal("kdump", "no KDUMP magic")
+    sub_raw = plain.pread(PAGE_SIZE, c.KDUMP_SUB_HEADER.itemsize)
+    if len(raw) < c.KDUMP_HEADER.itemsize or len(sub_raw) < c.KDUMP_SUB_HEADER.itemsize:
+        raise FormatError("the file ends inside its headers", source=plain.name, offset=plain.size_bytes)
+    header = np.frombuffer(raw, dtype=c.KDUMP_HEADER)[0]
+    sub = np.frombuffer(sub_raw, dtype=c.KDUMP_SUB_HEADER)[0]
+    version = int(header["header_version"])
+    if header["block_size"] != PAGE_SIZE:
+        return Refusal("kdump", f"pages of {int(header['block_size'])} bytes, not {PAGE_SIZE}")
+    if version >= 2 and sub["split"]:
+        return Refusal("kdump", "one file of several (makedumpfile --split)")
+    descriptors_at = (1 + int(header["sub_hdr_size"]) + int(header["bitmap_blocks"])) * PAGE_SIZE
+    ranges = _dumped(plain, header, int(sub["max_mapnr_64"]) if version >= 6 else int(header["max_mapnr"]))
+    if descriptors_at + ranges.total_pages * c.KDUMP_PAGE.itemsize > plain.size_bytes:
+        raise FormatError(
+            f"{ranges.total_pages} page descriptors run past the end", source=plain.name, offset=descriptors_at
+        )
+    kinds = _compressions(plain, descriptors_at, ranges.total_pages)
+    if "snappy" in kinds:
+        return Refusal("kdump", "pages compressed with Snappy; dump with makedumpfile -c, -l or -z, or convert it")
+    text = _vmcoreinfo(plain, sub) if version >= 3 else None
+    facts = {} if text is None else parse_vmcoreinfo(text)
+    cr3, levels = page_table_root(facts)
+    return Dump("kdump", KdumpMemory(plain, ranges, descriptors_at), cr3, levels, facts, text)
+
+
+class KdumpMemory(PhysicalMemory):
+    """Frames of a kdump-compressed file, decompressed when they are asked for.
+
+    Reading a damaged page raises CorruptImage.
+    """
+
+    def __init__(self, plain: PlainFile, ranges: FrameRanges, descriptors_at: int) -> None:
+        self._plain = plain
+        self._ranges = ranges
+        self._rows = np.cumsum(ranges.pages) - ranges.pages
+        self._descriptors_at = descriptors_at
+        self._codecs: dict[int, Callable[[bytes], bytes]] = {}
+
+    @property
+    def ranges(self) -> FrameRanges:
+        """Which frames the dump holds."""
+        return self._ranges
+
+    def run(self, pfn: int, pages: int) -> Bytes:
+        """See `PhysicalMemory.run`: at most `RUN_PAGES` pages, in an array of their own."""
+        index = int(np.searchsorted(self._ranges.starts, pfn, side="right")) - 1
+        within = pfn - int(self._ranges.starts[index]) if index >= 0 else 0
+        count = min(pages, RUN_PAGES, int(self._ranges.pages[index]) - within) if index >= 0 else 0
+        out = np.empty((max(count, 0), PAGE_SIZE), dtype=np.uint8)
+        if len(out):
+            first = self._descriptors_at + (int(self._rows[index]) + within) * c.KDUMP_PAGE.itemsize
+            raw = self._plain.pread(first, count * c.KDUMP_PAGE.itemsize)
+            for row, descriptor in enumerate(np.frombuffer(raw, dtype=c.KDUMP_PAGE)):
+                out[row] = self._page(first + row * c.KDUMP_PAGE.itemsize, descriptor)
+        out.flags.writeable = False
+        return out
+
+    def _page(self, at: int, descriptor: Any) -> NDArray[np.uint8]:
+        """One page by its descriptor, which stands at byte `at`. Raises CorruptImage."""
+        offset, size_bytes, flags = int(descriptor["offset"]), int(descriptor["size"]), int(descriptor["flags"])
+        if size_bytes > PAGE_SIZE or offset + size_bytes > self._plain.size_bytes or flags not in c.KDUMP_COMPRESSED:
+            raise CorruptImage(
+                f"impossible page descriptor: {size_bytes} bytes at {offset}, flags {flags:#x}",
+                source=self._plain.name,
+                offset=at,
+            )
+        if flags not in self._codecs:
+            self._codecs[flags] = _codec(c.KDUMP_COMPRESSED[flags])
+        try:
+            page = self._codecs[flags](self._plain.pread(offset, size_bytes))
+        except ValueError as error:
+            raise CorruptImage(f"damaged page ({error})", source=self._plain.name, offset=offset) from error
+        if len(page) != PAGE_SIZE:
+            raise CorruptImage(
+                "page of a wrong size",
+                source=self._plain.name,
+                offset=offset,
+                expected=str(PAGE_SIZE),
+                found=str(len(page)),
+            )
+        return np.frombuffer(page, dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._plain.close()
+
+
+def _codec(compression: str) -> Callable[[bytes], bytes]:
+    """A function that decompresses one page and raises ValueError if it cannot; libraries are imported when needed."""
+    if compression == "zlib":
+
+        def unpack(data: bytes) -> bytes:
+            # One byte too many tells a page that is too long without decompressing more of it.
+            return zlib.decompressobj().decompress(data, PAGE_SIZE + 1)
+
+        return _reporting(unpack, zlib.error)
+    if compression == "lzo":
+        import lzallright
+
+        return _reporting(lambda data: lzallright.LZOCompressor.decompress(data, PAGE_SIZE), lzallright.LZOError)
+    if compression == "zstd":
+        import zstandard
+
+        unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 20)
+        return _reporting(lambda data: unpacker.decompress(data, max_output_size=PAGE_SIZE), zstandard.ZstdError)
+    return lambda data: data
+
+
+def _reporting(unpack: Callable[[bytes], bytes], damage: type[Exception]) -> Callable[[bytes], bytes]:
+    def reporting(data: bytes) -> bytes:
+        try:
+            return unpack(data)
+        except damage as error:
+            raise ValueError(str(error)) from error
+
+    return reporting
+
+
+def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
+    """The frames that have a descriptor: the bits of the second bitmap. Memory is bounded by the bitmap in the file."""
+    half = int(header["bitmap_blocks"]) * PAGE_SIZE // 2
+    start = (1 + int(header["sub_hdr_size"])) * PAGE_SIZE + half
+    if start + half > plain.size_bytes:
+        raise FormatError("the bitmaps run past the end of the file", source=plain.name, offset=start - half)
+    edges: list[Frames] = []
+    before = dumped_pages = 0
+    size_bytes = min(half, -(-max_mapnr // 8))
+    for at in range(0, size_bytes, BITMAP_BYTES):
+        raw = plain.pread(start + at, min(BITMAP_BYTES, size_bytes - at))
+        bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), bitorder="little")
+        bits = bits[: max_mapnr - at * 8]
+        dumped_pages += int(np.count_nonzero(bits))
+        if dumped_pages * c.KDUMP_PAGE.itemsize > plain.size_bytes:
+            raise FormatError("the bitmap names more pages than fit", source=plain.name, offset=start + at)
+        edges.append(np.flatnonzero(np.diff(bits, prepend=np.uint8(before))).astype(np.int64) + at * 8)
+        before = int(bits[-1])
+    found = np.concatenate([*edges, np.array([max_mapnr] if before else [], dtype=np.int64)])
+    return FrameRanges(found[::2], found[1::2] - found[::2])
+
+
+def _compressions(plain: PlainFile, at: int, pages: int) -> set[str]:
+    """Which compressions the pages say they have; unknown ones are left for whoever reads the page."""
+    found: set[int] = set()
+    for first in range(0, pages, DESCRIPTORS):
+        raw = plain.pread(at + first * c.KDUMP_PAGE.itemsize, min(DESCRIPTORS, pages - first) * c.KDUMP_PAGE.itemsize)
+        found.update(np.unique(np.frombuffer(raw, dtype=c.KDUMP_PAGE)["flags"]).tolist())
+    return {c.KDUMP_COMPRESSED[flags] for flags in found if flags in c.KDUMP_COMPRESSED}
+
+
+def _vmcoreinfo(plain: PlainFile, sub: Any) -> bytes | None:
+    at, size_bytes = int(sub["offset_vmcoreinfo"]), int(sub["size_vmcoreinfo"])
+    if not 0 < size_bytes <= VMCOREINFO_BYTES or at + size_bytes > plain.size_bytes:
+        return None
+    return plain.pread(at, size_bytes).split(b"\x00", 1)[0]

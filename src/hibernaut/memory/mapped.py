@@ -1,0 +1,172 @@
+"""Physical memory that lies in one mapped file, in however many pieces."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hibernaut.memory.physical import CHUNK_PAGES, PAGE_SIZE, FrameRanges, PhysicalMemory
+
+if TYPE_CHECKING:
+    from hibernaut.memory.files import PlainFile
+    from hibernaut.memory.physical import BoolArray, Bytes
+
+__all__ = ["MappedMemory", "Pieces", "first_wins", "whole_frames"]
+
+BLOCKS_KEPT = 8
+"""Blocks that `MappedMemory.blocks` leaves mapped behind it: a writing thread may be some blocks late."""
+
+Pieces = NDArray[np.int64]
+"""Runs of frames that lie in a file as they lie in memory, shape (n, 3): first frame, pages, byte of the first one.
+
+The byte need not be a multiple of anything.
+"""
+
+
+def whole_frames(paddrs: ArrayLike, sizes_bytes: ArrayLike, offsets: ArrayLike) -> Pieces:
+    """The frames that lie wholly in ranges of physical bytes stored at `offsets`; all int64 of shape (n,).
+
+    Frames of which the dump has only a part are left out: their other bytes are unknown, and the kernel itself uses no
+    page that is not RAM as a whole (`e820_end_pfn` and `e820__memblock_setup`, arch/x86/kernel/e820.c, round inwards).
+    """
+    paddr, size_bytes, offset = (np.asarray(of, dtype=np.int64) for of in (paddrs, sizes_bytes, offsets))
+    start = -(-paddr // PAGE_SIZE)
+    pages = (paddr + size_bytes) // PAGE_SIZE - start
+    pieces = np.stack((start, pages, offset + start * PAGE_SIZE - paddr), axis=1)
+    return pieces[pages > 0]
+
+
+def first_wins(pieces: Pieces) -> Pieces:
+    """The same frames without overlaps, ascending: a frame that several pieces have is the earliest piece's.
+
+    ELF readers look for the first header that names an address. n log n in the number of pieces.
+    """
+    order = np.argsort(pieces[:, 0], kind="stable")
+    ordered = pieces[order]
+    if not len(pieces) or (ordered[:-1, 0] + ordered[:-1, 1] <= ordered[1:, 0]).all():
+        return ordered
+    kept = np.array(_sweep(pieces[:, 0].tolist(), (pieces[:, 0] + pieces[:, 1]).tolist(), order.tolist()))
+    number, first, end = kept.T
+    return np.stack((first, end - first, pieces[number, 2] + (first - pieces[number, 0]) * PAGE_SIZE), axis=1)
+
+
+def _sweep(starts: list[int], ends: list[int], order: list[int]) -> list[tuple[int, int, int]]:
+    """Disjoint (piece, first, end), ascending; of overlapping ones the smallest number wins. `order` sorts by start."""
+    active: list[int] = []
+    kept: list[tuple[int, int, int]] = []
+    at = taken = 0
+    while active or taken < len(order):
+        if not active:
+            at = max(at, starts[order[taken]])
+        while taken < len(order) and starts[order[taken]] <= at:
+            heapq.heappush(active, order[taken])
+            taken += 1
+        number = active[0]
+        if ends[number] <= at:
+            heapq.heappop(active)
+            continue
+        stop = min(ends[number], starts[order[taken]]) if taken < len(order) else ends[number]
+        if kept and kept[-1][0] == number and kept[-1][2] == at:
+            kept[-1] = (number, kept[-1][1], stop)
+        else:
+            kept.append((number, at, stop))
+        at = stop
+    return kept
+
+
+class MappedMemory(PhysicalMemory):
+    """Frames of a mapped file, handed out as views of the mapping: nothing is copied but by `gather`.
+
+    Args:
+        plain: the file; closing this memory closes it.
+        pieces: where the frames lie, in any order, all inside the file; of overlapping ones the earlier wins.
+
+    Raises:
+        FormatError: the file cannot be mapped (some files of /proc).
+    """
+
+    def __init__(self, plain: PlainFile, pieces: Pieces) -> None:
+        self._plain = plain
+        self._data = plain.map()
+        self._pieces = first_wins(pieces)
+        # Python's own numbers: `run` is asked for single frames often.
+        self._starts: list[int] = self._pieces[:, 0].tolist()
+        self._ends: list[int] = (self._pieces[:, 0] + self._pieces[:, 1]).tolist()
+        self._offsets: list[int] = self._pieces[:, 2].tolist()
+        self._ranges = _merged(self._pieces)
+
+    @property
+    def ranges(self) -> FrameRanges:
+        """Which frames exist."""
+        return self._ranges
+
+    def run(self, pfn: int, pages: int) -> Bytes:
+        """See `PhysicalMemory.run`: a view of the one piece that holds `pfn`."""
+        index = bisect.bisect_right(self._starts, pfn) - 1
+        if index < 0 or pfn >= self._ends[index] or pages <= 0:
+            return np.empty((0, PAGE_SIZE), dtype=np.uint8)
+        pages = min(pages, self._ends[index] - pfn)
+        at = self._offsets[index] + (pfn - self._starts[index]) * PAGE_SIZE
+        return self._data[at : at + pages * PAGE_SIZE].reshape(pages, PAGE_SIZE)
+
+    def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
+        """See `PhysicalMemory.gather`: one indexed copy for all pieces that lie alike in the file's pages."""
+        frames = np.asarray(pfns, dtype=np.int64)
+        pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
+        if not len(self._pieces):
+            pages[:] = 0
+            return pages, np.zeros(len(frames), dtype=np.bool_)
+        starts, lengths, offsets = self._pieces.T
+        index = np.maximum(np.searchsorted(starts, frames, side="right") - 1, 0)
+        within = frames - starts[index]
+        present = (within >= 0) & (within < lengths[index])
+        position = offsets[index] + within * PAGE_SIZE
+        shift = position % PAGE_SIZE
+        for align in np.unique(shift[present]).tolist():
+            rows = np.flatnonzero(present & (shift == align))
+            whole = (len(self._data) - align) // PAGE_SIZE
+            view = self._data[align : align + whole * PAGE_SIZE].reshape(whole, PAGE_SIZE)
+            if len(rows) == len(frames):
+                np.take(view, position // PAGE_SIZE, axis=0, out=pages, mode="clip")
+            else:
+                pages[rows] = view[position[rows] // PAGE_SIZE]
+        pages[~present] = 0
+        return pages, present
+
+    def blocks(self, pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
+        """See `PhysicalMemory.blocks`. The mapping of a block is released some blocks later.
+
+        So reading a dump from end to end keeps a few blocks resident, not the dump. The arrays stay valid all the same:
+        touching one again maps it again.
+        """
+        used: deque[tuple[int, int]] = deque()
+        for start, end, offset in zip(self._starts, self._ends, self._offsets, strict=True):
+            for first in range(start, end, pages):
+                got = self.run(first, min(pages, end - first))
+                yield first, got
+                used.append((offset + (first - start) * PAGE_SIZE, got.nbytes))
+                if len(used) > BLOCKS_KEPT:
+                    self._plain.release(*used.popleft())
+        for block in used:
+            self._plain.release(*block)
+
+    def close(self) -> None:
+        """Close the file; its mapping goes with the last array on it."""
+        self._data = np.empty(0, dtype=np.uint8)
+        self._pieces = self._pieces[:0]
+        self._starts, self._ends, self._offsets = [], [], []
+        self._plain.close()
+
+
+def _merged(pieces: Pieces) -> FrameRanges:
+    """The frames of ascending disjoint pieces."""
+    ends = pieces[:, 0] + pieces[:, 1]
+    begins = np.append(True, pieces[1:, 0] != ends[:-1])[: len(pieces)]
+    starts = pieces[begins, 0]
+    return FrameRanges(starts, ends[np.append(begins[1:], True)[: len(pieces)]] - starts)

@@ -1,0 +1,60 @@
+"""Output files: written beside their target and renamed over it once they are complete and synced."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["replacing", "write_all"]
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[int]:
+    """A descriptor, open for reading and writing, of a new file that takes the place of `path` on success.
+
+    On leaving without an exception the file is synced and renamed over `path`, and the folder is synced; on an
+    exception it is removed and `path` stays what it was. A symbolic link is followed: what it names is replaced. Mode
+    follows the umask, nothing of the old file is kept.
+
+    Raises:
+        IsADirectoryError: `path` is a directory.
+        FileExistsError: `path` is a device, pipe or socket, which a rename would only hide.
+        OSError: as the system reports it.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(21, os.strerror(21), str(path))
+    if target.exists() and not target.is_file():
+        raise FileExistsError(17, "is not a regular file", str(path))
+    partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            yield fd
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        partial.rename(target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: memoryview, offset: int) -> None:
+    """`pwrite` until everything is written. Raises OSError as the system reports it (no space, for one)."""
+    while len(data):
+        done = os.pwrite(fd, data, offset)
+        data, offset = data[done:], offset + done

@@ -1,0 +1,46 @@
+"""Raw dumps: physical memory from frame 0 on, and nothing else. The last resort: they have no mark of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hibernaut.memory import declarations as c
+from hibernaut.memory.dump import Dump, Refusal
+from hibernaut.memory.mapped import MappedMemory
+from hibernaut.memory.physical import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from hibernaut.memory.files import PlainFile
+
+__all__ = ["foreign_format", "open_raw"]
+
+LOOKED_AT_BYTES = 1 << 16
+"""How far a Windows hibernation file is looked for its first compressed block."""
+
+
+def foreign_format(head: bytes) -> str | None:
+    """What a file with these first bytes is, if it is something known that is not raw memory; else None."""
+    for what, offset, magics in c.FOREIGN:
+        if head[offset : offset + 64].startswith(magics):
+            return what
+    if c.HIBERFIL_BLOCK in head:
+        return "a Windows hibernation file"
+    return None
+
+
+def open_raw(plain: PlainFile) -> Dump | Refusal:
+    """A file of whole pages as physical memory from frame 0 on; anything known to be something else is refused.
+
+    Returns:
+        The dump, which owns `plain`, or a refusal that names what the file is.
+    """
+    what = foreign_format(plain.pread(0, LOOKED_AT_BYTES))
+    if what is not None:
+        return Refusal("raw memory", f"this is {what}")
+    if plain.size_bytes % PAGE_SIZE:
+        return Refusal("raw memory", f"{plain.size_bytes} bytes are not a multiple of {PAGE_SIZE}")
+    if plain.size_bytes > c.PADDR_LIMIT:
+        return Refusal("raw memory", f"{plain.size_bytes} bytes are more than 52 bits can address")
+    return Dump("raw", MappedMemory(plain, np.array([[0, plain.size_bytes // PAGE_SIZE, 0]])))

@@ -1,0 +1,145 @@
+"""VMCOREINFO: the text in which a kernel tells crash tools about itself, found in its own memory.
+
+The kernel keeps it in two places (kernel/vmcore_info.c, before v6.9 kernel/crash_core.c): the ELF note that a crash
+dump gets and a page that the note is filled from. The text starts with `OSRELEASE=` and is followed by zeroes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hibernaut.memory.declarations import CR3_FRAME, PADDR_LIMIT, START_KERNEL_MAP
+from hibernaut.memory.physical import PAGE_SIZE, Bytes, Frames, PhysicalMemory
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "VmcoreinfoFinder",
+    "chunks_of",
+    "find_vmcoreinfo",
+    "is_vmcoreinfo",
+    "page_table_root",
+    "parse_vmcoreinfo",
+]
+
+START = b"OSRELEASE="
+MUST_HAVE = "SYMBOL(swapper_pg_dir)"
+TEXT_BYTES = 4 * PAGE_SIZE
+"""The kernel's limit is one page (VMCOREINFO_BYTES, include/linux/vmcore_info.h); room for it to grow."""
+ALIGN_BYTES = 8
+"""Both copies start at a multiple of 8: one is a page of its own, the other follows a note's 24 bytes of header."""
+
+LINE = re.compile(r"[^\x00-\x1f=]+=[^\x00-\x1f]*")
+
+
+def parse_vmcoreinfo(text: bytes) -> dict[str, str]:
+    """VMCOREINFO's lines as key -> value, in order; lines without `=` are left out.
+
+    Bytes that are not UTF-8 become backslash escapes.
+    """
+    lines = text.split(b"\x00", 1)[0].decode("utf-8", "backslashreplace").split("\n")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def is_vmcoreinfo(text: bytes) -> bool:
+    """Whether a text is a whole VMCOREINFO of a kernel, not a fragment or a mention of one."""
+    try:
+        lines = text.decode("ascii").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        return False
+    return (
+        len(text) > len(START)
+        and text.startswith(START)
+        and all(LINE.fullmatch(line) for line in lines)
+        and any(line.startswith(f"{MUST_HAVE}=") for line in lines)
+    )
+
+
+def page_table_root(facts: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """CR3 and levels of paging by VMCOREINFO: the physical address of `swapper_pg_dir`; None where it does not tell.
+
+    A symbol of the kernel image at virtual address v is at v - __START_KERNEL_map + phys_base
+    (`__phys_addr_nodebug`, arch/x86/include/asm/page_64.h); both numbers contain what KASLR added.
+    `pgtable_l5_enabled` is exported since v4.17; without it there are 4 levels.
+    """
+    try:
+        cr3 = int(facts[MUST_HAVE], 16) - START_KERNEL_MAP + int(facts["NUMBER(phys_base)"])
+        levels = 5 if int(facts.get("NUMBER(pgtable_l5_enabled)", "0")) else 4
+    except (KeyError, ValueError):
+        return None, None
+    if not 0 < cr3 < PADDR_LIMIT or cr3 & ~CR3_FRAME:
+        return None, None
+    return cr3, levels
+
+
+def chunks_of(memory: PhysicalMemory) -> Iterator[tuple[Frames, Bytes]]:
+    """All of a memory as a stream of (frames, pages): int64 (n,) and uint8 (n, 4096), ascending."""
+    for first, pages in memory.blocks():
+        yield np.arange(first, first + len(pages), dtype=np.int64), pages
+
+
+def find_vmcoreinfo(memory: PhysicalMemory) -> bytes | None:
+    """VMCOREINFO's text in a memory, the longest copy; None if there is none. Reads everything, at memory speed."""
+    finder = VmcoreinfoFinder()
+    for pfns, pages in chunks_of(memory):
+        finder.feed(pfns, pages)
+    return finder.text
+
+
+class VmcoreinfoFinder:
+    """Looks for VMCOREINFO in memory that goes by in chunks, as when an image is converted in one pass.
+
+    Attributes:
+        text: the longest copy seen so far, without the NUL that ends it; None if none was seen.
+    """
+
+    def __init__(self) -> None:
+        self.text: bytes | None = None
+        self._open: list[bytes] = []
+        """Copies that the last chunk began and did not end."""
+        self._next = -1
+        """The frame that would continue them."""
+
+    def watch(self, chunks: Iterable[tuple[Frames, Bytes]]) -> Iterator[tuple[Frames, Bytes]]:
+        """The same chunks, each looked at as it passes."""
+        for pfns, pages in chunks:
+            self.feed(pfns, pages)
+            yield pfns, pages
+
+    def feed(self, pfns: Frames, pages: Bytes) -> None:
+        """Look at the next frames: int64 (n,) ascending, and their pages, uint8 (n, 4096), C-contiguous."""
+        if not len(pfns):
+            return
+        data = pages.reshape(-1)
+        begun, self._open = self._open, []
+        if begun and int(pfns[0]) == self._next:
+            for text in begun:
+                self._consider(text, data, pfns, 0)
+        for start in _candidates(data):
+            self._consider(b"", data, pfns, start)
+        self._next = int(pfns[-1]) + 1
+
+    def _consider(self, begun: bytes, data: Bytes, pfns: Frames, start: int) -> None:
+        """What starts like VMCOREINFO: `begun` in the last chunk, and on from byte `start` of this one."""
+        first = start // PAGE_SIZE
+        # Neighbours in the chunk are neighbours in memory as far as frames count up by one.
+        steps = np.diff(pfns[first : first + TEXT_BYTES // PAGE_SIZE + 1]) == 1
+        end = first + 1 + int(np.argmin(np.append(steps, False)))
+        window = begun + data[start : min(end * PAGE_SIZE, start + TEXT_BYTES - len(begun))].tobytes()
+        text, nul, _ = window.partition(b"\x00")
+        if not nul and end == len(pfns) and len(window) < TEXT_BYTES:
+            self._open.append(window)
+        elif nul and len(text) > len(self.text or b"") and is_vmcoreinfo(text):
+            self.text = text
+
+
+def _candidates(data: Bytes) -> list[int]:
+    """Where texts may start: positions, multiples of 8, of `START`'s first 8 bytes."""
+    words: NDArray[np.uint64] = data.view(np.uint64)
+    hits = np.flatnonzero(words == np.uint64(int.from_bytes(START[:ALIGN_BYTES], "little")))
+    return [at * ALIGN_BYTES for at in hits.tolist()]

@@ -1,0 +1,206 @@
+"""Writers of raw, LiME and ELF core files, from memory that comes as a stream of chunks.
+
+All take the frames there are as `ranges`, known beforehand, so that every frame's place in the file is known when
+it arrives: one pass, bounded memory. The descriptor is a new, empty file's (see `hibernaut.memory.output.replacing`).
+
+A thread writes while the caller produces the next chunks (`pwrite` holds no lock of Python's). So the arrays of a chunk
+must stay as they are after they were handed over: make new ones, or views of something that does not change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hibernaut.memory import declarations as c
+from hibernaut.memory.elf import Note
+from hibernaut.memory.output import write_all
+from hibernaut.memory.physical import PAGE_SIZE, FrameRanges
+
+if TYPE_CHECKING:
+    from hibernaut.memory.physical import Bytes, Frames
+
+__all__ = ["Chunks", "vmcoreinfo_note", "write_elf", "write_lime", "write_raw"]
+
+Chunks = Iterable[tuple["Frames", "Bytes"]]
+"""Ascending frames, int64 (n,), each time with their pages, uint8 (n, 4096)."""
+
+BATCH_BYTES = 1 << 20
+"""What is handed to the writing thread at a time, at least: single system calls of this size reach memory speed."""
+BATCHES_WAITING = 4
+IOVECS = 512
+"""Buffers given to one system call; the system allows 1024 (IOV_MAX)."""
+
+
+def write_raw(chunks: Chunks, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
+    """Frame n at byte 4096 n; frames that do not exist are holes, which read as zeroes.
+
+    Args:
+        chunks: the frames of `ranges`, each once.
+        fd: a new file, open for writing.
+        ranges: every frame there is.
+        zero_pages: how many of those will not come since they hold only zeroes; they become holes.
+
+    Raises:
+        ValueError: the chunks hold a frame that `ranges` does not, or not as many as announced.
+        OSError: as the system reports it.
+    """
+    os.ftruncate(fd, ranges.end * PAGE_SIZE)
+    _write_chunks(chunks, fd, ranges, ranges.starts * PAGE_SIZE, zero_pages)
+
+
+def write_lime(chunks: Chunks, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
+    """LiME, version 1: a header and its pages for each range. Arguments and errors as for `write_raw`."""
+    headers = np.zeros(len(ranges), dtype=c.LIME_RANGE)
+    headers["magic"], headers["version"] = c.LIME_MAGIC, c.LIME_VERSION
+    headers["s_addr"] = ranges.starts * PAGE_SIZE
+    headers["e_addr"] = (ranges.starts + ranges.pages) * PAGE_SIZE - 1
+    at = _after(ranges) + np.arange(1, len(ranges) + 1) * c.LIME_RANGE.itemsize
+    raw = memoryview(headers.tobytes())
+    size_bytes = c.LIME_RANGE.itemsize
+    for number, place in enumerate((at - size_bytes).tolist()):
+        write_all(fd, raw[number * size_bytes : (number + 1) * size_bytes], place)
+    os.ftruncate(fd, raw.nbytes + ranges.total_pages * PAGE_SIZE)
+    _write_chunks(chunks, fd, ranges, at, zero_pages)
+
+
+def write_elf(
+    chunks: Chunks,
+    fd: int,
+    ranges: FrameRanges,
+    *,
+    zero_pages: int = 0,
+    vaddr_base: int | None = None,
+    notes: Callable[[], Sequence[Note]] = tuple,
+) -> None:
+    """An ELF64 core of an x86-64 machine: one PT_NOTE, first as `crash` wants it, and one PT_LOAD a range.
+
+    The notes stand at the end of the file and are asked for when all memory has gone by, since their text may be found
+    in it. Headers are written last: an unfinished file is not an ELF file.
+
+    Args:
+        chunks: as for `write_raw`.
+        fd: as for `write_raw`.
+        ranges: as for `write_raw`.
+        zero_pages: as for `write_raw`.
+        vaddr_base: where the direct map starts, for `p_vaddr`; 0 is written where it is not known.
+        notes: gives the notes, called once.
+
+    Raises:
+        ValueError: as for `write_raw`.
+        OSError: as the system reports it.
+    """
+    headers = np.zeros(1 + len(ranges), dtype=c.PROGRAM_HEADER)
+    head_bytes = len(_elf_head(len(headers))) + headers.nbytes
+    at = -(-head_bytes // PAGE_SIZE) * PAGE_SIZE + _after(ranges)
+    _write_chunks(chunks, fd, ranges, at, zero_pages)
+    end = int(at[-1] + ranges.pages[-1] * PAGE_SIZE) if len(ranges) else head_bytes
+    packed = b"".join(_packed(note) for note in notes())
+    os.ftruncate(fd, end + len(packed))
+    write_all(fd, memoryview(packed), end)
+    headers[0] = (c.PT_NOTE, 0, end, 0, 0, len(packed), 0, 4)
+    loads = headers[1:]
+    loads["p_type"], loads["p_flags"], loads["p_align"] = c.PT_LOAD, c.PF_RWX, PAGE_SIZE
+    loads["p_offset"] = at
+    loads["p_paddr"] = ranges.starts * PAGE_SIZE
+    loads["p_vaddr"] = 0 if vaddr_base is None else loads["p_paddr"] + np.uint64(vaddr_base)
+    loads["p_filesz"] = loads["p_memsz"] = ranges.pages * PAGE_SIZE
+    write_all(fd, memoryview(_elf_head(len(headers)) + headers.tobytes()), 0)
+
+
+def vmcoreinfo_note(text: bytes) -> Note:
+    """The note by which `drgn` and `crash` know a Linux kernel's core: VMCOREINFO's text, type 0."""
+    return Note(c.VMCOREINFO_NOTE, 0, text)
+
+
+def _packed(note: Note) -> bytes:
+    """A note as it stands in the file: header, name with NUL and description, each padded to 4 bytes."""
+    name = note.name + b"\x00"
+    header = np.array([(len(name), len(note.description), note.kind)], dtype=c.NOTE_HEADER).tobytes()
+    return header + b"".join(part.ljust(-(-len(part) // 4) * 4, b"\x00") for part in (name, note.description))
+
+
+def _elf_head(segments: int) -> bytes:
+    """What stands before the program headers: the ELF header, and section header 0 where it holds their number."""
+    header = np.zeros(1, dtype=c.ELF_HEADER)[0]
+    ident = c.ELF_MAGIC + bytes([c.ELFCLASS64, c.ELFDATA2LSB, c.EV_CURRENT])
+    header["e_ident"][: len(ident)] = np.frombuffer(ident, dtype=np.uint8)
+    header["e_type"], header["e_machine"], header["e_version"] = c.ET_CORE, c.EM_X86_64, c.EV_CURRENT
+    header["e_ehsize"], header["e_phentsize"] = c.ELF_HEADER.itemsize, c.PROGRAM_HEADER.itemsize
+    if segments < c.PN_XNUM:
+        header["e_phoff"], header["e_phnum"] = c.ELF_HEADER.itemsize, segments
+        return bytes(header.tobytes())
+    section = np.zeros(1, dtype=c.SECTION_HEADER)
+    section["sh_info"] = segments
+    header["e_phoff"], header["e_phnum"] = c.ELF_HEADER.itemsize + section.itemsize, c.PN_XNUM
+    header["e_shoff"], header["e_shentsize"], header["e_shnum"] = c.ELF_HEADER.itemsize, section.itemsize, 1
+    return bytes(header.tobytes() + section.tobytes())
+
+
+def _after(ranges: FrameRanges) -> NDArray[np.int64]:
+    """How many bytes of pages stand before each range, shape (n,)."""
+    return (np.cumsum(ranges.pages) - ranges.pages) * PAGE_SIZE
+
+
+def _write_chunks(chunks: Chunks, fd: int, ranges: FrameRanges, at: NDArray[np.int64], zero_pages: int) -> None:
+    """Write every chunk to its place; `at` is the byte in the file of each range's first frame."""
+    seen_pages = zero_pages
+    waiting: deque[Future[None]] = deque()
+    batch: list[tuple[int, memoryview]] = []
+    batch_bytes = 0
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as thread:
+        for pfns, pages in chunks:
+            batch.extend(_placed(pfns, pages, ranges, at))
+            batch_bytes += pages.nbytes
+            seen_pages += len(pfns)
+            if batch_bytes >= BATCH_BYTES:
+                if len(waiting) == BATCHES_WAITING:
+                    waiting.popleft().result()
+                waiting.append(thread.submit(_write_batch, fd, batch))
+                batch, batch_bytes = [], 0
+        for job in waiting:
+            job.result()
+        _write_batch(fd, batch)
+    if seen_pages != ranges.total_pages:
+        raise ValueError(f"{seen_pages - zero_pages} pages came, {ranges.total_pages - zero_pages} were announced")
+
+
+def _placed(pfns: Frames, pages: Bytes, ranges: FrameRanges, at: NDArray[np.int64]) -> list[tuple[int, memoryview]]:
+    """A chunk as (byte in the file, bytes) pairs, one for each run that is one in the file."""
+    if not len(pfns):
+        return []
+    index = np.maximum(np.searchsorted(ranges.starts, pfns, side="right") - 1, 0)
+    within = pfns - ranges.starts[index] if len(ranges) else np.full(len(pfns), -1)
+    if not len(ranges) or ((within < 0) | (within >= ranges.pages[index])).any():
+        raise ValueError("a frame came that was not announced")
+    places = at[index] + within * PAGE_SIZE
+    breaks = np.flatnonzero(np.diff(places) != PAGE_SIZE) + 1
+    data = np.ascontiguousarray(pages).reshape(-1).data
+    firsts = [0, *breaks.tolist()]
+    lasts = [*firsts[1:], len(pfns)]
+    return [
+        (place, data[first * PAGE_SIZE : last * PAGE_SIZE])
+        for place, first, last in zip(places[firsts].tolist(), firsts, lasts, strict=True)
+    ]
+
+
+def _write_batch(fd: int, batch: list[tuple[int, memoryview]]) -> None:
+    """Write runs, joining those that follow each other in the file into one system call."""
+    start = 0
+    while start < len(batch):
+        place, first = batch[start]
+        end, stop = place + len(first), start + 1
+        while stop < len(batch) and batch[stop][0] == end and stop - start < IOVECS:
+            end += len(batch[stop][1])
+            stop += 1
+        done = os.pwritev(fd, [data for _, data in batch[start:stop]], place)
+        if done != end - place:  # a signal or a full disk cut it short: the rest piece by piece, for the error's sake
+            for at, data in batch[start:stop]:
+                write_all(fd, data[max(place + done - at, 0) :], max(at, place + done))
+        start = stop

@@ -1,0 +1,64 @@
+"""Fetching many tables: without a copy where their frames are neighbours, gathered where not."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hibernaut.errors import FormatError
+from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames, PhysicalMemory
+from hibernaut.paging.entries import ENTRIES, Entries
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["TableReader"]
+
+
+class TableReader:
+    """Reads tables as arrays of entries. Safe to share between threads: the memory itself is asked by one at a time."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self._memory = memory
+        self._ranges = memory.ranges
+        self._lock = threading.Lock()
+
+    @property
+    def frames(self) -> int:
+        """How many frames the memory has."""
+        return self._ranges.total_pages
+
+    def exist(self, pfns: Frames) -> BoolArray:
+        """Which of these tables the memory has."""
+        return self._ranges.contains(pfns)
+
+    def tables(self, pfns: Frames, buffer: Bytes | None = None) -> Entries:
+        """The entries of tables that exist, uint64, shape (n, 512); to be read, not written, and not kept.
+
+        Args:
+            pfns: frames of the tables, shape (n,), all of them existing.
+            buffer: where to gather, shape (at least n, 4096); made if not given and needed.
+
+        Raises:
+            FormatError: the memory lists such a frame but does not give it.
+        """
+        count = len(pfns)
+        with self._lock:
+            if count and int(pfns[-1]) - int(pfns[0]) == count - 1 and bool((np.diff(pfns) == 1).all()):
+                pages = self._memory.run(int(pfns[0]), count)
+                if len(pages) == count:
+                    return _entries(pages)
+            out = np.empty((count, PAGE_SIZE), dtype=np.uint8) if buffer is None else buffer[:count]
+            pages, present = self._memory.gather(pfns, out)
+        if not present.all():
+            missing = int(pfns[int(np.flatnonzero(~present)[0])])
+            raise FormatError(f"frame {missing:#x} is listed but cannot be read")
+        return _entries(pages)
+
+
+def _entries(pages: NDArray[np.uint8]) -> Entries:
+    entries = pages.view(np.uint64)
+    # A file's segment need not begin at a multiple of 8: NumPy copies such an array faster than it computes with it.
+    return (entries if entries.flags.aligned else entries.copy()).reshape(-1, ENTRIES)

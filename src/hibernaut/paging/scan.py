@@ -1,0 +1,420 @@
+"""Whole-table scan, level by level: what `PageTables.scan` does.
+
+A level is one list of tables. All of them are first asked one question: is this table one run of consecutive frames
+with the same flags, or all zero? That is what most tables of a direct map are, and it costs one subtraction and one
+comparison an entry, in the order in which the tables lie in memory, by two threads, in chunks that stay in a cache.
+Only the tables that are neither are looked at entry by entry.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from hibernaut.errors import FormatError
+from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Frames, PhysicalMemory
+from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames
+from hibernaut.paging.reader import TableReader
+from hibernaut.paging.spans import Addresses, Codes, Rights, Spans, Stop, entry_steps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["TABLE", "entry_rights", "entry_states", "scan"]
+
+UNIFORM_CHUNK = 512
+"""Tables that a thread asks at a time whether they are uniform (2 MiB)."""
+
+MIXED_CHUNK = 128
+"""Tables that a thread looks at entry by entry at a time (64 Ki entries; some fifteen arrays of that length)."""
+
+THREADS = 2
+
+EXPANSIONS = 16
+"""How often one frame is expanded as a table of one level before it is reported as shared."""
+
+TABLE = 0xFF
+"""State of an entry that names a table, among `Stop` codes."""
+
+_FLAGS = np.uint64(~FRAME_MASK & (2**64 - 1))
+_PRESENT = np.uint64(Entry.PRESENT)
+_PSE = np.uint64(Entry.PSE)
+_NOT_NONE = np.uint64(~(Entry.ACCESSED | Entry.DIRTY) & (2**64 - 1))
+_ALL_TRUE = np.uint64(0x0101_0101_0101_0101)
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """Tables of one level, ascending by address.
+
+    Attributes:
+        vaddr: first address that each one decodes, uint64, shape (n,).
+        pfn: its frame, int64.
+        rights: what the entries above it allow, uint8.
+        above: frames of the tables above it: one array of shape (n,) for each level above.
+    """
+
+    vaddr: Addresses
+    pfn: Frames
+    rights: Codes
+    above: tuple[Frames, ...]
+
+    @classmethod
+    def root(cls, pfn: int) -> _Tables:
+        everything = np.array([Rights.RW | Rights.USER], dtype=np.uint8)
+        return cls(np.zeros(1, dtype=np.uint64), np.array([pfn], dtype=np.int64), everything, ())
+
+    def __len__(self) -> int:
+        return len(self.pfn)
+
+
+@dataclass(frozen=True, eq=False)
+class _Named:
+    """Entries that name tables: the address each decodes, itself, its rights, and which table of the level holds it."""
+
+    vaddr: Addresses
+    entry: Entries
+    rights: Codes
+    row: NDArray[np.int64]
+
+
+class _Budget:
+    """Counts what a scan reads and keeps, so that hostile tables end it in time.
+
+    Page tables in earnest are no more than the frames that hold them, and say little about each frame: beyond twice the
+    frames, or 64 spans a frame, plus what a small memory may ask for, they are not in earnest.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self._frames = frames
+        self._tables_left = 2 * frames + (1 << 16)
+        self._spans_left = 64 * frames + (1 << 20)
+        self._lock = threading.Lock()
+
+    def tables(self, count: int) -> None:
+        with self._lock:
+            self._tables_left -= count
+            self._check(self._tables_left, "tables")
+
+    def spans(self, count: int) -> None:
+        with self._lock:
+            self._spans_left -= count
+            self._check(self._spans_left, "entries that differ")
+
+    def _check(self, left: int, what: str) -> None:
+        if left < 0:
+            raise FormatError(f"page tables name too many {what} for {self._frames} frames of memory: not real tables")
+
+
+def scan(memory: PhysicalMemory, root_pfn: int, levels: int, start: int | None, end: int | None) -> Spans:
+    """See `PageTables.scan`."""
+    pages = _page_range(levels, start, end)
+    if pages[0] >= pages[1]:
+        return Spans.empty()
+    reader = TableReader(memory)
+    tables = _Tables.root(root_pfn)
+    if not reader.exist(tables.pfn)[0]:
+        return _rootless(levels, root_pfn).clipped(*pages)
+    scanner = _Scanner(reader, levels, pages)
+    found = []
+    for level in range(levels, 0, -1):
+        spans, tables = scanner.level(tables, Level(level))
+        found.append(spans)
+        if not len(tables):
+            break
+    return Spans.concatenate(found).sorted()
+
+
+def entry_states(entries: Entries, level: Level) -> Codes:
+    """What each entry is by itself, shape as given.
+
+    Returns:
+        The `Stop.code` of present (a leaf), not-present or none; `TABLE` for an entry that names a table.
+    """
+    states = np.where(entries & _NOT_NONE, np.uint8(Stop.NOT_PRESENT.code), np.uint8(Stop.NONE.code))
+    present = (entries & _PRESENT).astype(np.bool_)
+    if level == Level.PTE:
+        states[present] = Stop.PRESENT.code
+    elif level > Level.PUD:
+        states[present] = TABLE
+    else:
+        leaf = (entries & _PSE).astype(np.bool_)
+        states[present & leaf] = Stop.PRESENT.code
+        states[present & ~leaf] = TABLE
+    return states
+
+
+def entry_rights(entries: Entries, above: Codes) -> Codes:
+    """Effective `Rights` of each entry under what the levels above it allow; shapes alike."""
+    own = ((entries >> np.uint64(1)) & np.uint64(Rights.RW | Rights.USER)).astype(np.uint8)
+    forbidden = (entries >> np.uint64(61)).astype(np.uint8) & np.uint8(Rights.NX)
+    rights: Codes = (own & above) | forbidden | (above & np.uint8(Rights.NX))
+    return rights
+
+
+def _page_range(levels: int, start: int | None, end: int | None) -> tuple[int, int]:
+    """First and one-past-last page number (address / 4096) of a request."""
+    half = 1 << (11 + 9 * levels)
+    first = 0 if start is None else start
+    last = (1 << 64) - 1 if end is None else end - 1
+    for bound in (first, last):
+        if first <= last and not (0 <= bound < half or (1 << 64) - half <= bound < 1 << 64):
+            raise ValueError(f"not a canonical address with {levels} levels: {bound:#x}")
+    return first >> 12, (last >> 12) + 1
+
+
+def _rootless(levels: int, root_pfn: int) -> Spans:
+    half_pages = 1 << (9 * levels - 1)
+    two = np.ones(2, dtype=np.uint8)
+    return Spans(
+        np.array([0, (1 << 64) - (half_pages << 12)], dtype=np.uint64),
+        np.array([half_pages, half_pages], dtype=np.int64),
+        np.array([root_pfn, root_pfn], dtype=np.int64),
+        two * levels,
+        two * Stop.TABLE_MISSING.code,
+        np.zeros(2, dtype=np.uint64),
+        two * 0,
+    )
+
+
+class _Scanner:
+    """One scan: its memory, its bounds and its budget."""
+
+    def __init__(self, reader: TableReader, levels: int, pages: tuple[int, int]) -> None:
+        self._reader = reader
+        self._levels = levels
+        self._pages = pages
+        self._whole = pages == (0, 1 << 52)
+        self._budget = _Budget(reader.frames)
+
+    def level(self, tables: _Tables, level: Level) -> tuple[Spans, _Tables]:
+        """All tables of one level: spans that stop here, coalesced, and the tables of the next level."""
+        self._budget.tables(len(tables))
+        # The root is never asked: its two halves are not neighbours. Above PUD there are no leaves.
+        asks = level <= Level.PUD and level < self._levels
+        uniform, heads = self._uniform(tables, level) if asks else (np.zeros(len(tables), dtype=np.bool_), None)
+        found = []
+        if heads is not None and uniform.any():
+            rows = np.flatnonzero(uniform)
+            found.append(self._kept(_row_spans(tables, level, heads[rows], rows).coalesced()))
+        rows = np.flatnonzero(~uniform)
+
+        def chunk(first: int) -> tuple[Spans, _Named | None]:
+            return self._mixed(tables, level, rows[first : first + MIXED_CHUNK])
+
+        parts = _in_chunks(chunk, len(rows), MIXED_CHUNK)
+        found += [spans for spans, _ in parts]
+        below, cut = self._below(tables, level, [named for _, named in parts if named is not None])
+        return Spans.concatenate([*found, cut]).sorted().coalesced(), below
+
+    def _uniform(self, tables: _Tables, level: Level) -> tuple[BoolArray, Entries]:
+        """Which tables are one run of present leaves or all zero, shape (n,); and every table's first entry."""
+        order = None if _ascends(tables.pfn) else np.argsort(tables.pfn)
+        pfns = tables.pfn if order is None else tables.pfn[order]
+        heads = np.empty(len(pfns), dtype=np.uint64)
+        uniform = np.empty(len(pfns), dtype=np.bool_)
+        local = threading.local()
+
+        def chunk(first: int) -> None:
+            part = slice(first, first + UNIFORM_CHUNK)
+            scratch: _Scratch | None = getattr(local, "scratch", None)
+            if scratch is None:
+                scratch = local.scratch = _Scratch(min(len(pfns), UNIFORM_CHUNK))
+            entries = self._reader.tables(pfns[part], scratch.pages)
+            heads[part] = entries[:, 0]
+            uniform[part] = _uniform_rows(entries, level, scratch)
+
+        _in_chunks(chunk, len(pfns), UNIFORM_CHUNK)
+        if order is None:
+            return uniform, heads
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return uniform[back], heads[back]
+
+    def _mixed(self, tables: _Tables, level: Level, rows: NDArray[np.int64]) -> tuple[Spans, _Named | None]:
+        """Any tables, entry by entry (in arrays): spans, and entries that name tables.
+
+        Args:
+            tables: all tables of the level.
+            level: the level.
+            rows: positions in `tables` of those to look at.
+        """
+        entries = self._reader.tables(tables.pfn[rows])
+        states = entry_states(entries, level).reshape(-1)
+        flat = entries.reshape(-1)
+        begins = _begins(flat, states, level)
+        begins[:: ENTRIES // 2 if level == self._levels else ENTRIES] = True  # a root's halves are not neighbours
+        starts = np.flatnonzero(begins)
+        lengths = np.diff(starts, append=len(flat))
+        on = states[starts] == TABLE
+        if on.any():
+            spans = self._spans_at(tables, level, flat, states, rows, starts[~on], lengths[~on])
+            return spans, self._named(tables, level, flat, rows, starts[on])
+        return self._spans_at(tables, level, flat, states, rows, starts, lengths), None
+
+    def _spans_at(
+        self,
+        tables: _Tables,
+        level: Level,
+        flat: Entries,
+        states: Codes,
+        rows: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> Spans:
+        heads = flat[starts]
+        state = states[starts]
+        none = state == Stop.NONE.code
+        pfn = entry_frames(heads, level)
+        pfn[none if level <= Level.PUD else slice(None)] = -1
+        at = rows[starts >> 9]
+        rights = entry_rights(heads, tables.rights[at])
+        rights[none] = 0
+        vaddr = self._address(tables.vaddr[at], starts, level)
+        levels = np.full(len(starts), level, dtype=np.uint8)
+        return self._kept(Spans(vaddr, lengths * level.pages, pfn, levels, state, heads, rights).coalesced())
+
+    def _named(
+        self, tables: _Tables, level: Level, flat: Entries, rows: NDArray[np.int64], on: NDArray[np.int64]
+    ) -> _Named:
+        at = rows[on >> 9]
+        vaddr = self._address(tables.vaddr[at], on, level)
+        if not self._whole:
+            page = vaddr >> np.uint64(12)
+            hit = (page < np.uint64(self._pages[1])) & (page + np.uint64(level.pages) > np.uint64(self._pages[0]))
+            at, on, vaddr = at[hit], on[hit], vaddr[hit]
+        self._budget.spans(len(on))
+        return _Named(vaddr, flat[on], entry_rights(flat[on], tables.rights[at]), at)
+
+    def _below(self, tables: _Tables, level: Level, parts: list[_Named]) -> tuple[_Tables, Spans]:
+        """The tables that entries name, and spans for those that cannot or must not be followed."""
+        vaddr = np.concatenate([np.empty(0, dtype=np.uint64), *(part.vaddr for part in parts)])
+        entry = np.concatenate([np.empty(0, dtype=np.uint64), *(part.entry for part in parts)])
+        rights = np.concatenate([np.empty(0, dtype=np.uint8), *(part.rights for part in parts)])
+        row = np.concatenate([np.empty(0, dtype=np.int64), *(part.row for part in parts)])
+        pfn = entry_frames(entry, level)
+        above = tuple(frames[row] for frames in (*tables.above, tables.pfn))
+        state = np.full(len(pfn), TABLE, dtype=np.uint8)
+        state[_repeats(pfn) >= EXPANSIONS] = Stop.SHARED.code
+        for frames in above:
+            state[frames == pfn] = Stop.LOOP.code
+        state[~self._reader.exist(pfn)] = Stop.TABLE_MISSING.code
+        follow = state == TABLE
+        if follow.all():
+            return _Tables(vaddr, pfn, rights, above), Spans.empty()
+        levels = np.full(len(pfn), level, dtype=np.uint8)
+        pages = np.full(len(pfn), level.pages, dtype=np.int64)
+        cut = Spans(vaddr, pages, pfn, levels, state, entry, rights).select(~follow)
+        below = _Tables(vaddr[follow], pfn[follow], rights[follow], tuple(frames[follow] for frames in above))
+        return below, self._clip(cut)
+
+    def _address(self, base: Addresses, at: NDArray[np.int64], level: Level) -> Addresses:
+        index = (at & (ENTRIES - 1)).astype(np.uint64)
+        vaddr = base + (index << np.uint64(level.shift))
+        if level < self._levels:
+            return vaddr
+        high = np.uint64((1 << 64) - (1 << (12 + 9 * self._levels)))
+        return np.where(index >= ENTRIES // 2, vaddr | high, vaddr)
+
+    def _kept(self, spans: Spans) -> Spans:
+        clipped = self._clip(spans)
+        self._budget.spans(len(clipped))
+        return clipped
+
+    def _clip(self, spans: Spans) -> Spans:
+        return spans if self._whole else spans.clipped(*self._pages)
+
+
+class _Scratch:
+    """Buffers that a thread uses for chunk after chunk."""
+
+    def __init__(self, tables: int) -> None:
+        self.pages = np.empty((tables, PAGE_SIZE), dtype=np.uint8)
+        self.steps = np.empty(tables * ENTRIES, dtype=np.uint64)
+        self.follows = np.empty((tables, ENTRIES), dtype=np.bool_)
+
+
+def _in_chunks(job: Callable[[int], Part], count: int, size: int) -> list[Part]:
+    """`job(first)` for 0, size, 2 size, ... below `count`: in two threads, results in order."""
+    firsts = range(0, count, size)
+    if len(firsts) <= 1:
+        return [job(first) for first in firsts]
+
+    def share(number: int) -> list[Part]:
+        return [job(first) for first in firsts[number::THREADS]]
+
+    results: list[Part | None] = [None] * len(firsts)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for number, part in enumerate(pool.map(share, range(THREADS))):
+            results[number::THREADS] = part
+    return results  # type: ignore[return-value]  # every place was filled by the one share that it belongs to
+
+
+def _uniform_rows(entries: Entries, level: Level, scratch: _Scratch) -> BoolArray:
+    """Which tables are one run of present leaves, or all zero; shape (n,)."""
+    flat = entries.reshape(-1)
+    steps = scratch.steps[: len(flat)]
+    follows = scratch.follows[: len(entries)]
+    np.subtract(flat[1:], flat[:-1], out=steps[1:])
+    np.equal(steps[1:], np.uint64(1 << level.shift), out=follows.reshape(-1)[1:])
+    follows[:, 0] = True
+    words = follows.view(np.uint64)
+    runs: BoolArray = np.bitwise_and.reduce(words, axis=1) == _ALL_TRUE
+    first, last = entries[:, 0], entries[:, -1]
+    wanted = _PRESENT if level == Level.PTE else _PRESENT | _PSE
+    runs &= (first & wanted) == wanted
+    runs &= ((first ^ last) & _FLAGS) == 0  # consecutive frames could carry into the bits above them
+    zero = np.flatnonzero((first | last) == 0)
+    if len(zero):
+        runs[zero] = ~(entries if len(zero) == len(entries) else entries[zero]).any(axis=1)
+    return runs
+
+
+def _row_spans(tables: _Tables, level: Level, heads: Entries, rows: NDArray[np.int64]) -> Spans:
+    """One span for each of these tables, all of them uniform; `heads` are their first entries."""
+    none = heads == 0
+    pfn = entry_frames(heads, level)
+    rights = entry_rights(heads, tables.rights[rows])
+    state = np.zeros(len(rows), dtype=np.uint8)  # present
+    if none.any():
+        pfn[none] = -1
+        rights[none] = 0
+        state[none] = Stop.NONE.code
+    pages = np.full(len(rows), level.pages * ENTRIES, dtype=np.int64)
+    return Spans(tables.vaddr[rows], pages, pfn, np.full(len(rows), level, np.uint8), state, heads, rights)
+
+
+def _begins(flat: Entries, states: Codes, level: Level) -> BoolArray:
+    """For each entry: whether it does not go on from the one before it, as `Spans` defines it, or names a table."""
+    begins = np.ones(len(flat), dtype=np.bool_)
+    steps = entry_steps(np.full(256, level, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    begins[1:] = (flat[:-1] + steps[states[:-1]]) != flat[1:]
+    begins[1:] |= states[1:] != states[:-1]
+    begins[1:] |= ((flat[1:] ^ flat[:-1]) & _FLAGS).astype(np.bool_)
+    if level > Level.PTE:
+        begins |= states == TABLE
+    return begins
+
+
+def _ascends(values: Frames) -> bool:
+    return bool((values[1:] > values[:-1]).all())
+
+
+def _repeats(pfns: Frames) -> NDArray[np.int64]:
+    """For each frame: how many times it stands before in the list."""
+    counts = np.zeros(len(pfns), dtype=np.int64)
+    if _ascends(pfns) or _ascends(np.sort(pfns)):
+        return counts
+    order = np.argsort(pfns, kind="stable")
+    ordered = pfns[order]
+    new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    place = np.arange(len(pfns), dtype=np.int64)
+    counts[order] = place - np.maximum.accumulate(np.where(new, place, 0))
+    return counts

@@ -1,0 +1,203 @@
+"""Page tables as the CPU reads them: one address with its whole path, many addresses at once, the whole space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hibernaut.paging.bulk import translate
+from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_pfn, is_leaf
+from hibernaut.paging.scan import scan
+from hibernaut.paging.spans import Codes, Rights, Span, Spans, Stop
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from hibernaut.memory.physical import PhysicalMemory
+
+__all__ = ["PageTables", "Rights", "Span", "Spans", "Step", "Stop", "Translation", "Walk"]
+
+_NONE_IGNORES = Entry.ACCESSED | Entry.DIRTY
+
+
+@dataclass(frozen=True)
+class Step:
+    """One level of a walk.
+
+    Attributes:
+        level: the table's level; the root of a 4-level machine is `Level.P4D` (`Level.name_of` names it).
+        table_pfn: the table's frame.
+        index: which of its 512 entries.
+        entry: the raw entry; its bits by name: `entries.entry_flags`.
+        paddr: physical address of the entry.
+    """
+
+    level: Level
+    table_pfn: int
+    index: int
+    entry: int
+    paddr: int
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The path of one address through the tables.
+
+    Attributes:
+        vaddr: the address.
+        steps: every entry read, from the root down; empty if the address is not canonical or the root is missing.
+        stop: why it ended: present, not-present, none, table-missing or non-canonical.
+        level: level of the last entry read; the root's if none was.
+        pfn: the 4K frame of the address itself: of a present leaf, or of a not-present one (PTE, PMD, PUD) that keeps
+            its frame, inverted; else None.
+        paddr: where an access goes: None unless present.
+        rw: every entry read allows writing; like the next two False where there is no entry.
+        nx: some entry read forbids execution.
+        user: every entry read allows user mode.
+    """
+
+    vaddr: int
+    steps: tuple[Step, ...]
+    stop: Stop
+    level: Level
+    pfn: int | None
+    paddr: int | None
+    rw: bool
+    nx: bool
+    user: bool
+
+    @property
+    def entry(self) -> int:
+        """The last entry read; 0 if none was."""
+        return self.steps[-1].entry if self.steps else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Translation:
+    """Many addresses translated; arrays of shape (n,), in the order asked.
+
+    Attributes:
+        pfns: the 4K frame of each address, as `Walk.pfn`; -1 where there is none. int64.
+        levels: level of the last entry read, uint8.
+        reasons: `Stop.code`, uint8.
+        entries: the last entry read, uint64; 0 if none was.
+    """
+
+    pfns: NDArray[np.int64]
+    levels: Codes
+    reasons: Codes
+    entries: Entries
+
+
+class PageTables:
+    """The tables that a CR3 value names, in some physical memory. Nothing is cached: it may change between calls.
+
+    Args:
+        memory: where the tables are; they need not all be there.
+        cr3: the register; bits outside the frame (PCID, flags) are ignored for the lookup.
+        levels: 4, or 5 where CR4.LA57 is set.
+
+    Raises:
+        ValueError: another number of levels.
+    """
+
+    def __init__(self, memory: PhysicalMemory, cr3: int, levels: int = 4) -> None:
+        if levels not in (4, 5):
+            raise ValueError(f"page tables have 4 or 5 levels, not {levels}")
+        self.memory = memory
+        self.cr3 = cr3
+        self.levels = levels
+
+    @property
+    def root_pfn(self) -> int:
+        """Frame of the root table."""
+        return (self.cr3 & FRAME_MASK) >> 12
+
+    @property
+    def root_level(self) -> Level:
+        """Level of the root table: P4D or PGD by number."""
+        return Level(self.levels)
+
+    def is_canonical(self, vaddr: int) -> bool:
+        """Whether bits 47 (4 levels) or 56 (5) and up are all equal."""
+        top = vaddr >> (11 + 9 * self.levels)
+        return top in (0, (1 << (53 - 9 * self.levels)) - 1)
+
+    def walk(self, vaddr: int) -> Walk:
+        """Look one address up: every level's entry, and why it stopped. Ends after `levels` steps whatever the tables.
+
+        Raises:
+            ValueError: `vaddr` is not within 64 bits.
+        """
+        if not 0 <= vaddr < 1 << 64:
+            raise ValueError(f"not a 64-bit address: {vaddr:#x}")
+        if not self.is_canonical(vaddr):
+            return self._walk(vaddr, [], Stop.NON_CANONICAL)
+        steps: list[Step] = []
+        table = self.root_pfn
+        for level in reversed(Level):
+            if level > self.root_level:
+                continue
+            index = (vaddr >> level.shift) & (ENTRIES - 1)
+            paddr = (table << 12) + 8 * index
+            entry = self.memory.read_u64(paddr)
+            if entry is None:
+                return self._walk(vaddr, steps, Stop.TABLE_MISSING)
+            steps.append(Step(level, table, index, entry, paddr))
+            if not entry & ~_NONE_IGNORES:
+                return self._walk(vaddr, steps, Stop.NONE)
+            if not entry & Entry.PRESENT:
+                return self._walk(vaddr, steps, Stop.NOT_PRESENT)
+            if is_leaf(entry, level):
+                return self._walk(vaddr, steps, Stop.PRESENT)
+            table = entry_pfn(entry, level)
+        raise AssertionError("every present PTE is a leaf")
+
+    def scan(self, start: int | None = None, end: int | None = None) -> Spans:
+        """Everything the tables say about a range of addresses, by default the whole canonical space.
+
+        Reads each table once, whole, level by level; cost follows the number of tables. A table that is its own
+        ancestor is reported as a loop; one named again and again at the same level is expanded 16 times, then
+        reported as shared (a KASAN kernel's shadow names one empty table thousands of times).
+
+        Args:
+            start: first address, canonical; rounded down to a page.
+            end: one past the last address, at most 2^64; rounded up to a page.
+
+        Returns:
+            Spans that cover the range without gaps (but for the addresses that are not canonical).
+
+        Raises:
+            FormatError: hostile tables: more of them, or more spans, than the memory's frames could hold in earnest.
+            ValueError: a bound is not canonical.
+        """
+        return scan(self.memory, self.root_pfn, self.levels, start, end)
+
+    def translate(self, vaddrs: ArrayLike) -> Translation:
+        """Look many addresses up at once: what `walk` says of each, without the path.
+
+        Args:
+            vaddrs: uint64, shape (n,), in any order, repeats allowed.
+        """
+        addresses = np.asarray(vaddrs, dtype=np.uint64)
+        return Translation(*translate(self.memory, self.root_pfn, self.levels, addresses))
+
+    def _walk(self, vaddr: int, steps: list[Step], stop: Stop) -> Walk:
+        level = steps[-1].level if steps else self.root_level
+        mapped = bool(steps) and stop != Stop.NONE
+        pfn = None
+        if stop == Stop.PRESENT or (stop == Stop.NOT_PRESENT and level <= Level.PUD):
+            pfn = entry_pfn(steps[-1].entry, level) + ((vaddr >> 12) & (level.pages - 1))
+        return Walk(
+            vaddr=vaddr,
+            steps=tuple(steps),
+            stop=stop,
+            level=level,
+            pfn=pfn,
+            paddr=(pfn << 12) + (vaddr & 0xFFF) if pfn is not None and stop == Stop.PRESENT else None,
+            rw=mapped and all(step.entry & Entry.RW for step in steps),
+            nx=mapped and any(step.entry & Entry.NX for step in steps),
+            user=mapped and all(step.entry & Entry.USER for step in steps),
+        )

@@ -1,0 +1,193 @@
+"""Results as plain text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hibernaut.errors import MachineFault
+
+__all__ = ["columns", "demo_text", "died_text", "inspection_text", "map_text", "size_text", "walk_text"]
+
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def size_text(size_bytes: int) -> str:
+    """A size as people read it: 15.9 MiB."""
+    size, unit = float(size_bytes), 0
+    while size >= 1024 and unit < len(UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{size:.0f} {UNITS[unit]}" if unit == 0 or size == int(size) else f"{size:.1f} {UNITS[unit]}"
+
+
+def columns(rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), gap: str = "  ") -> list[str]:
+    """Rows as aligned columns; the columns whose number is in `right` are aligned to the right."""
+    table = [list(row) for row in rows]
+    if not table:
+        return []
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        gap.join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def inspection_text(document: dict[str, Any]) -> str:
+    """The answer of `inspect`."""
+
+    def known(value: object) -> str:
+        return "?" if value is None else str(value)
+
+    crc = document["crc32"]
+    if crc["stored"] is None:
+        crc_text = "none stored"
+    elif crc["ok"] is None:
+        crc_text = f"{crc['stored']} stored, could not be computed"
+    else:
+        crc_text = f"{crc['stored']} " + ("ok" if crc["ok"] else f"WRONG: the data gives {crc['computed']}")
+    stored = document["stored_pages"]
+    rows = [
+        ("compressor", f"{document['compressor']} (flags {document['flags']})"),
+        (
+            "pages saved",
+            f"{known(document['saved_pages'])}, {known(document['zero_pages'])} of them zero and not stored",
+        ),
+        ("pages stored", known(stored) + (f" ({size_text(stored * 4096)})" if stored is not None else "")),
+        ("physical pages", known(document["physical_pages"])),
+        ("compressed", _compressed(document)),
+        ("swap map", f"{known(document['map_pages'])} pages, the first at block {document['first_map_block']}"),
+        ("CRC32", crc_text),
+        ("CR3", known(document["cr3"])),
+        ("jump address", f"{known(document['jump_address'])} (physical {known(document['jump_address_phys'])})"),
+        ("e820 checksum", known(document["e820_checksum"])),
+        *((name, document[name]) for name in ("sha256_pfns", "sha256_stored_pages") if name in document),
+    ]
+    lines = columns(rows)
+    for problem in document["problems"]:
+        place = f"{problem['where']}: " if problem["where"] else ""
+        lines.append(f"PROBLEM  {place}{problem['what']}")
+    lines.append("image is damaged" if document["problems"] else "image is intact")
+    return "\n".join(lines)
+
+
+def _compressed(document: dict[str, Any]) -> str:
+    if document["compressor"] == "none":
+        return "no"
+    if document["units"] is None:
+        return "?"
+    return f"{size_text(document['compressed_bytes'])} in {document['units']} units"
+
+
+def map_text(document: dict[str, Any]) -> str:
+    """The answer of `map`."""
+    present = document["present_bytes"]
+    lines = columns(
+        [
+            ("page tables", f"{document['levels']} levels, CR3 {document['cr3']}"),
+            ("direct map", f"from {document['base']}, frames 0 to {document['end_pfn']} (exclusive)"),
+            (
+                "present",
+                ", ".join(f"{size_text(present[size])} by {size}" for size in ("4K", "2M", "1G") if present[size]),
+            ),
+        ]
+    )
+    holes = document["holes"]
+    if holes:
+        lines.append(f"{len(holes)} holes:")
+        head = ("first frame", "pages", "level", "kind", "first entry", "in source")
+        body = [
+            (
+                hole["start_pfn"],
+                str(hole["pages"]),
+                hole["level"],
+                hole["kind"],
+                hole["entry"],
+                "yes" if hole["in_source"] else "no",
+            )
+            for hole in holes
+        ]
+        lines += ["  " + line for line in columns([head, *body], right=frozenset({0, 1, 4}))]
+    else:
+        lines.append("no holes")
+    for wrong in document["mismatches"]:
+        lines.append(
+            f"WRONG FRAME: entry {wrong['entry']} ({wrong['level']}) stands for frame {wrong['start_pfn']} "
+            f"but names {wrong['found_pfn']}, {wrong['pages']} pages"
+        )
+    return "\n".join(lines)
+
+
+def walk_text(document: dict[str, Any]) -> str:
+    """The answer of `walk`."""
+    head = ("level", "table frame", "index", "entry", "flags")
+    body = [
+        (step["level"], step["table_pfn"], str(step["index"]), step["entry"], " ".join(step["flags"]))
+        for step in document["levels"]
+    ]
+    lines = columns([head, *body], right=frozenset({1, 2, 3}))
+    lines.append(f"{document['vaddr']}: {document['stop']}")
+    if document["paddr"] is not None:
+        rights = [name for name in ("rw", "nx", "user") if document["effective"][name]]
+        lines[-1] += f", physical {document['paddr']}, frame {document['pfn']}" + (
+            f" ({' '.join(rights)})" if rights else ""
+        )
+    return "\n".join(lines)
+
+
+def died_text(fault: MachineFault, log: Sequence[str]) -> str:
+    """How a modelled machine died: its log, then the fault in one line."""
+    return "\n".join([*log, f"the machine died: {fault}", "nothing was written"])
+
+
+def demo_text(document: dict[str, Any]) -> str:
+    """The answer of `demo`: the machine, a table of outcomes, the log of the run that died, the image."""
+    machine, runs, image = document["machine"], document["runs"], document["image"]
+    lines = [f"a machine of {size_text(machine['pages'] * 4096)}; the direct map does not show:"]
+    lines += [
+        f"  {hole['pages']} pages from frame {hole['start_pfn']} ({hole['kind']}, {hole['level']})"
+        for hole in machine["holes"]
+    ]
+    lines.append("")
+    head = ("way", "situation", "outcome", "pages saved", "allocations", "what the checks say")
+    body = [
+        (
+            run["way"],
+            run["situation"],
+            run["outcome"],
+            str(run["saved_pages"]),
+            str(run["allocations"]),
+            "; ".join(_short(run)) or "all is as it was",
+        )
+        for run in runs
+    ]
+    lines += columns([head, *body], right=frozenset({3, 4}))
+    for run in runs:
+        if run["fault"]:
+            lines += [
+                "",
+                f"{run['way']}, {run['situation']}: the kernel's last words",
+                *(f"  {line}" for line in run["log"]),
+            ]
+    verdict = "each as it was" if not image["wrong_pages"] else f"{image['wrong_pages']} of them WRONG"
+    lines += [
+        "",
+        f"image of the last run written and read back: {image['pages']} pages, {verdict}, CRC {image['crc32']}",
+    ]
+    return "\n".join(lines)
+
+
+def _short(run: dict[str, Any]) -> list[str]:
+    """A run's findings, each check once, in few words."""
+    if run["fault"]:
+        return [str(run["fault"]).split(",")[0]]
+    names = [finding.split(":")[0] for finding in run["findings"]]
+    told = {
+        "tables-saved": "image points to a page table that is not in it",
+        "same-direct-map": "direct map stays split",
+        "same-data": "pages saved with wrong bytes",
+        "slot-empty": "slot left mapped",
+    }
+    return [told.get(name, name) for name in dict.fromkeys(names)]

@@ -1,0 +1,46 @@
+"""The demonstration: what it says must be so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.run import hibernaut
+from tests.swsusp import naive
+
+
+def test_demo_shows_the_failure_and_the_cure(tmp_path: Path) -> None:
+    """Remap dies when the allocation fails and tears the image when it does not; the fixmap needs none."""
+    result = hibernaut("demo", "--json", "--keep", tmp_path / "image")
+    assert result.status == 0
+    runs = {(run["way"], run["situation"]): run for run in result.document["runs"]}
+    died = runs["Remap", "allocation 1 fails"]
+    assert died["outcome"] == "died"
+    assert any("Failed to remap page" in line for line in died["log"])
+    torn = runs["Remap", "as it happens"]
+    assert torn["outcome"] == "saved"
+    assert any(finding.startswith("tables-saved") for finding in torn["findings"])
+    for situation in ("as it happens", "allocation 1 fails"):
+        cured = runs["Fixmap", situation]
+        assert (cured["outcome"], cured["allocations"], cured["findings"]) == ("saved", 0, [])
+
+
+def test_demo_image_holds_the_unmapped_pages(tmp_path: Path) -> None:
+    """The kept image, read by the naive parser: the text in the block that the direct map does not show is there."""
+    assert hibernaut("demo", "--quiet", "--keep", tmp_path / "image").status == 0
+    pages, _ = naive.parse((tmp_path / "image").read_bytes())
+    for pfn in (0x1000, 0x11FF, 0x0815):
+        page = pages[pfn]
+        assert page is not None
+        assert page.startswith(f"frame {pfn:#07x}".encode())
+    inspected = hibernaut("inspect", tmp_path / "image", "--json")
+    assert (inspected.status, inspected.document["saved_pages"]) == (0, len(pages))
+
+
+def test_the_module_runs_as_a_program() -> None:
+    """`python -m hibernaut` is the console script."""
+    told = subprocess.run(
+        [sys.executable, "-m", "hibernaut", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert told.startswith("hibernaut ")

@@ -1,0 +1,84 @@
+"""The fixmap: addresses, the free slot on simulated and real tables, what mapping and clearing do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hibernaut.errors import HibernautError, MachineFault
+from hibernaut.linux.build import Layout, build_machine
+from hibernaut.linux.fixmap import FIXADDR_TOP, fix_to_virt
+from hibernaut.linux.machine import Machine
+from tests.linux.witness import LOW2M_CR3, elf_memory
+
+if TYPE_CHECKING:
+    from tests.conftest import Golden
+
+RAM = ((0, 0x4000),)
+
+
+def test_addresses_are_those_of_fixmap_h() -> None:
+    """FIXADDR_TOP of x86-64, and slot 511 is the vsyscall page."""
+    assert FIXADDR_TOP == 0xFFFFFFFFFF7FF000
+    assert fix_to_virt(511) == 0xFFFFFFFFFF600000
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_mapping_a_slot_reads_that_frame_and_clearing_unmaps_it(levels: int) -> None:
+    """set_fixmap writes PAGE_KERNEL, allocates nothing, and the slot reads the frame; cleared it is zero and faults."""
+    machine = build_machine(Layout(RAM, levels=levels))
+    for pfn in (0x1111, 0x2222):
+        vaddr = machine.fixmap.set_fixmap(pfn)
+        assert machine.fixmap.entry == 0x8000000000000163 | pfn << 12
+        assert machine.read_page(vaddr).view("<u8")[0] == 0xA5C << 52 | pfn << 12
+    machine.fixmap.clear_fixmap()
+    assert machine.fixmap.entry == 0
+    assert machine.allocations == ()
+    with pytest.raises(MachineFault):
+        machine.read_page(machine.fixmap.vaddr)
+
+
+def test_without_the_invalidation_the_next_frame_is_read_through_a_stale_translation() -> None:
+    """The CPU goes on using what it cached (facts/direct-map.md section 6)."""
+    machine = build_machine(Layout(RAM))
+    machine.read_page(machine.fixmap.set_fixmap(0x1111))
+    vaddr = machine.fixmap.set_fixmap(0x2222, flush=False)
+    assert machine.read_page(vaddr).view("<u8")[0] == 0xA5C << 52 | 0x1111 << 12
+
+
+def test_a_slot_in_use_is_passed_over() -> None:
+    """Only a zero entry is free; if none is, that is said."""
+    machine = build_machine(Layout(RAM))
+    table = machine.fixmap.paddr & ~0xFFF
+    machine.write_entry(machine.fixmap.paddr, 0x8000000000000163)
+    other = Machine.from_source(machine.memory, machine.cr3)
+    assert other.fixmap.index == 1
+    for index in range(512):
+        machine.write_entry(table + 8 * index, 0x8000000000000163)
+    second = Machine.from_source(machine.memory, machine.cr3)
+    assert second.fixmap.index == 512
+    assert second.fixmap.paddr >> 12 != table >> 12
+    for index in range(512):
+        machine.write_entry((second.fixmap.paddr & ~0xFFF) + 8 * index, 0x8000000000000163)
+    with pytest.raises(HibernautError, match="no free fixmap slot"):
+        _ = Machine.from_source(machine.memory, machine.cr3).fixmap
+
+
+def test_tables_without_a_fixmap_are_refused_with_the_reason() -> None:
+    """No PTE table for the range: no slot, no allocation to make one."""
+    machine = build_machine(Layout(RAM, fixmap=False))
+    assert not machine.has_fixmap
+    with pytest.raises(HibernautError, match="no PTE table for its addresses"):
+        _ = machine.fixmap
+
+
+def test_real_kernel_has_a_free_slot_in_its_static_table(golden: Golden) -> None:
+    """6.1: the table of PMD index 507 exists; slot 0, below the vsyscall page's number, is nobody's."""
+    machine = Machine.from_source(elf_memory(golden("ram-6.1-low2m.elf")), LOW2M_CR3)
+    assert machine.fixmap.index == 0
+    walk = machine.tables.walk(fix_to_virt(0))
+    assert walk.steps[-1].paddr == machine.fixmap.paddr
+    assert walk.steps[-2].index == 507
+    page = machine.read_page(machine.fixmap.set_fixmap(0x400))
+    assert page[:8].tobytes() == (0x4E50524547494F4E ^ 1 << 56).to_bytes(8, "little")

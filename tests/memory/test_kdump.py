@@ -1,0 +1,128 @@
+"""kdump-compressed dumps, against files put together field by field."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hibernaut.errors import CorruptImage, FormatError, HibernautError
+from hibernaut.memory.dump import Dump
+from hibernaut.memory.elf import open_elf
+from hibernaut.memory.kdump import open_kdump
+from hibernaut.memory.output import replacing
+from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
+from hibernaut.memory.writers import vmcoreinfo_note, write_elf
+from tests.conftest import Golden
+from tests.memory.conftest import Opening
+from tests.memory.naive import PAGE, compressed, kdump, page_of
+from tests.strategies import damage
+
+TEXT = b"OSRELEASE=6.1.0\nSYMBOL(swapper_pg_dir)=ffffffff82a10000\nNUMBER(phys_base)=-16777216\n"
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.integers(0, 40_000), min_size=1, max_size=12), st.sampled_from([0, 1, 2, 0x20]))
+def test_frames_are_those_of_the_bitmap(opening: Opening, pfns: set[int], flags: int) -> None:
+    """Every compression gives back the pages whose bits are set, and no others."""
+    frames = {pfn: page_of(pfn) for pfn in pfns}
+    memory = opening.dump(open_kdump, kdump(frames, flags=flags)).memory
+    assert {first + row: page.tobytes() for first, pages in memory.blocks() for row, page in enumerate(pages)} == frames
+    asked = sorted({near for pfn in pfns for near in (pfn - 1, pfn, pfn + 1)})
+    pages, present = memory.gather(np.array(asked))
+    assert present.tolist() == [pfn in frames for pfn in asked]
+    assert [page.tobytes() for page in pages] == [frames.get(pfn, bytes(PAGE)) for pfn in asked]
+
+
+def test_vmcoreinfo_tells_root_and_levels(opening: Opening) -> None:
+    """The sub-header names VMCOREINFO's text; a negative phys_base (KASLR moved the kernel down) is subtracted."""
+    dump = opening.dump(open_kdump, kdump({5: page_of(5)}, vmcoreinfo=TEXT))
+    assert (dump.cr3, dump.levels, dump.vmcoreinfo) == (0x2A10000 - 0x1000000, 4, TEXT)
+
+
+def test_varieties_that_are_not_read_are_refused(opening: Opening) -> None:
+    """Snappy pages, one file of several, diskdump: refused with the reason, not halfway through."""
+    assert "Snappy" in opening.refusal(open_kdump, kdump({5: page_of(5)}, flags=4))
+    split = bytearray(kdump({5: page_of(5)}))
+    struct.pack_into("<i", split, PAGE + 12, 1)
+    assert "--split" in opening.refusal(open_kdump, bytes(split))
+    assert "diskdump" in opening.refusal(open_kdump, b"DISKDUMP" + bytes(2 * PAGE))
+    assert "magic" in opening.refusal(open_kdump, bytes(2 * PAGE))
+
+
+def test_damaged_pages_are_corrupt_when_they_are_read(opening: Opening) -> None:
+    """Pages that do not decompress, or to a wrong size, raise CorruptImage with their offset; others still read."""
+    good = compressed(page_of(6), 1)
+    for broken in (good[:20], b"rubbish", compressed(bytes(100), 1), compressed(bytes(1 << 16), 1)):
+        memory = opening.dump(open_kdump, kdump({5: b"", 6: b""}, packed=[broken, good])).memory
+        with pytest.raises(CorruptImage) as caught:
+            memory.frame(5)
+        assert caught.value.offset == 4 * PAGE + 2 * 24
+        page = memory.frame(6)
+        assert page is not None
+        assert page.tobytes() == page_of(6)
+
+
+def test_headers_that_claim_too_much(opening: Opening) -> None:
+    """Bitmaps or descriptors beyond the end of the file are errors with an offset, and allocate nothing."""
+    for at, value in ((436, 1 << 30), (432, 1 << 31)):
+        data = bytearray(kdump({5: page_of(5)}))
+        struct.pack_into("<I", data, at, value)
+        with pytest.raises(FormatError, match="past the end") as caught:
+            opening(open_kdump, bytes(data))
+        assert caught.value.offset is not None
+    full = bytearray(kdump({5: page_of(5)}))
+    full[3 * PAGE : 4 * PAGE] = b"\xff" * PAGE
+    struct.pack_into("<Q", full, PAGE + 96, 1 << 50)
+    with pytest.raises(FormatError, match="more pages"):
+        opening(open_kdump, bytes(full))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damage_raises_nothing_else(opening: Opening, data: st.DataObject) -> None:
+    """Cut and overwritten files are read, refused, or a HibernautError, on opening or on reading."""
+    flags = data.draw(st.sampled_from([0, 1, 2, 0x20]))
+    whole = kdump({pfn: page_of(pfn) for pfn in (1, 2, 3, 900)}, flags=flags, vmcoreinfo=TEXT)
+    broken = data.draw(damage(whole, near_bytes=2 * PAGE + 96))
+    if not broken:
+        return
+    try:
+        answer = opening(open_kdump, broken)
+        if isinstance(answer, Dump):
+            assert sum(len(pages) for _, pages in answer.memory.blocks()) == answer.memory.ranges.total_pages
+    except HibernautError:
+        return
+
+
+@pytest.mark.skipif(shutil.which("makedumpfile") is None, reason="makedumpfile, the witness here, is not installed")
+@pytest.mark.parametrize("options", [["-c"], ["-l"], ["-F", "-c"]])
+def test_makedumpfile_and_this_reader_agree(
+    opening: Opening, golden: Golden, tmp_path: Path, options: list[str]
+) -> None:
+    """Makedumpfile accepts an ELF core written here, and what it makes of it has the same pages when read here."""
+    memory = opening.dump(open_elf, golden("ram-6.1-lzo.elf")).memory
+    text = find_vmcoreinfo(memory)
+    assert text is not None
+    with replacing(tmp_path / "core") as fd:
+        write_elf(
+            chunks_of(memory), fd, memory.ranges, vaddr_base=0xFFFF888000000000, notes=lambda: [vmcoreinfo_note(text)]
+        )
+    made = tmp_path / "made"
+    command = ["makedumpfile", *options, "-d", "0", str(tmp_path / "core")]
+    if "-F" in options:
+        with made.open("wb") as out:
+            subprocess.run(command, stdout=out, stderr=subprocess.DEVNULL, check=True)
+    else:
+        subprocess.run([*command, str(made)], capture_output=True, check=True)
+    dump = opening.dump(open_kdump, made)
+    assert (dump.vmcoreinfo, dump.cr3, dump.levels) == (text, 0x2A10000, 4)
+    assert dump.memory.ranges.total_pages > 65_000
+    for first, pages in dump.memory.blocks():
+        assert np.array_equal(memory.gather(np.arange(first, first + len(pages)))[0], pages)

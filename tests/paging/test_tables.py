@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hibernaut.errors import FormatError
+from hibernaut.memory.physical import Overlay, Segment, SegmentMemory
+from hibernaut.paging.entries import Level
+from hibernaut.paging.spans import entry_steps
+from hibernaut.paging.tables import PageTables, Rights, Span, Spans, Stop
+from tests.paging.layouts import KERNEL, NX, PSE, RW, TABLE_FLAGS, USER, A, D, P, TableLayout, inverted, naive_walk
+from tests.strategies import table_addresses, table_layouts
+
+BASE = 0xFFFF_8880_0000_0000
+
+
+def tables_of(layout: TableLayout) -> PageTables:
+    return PageTables(layout.memory(), layout.root << 12, layout.levels)
+
+
+def canonical_pages(levels: int) -> int:
+    return 1 << (9 * levels)
+
+
+def probes(spans: Spans) -> list[int]:
+    """Addresses at both ends of every span and just inside."""
+    found = set()
+    for span in spans:
+        for page in (
+            {0, 1, span.pages // 2, span.pages - 1} & set(range(span.pages))
+            if span.pages < 4
+            else (
+                0,
+                1,
+                span.pages // 2,
+                span.pages - 1,
+            )
+        ):
+            found.add(span.vaddr + (page << 12))
+    return sorted(found)
+
+
+def span_index(spans: Spans, vaddr: int) -> int:
+    return int(np.searchsorted(spans.vaddr, np.uint64(vaddr), side="right")) - 1
+
+
+def goes_on(layout: TableLayout, before: Span, after: Span) -> bool:
+    """Whether the last entry of one span and the first of the next belong together, by the naive walk's entries."""
+    last = naive_walk(layout, after.vaddr - 4096)
+    first = naive_walk(layout, after.vaddr)
+    size = 4096 * 512 ** (last.level - 1)
+    step = {"present": size, "not-present": -size if last.level <= 3 else 0}.get(before.state.value, 0)
+    flags = ~0x000F_FFFF_FFFF_F000
+    return (
+        (before.state, before.level, last.rights) == (after.state, after.level, first.rights)
+        and last.entry & flags == first.entry & flags
+        and first.entry == last.entry + step
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_walk_scan_and_translate_agree_with_a_naive_walk(data: st.DataObject) -> None:
+    """At every span's ends and at random addresses all say what the naive walk says; the scan covers all space."""
+    layout = data.draw(table_layouts())
+    tables = tables_of(layout)
+    spans = tables.scan()
+    assert int(spans.pages.sum()) == canonical_pages(layout.levels)
+    ends = (spans.end_page << np.uint64(12)).tolist()
+    gaps = [(end, start) for end, start in zip(ends, spans.vaddr.tolist()[1:], strict=False) if end != start]
+    half = 1 << (11 + 9 * layout.levels)
+    assert gaps == [(half, (1 << 64) - half)]
+    addresses = [*probes(spans), *data.draw(st.lists(table_addresses(layout.levels), max_size=8))]
+    translated = tables.translate(np.array(addresses, dtype=np.uint64))
+    for number, vaddr in enumerate(addresses):
+        expected = naive_walk(layout, vaddr)
+        walk = tables.walk(vaddr + 5)
+        assert [(step.table_pfn, step.index, step.entry) for step in walk.steps] == list(expected.path)
+        assert (walk.stop, walk.level, walk.entry) == (expected.stop, expected.level, expected.entry)
+        leaf = expected.stop in ("present", "not-present") and expected.pfn >= 0
+        assert walk.pfn == (expected.pfn if leaf else None)
+        assert walk.paddr == ((expected.pfn << 12) + 5 if expected.stop == "present" else None)
+        assert walk.rw * 1 + walk.user * 2 + walk.nx * 4 == expected.rights
+        assert Stop.of_code(int(translated.reasons[number])) == expected.stop
+        assert translated.levels[number] == expected.level
+        assert translated.entries[number] == expected.entry
+        assert translated.pfns[number] == (expected.pfn if leaf else -1)
+        index = span_index(spans, vaddr)
+        span = next(iter(spans.select(slice(index, index + 1))))
+        page = (vaddr - span.vaddr) >> 12
+        if span.state in (Stop.LOOP, Stop.SHARED):
+            depth = layout.levels - span.level
+            above = [layout.root, *((entry & 0x000F_FFFF_FFFF_F000) >> 12 for _, _, entry in expected.path[:depth])]
+            assert expected.path[depth][2] == span.entry
+            assert (span.pfn in above) == (span.state == Stop.LOOP)
+            continue
+        assert (span.state, span.level, span.rights) == (expected.stop, expected.level, Rights(expected.rights))
+        assert spans.entry_at(index, page) == expected.entry
+        moves = span.state in (Stop.PRESENT, Stop.NOT_PRESENT) and span.pfn >= 0
+        assert span.pfn + (page if moves else 0) == expected.pfn
+    for before, after in itertools.pairwise(spans):
+        if before.vaddr + (before.pages << 12) == after.vaddr and not {before.state, after.state} & {
+            Stop.LOOP,
+            Stop.SHARED,
+        }:
+            assert not goes_on(layout, before, after)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_restricted_scan_is_the_whole_one_clipped(data: st.DataObject) -> None:
+    """Pruning changes nothing within the bounds (but for the count of shared tables, which is by what was visited)."""
+    layout = data.draw(table_layouts())
+    tables = tables_of(layout)
+    bounds = sorted(data.draw(st.tuples(table_addresses(layout.levels), table_addresses(layout.levels))))
+    part = tables.scan(bounds[0], bounds[1] + 4096)
+    clipped = tables.scan().clipped(bounds[0] >> 12, (bounds[1] >> 12) + 1)
+    shared = {Stop.SHARED.code} & {*part.state.tolist(), *clipped.state.tolist()}
+    if not shared:
+        assert list(part) == list(clipped)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_splitting_spans_and_joining_them_again_changes_nothing(data: st.DataObject) -> None:
+    """`split` keeps frame and raw entry right at every cut, large leaves cut inside included."""
+    layout = data.draw(table_layouts())
+    spans = tables_of(layout).scan()
+    vaddrs = data.draw(st.lists(table_addresses(layout.levels), max_size=12))
+    cuts = np.unique(np.array([vaddr >> 12 for vaddr in vaddrs], dtype=np.uint64))
+    parts = spans.split(cuts)
+    assert set(cuts.tolist()) <= {vaddr >> 12 for vaddr in parts.vaddr.tolist()}
+    for part in parts:
+        index = span_index(spans, part.vaddr)
+        page = (part.vaddr - int(spans.vaddr[index])) >> 12
+        assert part.entry == spans.entry_at(index, page)
+        if part.state in (Stop.PRESENT, Stop.NOT_PRESENT) and part.pfn >= 0:
+            assert part.pfn == spans.pfn[index] + page
+    assert int(parts.pages.sum()) == int(spans.pages.sum())
+
+
+def test_a_large_not_present_entry_is_a_span_with_its_frame() -> None:
+    """The entry of a real 6.1, 0x800fffffffbff062 at PMD level, is 2 MiB of not-present frames 0x400-0x5ff."""
+    layout = TableLayout()
+    layout.put(BASE + (0x400 << 12), 2, 0x800F_FFFF_FFBF_F062)
+    tables = tables_of(layout)
+    span = next(span for span in tables.scan() if span.state == Stop.NOT_PRESENT)
+    assert span == Span(
+        BASE + (0x400 << 12), 512, 0x400, Level.PMD, Stop.NOT_PRESENT, 0x800F_FFFF_FFBF_F062, Rights.RW | Rights.NX
+    )
+    walk = tables.walk(BASE + (0x4AB << 12) + 7)
+    assert (walk.stop, walk.pfn, walk.paddr, walk.level) == (Stop.NOT_PRESENT, 0x4AB, None, Level.PMD)
+
+
+def test_the_fast_path_joins_tables_in_any_order_of_their_frames() -> None:
+    """Thirty PTE tables in descending frame order, all uniform but one, are three spans."""
+    layout = TableLayout(stride=-1, next_pfn=0xFFF, root=0x2000)
+    layout.fill(BASE, 1, 0, 30 * 512)
+    layout.put(BASE + (700 << 12), 1, 700 << 12 | KERNEL & ~RW)
+    present = [span[:3] for span in tables_of(layout).scan() if span.state == Stop.PRESENT]
+    assert present == [
+        (BASE, 700, 0),
+        (BASE + (700 << 12), 1, 700),
+        (BASE + (701 << 12), 30 * 512 - 701, 701),
+    ]
+
+
+def test_frames_that_carry_into_the_flags_are_not_one_run() -> None:
+    """Entries one apart whose frame overflows into bit 52 do not map consecutive frames: two spans."""
+    last = (1 << 40) - 256
+    layout = TableLayout()
+    for number in range(512):
+        layout.put(BASE + (number << 12), 1, ((last + number) << 12) + P)
+    present = [(span.pages, span.pfn) for span in tables_of(layout).scan() if span.state == Stop.PRESENT]
+    assert present == [(256, last), (256, 0)]
+
+
+@pytest.mark.parametrize("bit", [A, D, 1 << 9, 1 << 58, USER, NX])
+def test_no_flag_is_lost_in_a_span(bit: int) -> None:
+    """A leaf that differs in any one bit, ACCESSED, DIRTY and software bits too, is its own span."""
+    layout = TableLayout()
+    layout.fill(BASE, 1, 0, 512, flags=P | RW)
+    layout.put(BASE + (9 << 12), 1, 9 << 12 | P | RW | bit)
+    present = [(span.pages, span.entry) for span in tables_of(layout).scan() if span.state == Stop.PRESENT]
+    assert present == [(9, P | RW), (1, 9 << 12 | P | RW | bit), (502, 10 << 12 | P | RW)]
+
+
+def test_rights_come_from_all_levels() -> None:
+    """A leaf that allows all is read-only, kernel-only and not executable if upper entries say so."""
+    layout = TableLayout()
+    layout.fill(BASE, 1, 0, 1, flags=P | RW | USER)
+    top = layout.tables[layout.root]
+    top[273] = top[273] & ~RW | NX
+    walk = tables_of(layout).walk(BASE)
+    assert (walk.rw, walk.user, walk.nx) == (False, True, True)
+    span = next(span for span in tables_of(layout).scan() if span.state == Stop.PRESENT)
+    assert span.rights == Rights.USER | Rights.NX
+
+
+def test_one_gib_and_two_mib_leaves_next_to_each_other() -> None:
+    """Large leaves coalesce by their own size and never with another level's."""
+    layout = TableLayout(levels=5)
+    base = 0xFF11_0000_0000_0000
+    layout.fill(base, 3, 0, 3 << 18)
+    layout.fill(base + (3 << 30), 2, 3 << 18, 512 * 7)
+    present = [(s.vaddr, s.pages, s.pfn, s.level) for s in tables_of(layout).scan() if s.state == Stop.PRESENT]
+    assert present == [(base, 3 << 18, 0, Level.PUD), (base + (3 << 30), 512 * 7, 3 << 18, Level.PMD)]
+
+
+def test_a_missing_root_is_an_answer() -> None:
+    """Without the root's frame everything is table-missing: two halves, and no step in a walk."""
+    layout = TableLayout(missing={0x100})
+    tables = tables_of(layout)
+    assert [(s.state, s.pages, s.pfn) for s in tables.scan()] == [(Stop.TABLE_MISSING, 1 << 35, 0x100)] * 2
+    assert (tables.walk(BASE).stop, tables.walk(BASE).steps) == (Stop.TABLE_MISSING, ())
+    translated = tables.translate(np.array([BASE, 1 << 50], dtype=np.uint64))
+    assert translated.reasons.tolist() == [Stop.TABLE_MISSING.code, Stop.NON_CANONICAL.code]
+
+
+@pytest.mark.parametrize(("levels", "vaddr"), [(4, 1 << 47), (4, 0xFFFF_7FFF_FFFF_FFFF), (5, 1 << 56), (5, 1 << 63)])
+def test_addresses_that_are_not_canonical(levels: int, vaddr: int) -> None:
+    """They consult no table, and a scan refuses them as bounds."""
+    tables = PageTables(TableLayout(levels=levels).memory(), 0x100 << 12, levels)
+    assert (tables.walk(vaddr).stop, tables.walk(vaddr).steps) == (Stop.NON_CANONICAL, ())
+    assert tables.translate(np.array([vaddr], dtype=np.uint64)).reasons[0] == Stop.NON_CANONICAL.code
+    with pytest.raises(ValueError, match="canonical"):
+        tables.scan(vaddr, (1 << 64) - 4096)
+
+
+def test_the_low_bits_of_cr3_are_not_the_root() -> None:
+    """PCID and the no-flush bit do not move the root; other numbers of levels than 4 and 5 are refused."""
+    layout = TableLayout()
+    layout.fill(BASE, 1, 0, 4)
+    tables = PageTables(layout.memory(), 1 << 63 | layout.root << 12 | 0x123, 4)
+    assert tables.root_pfn == layout.root
+    assert tables.walk(BASE).pfn == 0
+    with pytest.raises(ValueError, match="4 or 5"):
+        PageTables(layout.memory(), 0, 3)
+
+
+def test_a_table_that_names_itself_is_a_loop() -> None:
+    """A root that contains itself is cut at its own level; its other entries are scanned as ever."""
+    layout = TableLayout()
+    layout.fill(BASE, 1, 0, 512)
+    layout.tables[layout.root][300] = layout.root << 12 | TABLE_FLAGS
+    spans = tables_of(layout).scan()
+    loops = [(s.level, s.pfn) for s in spans if s.state == Stop.LOOP]
+    assert loops == [(Level.P4D, layout.root)]
+    assert [s.pages for s in spans if s.state == Stop.PRESENT] == [512]
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_a_cycle_through_all_levels_is_cut(levels: int) -> None:
+    """Tables that lead back to the root from the level above PTE are loops there, not descents without end."""
+    layout = TableLayout(levels=levels)
+    pud = layout.table_for(BASE, 2)
+    assert pud is not None
+    layout.tables[pud] = dict.fromkeys(range(512), layout.root << 12 | TABLE_FLAGS)
+    loops = [s for s in tables_of(layout).scan() if s.state == Stop.LOOP]
+    assert [(s.level, s.pages, s.pfn) for s in loops] == [(Level.PMD, 1 << 18, layout.root)]
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_a_pyramid_of_shared_tables_is_cut(levels: int) -> None:
+    """512 entries naming one table at each level (2^36 or 2^45 leaves) end as few spans, all space covered."""
+    layout = TableLayout(levels=levels)
+    layout.fill(0, 1, 0x5000, 512)
+    pfn = layout.root
+    while layout.tables.get(pfn):
+        entry = layout.tables[pfn][0]
+        if (entry & 0x000F_FFFF_FFFF_F000) >> 12 in layout.tables:
+            layout.tables[pfn] = dict.fromkeys(range(512), entry)
+            pfn = (entry & 0x000F_FFFF_FFFF_F000) >> 12
+        else:
+            break
+    spans = tables_of(layout).scan()
+    assert int(spans.pages.sum()) == canonical_pages(levels)
+    assert int(spans.of_state(Stop.PRESENT).pages.sum()) == 16 * 512
+    assert len(spans) < 100
+    assert spans.of_state(Stop.SHARED).pages.sum() + 16 * 512 == canonical_pages(levels)
+
+
+def test_tables_that_all_name_each_other_end_with_an_error() -> None:
+    """1500 tables full of entries that name random ones of them exceed what the frames could hold in earnest."""
+    random = np.random.default_rng(7)
+    words = random.integers(0, 1500, (1500, 512)).astype(np.uint64) << np.uint64(12) | np.uint64(TABLE_FLAGS)
+    memory = SegmentMemory([*_segments(words)])
+    with pytest.raises(FormatError, match="not real tables"):
+        PageTables(memory, 0, 5).scan()
+
+
+def test_garbage_for_tables_ends() -> None:
+    """A scan of random bytes ends, by itself or with the one error, and covers all space if it ends by itself."""
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        words = random.integers(0, 1 << 64, (64, 512), dtype=np.uint64) & np.uint64(0x8000_0000_0003_FFFF)
+        tables = PageTables(SegmentMemory([*_segments(words)]), 0, 4)
+        try:
+            found = int(tables.scan().pages.sum())
+        except FormatError:
+            continue
+        assert found == canonical_pages(4)
+
+
+def test_nothing_is_cached() -> None:
+    """After a write to an overlay the same tables say what is there now."""
+    layout = TableLayout()
+    layout.fill(BASE, 1, 0, 4)
+    memory = Overlay(layout.memory())
+    tables = PageTables(memory, layout.root << 12)
+    step = tables.walk(BASE).steps[-1]
+    memory.write_u64(step.paddr, inverted(0, RW))
+    assert tables.walk(BASE).stop == Stop.NOT_PRESENT
+    assert tables.translate([BASE]).reasons.tolist() == [Stop.NOT_PRESENT.code]
+    assert [s.pages for s in tables.scan() if s.state == Stop.NOT_PRESENT] == [1]
+
+
+def test_many_addresses_in_many_tables() -> None:
+    """More tables than are looked into at a time, in scattered frames, missing ones among them, in random order."""
+    count = 5000
+    random = np.random.default_rng(3)
+    frames = random.permutation(count) + 0x10000
+    leaves = (np.arange(count * 512, dtype=np.uint64).reshape(count, 512) << np.uint64(12)) | np.uint64(KERNEL)
+    layout = TableLayout()
+    for number, pfn in enumerate(frames.tolist()):
+        layout.put(BASE + number * (2 << 20), 2, pfn << 12 | TABLE_FLAGS)
+    shuffled = np.empty_like(leaves)
+    shuffled[frames - 0x10000] = leaves
+    upper = layout.memory()
+    base = [*_segments(shuffled, 0x10000)]
+    pieces = [segment for start, pages in upper.ranges for segment in _segments(_words(upper, start, pages), start)]
+    tables = PageTables(SegmentMemory([*base, *pieces]), layout.root << 12)
+    pfns = random.integers(0, (count + 10) * 512, 100_000)
+    found = tables.translate(np.uint64(BASE) + (pfns.astype(np.uint64) << np.uint64(12)))
+    inside = pfns < count * 512
+    assert (found.pfns == np.where(inside, pfns, -1)).all()
+    assert (found.reasons == np.where(inside, Stop.PRESENT.code, Stop.NONE.code)).all()
+    assert [(s.pages, s.pfn) for s in tables.scan() if s.state == Stop.PRESENT] == [(count * 512, 0)]
+
+
+def test_steps_of_entries_by_state() -> None:
+    """Present leaves go up by their size, not-present ones down (inverted frames), everything else stays."""
+    asked = {
+        (1, Stop.PRESENT): 4096,
+        (2, Stop.PRESENT): 2 << 20,
+        (3, Stop.NOT_PRESENT): (1 << 64) - (1 << 30),
+        (2, Stop.NONE): 0,
+        (4, Stop.NOT_PRESENT): 0,
+        (2, Stop.SHARED): 0,
+    }
+    levels = np.array([level for level, _ in asked], dtype=np.uint8)
+    states = np.array([stop.code for _, stop in asked], dtype=np.uint8)
+    assert entry_steps(levels, states).tolist() == list(asked.values())
+
+
+def test_pse_means_nothing_above_pud() -> None:
+    """Bit 7 of a P4D entry is no leaf: the entry names a table (Intel SDM: reserved there)."""
+    layout = TableLayout()
+    layout.fill(BASE, 1, 0, 1)
+    layout.tables[layout.root][273] |= PSE
+    assert tables_of(layout).walk(BASE).stop == Stop.PRESENT
+
+
+def _words(memory: SegmentMemory, start: int, pages: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
+    return memory.run(start, pages).view(np.uint64)
+
+
+def _segments(words: np.ndarray[tuple[int, int], np.dtype[np.uint64]], start: int = 0) -> list[Segment]:
+    return [Segment(start, np.ascontiguousarray(words).view(np.uint8).reshape(-1, 4096))]

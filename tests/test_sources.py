@@ -1,0 +1,126 @@
+"""`open_memory`: the format is decided by content, and a refusal says why each reader declined."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hibernaut.errors import FormatError
+from hibernaut.sources import open_memory
+from tests.conftest import Golden
+from tests.memory.naive import PAGE, Load, elf_core, flattened, kdump, lime, packed_file, page_of, qemu_cpu
+
+CONTENTS = {
+    "elf": elf_core([Load(5 * PAGE, page_of(5))], qemu_cpu(0x9000)),
+    "lime": lime([(5 * PAGE, page_of(5))]),
+    "kdump": kdump({5: page_of(5)}),
+    "raw": b"".join(page_of(pfn) for pfn in range(6)),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+@pytest.mark.parametrize("how", [None, "zstd", "gzip", "xz", "flattened"])
+def test_content_decides(tmp_path: Path, kind: str, how: str | None) -> None:
+    """Each format is known by its bytes, whatever the file is called and however it is packed."""
+    data = CONTENTS[kind]
+    path = tmp_path / "misleading.iso"
+    path.write_bytes(data if how is None else flattened(data, 5000) if how == "flattened" else packed_file(data, how))
+    with open_memory(path) as source:
+        assert (source.kind, source.name, source.image) == (kind, str(path), None)
+        page = source.memory.frame(5)
+        assert page is not None
+        assert page.tobytes() == page_of(5)
+        assert source.memory.frame(6) is None
+        assert source.cr3 == (0x9000 if kind == "elf" else None)
+
+
+def test_golden_core_opens_packed(golden: Golden) -> None:
+    """A RAM dump as it was delivered, compressed: CR3, levels and all its frames."""
+    with open_memory(golden.packed("ram-6.1-lzo.elf")) as source:
+        assert (source.kind, source.cr3, source.levels) == ("elf", 0x487C000, 4)
+        assert source.memory.ranges.total_pages == 160 + 65344 + 4096 + 64
+
+
+@pytest.mark.parametrize("name", ["swap-6.1-lzo.img", "swap-6.12-lz4.img"])
+def test_golden_image_opens_as_memory(golden: Golden, name: str) -> None:
+    """A swap device with an image: the frames that the kernel saved, CR3 from the info page."""
+    with open_memory(golden(name)) as source:
+        assert source.kind == "swsusp"
+        assert source.image is not None
+        assert source.cr3 == int(golden.expected[name]["cr3"], 16)
+        assert source.memory.ranges.total_pages == golden.expected[name]["saved_pages"]
+
+
+def test_image_and_dump_of_one_machine_agree(golden: Golden) -> None:
+    """Of the pages of the 6.1 image two differ from the RAM dump taken right before the copy loop."""
+    with open_memory(golden("swap-6.1-lzo.img")) as image, open_memory(golden("ram-6.1-lzo.elf")) as ram:
+        different = [
+            first + row
+            for first, pages in image.memory.blocks()
+            for row in np.flatnonzero((ram.memory.gather(np.arange(first, first + len(pages)))[0] != pages).any(axis=1))
+        ]
+    assert different == [0x3F88, 0x49EC]
+
+
+def test_swap_without_an_image_says_so(tmp_path: Path) -> None:
+    """An ordinary swap area is not raw memory but an image that is missing."""
+    area = bytearray(16 * PAGE)
+    area[4086:4096] = b"SWAPSPACE2"
+    (tmp_path / "swap").write_bytes(area)
+    with pytest.raises(FormatError, match="no image: signature is SWAPSPACE2"):
+        open_memory(tmp_path / "swap")
+
+
+def test_offset_means_an_image(tmp_path: Path) -> None:
+    """With --offset, --partition or --base nothing but a hibernation image is looked for."""
+    (tmp_path / "raw").write_bytes(CONTENTS["raw"])
+    for place in ("offset", "partition", "base"):
+        with pytest.raises(FormatError) as caught:
+            open_memory(tmp_path / "raw", **{place: 3 if place == "offset" else 4096})
+        assert "raw memory" not in str(caught.value)
+
+
+def test_refusal_lists_every_reader_on_one_line(tmp_path: Path) -> None:
+    """What nobody accepts: one line with each format and its reason."""
+    (tmp_path / "hiberfil.sys").write_bytes(b"HIBR" + bytes(8188))
+    with pytest.raises(FormatError) as caught:
+        open_memory(tmp_path / "hiberfil.sys")
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in ("ELF core: ", "LiME: ", "kdump: ", "hibernation image: ", "raw memory: this is a Windows hibernation"):
+        assert part in line
+
+
+def test_odd_files(tmp_path: Path) -> None:
+    """A directory, an empty file and half a page are FormatErrors; a missing file is the system's error."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "short").write_bytes(bytes(2000))
+    for name in (".", "empty", "short"):
+        with pytest.raises(FormatError):
+            open_memory(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        open_memory(tmp_path / "missing")
+
+
+def test_refusals_leave_no_descriptor_open(tmp_path: Path) -> None:
+    """Files that are refused or damaged are closed again."""
+    (tmp_path / "refused").write_bytes(b"PAGEDU64" + bytes(4088))
+    (tmp_path / "damaged").write_bytes(CONTENTS["elf"][:-1])
+    before = len(os.listdir("/proc/self/fd"))
+    for name in ("refused", "damaged"):
+        with pytest.raises(FormatError):
+            open_memory(tmp_path / name)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_importing_costs_no_codec(tmp_path: Path) -> None:
+    """Importing the module that opens files costs no compression library."""
+    codecs = {"lzo", "lz4", "zstandard", "isal", "lzallright"}
+    code = f"import sys, hibernaut.sources; print(sorted({codecs} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]"
