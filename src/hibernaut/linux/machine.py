@@ -90,8 +90,8 @@ class Machine:
                 as many as splitting every not-present large page can take, at most 4096.
 
         Raises:
-            HibernautError: no direct map is found (its own reason), or a listed frame is not in the source.
-            FormatError: a list of frames is not ascending.
+            FormatError: no direct map is found.
+            HibernautError: a list of frames does not ascend, or a frame to save is not in the source.
         """
         overlay = Overlay(memory)
         direct_map = DirectMap.find(overlay, cr3, levels)

@@ -1,0 +1,227 @@
+"""Images: reading, converting and writing, as ratios against what the codec alone and a plain write can do.
+
+    python benchmarks/images.py [--pages N] [--big]
+
+Every ratio is measured in this run, best of several on both sides, on all cores. The pages are those of the golden
+image `swap-6.1-lzo.img`, repeated, or text and noise where there is no golden data. `--big` also converts an image of
+4 GiB in a process of its own and tells its peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, PhysicalMemory
+from hibernaut.swsusp import open_image
+from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
+from hibernaut.swsusp.declarations import UNIT_BYTES, UNIT_PAGES
+from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.stream import worker_count
+from hibernaut.swsusp.writer import NewArea, write_image
+
+ROUNDS = 5
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Repeated(PhysicalMemory):
+    """So many frames that hold a few thousand pages again and again."""
+
+    def __init__(self, pages: Bytes, frames: int) -> None:
+        self._pages = pages
+        self._ranges = FrameRanges.of([(0, frames)])
+
+    @property
+    def ranges(self) -> FrameRanges:
+        return self._ranges
+
+    def run(self, pfn: int, pages: int) -> Bytes:
+        at = pfn % len(self._pages)
+        return self._pages[at : at + min(pages, self._ranges.end - pfn)]
+
+    def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
+        frames = np.asarray(pfns, dtype=np.int64)
+        pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
+        np.take(self._pages, frames % len(self._pages), axis=0, out=pages, mode="clip")
+        return pages, np.ones(len(frames), dtype=np.bool_)
+
+
+def sample_pages() -> tuple[str, Bytes]:
+    """Pages as a real machine has them."""
+    folder = Path(os.environ.get("HIBERNAUT_GOLDEN") or REPOSITORY.parent / "shared" / "golden")
+    packed = folder / "swap-6.1-lzo.img.zst"
+    if packed.exists():
+        with open_image(packed) as image:
+            return "pages of a real 6.1", image.read_all()
+    rng = np.random.default_rng(1)
+    pages = rng.integers(0, 256, (16384, PAGE_SIZE), dtype=np.uint8)
+    pages[::2, 600:] = 0
+    pages[1::4] = np.frombuffer(b"some words, and again ".ljust(32, b".") * 128, dtype=np.uint8)
+    return "simulated pages", pages
+
+
+def best(work: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Least seconds of several runs."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def alternate(ours: Callable[[], object], limit: Callable[[], object]) -> tuple[float, float]:
+    """Least seconds of two pieces of work, taken in turns so that both see the same machine."""
+    pairs = [(best(ours, 1), best(limit, 1)) for _ in range(ROUNDS)]
+    return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+
+
+def on_all_cores(work: Callable[[int], object], count: int) -> None:
+    """Nothing but the work: each thread takes every n-th item, results are dropped."""
+    threads = worker_count()
+
+    def share(first: int) -> None:
+        for item in range(first, count, threads):
+            work(item)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(share, range(threads)))
+
+
+def packed_units(path: Path) -> tuple[Codec, list[bytes], int]:
+    """The compressed units of an image, in memory."""
+    with open_image(path) as image:
+        index = image.stream.index
+        entries = image.swap_map.entries
+        units = []
+        for unit in range(len(index)):
+            raw = image.area.read_blocks(entries[index.first_entry[unit] : index.first_entry[unit + 1]])
+            units.append(raw[8 : 8 + int(index.compressed_bytes[unit])])
+        assert image.compressor != "none"
+        return codec_named(image.compressor), units, image.stream.stream_pages * PAGE_SIZE
+
+
+def read_all(path: Path) -> None:
+    with open_image(path) as image:
+        image.read_all()
+
+
+def run_convert(path: Path, out: Path, form: str) -> None:
+    """`hibernaut convert` in this process."""
+    from hibernaut.cli.convert import Format, convert
+
+    convert(path, out, Format(form), quiet=True)
+
+
+def plain_write(path: Path, data: Bytes) -> None:
+    """The same bytes by plain writes of 4 MiB, synced as the converter syncs."""
+    with path.open("wb", buffering=0) as out:
+        flat = data.reshape(-1)
+        for at in range(0, len(flat), 4 << 20):
+            out.write(flat[at : at + (4 << 20)].data)
+        os.fsync(out.fileno())
+
+
+def report(name: str, ours: float, limit: float, size_bytes: int, target: float) -> None:
+    """One line: rates and their ratio."""
+    ratio = limit / ours
+    mark = "ok" if ratio >= target else "BELOW"
+    print(
+        f"{name:44} {size_bytes / ours / 1e6:8.0f} MB/s   limit {size_bytes / limit / 1e6:8.0f} MB/s"
+        f"   ratio {ratio:5.2f}  target {target:.2f}  {mark}",
+        flush=True,
+    )
+
+
+def measure(compressor: CompressorName, pages: Bytes, frames: int, folder: Path) -> None:
+    """Reading, converting and writing with one compressor."""
+    memory = Repeated(pages, frames)
+    path, out, other = folder / "image", folder / "out", folder / "plain"
+    pfns = np.arange(frames, dtype=np.int64)
+    info = ImageInfo.blank(cr3=0, physical_pages=frames)
+
+    def write() -> None:
+        write_image(path, memory, pfns, info, NewArea(), compressor=compressor, zero_pages=False)
+
+    write()
+    codec, units, size_bytes = packed_units(path)
+
+    def decompress_all() -> None:
+        on_all_cores(lambda unit: codec.decompress(units[unit], UNIT_BYTES), len(units))
+
+    ours, limit = alternate(lambda: read_all(path), decompress_all)
+    report(f"{compressor}: image -> pages in memory, CRC checked", ours, limit, size_bytes, 0.8)
+
+    plain, _ = memory.gather(pfns)
+    ours, write_limit = alternate(lambda: run_convert(path, out, "raw"), lambda: plain_write(other, plain))
+    slower = max(limit, write_limit)
+    which = "codec" if slower == limit else "plain write"
+    report(f"{compressor}: convert to a file (limit: {which})", ours, slower, size_bytes, 0.8)
+
+    rows = [plain[at : at + UNIT_PAGES].reshape(-1) for at in range(0, frames, UNIT_PAGES)]
+    ours, limit = alternate(write, lambda: on_all_cores(lambda unit: codec.compress(rows[unit]), len(rows)))
+    report(f"{compressor}: memory -> image", ours, limit, size_bytes, 0.8)
+
+
+CHILD = """
+import resource, sys
+from pathlib import Path
+from hibernaut.cli.convert import Format, convert
+convert(Path(sys.argv[1]), Path(sys.argv[2]), Format(sys.argv[3]), quiet=True)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def big(pages: Bytes, folder: Path) -> None:
+    """Peak memory of converting an image of 4 GiB, in a process of its own."""
+    frames = 1 << 20
+    memory = Repeated(pages, frames)
+    pfns = np.arange(frames, dtype=np.int64)
+    info = ImageInfo.blank(cr3=0, physical_pages=frames)
+    write_image(folder / "big", memory, pfns, info, NewArea(), compressor="lzo", zero_pages=False)
+    for form in ("raw", "lime", "elf"):
+        start = time.perf_counter()
+        told = subprocess.run(
+            [sys.executable, "-c", CHILD, str(folder / "big"), str(folder / "big.out"), form],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds = time.perf_counter() - start
+        peak = int(told.stdout.split()[-1])
+        mark = "ok" if peak < 400 else "ABOVE"
+        print(
+            f"convert 4 GiB to {form:4}: peak {peak} MiB (target below 400)  {mark}   {4096 / seconds:.0f} MiB/s",
+            flush=True,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Benchmarks of reading and writing images.")
+    parser.add_argument("--pages", type=int, default=1 << 17, help="size of the machine (default: 512 MiB)")
+    parser.add_argument("--big", action="store_true", help="also convert a 4 GiB image and tell its peak memory")
+    options = parser.parse_args(arguments)
+    what, pages = sample_pages()
+    print(f"{what}, {options.pages * PAGE_SIZE >> 20} MiB, {worker_count()} cores, {codec_named('lzo').library}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for compressor in ("lzo", "lz4"):
+            measure(compressor, pages, options.pages, folder)
+        if options.big:
+            big(pages, folder)
+    print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
+
+
+if __name__ == "__main__":
+    main()
