@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "write_all"]
+__all__ = ["replacing", "start_writeback", "write_all", "write_vector"]
+
+
+IOVECS = 512
+"""Buffers given to one system call; the system allows 1024 (IOV_MAX)."""
 
 
 @contextmanager
@@ -58,3 +62,25 @@ def write_all(fd: int, data: memoryview, offset: int) -> None:
     while len(data):
         done = os.pwrite(fd, data, offset)
         data, offset = data[done:], offset + done
+
+
+def write_vector(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+    """Write buffers one after the other from a byte on, in as few system calls as can be. Raises OSError."""
+    for first in range(0, len(parts), IOVECS):
+        some = parts[first : first + IOVECS]
+        size_bytes = sum(len(part) for part in some)
+        done = os.pwritev(fd, some, offset)
+        if done < size_bytes:  # a signal or a full disk cut it short: the rest piece by piece, for the error's sake
+            rest = memoryview(b"".join(some))
+            write_all(fd, rest[done:], offset + done)
+        offset += size_bytes
+
+
+def start_writeback(fd: int, offset: int, size_bytes: int) -> None:
+    """Let the system begin to write these bytes to the disk now, so that the sync at the end has little left to do.
+
+    POSIX_FADV_DONTNEED starts the writing of dirty pages and returns at once (mm/fadvise.c); only pages that are
+    clean already leave the cache.
+    """
+    with suppress(OSError):  # advice: a file system may decline
+        os.posix_fadvise(fd, offset, size_bytes, os.POSIX_FADV_DONTNEED)

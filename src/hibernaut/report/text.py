@@ -129,6 +129,8 @@ def walk_text(document: dict[str, Any]) -> str:
     ]
     lines = columns([head, *body], right=frozenset({1, 2, 3}))
     lines.append(f"{document['vaddr']}: {document['stop']}")
+    if document["paddr"] is None and document["pfn"] is not None:
+        lines[-1] += f", frame {document['pfn']} (a not-present entry stores it inverted)"
     if document["paddr"] is not None:
         rights = [name for name in ("rw", "nx", "user") if document["effective"][name]]
         lines[-1] += f", physical {document['paddr']}, frame {document['pfn']}" + (

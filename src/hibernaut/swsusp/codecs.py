@@ -1,7 +1,8 @@
 """The two compressors of hibernation images, raw streams without headers, from well-kept libraries.
 
 LZO1X comes from python-lzo (liblzo2, the kernel's own algorithm) where it is installed; else from lzallright, which has
-wheels everywhere and is slower. Both release the GIL. The kernel decompresses with `lzo1x_decompress_safe` and
+wheels everywhere and is slower. LZ4 is compressed by lz4 and decompressed by cramjam, which puts the bytes where they
+are wanted instead of into a new object. All release the GIL. The kernel decompresses with `lzo1x_decompress_safe` and
 `LZ4_decompress_safe`, so any valid stream will do, whoever compressed it.
 """
 
@@ -31,13 +32,14 @@ class Codec:
         name: lzo or lz4.
         library: what does the work.
         compress: a unit (uint8, contiguous) to its compressed bytes.
-        decompress: compressed bytes and the largest size allowed to the plain bytes; ValueError if they are damaged.
+        decompress_into: compressed bytes (uint8) into an array (uint8, contiguous) of the size that must come out;
+            ValueError if they are damaged or something else comes out.
     """
 
     name: CompressorName
     library: str
     compress: Callable[[NDArray[np.uint8]], bytes]
-    decompress: Callable[[bytes, int], bytes]
+    decompress_into: Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
 
 
 def codec_named(name: CompressorName) -> Codec:
@@ -58,14 +60,14 @@ def _python_lzo() -> Codec:
         packed: bytes = lzo.compress(unit, 1, False)  # level 1 is lzo1x_1_compress, as in the kernel
         return packed
 
-    def decompress(packed: bytes, size_bytes: int) -> bytes:
+    def decompress_into(packed: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         try:
-            plain: bytes = lzo.decompress(packed, False, size_bytes)
+            plain: bytes = lzo.decompress(packed, False, len(out))
         except lzo.error as error:
-            raise ValueError(str(error)) from error
-        return plain
+            raise ValueError(f"does not decompress: {error}") from error
+        _put(plain, out)
 
-    return Codec("lzo", "python-lzo", compress, decompress)
+    return Codec("lzo", "python-lzo", compress, decompress_into)
 
 
 def _lzallright() -> Codec:
@@ -76,30 +78,37 @@ def _lzallright() -> Codec:
         packed: bytes = lzallright.LZOCompressor().compress(unit.tobytes())
         return packed
 
-    def decompress(packed: bytes, size_bytes: int) -> bytes:
+    def decompress_into(packed: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         try:
-            plain: bytes = lzallright.LZOCompressor.decompress(packed, size_bytes)
+            plain: bytes = lzallright.LZOCompressor.decompress(packed.tobytes(), len(out))
         except lzallright.LZOError as error:
-            raise ValueError(str(error.args[0])) from error  # the second argument can be all of the output
-        if len(plain) > size_bytes:
-            raise ValueError(f"more than {size_bytes} bytes come out")
-        return plain
+            # The second argument can be all of the output.
+            raise ValueError(f"does not decompress: {error.args[0]}") from error
+        _put(plain, out)
 
-    return Codec("lzo", "lzallright", compress, decompress)
+    return Codec("lzo", "lzallright", compress, decompress_into)
+
+
+def _put(plain: bytes, out: NDArray[np.uint8]) -> None:
+    if len(plain) != len(out):
+        raise ValueError(f"decompresses to {len(plain)} bytes; expected {len(out)}")
+    out[:] = np.frombuffer(plain, dtype=np.uint8)
 
 
 def _lz4() -> Codec:
     block = importlib.import_module("lz4.block")
+    cramjam = importlib.import_module("cramjam")
 
     def compress(unit: NDArray[np.uint8]) -> bytes:
         packed: bytes = block.compress(unit, store_size=False)
         return packed
 
-    def decompress(packed: bytes, size_bytes: int) -> bytes:
+    def decompress_into(packed: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         try:
-            plain: bytes = block.decompress(packed, uncompressed_size=size_bytes)
-        except block.LZ4BlockError as error:
-            raise ValueError(str(error)) from error
-        return plain
+            size_bytes = cramjam.lz4.decompress_block_into(packed, out, output_len=len(out))
+        except cramjam.DecompressionError as error:
+            raise ValueError(f"does not decompress: {error}") from error
+        if size_bytes != len(out):
+            raise ValueError(f"decompresses to {size_bytes} bytes; expected {len(out)}")
 
-    return Codec("lz4", "lz4", compress, decompress)
+    return Codec("lz4", "lz4", compress, decompress_into)

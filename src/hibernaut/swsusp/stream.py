@@ -7,6 +7,7 @@ as units of 32 blocks. Memory stays bounded: a few batches of units are in fligh
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from hibernaut.errors import CorruptImage
 from hibernaut.memory.physical import PAGE_SIZE, Bytes
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
-from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_PAGES
+from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_BYTES, UNIT_PAGES
 from hibernaut.swsusp.swapmap import SwapMap
 
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units", "ordered_parallel", "worker_count"]
@@ -184,41 +185,61 @@ class UnitStream:
         """
         first_row, end_row = self.rows_of(first_unit, last_unit)
         pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8) if out is None else out
-        entries = self._entries[self.index.first_entry[first_unit] : self.index.first_entry[last_unit]]
-        stored = self._area.read_blocks(entries)
+        begins = self.index.first_entry[first_unit : last_unit + 1].tolist()
+        stored = np.frombuffer(self._area.read_blocks(self._entries[begins[0] : begins[-1]]), dtype=np.uint8)
         flat = pages.reshape(-1)
         if self._codec is None:
-            flat[:] = np.frombuffer(stored, dtype=np.uint8)
+            flat[:] = stored
             return pages
-        at = 0
-        for unit in range(first_unit, last_unit):
-            # The lengths may have changed under us if somebody writes to the file: the index decides.
-            begin = (int(self.index.first_entry[unit]) - int(self.index.first_entry[first_unit])) * PAGE_SIZE
-            packed = stored[begin + LENGTH_BYTES : begin + LENGTH_BYTES + int(self.index.compressed_bytes[unit])]
-            expected = min(UNIT_PAGES, self.stream_pages - unit * UNIT_PAGES) * PAGE_SIZE
-            flat[at : at + expected] = np.frombuffer(self._decompress(unit, packed, expected), dtype=np.uint8)
-            at += expected
+        lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
+        for number, (begin, length) in enumerate(zip(begins, lengths, strict=False)):
+            # The lengths in the file may have changed under us if somebody writes to it: the index decides.
+            packed = stored[(begin - begins[0]) * PAGE_SIZE + LENGTH_BYTES :][:length]
+            try:
+                self._codec.decompress_into(packed, flat[number * UNIT_BYTES : (number + 1) * UNIT_BYTES])
+            except ValueError as error:
+                raise self._bad_unit(first_unit + number, str(error)) from error
         return pages
 
-    def _decompress(self, unit: int, packed: bytes, expected: int) -> bytes:
-        assert self._codec is not None
-        try:
-            plain = self._codec.decompress(packed, expected)
-        except ValueError as error:
-            raise self._bad_unit(unit, f"does not decompress: {error}") from error
-        if len(plain) != expected:
-            raise self._bad_unit(unit, f"decompresses to {len(plain)} bytes", f"{expected}")
-        return plain
-
-    def _bad_unit(self, unit: int, what: str, expected: str | None = None) -> CorruptImage:
-        assert self._codec is not None
+    def _bad_unit(self, unit: int, what: str) -> CorruptImage:
         block = int(self._entries[self.index.first_entry[unit]])
         return CorruptImage(
-            f"unit {unit} ({self._codec.name}, {self.index.compressed_bytes[unit]} bytes) {what}",
+            f"unit {unit} ({self.index.compressed_bytes[unit]} bytes compressed) {what}",
             source=self._area.file.name,
             offset=self._area.offset_of(block),
-            expected=expected,
         )
+
+    def for_each(self, sink: Callable[[int, Bytes], None], progress: Callable[[int], None] | None = None) -> int:
+        """Decompress everything on all cores and hand it to `sink`; returns the CRC of it all.
+
+        Args:
+            sink: called with the first row and its pages, shape (n, 4096), from several threads at once and in any
+                order; the array is valid only during the call.
+            progress: told of pages done, from the calling thread.
+
+        Raises:
+            CorruptImage: damaged data.
+        """
+        buffers = threading.local()
+
+        def task(first: int) -> Callable[[], tuple[int, int]]:
+            def work() -> tuple[int, int]:
+                last = min(first + BATCH_UNITS, len(self.index))
+                first_row, end_row = self.rows_of(first, last)
+                if not hasattr(buffers, "pages"):
+                    buffers.pages = np.empty((BATCH_UNITS * UNIT_PAGES, PAGE_SIZE), dtype=np.uint8)
+                pages = self.decode(first, last, buffers.pages[: end_row - first_row])
+                sink(first_row, pages)
+                return isal_zlib.crc32(pages), end_row - first_row
+
+            return work
+
+        crc = Crc()
+        for part, pages in ordered_parallel(map(task, range(0, len(self.index), BATCH_UNITS)), worker_count()):
+            crc.add(part, pages * PAGE_SIZE)
+            if progress:
+                progress(pages)
+        return crc.value
 
     def batches(self, first_unit: int = 0, out: Bytes | None = None) -> Iterator[Batch]:
         """All rows from a unit on, in order, decompressed on all cores.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.memory.files import PlainFile
-from hibernaut.memory.output import replacing, write_all
+from hibernaut.memory.output import replacing, start_writeback, write_all, write_vector
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames, PhysicalMemory
 from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
@@ -221,9 +222,10 @@ def _zero_pages(memory: PhysicalMemory, pfns: Frames) -> BoolArray:
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
-    """A batch of the stream, ready to be written: bytes in whole blocks, CRC of the plain pages."""
+    """A batch of the stream, ready to be written: buffers that together are whole blocks, CRC of the plain pages."""
 
-    blocks: bytes | memoryview
+    parts: tuple[bytes | memoryview, ...]
+    blocks: int
     pages: int
     crc32: int
     units: int
@@ -245,13 +247,13 @@ class _Writer:
         meta = pack_pfns(pfns, zero)
         stored = pfns[~zero]
         final_info = info.with_pages(saved_pages=len(pfns), image_pages=len(stored))
-        self._put(final_info.page)
+        self._put((final_info.page,), 1)
         crc, units, compressed_bytes = Crc(), 0, 0
         for packed in self._packed(meta, stored):
             crc.add(packed.crc32, packed.pages * PAGE_SIZE)
             units += packed.units
             compressed_bytes += packed.compressed_bytes
-            self._put(packed.blocks)
+            self._put(packed.parts, packed.blocks)
             if self.progress:
                 self.progress(packed.pages)
         entries = np.concatenate(self.entries)
@@ -273,27 +275,35 @@ class _Writer:
 
     def _packed(self, meta: Bytes, stored: Frames) -> Iterator[_Packed]:
         codec = None if self.compressor == "none" else codec_named(self.compressor)
-        rows = len(meta) + len(stored)
+        rows = _Rows(self.memory, meta, stored)
 
         def task(first: int) -> Callable[[], _Packed]:
-            return lambda: _pack(_rows(self.memory, meta, stored, first, min(first + BATCH_PAGES, rows)), codec)
+            return lambda: _pack(rows, first, min(first + BATCH_PAGES, len(rows)), codec)
 
-        return ordered_parallel(map(task, range(0, rows, BATCH_PAGES)), worker_count())
+        return ordered_parallel(map(task, range(0, len(rows), BATCH_PAGES)), worker_count())
 
-    def _put(self, data: bytes | memoryview) -> None:
+    def _put(self, parts: Sequence[bytes | memoryview], count: int) -> None:
         """Write whole blocks to the next free ones and note them as the image's next pages."""
-        count = len(data) // PAGE_SIZE
         self.image_pages += count
         blocks = self.layout.take(count)
         self.entries.append(blocks)
         if len(blocks):
-            self._write_blocks(blocks, memoryview(data))
+            self._write_blocks(blocks, parts)
 
-    def _write_blocks(self, blocks: NDArray[np.int64], data: memoryview) -> None:
-        at = 0
-        for first, count in contiguous_runs(blocks):
-            write_all(self.fd, data[at : at + count * PAGE_SIZE], self.layout.base_bytes + first * PAGE_SIZE)
-            at += count * PAGE_SIZE
+    def _write_blocks(self, blocks: NDArray[np.int64], parts: Sequence[bytes | memoryview]) -> None:
+        runs = list(contiguous_runs(blocks))
+        if len(runs) > 1:  # the parts do not end where the runs do
+            data = memoryview(b"".join(parts))
+            ends = np.cumsum([count for _, count in runs]).tolist()
+            pieces: list[Sequence[bytes | memoryview]] = [
+                [data[(end - count) * PAGE_SIZE : end * PAGE_SIZE]] for end, (_, count) in zip(ends, runs, strict=True)
+            ]
+        else:
+            pieces = [parts]
+        for (first, count), piece in zip(runs, pieces, strict=True):
+            at = self.layout.base_bytes + first * PAGE_SIZE
+            write_vector(self.fd, piece, at)
+            start_writeback(self.fd, at, count * PAGE_SIZE)
 
     def _put_map(self, entries: NDArray[np.int64]) -> int:
         """Write the chain of map pages; returns their number, which counts pages that found no block as well."""
@@ -306,7 +316,7 @@ class _Writer:
             part = entries[page * MAP_ENTRIES : (page + 1) * MAP_ENTRIES]
             pages[page, : len(part)] = part
         pages[:-1, MAP_ENTRIES] = blocks[1:]
-        self._write_blocks(blocks, memoryview(pages.tobytes()))
+        self._write_blocks(blocks, (pages.tobytes(),))
         self.first_map_block = int(blocks[0])
         return count
 
@@ -342,29 +352,61 @@ _FLAGS: dict[CompressorName, int] = {
 }
 
 
-def _rows(memory: PhysicalMemory, meta: Bytes, stored: Frames, first: int, last: int) -> Bytes:
-    """Rows of the stream, shape (last - first, 4096): meta pages, then the stored frames' bytes."""
-    pages = np.empty((last - first, PAGE_SIZE), dtype=np.uint8)
-    of_meta = max(0, min(last, len(meta)) - first)
-    pages[:of_meta] = meta[first : first + of_meta]
-    wanted = stored[first + of_meta - len(meta) : last - len(meta)]
-    if len(wanted):
-        _, present = memory.gather(wanted, pages[of_meta:])
+class _Rows:
+    """The rows of the stream, meta pages and then the stored frames, unit by unit; used by several threads at once."""
+
+    def __init__(self, memory: PhysicalMemory, meta: Bytes, stored: Frames) -> None:
+        self._memory = memory
+        self._meta = meta
+        self._stored = stored
+        self._buffers = threading.local()
+
+    def __len__(self) -> int:
+        return len(self._meta) + len(self._stored)
+
+    def unit(self, first: int, last: int) -> Bytes:
+        """Rows `first` to `last` - 1, at most 32, shape (n, 4096), C-contiguous.
+
+        A view of memory where the frames lie there together, else this thread's buffer, which the next call fills anew.
+        """
+        meta = len(self._meta)
+        if last <= meta:
+            return self._meta[first:last]
+        if first >= meta:
+            frames = self._stored[first - meta : last - meta]
+            if int(frames[-1]) - int(frames[0]) == len(frames) - 1:
+                view = self._memory.run(int(frames[0]), len(frames))
+                if len(view) == len(frames) and view.flags.c_contiguous:
+                    return view
+        return self._gathered(first, last)
+
+    def _gathered(self, first: int, last: int) -> Bytes:
+        if not hasattr(self._buffers, "unit"):
+            self._buffers.unit = np.empty((UNIT_PAGES, PAGE_SIZE), dtype=np.uint8)
+        pages: Bytes = self._buffers.unit[: last - first]
+        of_meta = max(0, len(self._meta) - first)
+        pages[:of_meta] = self._meta[first : first + of_meta]
+        wanted = self._stored[first + of_meta - len(self._meta) : last - len(self._meta)]
+        _, present = self._memory.gather(wanted, pages[of_meta:])
         if not present.all():
             raise HibernautError(f"frame {wanted[~present][0]:#x} vanished from memory while it was being saved")
-    return pages
+        return pages
 
 
-def _pack(pages: Bytes, codec: Codec | None) -> _Packed:
-    crc32 = isal_zlib.crc32(pages)
-    if codec is None:
-        return _Packed(pages.reshape(-1).data, len(pages), crc32, 0, 0)
-    parts: list[bytes] = []
-    total = units = 0
-    for first in range(0, len(pages), UNIT_PAGES):
-        packed = codec.compress(pages[first : first + UNIT_PAGES].reshape(-1))
-        parts += (len(packed).to_bytes(LENGTH_BYTES, "little"), packed)
-        parts.append(bytes(-(LENGTH_BYTES + len(packed)) % PAGE_SIZE))
-        total += len(packed)
-        units += 1
-    return _Packed(b"".join(parts), len(pages), crc32, units, total)
+def _pack(rows: _Rows, first: int, last: int, codec: Codec | None) -> _Packed:
+    parts: list[bytes | memoryview] = []
+    crc32 = blocks = compressed_bytes = 0
+    for at in range(first, last, UNIT_PAGES):
+        unit = rows.unit(at, min(at + UNIT_PAGES, last)).reshape(-1)
+        crc32 = isal_zlib.crc32(unit, crc32)
+        if codec is None:
+            parts.append(unit.tobytes())
+            blocks += len(unit) // PAGE_SIZE
+            continue
+        packed = codec.compress(unit)
+        padding = bytes(-(LENGTH_BYTES + len(packed)) % PAGE_SIZE)
+        parts += (len(packed).to_bytes(LENGTH_BYTES, "little"), packed, padding)
+        blocks += (LENGTH_BYTES + len(packed) + len(padding)) // PAGE_SIZE
+        compressed_bytes += len(packed)
+    units = -(-(last - first) // UNIT_PAGES) if codec else 0
+    return _Packed(tuple(parts), blocks, last - first, crc32, units, compressed_bytes)
