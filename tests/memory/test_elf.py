@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,12 +167,15 @@ def test_huge_fields_are_refused(opening: Opening, field: int, value: int, what:
         opening(open_elf, bytes(data))
 
 
-def test_absurd_number_of_headers_is_refused(opening: Opening) -> None:
-    """A PN_XNUM count of 4 milliard headers is an error before anything of that size is read."""
+def test_absurd_number_of_headers_is_refused(opening: Opening, tmp_path: Path) -> None:
+    """A PN_XNUM count of millions of headers is an error before anything of that size is read, in a huge file too."""
     data = bytearray(elf_core([Load(0, page_of(0))], many=True))
     struct.pack_into("<I", data, 64 + 44, 0xFFFFFFFF)
-    with pytest.raises(FormatError, match="program headers"):
-        opening(open_elf, bytes(data))
+    (tmp_path / "sparse").write_bytes(data)
+    os.truncate(tmp_path / "sparse", 1 << 40)
+    for content in (bytes(data), tmp_path / "sparse"):
+        with pytest.raises(FormatError, match="more than 4194304 program headers"):
+            opening(open_elf, content)
 
 
 def test_notes_that_run_out_of_their_segment(opening: Opening) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -78,6 +79,16 @@ def test_damage_is_a_format_error_or_harmless(tmp_path: Path, how: str, data: st
     # OSError: a flattened record for a place that this file system cannot have.
     with suppress(FormatError, *([OSError] if how == "flattened" else [])):
         open_plain(path).close()
+
+
+def test_flattened_records_that_claim_too_much(tmp_path: Path) -> None:
+    """A record of more bytes than the file has, or for a place no dump has, is an error at once."""
+    good = flattened(DATA[:4096], 4096)
+    for place, size_bytes in ((0, 1 << 50), (1 << 60, 10), (-5, 10), (0, -2)):
+        (tmp_path / "flat").write_bytes(good[:4096] + struct.pack(">qq", place, size_bytes) + good[4112:])
+        with pytest.raises(FormatError, match="impossible record") as caught:
+            open_plain(tmp_path / "flat")
+        assert caught.value.offset == 4096
 
 
 def test_padding_after_compressed_data(tmp_path: Path) -> None:

@@ -73,6 +73,17 @@ def test_raw_holds_the_frames_at_their_places(tmp_path: Path, frames: dict[int, 
     assert found == {pfn: frames.get(pfn, bytes(PAGE_SIZE)) for pfn in range(max(frames) + 1)}
 
 
+@pytest.mark.parametrize("writer", [write_raw, write_lime, write_elf])
+def test_ranges_may_touch(tmp_path: Path, writer: Writer) -> None:
+    """Ranges that follow each other without a gap stay ranges of their own, and no page slips over the border."""
+    frames = {pfn: page_of(pfn) for pfn in range(3, 9)}
+    with replacing(tmp_path / "file") as fd:
+        writer(chunks(frames, 6), fd, FrameRanges(np.array([3, 5]), np.array([2, 4])))
+    parse = {write_raw: raw_frames, write_lime: lime_frames, write_elf: elf_frames}[writer]
+    found = parse((tmp_path / "file").read_bytes())
+    assert {pfn: found[pfn] for pfn in frames} == frames
+
+
 def test_gaps_of_raw_files_are_holes(tmp_path: Path) -> None:
     """A frame at 64 GiB costs one page of disk, not 64 GiB."""
     with replacing(tmp_path / "raw") as fd:
@@ -178,6 +189,8 @@ def test_failures_leave_nothing(tmp_path: Path, writer: Writer) -> None:
         attempt(chunks(frames, 2), FrameRanges.of([(3, 2), (10, 1)]))
     with pytest.raises(ValueError, match="not announced"):
         attempt(chunks(frames, 2), FrameRanges.of([]))
+    with pytest.raises(ValueError, match="not announced"):
+        attempt(chunks({3: page_of(3), 4: page_of(4), 5: page_of(5)}, 3), FrameRanges.of([(3, 2), (9, 1)]))
     with pytest.raises(ValueError, match="announced"):
         attempt(chunks(frames, 2), FrameRanges.of([(3, 2), (9, 2)]))
     with pytest.raises(RuntimeError):

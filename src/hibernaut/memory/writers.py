@@ -33,7 +33,7 @@ Chunks = Iterable[tuple["Frames", "Bytes"]]
 
 BATCH_BYTES = 1 << 20
 """What is handed to the writing thread at a time, at least: single system calls of this size reach memory speed."""
-BATCHES_WAITING = 4
+BATCHES_WAITING = 2
 IOVECS = 512
 """Buffers given to one system call; the system allows 1024 (IOV_MAX)."""
 
