@@ -45,13 +45,16 @@ class Repeated(PhysicalMemory):
 
     @property
     def ranges(self) -> FrameRanges:
+        """All frames from 0 on."""
         return self._ranges
 
     def run(self, pfn: int, pages: int) -> Bytes:
+        """A view, up to where the pages begin again."""
         at = pfn % len(self._pages)
         return self._pages[at : at + min(pages, self._ranges.end - pfn)]
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
+        """One indexed copy."""
         frames = np.asarray(pfns, dtype=np.int64)
         pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
         np.take(self._pages, frames % len(self._pages), axis=0, out=pages, mode="clip")
@@ -117,12 +120,13 @@ def plain_decompressor(compressor: CompressorName) -> Callable[[bytes], bytes]:
     """The limit's codec: python-lzo or lz4, called directly."""
     if compressor == "lzo":
         lzo = importlib.import_module("lzo")
-        return lambda unit: lzo.decompress(unit, False, UNIT_BYTES)  # type: ignore[no-any-return]
+        return lambda unit: lzo.decompress(unit, False, UNIT_BYTES)
     lz4 = importlib.import_module("lz4.block")
-    return lambda unit: lz4.decompress(unit, uncompressed_size=UNIT_BYTES)  # type: ignore[no-any-return]
+    return lambda unit: lz4.decompress(unit, uncompressed_size=UNIT_BYTES)
 
 
 def read_all(path: Path) -> None:
+    """Everything into memory, CRC checked."""
     with open_image(path) as image:
         image.read_all()
 
@@ -220,6 +224,7 @@ def big(pages: Bytes, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description="Benchmarks of reading and writing images.")
     parser.add_argument("--pages", type=int, default=1 << 17, help="size of the machine (default: 512 MiB)")
     parser.add_argument("--big", action="store_true", help="also convert a 4 GiB image and tell its peak memory")

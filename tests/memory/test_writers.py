@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from hibernaut.memory.elf import open_elf
 from hibernaut.memory.lime import open_lime
 from hibernaut.memory.output import replacing
 from hibernaut.memory.physical import PAGE_SIZE, Bytes, FrameRanges, Frames
-from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of, find_vmcoreinfo
-from hibernaut.memory.writers import vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
+from hibernaut.memory.writers import Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from tests.conftest import Golden
 from tests.memory.conftest import Opening
 from tests.memory.naive import elf_frames, lime_frames, page_of
@@ -132,24 +133,20 @@ def test_more_ranges_than_e_phnum_can_say(opening: Opening, tmp_path: Path) -> N
 
 
 def test_pyelftools_reads_the_golden_round_trip(opening: Opening, golden: Golden, tmp_path: Path) -> None:
-    """The golden dump, written in one pass with the note found on the way: pyelftools sees every page and the text."""
+    """The golden dump, written in one pass with its note found before: pyelftools sees every page and the text."""
     memory = opening.dump(open_elf, golden("ram-6.1-low2m.elf")).memory
-    finder = VmcoreinfoFinder()
+    text = find_vmcoreinfo(memory)
+    assert text is not None
     with replacing(tmp_path / "core") as fd:
         write_elf(
-            finder.watch(chunks_of(memory)),
-            fd,
-            memory.ranges,
-            vaddr_base=0xFFFF888000000000,
-            notes=lambda: [vmcoreinfo_note(finder.text or b"")],
+            chunks_of(memory), fd, memory.ranges, vaddr_base=0xFFFF888000000000, notes=lambda: [vmcoreinfo_note(text)]
         )
-    assert finder.text is not None
     with (tmp_path / "core").open("rb") as stream:
         elf = ELFFile(stream)
         assert (elf.header.e_type, elf.header.e_machine) == ("ET_CORE", "EM_X86_64")
         segments = list(elf.iter_segments())
         assert segments[0].header.p_type == "PT_NOTE"  # crash takes the first header for the notes
-        assert notes_of(elf) == [("VMCOREINFO", finder.text)]
+        assert notes_of(elf) == [("VMCOREINFO", text)]
         for segment in segments[1:]:
             header = segment.header
             assert header.p_vaddr == header.p_paddr + 0xFFFF888000000000
@@ -200,7 +197,7 @@ def test_failures_leave_nothing(tmp_path: Path, writer: Writer) -> None:
 
 @pytest.mark.parametrize("writer", [write_raw, write_lime, write_elf])
 def test_full_disk_is_the_system_s_error(writer: Writer) -> None:
-    """Writing to a device that is always full raises OSError, from whichever thread met it."""
+    """Writing to a device that is always full raises OSError, whatever was written before it."""
     pages = np.ones((1024, PAGE_SIZE), dtype=np.uint8)
     stream = ((np.arange(at, at + 1024), pages) for at in range(0, 16 * 1024, 1024))
     fd = os.open("/dev/full", os.O_WRONLY)
@@ -209,3 +206,24 @@ def test_full_disk_is_the_system_s_error(writer: Writer) -> None:
             writer(stream, fd, FrameRanges.of([(0, 16 * 1024)]))
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("writer", [write_raw, write_lime, write_elf])
+def test_chunks_from_several_threads_in_any_order(tmp_path: Path, writer: Writer) -> None:
+    """A feed calls `put` from threads, last chunk first, and uses its arrays again: the file is the same."""
+    frames = {pfn: page_of(pfn) for pfn in range(3, 90) if pfn % 7}
+    ranges = FrameRanges.of_frames(sorted(frames))
+
+    def feed(put: Put) -> None:
+        def work(piece: tuple[Frames, Bytes]) -> None:
+            scratch = piece[1].copy()
+            put(piece[0], scratch)
+            scratch[:] = 0xEE
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, reversed(list(chunks(frames, 5)))))
+
+    for name, source in (("in order", chunks(frames, 5)), ("threads", feed)):
+        with replacing(tmp_path / name) as fd:
+            writer(source, fd, ranges)
+    assert (tmp_path / "threads").read_bytes() == (tmp_path / "in order").read_bytes()

@@ -141,6 +141,7 @@ def test_splitting_spans_and_joining_them_again_changes_nothing(data: st.DataObj
         if part.state in (Stop.PRESENT, Stop.NOT_PRESENT) and part.pfn >= 0:
             assert part.pfn == spans.pfn[index] + page
     assert int(parts.pages.sum()) == int(spans.pages.sum())
+    assert list(parts.coalesced()) == list(spans)
 
 
 def test_a_large_not_present_entry_is_a_span_with_its_frame() -> None:
@@ -199,6 +200,25 @@ def test_rights_come_from_all_levels() -> None:
     assert (walk.rw, walk.user, walk.nx) == (False, True, True)
     span = next(span for span in tables_of(layout).scan() if span.state == Stop.PRESENT)
     assert span.rights == Rights.USER | Rights.NX
+
+
+def test_spans_end_where_the_rights_from_above_change() -> None:
+    """Two uniform tables of consecutive frames are two spans if one is under a read-only PMD entry."""
+    layout = TableLayout()
+    layout.fill(BASE, 1, 0, 1024)
+    pmd = layout.table_for(BASE, 2)
+    assert pmd is not None
+    layout.tables[pmd][1] &= ~RW
+    present = [(s.pages, s.pfn, bool(s.rights & Rights.RW)) for s in tables_of(layout).scan() if s.state == "present"]
+    assert present == [(512, 0, True), (512, 512, False)]
+
+
+def test_a_span_clipped_inside_a_large_leaf_still_joins_the_next() -> None:
+    """A scan that begins in the middle of a 2M leaf gives one span with the 1 GiB table behind it."""
+    layout = TableLayout()
+    layout.fill(0, 2, 0, 513 * 512)
+    present = [s[:3] for s in tables_of(layout).scan(0x1000) if s.state == Stop.PRESENT]
+    assert present == [(0x1000, 513 * 512 - 1, 1)]
 
 
 def test_one_gib_and_two_mib_leaves_next_to_each_other() -> None:

@@ -28,9 +28,11 @@ from hibernaut.cli.common import (
     say,
 )
 from hibernaut.errors import FormatError
+from hibernaut.memory.elf import Note
 from hibernaut.memory.output import replacing
+from hibernaut.memory.physical import Bytes, Frames
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
-from hibernaut.memory.writers import Chunks, vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.memory.writers import Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from hibernaut.report.text import size_text
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp.image import Progress
@@ -65,24 +67,23 @@ def convert(
         finder = VmcoreinfoFinder()
         ranges = opened.memory.ranges
         zero_pages = int(np.count_nonzero(opened.image.zero)) if opened.image else 0
-        with (
-            progress_bar(f"writing {out}", ranges.total_pages, quiet) as advance,
-            replacing(out) as fd,
-        ):
+
+        def vmcoreinfo() -> bytes | None:
+            return opened.vmcoreinfo or finder.found(opened.memory)
+
+        def notes() -> list[Note]:
+            text = vmcoreinfo()
+            return [vmcoreinfo_note(text)] if text else []
+
+        with progress_bar(f"writing {out}", ranges.total_pages, quiet) as advance, replacing(out) as fd:
+            feed = _feed(opened, advance, finder if to is Format.ELF and not opened.vmcoreinfo else None)
             if to is Format.RAW:
-                write_raw(_chunks(opened, advance), fd, ranges, zero_pages=zero_pages)
+                write_raw(feed, fd, ranges, zero_pages=zero_pages)
             elif to is Format.LIME:
-                write_lime(_chunks(opened, advance), fd, ranges, zero_pages=zero_pages)
+                write_lime(feed, fd, ranges, zero_pages=zero_pages)
             else:
-                write_elf(
-                    finder.watch(_chunks(opened, advance)),
-                    fd,
-                    ranges,
-                    zero_pages=zero_pages,
-                    vaddr_base=vaddr_base,
-                    notes=lambda: [vmcoreinfo_note(text)] if (text := opened.vmcoreinfo or finder.text) else [],
-                )
-        vmcoreinfo = opened.vmcoreinfo or finder.text
+                write_elf(feed, fd, ranges, zero_pages=zero_pages, vaddr_base=vaddr_base, notes=notes)
+        has_notes = bool(vmcoreinfo()) if to is Format.ELF else None
         document = {
             "source": opened.kind,
             "format": str(to),
@@ -91,9 +92,9 @@ def convert(
             "zero_pages": zero_pages,
             "file_bytes": os.stat(out).st_size,
             "direct_map_base": hex_or_none(vaddr_base),
-            "vmcoreinfo": bool(vmcoreinfo) if to is Format.ELF else None,
+            "vmcoreinfo": has_notes,
         }
-    if to is Format.ELF and not vmcoreinfo:
+    if has_notes is False:
         say(
             "the kernel's VMCOREINFO is not in this memory: crash and drgn will not take the core for a kernel's", quiet
         )
@@ -116,8 +117,20 @@ def _direct_map_base(source: Source, cr3: int | None, levels: int | None, quiet:
         return None
 
 
-def _chunks(source: Source, advance: Progress) -> Chunks:
-    """All pages that are stored, in order; an image's CRC is checked at the end."""
-    for pfns, pages in source.image.chunks() if source.image else chunks_of(source.memory):
-        yield pfns, pages
-        advance(len(pages))
+def _feed(source: Source, advance: Progress, finder: VmcoreinfoFinder | None) -> Feed:
+    """Hands over all pages that are stored, each looked at by `finder`; an image's CRC is checked at the end."""
+
+    def feed(put: Put) -> None:
+        def look_and_put(pfns: Frames, pages: Bytes) -> None:
+            if finder is not None:
+                finder.feed(pfns, pages)
+            put(pfns, pages)
+
+        if source.image is not None:
+            source.image.for_each(look_and_put, advance)
+            return
+        for pfns, pages in chunks_of(source.memory):
+            look_and_put(pfns, pages)
+            advance(len(pages))
+
+    return feed

@@ -28,7 +28,7 @@ __all__ = [
 
 
 class _Room(ModuleType):
-    """This module: `hibernaut.hibernate` is both the room and, as the public interface has it, the function."""
+    """`hibernaut.hibernate` is both the room and, as the public interface has it, the function."""
 
     def __call__(self, machine: Machine, way: Way) -> Snapshot:
         return hibernate(machine, way)

@@ -7,7 +7,8 @@ dump gets and a page that the note is filled from. The text starts with `OSRELEA
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,54 +89,52 @@ def find_vmcoreinfo(memory: PhysicalMemory) -> bytes | None:
     finder = VmcoreinfoFinder()
     for pfns, pages in chunks_of(memory):
         finder.feed(pfns, pages)
-    return finder.text
+    return finder.found(memory)
 
 
 class VmcoreinfoFinder:
-    """Looks for VMCOREINFO in memory that goes by in chunks, as when an image is converted in one pass.
-
-    Attributes:
-        text: the longest copy seen so far, without the NUL that ends it; None if none was seen.
-    """
+    """Looks for VMCOREINFO in memory that goes by in chunks, in any order and from any thread."""
 
     def __init__(self) -> None:
-        self.text: bytes | None = None
-        self._open: list[bytes] = []
-        """Copies that the last chunk began and did not end."""
-        self._next = -1
-        """The frame that would continue them."""
-
-    def watch(self, chunks: Iterable[tuple[Frames, Bytes]]) -> Iterator[tuple[Frames, Bytes]]:
-        """The same chunks, each looked at as it passes."""
-        for pfns, pages in chunks:
-            self.feed(pfns, pages)
-            yield pfns, pages
+        self._text: bytes | None = None
+        self._cut: list[int] = []
+        """Physical addresses of texts that a chunk began and did not end."""
+        self._lock = threading.Lock()
 
     def feed(self, pfns: Frames, pages: Bytes) -> None:
-        """Look at the next frames: int64 (n,) ascending, and their pages, uint8 (n, 4096), C-contiguous."""
-        if not len(pfns):
-            return
+        """Look at some frames: int64 (n,) ascending, and their pages, uint8 (n, 4096), C-contiguous."""
         data = pages.reshape(-1)
-        begun, self._open = self._open, []
-        if begun and int(pfns[0]) == self._next:
-            for text in begun:
-                self._consider(text, data, pfns, 0)
         for start in _candidates(data):
-            self._consider(b"", data, pfns, start)
-        self._next = int(pfns[-1]) + 1
+            first, within = divmod(start, PAGE_SIZE)
+            # Neighbours in the chunk are neighbours in memory as far as frames count up by one.
+            steps = np.diff(pfns[first : first + TEXT_BYTES // PAGE_SIZE + 1]) == 1
+            end = first + 1 + int(np.argmin(np.append(steps, False)))
+            window = data[start : min(end * PAGE_SIZE, start + TEXT_BYTES)].tobytes()
+            if b"\x00" not in window and end == len(pfns):
+                with self._lock:
+                    self._cut.append(int(pfns[first]) * PAGE_SIZE + within)
+            else:
+                self._consider(window)
 
-    def _consider(self, begun: bytes, data: Bytes, pfns: Frames, start: int) -> None:
-        """What starts like VMCOREINFO: `begun` in the last chunk, and on from byte `start` of this one."""
-        first = start // PAGE_SIZE
-        # Neighbours in the chunk are neighbours in memory as far as frames count up by one.
-        steps = np.diff(pfns[first : first + TEXT_BYTES // PAGE_SIZE + 1]) == 1
-        end = first + 1 + int(np.argmin(np.append(steps, False)))
-        window = begun + data[start : min(end * PAGE_SIZE, start + TEXT_BYTES - len(begun))].tobytes()
+    def found(self, memory: PhysicalMemory) -> bytes | None:
+        """The longest copy seen, without the NUL that ends it; None if none was.
+
+        Args:
+            memory: what went by, for texts that were cut between chunks.
+        """
+        for paddr in self._cut:
+            first, within = divmod(paddr, PAGE_SIZE)
+            pages, present = memory.gather(np.arange(first, first + 1 + TEXT_BYTES // PAGE_SIZE))
+            there = len(present) if present.all() else int(np.argmin(present))
+            self._consider(pages[:there].reshape(-1)[within : within + TEXT_BYTES].tobytes())
+        self._cut.clear()
+        return self._text
+
+    def _consider(self, window: bytes) -> None:
         text, nul, _ = window.partition(b"\x00")
-        if not nul and end == len(pfns) and len(window) < TEXT_BYTES:
-            self._open.append(window)
-        elif nul and len(text) > len(self.text or b"") and is_vmcoreinfo(text):
-            self.text = text
+        with self._lock:
+            if nul and len(text) > len(self._text or b"") and is_vmcoreinfo(text):
+                self._text = text
 
 
 def _candidates(data: Bytes) -> list[int]:

@@ -1,18 +1,15 @@
-"""Writers of raw, LiME and ELF core files, from memory that comes as a stream of chunks.
+"""Writers of raw, LiME and ELF core files, in one pass and bounded memory.
 
 All take the frames there are as `ranges`, known beforehand, so that every frame's place in the file is known when
-it arrives: one pass, bounded memory. The descriptor is a new, empty file's (see `hibernaut.memory.output.replacing`).
-
-A thread writes while the caller produces the next chunks (`pwrite` holds no lock of Python's). So the arrays of a chunk
-must stay as they are after they were handed over: make new ones, or views of something that does not change.
+it arrives: in any order, from any thread. The descriptor is a new, empty file's (see
+`hibernaut.memory.output.replacing`).
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,29 +17,29 @@ from numpy.typing import NDArray
 
 from hibernaut.memory import declarations as c
 from hibernaut.memory.elf import Note
-from hibernaut.memory.output import write_all
+from hibernaut.memory.output import start_writeback, write_all, write_vector
 from hibernaut.memory.physical import PAGE_SIZE, FrameRanges
 
 if TYPE_CHECKING:
     from hibernaut.memory.physical import Bytes, Frames
 
-__all__ = ["Chunks", "vmcoreinfo_note", "write_elf", "write_lime", "write_raw"]
+__all__ = ["Chunks", "Feed", "Put", "vmcoreinfo_note", "write_elf", "write_lime", "write_raw"]
 
 Chunks = Iterable[tuple["Frames", "Bytes"]]
 """Ascending frames, int64 (n,), each time with their pages, uint8 (n, 4096)."""
 
-BATCH_BYTES = 1 << 20
-"""What is handed to the writing thread at a time, at least: single system calls of this size reach memory speed."""
-BATCHES_WAITING = 2
-IOVECS = 512
-"""Buffers given to one system call; the system allows 1024 (IOV_MAX)."""
+Put = Callable[["Frames", "Bytes"], None]
+"""Writes one chunk. May be called from several threads at once; the arrays may be reused when it returns."""
+
+Feed = Callable[[Put], None]
+"""Calls what it is given for every chunk there is, in any order."""
 
 
-def write_raw(chunks: Chunks, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
+def write_raw(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
     """Frame n at byte 4096 n; frames that do not exist are holes, which read as zeroes.
 
     Args:
-        chunks: the frames of `ranges`, each once.
+        chunks: the frames of `ranges`, each once: an iterable, or a function that hands them over (`Feed`).
         fd: a new file, open for writing.
         ranges: every frame there is.
         zero_pages: how many of those will not come since they hold only zeroes; they become holes.
@@ -52,10 +49,10 @@ def write_raw(chunks: Chunks, fd: int, ranges: FrameRanges, *, zero_pages: int =
         OSError: as the system reports it.
     """
     os.ftruncate(fd, ranges.end * PAGE_SIZE)
-    _write_chunks(chunks, fd, ranges, ranges.starts * PAGE_SIZE, zero_pages)
+    _write_all_of(chunks, fd, ranges, ranges.starts * PAGE_SIZE, zero_pages)
 
 
-def write_lime(chunks: Chunks, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
+def write_lime(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
     """LiME, version 1: a header and its pages for each range. Arguments and errors as for `write_raw`."""
     headers = np.zeros(len(ranges), dtype=c.LIME_RANGE)
     headers["magic"], headers["version"] = c.LIME_MAGIC, c.LIME_VERSION
@@ -67,11 +64,11 @@ def write_lime(chunks: Chunks, fd: int, ranges: FrameRanges, *, zero_pages: int 
     for number, place in enumerate((at - size_bytes).tolist()):
         write_all(fd, raw[number * size_bytes : (number + 1) * size_bytes], place)
     os.ftruncate(fd, raw.nbytes + ranges.total_pages * PAGE_SIZE)
-    _write_chunks(chunks, fd, ranges, at, zero_pages)
+    _write_all_of(chunks, fd, ranges, at, zero_pages)
 
 
 def write_elf(
-    chunks: Chunks,
+    chunks: Chunks | Feed,
     fd: int,
     ranges: FrameRanges,
     *,
@@ -99,7 +96,7 @@ def write_elf(
     headers = np.zeros(1 + len(ranges), dtype=c.PROGRAM_HEADER)
     head_bytes = len(_elf_head(len(headers))) + headers.nbytes
     at = -(-head_bytes // PAGE_SIZE) * PAGE_SIZE + _after(ranges)
-    _write_chunks(chunks, fd, ranges, at, zero_pages)
+    _write_all_of(chunks, fd, ranges, at, zero_pages)
     end = int(at[-1] + ranges.pages[-1] * PAGE_SIZE) if len(ranges) else head_bytes
     packed = b"".join(_packed(note) for note in notes())
     os.ftruncate(fd, end + len(packed))
@@ -148,27 +145,29 @@ def _after(ranges: FrameRanges) -> NDArray[np.int64]:
     return (np.cumsum(ranges.pages) - ranges.pages) * PAGE_SIZE
 
 
-def _write_chunks(chunks: Chunks, fd: int, ranges: FrameRanges, at: NDArray[np.int64], zero_pages: int) -> None:
+def _write_all_of(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, at: NDArray[np.int64], zero_pages: int) -> None:
     """Write every chunk to its place; `at` is the byte in the file of each range's first frame."""
-    seen_pages = zero_pages
-    waiting: deque[Future[None]] = deque()
-    batch: list[tuple[int, memoryview]] = []
-    batch_bytes = 0
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as thread:
-        for pfns, pages in chunks:
-            batch.extend(_placed(pfns, pages, ranges, at))
-            batch_bytes += pages.nbytes
-            seen_pages += len(pfns)
-            if batch_bytes >= BATCH_BYTES:
-                if len(waiting) == BATCHES_WAITING:
-                    waiting.popleft().result()
-                waiting.append(thread.submit(_write_batch, fd, batch))
-                batch, batch_bytes = [], 0
-        for job in waiting:
-            job.result()
+    lock = threading.Lock()
+    seen_pages = 0
+
+    def put(pfns: Frames, pages: Bytes) -> None:
+        nonlocal seen_pages
+        batch = _placed(pfns, pages, ranges, at)
         _write_batch(fd, batch)
-    if seen_pages != ranges.total_pages:
-        raise ValueError(f"{seen_pages - zero_pages} pages came, {ranges.total_pages - zero_pages} were announced")
+        if batch:
+            first, last = batch[0][0], batch[-1][0] + len(batch[-1][1])
+            start_writeback(fd, first, last - first)
+        with lock:
+            seen_pages += len(pfns)
+
+    if callable(chunks):
+        chunks(put)
+    else:
+        for pfns, pages in chunks:
+            put(pfns, pages)
+    announced = ranges.total_pages - zero_pages
+    if seen_pages != announced:
+        raise ValueError(f"{seen_pages} pages came, {announced} were announced")
 
 
 def _placed(pfns: Frames, pages: Bytes, ranges: FrameRanges, at: NDArray[np.int64]) -> list[tuple[int, memoryview]]:
@@ -191,16 +190,13 @@ def _placed(pfns: Frames, pages: Bytes, ranges: FrameRanges, at: NDArray[np.int6
 
 
 def _write_batch(fd: int, batch: list[tuple[int, memoryview]]) -> None:
-    """Write runs, joining those that follow each other in the file into one system call."""
+    """Write runs, joining those that follow each other in the file."""
     start = 0
     while start < len(batch):
         place, first = batch[start]
         end, stop = place + len(first), start + 1
-        while stop < len(batch) and batch[stop][0] == end and stop - start < IOVECS:
+        while stop < len(batch) and batch[stop][0] == end:
             end += len(batch[stop][1])
             stop += 1
-        done = os.pwritev(fd, [data for _, data in batch[start:stop]], place)
-        if done != end - place:  # a signal or a full disk cut it short: the rest piece by piece, for the error's sake
-            for at, data in batch[start:stop]:
-                write_all(fd, data[max(place + done - at, 0) :], max(at, place + done))
+        write_vector(fd, [data for _, data in batch[start:stop]], place)
         start = stop

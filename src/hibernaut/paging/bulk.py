@@ -1,9 +1,14 @@
-"""Many addresses at once, level by level: what `PageTables.translate` does."""
+"""Many addresses at once: what `PageTables.translate` does.
+
+Addresses come in crowds that share the upper levels. Where they do, these are walked once for each 2 MiB block that is
+asked about, level by level; only the last level is looked up for each address.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -19,106 +24,203 @@ if TYPE_CHECKING:
 
 __all__ = ["translate"]
 
-CHUNK_ADDRESSES = 1 << 19
+CHUNK_ADDRESSES = 1 << 18
 """Addresses a thread handles at a time."""
 
-CHUNK_TABLES = 2048
-"""Tables that are looked into at a time (8 MiB)."""
+CHUNK_TABLES = 4096
+"""Tables that are looked into at a time (16 MiB)."""
 
 THREADS = 2
+
+_NO_TABLE = -1
+_MISSING = -2
+
+Places: TypeAlias = "NDArray[np.int64] | slice"
+"""Positions in the results; a slice means all of them, in order."""
 
 
 def translate(
     memory: PhysicalMemory, root_pfn: int, levels: int, vaddrs: Addresses
 ) -> tuple[Frames, Codes, Codes, Entries]:
     """See `PageTables.translate`: frames, levels, reasons, entries."""
-    lookup = _Lookup(TableReader(memory), root_pfn, levels, vaddrs)
+    reader = TableReader(memory)
+    results = _Results(len(vaddrs), levels)
+    walker = _Walker(reader, root_pfn, levels)
+
+    def chunk(first: int) -> None:
+        part = slice(first, first + CHUNK_ADDRESSES)
+        walker.chunk(vaddrs[part], results.part(part))
+
     firsts = range(0, len(vaddrs), CHUNK_ADDRESSES)
     if len(firsts) == 1:
-        lookup.chunk(0)
+        chunk(0)
     elif firsts:
         with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(lookup.chunk, firsts):
+            for _ in pool.map(chunk, firsts):
                 pass
-    return lookup.pfns, lookup.levels, lookup.reasons, lookup.entries
+    return results.pfns, results.levels, results.reasons, results.entries
 
 
-class _Lookup:
-    """One call: the addresses and what is found of them, as `tables.Translation` describes."""
+class _Results:
+    """What is found of each address, as `tables.Translation` describes; nothing yet is non-canonical."""
 
-    def __init__(self, reader: TableReader, root_pfn: int, levels: int, vaddrs: Addresses) -> None:
+    def __init__(self, count: int, levels: int) -> None:
+        self.pfns: Frames = np.full(count, -1, dtype=np.int64)
+        self.levels: Codes = np.full(count, levels, dtype=np.uint8)
+        self.reasons: Codes = np.full(count, Stop.NON_CANONICAL.code, dtype=np.uint8)
+        self.entries: Entries = np.zeros(count, dtype=np.uint64)
+
+    def part(self, part: slice) -> _Results:
+        """A view of some of them."""
+        view = _Results(0, 0)
+        view.pfns, view.levels = self.pfns[part], self.levels[part]
+        view.reasons, view.entries = self.reasons[part], self.entries[part]
+        return view
+
+    def note(
+        self,
+        level: Level,
+        where: Places,
+        vaddrs: Addresses,
+        entries: Entries,
+        missing: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Write down the addresses at these places, whose walk ends with these entries."""
+        self.levels[where] = level
+        self.entries[where] = entries
+        if level == Level.PTE and (entries & np.uint64(1)).all():  # nearly always: the rest need not be asked
+            self.reasons[where] = Stop.PRESENT.code
+            self.pfns[where] = ((entries & np.uint64(FRAME_MASK)) >> np.uint64(12)).view(np.int64)
+            return
+        states = entry_states(entries, level)
+        if missing is not None:
+            states[missing] = Stop.TABLE_MISSING.code
+        framed = (states == Stop.PRESENT.code) | (states == Stop.NOT_PRESENT.code)
+        self.reasons[where] = states
+        within = ((vaddrs >> np.uint64(12)) & np.uint64(level.pages - 1)).view(np.int64)
+        pfns = entry_frames(entries, level) + within
+        self.pfns[where] = np.where(framed, pfns, -1) if level <= Level.PUD else -1
+
+
+class _Walker:
+    """Walks arrays of addresses through the tables under one root."""
+
+    def __init__(self, reader: TableReader, root_pfn: int, levels: int) -> None:
         self._reader = reader
         self._root = np.array([root_pfn], dtype=np.int64)
-        self._root_level = levels
-        self._vaddrs = vaddrs
-        self.pfns = np.full(len(vaddrs), -1, dtype=np.int64)
-        self.levels = np.full(len(vaddrs), levels, dtype=np.uint8)
-        self.reasons = np.full(len(vaddrs), Stop.NON_CANONICAL.code, dtype=np.uint8)
-        self.entries = np.zeros(len(vaddrs), dtype=np.uint64)
+        self._levels = levels
 
-    def chunk(self, first: int) -> None:
-        """Look up the addresses from `first` on."""
-        vaddrs = self._vaddrs[first : first + CHUNK_ADDRESSES]
+    def chunk(self, vaddrs: Addresses, results: _Results) -> None:
+        """Look these addresses up."""
         # Shifted left by what is unused and back with the sign, a canonical address is itself.
-        unused = np.int64(52 - 9 * self._root_level)
+        unused = np.int64(52 - 9 * self._levels)
         canonical = ((vaddrs.view(np.int64) << unused) >> unused) == vaddrs.view(np.int64)
-        where = np.arange(first, first + len(vaddrs))
+        where: Places = slice(None)
         if not canonical.all():
-            where, vaddrs = where[canonical], vaddrs[canonical]
-        if not self._reader.exist(self._root)[0]:
-            self.reasons[where] = Stop.TABLE_MISSING.code
+            where = np.flatnonzero(canonical)
+            vaddrs = vaddrs[where]
+        if not len(vaddrs):
             return
+        block = (vaddrs >> np.uint64(Level.PMD.shift)).view(np.int64)
+        lowest = int(block.min())
+        count = int(block.max()) - lowest + 1
+        if count <= 4 * len(vaddrs):
+            self._crowd(vaddrs, where, block - lowest, lowest, count, results)
+        else:
+            places = np.arange(len(vaddrs)) if isinstance(where, slice) else where
+            self._last(*self._upper(vaddrs, places, results), results)
+
+    def _crowd(
+        self, vaddrs: Addresses, where: Places, block: NDArray[np.int64], lowest: int, count: int, results: _Results
+    ) -> None:
+        """Addresses in `count` neighbouring 2 MiB blocks, from `lowest` on; `block` says in which of them each is."""
+        asked = np.zeros(count, dtype=np.bool_)
+        asked[block] = True
+        blocks = np.flatnonzero(asked)
+        firsts = (blocks + lowest).astype(np.uint64) << np.uint64(Level.PMD.shift)
+        upper = _Results(len(blocks), self._levels)
+        _, on, table, tables = self._upper(firsts, np.arange(len(blocks)), upper)
+        table_of_block = np.full(count, -1, dtype=np.int64)
+        table_of_block[blocks[on]] = table
+        table = table_of_block[block]
+        stops = table < 0
+        if stops.any():
+            stopped, rest = np.flatnonzero(stops), np.flatnonzero(~stops)
+            number = np.empty(count, dtype=np.int64)
+            number[blocks] = np.arange(len(blocks))
+            _spread(upper, number[block[stopped]], vaddrs[stopped], _at(where, stopped), results)
+            vaddrs, where, table = vaddrs[rest], _at(where, rest), table[rest]
+        self._last(vaddrs, where, table, tables, results)
+
+    def _upper(
+        self, vaddrs: Addresses, where: NDArray[np.int64], results: _Results
+    ) -> tuple[Addresses, NDArray[np.int64], NDArray[np.int64], Frames]:
+        """All levels but the last: notes what stops; the addresses that go on, which PTE table each, the tables."""
+        if not self._reader.exist(self._root)[0]:
+            results.reasons[where] = Stop.TABLE_MISSING.code
+            return vaddrs[:0], where[:0], where[:0], self._root[:0]
         tables = self._root
         table = np.zeros(len(where), dtype=np.int64)  # which of `tables` each address is looked up in
-        for number in range(self._root_level, 0, -1):
-            if len(where):
-                level = Level(number)
-                where, vaddrs, table, tables = self._level(level, where, vaddrs, table, tables)
+        for number in range(self._levels, Level.PTE, -1):
+            vaddrs, where, table, tables = self._level(Level(number), vaddrs, where, table, tables, results)
+        return vaddrs, where, table, tables
 
     def _level(
         self,
         level: Level,
-        where: NDArray[np.int64],
         vaddrs: Addresses,
+        where: NDArray[np.int64],
         table: NDArray[np.int64],
         tables: Frames,
-    ) -> tuple[NDArray[np.int64], Addresses, NDArray[np.int64], Frames]:
-        """One level: notes what stops here; the addresses that go on, and their tables."""
-        at = ((vaddrs >> np.uint64(level.shift)) & np.uint64(ENTRIES - 1)).view(np.int64)
-        at += table << 9
-        below = np.empty(len(at), dtype=np.int64)
-        found: list[Frames] = []
+        results: _Results,
+    ) -> tuple[Addresses, NDArray[np.int64], NDArray[np.int64], Frames]:
+        """One level above PTE; arguments and results as of `_upper`."""
+        below = np.empty(len(table), dtype=np.int64)
+        found: list[Frames] = [tables[:0]]
         total = 0
-        for low in range(0, len(tables), CHUNK_TABLES):
-            entries = self._reader.tables(tables[low : low + CHUNK_TABLES]).reshape(-1)
-            rows: NDArray[np.int64] | slice = slice(None)
-            if len(tables) > CHUNK_TABLES:
-                rows = np.flatnonzero((table >= low) & (table < low + CHUNK_TABLES))
-            here = at[rows] - low * ENTRIES
-            if level == Level.PTE:
-                self._note(level, where[rows], vaddrs[rows], entries[here], None)
-                continue
-            on, pfns = self._tables_below(level, entries, here)
-            next_table = on[here]
-            goes = next_table >= 0
+        for rows, here, entries in self._in_tables(level, vaddrs, table, tables):
+            on, pfns = self._named(level, entries, here)
+            named = on[here]
+            goes = named >= 0
             if not goes.all():
                 stop = ~goes
-                missing = next_table[stop] == -2
-                self._note(level, where[rows][stop], vaddrs[rows][stop], entries[here[stop]], missing)
-            below[rows] = np.where(goes, next_table + total, -1) if total else next_table
+                missing = named[stop] == _MISSING
+                results.note(level, _at(where, rows)[stop], vaddrs[rows][stop], entries[here[stop]], missing)
+            below[rows] = np.where(goes, named + total, named)
             found.append(pfns)
             total += len(pfns)
-        if level == Level.PTE:
-            return where[:0], vaddrs[:0], table[:0], tables[:0]
         goes = below >= 0
         if not goes.all():
-            where, vaddrs, below = where[goes], vaddrs[goes], below[goes]
-        return where, vaddrs, below, np.concatenate(found)
+            vaddrs, where, below = vaddrs[goes], where[goes], below[goes]
+        return vaddrs, where, below, np.concatenate(found)
 
-    def _tables_below(
-        self, level: Level, entries: Entries, here: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], Frames]:
-        """For each entry: which of the tables below it names, -1 if it names none, -2 if that one does not exist.
+    def _last(
+        self, vaddrs: Addresses, where: Places, table: NDArray[np.int64], tables: Frames, results: _Results
+    ) -> None:
+        """PTE level: notes every address."""
+        for rows, here, entries in self._in_tables(Level.PTE, vaddrs, table, tables):
+            places = where if isinstance(rows, slice) else _at(where, rows)
+            results.note(Level.PTE, places, vaddrs[rows], entries[here])
+
+    def _in_tables(
+        self, level: Level, vaddrs: Addresses, table: NDArray[np.int64], tables: Frames
+    ) -> Iterator[tuple[Places, NDArray[np.int64], Entries]]:
+        """A part of the tables at a time: which addresses they decode, where in their entries, and these (flat)."""
+        if not len(vaddrs):
+            return
+        at = ((vaddrs >> np.uint64(level.shift)) & np.uint64(ENTRIES - 1)).view(np.int64)
+        at += table << 9
+        if len(tables) <= CHUNK_TABLES:
+            yield slice(None), at, self._reader.tables(tables).reshape(-1)
+            return
+        for low in range(0, len(tables), CHUNK_TABLES):
+            rows = np.flatnonzero((table >= low) & (table < low + CHUNK_TABLES))
+            if len(rows):
+                entries = self._reader.tables(tables[low : low + CHUNK_TABLES])
+                yield rows, at[rows] - low * ENTRIES, entries.reshape(-1)
+
+    def _named(self, level: Level, entries: Entries, here: NDArray[np.int64]) -> tuple[NDArray[np.int64], Frames]:
+        """For each entry: which of the tables below it names, `_NO_TABLE` or `_MISSING`; and these tables.
 
         Only entries that some address meets are looked at.
         """
@@ -130,31 +232,27 @@ class _Lookup:
         places = places[is_table]
         pfns = entry_frames(named[is_table], level)
         exist = self._reader.exist(pfns)
-        on = np.full(len(entries), -1, dtype=np.int64)
-        on[places[~exist]] = -2
+        on = np.full(len(entries), _NO_TABLE, dtype=np.int64)
+        on[places[~exist]] = _MISSING
         on[places[exist]] = np.arange(int(exist.sum()), dtype=np.int64)
         return on, pfns[exist]
 
-    def _note(
-        self,
-        level: Level,
-        where: NDArray[np.int64],
-        vaddrs: Addresses,
-        entries: Entries,
-        missing: NDArray[np.bool_] | None,
-    ) -> None:
-        """Write down the addresses whose walk ends at this level."""
-        self.levels[where] = level
-        self.entries[where] = entries
-        within = ((vaddrs >> np.uint64(12)) & np.uint64(level.pages - 1)).view(np.int64)
-        if level == Level.PTE and (entries & np.uint64(1)).all():  # nearly always: the rest need not be asked
-            self.reasons[where] = Stop.PRESENT.code
-            self.pfns[where] = ((entries & np.uint64(FRAME_MASK)) >> np.uint64(12)).view(np.int64)
-            return
-        states = entry_states(entries, level)
-        if missing is not None:
-            states[missing] = Stop.TABLE_MISSING.code
-        framed = (states == Stop.PRESENT.code) | (states == Stop.NOT_PRESENT.code)
-        self.reasons[where] = states
-        pfns = entry_frames(entries, level) + within
-        self.pfns[where] = np.where(framed, pfns, -1) if level <= Level.PUD else -1
+
+def _at(where: Places, rows: Places) -> NDArray[np.int64]:
+    """`where[rows]`, where a slice for either means all."""
+    if isinstance(where, slice):
+        assert not isinstance(rows, slice)
+        return rows
+    return where[rows]
+
+
+def _spread(
+    blocks: _Results, number: NDArray[np.int64], vaddrs: Addresses, where: NDArray[np.int64], results: _Results
+) -> None:
+    """Note addresses whose walk ends above PTE level, by what was found of the first address of each one's block."""
+    results.levels[where] = blocks.levels[number]
+    results.reasons[where] = blocks.reasons[number]
+    results.entries[where] = blocks.entries[number]
+    pfns = blocks.pfns[number]
+    within = ((vaddrs >> np.uint64(12)) & np.uint64(Level.PMD.pages - 1)).view(np.int64)
+    results.pfns[where] = np.where(pfns >= 0, pfns + within, -1)

@@ -126,10 +126,10 @@ def scan(memory: PhysicalMemory, root_pfn: int, levels: int, start: int | None, 
     found = []
     for level in range(levels, 0, -1):
         spans, tables = scanner.level(tables, Level(level))
-        found.append(spans)
+        found += spans
         if not len(tables):
             break
-    return Spans.concatenate(found).sorted()
+    return Spans.merged(found).coalesced()
 
 
 def entry_states(entries: Entries, level: Level) -> Codes:
@@ -194,8 +194,8 @@ class _Scanner:
         self._whole = pages == (0, 1 << 52)
         self._budget = _Budget(reader.frames)
 
-    def level(self, tables: _Tables, level: Level) -> tuple[Spans, _Tables]:
-        """All tables of one level: spans that stop here, coalesced, and the tables of the next level."""
+    def level(self, tables: _Tables, level: Level) -> tuple[list[Spans], _Tables]:
+        """All tables of one level: spans that stop here, in parts of any order, and the tables of the next level."""
         self._budget.tables(len(tables))
         # The root is never asked: its two halves are not neighbours. Above PUD there are no leaves.
         asks = level <= Level.PUD and level < self._levels
@@ -212,7 +212,7 @@ class _Scanner:
         parts = _in_chunks(chunk, len(rows), MIXED_CHUNK)
         found += [spans for spans, _ in parts]
         below, cut = self._below(tables, level, [named for _, named in parts if named is not None])
-        return Spans.concatenate([*found, cut]).sorted().coalesced(), below
+        return [*found, cut], below
 
     def _uniform(self, tables: _Tables, level: Level) -> tuple[BoolArray, Entries]:
         """Which tables are one run of present leaves or all zero, shape (n,); and every table's first entry."""
@@ -279,7 +279,7 @@ class _Scanner:
         rights[none] = 0
         vaddr = self._address(tables.vaddr[at], starts, level)
         levels = np.full(len(starts), level, dtype=np.uint8)
-        return self._kept(Spans(vaddr, lengths * level.pages, pfn, levels, state, heads, rights).coalesced())
+        return self._kept(Spans(vaddr, lengths * level.pages, pfn, levels, state, heads, rights))
 
     def _named(
         self, tables: _Tables, level: Level, flat: Entries, rows: NDArray[np.int64], on: NDArray[np.int64]
@@ -366,7 +366,10 @@ def _uniform_rows(entries: Entries, level: Level, scratch: _Scratch) -> BoolArra
     np.equal(steps[1:], np.uint64(1 << level.shift), out=follows.reshape(-1)[1:])
     follows[:, 0] = True
     words = follows.view(np.uint64)
-    runs: BoolArray = np.bitwise_and.reduce(words, axis=1) == _ALL_TRUE
+    if words.min() == _ALL_TRUE:  # nearly always: then the rows need not be told apart
+        runs = np.ones(len(entries), dtype=np.bool_)
+    else:
+        runs = np.bitwise_and.reduce(words, axis=1) == _ALL_TRUE
     first, last = entries[:, 0], entries[:, -1]
     wanted = _PRESENT if level == Level.PTE else _PRESENT | _PSE
     runs &= (first & wanted) == wanted

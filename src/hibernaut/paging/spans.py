@@ -113,9 +113,31 @@ class Spans:
     @classmethod
     def concatenate(cls, parts: list[Spans]) -> Spans:
         """All spans of all parts, in that order."""
-        if not parts:
-            return cls.empty()
+        parts = [part for part in parts if len(part)]
+        if len(parts) < 2:
+            return parts[0] if parts else cls.empty()
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    @classmethod
+    def merged(cls, parts: list[Spans]) -> Spans:
+        """All spans of all parts, ascending by address."""
+        parts = [part for part in parts if len(part)]
+        vaddr = np.concatenate([np.empty(0, dtype=np.uint64), *(part.vaddr for part in parts)])
+        if (vaddr[1:] >= vaddr[:-1]).all():
+            return cls.concatenate(parts)
+        place = np.empty(len(vaddr), dtype=np.int64)
+        place[np.argsort(vaddr, kind="stable")] = np.arange(len(vaddr))
+        columns = []
+        for field in fields(
+            cls
+        ):  # straight to their places: spans can be many, and a copy costs what making them costs
+            column = np.empty(len(vaddr), dtype=getattr(parts[0], field.name).dtype)
+            at = 0
+            for part in parts:
+                column[place[at : at + len(part)]] = getattr(part, field.name)
+                at += len(part)
+            columns.append(column)
+        return cls(*columns)
 
     def select(self, which: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Spans:
         """The spans that a mask, an array of indices or a slice picks."""
@@ -136,12 +158,6 @@ class Spans:
         within = (int(self.vaddr[index]) >> 12) & (level.pages - 1)  # a clipped span may begin inside its entry
         step = int(entry_steps(self.level[index : index + 1], self.state[index : index + 1])[0])
         return (int(self.entry[index]) + step * ((within + page) // level.pages)) % (1 << 64)
-
-    def sorted(self) -> Spans:
-        """The same spans, ascending by address."""
-        if (self.vaddr[1:] >= self.vaddr[:-1]).all():
-            return self
-        return self.select(np.argsort(self.vaddr, kind="stable"))
 
     def coalesced(self) -> Spans:
         """Neighbours in this order joined where nothing is lost; see the class."""
@@ -233,14 +249,23 @@ def entry_steps(levels: Codes, states: Codes) -> Entries:
 
 def _joins(spans: Spans) -> NDArray[np.bool_]:
     """For each span but the first: whether it goes on where the one before it ends."""
-    before = slice(None, -1)
-    after = slice(1, None)
-    counts = (spans.pages >> (9 * (spans.level.astype(np.int64) - 1))).astype(np.uint64)
-    going_on = spans.entry + entry_steps(spans.level, spans.state) * counts
-    joins: NDArray[np.bool_] = going_on[before] == spans.entry[after]
-    joins &= ((spans.entry[before] ^ spans.entry[after]) & np.uint64(~FRAME_MASK & (2**64 - 1))) == 0
-    joins &= spans.end_page[before] == (spans.vaddr[after] >> np.uint64(12))
-    for name in ("level", "state", "rights"):
-        column = getattr(spans, name)
-        joins &= column[before] == column[after]
+    same_entry = spans.entry[1:] == spans.entry[:-1]
+    next_frame = (spans.pfn + spans.pages)[:-1] == spans.pfn[1:]
+    likely = np.flatnonzero(same_entry | next_frame)  # few, where spans are many
+    joins = np.zeros(len(spans) - 1, dtype=np.bool_)
+    joins[likely] = _follow(spans.select(likely), spans.select(likely + 1))
     return joins
+
+
+def _follow(before: Spans, after: Spans) -> NDArray[np.bool_]:
+    """For each pair of spans: whether the second goes on where the first ends."""
+    shift = 9 * (before.level.astype(np.int64) - 1)
+    within = (before.vaddr >> np.uint64(12)).astype(np.int64) & ((np.int64(1) << shift) - 1)  # a clipped span's
+    counts = ((within + before.pages) >> shift).astype(np.uint64)
+    going_on = before.entry + entry_steps(before.level, before.state) * counts
+    follow: NDArray[np.bool_] = going_on == after.entry
+    follow &= ((before.entry ^ after.entry) & np.uint64(~FRAME_MASK & (2**64 - 1))) == 0
+    follow &= before.end_page == (after.vaddr >> np.uint64(12))
+    for name in ("level", "state", "rights"):
+        follow &= getattr(before, name) == getattr(after, name)
+    return follow
