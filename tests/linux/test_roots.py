@@ -131,3 +131,11 @@ def test_a_root_that_does_not_map_itself_is_none() -> None:
     layout = machine(4, processes=0)
     layout.tables[0x5000] = dict(layout.tables[layout.root])
     assert [root.cr3 for root in find_roots(memory_of(layout))] == [0x100 << 12]
+
+
+def test_a_root_that_another_mapping_covers_is_none() -> None:
+    """Nor if some other 1 GiB-aligned mapping covers that frame: only the direct map counts."""
+    layout = machine(4, processes=0)
+    layout.fill(0xFFFF_C900_0000_0000 + (0x5000 << 12), 1, 0x5000, 1)
+    layout.tables[0x5000] = dict(layout.tables[layout.root])
+    assert [root.cr3 for root in find_roots(memory_of(layout))] == [0x100 << 12]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError
 from hibernaut.memory.physical import Overlay, Segment, SegmentMemory
+from hibernaut.paging import bulk as bulk_module
+from hibernaut.paging import scan as scan_module
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import entry_steps
 from hibernaut.paging.tables import PageTables, Rights, Span, Spans, Stop
@@ -66,6 +70,14 @@ def goes_on(layout: TableLayout, before: Span, after: Span) -> bool:
 @given(st.data())
 def test_walk_scan_and_translate_agree_with_a_naive_walk(data: st.DataObject) -> None:
     """At every span's ends and at random addresses all say what the naive walk says; the scan covers all space."""
+    with contextlib.ExitStack() as chunks:
+        if data.draw(st.booleans()):  # many chunks and both threads, with few tables
+            chunks.enter_context(mock.patch.multiple(bulk_module, CHUNK_TABLES=2, CHUNK_ADDRESSES=7))
+            chunks.enter_context(mock.patch.multiple(scan_module, UNIFORM_CHUNK=3, MIXED_CHUNK=2))
+        check_against_naive_walk(data)
+
+
+def check_against_naive_walk(data: st.DataObject) -> None:
     layout = data.draw(table_layouts())
     tables = tables_of(layout)
     spans = tables.scan()
@@ -132,16 +144,21 @@ def test_splitting_spans_and_joining_them_again_changes_nothing(data: st.DataObj
     spans = tables_of(layout).scan()
     vaddrs = data.draw(st.lists(table_addresses(layout.levels), max_size=12))
     cuts = np.unique(np.array([vaddr >> 12 for vaddr in vaddrs], dtype=np.uint64))
-    parts = spans.split(cuts)
-    assert set(cuts.tolist()) <= {vaddr >> 12 for vaddr in parts.vaddr.tolist()}
+    bounds = sorted(data.draw(st.tuples(table_addresses(layout.levels), table_addresses(layout.levels))))
+    clipped = spans.clipped((bounds[0] >> 12) + 1, bounds[1] >> 12)
+    parts = clipped.split(cuts)
     for part in parts:
         index = span_index(spans, part.vaddr)
         page = (part.vaddr - int(spans.vaddr[index])) >> 12
         assert part.entry == spans.entry_at(index, page)
         if part.state in (Stop.PRESENT, Stop.NOT_PRESENT) and part.pfn >= 0:
             assert part.pfn == spans.pfn[index] + page
-    assert int(parts.pages.sum()) == int(spans.pages.sum())
-    assert list(parts.coalesced()) == list(spans)
+    begins = set(parts.vaddr.tolist())
+    inside = {cut << 12 for cut in cuts.tolist() if len(clipped) and bounds[0] < cut << 12 < bounds[1]}
+    assert inside <= begins
+    assert int(parts.pages.sum()) == int(clipped.pages.sum())
+    assert list(parts.coalesced()) == list(clipped)
+    assert list(spans.split(cuts).coalesced()) == list(spans)
 
 
 def test_a_large_not_present_entry_is_a_span_with_its_frame() -> None:
@@ -219,6 +236,17 @@ def test_a_span_clipped_inside_a_large_leaf_still_joins_the_next() -> None:
     layout.fill(0, 2, 0, 513 * 512)
     present = [s[:3] for s in tables_of(layout).scan(0x1000) if s.state == Stop.PRESENT]
     assert present == [(0x1000, 513 * 512 - 1, 1)]
+
+
+def test_no_entry_has_no_rights() -> None:
+    """Nothing is said of rights where there is no entry, under an NX entry too, in tables that are zero or are not."""
+    layout = TableLayout()
+    layout.fill(BASE, 1, 0, 9)
+    layout.table_for(BASE + (2 << 20), 1)
+    layout.tables[layout.root][273] |= NX
+    none = tables_of(layout).scan().of_state(Stop.NONE)
+    assert set(none.level.tolist()) == {1, 2, 3, 4}
+    assert not none.rights.any()
 
 
 def test_one_gib_and_two_mib_leaves_next_to_each_other() -> None:
@@ -360,6 +388,17 @@ def test_many_addresses_in_many_tables() -> None:
     assert (found.pfns == np.where(inside, pfns, -1)).all()
     assert (found.reasons == np.where(inside, Stop.PRESENT.code, Stop.NONE.code)).all()
     assert [(s.pages, s.pfn) for s in tables.scan() if s.state == Stop.PRESENT] == [(count * 512, 0)]
+
+
+def test_upper_tables_in_several_chunks() -> None:
+    """Forty GiB with one page each: addresses find their own GiB's tables, few tables being looked into at a time."""
+    layout = TableLayout()
+    vaddrs = [BASE + (number << 30) + (number << 12) for number in range(40)]
+    for number, vaddr in enumerate(vaddrs):
+        layout.put(vaddr, 1, number + 0x9000 << 12 | KERNEL)
+    with mock.patch.object(bulk_module, "CHUNK_TABLES", 3):
+        found = tables_of(layout).translate(np.array(vaddrs[::-1], dtype=np.uint64))
+    assert found.pfns.tolist() == [0x9000 + number for number in range(39, -1, -1)]
 
 
 def test_steps_of_entries_by_state() -> None:

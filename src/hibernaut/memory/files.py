@@ -54,6 +54,17 @@ class PlainFile:
             offset, size_bytes = offset + len(part), size_bytes - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def pread_into(self, offset: int, out: Bytes) -> int:
+        """Bytes at a position into an array, shape (n,), contiguous; returns how many there were (see `pread`)."""
+        view = out.data
+        done = 0
+        while done < len(view):
+            got = os.preadv(self.fileno(), [view[done:]], offset + done)
+            if not got:
+                break
+            done += got
+        return done
+
     def map(self) -> Bytes:
         """All bytes, shape (size_bytes,), read-only, mapped: nothing is read until it is touched.
 

@@ -180,6 +180,8 @@ class Spans:
 
     def clipped(self, first_page: int, end_page: int) -> Spans:
         """The parts of all spans within a range of page numbers (address / 4096), `end_page` excluded."""
+        if first_page >= end_page:
+            return self.empty()
         begin = self.vaddr >> np.uint64(12)
         end = self.end_page
         hit = (begin < np.uint64(end_page)) & (end > np.uint64(first_page))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.files import PlainFile
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.physical import PAGE_SIZE, Bytes
 
 __all__ = ["SwapArea", "contiguous_runs", "locate_area"]
 
@@ -61,23 +61,27 @@ class SwapArea:
             )
         return data
 
-    def read_blocks(self, blocks: NDArray[np.int64]) -> bytes:
-        """Many blocks one after the other, neighbours in one read. Blocks must be known to lie inside the area.
+    def read_blocks(self, blocks: NDArray[np.int64], out: Bytes) -> None:
+        """Many blocks one after the other into an array, shape (4096 n,), neighbours in one read.
+
+        Args:
+            blocks: block numbers, known to lie inside the area, shape (n,).
+            out: where to put them.
 
         Raises:
             CorruptImage: the file ends before them (it was cut while being read).
         """
-        parts = []
+        at = 0
         for first, pages in contiguous_runs(blocks):
-            data = self.file.pread(self.offset_of(first), pages * PAGE_SIZE)
-            if len(data) != pages * PAGE_SIZE:
+            size_bytes = pages * PAGE_SIZE
+            got = self.file.pread_into(self.offset_of(first), out[at : at + size_bytes])
+            if got != size_bytes:
                 raise CorruptImage(
                     f"the file ends inside blocks {first} to {first + pages - 1}",
                     source=self.file.name,
-                    offset=self.offset_of(first) + len(data),
+                    offset=self.offset_of(first) + got,
                 )
-            parts.append(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            at += size_bytes
 
 
 def contiguous_runs(blocks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

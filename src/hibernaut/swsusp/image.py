@@ -212,7 +212,7 @@ def read_info(area: SwapArea, swap_map: SwapMap, compressor: CompressorName) -> 
 
 
 def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream) -> tuple[Frames, BoolArray]:
-    meta = stream.decode(0, -(-info.meta_pages // UNIT_PAGES))[: info.meta_pages]
+    meta = stream.decode(0, -(-info.meta_pages // UNIT_PAGES)).pages[: info.meta_pages]
     pfns, zero = unpack_pfns(meta, area.file.name)
     stored = len(pfns) - int(zero.sum())
     if stored != info.image_pages:
@@ -312,7 +312,7 @@ class ImageMemory(PhysicalMemory):
             if unit in self._cache:
                 self._cache.move_to_end(unit)
                 return self._cache[unit]
-        pages = self.image.stream.decode(unit, unit + 1)
+        pages = self.image.stream.decode(unit, unit + 1).pages
         pages.flags.writeable = False
         with self._lock:
             self._cache[unit] = pages

@@ -171,35 +171,48 @@ class UnitStream:
         self.stream_pages = stream_pages
         self._area = area
         self._entries = swap_map.entries
+        self._local = threading.local()
         self._codec: Codec | None = None if compressor == "none" else codec_named(compressor)
 
     def rows_of(self, first_unit: int, last_unit: int) -> tuple[int, int]:
         """First row of a unit and one past the last row before `last_unit`."""
         return first_unit * UNIT_PAGES, min(last_unit * UNIT_PAGES, self.stream_pages)
 
-    def decode(self, first_unit: int, last_unit: int, out: Bytes | None = None) -> Bytes:
-        """Rows of units `first_unit` to `last_unit` - 1, shape (n, 4096), into `out` if given.
+    def decode(self, first_unit: int, last_unit: int, out: Bytes | None = None) -> Batch:
+        """Rows of units `first_unit` to `last_unit` - 1, into `out` if given, shape (n, 4096).
 
         Raises:
             CorruptImage: damaged data, naming the unit and its place.
         """
         first_row, end_row = self.rows_of(first_unit, last_unit)
         pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8) if out is None else out
-        begins = self.index.first_entry[first_unit : last_unit + 1].tolist()
-        stored = np.frombuffer(self._area.read_blocks(self._entries[begins[0] : begins[-1]]), dtype=np.uint8)
         flat = pages.reshape(-1)
+        begins = self.index.first_entry[first_unit : last_unit + 1].tolist()
+        entries = self._entries[begins[0] : begins[-1]]
         if self._codec is None:
-            flat[:] = stored
-            return pages
+            self._area.read_blocks(entries, flat)
+            return Batch(first_row, pages, isal_zlib.crc32(flat))
+        stored = self._buffer(len(entries) * PAGE_SIZE)
+        self._area.read_blocks(entries, stored)
         lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
+        crc32 = 0
         for number, (begin, length) in enumerate(zip(begins, lengths, strict=False)):
             # The lengths in the file may have changed under us if somebody writes to it: the index decides.
-            packed = stored[(begin - begins[0]) * PAGE_SIZE + LENGTH_BYTES :][:length]
+            at = (begin - begins[0]) * PAGE_SIZE + LENGTH_BYTES
+            unit = flat[number * UNIT_BYTES : (number + 1) * UNIT_BYTES]
             try:
-                self._codec.decompress_into(packed, flat[number * UNIT_BYTES : (number + 1) * UNIT_BYTES])
+                self._codec.decompress_into(stored[at : at + length], unit)
             except ValueError as error:
                 raise self._bad_unit(first_unit + number, str(error)) from error
-        return pages
+            crc32 = isal_zlib.crc32(unit, crc32)  # while it is in the cache
+        return Batch(first_row, pages, crc32)
+
+    def _buffer(self, size_bytes: int) -> Bytes:
+        """Room for compressed bytes, one a thread, shape (size_bytes,); the next call overwrites it."""
+        room: Bytes | None = getattr(self._local, "stored", None)
+        if room is None or len(room) < size_bytes:
+            self._local.stored = room = np.empty(size_bytes + size_bytes // 4, dtype=np.uint8)
+        return room[:size_bytes]
 
     def _bad_unit(self, unit: int, what: str) -> CorruptImage:
         block = int(self._entries[self.index.first_entry[unit]])
@@ -228,9 +241,9 @@ class UnitStream:
                 first_row, end_row = self.rows_of(first, last)
                 if not hasattr(buffers, "pages"):
                     buffers.pages = np.empty((BATCH_UNITS * UNIT_PAGES, PAGE_SIZE), dtype=np.uint8)
-                pages = self.decode(first, last, buffers.pages[: end_row - first_row])
-                sink(first_row, pages)
-                return isal_zlib.crc32(pages), end_row - first_row
+                batch = self.decode(first, last, buffers.pages[: end_row - first_row])
+                sink(first_row, batch.pages)
+                return batch.crc32, len(batch.pages)
 
             return work
 
@@ -250,11 +263,8 @@ class UnitStream:
         """
 
         def task(first: int) -> Callable[[], Batch]:
-            return lambda: self._batch(first, min(first + BATCH_UNITS, len(self.index)), out)
+            last = min(first + BATCH_UNITS, len(self.index))
+            first_row, end_row = self.rows_of(first, last)
+            return lambda: self.decode(first, last, None if out is None else out[first_row:end_row])
 
         return ordered_parallel(map(task, range(first_unit, len(self.index), BATCH_UNITS)), worker_count())
-
-    def _batch(self, first: int, last: int, out: Bytes | None) -> Batch:
-        first_row, end_row = self.rows_of(first, last)
-        pages = self.decode(first, last, None if out is None else out[first_row:end_row])
-        return Batch(first_row, pages, isal_zlib.crc32(pages))
