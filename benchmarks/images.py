@@ -29,7 +29,7 @@ from hibernaut.swsusp import open_image
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.declarations import UNIT_BYTES, UNIT_PAGES
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.stream import worker_count
+from hibernaut.swsusp.parallel import worker_count
 from hibernaut.swsusp.writer import NewArea, write_image
 
 ROUNDS = 5

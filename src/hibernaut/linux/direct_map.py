@@ -138,30 +138,37 @@ class DirectMap:
     tables: PageTables
 
     @classmethod
-    def find(cls, memory: PhysicalMemory, cr3: int, levels: int | None = None) -> DirectMap:
+    def find(
+        cls, memory: PhysicalMemory, cr3: int, levels: int | None = None, ram: FrameRanges | None = None
+    ) -> DirectMap:
         """Find the direct map in the tables that `cr3` names.
 
         Args:
             memory: RAM, or as much of it as there is.
             cr3: the root.
             levels: 4 or 5; None to try both.
+            ram: the frames that count as RAM. Default: all that the memory has; if the tables map less than half of
+                that (a raw dump padded over the gaps between RAM), those that hold anything but zeroes.
 
         Raises:
-            FormatError: nothing maps at least half of the memory's frames at one constant, 1 GiB-aligned difference in
+            FormatError: nothing maps at least half of those frames at one constant, 1 GiB-aligned difference in
                 the kernel half; or the tables are hostile.
         """
         refusals = []
         for number in (4, 5) if levels is None else (levels,):
             tables = PageTables(memory, cr3, number)
             try:
-                return cls._in(tables)
+                return cls._in(tables, memory.ranges if ram is None else ram)
             except FormatError as refusal:
                 refusals.append(f"{number} levels: {refusal}")
+        if ram is None:
+            occupied = memory.occupied()
+            if 0 < occupied.total_pages < memory.ranges.total_pages:
+                return cls.find(memory, cr3, levels, occupied)
         raise FormatError(f"no direct map under CR3 {cr3:#x} ({'; '.join(refusals)})")
 
     @classmethod
-    def _in(cls, tables: PageTables) -> DirectMap:
-        ranges = tables.memory.ranges
+    def _in(cls, tables: PageTables, ranges: FrameRanges) -> DirectMap:
         kernel_half = (1 << 64) - (1 << (11 + 9 * tables.levels))
         spans = tables.scan(kernel_half)
         _refuse_malformed(spans)

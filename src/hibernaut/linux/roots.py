@@ -23,7 +23,7 @@ from hibernaut.paging.spans import Stop
 from hibernaut.paging.tables import PageTables
 
 if TYPE_CHECKING:
-    from hibernaut.memory.physical import BoolArray, Frames, PhysicalMemory
+    from hibernaut.memory.physical import BoolArray, FrameRanges, Frames, PhysicalMemory
     from hibernaut.paging.spans import Addresses
 
 __all__ = ["Root", "find_root", "find_roots"]
@@ -83,22 +83,24 @@ def find_root(memory: PhysicalMemory) -> Root:
 def find_roots(memory: PhysicalMemory, levels: int | None = None) -> list[Root]:
     """Every candidate root, ascending by `cr3`.
 
-    Reads all memory once, in chunks. Frames with the same kernel half share one look at their direct map.
+    Reads all memory, in chunks; a frame of zeroes does not count as RAM. Frames with the same kernel half share one look
+    at their direct map.
 
     Args:
         memory: RAM.
         levels: 4 or 5; None for both, where a frame is only taken for a root of 4 levels if there is none of 5 (a table
             of the second level can look like one).
     """
-    plausible = list(_plausible(memory))
+    ram = memory.occupied()
+    plausible = list(_plausible(memory, ram))
     for number in (5, 4) if levels is None else (levels,):
-        roots = _roots(memory, plausible, number)
+        roots = _roots(memory, plausible, number, ram)
         if roots:
             return roots
     return []
 
 
-def _roots(memory: PhysicalMemory, pfns: list[int], levels: int) -> list[Root]:
+def _roots(memory: PhysicalMemory, pfns: list[int], levels: int, ram: FrameRanges) -> list[Root]:
     known: dict[bytes, DirectMap | None] = {}
     roots = []
     for pfn in pfns:
@@ -110,7 +112,7 @@ def _roots(memory: PhysicalMemory, pfns: list[int], levels: int) -> list[Root]:
             continue
         half = entries[_HALF:].tobytes()
         if half not in known:
-            known[half] = _direct_map(memory, pfn, levels)
+            known[half] = _direct_map(memory, pfn, levels, ram)
         found = known[half]
         if found is None or found.base not in bases:
             continue
@@ -127,9 +129,9 @@ def _roots(memory: PhysicalMemory, pfns: list[int], levels: int) -> list[Root]:
     return roots
 
 
-def _direct_map(memory: PhysicalMemory, pfn: int, levels: int) -> DirectMap | None:
+def _direct_map(memory: PhysicalMemory, pfn: int, levels: int, ram: FrameRanges) -> DirectMap | None:
     try:
-        return DirectMap.find(memory, pfn << 12, levels)
+        return DirectMap.find(memory, pfn << 12, levels, ram)
     except FormatError:
         return None
 
@@ -140,15 +142,17 @@ def _in_image(found: DirectMap, pfn: int) -> bool:
     return bool(((image.pfn <= pfn) & (pfn < image.pfn + image.pages)).any())
 
 
-def _plausible(memory: PhysicalMemory) -> Iterator[int]:
+def _plausible(memory: PhysicalMemory, ram: FrameRanges) -> Iterator[int]:
     """Frames whose upper half could be a root's: some entries, each zero or a table's within the memory's bounds."""
     end = np.uint64(memory.ranges.end << 12)
-    for start, pages in memory.blocks(CHUNK_PAGES):
-        entries = pages.view(np.uint64)
+    frames = ram.frames()
+    for first in range(0, len(frames), CHUNK_PAGES):
+        pfns = frames[first : first + CHUNK_PAGES]
+        entries = memory.gather(pfns)[0].view(np.uint64)
         rows = np.flatnonzero(_like_tables(entries[:, _SAMPLE], end).all(axis=1))
         upper = entries[rows, _HALF:]
         rows = rows[_like_tables(upper, end).all(axis=1) & upper.any(axis=1)]
-        yield from (rows + start).tolist()
+        yield from pfns[rows].tolist()
 
 
 def _like_tables(entries: Entries, end: np.uint64) -> BoolArray:

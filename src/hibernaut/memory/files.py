@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -80,6 +81,21 @@ class PlainFile:
             except OSError as error:
                 raise FormatError(f"the file cannot be mapped ({error.strerror})", source=self.name) from error
         return np.frombuffer(self._map, dtype=np.uint8)
+
+    def data_extents(self) -> list[tuple[int, int]]:
+        """(first byte, one past the last) of what is not a hole, ascending: everything where nobody can tell."""
+        extents: list[tuple[int, int]] = []
+        at = 0
+        try:
+            while at < self.size_bytes:
+                at = os.lseek(self.fileno(), at, os.SEEK_DATA)
+                end = min(os.lseek(self.fileno(), at, os.SEEK_HOLE), self.size_bytes)
+                extents.append((at, end))
+                at = end
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: only a hole is left
+                return [(0, self.size_bytes)]
+        return extents
 
     def release(self, offset: int, size_bytes: int) -> None:
         """Say that a mapped range has been used up: it leaves this process's resident memory (not the page cache).

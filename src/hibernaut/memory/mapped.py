@@ -106,6 +106,22 @@ class MappedMemory(PhysicalMemory):
         """Which frames exist."""
         return self._ranges
 
+    @property
+    def stored(self) -> FrameRanges:
+        """See `PhysicalMemory.stored`: frames that lie wholly in holes of the file are left out."""
+        found = []
+        extents = self._plain.data_extents()
+        ends = [end for _, end in extents]
+        for start, end, offset in zip(self._starts, self._ends, self._offsets, strict=True):
+            last_byte = offset + (end - start) * PAGE_SIZE
+            for first, past in extents[bisect.bisect_right(ends, offset) :]:
+                if first >= last_byte:
+                    break
+                low = start + (max(first, offset) - offset) // PAGE_SIZE
+                high = start - (-(min(past, last_byte) - offset) // PAGE_SIZE)
+                found.append((low, high - low))
+        return FrameRanges.of(found)
+
     def run(self, pfn: int, pages: int) -> Bytes:
         """See `PhysicalMemory.run`: a view of the one piece that holds `pfn`."""
         index = bisect.bisect_right(self._starts, pfn) - 1

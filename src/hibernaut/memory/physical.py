@@ -196,6 +196,28 @@ class PhysicalMemory(ABC):
                 yield at, got
                 at += len(got)
 
+    @property
+    def stored(self) -> FrameRanges:
+        """The frames that may hold something: `ranges` less those known to be zero without reading them."""
+        return self.ranges
+
+    def occupied(self) -> FrameRanges:
+        """The frames that hold anything but zeroes. Reads all that is `stored`, at memory speed."""
+        found = []
+        for start, length in self.stored:
+            for at, pages in self._stretch(start, length):
+                held = np.flatnonzero(pages.view(np.uint64).any(axis=1))
+                found += list(FrameRanges.of_frames(held + at))
+        return FrameRanges.of(found)
+
+    def _stretch(self, start: int, length: int) -> Iterator[tuple[int, Bytes]]:
+        """One range, in blocks."""
+        at = start
+        while at < start + length:
+            got = self.run(at, min(CHUNK_PAGES, start + length - at))
+            yield at, got
+            at += max(len(got), 1)
+
     def close(self) -> None:
         """Release files and mappings. Arrays handed out before must not be used afterwards."""
         return

@@ -1,9 +1,9 @@
 """Whole-table scan, level by level: what `PageTables.scan` does.
 
 A level is one list of tables. All of them are first asked one question: is this table one run of consecutive frames
-with the same flags, or all zero? That is what most tables of a direct map are, and it costs one subtraction and one
-comparison an entry, in the order in which the tables lie in memory, by two threads, in chunks that stay in a cache.
-Only the tables that are neither are looked at entry by entry.
+with the same flags? That is what most tables of a direct map are, and it costs one subtraction and one comparison an
+entry, in the order in which the tables lie in memory, by two threads, in chunks that stay in a cache. Only the tables
+that are not are looked at entry by entry.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLE", "entry_rights", "entry_states", "scan"]
 
-UNIFORM_CHUNK = 512
-"""Tables that a thread asks at a time whether they are uniform (2 MiB)."""
+UNIFORM_CHUNK = 480
+"""Tables that a thread asks at a time whether they are uniform (2 MiB). Below 500, as NumPy does not pass the lock of
+the interpreter to another thread for arrays so short: what is done once a table would cost more waiting than work.
+"""
 
 MIXED_CHUNK = 128
 """Tables that a thread looks at entry by entry at a time (64 Ki entries; some fifteen arrays of that length)."""
@@ -215,11 +217,12 @@ class _Scanner:
         return [*found, cut], below
 
     def _uniform(self, tables: _Tables, level: Level) -> tuple[BoolArray, Entries]:
-        """Which tables are one run of present leaves or all zero, shape (n,); and every table's first entry."""
+        """Which tables are one run of present leaves, shape (n,); and every table's first entry."""
         order = None if _ascends(tables.pfn) else np.argsort(tables.pfn)
         pfns = tables.pfn if order is None else tables.pfn[order]
         heads = np.empty(len(pfns), dtype=np.uint64)
-        uniform = np.empty(len(pfns), dtype=np.bool_)
+        tails = np.empty(len(pfns), dtype=np.uint64)
+        runs = np.empty(len(pfns), dtype=np.bool_)
         local = threading.local()
 
         def chunk(first: int) -> None:
@@ -229,14 +232,18 @@ class _Scanner:
                 scratch = local.scratch = _Scratch(min(len(pfns), UNIFORM_CHUNK))
             entries = self._reader.tables(pfns[part], scratch.pages)
             heads[part] = entries[:, 0]
-            uniform[part] = _uniform_rows(entries, level, scratch)
+            tails[part] = entries[:, -1]
+            runs[part] = _progressions(entries, level, scratch)
 
         _in_chunks(chunk, len(pfns), UNIFORM_CHUNK)
+        wanted = _PRESENT if level == Level.PTE else _PRESENT | _PSE
+        runs &= (heads & wanted) == wanted
+        runs &= ((heads ^ tails) & _FLAGS) == 0  # consecutive frames could carry into the bits above them
         if order is None:
-            return uniform, heads
+            return runs, heads
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        return uniform[back], heads[back]
+        return runs[back], heads[back]
 
     def _mixed(self, tables: _Tables, level: Level, rows: NDArray[np.int64]) -> tuple[Spans, _Named | None]:
         """Any tables, entry by entry (in arrays): spans, and entries that name tables.
@@ -357,8 +364,8 @@ def _in_chunks(job: Callable[[int], Part], count: int, size: int) -> list[Part]:
     return results  # type: ignore[return-value]  # every place was filled by the one share that it belongs to
 
 
-def _uniform_rows(entries: Entries, level: Level, scratch: _Scratch) -> BoolArray:
-    """Which tables are one run of present leaves, or all zero; shape (n,)."""
+def _progressions(entries: Entries, level: Level, scratch: _Scratch) -> BoolArray | bool:
+    """In which tables each entry is the one before it plus one leaf's size, shape (n,); or True, for all of them."""
     flat = entries.reshape(-1)
     steps = scratch.steps[: len(flat)]
     follows = scratch.follows[: len(entries)]
@@ -366,32 +373,24 @@ def _uniform_rows(entries: Entries, level: Level, scratch: _Scratch) -> BoolArra
     np.equal(steps[1:], np.uint64(1 << level.shift), out=follows.reshape(-1)[1:])
     follows[:, 0] = True
     words = follows.view(np.uint64)
-    if words.min() == _ALL_TRUE:  # nearly always: then the rows need not be told apart
-        runs = np.ones(len(entries), dtype=np.bool_)
-    else:
-        runs = np.bitwise_and.reduce(words, axis=1) == _ALL_TRUE
-    first, last = entries[:, 0], entries[:, -1]
-    wanted = _PRESENT if level == Level.PTE else _PRESENT | _PSE
-    runs &= (first & wanted) == wanted
-    runs &= ((first ^ last) & _FLAGS) == 0  # consecutive frames could carry into the bits above them
-    zero = np.flatnonzero((first | last) == 0)
-    if len(zero):
-        runs[zero] = ~(entries if len(zero) == len(entries) else entries[zero]).any(axis=1)
-    return runs
+    if words.min() == _ALL_TRUE:  # nearly always: then the tables need not be told apart
+        return True
+    progressions: BoolArray = np.bitwise_and.reduce(words, axis=1) == _ALL_TRUE
+    return progressions
 
 
 def _row_spans(tables: _Tables, level: Level, heads: Entries, rows: NDArray[np.int64]) -> Spans:
-    """One span for each of these tables, all of them uniform; `heads` are their first entries."""
-    none = heads == 0
-    pfn = entry_frames(heads, level)
-    rights = entry_rights(heads, tables.rights[rows])
-    state = np.zeros(len(rows), dtype=np.uint8)  # present
-    if none.any():
-        pfn[none] = -1
-        rights[none] = 0
-        state[none] = Stop.NONE.code
-    pages = np.full(len(rows), level.pages * ENTRIES, dtype=np.int64)
-    return Spans(tables.vaddr[rows], pages, pfn, np.full(len(rows), level, np.uint8), state, heads, rights)
+    """One span for each of these tables, all of them runs of present leaves; `heads` are their first entries."""
+    count = len(rows)
+    return Spans(
+        tables.vaddr[rows],
+        np.full(count, level.pages * ENTRIES, dtype=np.int64),
+        entry_frames(heads, level),
+        np.full(count, level, dtype=np.uint8),
+        np.full(count, Stop.PRESENT.code, dtype=np.uint8),
+        heads,
+        entry_rights(heads, tables.rights[rows]),
+    )
 
 
 def _begins(flat: Entries, states: Codes, level: Level) -> BoolArray:

@@ -21,14 +21,15 @@ from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import UNIT_PAGES
 from hibernaut.swsusp.header import SwapHeader, read_header
 from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.parallel import ordered_results
 from hibernaut.swsusp.pfns import unpack_pfns
-from hibernaut.swsusp.stream import Crc, UnitStream, index_units, ordered_parallel, worker_count
+from hibernaut.swsusp.stream import Crc, UnitStream, index_units
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
 
 __all__ = ["Image", "ImageMemory", "Progress", "assemble", "open_image", "read_info"]
 
 Progress = Callable[[int], None]
-"""Told how many more pages are done."""
+"""Told how many more pages are done; from any thread, but never from two at once."""
 
 CACHED_UNITS = 128
 """Decompressed units that random access keeps (16 MiB)."""
@@ -97,7 +98,7 @@ class Image:
         Args:
             sink: called with frames and their pages, shape (n, 4096), from several threads at once; the pages are
                 valid only during the call.
-            progress: told of pages done, from the calling thread.
+            progress: told of pages done, from any thread.
 
         Raises:
             CorruptImage: damaged data; or, when all is done, a CRC that differs from the header's.
@@ -123,12 +124,7 @@ class Image:
             CorruptImage: damaged data or a wrong CRC.
         """
         rows = np.empty((self.stream.stream_pages, PAGE_SIZE), dtype=np.uint8) if out is None else out
-        crc = Crc()
-        for batch in self.stream.batches(out=rows):
-            crc.add(batch.crc32, batch.pages.nbytes)
-            if progress:
-                progress(len(batch.pages))
-        self._refuse_wrong_crc(crc.value)
+        self._refuse_wrong_crc(self.stream.read_into(rows, progress))
         return rows[self.info.meta_pages :]
 
     def computed_crc(self, progress: Progress | None = None) -> int:
@@ -280,7 +276,7 @@ class ImageMemory(PhysicalMemory):
                 place(number)
         else:
             tasks = ((lambda number=number: place(number)) for number in range(len(distinct)))
-            for _ in ordered_parallel(tasks, worker_count()):
+            for _ in ordered_results(tasks):
                 pass
         return pages, present
 

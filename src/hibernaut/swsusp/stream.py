@@ -6,13 +6,9 @@ as units of 32 blocks. Memory stays bounded: a few batches of units are in fligh
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from isal import isal_zlib
@@ -23,35 +19,13 @@ from hibernaut.memory.physical import PAGE_SIZE, Bytes
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_BYTES, UNIT_PAGES
+from hibernaut.swsusp.parallel import in_order, ordered_results
 from hibernaut.swsusp.swapmap import SwapMap
 
-__all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units", "ordered_parallel", "worker_count"]
+__all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]
 
 BATCH_UNITS = 16
 """Units that one task handles: 2 MiB of pages."""
-
-Result = TypeVar("Result")
-
-
-def worker_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def ordered_parallel(tasks: Iterator[Callable[[], Result]], workers: int) -> Iterator[Result]:
-    """Run tasks on threads, results in the order of the tasks, at most two a worker in flight."""
-    with ThreadPoolExecutor(workers) as pool:
-        flying: deque[Future[Result]] = deque()
-        try:
-            for task in tasks:
-                flying.append(pool.submit(task))
-                if len(flying) >= 2 * workers:
-                    yield flying.popleft().result()
-            while flying:
-                yield flying.popleft().result()
-        finally:
-            for future in flying:
-                future.cancel()
 
 
 class Crc:
@@ -195,7 +169,6 @@ class UnitStream:
         stored = self._buffer(len(entries) * PAGE_SIZE)
         self._area.read_blocks(entries, stored)
         lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
-        crc32 = 0
         for number, (begin, length) in enumerate(zip(begins, lengths, strict=False)):
             # The lengths in the file may have changed under us if somebody writes to it: the index decides.
             at = (begin - begins[0]) * PAGE_SIZE + LENGTH_BYTES
@@ -204,8 +177,7 @@ class UnitStream:
                 self._codec.decompress_into(stored[at : at + length], unit)
             except ValueError as error:
                 raise self._bad_unit(first_unit + number, str(error)) from error
-            crc32 = isal_zlib.crc32(unit, crc32)  # while it is in the cache
-        return Batch(first_row, pages, crc32)
+        return Batch(first_row, pages, isal_zlib.crc32(flat))
 
     def _buffer(self, size_bytes: int) -> Bytes:
         """Room for compressed bytes, one a thread, shape (size_bytes,); the next call overwrites it."""
@@ -228,43 +200,61 @@ class UnitStream:
         Args:
             sink: called with the first row and its pages, shape (n, 4096), from several threads at once and in any
                 order; the array is valid only during the call.
-            progress: told of pages done, from the calling thread.
+            progress: told of pages done, from any thread.
 
         Raises:
             CorruptImage: damaged data.
         """
         buffers = threading.local()
-
-        def task(first: int) -> Callable[[], tuple[int, int]]:
-            def work() -> tuple[int, int]:
-                last = min(first + BATCH_UNITS, len(self.index))
-                first_row, end_row = self.rows_of(first, last)
-                if not hasattr(buffers, "pages"):
-                    buffers.pages = np.empty((BATCH_UNITS * UNIT_PAGES, PAGE_SIZE), dtype=np.uint8)
-                batch = self.decode(first, last, buffers.pages[: end_row - first_row])
-                sink(first_row, batch.pages)
-                return batch.crc32, len(batch.pages)
-
-            return work
-
         crc = Crc()
-        for part, pages in ordered_parallel(map(task, range(0, len(self.index), BATCH_UNITS)), worker_count()):
-            crc.add(part, pages * PAGE_SIZE)
+
+        def work(number: int) -> tuple[int, int]:
+            first, last = self._units_of(number)
+            first_row, end_row = self.rows_of(first, last)
+            if not hasattr(buffers, "pages"):
+                buffers.pages = np.empty((BATCH_UNITS * UNIT_PAGES, PAGE_SIZE), dtype=np.uint8)
+            batch = self.decode(first, last, buffers.pages[: end_row - first_row])
+            sink(first_row, batch.pages)
+            return batch.crc32, len(batch.pages)
+
+        def commit(part: tuple[int, int]) -> None:
+            crc32, pages = part
+            crc.add(crc32, pages * PAGE_SIZE)
             if progress:
                 progress(pages)
+
+        in_order(-(-len(self.index) // BATCH_UNITS), work, commit)
         return crc.value
 
-    def batches(self, first_unit: int = 0, out: Bytes | None = None) -> Iterator[Batch]:
-        """All rows from a unit on, in order, decompressed on all cores.
+    def read_into(self, out: Bytes, progress: Callable[[int], None] | None = None) -> int:
+        """Decompress everything on all cores into an array, shape (stream_pages, 4096); returns the CRC of it all.
 
-        Args:
-            first_unit: where to begin.
-            out: if given, shape (stream_pages, 4096), C-contiguous: rows go to their place there.
+        Raises:
+            CorruptImage: damaged data.
         """
+        crc = Crc()
 
-        def task(first: int) -> Callable[[], Batch]:
-            last = min(first + BATCH_UNITS, len(self.index))
+        def work(number: int) -> Batch:
+            first, last = self._units_of(number)
             first_row, end_row = self.rows_of(first, last)
-            return lambda: self.decode(first, last, None if out is None else out[first_row:end_row])
+            return self.decode(first, last, out[first_row:end_row])
 
-        return ordered_parallel(map(task, range(first_unit, len(self.index), BATCH_UNITS)), worker_count())
+        def commit(batch: Batch) -> None:
+            crc.add(batch.crc32, batch.pages.nbytes)
+            if progress:
+                progress(len(batch.pages))
+
+        in_order(-(-len(self.index) // BATCH_UNITS), work, commit)
+        return crc.value
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows in order, decompressed on all cores, for those who want them one after the other."""
+
+        def task(number: int) -> Callable[[], Batch]:
+            return lambda: self.decode(*self._units_of(number))
+
+        return ordered_results(map(task, range(-(-len(self.index) // BATCH_UNITS))))
+
+    def _units_of(self, batch: int) -> tuple[int, int]:
+        first = batch * BATCH_UNITS
+        return first, min(first + BATCH_UNITS, len(self.index))

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,14 +30,16 @@ from hibernaut.swsusp.declarations import (
     MAP_ENTRIES,
     SIGNATURE,
     SWAP_SIGNATURES,
+    UNIT_BYTES,
     UNIT_PAGES,
     Flags,
 )
 from hibernaut.swsusp.header import SwapHeader
 from hibernaut.swsusp.image import Image, Progress
 from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.parallel import in_order, ordered_results
 from hibernaut.swsusp.pfns import pack_pfns
-from hibernaut.swsusp.stream import BATCH_UNITS, Crc, ordered_parallel, worker_count
+from hibernaut.swsusp.stream import BATCH_UNITS, Crc
 
 __all__ = ["ExistingArea", "NewArea", "WrittenImage", "write_image"]
 
@@ -45,6 +47,7 @@ LEAST_BLOCKS = 10
 """mkswap makes no smaller area."""
 COPY_BYTES = 16 << 20
 BATCH_PAGES = BATCH_UNITS * UNIT_PAGES
+ZEROES = memoryview(bytes(PAGE_SIZE))
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def _zero_pages(memory: PhysicalMemory, pfns: Frames) -> BoolArray:
 
         return is_zero
 
-    return np.concatenate(list(ordered_parallel(map(task, range(0, len(pfns), BATCH_PAGES)), worker_count())))
+    return np.concatenate(list(ordered_results(map(task, range(0, len(pfns), BATCH_PAGES)))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,15 +250,27 @@ class _Writer:
         meta = pack_pfns(pfns, zero)
         stored = pfns[~zero]
         final_info = info.with_pages(saved_pages=len(pfns), image_pages=len(stored))
-        self._put((final_info.page,), 1)
+        self._write_blocks(self._take(1), (final_info.page,))
         crc, units, compressed_bytes = Crc(), 0, 0
-        for packed in self._packed(meta, stored):
+        codec = None if self.compressor == "none" else codec_named(self.compressor)
+        rows = _Rows(self.memory, meta, stored)
+
+        def work(number: int) -> _Packed:
+            first = number * BATCH_PAGES
+            return _pack(rows, first, min(first + BATCH_PAGES, len(rows)), codec)
+
+        def commit(packed: _Packed) -> tuple[NDArray[np.int64], _Packed]:
+            nonlocal units, compressed_bytes
             crc.add(packed.crc32, packed.pages * PAGE_SIZE)
             units += packed.units
             compressed_bytes += packed.compressed_bytes
-            self._put(packed.parts, packed.blocks)
             if self.progress:
                 self.progress(packed.pages)
+            return self._take(packed.blocks), packed
+
+        in_order(
+            -(-len(rows) // BATCH_PAGES), work, commit, lambda placed: self._write_blocks(placed[0], placed[1].parts)
+        )
         entries = np.concatenate(self.entries)
         map_pages = self._put_map(entries)
         self._refuse_if_too_small()
@@ -273,25 +288,18 @@ class _Writer:
             blocks=self.layout.used,
         )
 
-    def _packed(self, meta: Bytes, stored: Frames) -> Iterator[_Packed]:
-        codec = None if self.compressor == "none" else codec_named(self.compressor)
-        rows = _Rows(self.memory, meta, stored)
-
-        def task(first: int) -> Callable[[], _Packed]:
-            return lambda: _pack(rows, first, min(first + BATCH_PAGES, len(rows)), codec)
-
-        return ordered_parallel(map(task, range(0, len(rows), BATCH_PAGES)), worker_count())
-
-    def _put(self, parts: Sequence[bytes | memoryview], count: int) -> None:
-        """Write whole blocks to the next free ones and note them as the image's next pages."""
+    def _take(self, count: int) -> NDArray[np.int64]:
+        """The next free blocks, noted as the image's next pages; none if they have run out."""
         self.image_pages += count
         blocks = self.layout.take(count)
         self.entries.append(blocks)
-        if len(blocks):
-            self._write_blocks(blocks, parts)
+        return blocks
 
     def _write_blocks(self, blocks: NDArray[np.int64], parts: Sequence[bytes | memoryview]) -> None:
+        """Write whole blocks; nothing if no blocks were left for them."""
         runs = list(contiguous_runs(blocks))
+        if not runs:
+            return
         if len(runs) > 1:  # the parts do not end where the runs do
             data = memoryview(b"".join(parts))
             ends = np.cumsum([count for _, count in runs]).tolist()
@@ -353,7 +361,7 @@ _FLAGS: dict[CompressorName, int] = {
 
 
 class _Rows:
-    """The rows of the stream, meta pages and then the stored frames, unit by unit; used by several threads at once."""
+    """The rows of the stream, meta pages and then the stored frames; used by several threads at once."""
 
     def __init__(self, memory: PhysicalMemory, meta: Bytes, stored: Frames) -> None:
         self._memory = memory
@@ -364,14 +372,13 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._meta) + len(self._stored)
 
-    def unit(self, first: int, last: int) -> Bytes:
-        """Rows `first` to `last` - 1, at most 32, shape (n, 4096), C-contiguous.
+    def batch(self, first: int, last: int) -> Bytes:
+        """Rows `first` to `last` - 1, at most 512, shape (n, 4096), C-contiguous.
 
-        A view of memory where the frames lie there together, else this thread's buffer, which the next call fills anew.
+        A view of memory where the frames lie there together, else a buffer of this thread, which the next call fills
+        anew.
         """
         meta = len(self._meta)
-        if last <= meta:
-            return self._meta[first:last]
         if first >= meta:
             frames = self._stored[first - meta : last - meta]
             if int(frames[-1]) - int(frames[0]) == len(frames) - 1:
@@ -381,12 +388,12 @@ class _Rows:
         return self._gathered(first, last)
 
     def _gathered(self, first: int, last: int) -> Bytes:
-        if not hasattr(self._buffers, "unit"):
-            self._buffers.unit = np.empty((UNIT_PAGES, PAGE_SIZE), dtype=np.uint8)
-        pages: Bytes = self._buffers.unit[: last - first]
+        if not hasattr(self._buffers, "pages"):
+            self._buffers.pages = np.empty((BATCH_PAGES, PAGE_SIZE), dtype=np.uint8)
+        pages: Bytes = self._buffers.pages[: last - first]
         of_meta = max(0, len(self._meta) - first)
         pages[:of_meta] = self._meta[first : first + of_meta]
-        wanted = self._stored[first + of_meta - len(self._meta) : last - len(self._meta)]
+        wanted = self._stored[first + of_meta - len(self._meta) : max(0, last - len(self._meta))]
         _, present = self._memory.gather(wanted, pages[of_meta:])
         if not present.all():
             raise HibernautError(f"frame {wanted[~present][0]:#x} vanished from memory while it was being saved")
@@ -394,19 +401,20 @@ class _Rows:
 
 
 def _pack(rows: _Rows, first: int, last: int, codec: Codec | None) -> _Packed:
+    pages = rows.batch(first, last)
+    flat = pages.reshape(-1)
+    crc32 = isal_zlib.crc32(flat)
+    if codec is None:
+        return _Packed((flat.tobytes(),), len(pages), len(pages), crc32, 0, 0)
     parts: list[bytes | memoryview] = []
-    crc32 = blocks = compressed_bytes = 0
-    for at in range(first, last, UNIT_PAGES):
-        unit = rows.unit(at, min(at + UNIT_PAGES, last)).reshape(-1)
-        crc32 = isal_zlib.crc32(unit, crc32)
-        if codec is None:
-            parts.append(unit.tobytes())
-            blocks += len(unit) // PAGE_SIZE
-            continue
-        packed = codec.compress(unit)
-        padding = bytes(-(LENGTH_BYTES + len(packed)) % PAGE_SIZE)
-        parts += (len(packed).to_bytes(LENGTH_BYTES, "little"), packed, padding)
-        blocks += (LENGTH_BYTES + len(packed) + len(padding)) // PAGE_SIZE
-        compressed_bytes += len(packed)
-    units = -(-(last - first) // UNIT_PAGES) if codec else 0
-    return _Packed(tuple(parts), blocks, last - first, crc32, units, compressed_bytes)
+    stored_bytes = compressed_bytes = 0
+    for at in range(0, len(flat), UNIT_BYTES):
+        packed = codec.compress(flat[at : at + UNIT_BYTES])
+        length = len(packed)
+        padding = -(LENGTH_BYTES + length) % PAGE_SIZE
+        parts += (length.to_bytes(LENGTH_BYTES, "little"), packed, ZEROES[:padding])
+        compressed_bytes += length
+        stored_bytes += LENGTH_BYTES + length + padding
+    return _Packed(
+        tuple(parts), stored_bytes // PAGE_SIZE, len(pages), crc32, -(-len(pages) // UNIT_PAGES), compressed_bytes
+    )
