@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import START_KERNEL_MAP, DirectMap, FrameState, Hole, Mismatch
-from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.physical import PhysicalMemory, Segment, SegmentMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import Stop
 from hibernaut.swsusp.image import open_image
@@ -162,11 +162,13 @@ def test_a_hole_at_the_end_belongs_to_the_map() -> None:
 
 
 def test_no_direct_map_is_an_error_with_the_numbers() -> None:
-    """Tables that map a quarter of RAM at one difference are refused for 4 and for 5 levels."""
+    """Tables that map a quarter of RAM (none of it zeroes) at one difference are refused for 4 and for 5 levels."""
     layout = TableLayout()
     layout.fill(BASE4, 1, 0, 1024)
+    tables = [Segment(start, pages) for start, pages in layout.memory().blocks()]
+    memory = SegmentMemory([*tables, Segment(0, np.ones((4096, 4096), dtype=np.uint8))])
     with pytest.raises(FormatError, match=r"no direct map under CR3 0x100000 \(4 levels: .*4096 frames.*5 levels: "):
-        find(layout)
+        DirectMap.find(memory, layout.root << 12)
 
 
 def test_the_kernel_image_mapping_is_no_direct_map() -> None:

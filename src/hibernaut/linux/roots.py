@@ -83,8 +83,8 @@ def find_root(memory: PhysicalMemory) -> Root:
 def find_roots(memory: PhysicalMemory, levels: int | None = None) -> list[Root]:
     """Every candidate root, ascending by `cr3`.
 
-    Reads all memory, in chunks; a frame of zeroes does not count as RAM. Frames with the same kernel half share one look
-    at their direct map.
+    Reads all memory, in chunks; a frame of zeroes does not count as RAM. Frames with the same kernel half
+    share one look at their direct map.
 
     Args:
         memory: RAM.
