@@ -32,7 +32,7 @@ from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.parallel import worker_count
 from hibernaut.swsusp.writer import NewArea, write_image
 
-ROUNDS = 5
+ROUNDS = 8
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -75,19 +75,23 @@ def sample_pages() -> tuple[str, Bytes]:
     return "simulated pages", pages
 
 
-def best(work: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Least seconds of several runs."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def seconds_of(work: Callable[[], object], output: Path | None) -> float:
+    """How long it takes; the file it makes is removed first, so that no old one has to be freed meanwhile."""
+    if output is not None:
+        output.unlink(missing_ok=True)
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
-def alternate(ours: Callable[[], object], limit: Callable[[], object]) -> tuple[float, float]:
+def alternate(
+    ours: Callable[[], object],
+    limit: Callable[[], object],
+    output: Path | None = None,
+    limit_output: Path | None = None,
+) -> tuple[float, float]:
     """Least seconds of two pieces of work, taken in turns so that both see the same machine."""
-    pairs = [(best(ours, 1), best(limit, 1)) for _ in range(ROUNDS)]
+    pairs = [(seconds_of(ours, output), seconds_of(limit, limit_output)) for _ in range(ROUNDS)]
     return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
 
 
@@ -183,13 +187,13 @@ def measure(compressor: CompressorName, pages: Bytes, frames: int, folder: Path)
     report(f"{compressor}: image -> pages in memory, CRC checked", ours, limit, size_bytes, 0.8)
 
     plain, _ = memory.gather(pfns)
-    ours, write_limit = alternate(lambda: run_convert(path, out, "raw"), lambda: plain_write(other, plain))
+    ours, write_limit = alternate(lambda: run_convert(path, out, "raw"), lambda: plain_write(other, plain), out, other)
     slower = max(limit, write_limit)
     which = "codec" if slower == limit else "plain write"
     report(f"{compressor}: convert to a file (limit: {which})", ours, slower, size_bytes, 0.8)
 
     rows = [plain[at : at + UNIT_PAGES].reshape(-1) for at in range(0, frames, UNIT_PAGES)]
-    ours, limit = alternate(write, lambda: on_all_cores(lambda unit: codec.compress(rows[unit]), len(rows)))
+    ours, limit = alternate(write, lambda: on_all_cores(lambda unit: codec.compress(rows[unit]), len(rows)), path)
     report(f"{compressor}: memory -> image", ours, limit, size_bytes, 0.8)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.memory.physical import PAGE_SIZE, FrameRanges, Overlay, PhysicalMemory, Segment, SegmentMemory
+from hibernaut.sources import open_memory
 from tests.memory.naive import page_of
 from tests.strategies import segment_lists
 
@@ -130,3 +133,28 @@ def test_views_of_memory_are_not_copies() -> None:
     assert not overlay.run(9, 1).flags.writeable
     assert not np.shares_memory(overlay.run(9, 1), data)
     assert np.shares_memory(overlay.run(8, 4), data)
+
+
+def test_occupied_frames_hold_anything_but_zeroes() -> None:
+    """Frames of zeroes are not occupied, whatever ranges they lie in; neighbours are one range."""
+    pages = np.zeros((3000, PAGE_SIZE), dtype=np.uint8)
+    pages[[0, 1, 1023, 1024, 2999], [0, 4095, 9, 9, 17]] = 1
+    memory = SegmentMemory([Segment(5, pages[:2000]), Segment(9000, pages[2000:])])
+    assert list(memory.occupied()) == [(5, 2), (5 + 1023, 2), (9000 + 999, 1)]
+    assert memory.stored is memory.ranges
+
+
+def test_holes_of_a_sparse_file_are_known_to_be_zero(tmp_path: Path) -> None:
+    """Of a raw file of 1 GiB with two written pages only the extents around them count as stored."""
+    path = tmp_path / "raw"
+    with path.open("wb") as out:
+        out.truncate(1 << 30)
+        for pfn in (7, 200_000):
+            out.seek(pfn * PAGE_SIZE + 100)
+            out.write(b"x")
+    with open_memory(path) as source:
+        memory = source.memory
+        assert memory.ranges.total_pages == 1 << 18
+        assert memory.stored.total_pages <= 4096
+        assert memory.stored.contains([7, 200_000]).all()
+        assert list(memory.occupied()) == [(7, 1), (200_000, 1)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hibernaut.errors import HibernautError
 from hibernaut.hibernate.log import CREATING_IMAGE, image_created, need_to_copy
@@ -14,7 +15,7 @@ from hibernaut.hibernate.ways.base import Way
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import Allocation
-from hibernaut.memory.physical import PAGE_SIZE, Bytes, FrameRanges, Frames, PhysicalMemory
+from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory
 
 __all__ = ["Snapshot", "SnapshotMemory", "hibernate"]
 
@@ -110,6 +111,17 @@ class SnapshotMemory(PhysicalMemory):
         if after < len(self._changed):
             end = min(end, self._changed[after])
         return self._snapshot.base.run(pfn, min(pages, end - pfn))
+
+    def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
+        """See `PhysicalMemory.gather`: the base's pages, then what was copied otherwise over them."""
+        frames = np.asarray(pfns, dtype=np.int64)
+        pages, present = self._snapshot.base.gather(frames, out)
+        for row in np.flatnonzero(np.isin(frames, self._changed)).tolist():
+            pages[row] = self._snapshot.changed[int(frames[row])]
+            present[row] = True
+        present &= self._ranges.contains(frames)
+        pages[~present] = 0
+        return pages, present
 
 
 class _Recorder:

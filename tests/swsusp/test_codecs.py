@@ -1,0 +1,93 @@
+"""Both LZO libraries and LZ4: what one packs the others unpack, and damage is a ValueError."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+
+import lz4.block
+import lzallright
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from hibernaut.swsusp import codecs
+from hibernaut.swsusp.codecs import Codec, codec_named
+
+UNIT = 32 * 4096
+
+
+def lzo_without_python_lzo() -> Codec:
+    """The codec where python-lzo is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def absent() -> Codec:
+            raise ImportError
+
+        patch.setattr(codecs, "_python_lzo", absent)
+        return codec_named("lzo")
+
+
+CODECS: dict[str, Callable[[], Codec]] = {
+    "lzo": lambda: codec_named("lzo"),
+    "lzo without python-lzo": lzo_without_python_lzo,
+    "lz4": lambda: codec_named("lz4"),
+}
+
+
+def foreign(name: str) -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
+    """Packing and unpacking by a library called directly."""
+    if name == "lz4":
+        return partial(lz4.block.compress, store_size=False), partial(lz4.block.decompress, uncompressed_size=UNIT)
+    return lzallright.LZOCompressor().compress, lambda packed: lzallright.LZOCompressor.decompress(packed, UNIT)
+
+
+def unpacked(codec: Codec, packed: bytes, size_bytes: int) -> NDArray[np.uint8]:
+    out = np.full(size_bytes, 0xEE, dtype=np.uint8)
+    codec.decompress_into(np.frombuffer(packed, dtype=np.uint8), out)
+    return out
+
+
+def unit(seed: int, noise: int) -> NDArray[np.uint8]:
+    """128 KiB, the first bytes noise and the rest a pattern."""
+    plain = np.resize(np.arange(200, dtype=np.uint8), UNIT)
+    plain[:noise] = np.random.default_rng(seed).integers(0, 256, noise, dtype=np.uint8)
+    return plain
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(seed=st.integers(0, 1 << 30), noise=st.integers(0, UNIT))
+def test_round_trips_with_another_library(name: str, seed: int, noise: int) -> None:
+    """Both directions, from all noise to all pattern."""
+    codec, (pack, unpack) = CODECS[name](), foreign(name)
+    plain = unit(seed, noise)
+    assert (unpacked(codec, pack(plain.tobytes()), UNIT) == plain).all()
+    assert unpack(codec.compress(plain)) == plain.tobytes()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_another_size_than_expected_is_damage(name: str) -> None:
+    """More bytes or fewer than there is room for are refused; nothing is written beyond the room."""
+    codec = CODECS[name]()
+    packed = codec.compress(unit(1, 5000))
+    for size_bytes in (UNIT - 4096, UNIT + 4096):
+        with pytest.raises(ValueError, match=r"decompress"):
+            unpacked(codec, packed, size_bytes)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(data=st.binary(max_size=400))
+def test_garbage_is_a_value_error(name: str, data: bytes) -> None:
+    """Bytes that are no stream never give another exception."""
+    with pytest.raises(ValueError, match=r"decompress"):
+        unpacked(CODECS[name](), data, UNIT)
+
+
+def test_python_lzo_is_preferred() -> None:
+    """Where it is installed; else lzallright."""
+    installed = importlib.util.find_spec("lzo") is not None
+    assert codec_named("lzo").library == ("python-lzo" if installed else "lzallright")
+    assert lzo_without_python_lzo().library == "lzallright"
