@@ -86,6 +86,21 @@ def test_into_an_existing_area_only_its_image_changes(
     assert (folder / "old").read_bytes() == old
 
 
+@pytest.mark.parametrize("frames", [512 * 1024 - 1, 512 * 1024, 600_000])
+def test_a_list_of_frames_longer_than_a_batch(tmp_path: Path, frames: int) -> None:
+    """Machines of 2 GiB and more: meta pages fill whole batches, or end where one does, and the data follows."""
+    pages = np.zeros((frames, 4096), dtype=np.uint8)  # nothing is allocated before it is written
+    pages[::50_000] = np.arange(4096, dtype=np.uint32).astype(np.uint8)
+    pages[::50_000, 0] = np.arange(len(pages[::50_000]))
+    memory = SegmentMemory([Segment(0, pages)])
+    path = tmp_path / "image"
+    write_image(path, memory, np.arange(frames), INFO, NewArea(), compressor="lz4", zero_pages=True)
+    found, _ = naive.parse(path.read_bytes())
+    assert sorted(found) == list(range(frames))
+    stored = {pfn: page for pfn, page in found.items() if page is not None}
+    assert stored == {pfn: pages[pfn].tobytes() for pfn in range(0, frames, 50_000)}
+
+
 @pytest.mark.parametrize("name", ["swap-6.1-lzo.img", "swap-6.12-lz4.img", "swap-6.1-low2m.img"])
 def test_a_real_image_written_again_is_the_same_image(golden: Golden, tmp_path: Path, name: str) -> None:
     """Same pages, same counts, same CRC; with the kernel's own compressor it fits into the kernel's own blocks."""

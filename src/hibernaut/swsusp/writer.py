@@ -391,9 +391,10 @@ class _Rows:
         if not hasattr(self._buffers, "pages"):
             self._buffers.pages = np.empty((BATCH_PAGES, PAGE_SIZE), dtype=np.uint8)
         pages: Bytes = self._buffers.pages[: last - first]
-        of_meta = max(0, len(self._meta) - first)
+        meta = len(self._meta)
+        of_meta = max(0, min(last, meta) - first)
         pages[:of_meta] = self._meta[first : first + of_meta]
-        wanted = self._stored[first + of_meta - len(self._meta) : max(0, last - len(self._meta))]
+        wanted = self._stored[max(0, first - meta) : max(0, last - meta)]
         _, present = self._memory.gather(wanted, pages[of_meta:])
         if not present.all():
             raise HibernautError(f"frame {wanted[~present][0]:#x} vanished from memory while it was being saved")
