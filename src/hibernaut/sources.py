@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from hibernaut.errors import FormatError
+from hibernaut.memory.closing import Closing
 from hibernaut.memory.dump import Dump, Refusal
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.files import PlainFile, open_plain
@@ -24,7 +24,7 @@ __all__ = ["Source", "open_memory"]
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Source(Closing):
     """Physical memory and what its file says about the machine. A context manager: leaving it closes the file.
 
     Attributes:
@@ -50,14 +50,6 @@ class Source:
     def close(self) -> None:
         """Close the file. Arrays read before must not be used afterwards."""
         self.memory.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_memory(

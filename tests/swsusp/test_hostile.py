@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,21 @@ def test_real_images_with_a_flipped_bit(real_copy: Path, data: st.DataObject) ->
         finally:
             file.seek(place)
             file.write(old)
+
+
+@settings(max_examples=4)
+@given(data=st.data())
+def test_real_images_cut_anywhere(real_copy: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """A real image cut before its last block, whatever block that is, is refused."""
+    with open_image(real_copy) as image:
+        last = int(image.swap_map.blocks[-1]) + 1
+    cut = tmp_path / "cut"
+    with real_copy.open("rb") as source:
+        copy_sparse(source, cut)
+    os.truncate(cut, data.draw(st.integers(1, last * 4096 - 1)))
+    with pytest.raises(FormatError):
+        read_everything(cut)
+    must_stay_ours(cut)
 
 
 def plain_or_refused(path: Path) -> None:

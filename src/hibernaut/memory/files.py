@@ -7,12 +7,12 @@ import mmap
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from hibernaut.errors import FormatError
+from hibernaut.memory.closing import Closing
 from hibernaut.memory.compressed import MAGIC_BYTES, compression_of, unpack
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PlainFile", "open_plain"]
 
 
-class PlainFile:
+class PlainFile(Closing):
     """A regular file or block device as plain bytes; a compressed one appears unpacked.
 
     Attributes:
@@ -114,14 +114,6 @@ class PlainFile:
         """Close the descriptor; the mapping goes when the last array on it does."""
         self._map = None
         self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_plain(path: str | os.PathLike[str]) -> PlainFile:

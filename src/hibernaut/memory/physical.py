@@ -12,11 +12,11 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from hibernaut.memory.closing import Closing
 
 __all__ = [
     "PAGE_SHIFT",
@@ -123,7 +123,7 @@ class FrameRanges:
         return len(self.starts)
 
 
-class PhysicalMemory(ABC):
+class PhysicalMemory(Closing, ABC):
     """Page frames with gaps. Arrays handed out are read-only views wherever the backing allows."""
 
     @property
@@ -221,14 +221,6 @@ class PhysicalMemory(ABC):
     def close(self) -> None:
         """Release files and mappings. Arrays handed out before must not be used afterwards."""
         return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, eq=False)

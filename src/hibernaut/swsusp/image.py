@@ -7,13 +7,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.errors import CorruptImage
+from hibernaut.memory.closing import Closing
 from hibernaut.memory.files import PlainFile, open_plain
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory
 from hibernaut.swsusp.area import SwapArea, locate_area
@@ -36,7 +35,7 @@ CACHED_UNITS = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Image:
+class Image(Closing):
     """An image whose header, map, info page and list of frames are in order; its data is read when asked for.
 
     Attributes:
@@ -148,14 +147,6 @@ class Image:
     def close(self) -> None:
         """Close the file."""
         self.area.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_image(
