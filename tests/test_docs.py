@@ -38,11 +38,9 @@ def steps(block: str) -> list[tuple[str, str]]:
     return found
 
 
-def provide(text: str, folder: Path, golden: Golden | None) -> None:
+def provide(text: str, folder: Path, golden: Golden) -> None:
     """Links to the golden files that a text names."""
     for name in sorted(set(GOLDEN.findall(text))):
-        if golden is None:
-            pytest.skip("this document's sessions need the golden data, see CONTRIBUTING.md")
         (folder / name).symlink_to(golden(name))
 
 
@@ -60,22 +58,25 @@ def run_block(block: str) -> str:
     return "".join(shown)
 
 
-def golden_or_none(request: pytest.FixtureRequest, text: str) -> Golden | None:
-    """The golden data, asked for only by documents that name some of it."""
-    if not GOLDEN.search(text):
-        return None
-    found: Golden = request.getfixturevalue("golden")
-    return found
-
-
 @pytest.mark.parametrize("document", names(DOCUMENTS))
+def test_sessions_that_need_no_data_print_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
+) -> None:
+    """The console blocks that name no golden file, everywhere: the README's first session among them."""
+    monkeypatch.chdir(tmp_path)
+    for block in BLOCK.findall((REPOSITORY / document).read_text()):
+        if not GOLDEN.search(block):
+            assert run_block(block) == block
+
+
+@pytest.mark.parametrize("document", names([path for path in DOCUMENTS if GOLDEN.search(path.read_text())]))
 def test_sessions_print_what_is_shown(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str, golden: Golden
 ) -> None:
     """All console blocks of a document, in order, in one folder."""
     path = REPOSITORY / document
     text = path.read_text()
-    provide("".join(BLOCK.findall(text)), tmp_path, golden_or_none(request, text))
+    provide("".join(BLOCK.findall(text)), tmp_path, golden)
     monkeypatch.chdir(tmp_path)
     printed = BLOCK.sub(lambda match: f"```console\n{run_block(match[1])}```", text)
     if os.environ.get("HIBERNAUT_UPDATE_DOCS"):
@@ -84,13 +85,11 @@ def test_sessions_print_what_is_shown(
 
 
 @pytest.mark.parametrize("document", names([path for path in DOCUMENTS if PYTHON.search(path.read_text())]))
-def test_python_examples_run(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
-) -> None:
+def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str, golden: Golden) -> None:
     """All Python blocks of a document, in order, in one namespace; their asserts hold."""
     text = (REPOSITORY / document).read_text()
     code = "\n".join(PYTHON.findall(text))
-    provide(code, tmp_path, golden_or_none(request, code))
+    provide(code, tmp_path, golden)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, document, "exec"), {"__name__": "example"})
 
