@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hibernaut.swsusp import open_image
-from tests.cli.run import hibernaut
+from tests.cli.run import hibernaut, refused
 from tests.conftest import Golden
 
 IMAGES = ("swap-6.1-lzo.img", "swap-6.12-lz4.img", "swap-6.1-low2m.img")
@@ -211,3 +211,23 @@ def test_converted_dumps_hold_the_same_memory(golden: Golden, tmp_path: Path, fo
         assert (again[image.stored_pfns] == image.read_all()).all()
         assert not again[image.pfns[image.zero]].any()
         assert len(again) == image.pfns[-1] + 1
+
+
+def test_an_image_of_another_machine_is_refused(golden: Golden, tmp_path: Path) -> None:
+    """A dump of 6.1 like an image of 6.12: no image that mixes two kernels is written."""
+    out = tmp_path / "mixed.img"
+    like = golden("swap-6.12-lz4.img")
+    line = refused("save", golden("ram-6.1-lzo.elf"), out, "--via", "fixmap", "--like", like)
+    assert "not an image of the machine" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_saved_into_a_new_area_is_the_same_image(golden: Golden, tmp_path: Path) -> None:
+    """An image as SOURCE brings its list, info page, compressor and zero pages along; the kernel's CRC comes out."""
+    out = tmp_path / "new.img"
+    assert hibernaut("save", golden("swap-6.12-lz4.img"), out, "--via", "fixmap", "--quiet").status == 0
+    found = hibernaut("inspect", out, "--json").document
+    expected = golden.expected["swap-6.12-lz4.img"]
+    assert found["crc32"]["stored"] == expected["crc32"]
+    for key in ("flags", "jump_address", "e820_checksum", "physical_pages", "pages", "zero_pages", "units"):
+        assert found[key] == expected[key]

@@ -29,9 +29,10 @@ from hibernaut.cli.common import (
     refuse_same_file,
     say,
 )
-from hibernaut.errors import MachineFault
+from hibernaut.errors import FormatError, MachineFault
 from hibernaut.hibernate import Fixmap, Remap, Snapshot, Way, hibernate
 from hibernaut.linux import Environment, FailAllocations, Machine
+from hibernaut.memory.physical import PAGE_SHIFT
 from hibernaut.report.text import died_text, size_text
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import Image, open_image
@@ -115,8 +116,8 @@ def save(
 ) -> None:
     """Hibernate a dump (or an image) as the kernel would, or as it would with the fixmap patch, into an image.
 
-    With --like the result is an image that the machine's own kernel resumes from. Without it every frame that the
-    direct map speaks of is saved into a new swap area, for reading only: no kernel resumes from it.
+    With --like the result is an image that the machine's own kernel resumes from. Without it the pages go to a new swap
+    area: those that an image lists, or every frame that the direct map of a dump speaks of, which is for reading only.
     """
     refuse_same_file(out, source, like)
     if size is not None and like is not None:
@@ -128,7 +129,9 @@ def save(
             template = stack.enter_context(
                 open_image(like, offset=like_offset, partition=like_partition, base=like_base)
             )
-        machine = _machine(opened, template, cr3, levels, fail_allocation or [], quiet)
+            _refuse_other_machine(opened, template)
+        known = template or opened.image
+        machine = _machine(opened, known, cr3, levels, fail_allocation or [], quiet)
         try:
             snapshot = hibernate(machine, WAYS[via]())
         except MachineFault as fault:
@@ -139,10 +142,10 @@ def save(
                 out,
                 snapshot.memory,
                 snapshot.pfns,
-                template.info if template else _info_without_kernel(machine),
+                known.info if known else _info_without_kernel(machine),
                 ExistingArea(template) if template else NewArea(size),
-                compressor=_compressor(compressor, template),
-                zero_pages=zero_pages is YesNo.YES if zero_pages else bool(template and template.zero.any()),
+                compressor=_compressor(compressor, known),
+                zero_pages=zero_pages is YesNo.YES if zero_pages else bool(known and known.zero.any()),
                 progress=advance,
             )
     if json:
@@ -151,18 +154,31 @@ def save(
         _tell(out, snapshot, written, via)
 
 
+def _refuse_other_machine(source: Source, template: Image) -> None:
+    """The kernel's code must be the same in both: the page at the restore entry, which never changes after boot.
+
+    Raises:
+        FormatError: it is not.
+    """
+    pfn = template.info.jump_address_phys >> PAGE_SHIFT
+    theirs, ours = template.memory().frame(pfn), source.memory.frame(pfn)
+    if theirs is not None and ours is not None and not np.array_equal(theirs, ours):
+        raise FormatError(
+            f"not an image of the machine in {source.name}: the kernel's code in frame {pfn:#x} differs",
+            source=template.name,
+        )
+
+
 def _machine(
-    source: Source, template: Image | None, cr3: int | None, levels: int | None, failing: list[int], quiet: bool
+    source: Source, known: Image | None, cr3: int | None, levels: int | None, failing: list[int], quiet: bool
 ) -> Machine:
     root, known_levels = paging_of(source, cr3, levels)
-    if template is not None and template.info.cr3 != root & ~0xFFF:
-        say(
-            f"CR3 is {root:#x} in {source.name} but {template.info.cr3:#x} in {template.name}: the same machine?", quiet
-        )
-    if template is None:
+    if known is not None and known.info.cr3 != root & ~0xFFF:
+        say(f"CR3 is {root:#x} in {source.name} but {known.info.cr3:#x} in {known.name}: the same machine?", quiet)
+    if known is None:
         say("without --like nothing is known of the kernel: the image is for reading, no kernel resumes from it", quiet)
     environment = FailAllocations(*failing) if failing else Environment()
-    saveable = template.pfns if template else None
+    saveable = known.pfns if known else None
     return Machine.from_source(source.memory, root, known_levels, saveable=saveable, environment=environment)
 
 
@@ -170,10 +186,10 @@ def _info_without_kernel(machine: Machine) -> ImageInfo:
     return ImageInfo.blank(cr3=machine.cr3 & ~0xFFF, physical_pages=machine.memory.ranges.total_pages)
 
 
-def _compressor(wanted: Compressor | None, template: Image | None) -> CompressorName:
+def _compressor(wanted: Compressor | None, known: Image | None) -> CompressorName:
     if wanted is not None:
         return wanted.value
-    return template.compressor if template else "lzo"
+    return known.compressor if known else "lzo"
 
 
 def _died(fault: MachineFault, machine: Machine, via: WayName, json: bool, quiet: bool) -> None:

@@ -34,7 +34,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[int]:
     if target.exists() and not target.is_file():
         raise FileExistsError(17, "is not a regular file", str(path))
     partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
-    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        error.filename = str(path)  # the name that the caller knows
+        raise
     try:
         try:
             yield fd
