@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "start_writeback", "write_all", "write_vector"]
+__all__ = ["Writeback", "replacing", "write_all", "write_vector"]
 
 
 IOVECS = 512
 """Buffers given to one system call; the system allows 1024 (IOV_MAX)."""
+WRITEBACK_BYTES = 32 << 20
 
 
 @contextmanager
@@ -80,11 +82,24 @@ def write_vector(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> N
         offset += size_bytes
 
 
-def start_writeback(fd: int, offset: int, size_bytes: int) -> None:
-    """Let the system begin to write these bytes to the disk now, so that the sync at the end has little left to do.
+class Writeback:
+    """Lets the system begin to write a file to the disk while it grows, so that the sync at the end is short.
 
     POSIX_FADV_DONTNEED starts the writing of dirty pages and returns at once (mm/fadvise.c); only pages that are
-    clean already leave the cache.
+    clean already leave the cache. Asked for now and then: each time costs something. For use by several threads.
     """
-    with suppress(OSError):  # advice: a file system may decline
-        os.posix_fadvise(fd, offset, size_bytes, os.POSIX_FADV_DONTNEED)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._waiting_bytes = 0
+
+    def wrote(self, size_bytes: int) -> None:
+        """So many more bytes were written somewhere in the file."""
+        with self._lock:
+            self._waiting_bytes += size_bytes
+            if self._waiting_bytes < WRITEBACK_BYTES:
+                return
+            self._waiting_bytes = 0
+        with suppress(OSError):  # advice: a file system may decline
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hibernaut.memory import declarations as c
 from hibernaut.memory.elf import Note
-from hibernaut.memory.output import start_writeback, write_all, write_vector
+from hibernaut.memory.output import Writeback, write_all, write_vector
 from hibernaut.memory.physical import PAGE_SIZE, FrameRanges
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def _after(ranges: FrameRanges) -> NDArray[np.int64]:
 
 def _write_all_of(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, at: NDArray[np.int64], zero_pages: int) -> None:
     """Write every chunk to its place; `at` is the byte in the file of each range's first frame."""
+    writeback = Writeback(fd)
     lock = threading.Lock()
     seen_pages = 0
 
@@ -154,9 +155,7 @@ def _write_all_of(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, at: NDArr
         nonlocal seen_pages
         batch = _placed(pfns, pages, ranges, at)
         _write_batch(fd, batch)
-        if batch:
-            first, last = batch[0][0], batch[-1][0] + len(batch[-1][1])
-            start_writeback(fd, first, last - first)
+        writeback.wrote(pages.nbytes)
         with lock:
             seen_pages += len(pfns)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.memory.files import PlainFile
-from hibernaut.memory.output import replacing, start_writeback, write_all, write_vector
+from hibernaut.memory.output import Writeback, replacing, write_all, write_vector
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames, PhysicalMemory
 from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
@@ -246,6 +246,9 @@ class _Writer:
     image_pages: int = 0
     first_map_block: int = 0
 
+    def __post_init__(self) -> None:
+        self.writeback = Writeback(self.fd)
+
     def write(self, pfns: Frames, zero: BoolArray, info: ImageInfo) -> WrittenImage:
         meta = pack_pfns(pfns, zero)
         stored = pfns[~zero]
@@ -311,7 +314,7 @@ class _Writer:
         for (first, count), piece in zip(runs, pieces, strict=True):
             at = self.layout.base_bytes + first * PAGE_SIZE
             write_vector(self.fd, piece, at)
-            start_writeback(self.fd, at, count * PAGE_SIZE)
+            self.writeback.wrote(count * PAGE_SIZE)
 
     def _put_map(self, entries: NDArray[np.int64]) -> int:
         """Write the chain of map pages; returns their number, which counts pages that found no block as well."""
