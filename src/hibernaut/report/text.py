@@ -96,7 +96,7 @@ def map_text(document: dict[str, Any]) -> str:
     )
     holes = document["holes"]
     if holes:
-        lines.append(f"{len(holes)} holes:")
+        lines.append("1 hole:" if len(holes) == 1 else f"{len(holes)} holes:")
         head = ("first frame", "pages", "level", "kind", "first entry", "in source")
         body = [
             (
