@@ -85,12 +85,13 @@ def save(
         ),
     ] = None,
     compressor: Annotated[
-        Compressor | None, typer.Option("--compressor", help="Default: as --like; without it lzo.")
+        Compressor | None, typer.Option("--compressor", help="Default: as --like or an image as SOURCE; else lzo.")
     ] = None,
     zero_pages: Annotated[
         YesNo | None,
         typer.Option(
-            "--zero-pages", help="Leave out zero pages (kernels since 6.6). Default: as --like; without it no."
+            "--zero-pages",
+            help="Leave out zero pages (kernels since 6.6). Default: as --like or an image as SOURCE; else no.",
         ),
     ] = None,
     size: Annotated[

@@ -188,13 +188,7 @@ class PhysicalMemory(Closing, ABC):
     def blocks(self, pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
         """All memory in ascending order: (first frame, bytes of shape (k, 4096)), k at most `pages`."""
         for start, length in self.ranges:
-            at, end = start, start + length
-            while at < end:
-                got = self.run(at, min(pages, end - at))
-                if not len(got):  # a range that its own backing denies would loop for ever
-                    raise AssertionError(f"{type(self).__name__} lists frame {at:#x} but does not have it")
-                yield at, got
-                at += len(got)
+            yield from self._stretch(start, length, pages)
 
     @property
     def stored(self) -> FrameRanges:
@@ -205,18 +199,20 @@ class PhysicalMemory(Closing, ABC):
         """The frames that hold anything but zeroes. Reads all that is `stored`, at memory speed."""
         found = []
         for start, length in self.stored:
-            for at, pages in self._stretch(start, length):
+            for at, pages in self._stretch(start, length, CHUNK_PAGES):
                 held = np.flatnonzero(pages.view(np.uint64).any(axis=1))
                 found += list(FrameRanges.of_frames(held + at))
         return FrameRanges.of(found)
 
-    def _stretch(self, start: int, length: int) -> Iterator[tuple[int, Bytes]]:
-        """One range, in blocks."""
-        at = start
-        while at < start + length:
-            got = self.run(at, min(CHUNK_PAGES, start + length - at))
+    def _stretch(self, start: int, length: int, pages: int) -> Iterator[tuple[int, Bytes]]:
+        """One range in blocks, see `blocks`."""
+        at, end = start, start + length
+        while at < end:
+            got = self.run(at, min(pages, end - at))
+            if not len(got):  # a range that its own backing denies would loop for ever
+                raise AssertionError(f"{type(self).__name__} lists frame {at:#x} but does not have it")
             yield at, got
-            at += max(len(got), 1)
+            at += len(got)
 
     def close(self) -> None:
         """Release files and mappings. Arrays handed out before must not be used afterwards."""

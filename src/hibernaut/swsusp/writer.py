@@ -7,7 +7,6 @@ pages of the very machine that was saved.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import uuid
@@ -141,16 +140,7 @@ def write_image(
 
 def copy_sparse(source: PlainFile, fd: int) -> None:
     """Copy a whole file, holes as holes."""
-    origin, at = source.fileno(), 0
-    sparse = source.path.is_file()  # a block device has no holes to ask for
-    while at < source.size_bytes:
-        try:
-            at = os.lseek(origin, at, os.SEEK_DATA) if sparse else at
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                break
-            raise
-        end = os.lseek(origin, at, os.SEEK_HOLE) if sparse else source.size_bytes
+    for at, end in source.data_extents():
         while at < end:
             piece = source.pread(at, min(COPY_BYTES, end - at))
             if not piece:
