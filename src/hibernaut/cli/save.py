@@ -31,6 +31,7 @@ from hibernaut.cli.common import (
 )
 from hibernaut.errors import FormatError, MachineFault
 from hibernaut.hibernate import Fixmap, Remap, Snapshot, Way, hibernate
+from hibernaut.hibernate.kernel_state import PagesToSave, pages_to_save
 from hibernaut.linux import Environment, FailAllocations, Machine
 from hibernaut.memory.physical import PAGE_SHIFT
 from hibernaut.report.text import died_text, size_text
@@ -118,7 +119,8 @@ def save(
     """Hibernate a dump (or an image) as the kernel would, or as it would with the fixmap patch, into an image.
 
     With --like the result is an image that the machine's own kernel resumes from. Without it the pages go to a new swap
-    area: those that an image lists, or every frame that the direct map of a dump speaks of, which is for reading only.
+    area: those that an image lists; those that the kernel in a dump lists, if it was stopped in swsusp_save (needs
+    drgn), which it resumes from too; else every frame that the dump's direct map speaks of, for reading only.
     """
     refuse_same_file(out, source, like)
     if size is not None and like is not None:
@@ -132,7 +134,8 @@ def save(
             )
             _refuse_other_machine(opened, template)
         known = template or opened.image
-        machine = _machine(opened, known, cr3, levels, fail_allocation or [], quiet)
+        pages = PagesToSave("image", template.pfns, template.info) if template else pages_to_save(opened)
+        machine = _machine(opened, known, pages, cr3, levels, fail_allocation or [], quiet)
         try:
             snapshot = hibernate(machine, WAYS[via]())
         except MachineFault as fault:
@@ -143,14 +146,14 @@ def save(
                 out,
                 snapshot.memory,
                 snapshot.pfns,
-                known.info if known else _info_without_kernel(machine),
+                pages.info or _info_without_kernel(machine),
                 ExistingArea(template) if template else NewArea(size),
                 compressor=_compressor(compressor, known),
                 zero_pages=zero_pages is YesNo.YES if zero_pages else bool(known and known.zero.any()),
                 progress=advance,
             )
     if json:
-        print_json(_document(snapshot, written, via))
+        print_json(_document(snapshot, written, via, pages))
     elif not quiet:
         _tell(out, snapshot, written, via)
 
@@ -171,16 +174,30 @@ def _refuse_other_machine(source: Source, template: Image) -> None:
 
 
 def _machine(
-    source: Source, known: Image | None, cr3: int | None, levels: int | None, failing: list[int], quiet: bool
+    source: Source,
+    known: Image | None,
+    pages: PagesToSave,
+    cr3: int | None,
+    levels: int | None,
+    failing: list[int],
+    quiet: bool,
 ) -> Machine:
-    root, known_levels = paging_of(source, cr3, levels)
-    if known is not None and known.info.cr3 != root & ~0xFFF:
-        say(f"CR3 is {root:#x} in {source.name} but {known.info.cr3:#x} in {known.name}: the same machine?", quiet)
-    if known is None:
-        say("without --like nothing is known of the kernel: the image is for reading, no kernel resumes from it", quiet)
+    kernel = pages.kernel
+    root: int
+    known_levels: int | None
+    if kernel is not None and cr3 is None and source.cr3 is None:
+        root, known_levels = kernel.info.cr3, levels or kernel.levels
+    else:
+        root, known_levels = paging_of(source, cr3, levels)
+    name = known.name if known else source.name
+    if pages.info is not None and pages.info.cr3 != root & ~0xFFF:
+        say(f"CR3 is {root:#x} in {source.name} but {pages.info.cr3:#x} in {name}: the same machine?", quiet)
+    if kernel is not None:
+        say(f"the list of {len(kernel.pfns)} pages is that of the kernel in {name}, {kernel.release}", quiet)
+    if pages.reason is not None:
+        say(f"no kernel resumes from this image, it is for reading: {pages.reason}", quiet)
     environment = FailAllocations(*failing) if failing else Environment()
-    saveable = known.pfns if known else None
-    return Machine.from_source(source.memory, root, known_levels, saveable=saveable, environment=environment)
+    return Machine.from_source(source.memory, root, known_levels, saveable=pages.pfns, environment=environment)
 
 
 def _info_without_kernel(machine: Machine) -> ImageInfo:
@@ -214,12 +231,13 @@ def _died(fault: MachineFault, machine: Machine, via: WayName, json: bool, quiet
         console().print(died_text(fault, machine.log.lines))
 
 
-def _document(snapshot: Snapshot, written: WrittenImage, via: WayName) -> dict[str, Any]:
+def _document(snapshot: Snapshot, written: WrittenImage, via: WayName, pages: PagesToSave) -> dict[str, Any]:
     counts = dataclasses.asdict(written)
     counts["crc32"] = hex_or_none(written.crc32)
     return {
         "via": str(via),
         "outcome": "saved",
+        "pages_from": pages.pages_from,
         **counts,
         "allocations": [
             {"number": one.number, "purpose": one.purpose, "pfn": hex_or_none(one.pfn)} for one in snapshot.allocations

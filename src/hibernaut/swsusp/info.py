@@ -60,13 +60,32 @@ class ImageInfo:
         )
 
     @classmethod
-    def blank(cls, *, cr3: int, physical_pages: int) -> ImageInfo:
-        """An info page for memory whose kernel is not known: no restore entry, so no kernel resumes from it."""
+    def of_machine(
+        cls,
+        *,
+        cr3: int,
+        physical_pages: int,
+        jump_address: int = 0,
+        jump_address_phys: int = 0,
+        e820_checksum: int = 0,
+    ) -> ImageInfo:
+        """An info page as kernels since v5.10 make it, without the counts of an image: see `with_pages`.
+
+        The fields are those of the class.
+        """
         page = np.zeros(1, dtype=INFO)
+        page["jump_address"] = jump_address
+        page["jump_address_phys"] = jump_address_phys
         page["cr3"] = cr3
         page["magic"] = ARCH_MAGIC
+        page["e820_checksum"] = e820_checksum
         page["num_physpages"] = physical_pages
         return cls.parse(page.tobytes())
+
+    @classmethod
+    def blank(cls, *, cr3: int, physical_pages: int) -> ImageInfo:
+        """An info page for memory whose kernel is not known: no restore entry, so no kernel resumes from it."""
+        return cls.of_machine(cr3=cr3, physical_pages=physical_pages)
 
     def with_pages(self, *, saved_pages: int, image_pages: int) -> ImageInfo:
         """The info page of another list of pages of the same machine: `saved_pages` listed, `image_pages` stored."""
