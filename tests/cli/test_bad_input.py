@@ -15,12 +15,12 @@ from tests.swsusp import naive
 
 PAGES: dict[int, bytes | None] = {pfn: bytes([pfn % 256]) * 4096 for pfn in range(1, 100)}
 
-READERS = ("inspect", "map", "convert", "save")
+READERS = ("inspect", "map", "convert", "save", "rewrite")
 
 
 def arguments(command: str, source: Path, out: Path) -> tuple[object, ...]:
     """A command that reads `source` and would write `out` if it writes at all."""
-    more = {"convert": (out, "--to", "elf"), "save": (out, "--via", "fixmap")}
+    more = {"convert": (out, "--to", "elf"), "save": (out, "--via", "fixmap"), "rewrite": (out,)}
     return (command, source, *more.get(command, ()))
 
 
@@ -129,6 +129,14 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("convert", "a", "b", "--to", "png"),
         ("save", "a", "b", "--via", "magic"),
         ("save", "a", "b", "--via", "remap", "--fail-allocation", "0"),
+        ("rewrite", "a"),
+        ("rewrite", "a", "b", "--in-place"),
+        ("rewrite", "a", "b", "--write", "0x1000"),
+        ("rewrite", "a", "b", "--write", "0x1000="),
+        ("rewrite", "a", "b", "--write", "0x1000=123"),
+        ("rewrite", "a", "b", "--write", "x=00"),
+        ("rewrite", "a", "b", "--write-file", "0x1000="),
+        ("rewrite", "a", "b", "--compressor", "zstd"),
     ],
     ids=str,
 )
@@ -154,5 +162,5 @@ def test_no_damage_gives_a_traceback(tmp_path: Path, data: st.DataObject) -> Non
     assert result.status in (0, 1, 2)
     assert len(result.err.splitlines()) <= 1
     assert "Traceback" not in result.err
-    assert out.exists() == (command in ("convert", "save") and result.status == 0)
+    assert out.exists() == (command in ("convert", "save", "rewrite") and result.status == 0)
     out.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from hibernaut.cli.convert import convert
 from hibernaut.cli.demo import demo
 from hibernaut.cli.inspect import inspect
 from hibernaut.cli.map import map_
+from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
 from hibernaut.cli.walk import walk
 
@@ -47,3 +48,4 @@ app.command("map")(map_)
 app.command()(walk)
 app.command()(convert)
 app.command()(save)
+app.command()(rewrite)

@@ -7,7 +7,16 @@ from typing import Any
 
 from hibernaut.errors import MachineFault
 
-__all__ = ["columns", "demo_text", "died_text", "inspection_text", "map_text", "size_text", "walk_text"]
+__all__ = [
+    "columns",
+    "demo_text",
+    "died_text",
+    "inspection_text",
+    "map_text",
+    "rewritten_text",
+    "size_text",
+    "walk_text",
+]
 
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -79,6 +88,17 @@ def _compressed(document: dict[str, Any]) -> str:
     if document["units"] is None:
         return "?"
     return f"{size_text(document['compressed_bytes'])} in {document['units']} units"
+
+
+def rewritten_text(name: str, document: dict[str, Any]) -> str:
+    """The answer of `rewrite`."""
+    compressed = "not compressed" if document["compressor"] == "none" else document["compressor"]
+    line = (
+        f"{name}: {document['saved_pages']} pages saved, {document['stored_pages']} stored, {compressed}"
+        f" ({size_text(document['blocks'] * 4096)} in the swap area)"
+    )
+    changed = sum(write["bytes"] for write in document["writes"])
+    return line + (f", {changed} bytes of memory written" if document["writes"] else "")
 
 
 def map_text(document: dict[str, Any]) -> str:

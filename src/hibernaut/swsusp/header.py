@@ -56,6 +56,10 @@ class SwapHeader:
         fields = {"image": image, "flags": flags, "sig": np.void(SIGNATURE)}
         return self.with_fields(fields if crc32 is None else {**fields, "crc32": crc32})
 
+    def without_image(self) -> SwapHeader:
+        """The header as a kernel leaves it before it reads the image: the swap signature back in its place."""
+        return self.with_fields({"sig": np.void(self.orig_sig)})
+
     def with_fields(self, fields: Mapping[str, object]) -> SwapHeader:
         """The header with some fields of `HEADER` changed and every other byte as it is."""
         block = bytearray(self.block)  # a copy of a record array would leave out the bytes between its fields

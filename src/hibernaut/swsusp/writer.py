@@ -40,7 +40,7 @@ from hibernaut.swsusp.parallel import in_order, ordered_results
 from hibernaut.swsusp.pfns import pack_pfns
 from hibernaut.swsusp.stream import BATCH_UNITS, Crc
 
-__all__ = ["ExistingArea", "NewArea", "WrittenImage", "write_image"]
+__all__ = ["ExistingArea", "NewArea", "WrittenImage", "spool_image", "write_image"]
 
 LEAST_BLOCKS = 10
 """mkswap makes no smaller area."""
@@ -123,6 +123,54 @@ def write_image(
         HibernautError: frames that `memory` lacks, or an area too small: with the number of blocks missing.
         OSError: the file cannot be written.
     """
+    zero = _elided(memory, pfns, zero_pages)
+    layout = _layout(area)
+    with replacing(path) as fd:
+        if isinstance(area, ExistingArea):
+            copy_sparse(area.image.area.file, fd)
+        return _Writer(fd, layout, memory, compressor, progress).write(pfns, zero, info)
+
+
+def spool_image(
+    fd: int,
+    memory: PhysicalMemory,
+    pfns: Frames,
+    info: ImageInfo,
+    area: ExistingArea,
+    *,
+    compressor: CompressorName,
+    zero_pages: bool,
+    progress: Progress | None = None,
+) -> tuple[WrittenImage, NDArray[np.int64]]:
+    """Write an image's blocks and its header, nothing else, into an empty file, each at its place in the area's file.
+
+    Nothing is synced: the file is for those who carry the blocks on to where they belong.
+
+    Args:
+        fd: the empty file, open for reading and writing.
+        memory: where the frames' bytes are.
+        pfns: the frames to save, ascending, shape (n,).
+        info: the info page; its counts are set here.
+        area: whose blocks are to be used; it is not written to.
+        compressor: what the resuming kernel understands.
+        zero_pages: leave out pages that are all zeroes.
+        progress: told of pages done.
+
+    Returns:
+        What was written, and its blocks, ascending, shape (n,); the header block is not among them.
+
+    Raises:
+        HibernautError: as `write_image`.
+        OSError: the file cannot be written.
+    """
+    zero = _elided(memory, pfns, zero_pages)
+    layout = _layout(area)
+    written = _Writer(fd, layout, memory, compressor, progress, durable=False).write(pfns, zero, info)
+    return written, area.image.swap_map.blocks[: layout.used]
+
+
+def _elided(memory: PhysicalMemory, pfns: Frames, zero_pages: bool) -> BoolArray:
+    """Which frames get no data page. Raises HibernautError if memory lacks a frame or there is none to save."""
     absent = pfns[~memory.ranges.contains(pfns)]
     if len(absent):
         raise HibernautError(
@@ -130,12 +178,7 @@ def write_image(
         )
     if not len(pfns):
         raise HibernautError("no frames to save")
-    zero = _zero_pages(memory, pfns) if zero_pages else np.zeros(len(pfns), dtype=np.bool_)
-    layout = _layout(area)
-    with replacing(path) as fd:
-        if isinstance(area, ExistingArea):
-            copy_sparse(area.image.area.file, fd)
-        return _Writer(fd, layout, memory, compressor, progress).write(pfns, zero, info)
+    return _zero_pages(memory, pfns) if zero_pages else np.zeros(len(pfns), dtype=np.bool_)
 
 
 def copy_sparse(source: PlainFile, fd: int) -> None:
@@ -235,9 +278,10 @@ class _Writer:
     entries: list[NDArray[np.int64]] = field(default_factory=list)
     image_pages: int = 0
     first_map_block: int = 0
+    durable: bool = True
 
     def __post_init__(self) -> None:
-        self.writeback = Writeback(self.fd)
+        self.writeback = Writeback(self.fd) if self.durable else None
 
     def write(self, pfns: Frames, zero: BoolArray, info: ImageInfo) -> WrittenImage:
         meta = pack_pfns(pfns, zero)
@@ -304,7 +348,8 @@ class _Writer:
         for (first, count), piece in zip(runs, pieces, strict=True):
             at = self.layout.base_bytes + first * PAGE_SIZE
             write_vector(self.fd, piece, at)
-            self.writeback.wrote(count * PAGE_SIZE)
+            if self.writeback:
+                self.writeback.wrote(count * PAGE_SIZE)
 
     def _put_map(self, entries: NDArray[np.int64]) -> int:
         """Write the chain of map pages; returns their number, which counts pages that found no block as well."""
@@ -341,9 +386,11 @@ class _Writer:
         keep = header.flags & (Flags.PLATFORM_MODE | Flags.HW_SIG)
         flags = keep | _FLAGS[self.compressor]
         block = header.with_image(image=self.first_map_block, flags=flags, crc32=crc32).block
-        os.fsync(self.fd)
+        if self.durable:
+            os.fsync(self.fd)
         write_all(self.fd, memoryview(block), layout.base_bytes + layout.header_block * PAGE_SIZE)
-        os.fsync(self.fd)
+        if self.durable:
+            os.fsync(self.fd)
 
 
 _FLAGS: dict[CompressorName, int] = {

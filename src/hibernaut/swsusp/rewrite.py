@@ -1,0 +1,227 @@
+"""Writing an image again into its own blocks, its memory changed: into a copy of its area, or into the area itself.
+
+In place there is no rename that would make the new image appear at once. The order of writes does it: at any instant
+the area holds the old image, or none, or the whole new one.
+
+1. The new image is made in a temporary file, all of it; what can fail has failed by then.
+2. The header block gets its swap signature back, as a resuming kernel gives it, and is synced: no image.
+3. The blocks are written and synced.
+4. The header block of the new image is written and synced.
+
+What steps 2 and 4 change in the header block lies in its last 40 bytes, so within one sector, which disks write whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import stat
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hibernaut.errors import CorruptImage, FormatError, HibernautError
+from hibernaut.memory.output import Writeback, write_all
+from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Overlay
+from hibernaut.swsusp.area import contiguous_runs
+from hibernaut.swsusp.codecs import CompressorName
+from hibernaut.swsusp.image import Image, Progress
+from hibernaut.swsusp.writer import ExistingArea, WrittenImage, spool_image, write_image
+
+__all__ = ["refuse_unlisted", "rewrite_image"]
+
+SWAPS = Path("/proc/swaps")
+PIECE_BYTES = 4 << 20
+
+
+def rewrite_image(
+    image: Image,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    writes: Sequence[tuple[int, bytes]] = (),
+    compressor: CompressorName | None = None,
+    zero_pages: bool | None = None,
+    progress: Progress | None = None,
+) -> WrittenImage:
+    """Write an image again, into the blocks that it has.
+
+    Args:
+        image: the image; its data is read from beginning to end first, and its CRC checked.
+        out: a file to make, a copy of the image's own file but for the image; None: write into that very file or block
+            device, see above for the order.
+        writes: (physical address, bytes) to put into memory; where they overlap, the later one wins.
+        compressor: None: as the image has it. LZ4 only for kernels since v6.9.
+        zero_pages: leave out pages that are all zeroes (kernels since v6.6 understand that); None: if the image does.
+        progress: told of pages written.
+
+    Raises:
+        HibernautError: the image does not fit into its old blocks (with the number missing), or the file is in use.
+            Then nothing was written. In place also: the new image could not be written to its end; the message says
+            what the area holds now.
+        FormatError: a write to a frame that the image does not list; or in place, a compressed file.
+        CorruptImage: the image is damaged, or was changed while it was read.
+        OSError: as the system reports it; nothing was written.
+    """
+    for paddr, data in writes:
+        refuse_unlisted(image, paddr, len(data))
+    if out is not None:
+        return write_image(
+            out,
+            _memory(image, writes),
+            image.pfns,
+            image.info,
+            ExistingArea(image),
+            compressor=compressor or image.compressor,
+            zero_pages=bool(image.zero.any()) if zero_pages is None else zero_pages,
+            progress=progress,
+        )
+    with _claimed(image) as fd, tempfile.TemporaryFile(buffering=0) as spool:
+        written, blocks = spool_image(
+            spool.fileno(),
+            _memory(image, writes),
+            image.pfns,
+            image.info,
+            ExistingArea(image),
+            compressor=compressor or image.compressor,
+            zero_pages=bool(image.zero.any()) if zero_pages is None else zero_pages,
+            progress=progress,
+        )
+        _refuse_changed(image, fd)
+        _put(image, blocks, spool.fileno(), fd)
+    return written
+
+
+def refuse_unlisted(image: Image, paddr: int, size_bytes: int) -> None:
+    """Every byte from a physical address on must be in a frame that the image lists.
+
+    Raises:
+        FormatError: naming the first frame that is not listed.
+    """
+    pfn, end = paddr >> PAGE_SHIFT, -(-(paddr + size_bytes) >> PAGE_SHIFT)
+    while pfn < end:
+        row = int(np.searchsorted(image.pfns, pfn))
+        listed = image.pfns[row : row + end - pfn]
+        broken = np.flatnonzero(listed - pfn != np.arange(len(listed)))
+        pfn += int(broken[0]) if len(broken) else len(listed)
+        if pfn < end:
+            raise FormatError(
+                f"cannot write {size_bytes} bytes at {paddr:#x}: frame {pfn:#x} is not in the image", source=image.name
+            )
+
+
+def _memory(image: Image, writes: Sequence[tuple[int, bytes]]) -> Overlay:
+    """The image's memory, changed. The CRC of what is there is checked first: a new one must not hide damage."""
+    if image.header.crc32 is not None:
+        image.for_each(lambda _pfns, _pages: None)
+    memory = Overlay(image.memory())
+    for paddr, data in writes:
+        memory.write(paddr, data)
+    return memory
+
+
+@contextmanager
+def _claimed(image: Image) -> Iterator[int]:
+    """A descriptor for writing to an image's own file or block device, which nobody else may be using.
+
+    A mounted or otherwise claimed block device is refused by the kernel (O_EXCL), a file that QEMU has open by its
+    locks (F_OFD_SETLK), cooperating programs by flock.
+
+    Raises:
+        HibernautError: it is in use; FormatError: it is compressed.
+        OSError: it cannot be opened for writing.
+    """
+    file = image.area.file
+    if file.compression is not None:
+        raise FormatError(
+            f"is {file.compression}-compressed: unpack it first, or write to another file", source=file.name
+        )
+    source = os.fstat(file.fileno())
+    device = stat.S_ISBLK(source.st_mode)
+    _refuse_swap(file.name, source)
+    try:
+        fd = os.open(file.path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if device else 0))
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ETXTBSY):
+            raise HibernautError(f"{file.name}: is in use (mounted, or active swap)") from error
+        raise
+    try:
+        found = os.fstat(fd)
+        if not _same(found, source):
+            raise CorruptImage("another file took its place while it was being read", source=file.name)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not device:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except (BlockingIOError, PermissionError) as error:
+            raise HibernautError(f"{file.name}: another program has locked it") from error
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    if stat.S_ISBLK(one.st_mode) and stat.S_ISBLK(other.st_mode):
+        return one.st_rdev == other.st_rdev
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+
+
+def _refuse_swap(name: str, source: os.stat_result) -> None:
+    """Refuse what the running system swaps to (/proc/swaps: one line each, white space in names as octal)."""
+    try:
+        lines = SWAPS.read_bytes().splitlines()[1:]
+    except OSError:  # a kernel without swap
+        return
+    for line in filter(None, lines):
+        path = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split()[0])
+        try:
+            used = os.stat(path)
+        except OSError:  # " (deleted)", or another mount namespace's
+            continue
+        if _same(used, source):
+            raise HibernautError(f"{name}: this system is swapping to it")
+
+
+def _refuse_changed(image: Image, fd: int) -> None:
+    area = image.area
+    if os.pread(fd, PAGE_SIZE, area.offset_of(area.header_block)) != image.header.block:
+        raise CorruptImage("the header was changed while the image was read", source=image.name)
+
+
+def _put(image: Image, blocks: NDArray[np.int64], spool: int, fd: int) -> None:
+    """Carry the new image from the spool file to its area: steps 2 to 4."""
+    area = image.area
+    runs = [(area.offset_of(first), count * PAGE_SIZE) for first, count in contiguous_runs(blocks)]
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        for at, size_bytes in runs:  # where the file has holes the disk may be full: better to know it now
+            os.posix_fallocate(fd, at, size_bytes)
+    header_at = area.offset_of(area.header_block)
+    header = os.pread(spool, PAGE_SIZE, header_at)
+    write_all(fd, memoryview(image.header.without_image().block), header_at)
+    holds = "no image"
+    try:
+        os.fsync(fd)
+        _copy(spool, fd, runs)
+        os.fsync(fd)
+        holds = "the new image or none"
+        write_all(fd, memoryview(header), header_at)
+        os.fsync(fd)
+    except OSError as error:
+        raise HibernautError(
+            f"{image.name}: {error.strerror}, after the old image was given up: the area holds {holds} now"
+        ) from error
+
+
+def _copy(spool: int, fd: int, runs: Sequence[tuple[int, int]]) -> None:
+    writeback = Writeback(fd)
+    for at, size_bytes in runs:
+        for start in range(at, at + size_bytes, PIECE_BYTES):
+            piece = os.pread(spool, min(PIECE_BYTES, at + size_bytes - start), start)
+            write_all(fd, memoryview(piece), start)
+            writeback.wrote(len(piece))
