@@ -129,6 +129,9 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("convert", "a", "b", "--to", "png"),
         ("save", "a", "b", "--via", "magic"),
         ("save", "a", "b", "--via", "remap", "--fail-allocation", "0"),
+        ("inspect", "a", "--for-kernel", "4.19"),
+        ("inspect", "a", "--for-kernel", "new"),
+        ("inspect", "a", "--on-machine", "nowhere"),
         ("rewrite", "a"),
         ("rewrite", "a", "b", "--in-place"),
         ("rewrite", "a", "b", "--write", "0x1000"),
@@ -147,6 +150,21 @@ def test_wrong_usage_is_status_2(wrong: tuple[str, ...]) -> None:
     assert "Traceback" not in result.err
 
 
+@pytest.mark.parametrize(
+    "facts", ["{", "{}x", '{"e820": 1}', '{"e820_checksum": "red"}', '{"physical_pages": -1}', '{"hw_sig": true}',
+              '{"hw_sig": 1.5}', '{"release": 6.1}', '{"release": "2.6.32"}', "{}", " {" * 40_000, "[1]", "\0{"]
+)  # fmt: skip
+def test_facts_of_a_machine_that_are_none_are_refused(tmp_path: Path, facts: str) -> None:
+    """A JSON file for --on-machine that is not what it should be, or does not say which kernel: status 2."""
+    image = tmp_path / "image"
+    image.write_bytes(naive.build(PAGES, naive.Layout()))
+    (tmp_path / "facts").write_text(facts)
+    result = hibernaut("inspect", image, "--on-machine", tmp_path / "facts")
+    assert result.status == 2
+    assert result.out == ""
+    assert "Traceback" not in result.err
+
+
 @given(data=st.data())
 def test_no_damage_gives_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
     """Any flipped bits or cut, any command: exit status 0, 1 or 2, at most one line of error."""
@@ -158,7 +176,8 @@ def test_no_damage_gives_a_traceback(tmp_path: Path, data: st.DataObject) -> Non
     path, out = tmp_path / "image", tmp_path / "out"
     path.write_bytes(device[: data.draw(st.just(len(device)) | st.integers(1, len(device)))])
     command = data.draw(st.sampled_from(READERS))
-    result = hibernaut(*arguments(command, path, out), "--quiet")
+    more = ("--for-kernel", data.draw(st.sampled_from(["6.1", "7.3"]))) if command == "inspect" else ()
+    result = hibernaut(*arguments(command, path, out), "--quiet", *more)
     assert result.status in (0, 1, 2)
     assert len(result.err.splitlines()) <= 1
     assert "Traceback" not in result.err

@@ -135,7 +135,7 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
     states = []
     for number in range(20):
         late = number % 2 == 1
-        run(rng.uniform(0, writing if late else whole), late)
+        run(writing * rng.random() ** 4 if late else rng.uniform(0, whole), late)
         result = hibernaut("inspect", path, "--json")
         if result.status == 2:
             assert "no image: signature is SWAPSPACE2" in result.err

@@ -19,9 +19,13 @@ from hibernaut.cli.common import (
     print_json,
     progress_bar,
 )
+from hibernaut.cli.machine import machine_named
+from hibernaut.errors import FormatError
 from hibernaut.memory.files import open_plain
 from hibernaut.report.text import inspection_text
 from hibernaut.swsusp import Image, Inspection, inspect_image
+from hibernaut.swsusp.kernels import ImageRules, rules_for
+from hibernaut.swsusp.verdict import ResumingMachine, Verdict, verdict_on
 
 __all__ = ["inspect"]
 
@@ -34,21 +38,72 @@ def inspect(
     digests: Annotated[
         bool, typer.Option("--digests", help="Also SHA-256 of the frame list and of the pages.")
     ] = False,
+    for_kernel: Annotated[
+        str | None,
+        typer.Option(
+            "--for-kernel",
+            metavar="RELEASE",
+            help="Would this kernel resume from it? 6.1, or in full. Default: the one that runs on MACHINE.",
+        ),
+    ] = None,
+    on_machine: Annotated[
+        str | None,
+        typer.Option(
+            "--on-machine",
+            metavar="MACHINE",
+            help="And on this machine? `this`, a RAM dump or another image of it, or a JSON file of its facts.",
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Say what is in a hibernation image and whether it is intact; exit status 1 if it is not."""
+    asked = _asked(for_kernel, on_machine)
     with open_plain(image) as file, progress_bar(f"reading {image}", None, quiet) as advance:
         found = inspect_image(file, offset=offset, partition=partition, base=base, progress=advance)
         document = _document(found, offset)
         if digests and found.image and not found.problems:
             document |= _digests(found.image)
+        verdict = verdict_on(found, *asked) if asked else None
+        if verdict:
+            document["verdict"] = _verdict_document(verdict)
     if json:
         print_json(document)
     elif not quiet:
         console().print(inspection_text(document))
-    if found.problems:
+    if found.problems or (verdict and verdict.resumes is False):
         raise typer.Exit(1)
+
+
+def _asked(for_kernel: str | None, on_machine: str | None) -> tuple[ImageRules, ResumingMachine] | None:
+    """Kernel and machine of a verdict; None if none is asked for. Raises FormatError, OSError."""
+    if for_kernel is None and on_machine is None:
+        return None
+    rules = rules_for(for_kernel) if for_kernel is not None else None
+    machine = machine_named(on_machine) if on_machine is not None else ResumingMachine("a machine that is not known")
+    if rules is None:
+        if machine.release is None:
+            raise FormatError("does not say which kernel runs there; give --for-kernel", source=on_machine)
+        rules = rules_for(machine.release)
+    return rules, machine
+
+
+def _verdict_document(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "kernel": verdict.rules.line,
+        "machine": verdict.machine.name,
+        "checks": [
+            {
+                "check": check.check,
+                "answer": str(check.answer),
+                "message": check.message,
+                "remark": check.remark,
+                "where": check.where,
+            }
+            for check in verdict.checks
+        ],
+        "resumes": verdict.resumes,
+    }
 
 
 def _document(found: Inspection, offset: int) -> dict[str, Any]:

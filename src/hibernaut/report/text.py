@@ -79,7 +79,23 @@ def inspection_text(document: dict[str, Any]) -> str:
         place = f"{problem['where']}: " if problem["where"] else ""
         lines.append(f"PROBLEM  {place}{problem['what']}")
     lines.append("image is damaged" if document["problems"] else "image is intact")
+    if "verdict" in document:
+        lines += ["", *_verdict_lines(document["verdict"])]
     return "\n".join(lines)
+
+
+def _verdict_lines(verdict: dict[str, Any]) -> list[str]:
+    """Each check of a resuming kernel: what it comes to, what the kernel prints, why."""
+    rows = []
+    for check in verdict["checks"]:
+        message = f'"{check["message"]}"' if check["message"] else ""
+        rows.append((check["check"], check["answer"], "; ".join(filter(None, (message, check["remark"])))))
+    ends = {
+        True: "this kernel would resume from it",
+        False: "this kernel would not resume from it",
+        None: "whether this kernel would resume from it is not known",
+    }
+    return [f"kernel {verdict['kernel']} on {verdict['machine']}:", *columns(rows), ends[verdict["resumes"]]]
 
 
 def _compressed(document: dict[str, Any]) -> str:

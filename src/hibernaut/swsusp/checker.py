@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hibernaut.errors import CorruptImage
 from hibernaut.memory.files import PlainFile
-from hibernaut.swsusp.area import locate_area
+from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.header import SwapHeader, read_header
 from hibernaut.swsusp.image import Image, Progress, assemble, read_info
 from hibernaut.swsusp.info import ImageInfo
@@ -41,6 +41,8 @@ class Inspection:
         image: the opened image, its list of frames in order.
         computed_crc: CRC of the data; None if it could not be read to its end.
         problems: empty if all is well.
+        area: where the image lies.
+        error: the problem at which reading ended; None if it came to the end.
     """
 
     header: SwapHeader
@@ -49,6 +51,8 @@ class Inspection:
     image: Image | None
     computed_crc: int | None
     problems: tuple[Problem, ...]
+    area: SwapArea
+    error: CorruptImage | None
 
     @property
     def crc_ok(self) -> bool | None:
@@ -79,6 +83,7 @@ def inspect_image(
     image: Image | None = None
     computed: int | None = None
     problems: list[Problem] = []
+    stopped_by: CorruptImage | None = None
     try:
         swap_map = read_swap_map(area, header.image)
         info = read_info(area, swap_map, header.compressor)
@@ -87,12 +92,13 @@ def inspect_image(
         computed = image.computed_crc(progress)
     except CorruptImage as error:
         problems.append(Problem.of(error))
+        stopped_by = error
     if header.crc32 is not None and computed is not None and computed != header.crc32:
         where = f"{file.name}: byte {area.offset_of(area.header_block) + 4060}"
         problems.append(
             Problem(f"CRC of the data is wrong; expected {header.crc32:#010x}; found {computed:#010x}", where)
         )
-    return Inspection(header, swap_map, info, image, computed, tuple(problems))
+    return Inspection(header, swap_map, info, image, computed, tuple(problems), area, stopped_by)
 
 
 def _leftovers(image: Image) -> list[Problem]:

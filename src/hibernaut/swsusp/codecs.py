@@ -18,10 +18,22 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import HibernautError
 
-__all__ = ["COMPRESSORS", "Codec", "CompressorName", "codec_named"]
+__all__ = ["COMPRESSORS", "Codec", "CompressorName", "WrongLength", "codec_named"]
 
 CompressorName = Literal["lzo", "lz4", "none"]
 COMPRESSORS: tuple[CompressorName, ...] = ("lzo", "lz4", "none")
+
+
+class WrongLength(ValueError):
+    """A unit decompresses, but not to the size that it should have.
+
+    Attributes:
+        size_bytes: what came out.
+    """
+
+    def __init__(self, size_bytes: int, expected_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        super().__init__(f"decompresses to {size_bytes} bytes; expected {expected_bytes}")
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Codec:
         library: what does the work.
         compress: a unit (uint8, contiguous) to its compressed bytes.
         decompress_into: compressed bytes (uint8) into an array (uint8, contiguous) of the size that must come out;
-            ValueError if they are damaged or something else comes out.
+            ValueError if they are damaged, WrongLength if less comes out.
     """
 
     name: CompressorName
@@ -91,7 +103,7 @@ def _lzallright() -> Codec:
 
 def _put(plain: bytes, out: NDArray[np.uint8]) -> None:
     if len(plain) != len(out):
-        raise ValueError(f"decompresses to {len(plain)} bytes; expected {len(out)}")
+        raise WrongLength(len(plain), len(out))
     out[:] = np.frombuffer(plain, dtype=np.uint8)
 
 
@@ -109,6 +121,6 @@ def _lz4() -> Codec:
         except cramjam.DecompressionError as error:
             raise ValueError(f"does not decompress: {error}") from error
         if size_bytes != len(out):
-            raise ValueError(f"decompresses to {size_bytes} bytes; expected {len(out)}")
+            raise WrongLength(size_bytes, len(out))
 
     return Codec("lz4", "lz4", compress, decompress_into)

@@ -1,0 +1,298 @@
+"""What a kernel would say to an image: each check with the kernel's own message, as its source has it."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hibernaut.errors import CorruptImage, FormatError
+from hibernaut.memory.files import open_plain
+from hibernaut.swsusp import inspect_image
+from hibernaut.swsusp.kernels import KERNELS, rules_for
+from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_on
+from tests.conftest import Golden
+from tests.strategies import image_layouts, saved_pages
+from tests.swsusp import naive
+
+GUEST = ResumingMachine("the guest", e820_checksum=0xBA571FD2, physical_pages=65403, hw_sig=0)
+FAILED = "PM: hibernation: Failed to load image, recovering."
+ORDER = ["signature", "hw_sig", "compressor", "swap_map", "magic", "e820_checksum", "physical_pages"]
+
+
+def judge(path: Path, kernel: str, machine: ResumingMachine = GUEST, offset: int = 0) -> Verdict:
+    with open_plain(path) as file:
+        return verdict_on(inspect_image(file, offset=offset), rules_for(kernel), machine)
+
+
+def refusals(verdict: Verdict) -> dict[str, str | None]:
+    return {check.check: check.message for check in verdict.checks if check.answer is Answer.REFUSES}
+
+
+def unknowns(verdict: Verdict) -> list[str]:
+    return [check.check for check in verdict.checks if check.answer is Answer.UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        ("swap-6.1-lzo.img", ["5.10", "6.1", "6.6", "6.9", "6.12", "7.3"]),
+        ("swap-6.1-low2m.img", ["5.10", "6.1", "6.12", "7.3"]),
+        ("swap-6.12-lz4.img", ["6.9", "6.12", "7.3"]),
+    ],
+)
+def test_golden_images_resume_on_their_machine(golden: Golden, name: str, kernels: list[str]) -> None:
+    """Every check is ok: these images were resumed by the kernels that wrote them."""
+    with open_plain(golden(name)) as file:
+        found = inspect_image(file)
+        for kernel in kernels:
+            verdict = verdict_on(found, rules_for(kernel), GUEST)
+            assert verdict.resumes is True, verdict
+            assert [check.check for check in verdict.checks] == [*ORDER, "frames", "units", "crc32"]
+
+
+def test_a_newer_image_for_6_1(golden: Golden) -> None:
+    """6.1 takes LZ4 units for LZO, and stops at the first; it would not know zero pages either."""
+    verdict = judge(golden("swap-6.12-lz4.img"), "6.1")
+    assert verdict.resumes is False
+    assert refusals(verdict) == {"units": "PM: LZO decompression failed", "frames": FAILED}
+    assert [check.check for check in verdict.checks] == [*ORDER, "units", "frames", "crc32"]
+    assert unknowns(verdict) == ["crc32"]
+    compressor = verdict.checks[2]
+    assert compressor.answer is Answer.OK
+    assert "flag 16" in str(compressor.remark)
+
+
+def test_another_machine(golden: Golden) -> None:
+    """Changed firmware map, more memory, another signature: each has its message; what is not known stays so."""
+    path = golden("swap-6.1-lzo.img")
+    verdict = judge(path, "6.1", replace(GUEST, e820_checksum=1))
+    assert refusals(verdict) == {"e820_checksum": "Hibernate inconsistent memory map detected!"}
+    assert unknowns(verdict) == ["frames"]
+    verdict = judge(path, "6.1", replace(GUEST, physical_pages=65404))
+    assert refusals(verdict) == {"physical_pages": "PM: hibernation: Image mismatch: memory size"}
+    verdict = judge(path, "6.1", ResumingMachine("somewhere"))
+    assert (verdict.resumes, unknowns(verdict)) == (None, ["e820_checksum", "physical_pages", "frames"])
+
+
+def test_hardware_signature(tmp_path: Path) -> None:
+    """Compared under flag 8, with 0 where the machine has none; 5.10 does not look; the numbers are in the message."""
+    path = tmp_path / "image"
+    device = bytearray(naive.build(PAGES, naive.Layout(extra_flags=8)))
+    struct.pack_into("<I", device, 4056, 0xABCD)
+    path.write_bytes(device)
+    message = "PM: Suspend image hardware signature mismatch (0000abcd now {:08x}); aborting resume."
+    for now in (0, 0x1234):
+        verdict = judge(path, "6.1", replace(GUEST, hw_sig=now))
+        assert refusals(verdict) == {"hw_sig": message.format(now)}
+        assert judge(path, "5.10", replace(GUEST, hw_sig=now)).resumes is True
+    assert judge(path, "7.3", replace(GUEST, hw_sig=0xABCD)).resumes is True
+    assert unknowns(judge(path, "7.3", replace(GUEST, hw_sig=None))) == ["hw_sig"]
+    path.write_bytes(naive.build(PAGES, naive.Layout()))
+    assert judge(path, "7.3", replace(GUEST, hw_sig=5)).resumes is True
+
+
+PAGES: dict[int, bytes | None] = {
+    pfn: np.random.default_rng(pfn).bytes(2048) + bytes(2048) for pfn in range(16, 16 + 600)
+}
+
+
+def image(folder: Path, layout: naive.Layout, change: Callable[[bytearray], None] | None = None) -> Path:
+    """An image of 602 pages: map pages at blocks 1 and maybe 2, then the info page and the rest."""
+    device = bytearray(naive.build(PAGES, layout))
+    if change:
+        change(device)
+    path = folder / "image"
+    path.write_bytes(device)
+    return path
+
+
+def units_of(device: bytes | bytearray) -> list[int]:
+    """Where each compressed unit begins, in bytes."""
+    entries = entries_of(device)
+    places, entry = [], 1
+    while entry < len(entries):
+        places.append(entries[entry] * 4096)
+        entry += -(-(8 + struct.unpack_from("<Q", device, places[-1])[0]) // 4096)
+    return places
+
+
+def entries_of(device: bytes | bytearray) -> list[int]:
+    (block,) = struct.unpack_from("<Q", device, 4064)
+    entries: list[int] = []
+    while block:
+        *some, block = struct.unpack_from("<512Q", device, block * 4096)
+        entries += [entry for entry in some if entry]
+    return entries
+
+
+@pytest.mark.parametrize(
+    ("kernel", "compressor", "label"), [("6.1", "lzo", "LZO"), ("6.12", "lzo", "lzo"), ("7.3", "lz4", "lz4")]
+)
+def test_damaged_units(tmp_path: Path, kernel: str, compressor: str, label: str) -> None:
+    """A length out of range, data that does not decompress, and a CRC that is wrong are told apart; all are fatal."""
+    layout = naive.Layout(compressor=compressor)
+
+    def invalid_length(device: bytearray) -> None:
+        struct.pack_into("<Q", device, units_of(device)[9], 131072 + 131072 // 16 + 64 + 3 + 2 + 1)
+
+    def garbage(device: bytearray) -> None:
+        at = units_of(device)[9]
+        device[at + 8 : at + 4096] = b"\xff" * 4088
+
+    def flipped(device: bytearray) -> None:
+        at = units_of(device)[9]
+        device[at + 8 + 1000] ^= 1  # in a run of literals
+
+    verdict = judge(image(tmp_path, layout, invalid_length), kernel)
+    assert refusals(verdict) == {"units": f"PM: Invalid {label} compressed length"}
+    verdict = judge(image(tmp_path, layout, garbage), kernel)
+    assert refusals(verdict) == {"units": f"PM: {label} decompression failed"}
+    assert verdict.resumes is False
+    verdict = judge(image(tmp_path, layout, flipped), kernel)
+    assert refusals(verdict) == {"crc32": "PM: Invalid image CRC32!"}
+
+
+def test_a_unit_of_odd_length(tmp_path: Path) -> None:
+    """What decompresses to something that is no whole number of pages has a message of its own."""
+
+    def odd(device: bytearray) -> None:
+        at = units_of(device)[3]
+        packed = naive.compress("lzo", b"x" * 5000)
+        struct.pack_into("<Q", device, at, len(packed))
+        device[at + 8 : at + 8 + len(packed)] = packed
+
+    assert refusals(judge(image(tmp_path, naive.Layout(), odd), "6.1")) == {
+        "units": "PM: Invalid LZO uncompressed length"
+    }
+
+
+def test_not_compressed(tmp_path: Path) -> None:
+    """Nothing checks the data: a flipped bit is resumed from."""
+
+    def flipped(device: bytearray) -> None:
+        device[entries_of(device)[300] * 4096 + 7] ^= 1
+
+    assert judge(image(tmp_path, naive.Layout(compressor="none"), flipped), "6.1").resumes is True
+
+
+def test_zero_pages_for_kernels_before_6_6(tmp_path: Path) -> None:
+    """Bit 63 makes a frame that no memory has; 6.1 says nothing but that it failed."""
+    path = tmp_path / "image"
+    path.write_bytes(naive.build({**PAGES, 1000: None}, naive.Layout()))
+    for kernel in ("5.10", "6.1.0-56-amd64", "6.5"):
+        assert refusals(judge(path, kernel)) == {"frames": FAILED}
+    for kernel in ("6.6", "6.12", "7.3"):
+        assert judge(path, kernel).resumes is True
+
+
+@pytest.mark.parametrize("compressor", ["lzo", "none"])
+def test_a_cut_device(tmp_path: Path, compressor: str) -> None:
+    """Blocks beyond the end: of data, the read error names the sector; of a map page, the chain cannot be followed."""
+    path = image(tmp_path, naive.Layout(compressor=compressor))
+    entries = entries_of(path.read_bytes())
+    last = max(entries)
+    for end in (last * 4096, last * 4096 + 4095):
+        cut = tmp_path / "cut"
+        cut.write_bytes(path.read_bytes()[:end])
+        verdict = judge(cut, "6.12")
+        assert refusals(verdict) == {"units": f"PM: Read-error on swap-device (?:?:{last * 8})"}
+        assert [check.answer for check in verdict.checks[:7]] == [Answer.OK] * 7
+    cut.write_bytes(path.read_bytes()[:4096])
+    verdict = judge(cut, "6.12")
+    assert refusals(verdict) == {"swap_map": FAILED}
+    never_read = ["magic", "e820_checksum", "physical_pages", "frames", "units"]
+    assert unknowns(verdict) == [*never_read, *(["crc32"] if compressor == "lzo" else [])]
+
+
+def test_maps_that_lead_nowhere(tmp_path: Path) -> None:
+    """No first page, an entry of zero, a loop; and what only this program minds is not held against the image."""
+
+    def first_page(block: int) -> Callable[[bytearray], None]:
+        return lambda device: struct.pack_into("<Q", device, 4064, block)
+
+    def entry(number: int, block: int) -> Callable[[bytearray], None]:
+        return lambda device: struct.pack_into("<Q", device, 4096 + 8 * number, block)
+
+    layout = naive.Layout()
+    assert refusals(judge(image(tmp_path, layout, first_page(0)), "6.1")) == {"swap_map": FAILED}
+    assert refusals(judge(image(tmp_path, layout, entry(40, 0)), "6.1")) == {"units": FAILED}
+    assert refusals(judge(image(tmp_path, layout, entry(40, 1 << 40)), "6.1")) == {
+        "units": f"PM: Read-error on swap-device (?:?:{8 << 40})"
+    }
+    loop = judge(image(tmp_path, layout, entry(511, 1)), "6.1")
+    assert loop.resumes is None
+    assert "swap_map" in unknowns(loop)
+
+
+@pytest.mark.parametrize(("magic", "asked"), [(0x0123456789ABCDEF, "6.1"), (5, "7.3")])
+def test_magic(tmp_path: Path, magic: int, asked: str) -> None:
+    """Images of kernels before v5.10, and things that are none, have the wrong format."""
+    verdict = judge(image(tmp_path, naive.Layout(magic=magic)), asked)
+    assert refusals(verdict) == {"magic": "Unrecognized hibernate image header format!"}
+
+
+def test_releases() -> None:
+    """Any release goes to the newest line that is not newer; what is too old is refused by its name."""
+    lines = {"6.1": "6.1", "6.1.0-56-amd64": "6.1", "6.5.3": "6.1", "6.8": "6.6", "6.11.2-arch1": "6.9",
+             "6.12.107": "6.12", "6.18.44+deb13": "6.12", "7.3": "7.3", "8.0-rc1": "7.3", "5.15.0": "5.10"}  # fmt: skip
+    for release, line in lines.items():
+        assert rules_for(release).line == line
+    for release in ("4.19", "5.9.16", "6", "", "new", "6.x", "6.1 "):
+        with pytest.raises(FormatError, match="kernel"):
+            rules_for(release)
+    versions = [rules.version for rules in KERNELS]
+    assert versions == sorted(versions)
+
+
+@given(data=st.data(), pages=saved_pages(), layout=image_layouts())
+def test_any_damage_has_a_verdict(
+    tmp_path: Path, data: st.DataObject, pages: dict[int, bytes | None], layout: naive.Layout
+) -> None:
+    """Whatever is flipped or cut: an answer to every check; and an image that is whole is never refused by 7.3."""
+    device = bytearray(naive.build(pages, layout))
+    whole = data.draw(st.booleans())
+    if not whole:
+        for _ in range(data.draw(st.integers(1, 3))):
+            device[data.draw(st.integers(0, len(device) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        device = device[: data.draw(st.just(len(device)) | st.integers(4096 * (layout.header_block + 1), len(device)))]
+    path = tmp_path / "image"
+    path.write_bytes(device)
+    for kernel in ("6.1", "7.3"):
+        try:
+            verdict = judge(path, kernel, offset=layout.header_block)
+        except (FormatError, CorruptImage):
+            assert not whole
+            continue
+        assert len(verdict.checks) == 10
+        if whole and kernel == "7.3" and any(page is not None for page in pages.values()):
+            assert verdict.resumes is True, verdict
+
+
+def test_a_flipped_bit_in_a_golden_image(golden: Golden, tmp_path: Path) -> None:
+    """One bit of one unit of 6.1's image: the kernel refuses by what LZO or the CRC makes of it."""
+    path = tmp_path / "image"
+    shutil.copyfile(golden("swap-6.1-lzo.img"), path)
+    at = units_of_golden(path)
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 0x10]))
+    verdict = judge(path, "6.1")
+    assert verdict.resumes is False
+    assert set(refusals(verdict).values()) <= {"PM: LZO decompression failed", "PM: Invalid image CRC32!"}
+
+
+def units_of_golden(path: Path) -> int:
+    with open_plain(path) as file:
+        found = inspect_image(file)
+        assert found.swap_map is not None
+        return int(found.swap_map.entries[3000]) * 4096 + 2000
