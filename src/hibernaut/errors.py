@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["CorruptImage", "FormatError", "HibernautError", "MachineFault", "OutOfMemory"]
+__all__ = [
+    "CorruptImage",
+    "FormatError",
+    "HibernautError",
+    "LabError",
+    "LabUnavailable",
+    "MachineFault",
+    "OutOfMemory",
+]
 
 
 class HibernautError(Exception):
@@ -106,3 +114,35 @@ class OutOfMemory(HibernautError, MemoryError):
     def __str__(self) -> str:
         reason = "injected" if self.injected else "no free frame"
         return f"page allocation {self.number} failed ({reason})"
+
+
+class LabError(HibernautError):
+    """A laboratory guest did not do what it was asked for.
+
+    Attributes:
+        what: what went wrong, a clause.
+        log: the last lines of the guest's kernel log, oldest first.
+    """
+
+    def __init__(self, what: str, *, log: tuple[str, ...] = ()) -> None:
+        self.what = what
+        self.log = log
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return f"{self.what}; the guest's last words: {' / '.join(self.log)}" if self.log else self.what
+
+
+class LabUnavailable(LabError):
+    """The laboratory lacks something on this machine: a program, a package, a mirror.
+
+    Attributes:
+        cure: the command that brings it, if one does.
+    """
+
+    def __init__(self, what: str, *, cure: str | None = None) -> None:
+        self.cure = cure
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return f"{self.what}; try: {self.cure}" if self.cure else self.what

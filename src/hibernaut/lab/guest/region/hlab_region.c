@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Takes parts of the direct map out, the way a kernel would, and says what became of them.
+ *
+ *   make=SIZE:ORDER[,...]   SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block.
+ *                           ORDER above or below: where the PMD table lies, seen from the block. Pages are saved in
+ *                           ascending order, so "above" means that the table is saved after a split it undergoes.
+ *   allocator=NAME          the function that split_large_page() gets its page from, if it is to be watched
+ *   fail=N                  the first N allocations for a split during the copy get nothing
+ *
+ * /proc/hlab_region tells, a line each, as KEY=VALUE; writing "arm" or "disarm" there says when allocations count.
+ * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
+ * names the frame that it comes from (hibernaut.linux.formula).
+ */
+#include <linux/io.h>
+#include <linux/kallsyms.h>
+#include <linux/kprobes.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/proc_fs.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+
+#define BLOCK_ORDER 9
+#define BLOCK_PAGES (1 << BLOCK_ORDER)
+#define MOST_BLOCKS 200
+#define MOST_REGIONS 16
+#define WORDS (PAGE_SIZE / sizeof(u64))
+#define MARK (0xa5cull << 52)
+#define FRAME_BITS GENMASK_ULL(51, 12)
+#define LONE_PAGE 7 /* of a block, for a hole of one page */
+
+static char *make = "";
+module_param(make, charp, 0444);
+static char *allocator = "";
+module_param(allocator, charp, 0444);
+static int fail;
+module_param(fail, int, 0444);
+
+static struct region {
+	char wish[16];
+	struct page *block;
+	bool whole;
+} regions[MOST_REGIONS];
+static int region_count;
+static bool armed;
+static int allocations, failures;
+
+static int (*call_set_memory_np)(unsigned long start, int pages);
+
+/* ---- the page tables, read as the CPU does ---- */
+
+static u64 frame_bits(u64 entry)
+{
+	/* A not-present entry holds its frame inverted. */
+	return (entry && !(entry & _PAGE_PRESENT) ? ~entry : entry) & FRAME_BITS;
+}
+
+/* The PMD entry of a direct-map address; NULL if a level above maps it or has nothing there. */
+static u64 *pmd_entry(unsigned long address)
+{
+	unsigned long cr3, cr4;
+	u64 *table, entry;
+	int shift;
+
+	asm volatile("mov %%cr3, %0" : "=r"(cr3));
+	asm volatile("mov %%cr4, %0" : "=r"(cr4));
+	table = __va(cr3 & FRAME_BITS);
+	for (shift = cr4 & X86_CR4_LA57 ? 48 : 39; shift > PMD_SHIFT; shift -= 9) {
+		entry = table[address >> shift & 511];
+		if (!(entry & _PAGE_PRESENT) || (shift == PUD_SHIFT && entry & _PAGE_PSE))
+			return NULL;
+		table = __va(entry & FRAME_BITS);
+	}
+	return &table[address >> PMD_SHIFT & 511];
+}
+
+static bool is_table(u64 entry)
+{
+	return (entry & _PAGE_PRESENT) && !(entry & _PAGE_PSE);
+}
+
+static unsigned long address_of(const struct region *region)
+{
+	return (unsigned long)page_address(region->block);
+}
+
+/* ---- making a region ---- */
+
+static bool suits(struct page *block, bool above)
+{
+	u64 *entry = pmd_entry((unsigned long)page_address(block));
+
+	if (!entry || !(*entry & _PAGE_PRESENT) || !(*entry & _PAGE_PSE))
+		return false;
+	return (__pa(entry) >> PAGE_SHIFT > page_to_pfn(block)) == above;
+}
+
+static struct page *take_block(bool above)
+{
+	struct page **taken = kcalloc(MOST_BLOCKS, sizeof(*taken), GFP_KERNEL);
+	struct page *found = NULL;
+	int count = 0;
+
+	while (taken && !found && count < MOST_BLOCKS) {
+		gfp_t low = above && count == 0 ? GFP_DMA : 0;
+		struct page *block = alloc_pages(GFP_KERNEL | low | __GFP_NOWARN | __GFP_NORETRY, BLOCK_ORDER);
+
+		if (!block && !low)
+			break;
+		if (block && suits(block, above))
+			found = block;
+		else
+			taken[count++] = block;
+	}
+	while (count--)
+		if (taken[count])
+			__free_pages(taken[count], BLOCK_ORDER);
+	kfree(taken);
+	return found;
+}
+
+static void fill(unsigned long start)
+{
+	u64 *word = (u64 *)start;
+	size_t i;
+
+	for (i = 0; i < BLOCK_PAGES * WORDS; i++)
+		word[i] = MARK | __pa(word + i);
+}
+
+static int make_region(const char *wish)
+{
+	struct region *region = &regions[region_count];
+	bool above = strstr(wish, ":above");
+
+	region->whole = !strncmp(wish, "2m:", 3);
+	if ((!region->whole && strncmp(wish, "4k:", 3)) || (!above && !strstr(wish, ":below")))
+		return -EINVAL;
+	strscpy(region->wish, wish, sizeof(region->wish));
+	region->block = take_block(above);
+	if (!region->block)
+		return -ENOMEM;
+	region_count++;
+	fill(address_of(region));
+	if (region->whole)
+		return call_set_memory_np(address_of(region), BLOCK_PAGES);
+	return call_set_memory_np(address_of(region) + LONE_PAGE * PAGE_SIZE, 1);
+}
+
+/* ---- saying what became of it ---- */
+
+static void show_entries(struct seq_file *out, struct region *region, u64 pmd)
+{
+	u64 first = page_to_pfn(region->block), *table;
+	int i, present = 0, hidden = 0, none = 0, wrong = 0;
+
+	if (is_table(pmd)) {
+		table = __va(pmd & FRAME_BITS);
+		for (i = 0; i < BLOCK_PAGES; i++) {
+			u64 entry = READ_ONCE(table[i]);
+
+			if (!entry)
+				none++;
+			else if (frame_bits(entry) >> PAGE_SHIFT != first + i)
+				wrong++;
+			else if (entry & _PAGE_PRESENT)
+				present++;
+			else
+				hidden++;
+		}
+	} else if (!pmd) {
+		none = BLOCK_PAGES;
+	} else if (frame_bits(pmd) >> PAGE_SHIFT != first) {
+		wrong = BLOCK_PAGES;
+	} else if (pmd & _PAGE_PRESENT) {
+		present = BLOCK_PAGES;
+	} else {
+		hidden = BLOCK_PAGES;
+	}
+	seq_printf(out, " level=%s present=%d hidden=%d none=%d wrong=%d", is_table(pmd) ? "4k" : "2m", present, hidden,
+		   none, wrong);
+}
+
+/* The data through a mapping of its own, since the direct map is what is in doubt. */
+static int damaged_pages(struct region *region)
+{
+	int page, bad = 0;
+
+	for (page = 0; page < BLOCK_PAGES; page++) {
+		struct page *frame = region->block + page;
+		u64 *word = vmap(&frame, 1, VM_MAP, PAGE_KERNEL);
+		size_t i;
+
+		if (!word)
+			return -1;
+		for (i = 0; i < WORDS; i++)
+			if (word[i] != (MARK | page_to_phys(frame) | i * sizeof(u64)))
+				break;
+		bad += i < WORDS;
+		vunmap(word);
+	}
+	return bad;
+}
+
+static int show(struct seq_file *out, void *unused)
+{
+	int i;
+
+	seq_printf(out, "module armed=%d fail=%d allocations=%d failures=%d regions=%d\n", armed, fail, allocations,
+		   failures, region_count);
+	for (i = 0; i < region_count; i++) {
+		struct region *region = &regions[i];
+		u64 *entry = pmd_entry(address_of(region));
+
+		seq_printf(out, "region wish=%s block=0x%lx address=0x%lx", region->wish, page_to_pfn(region->block),
+			   address_of(region));
+		if (entry) {
+			seq_printf(out, " table=0x%lx pmd=0x%016llx", __pa(entry) >> PAGE_SHIFT, *entry);
+			show_entries(out, region, READ_ONCE(*entry));
+		}
+		seq_printf(out, " damaged=%d\n", damaged_pages(region));
+	}
+	return 0;
+}
+
+static int open_report(struct inode *inode, struct file *file)
+{
+	return single_open(file, show, NULL);
+}
+
+static ssize_t control(struct file *file, const char __user *text, size_t size, loff_t *at)
+{
+	char word[8] = "";
+
+	if (copy_from_user(word, text, min(size, sizeof(word) - 1)))
+		return -EFAULT;
+	if (!strncmp(word, "arm", 3))
+		armed = true;
+	else if (!strncmp(word, "disarm", 6))
+		armed = false;
+	else
+		return -EINVAL;
+	return size;
+}
+
+static const struct proc_ops report_ops = {
+	.proc_open = open_report,
+	.proc_read = seq_read,
+	.proc_lseek = seq_lseek,
+	.proc_release = single_release,
+	.proc_write = control,
+};
+
+/* ---- allocations during the copy ---- */
+
+/* A probe may send the CPU here instead of into the function it stopped at. */
+static noinline notrace void *return_null(void)
+{
+	return NULL;
+}
+
+/* The copy runs with interrupts off and nothing else in it changes page attributes. */
+static int on_allocation(struct kprobe *probe, struct pt_regs *regs)
+{
+	char caller[KSYM_SYMBOL_LEN];
+
+	if (!armed || regs->flags & X86_EFLAGS_IF)
+		return 0;
+	sprint_symbol_no_offset(caller, *(unsigned long *)regs->sp);
+	if (!strstr(caller, "change_page_attr") && !strstr(caller, "split_large_page"))
+		return 0;
+	allocations++;
+	if (failures >= fail)
+		return 0;
+	failures++;
+	pr_info("hlab_region: allocation %d for a split, from %s, gets nothing\n", allocations, caller);
+	regs->ip = (unsigned long)return_null;
+	return 1;
+}
+
+static struct kprobe allocation_probe = { .pre_handler = on_allocation };
+
+/* The address of a function that is not exported. */
+static void *find_function(const char *name)
+{
+	struct kprobe probe = { .symbol_name = name };
+	void *address;
+
+	if (register_kprobe(&probe))
+		return NULL;
+	address = probe.addr;
+	unregister_kprobe(&probe);
+	return address;
+}
+
+static int __init hlab_region_init(void)
+{
+	char *wishes = kstrdup(make, GFP_KERNEL), *rest = wishes, *wish;
+	int error = 0;
+
+	call_set_memory_np = find_function("set_memory_np");
+	if (!call_set_memory_np || !wishes) {
+		pr_err("hlab_region: no set_memory_np here\n");
+		kfree(wishes);
+		return -ENOENT;
+	}
+	while (!error && (wish = strsep(&rest, ",")))
+		if (*wish && region_count < MOST_REGIONS)
+			error = make_region(wish);
+	kfree(wishes);
+	if (!error && *allocator) {
+		allocation_probe.symbol_name = allocator;
+		error = register_kprobe(&allocation_probe);
+	}
+	/* A failed attempt leaves holes behind in blocks that nobody frees: the guest is thrown away anyway. */
+	if (!error && !proc_create("hlab_region", 0600, NULL, &report_ops)) {
+		error = -ENOMEM;
+		if (*allocator)
+			unregister_kprobe(&allocation_probe);
+	}
+	return error;
+}
+module_init(hlab_region_init);
+
+MODULE_DESCRIPTION("Parts of the direct map that are not present, for a hibernation laboratory");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,465 @@
+"""A guest's day: boot, fill memory, hibernate, be dumped on the way; and another day: resume, be verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hibernaut.errors import FormatError, LabError
+from hibernaut.lab.cache import Cache
+from hibernaut.lab.copy_loop import CopyLoop, find_copy_loop, symbols_of
+from hibernaut.lab.disks import make_disk
+from hibernaut.lab.gdb import Debugger
+from hibernaut.lab.initramfs import initramfs
+from hibernaut.lab.kernels import Kernel
+from hibernaut.lab.port import Port, Reply, facts_of
+from hibernaut.lab.qemu import Disk, Hardware, Qemu, qemu
+from hibernaut.lab.region import REGION_MODULE, region_module
+from hibernaut.lab.variants import Swap, Variant, variant_named
+
+__all__ = ["Hibernated", "Lab", "Record", "Resumed", "Stop", "Up"]
+
+BOOT_SECONDS = 120
+HIBERNATE_SECONDS = 180
+POWER_OFF_SECONDS = 10
+LOCKED_PAGES = 1024
+LOOSE_PAGES = 1024
+SEED = 0x1BADB002
+REPORT = "/proc/hlab_region"
+RECORD_NAME = "machine.json"
+IMAGE_NAME = "swap.img"
+SPARE_NAME = "spare.img"
+PROMISING = re.compile(r"PM:|hibernat|swsusp|Hibernat", re.IGNORECASE)
+CHATTER = re.compile(r"progress|Marking nosave|bitmaps|reseeded|Registered|resume from hibernation|signature found")
+DEATH = re.compile(r"BUG: .*|Kernel panic.*|Oops.*|general protection.*|double fault.*")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a guest that hibernated: what another needs to resume it, and what it must find again.
+
+    Attributes:
+        session: of the machine that was saved.
+        release: of its kernel.
+        kernel: its kernel's name in tables.
+        variant: which guest it was.
+        partition: number of the swap partition, None for a whole disk.
+        offset: `resume_offset`, pages.
+        regions: what the module said of each region before, by key.
+        frames: (page of the locked region, first frame, count), as the guest said.
+        direct_map: the kernel's own counters DirectMap4k, DirectMap2M, DirectMap1G, in kB.
+        saved_pages: what the kernel announced to copy ("Need to copy N pages"), None if it did not come to that.
+    """
+
+    session: str
+    release: str
+    kernel: str
+    variant: str
+    partition: int | None
+    offset: int
+    regions: tuple[dict[str, str], ...]
+    frames: tuple[tuple[int, int, int], ...]
+    direct_map: dict[str, int]
+    saved_pages: int | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the image."""
+        (folder / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Record:
+        """Read it. Raises FormatError if it is damaged, OSError if it is not there."""
+        path = folder / RECORD_NAME
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+            found["regions"] = tuple(found["regions"])
+            found["frames"] = tuple(tuple(run) for run in found["frames"])
+            return cls(**found)
+        except (ValueError, TypeError, KeyError) as error:
+            raise FormatError(f"not a record of a laboratory guest: {error}", source=str(path)) from error
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where a hibernating guest is stopped and its RAM dumped: `before` or `after` the copy loop of `swsusp_save`."""
+
+    before: Path | None = None
+    after: Path | None = None
+    end_there: bool = False
+    """Whether the guest ends at the first stop instead of going on."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any stop."""
+        return self.before is not None or self.after is not None
+
+
+@dataclass(frozen=True)
+class Hibernated:
+    """How a hibernation ended.
+
+    Attributes:
+        outcome: hibernated; stopped (where it was to be); died; refused.
+        reason: of the last two, in the kernel's words.
+        folder: with `swap.img`, the spare disk and the record.
+        record: what is in it.
+        log: everything that the kernel printed.
+        seconds: from boot to end.
+    """
+
+    outcome: str
+    reason: str
+    folder: Path
+    record: Record
+    log: str
+    seconds: float
+
+    @property
+    def image(self) -> Path:
+        """The disk with the swap area."""
+        return self.folder / IMAGE_NAME
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Whether a kernel resumed, and what the resumed guest found.
+
+    Attributes:
+        passed: resumed, all its pages right, its direct map what it was.
+        reason: one line: what was verified, or why not.
+        log: everything that the kernel printed.
+        seconds: from boot to end.
+        facts: what the guest said, by name.
+    """
+
+    passed: bool
+    reason: str
+    log: str
+    seconds: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Up:
+    """A guest that is up."""
+
+    qemu: Qemu
+    port: Port
+    session: str
+    booted: float
+
+    def words(self) -> str:
+        """What the kernel said when it died, else its last words."""
+        deaths = DEATH.findall(self.qemu.console())
+        return deaths[0] if deaths else " / ".join(self.qemu.last_words(2))
+
+
+class Lab:
+    """The laboratory: guests of one kernel.
+
+    Args:
+        kernel: which.
+        cache: for what is built.
+        accelerator: tcg or kvm.
+        mirror: of Debian's archive, for the module's headers.
+    """
+
+    def __init__(
+        self, kernel: Kernel, cache: Cache | None = None, accelerator: str = "tcg", mirror: str | None = None
+    ) -> None:
+        self.kernel = kernel
+        self.cache = cache or Cache()
+        self.accelerator = accelerator
+        self.mirror = mirror
+
+    # ---- booting ----
+
+    def hardware(self, variant: Variant, folder: Path, disks: Sequence[Disk], session: str, gdb: bool) -> Hardware:
+        """The machine of a guest; its initramfs is `folder`/initramfs."""
+        words = [f"hlab_session={session}", "oops=panic"]
+        if not variant.kaslr:
+            words.append("nokaslr")
+        if variant.compressor == "none":
+            words.append("hibernate=nocompress")
+        if variant.secret_pages:
+            words.append("secretmem.enable=1")
+        return Hardware(
+            kernel=self.kernel.vmlinuz,
+            initramfs=folder / "initramfs",
+            parameters=" ".join(words),
+            disks=tuple(disks),
+            memory_mib=variant.memory_mib,
+            levels=variant.levels,
+            accelerator=self.accelerator,
+            gdb=gdb,
+        )
+
+    @contextmanager
+    def boot(
+        self, variant: Variant, folder: Path, disks: Sequence[Disk], *, with_module: bool = False, gdb: bool = False
+    ) -> Iterator[Up]:
+        """A guest that is up; dead on leaving.
+
+        Args:
+            variant: which.
+            folder: for the initramfs.
+            disks: vda, vdb.
+            with_module: whether /modules has the module that makes regions.
+            gdb: whether a debugger can be attached.
+
+        Raises:
+            LabUnavailable: something is missing here.
+            LabError: it does not come up.
+        """
+        extra = [region_module(self.cache, self.kernel, self.mirror)] if with_module else []
+        (folder / "initramfs").write_bytes(initramfs(self.cache, self.kernel, extra))
+        session = secrets.token_hex(4)
+        started = time.monotonic()
+        with qemu(self.hardware(variant, folder, disks, session, gdb)) as guest:
+            port = Port(guest)
+            port.hello(BOOT_SECONDS)
+            yield Up(guest, port, session, started)
+
+    # ---- hibernating ----
+
+    def hibernate(self, variant: Variant, folder: Path, stop: Stop | None = None) -> Hibernated:
+        """Boot a guest on fresh disks, fill its memory and let it hibernate.
+
+        Args:
+            variant: which guest.
+            folder: an existing folder for its disks and record.
+            stop: where to dump its RAM on the way.
+
+        Raises:
+            LabUnavailable: something is missing here.
+            LabError: the guest does not do as it is told.
+        """
+        where = stop or Stop()
+        size_mib = variant.memory_mib * 3 // 2
+        make_disk(folder / IMAGE_NAME, size_mib, variant.swap)
+        make_disk(folder / SPARE_NAME, size_mib, Swap.DISK)
+        disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
+        with self.boot(variant, folder, disks, with_module=bool(variant.regions), gdb=where.wanted) as guest:
+            record = self._prepare(guest, variant)
+            record.save(folder)
+            outcome, reason = self._go(guest, where)
+            log = guest.qemu.console()
+            announced = re.search(r"Need to copy (\d+) pages", log)
+            record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
+            record.save(folder)
+            return Hibernated(outcome, reason, folder, record, log, time.monotonic() - guest.booted)
+
+    def _prepare(self, guest: Up, variant: Variant) -> Record:
+        """Swap, memory, regions: everything up to the moment of hibernating."""
+        run = guest.port.run
+        device, partition, offset = self._swap_on(guest, variant)
+        run(f"!fill locked {LOCKED_PAGES} {SEED:#x}")
+        run(f"!fill loose {LOOSE_PAGES} {SEED + 1:#x}")
+        if variant.secret_pages:
+            run(f"!fill secret {variant.secret_pages} {SEED + 2:#x}")
+        if variant.regions:
+            self._take_out(guest, variant)
+        if variant.compressor == "lz4":
+            run("echo lz4 > /sys/module/hibernate/parameters/compressor")
+        if offset:
+            run(f"echo {offset} > /sys/power/resume_offset")
+        run(f"cat /sys/class/block/{device}/dev > /sys/power/resume")
+        if not variant.secret_pages:
+            run("echo shutdown > /sys/power/disk")
+        return Record(
+            session=guest.session,
+            release=self.kernel.release,
+            kernel=self.kernel.name,
+            variant=variant.name,
+            partition=partition,
+            offset=offset,
+            regions=_regions(guest),
+            frames=_frames(guest, "locked"),
+            direct_map=_direct_map_counters(guest),
+        )
+
+    def _swap_on(self, guest: Up, variant: Variant) -> tuple[str, int | None, int]:
+        """(block device, partition, resume_offset) of the guest's swap, switched on."""
+        run = guest.port.run
+        if variant.swap is Swap.FILE:
+            run("mount -t ext4 /dev/vda /mnt")
+            run(f"dd if=/dev/zero of=/mnt/swapfile bs=1M count={variant.memory_mib} 2>/dev/null", 300)
+            run("chmod 600 /mnt/swapfile && mkswap /mnt/swapfile && swapon /mnt/swapfile && sync")
+            (extent,) = (facts_of(line) for line in run("!extent /mnt/swapfile"))
+            return "vda", None, int(extent["block"])
+        device, partition = ("vda1", 1) if variant.swap is Swap.PARTITION else ("vda", None)
+        run(f"mkswap /dev/{device} && swapon /dev/{device}")
+        return device, partition, 0
+
+    def _take_out(self, guest: Up, variant: Variant) -> None:
+        listed = guest.port.run("grep -w -E 'alloc_pages|alloc_pages_noprof' /proc/kallsyms || true")
+        allocator = next((line.split()[2] for line in listed), "")
+        words = [f"make={','.join(variant.regions)}"]
+        if variant.fail_allocations:
+            words += [f"allocator={allocator}", f"fail={variant.fail_allocations}"]
+        guest.port.run(f"!insmod /modules/{REGION_MODULE} {' '.join(words)}")
+        guest.port.run(f"echo arm > {REPORT}")
+
+    def _go(self, guest: Up, stop: Stop) -> tuple[str, str]:
+        """Hibernate; (outcome, reason)."""
+        command = "echo disk > /sys/power/state"
+        if not stop.wanted:
+            return self._end_of_day(guest, guest.port.send(command))
+        loop, debugger = self._debugger(guest)
+        for address in loop.before:
+            debugger.add_breakpoint(address)
+        debugger.go_on()
+        sequence = guest.port.send(command)
+        debugger.wait_for_stop(HIBERNATE_SECONDS)
+        if stop.before:
+            guest.qemu.dump(stop.before)
+            if stop.end_there:
+                return "stopped", ""
+        for address in loop.before:
+            debugger.remove_breakpoint(address)
+        if stop.after:
+            debugger.add_breakpoint(loop.after)
+            debugger.go_on()
+            debugger.wait_for_stop(HIBERNATE_SECONDS)
+            guest.qemu.dump(stop.after)
+            if stop.end_there:
+                return "stopped", ""
+        debugger.close()
+        return self._end_of_day(guest, sequence)
+
+    def _debugger(self, guest: Up) -> tuple[CopyLoop, Debugger]:
+        lines = guest.port.run("grep -w -A 4 -E 'swsusp_save|memory_bm_next_pfn' /proc/kallsyms")
+        debugger = Debugger(guest.qemu)
+        return find_copy_loop(debugger.read, symbols_of(lines)), debugger
+
+    def _end_of_day(self, guest: Up, sequence: int) -> tuple[str, str]:
+        """Wait for the power to go off, for death, or for the kernel's refusal."""
+        try:
+            reply = guest.port.reply(sequence, HIBERNATE_SECONDS, "hibernating")
+        except LabError:
+            if not guest.port.ended:
+                raise
+            guest.qemu.wait(POWER_OFF_SECONDS)
+            died = DEATH.findall(guest.qemu.console())
+            return ("died", "; ".join(died[:2])) if died else ("hibernated", "")
+        return "refused", f"exit status {reply.status}: {' / '.join(reply.lines)}"
+
+    # ---- resuming ----
+
+    def resume(
+        self,
+        record: Record,
+        disks: Sequence[Path],
+        folder: Path,
+        *,
+        device: str = "vda",
+        partition: int | None = None,
+        offset: int = 0,
+        dump: Path | None = None,
+    ) -> Resumed:
+        """Boot a fresh machine, let its kernel resume, and ask the resumed guest what it finds.
+
+        Args:
+            record: of the guest that was saved.
+            disks: vda, vdb as it had them; copies are used, they stay as they are.
+            folder: for the initramfs.
+            device: the disk that the image is on.
+            partition: the partition that it is in.
+            offset: `resume_offset`.
+            dump: where to put the resumed guest's RAM.
+
+        Raises:
+            LabUnavailable: something is missing here.
+            LabError: the fresh machine does not even come up.
+        """
+        variant = variant_named(record.variant)
+        with self.boot(variant, folder, [Disk(path, keep=False) for path in disks]) as guest:
+            said_before = len(guest.qemu.console())
+            block = f"{device}{partition or ''}"
+            set_offset = f"echo {offset} > /sys/power/resume_offset; " if offset else ""
+            guest.port.send(f"{set_offset}cat /sys/class/block/{block}/dev > /sys/power/resume")
+
+            def verdict(passed: bool, reason: str, **facts: Any) -> Resumed:
+                seconds = time.monotonic() - guest.booted
+                return Resumed(passed, reason, guest.qemu.console(), seconds, facts)
+
+            try:
+                reply = guest.port.reply(None, HIBERNATE_SECONDS, "resuming")
+                if reply.session == guest.session:
+                    return verdict(False, f"fresh boot: {_kernels_words(guest.qemu.console()[said_before:])}")
+                if reply.session != record.session:
+                    return verdict(False, f"another machine came back (session {reply.session})")
+                passed, reason, facts = self._verify(guest, record, reply)
+                if dump:
+                    guest.qemu.execute("stop")
+                    guest.qemu.dump(dump)
+                return verdict(passed, reason, **facts)
+            except LabError as error:
+                return verdict(False, f"dead: {guest.words()}" if guest.port.ended else f"timeout: {error}")
+
+    def _verify(self, guest: Up, record: Record, reply: Reply) -> tuple[bool, str, dict[str, Any]]:
+        """(all right, one line, facts) of a resumed guest."""
+        wrong = []
+        if reply.status:
+            wrong.append(f"hibernation ended with status {reply.status}")
+        pages = 0
+        for region in ("locked", "loose"):
+            check = guest.port.ask(f"!verify {region}")
+            pages += int(facts_of(check.lines[-1]).get("pages", "0")) if check.lines else 0
+            if check.status:
+                wrong.append(f"data: {check.lines[-1]}: {check.lines[0]}" if check.lines else f"no region {region}")
+        after = _regions(guest) if record.regions else ()
+        wrong += [problem for pair in zip(record.regions, after, strict=True) for problem in _region_problems(*pair)]
+        counters = _direct_map_counters(guest)
+        if not wrong and counters != record.direct_map:
+            wrong.append(f"direct map: counters {counters}, were {record.direct_map}")
+        facts = {"pages": pages, "regions": list(after), "direct_map": counters}
+        if wrong:
+            return False, "; ".join(wrong), facts
+        blocks = f", {len(after)} regions of the direct map" if after else ""
+        return True, f"resumed, {pages} pages{blocks} as they were", facts
+
+
+def _regions(guest: Up) -> tuple[dict[str, str], ...]:
+    """What the module says of each region; nothing if it is not loaded."""
+    reply = guest.port.ask(f"cat {REPORT}")
+    return tuple(facts_of(line) for line in reply.lines if line.startswith("region ")) if not reply.status else ()
+
+
+def _frames(guest: Up, region: str) -> tuple[tuple[int, int, int], ...]:
+    found = [facts_of(line) for line in guest.port.run(f"!frames {region}")]
+    return tuple((int(one["page"]), int(one["first"], 16), int(one["count"])) for one in found)
+
+
+def _direct_map_counters(guest: Up) -> dict[str, int]:
+    lines = guest.port.run("grep ^DirectMap /proc/meminfo")
+    return {line.split()[0].rstrip(":"): int(line.split()[1]) for line in lines}
+
+
+def _region_problems(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
+    """What became of a region: its data, its entries."""
+    place = f"block {before['block']}"
+    if after["damaged"] != "0":
+        yield f"data: {place}: {after['damaged']} pages damaged"
+    if after.get("pmd") == before.get("pmd"):
+        return
+    bad = int(after.get("wrong", "512")) + int(after.get("none", "0"))
+    if bad:
+        yield f"direct map garbage: {place}: PMD entry {after.get('pmd')}, {bad} of 512 entries wrong"
+    else:
+        yield f"direct map changed: {place}: PMD entry {before.get('pmd')} is now {after.get('pmd')}"
+
+
+def _kernels_words(log: str) -> str:
+    """What a kernel said of an image that it did not resume from."""
+    lines = [re.sub(r"^\[ *[\d.]+\] *", "", line) for line in log.splitlines()]
+    told = [line for line in lines if PROMISING.search(line) and not CHATTER.search(line)]
+    return " / ".join(told[-5:]) or "no word about an image"

@@ -1,0 +1,78 @@
+"""What guests there are, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hibernaut.errors import LabUnavailable
+
+__all__ = ["VARIANTS", "Swap", "Variant", "variant_named"]
+
+
+class Swap(StrEnum):
+    """Where the guest swaps to, and so hibernates to."""
+
+    DISK = "disk"
+    PARTITION = "partition"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A guest.
+
+    Attributes:
+        name: what the user says.
+        what: a clause for `lab --help` and tables.
+        memory_mib: RAM, MiB.
+        levels: levels of paging.
+        kaslr: whether the kernel moves itself and its maps.
+        compressor: of the image: lzo, lz4 or none.
+        swap: where it swaps to.
+        regions: what is taken out of the direct map, in the module's words (guest/region).
+        fail_allocations: how many allocations for a split fail during the copy.
+        secret_pages: pages of memfd_secret that a process holds; the kernel does not hibernate then.
+    """
+
+    name: str
+    what: str
+    memory_mib: int = 256
+    levels: int = 4
+    kaslr: bool = False
+    compressor: str = "lzo"
+    swap: Swap = Swap.DISK
+    regions: tuple[str, ...] = ()
+    fail_allocations: int = 0
+    secret_pages: int = 0
+
+
+VARIANTS = (
+    Variant("lzo", "an ordinary machine, image compressed with LZO"),
+    Variant("lz4", "an ordinary machine with KASLR, image compressed with LZ4 (since Linux 6.9)", kaslr=True,
+            compressor="lz4"),
+    Variant("none", "an ordinary machine, image not compressed", compressor="none"),
+    Variant("kaslr", "kernel and direct map moved by KASLR", kaslr=True),
+    Variant("la57", "5 levels of paging and KASLR", levels=5, kaslr=True),
+    Variant("big", "2 GiB of memory", memory_mib=2048),
+    Variant("partition", "swap partition at an offset in a disk", swap=Swap.PARTITION),
+    Variant("file", "swap file on ext4", swap=Swap.FILE),
+    Variant("secret", "1292 pages of memfd_secret; for dumps, the kernel refuses to hibernate", secret_pages=1292),
+    Variant("hole-4k", "one page not present in the direct map", regions=("4k:below",)),
+    Variant("hole-2m", "a 2 MiB block not present, its PMD table at a higher frame", compressor="none",
+            regions=("2m:above",)),
+    Variant("hole-2m-below", "a 2 MiB block not present, its PMD table at a lower frame", compressor="none",
+            regions=("2m:below",)),
+    Variant("holes", "three 2 MiB blocks and a page not present, tables on both sides", compressor="none",
+            regions=("2m:above", "2m:below", "2m:below", "4k:below")),
+    Variant("hole-2m-fails", "a 2 MiB block not present, and the allocation for its split fails", compressor="none",
+            regions=("2m:above",), fail_allocations=1),
+)  # fmt: skip
+
+
+def variant_named(name: str) -> Variant:
+    """One of `VARIANTS`. Raises LabUnavailable, with the names there are."""
+    for variant in VARIANTS:
+        if variant.name == name:
+            return variant
+    raise LabUnavailable(f"no guest variant {name!r} (known: {', '.join(one.name for one in VARIANTS)})")
