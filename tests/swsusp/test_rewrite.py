@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -445,3 +447,31 @@ def test_no_room_for_the_new_image_leaves_the_old_one(tmp_path: Path, monkeypatc
     with open_image(path, offset=LAYOUT.header_block) as image, pytest.raises(OSError, match="No space"):
         rewrite_image(image)
     assert path.read_bytes() == before
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A block device, and the file behind it; a skip where the system gives none."""
+    path = image_file(tmp_path)
+    if os.geteuid() != 0 or not shutil.which("losetup"):
+        pytest.skip("needs root and losetup(8)")
+    made = subprocess.run(["losetup", "--find", "--show", path], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr.strip()}")
+    device = Path(made.stdout.strip())
+    yield device, path
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_block_device(loop_device: tuple[Path, Path]) -> None:
+    """Written in place; refused while somebody else has claimed it, as mount(8) and swapon(8) do."""
+    device, path = loop_device
+    before = path.read_bytes()
+    claim = os.open(device, os.O_RDONLY | os.O_EXCL)
+    with open_image(device, offset=LAYOUT.header_block) as image:
+        with pytest.raises(HibernautError, match="in use"):
+            rewrite_image(image, writes=WRITES)
+        os.close(claim)
+        assert path.read_bytes() == before
+        rewrite_image(image, writes=WRITES)
+    assert state_of(path.read_bytes()) == "new"
