@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from hibernaut.memory.files import open_plain
 from hibernaut.lab.programs import program, run
 from hibernaut.lab.variants import Swap
+from hibernaut.swsusp.writer import copy_sparse
 
-__all__ = ["PARTITION_START_BYTES", "make_disk"]
+__all__ = ["PARTITION_START_BYTES", "copy_disk", "make_disk"]
 
 SECTOR_BYTES = 512
 PARTITION_START_BYTES = 3 << 20
@@ -24,6 +26,12 @@ def make_disk(path: Path, size_mib: int, swap: Swap) -> None:
             file.write(_mbr(PARTITION_START_BYTES // SECTOR_BYTES, (size_mib << 20) // SECTOR_BYTES))
     if swap is Swap.FILE:
         run([program("mkfs.ext4"), "-q", "-F", "-b", "4096", path], doing="making a file system")
+
+
+def copy_disk(source: Path, target: Path) -> None:
+    """Copy a disk, holes as holes. Raises OSError."""
+    with open_plain(source) as plain, target.open("wb") as file:
+        copy_sparse(plain, file.fileno())
 
 
 def _mbr(first_sector: int, end_sector: int) -> bytes:

@@ -22,25 +22,22 @@ class KernelLine:
         suite: where the newest of it is.
         release: pattern of its releases.
         packages: what the names of the packages with kernel and modules begin with, the release following.
-        compressors: what it can write an image with (`hibernate=` and, since v6.9, `hibernate.compressor=`).
     """
 
     name: str
     suite: str
     release: str
     packages: tuple[str, ...]
-    compressors: tuple[str, ...]
 
 
 KERNEL_LINES = (
-    KernelLine("6.1", "bookworm", r"6\.1\.\d+-\d+-amd64", ("linux-image-",), ("lzo", "none")),
-    KernelLine("6.12", "trixie", r"6\.12\.\d+\+deb13-amd64", ("linux-image-",), ("lzo", "lz4", "none")),
+    KernelLine("6.1", "bookworm", r"6\.1\.\d+-\d+-amd64", ("linux-image-",)),
+    KernelLine("6.12", "trixie", r"6\.12\.\d+\+deb13-amd64", ("linux-image-",)),
     KernelLine(
         "7.3",
         "trixie-backports",
         r"7\.3\.\d+\+deb13-amd64",
         ("linux-binary-", "linux-modules-", "linux-base-"),
-        ("lzo", "lz4", "none"),
     ),
 )
 

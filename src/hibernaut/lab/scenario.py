@@ -16,7 +16,7 @@ from typing import Any
 from hibernaut.errors import FormatError, LabError
 from hibernaut.lab.cache import Cache
 from hibernaut.lab.copy_loop import CopyLoop, find_copy_loop, symbols_of
-from hibernaut.lab.disks import make_disk
+from hibernaut.lab.disks import copy_disk, make_disk
 from hibernaut.lab.gdb import Debugger
 from hibernaut.lab.initramfs import initramfs
 from hibernaut.lab.kernels import Kernel
@@ -93,8 +93,10 @@ class Stop:
 
     before: Path | None = None
     after: Path | None = None
+    disk: Path | None = None
+    """Where to put a copy of the swap disk as it is before the loop; nothing is written to it from then on."""
     end_there: bool = False
-    """Whether the guest ends at the first stop instead of going on."""
+    """Whether the guest ends at the last stop instead of going on."""
 
     @property
     def wanted(self) -> bool:
@@ -250,7 +252,7 @@ class Lab:
         with self.boot(variant, folder, disks, with_module=bool(variant.regions), gdb=where.wanted) as guest:
             record = self._prepare(guest, variant)
             record.save(folder)
-            outcome, reason = self._go(guest, where)
+            outcome, reason = self._go(guest, where, folder / IMAGE_NAME)
             log = guest.qemu.console()
             announced = re.search(r"Need to copy (\d+) pages", log)
             record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
@@ -308,8 +310,8 @@ class Lab:
         guest.port.run(f"!insmod /modules/{REGION_MODULE} {' '.join(words)}")
         guest.port.run(f"echo arm > {REPORT}")
 
-    def _go(self, guest: Up, stop: Stop) -> tuple[str, str]:
-        """Hibernate; (outcome, reason)."""
+    def _go(self, guest: Up, stop: Stop, disk: Path) -> tuple[str, str]:
+        """Hibernate to a disk; (outcome, reason)."""
         command = "echo disk > /sys/power/state"
         if not stop.wanted:
             return self._end_of_day(guest, guest.port.send(command))
@@ -321,7 +323,9 @@ class Lab:
         debugger.wait_for_stop(HIBERNATE_SECONDS)
         if stop.before:
             guest.qemu.dump(stop.before)
-            if stop.end_there:
+            if stop.disk:
+                copy_disk(disk, stop.disk)
+            if stop.end_there and not stop.after:
                 return "stopped", ""
         for address in loop.before:
             debugger.remove_breakpoint(address)
