@@ -10,6 +10,7 @@ from hibernaut import __version__
 from hibernaut.cli.convert import convert
 from hibernaut.cli.demo import demo
 from hibernaut.cli.inspect import inspect
+from hibernaut.cli.lab import lab, takeover
 from hibernaut.cli.map import map_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
@@ -49,3 +50,5 @@ app.command()(walk)
 app.command()(convert)
 app.command()(save)
 app.command()(rewrite)
+app.command()(takeover)
+app.add_typer(lab, name="lab")

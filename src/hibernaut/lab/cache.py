@@ -1,4 +1,4 @@
-"""Where the laboratory keeps what it downloads and builds, and how a part of it comes to be there whole or not at all."""
+"""Where the laboratory keeps what it downloads and builds: each part is there whole or not at all."""
 
 from __future__ import annotations
 

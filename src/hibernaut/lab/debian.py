@@ -35,7 +35,13 @@ def configured_mirrors() -> Mirrors:
     Raises:
         LabUnavailable: none is configured, or there is no apt.
     """
-    asked = [program("apt-get"), "indextargets", "--format", "$(ORIGIN)|$(REPO_URI)|$(CODENAME)", "Created-By: Packages"]
+    asked = [
+        program("apt-get"),
+        "indextargets",
+        "--format",
+        "$(ORIGIN)|$(REPO_URI)|$(CODENAME)",
+        "Created-By: Packages",
+    ]
     found = [line.split("|") for line in run(asked, doing="asking apt for its mirrors").splitlines()]
     debian = [(uri, codename) for origin, uri, codename in found if origin == "Debian"]
     main = [uri for uri, codename in debian if "-" not in codename]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from hibernaut.memory.files import open_plain
 from hibernaut.lab.programs import program, run
 from hibernaut.lab.variants import Swap
+from hibernaut.memory.files import open_plain
 from hibernaut.swsusp.writer import copy_sparse
 
 __all__ = ["PARTITION_START_BYTES", "copy_disk", "make_disk"]
@@ -19,7 +19,7 @@ SWAP_TYPE = 0x82
 
 
 def make_disk(path: Path, size_mib: int, swap: Swap) -> None:
-    """Make a sparse disk of so many MiB, ready for the guest to put its swap area on. Raises LabUnavailable, OSError."""
+    """Make a sparse disk, ready for the guest to put its swap area on. Raises LabUnavailable, OSError."""
     with path.open("wb") as file:
         file.truncate(size_mib << 20)
         if swap is Swap.PARTITION:
@@ -36,5 +36,7 @@ def copy_disk(source: Path, target: Path) -> None:
 
 def _mbr(first_sector: int, end_sector: int) -> bytes:
     """A master boot record with one swap partition; addresses by cylinder are those that say "use the other ones"."""
-    entry = struct.pack("<B3sB3sII", 0, b"\xfe\xff\xff", SWAP_TYPE, b"\xfe\xff\xff", first_sector, end_sector - first_sector)
+    entry = struct.pack(
+        "<B3sB3sII", 0, b"\xfe\xff\xff", SWAP_TYPE, b"\xfe\xff\xff", first_sector, end_sector - first_sector
+    )
     return bytes(446) + entry + bytes(48) + b"\x55\xaa"

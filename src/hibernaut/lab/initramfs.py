@@ -11,8 +11,6 @@ from io import BytesIO
 from pathlib import Path
 
 import zstandard
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 
 from hibernaut.errors import FormatError, LabUnavailable
 from hibernaut.lab.cache import Cache
@@ -76,7 +74,7 @@ def initramfs(cache: Cache, kernel: Kernel, extra: Iterable[Path] = ()) -> bytes
         LabUnavailable: a program or a needed module is missing.
     """
     modules = module_order(kernel.modules)
-    files = {name: (DIRECTORY, b"") for name in ("bin", "dev", "modules")}
+    files = dict.fromkeys(("bin", "dev", "modules"), (DIRECTORY, b""))
     files["init"] = (FILE, guest_program(cache))
     files["bin/busybox"] = (FILE, Path(program("busybox")).read_bytes())
     files["bin/sh"] = (LINK, b"busybox")
@@ -124,6 +122,9 @@ def _name_of(path: Path) -> str:
 
 def _dependencies(path: Path) -> list[str]:
     """What a module needs before it, from its `.modinfo`."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
         section = ELFFile(BytesIO(_module_bytes(path))).get_section_by_name(".modinfo")
     except ELFError as error:
@@ -131,7 +132,9 @@ def _dependencies(path: Path) -> list[str]:
     lines = section.data().decode("ascii", "replace").split("\0") if section else []
     info = [line.split("=", 1) for line in lines if "=" in line]
     needs = [name for key, value in info if key == "depends" for name in value.split(",") if name]
-    soft = [match[1] for key, value in info if key == "softdep" and (match := re.search(r"pre: (.*?)(?:post:|$)", value))]
+    soft = [
+        match[1] for key, value in info if key == "softdep" and (match := re.search(r"pre: (.*?)(?:post:|$)", value))
+    ]
     return [name.replace("-", "_") for name in [*needs, *" ".join(soft).split()]]
 
 

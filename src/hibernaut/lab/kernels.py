@@ -111,7 +111,7 @@ def kernel_of_files(vmlinuz: Path, modules: Path) -> Kernel:
 
 
 def _release_of(vmlinuz: Path) -> str:
-    """`uname -r` of a bzImage: at 0x20e of its setup header is where its text lies (Documentation/arch/x86/boot.rst)."""
+    """`uname -r` of a bzImage: 0x20e of its setup header says where it lies (Documentation/arch/x86/boot.rst)."""
     with vmlinuz.open("rb") as file:
         head = file.read(0x10000)
     if head[0x202:0x206] != b"HdrS":

@@ -199,7 +199,7 @@ def qemu(hardware: Hardware) -> Iterator[Qemu]:
 
 
 def usable_accelerator(wish: str, kernel: Path) -> str:
-    """tcg, or kvm if it works: a trial boot must print something within a few seconds (a /dev/kvm that hangs is common).
+    """tcg, or kvm if it works: a trial boot must print something soon (a /dev/kvm that hangs is common).
 
     Args:
         wish: tcg, kvm or auto (kvm if it works, else tcg).

@@ -63,7 +63,7 @@ def region_module(cache: Cache, kernel: Kernel, mirror: str | None = None) -> Pa
         for path in sources:
             shutil.copy(path, workshop)
         user = [] if os.geteuid() == 0 else ["--map-root-user"]
-        command = [program("unshare"), "--mount", *user, "/bin/sh", "-c", SCRIPT, "sh", root, release]
+        command = [program("unshare"), "--mount", *user, "/bin/sh", "-c", SCRIPT, "sh", str(root), release]
         try:
             run(command, doing="building the kernel module")
         except LabUnavailable:

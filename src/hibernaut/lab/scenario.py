@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +115,7 @@ class Hibernated:
         record: what is in it.
         log: everything that the kernel printed.
         seconds: from boot to end.
+        cr3: at the stop before the copy, as QEMU says (PCID bits cleared), in hex; None without that stop.
     """
 
     outcome: str
@@ -123,6 +124,7 @@ class Hibernated:
     record: Record
     log: str
     seconds: float
+    cr3: str | None = None
 
     @property
     def image(self) -> Path:
@@ -157,6 +159,8 @@ class Up:
     port: Port
     session: str
     booted: float
+    cr3: str | None = None
+    """At the stop before the copy loop."""
 
     def words(self) -> str:
         """What the kernel said when it died, else its last words."""
@@ -232,32 +236,49 @@ class Lab:
 
     # ---- hibernating ----
 
-    def hibernate(self, variant: Variant, folder: Path, stop: Stop | None = None) -> Hibernated:
+    def hibernate(
+        self, variant: Variant, folder: Path, stop: Stop | None = None, ask: Callable[[Up], None] | None = None
+    ) -> Hibernated:
         """Boot a guest on fresh disks, fill its memory and let it hibernate.
 
         Args:
             variant: which guest.
             folder: an existing folder for its disks and record.
             stop: where to dump its RAM on the way.
+            ask: called when it is ready to hibernate.
 
         Raises:
             LabUnavailable: something is missing here.
             LabError: the guest does not do as it is told.
         """
         where = stop or Stop()
-        size_mib = variant.memory_mib * 3 // 2
-        make_disk(folder / IMAGE_NAME, size_mib, variant.swap)
-        make_disk(folder / SPARE_NAME, size_mib, Swap.DISK)
-        disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
-        with self.boot(variant, folder, disks, with_module=bool(variant.regions), gdb=where.wanted) as guest:
-            record = self._prepare(guest, variant)
+        with self._prepared(variant, folder, gdb=where.wanted) as (guest, record):
             record.save(folder)
+            if ask:
+                ask(guest)
             outcome, reason = self._go(guest, where, folder / IMAGE_NAME)
             log = guest.qemu.console()
             announced = re.search(r"Need to copy (\d+) pages", log)
             record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
             record.save(folder)
-            return Hibernated(outcome, reason, folder, record, log, time.monotonic() - guest.booted)
+            seconds = time.monotonic() - guest.booted
+            return Hibernated(outcome, reason, folder, record, log, seconds, guest.cr3)
+
+    def ready(self, variant: Variant, folder: Path, then: Callable[[Up], None]) -> Record:
+        """Boot a guest up to the moment of hibernating, do something with it, end it. See `hibernate`."""
+        with self._prepared(variant, folder, gdb=False) as (guest, record):
+            then(guest)
+            return record
+
+    @contextmanager
+    def _prepared(self, variant: Variant, folder: Path, gdb: bool) -> Iterator[tuple[Up, Record]]:
+        """A guest on fresh disks, ready to hibernate."""
+        size_mib = variant.memory_mib * 3 // 2
+        make_disk(folder / IMAGE_NAME, size_mib, variant.swap)
+        make_disk(folder / SPARE_NAME, size_mib, Swap.DISK)
+        disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
+        with self.boot(variant, folder, disks, with_module=bool(variant.regions), gdb=gdb) as guest:
+            yield guest, self._prepare(guest, variant)
 
     def _prepare(self, guest: Up, variant: Variant) -> Record:
         """Swap, memory, regions: everything up to the moment of hibernating."""
@@ -276,6 +297,7 @@ class Lab:
         run(f"cat /sys/class/block/{device}/dev > /sys/power/resume")
         if not variant.secret_pages:
             run("echo shutdown > /sys/power/disk")
+        run("echo 1 > /sys/power/pm_debug_messages || true")  # newer kernels do not say otherwise what they save
         return Record(
             session=guest.session,
             release=self.kernel.release,
@@ -322,6 +344,8 @@ class Lab:
         sequence = guest.port.send(command)
         debugger.wait_for_stop(HIBERNATE_SECONDS)
         if stop.before:
+            registers = guest.qemu.execute("human-monitor-command", **{"command-line": "info registers"})
+            guest.cr3 = f"{int(re.findall(r'CR3=([0-9a-f]+)', registers)[0], 16) & ~0xFFF:#x}"
             guest.qemu.dump(stop.before)
             if stop.disk:
                 copy_disk(disk, stop.disk)
@@ -368,6 +392,7 @@ class Lab:
         partition: int | None = None,
         offset: int = 0,
         dump: Path | None = None,
+        questions: Sequence[str] = (),
     ) -> Resumed:
         """Boot a fresh machine, let its kernel resume, and ask the resumed guest what it finds.
 
@@ -379,6 +404,7 @@ class Lab:
             partition: the partition that it is in.
             offset: `resume_offset`.
             dump: where to put the resumed guest's RAM.
+            questions: commands for the resumed guest; their output becomes the fact "answers".
 
         Raises:
             LabUnavailable: something is missing here.
@@ -402,6 +428,7 @@ class Lab:
                 if reply.session != record.session:
                     return verdict(False, f"another machine came back (session {reply.session})")
                 passed, reason, facts = self._verify(guest, record, reply)
+                facts["answers"] = [guest.port.ask(question).lines for question in questions]
                 if dump:
                     guest.qemu.execute("stop")
                     guest.qemu.dump(dump)
@@ -419,7 +446,7 @@ class Lab:
             check = guest.port.ask(f"!verify {region}")
             pages += int(facts_of(check.lines[-1]).get("pages", "0")) if check.lines else 0
             if check.status:
-                wrong.append(f"data: {check.lines[-1]}: {check.lines[0]}" if check.lines else f"no region {region}")
+                wrong.append(f"data: {'; '.join(check.lines) or f'no region {region}'}")
         after = _regions(guest) if record.regions else ()
         wrong += [problem for pair in zip(record.regions, after, strict=True) for problem in _region_problems(*pair)]
         counters = _direct_map_counters(guest)

@@ -19,6 +19,7 @@ from hibernaut.lab.variants import Variant
 from hibernaut.linux import Machine
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp.codecs import CompressorName
+from hibernaut.swsusp.kernels import rules_for
 from hibernaut.swsusp.writer import NewArea, WrittenImage, write_image
 
 __all__ = ["Takeover", "save_dump", "take_over"]
@@ -56,7 +57,6 @@ def take_over(
     variant: Variant,
     folder: Path,
     *,
-    compressor: CompressorName = "lzo",
     resume_stock: bool = False,
     tell: Tell = lambda _step, _what: None,
 ) -> Takeover:
@@ -66,7 +66,6 @@ def take_over(
         lab: the laboratory and its kernel.
         variant: which guest.
         folder: an existing folder; afterwards it holds the disks and dumps of both machines.
-        compressor: of our image.
         resume_stock: also resume from the kernel's own image, if it makes one.
         tell: told of each step.
 
@@ -89,11 +88,12 @@ def take_over(
             record, [stock.image, folder / SPARE_NAME], folder, partition=record.partition, offset=record.offset
         )
         tell("", f"resumed from its own image: {stock_resumed.reason}")
+    compressor: CompressorName = "lz4" if "lz4" in rules_for(record.release).compressors else "lzo"
     image = folder / "ours.img"
     with open_memory(before) as source:
         written = save_dump(source, image, (folder / SPARE_NAME).stat().st_size, compressor)
     _refuse_other_list(written, record)
-    tell("ours", f"built from the dump via fixmap: {written.saved_pages} pages, into a fresh swap area")
+    tell("ours", f"built from the dump via fixmap: {written.saved_pages} pages, {compressor}, into a fresh swap area")
     after = folder / "after.elf"
     resumed = lab.resume(record, [disk, image], folder, device="vdb", dump=after)
     tell("", f"stock Linux {record.release} on it: {resumed.reason}")

@@ -11,10 +11,13 @@ __all__ = [
     "columns",
     "demo_text",
     "died_text",
+    "doctor_text",
     "inspection_text",
     "map_text",
     "rewritten_text",
     "size_text",
+    "support_page",
+    "support_text",
     "walk_text",
 ]
 
@@ -229,3 +232,55 @@ def _short(run: dict[str, Any]) -> list[str]:
         "slot-empty": "slot left mapped",
     }
     return [told.get(name, name) for name in dict.fromkeys(names)]
+
+
+def doctor_text(document: dict[str, Any]) -> str:
+    """What the laboratory found, and what to do."""
+    rows = [
+        ["ok" if one["there"] else "MISSING" if one["required"] else "-", one["name"], one["where"], one["purpose"]]
+        for one in document["found"]
+    ]
+    lines = columns(rows)
+    if document["ready"]:
+        lines.append("the laboratory is ready")
+    else:
+        lines += ["to make it ready:", *(f"  {command}" for command in document["cures"])]
+    return "\n".join(lines)
+
+
+def support_text(document: dict[str, Any]) -> str:
+    """The table of proofs: kernel, case, result, seconds; and of each that did not pass, why."""
+    results = document["results"]
+    rows = [["kernel", "case", "result", "seconds"]]
+    rows += [[one["kernel"], one["case"], one["result"], str(one["seconds"])] for one in results]
+    lines = columns(rows, right=frozenset({3}))
+    lines += [f"{one['kernel']}, {one['case']}: {one['seen']}" for one in results if one["result"] != "PASS"]
+    passed = sum(one["result"] == "PASS" for one in results)
+    return "\n".join([*lines, f"{passed} of {len(results)} pass"])
+
+
+def support_page(document: dict[str, Any]) -> str:
+    """The same as a page in Markdown, with what was seen."""
+    results = document["results"]
+    releases = {one["kernel"]: one["release"] for one in results}
+    lines = [
+        "# What real kernels did",
+        "",
+        "Written by `make lab` (`hibernaut lab prove --write docs/support.md`); nothing here is written by hand.",
+        "",
+        "Kernels: " + ", ".join(f"{kernel} is Debian's {release}" for kernel, release in releases.items()) + ".",
+        "",
+        "| kernel | case | must | result | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['kernel']} | {one['case']} | {one['must']} | {one['result']} | {one['seconds']} |" for one in results
+    ]
+    lines += ["", "## What was seen", ""]
+    lines += [f"- {one['kernel']}, {one['case']}: {_markdown(one['seen'])}" for one in results]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """A kernel's or guest's words, which must not be taken for markup."""
+    return "".join(f"\\{char}" if char in "\\`*_<>[]|#" else char for char in text)

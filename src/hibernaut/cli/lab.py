@@ -1,0 +1,452 @@
+"""`hibernaut lab`: real kernels under QEMU."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hibernaut.cli.common import JsonOption, QuietOption, console, print_json, say
+from hibernaut.lab.cache import Cache
+from hibernaut.lab.cases import QUICK, Result, cases_of, prove
+from hibernaut.lab.doctor import cures, examine
+from hibernaut.lab.golden import make_golden
+from hibernaut.lab.kernels import KERNEL_LINES, Kernel, get_kernel, kernel_of_files, line_named
+from hibernaut.lab.qemu import Disk, command_text, usable_accelerator
+from hibernaut.lab.scenario import IMAGE_NAME, SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop, Up
+from hibernaut.lab.takeover import take_over
+from hibernaut.lab.variants import VARIANTS, Variant, variant_named
+from hibernaut.report.text import columns, doctor_text, support_page, support_text
+
+__all__ = ["lab", "takeover"]
+
+lab = typer.Typer(
+    help="Real kernels under QEMU: boot, hibernate, dump, resume, and prove what hibernaut claims.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+KernelOption = Annotated[
+    str, typer.Option("--kernel", metavar="LINE", help=f"A kernel: {', '.join(one.name for one in KERNEL_LINES)}.")
+]
+ImageOption = Annotated[
+    Path | None, typer.Option("--kernel-image", metavar="VMLINUZ", help="Any other kernel, with --modules.")
+]
+ModulesOption = Annotated[
+    Path | None, typer.Option("--modules", metavar="DIR", help="Its lib/modules/RELEASE, or a folder with that in it.")
+]
+VariantOption = Annotated[
+    str, typer.Option("--variant", metavar="NAME", help="Which guest; `lab variants` lists them.")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", metavar="DIR", envvar="HIBERNAUT_LAB_CACHE", help="Where kernels and what is built are kept."
+    ),
+]
+MirrorOption = Annotated[
+    str | None, typer.Option("--mirror", metavar="URL", help="Mirror of Debian's archive. Default: as apt is set up.")
+]
+AccelOption = Annotated[
+    str, typer.Option("--accel", metavar="NAME", help="tcg; kvm; or auto: kvm if a trial boot works.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print QEMU's command line and touch nothing.")]
+
+
+def _lab(
+    kernel: str, image: Path | None, modules: Path | None, cache: Path | None, mirror: str | None, accel: str
+) -> Lab:
+    """The laboratory that the options name. Raises LabUnavailable."""
+    if accel not in ("tcg", "kvm", "auto"):
+        raise typer.BadParameter(f"{accel!r} is none of tcg, kvm, auto", param_hint="--accel")
+    if (image is None) is not (modules is None):
+        raise typer.BadParameter("--kernel-image and --modules belong together")
+    store = Cache(cache)
+    if image is not None and modules is not None:
+        found = kernel_of_files(image, modules)
+    else:
+        found = get_kernel(store, line_named(kernel), mirror)
+    return Lab(found, store, usable_accelerator(accel, found.vmlinuz), mirror)
+
+
+def _dry_run(kernel: str, image: Path | None, variant: Variant, folder: Path, gdb: bool = False) -> None:
+    """QEMU's command line for a guest, nothing touched: the kernel may not even be here yet."""
+    vmlinuz = image or Path(line_named(kernel).name)
+    pretended = Lab(Kernel(kernel, kernel, vmlinuz, Path("MODULES")))
+    disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
+    typer.echo(command_text(pretended.hardware(variant, folder, disks, "SESSION", gdb)))
+
+
+@contextmanager
+def _workshop(keep: Path | None) -> Iterator[Path]:
+    """A folder for disks and dumps: the one to keep them in, new or empty; else a temporary one."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="hibernaut-") as folder:
+            yield Path(folder)
+        return
+    keep.mkdir(parents=True, exist_ok=True)
+    if any(keep.iterdir()):
+        raise typer.BadParameter(f"{keep} is not empty", param_hint="DIR")
+    yield keep
+
+
+@lab.command()
+def doctor(cache: CacheOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Say what is here, what is missing, and the commands that bring it; exit status 1 if it is not ready."""
+    found = examine(Cache(cache))
+    commands = cures(found)
+    ready = all(one.there for one in found if one.need.required)
+    rows = [
+        {"name": one.need.name, "purpose": one.need.purpose, "required": one.need.required, "there": one.there,
+         "where": one.where}
+        for one in found
+    ]  # fmt: skip
+    document = {"ready": ready, "found": rows, "cures": commands}
+    if json:
+        print_json(document)
+    elif not quiet:
+        console().print(doctor_text(document))
+    if not ready:
+        raise typer.Exit(1)
+
+
+@lab.command()
+def variants(json: JsonOption = False) -> None:
+    """List the guests there are."""
+    if json:
+        print_json({"variants": [dataclasses.asdict(one) for one in VARIANTS]})
+    else:
+        console().print("\n".join(columns([one.name, one.what] for one in VARIANTS)))
+
+
+@lab.command()
+def boot(
+    run: Annotated[
+        list[str] | None, typer.Option("--run", metavar="COMMAND", help="A command for the guest's shell; repeatable.")
+    ] = None,
+    variant: VariantOption = "lzo",
+    kernel: KernelOption = "6.1",
+    kernel_image: ImageOption = None,
+    modules: ModulesOption = None,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    accel: AccelOption = "tcg",
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Boot a guest, run commands in it, end it; status 1 if one of them fails."""
+    guest_kind = variant_named(variant)
+    if dry_run:
+        return _dry_run(kernel, kernel_image, guest_kind, Path("DIR"))
+    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+    answers: list[dict[str, Any]] = []
+    with _workshop(None) as folder, place.boot(guest_kind, folder, []) as guest:
+        for command in run or ["uname -a", "grep ^DirectMap /proc/meminfo"]:
+            reply = guest.port.ask(command)
+            answers.append({"command": command, "status": reply.status, "lines": list(reply.lines)})
+    if json:
+        print_json({"kernel": place.kernel.release, "answers": answers})
+    elif not quiet:
+        console().print("\n".join(line for answer in answers for line in answer["lines"]))
+    if any(answer["status"] for answer in answers):
+        raise typer.Exit(1)
+    return None
+
+
+@lab.command()
+def hibernate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder for image, record and log.")],
+    variant: VariantOption = "lzo",
+    dump_before: Annotated[
+        bool, typer.Option("--dump-before", help="Also dump RAM right before the copy loop: before.elf.")
+    ] = False,
+    dump_after: Annotated[
+        bool, typer.Option("--dump-after", help="Also dump RAM right after the copy loop: after.elf.")
+    ] = False,
+    kernel: KernelOption = "6.1",
+    kernel_image: ImageOption = None,
+    modules: ModulesOption = None,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    accel: AccelOption = "tcg",
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Boot a guest, fill its memory with pages that name themselves, let it hibernate; status 1 if it does not."""
+    guest_kind = variant_named(variant)
+    if dry_run:
+        return _dry_run(kernel, kernel_image, guest_kind, folder, dump_before or dump_after)
+    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+    with _workshop(folder):
+        stop = Stop(folder / "before.elf" if dump_before else None, folder / "after.elf" if dump_after else None)
+        done = place.hibernate(guest_kind, folder, stop)
+        (folder / "kernel.log").write_text(done.log)
+    _tell_hibernated(done, json, quiet)
+    return None
+
+
+def _tell_hibernated(done: Hibernated, json: bool, quiet: bool) -> None:
+    record = done.record
+    if json:
+        document = {
+            "outcome": done.outcome,
+            "reason": done.reason,
+            "image": str(done.image),
+            "seconds": round(done.seconds, 1),
+            "record": dataclasses.asdict(record),
+        }
+        print_json(document)
+    elif not quiet:
+        pages = "" if record.saved_pages is None else f", {record.saved_pages} pages"
+        reason = f": {done.reason}" if done.reason else ""
+        console().print(f"Linux {record.release}: {done.outcome}{pages} in {done.seconds:.0f} s{reason}\n{done.image}")
+    if done.outcome != "hibernated":
+        raise typer.Exit(1)
+
+
+@lab.command()
+def resume(
+    image: Annotated[Path, typer.Argument(help="A disk with an image of a laboratory guest, or the folder it is in.")],
+    record: Annotated[
+        Path | None, typer.Option("--record", metavar="DIR", help="The guest's folder, if IMAGE is elsewhere.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="vda: in place of the guest's own disk. vdb: beside it.")
+    ] = "vda",
+    dump: Annotated[Path | None, typer.Option("--dump", metavar="FILE", help="RAM of the resumed guest.")] = None,
+    kernel: KernelOption = "",
+    kernel_image: ImageOption = None,
+    modules: ModulesOption = None,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    accel: AccelOption = "tcg",
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Boot a fresh machine on a copy of a disk and let its kernel resume; PASS if the guest finds everything as it was.
+
+    The kernel is the one that hibernated, if --kernel names no other. A whole file of swap is an image here: the guest
+    itself says what is right, see the laboratory's README.
+    """
+    folder = record or (image if image.is_dir() else image.parent)
+    if device not in ("vda", "vdb"):
+        raise typer.BadParameter(f"{device!r} is neither vda nor vdb", param_hint="--device")
+    saved = Record.load(folder)
+    disk = image / IMAGE_NAME if image.is_dir() else image
+    own = folder / IMAGE_NAME
+    disks = [disk, folder / SPARE_NAME] if device == "vda" else [own, disk]
+    for path in disks:
+        if not path.is_file():
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+    if dry_run:
+        return _dry_run(kernel or saved.kernel, kernel_image, variant_named(saved.variant), folder)
+    place = _lab(kernel or saved.kernel, kernel_image, modules, cache, mirror, accel)
+    on_own = device == "vda"
+    with _workshop(None) as workshop:
+        done = place.resume(
+            saved,
+            disks,
+            workshop,
+            device=device,
+            partition=saved.partition if on_own else None,
+            offset=saved.offset if on_own else 0,
+            dump=dump.absolute() if dump else None,
+        )
+    _tell_resumed(done, json, quiet)
+    return None
+
+
+def _tell_resumed(done: Resumed, json: bool, quiet: bool) -> None:
+    if json:
+        print_json(
+            {"passed": done.passed, "reason": done.reason, "seconds": round(done.seconds, 1), "facts": done.facts}
+        )
+    elif not quiet:
+        console().print(f"{'PASS' if done.passed else 'FAIL'} {done.reason} ({done.seconds:.0f} s)")
+    if not done.passed:
+        raise typer.Exit(1)
+
+
+@lab.command()
+def dump(
+    out: Annotated[Path, typer.Argument(help="The ELF core to make.")],
+    variant: VariantOption = "lzo",
+    kernel: KernelOption = "6.1",
+    kernel_image: ImageOption = None,
+    modules: ModulesOption = None,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    accel: AccelOption = "tcg",
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Dump the RAM of a guest that is ready to hibernate, memory filled, regions taken out."""
+    guest_kind = variant_named(variant)
+    if dry_run:
+        return _dry_run(kernel, kernel_image, guest_kind, out.parent)
+    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+    if out.exists():
+        raise typer.BadParameter(f"{out} is there already", param_hint="OUT")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.absolute().with_name(f".{out.name}.partial")
+
+    def take(guest: Up) -> None:
+        guest.qemu.execute("stop")
+        guest.qemu.dump(partial)
+
+    with _workshop(None) as folder:
+        record = place.ready(guest_kind, folder, take)
+    partial.rename(out)
+    if json:
+        print_json({"dump": str(out), "record": dataclasses.asdict(record)})
+    elif not quiet:
+        console().print(f"{out}: RAM of Linux {record.release}, {guest_kind.what}")
+    return None
+
+
+@lab.command()
+def golden(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where images, dumps and expected.json go.")],
+    kernel: KernelOption = "6.1",
+    kernel_image: ImageOption = None,
+    modules: ModulesOption = None,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    accel: AccelOption = "tcg",
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make test data from a real kernel: images, RAM dumps, and what the guest says a reader must find in them."""
+    if dry_run:
+        return _dry_run(kernel, kernel_image, variant_named("lzo"), folder, gdb=True)
+    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _workshop(None) as workshop:
+        expected = make_golden(place, folder, workshop, lambda text: say(text, quiet))
+    if json:
+        print_json(expected)
+    elif not quiet:
+        console().print("\n".join(f"{folder / name}.zst" for name in expected))
+    return None
+
+
+@lab.command("prove")
+def prove_(
+    kernel: Annotated[
+        list[str] | None, typer.Option("--kernel", metavar="LINE", help="A kernel; repeatable. Default: all.")
+    ] = None,
+    case: Annotated[
+        list[str] | None, typer.Option("--case", metavar="TEXT", help="Cases with this in their name; repeatable.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Linux 6.1, rewriting and the takeover only.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="How many guests at a time.")] = 2,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE", help="Keep the table as a page (docs/support.md).")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep disks, dumps and records there.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the cases and stop.")] = False,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    accel: AccelOption = "tcg",
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run every case on every kernel and print the table; status 1 unless all pass."""
+    cases = cases_of(QUICK if quick and not case else case)
+    lines = kernel or (["6.1"] if quick else [line.name for line in KERNEL_LINES])
+    if list_:
+        return console().print("\n".join(columns([one.name, one.must] for one in cases)))
+    if dry_run:
+        for name in lines:
+            _dry_run(name, None, variant_named("lzo"), Path("DIR"), gdb=True)
+        return None
+    labs = [_lab(name, None, None, cache, mirror, accel) for name in lines]
+    results = []
+    for result in prove(labs, cases, jobs, keep):
+        results.append(result)
+        say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", quiet or json)
+    document = {"passed": all(one.passed for one in results), "results": [_row(one) for one in results]}
+    if write:
+        write.write_text(support_page(document))
+    if json:
+        print_json(document)
+    elif not quiet:
+        console().print(support_text(document))
+    if not document["passed"]:
+        raise typer.Exit(1)
+    return None
+
+
+def _row(result: Result) -> dict[str, Any]:
+    return {**dataclasses.asdict(result), "seconds": round(result.seconds), "result": result.word}
+
+
+def takeover(
+    variant: VariantOption = "hole-2m-fails",
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep disks, dumps and images in this new folder.")
+    ] = None,
+    resume_stock: Annotated[
+        bool, typer.Option("--resume-stock", help="Also resume from the kernel's own image, if it makes one.")
+    ] = False,
+    kernel: KernelOption = "6.1",
+    kernel_image: ImageOption = None,
+    modules: ModulesOption = None,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    accel: AccelOption = "tcg",
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Stop a real kernel before it copies anything, save it through the fixmap, let a stock kernel resume; or not.
+
+    A guest hibernates under QEMU up to the copy loop of swsusp_save. There its RAM is dumped. Then it goes on by
+    itself, for comparison; and from the dump alone an image is built on a second disk, from which a fresh machine
+    resumes. PASS if the resumed guest finds all its pages and its direct map as they were. Needs what `hibernaut lab
+    doctor` asks for.
+    """
+    guest_kind = variant_named(variant)
+    if dry_run:
+        return _dry_run(kernel, kernel_image, guest_kind, keep or Path("DIR"), gdb=True)
+    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+    steps: list[tuple[str, str]] = []
+
+    def tell(step: str, what: str) -> None:
+        steps.append((step, what))
+        if not (json or quiet):
+            console().print(f"{step:12}{what}")
+
+    with _workshop(keep) as folder:
+        taken = take_over(place, guest_kind, folder, resume_stock=resume_stock, tell=tell)
+    if json:
+        print_json(
+            {
+                "passed": taken.passed,
+                "kernel": place.kernel.release,
+                "variant": variant,
+                "steps": [{"step": step, "what": what} for step, what in steps],
+                "stock": {"outcome": taken.stock.outcome, "reason": taken.stock.reason},
+                "stock_resumed": taken.stock_resumed and taken.stock_resumed.reason,
+                "resumed": taken.resumed.reason,
+                "direct_map_findings": [str(one) for one in taken.findings],
+            }
+        )
+    elif not quiet:
+        console().print("PASS" if taken.passed else "FAIL")
+    if not taken.passed:
+        raise typer.Exit(1)
+    return None

@@ -1,0 +1,441 @@
+"""What must pass: each case a function that runs real kernels and says what it saw; and what runs them all.
+
+A case raises `Failed` where a kernel, or we, did not do what is claimed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hibernaut.errors import CorruptImage, FormatError, HibernautError, LabError, LabUnavailable
+from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk
+from hibernaut.lab.kernels import Kernel
+from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Resumed
+from hibernaut.lab.takeover import take_over
+from hibernaut.lab.variants import Swap, Variant, variant_named
+from hibernaut.linux import DirectMap
+from hibernaut.memory.files import open_plain
+from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.swsusp import Image, inspect_image, open_image, rewrite_image
+from hibernaut.swsusp.codecs import CompressorName
+from hibernaut.swsusp.declarations import HEADER, INFO
+from hibernaut.swsusp.kernels import rules_for
+from hibernaut.swsusp.verdict import Answer, ResumingMachine, verdict_on
+
+__all__ = ["QUICK", "Case", "Result", "cases_of", "prove"]
+
+CHANGED = b"changed by hibernaut rewrite"
+CHANGED_PAGE = 17
+KILLS = 20
+KILL_SEED = 20
+
+
+class Failed(Exception):
+    """A claim that did not hold; the message says what was seen instead."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        name: what is tried.
+        must: what must come of it.
+        run: does it in a folder of its own and says what was seen. Raises Failed.
+    """
+
+    name: str
+    must: str
+    run: Callable[[Lab, Path], str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a case on a kernel.
+
+    Attributes:
+        kernel: the line's name, or the release.
+        release: of the kernel.
+        case: the case's name.
+        must: what must come of it.
+        passed: True, False, or None if it could not be run.
+        seen: what was seen.
+        seconds: how long it took.
+    """
+
+    kernel: str
+    release: str
+    case: str
+    must: str
+    passed: bool | None
+    seen: str
+    seconds: float
+
+    @property
+    def word(self) -> str:
+        """PASS, FAIL or SKIP."""
+        return {True: "PASS", False: "FAIL", None: "SKIP"}[self.passed]
+
+
+# ---- tools of the cases ----
+
+
+def _hibernate(lab: Lab, variant: Variant, folder: Path) -> Hibernated:
+    """Let a guest hibernate. Raises Failed if it does not."""
+    done = lab.hibernate(variant, folder)
+    if done.outcome != "hibernated":
+        raise Failed(f"the guest did not hibernate: {done.outcome}: {done.reason}")
+    return done
+
+
+def _resume(lab: Lab, saved: Hibernated, image: Path, questions: Sequence[str] = ()) -> Resumed:
+    """Resume from a disk in place of the guest's own."""
+    record = saved.record
+    disks = [image, saved.folder / SPARE_NAME]
+    return lab.resume(
+        record, disks, image.parent, partition=record.partition, offset=record.offset, questions=questions
+    )
+
+
+def _must_pass(resumed: Resumed, what: str) -> str:
+    if not resumed.passed:
+        raise Failed(f"{what}: {resumed.reason}")
+    return resumed.reason
+
+
+def _open(saved: Hibernated, path: Path | None = None) -> Image:
+    """The image on the guest's disk, or on a copy of that disk."""
+    record = saved.record
+    return open_image(path or saved.image, offset=record.offset, partition=record.partition)
+
+
+def _compressors(lab: Lab) -> list[CompressorName]:
+    return [*rules_for(lab.kernel.release).compressors, "none"]
+
+
+def _rewritten(lab: Lab, saved: Hibernated, compressor: CompressorName) -> str:
+    """Rewrite the guest's image and resume from that."""
+    out = saved.folder / f"rewritten-{compressor}.img"
+    with _open(saved) as image:
+        written = rewrite_image(image, out, compressor=compressor)
+    _must_pass(_resume(lab, saved, out), f"rewritten with {compressor}")
+    return f"{compressor}: {written.stored_pages} pages in {written.blocks} blocks"
+
+
+# ---- the cases ----
+
+
+def _rewrite(lab: Lab, folder: Path) -> str:
+    """The kernel's own image, uncompressed so that every other form fits its blocks, in each form it knows."""
+    saved = _hibernate(lab, variant_named("none"), folder)
+    own = _must_pass(_resume(lab, saved, saved.image), "the kernel's own image")
+    seen = [_rewritten(lab, saved, compressor) for compressor in _compressors(lab)]
+    return f"{own}; {'; '.join(seen)}"
+
+
+def _changed_marker(lab: Lab, folder: Path) -> str:
+    """One page of the guest's changed in the image: the resumed guest sees this change and no other."""
+    saved = _hibernate(lab, variant_named("lzo"), folder)
+    first, frame = next(
+        (page, frame) for page, frame, count in saved.record.frames if page <= CHANGED_PAGE < page + count
+    )
+    paddr = (frame + CHANGED_PAGE - first) * PAGE_SIZE
+    out = folder / "changed.img"
+    with _open(saved) as image:
+        rewrite_image(image, out, writes=[(paddr, CHANGED)], compressor="lzo")
+    resumed = _resume(lab, saved, out, [f"!peek locked {CHANGED_PAGE} 0 {len(CHANGED)}", "!verify locked"])
+    peek, verify = resumed.facts.get("answers") or ([resumed.reason], [""])
+    if list(peek) != [f"bytes {CHANGED.hex()}"]:
+        raise Failed(f"the guest sees {peek}")
+    if not verify[-1].endswith("bad=1") or f"page={CHANGED_PAGE} " not in verify[0]:
+        raise Failed(f"the guest says {verify}")
+    return f"page {CHANGED_PAGE} at {paddr:#x} reads {CHANGED.decode()!r}, the other pages as they were"
+
+
+def _from_dump(variant: str, lab: Lab, folder: Path) -> str:
+    """A guest stopped before the copy loop, saved by us, resumed by its stock kernel."""
+    taken = take_over(lab, variant_named(variant), folder)
+    _must_pass(taken.resumed, "our image")
+    if taken.findings:
+        raise Failed(f"direct map: {taken.findings[0]}")
+    return f"{taken.resumed.reason}; {taken.written.saved_pages} pages; direct map entry by entry the same"
+
+
+def _lost_table(lab: Lab, folder: Path) -> str:
+    """A block whose PMD table is copied after the split: the kernel's image is torn and shows it, ours is whole."""
+    taken = take_over(lab, variant_named("hole-2m"), folder, resume_stock=True)
+    if taken.stock_resumed is None:
+        raise Failed(f"the kernel made no image of its own: {taken.stock.outcome} {taken.stock.reason}")
+    if "direct map garbage" not in taken.stock_resumed.reason:
+        raise Failed(f"the kernel's own image was to come back with garbage: {taken.stock_resumed.reason}")
+    block = int(taken.stock.record.regions[0]["block"], 16)
+    with _open(taken.stock) as image:
+        found = {hole.kind for hole in DirectMap.find(image.memory(), image.info.cr3).holes if hole.start_pfn == block}
+    if not any(str(kind) == "table-missing" for kind in found):
+        raise Failed(f"the map of the kernel's image says {found} of block {block:#x}")
+    _must_pass(taken.resumed, "our image")
+    if taken.findings:
+        raise Failed(f"direct map: {taken.findings[0]}")
+    return f"its own: {taken.stock_resumed.reason}, map said table-missing; ours: {taken.resumed.reason}"
+
+
+def _failing_allocation(lab: Lab, folder: Path) -> str:
+    """The split's allocation fails: the stock kernel dies, ours resumes."""
+    taken = take_over(lab, variant_named("hole-2m-fails"), folder)
+    if taken.stock.outcome != "died" or "Failed to remap page" not in taken.stock.log:
+        raise Failed(f"the stock kernel was to die: {taken.stock.outcome} {taken.stock.reason}")
+    _must_pass(taken.resumed, "our image")
+    if taken.findings:
+        raise Failed(f"direct map: {taken.findings[0]}")
+    return f"stock: {taken.stock.reason.split(';')[0]}; ours: {taken.resumed.reason}"
+
+
+def _swap_place(swap: Swap, lab: Lab, folder: Path) -> str:
+    """The swap area not at the start of a disk: own image, and rewritten."""
+    saved = _hibernate(lab, variant_named(swap.value), folder)
+    own = _must_pass(_resume(lab, saved, saved.image), "the kernel's own image")
+    record = saved.record
+    where = f"partition at byte {PARTITION_START_BYTES}" if record.partition else f"resume_offset {record.offset}"
+    return f"{where}: {own}; {_rewritten(lab, saved, 'lzo')}"
+
+
+Damage = Callable[[Image, Path], None]
+
+
+def _flip_bit(image: Image, disk: Path) -> None:
+    """One bit in the middle of a unit in the middle of the stream."""
+    blocks = image.swap_map.blocks
+    block = int(image.swap_map.entries[len(image.swap_map.entries) // 2])
+    if block not in blocks:
+        raise LabError("a block of the image is not among its blocks")
+    _patch(disk, image.area.offset_of(block) + PAGE_SIZE // 2, lambda old: bytes([old[0] ^ 0x10]), 1)
+
+
+def _cut(image: Image, disk: Path) -> None:
+    """The disk ends in the middle of the image."""
+    blocks = sorted(image.swap_map.blocks.tolist())
+    os.truncate(disk, image.area.offset_of(blocks[len(blocks) // 2]))
+
+
+def _other_memory_map(image: Image, disk: Path) -> None:
+    """The info page of a machine with another firmware memory map."""
+    _patch_info(image, disk, "e820_checksum", lambda value: value ^ 1)
+
+
+def _other_memory_size(image: Image, disk: Path) -> None:
+    """The info page of a machine with more memory."""
+    _patch_info(image, disk, "num_physpages", lambda value: value + 0x8000)
+
+
+def _other_magic(image: Image, disk: Path) -> None:
+    """The info page of a kernel with another format of it."""
+    _patch_info(image, disk, "magic", lambda _value: 0x0123456789ABCDEF)
+
+
+def _plain_swap(image: Image, disk: Path) -> None:
+    """The signature of an area without an image."""
+    at = image.area.offset_of(image.area.header_block) + _offset_in(HEADER, "sig")
+    _patch(disk, at, lambda _old: image.header.orig_sig, 10)
+
+
+def _patch_info(image: Image, disk: Path, name: str, change: Callable[[int], int]) -> None:
+    at, size_bytes = _offset_in(INFO, name), INFO[name].itemsize
+    block = image.area.offset_of(int(image.swap_map.entries[0]))
+    _patch(
+        disk,
+        block + at,
+        lambda old: change(int.from_bytes(old, "little")).to_bytes(size_bytes, "little"),
+        size_bytes,
+    )
+
+
+def _offset_in(record: np.dtype[np.void], name: str) -> int:
+    """Byte at which a field of a declared structure begins."""
+    fields = record.fields
+    assert fields is not None
+    return fields[name][1]
+
+
+def _patch(path: Path, at: int, change: Callable[[bytes], bytes], size_bytes: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        old = file.read(size_bytes)
+        file.seek(at)
+        file.write(change(old))
+
+
+DAMAGES: tuple[Damage, ...] = (_flip_bit, _cut, _other_memory_map, _other_memory_size, _other_magic, _plain_swap)
+
+
+def _refusals(lab: Lab, folder: Path) -> str:
+    """Damaged and foreign images: `inspect` says beforehand what the kernel then says itself."""
+    saved = _hibernate(lab, variant_named("lzo"), folder)
+    with _open(saved) as image:
+        machine = ResumingMachine(
+            "the guest", image.info.e820_checksum, image.info.physical_pages, 0, lab.kernel.release
+        )
+        _foretell_good(lab, image, machine)
+        seen = []
+        for damage in DAMAGES:
+            name = damage.__name__.strip("_").replace("_", " ")
+            disk = folder / f"{damage.__name__.strip('_')}.img"
+            copy_disk(saved.image, disk)
+            damage(image, disk)
+            said = _foretold(lab, disk, machine)
+            resumed = _resume(lab, saved, disk)
+            if resumed.passed or not resumed.reason.startswith("fresh boot"):
+                raise Failed(f"{name}: the kernel was to refuse: {resumed.reason}")
+            if said and not re.search(_pattern(said), resumed.log):
+                raise Failed(f"{name}: foretold {said!r}, the kernel said {resumed.reason}")
+            seen.append(f"{name}: {said or 'no image, no word'}")
+            disk.unlink()
+    return "; ".join(seen)
+
+
+def _foretell_good(lab: Lab, image: Image, machine: ResumingMachine) -> None:
+    with open_plain(image.area.file.path) as file:
+        verdict = verdict_on(inspect_image(file), rules_for(lab.kernel.release), machine)
+    if verdict.resumes is not True:
+        raise Failed(f"an undamaged image was foretold to be refused: {verdict.checks}")
+
+
+def _foretold(lab: Lab, disk: Path, machine: ResumingMachine) -> str | None:
+    """What `inspect` says the kernel will say; None if it says that there is no image."""
+    try:
+        with open_plain(disk) as file:
+            verdict = verdict_on(inspect_image(file), rules_for(lab.kernel.release), machine)
+    except FormatError as error:
+        if isinstance(error, CorruptImage):
+            raise
+        return None
+    refusals = [check for check in verdict.checks if check.answer is Answer.REFUSES]
+    if not refusals:
+        raise Failed(f"{disk.stem}: inspect foretold no refusal")
+    return refusals[0].message
+
+
+def _pattern(message: str) -> str:
+    """A message as a pattern: `?` stands for what cannot be known beforehand."""
+    return ".*".join(re.escape(part) for part in message.split("?"))
+
+
+def _killed(lab: Lab, folder: Path) -> str:
+    """`rewrite --in-place` killed at random instants: what is left is the old image, none, or the new one."""
+    saved = _hibernate(lab, variant_named("none"), folder)
+    chance = random.Random(KILL_SEED)
+    area = folder / "area.img"
+    duration = _rewrite_in_place(saved.image, area, None)
+    outcomes = {"old": 0, "none": 0, "new": 0}
+    boots: dict[str, str] = {}
+    for _ in range(KILLS):
+        _rewrite_in_place(saved.image, area, chance.uniform(0, duration))
+        state = _state_of(area)
+        outcomes[state] += 1
+        if state not in boots:
+            resumed = _resume(lab, saved, area)
+            if resumed.passed is not (state != "none"):
+                raise Failed(f"area left with {state} image: {resumed.reason}")
+            boots[state] = resumed.reason
+    counted = ", ".join(f"{count} {state}" for state, count in outcomes.items())
+    return f"{KILLS} kills: {counted}; booted: {'; '.join(f'{state}: {reason}' for state, reason in boots.items())}"
+
+
+def _rewrite_in_place(image: Path, area: Path, kill_after: float | None) -> float:
+    """Rewrite a copy of an image, as LZO; kill it after so many seconds, if it takes that long. Gives the seconds."""
+    copy_disk(image, area)
+    command = [sys.executable, "-m", "hibernaut", "rewrite", str(area), "--in-place", "--compressor", "lzo", "--quiet"]
+    started = time.monotonic()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        try:
+            process.wait(kill_after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+    return time.monotonic() - started
+
+
+def _state_of(area: Path) -> str:
+    """old, none or new: which image a killed writer left. Raises Failed for anything else."""
+    try:
+        with open_image(area) as image:
+            image.read_all()
+            return "new" if image.compressor == "lzo" else "old"
+    except CorruptImage as error:
+        raise Failed(f"half an image that a kernel may take: {error}") from error
+    except FormatError:
+        return "none"
+
+
+CASES = (
+    Case("own image rewritten, each compressor", "resumes", _rewrite),
+    Case("one marker changed in the image", "the guest sees the change", _changed_marker),
+    Case("saved from a dump: 4 levels", "resumes", partial(_from_dump, "lzo")),
+    Case("saved from a dump: KASLR", "resumes", partial(_from_dump, "kaslr")),
+    Case("saved from a dump: 5 levels, KASLR", "resumes", partial(_from_dump, "la57")),
+    Case("2 MiB not present, table above", "own image: garbage, map says so; ours: intact", _lost_table),
+    Case("2 MiB not present, allocation fails", "stock kernel dies; ours resumes", _failing_allocation),
+    Case("swap partition at an offset", "resumes", partial(_swap_place, Swap.PARTITION)),
+    Case("swap file on ext4", "resumes", partial(_swap_place, Swap.FILE)),
+    Case("damaged and foreign images", "refused, as inspect foretold", _refusals),
+    Case("writer killed 20 times", "old image, none, or the new one", _killed),
+)
+
+QUICK = ("own image rewritten, each compressor", "2 MiB not present, allocation fails")
+"""The subset for every day: rewriting, and the takeover where the stock kernel dies."""
+
+
+def cases_of(names: Iterable[str] | None = None) -> list[Case]:
+    """The cases whose names contain one of these texts; all without any. Raises HibernautError if one fits none."""
+    if names is None:
+        return list(CASES)
+    wanted = list(names)
+    for name in wanted:
+        if not any(name in case.name for case in CASES):
+            raise HibernautError(f"no case is named like {name!r} (cases: {'; '.join(case.name for case in CASES)})")
+    return [case for case in CASES if any(name in case.name for name in wanted)]
+
+
+def prove(labs: Sequence[Lab], cases: Sequence[Case], jobs: int = 1, keep: Path | None = None) -> Iterator[Result]:
+    """Run every case on every kernel, several guests at once; gives each result when it is there, in order.
+
+    Args:
+        labs: one for each kernel.
+        cases: see `cases_of`.
+        jobs: how many guests at a time.
+        keep: a folder to keep all disks, dumps and records in; by default they are deleted.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda pair: _run(pair[0], pair[1], keep), [(lab, case) for lab in labs for case in cases])
+
+
+def _run(lab: Lab, case: Case, keep: Path | None) -> Result:
+    kernel: Kernel = lab.kernel
+    started = time.monotonic()
+    name = re.sub(r"\W+", "-", f"{kernel.name}-{case.name}")
+    folder = Path(tempfile.mkdtemp(prefix=f"hibernaut-{name}-")) if keep is None else keep / name
+    folder.mkdir(parents=True, exist_ok=True)
+    passed: bool | None
+    try:
+        seen, passed = case.run(lab, folder), True
+    except LabUnavailable as error:
+        seen, passed = str(error), None
+    except (Failed, HibernautError, OSError) as error:
+        seen, passed = str(error), False
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Result(kernel.name, kernel.release, case.name, case.must, passed, seen, time.monotonic() - started)

@@ -1,0 +1,177 @@
+"""A set of data from real kernels for tests, made here: images, RAM dumps, and what a reader must find in them.
+
+What a reader must find comes from the guest and its kernel: its log, /proc, kallsyms, QEMU's registers; never from our
+own reader.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from hibernaut.errors import LabError
+from hibernaut.lab.port import facts_of
+from hibernaut.lab.scenario import IMAGE_NAME, Hibernated, Lab, Stop, Up
+from hibernaut.lab.variants import Variant, variant_named
+from hibernaut.linux.running import running_machine
+from hibernaut.swsusp.kernels import rules_for
+from hibernaut.swsusp.verdict import ResumingMachine
+
+__all__ = ["make_golden"]
+
+Tell = Callable[[str], None]
+
+DOCUMENTED_BASE = 0xFFFF_8880_0000_0000
+"""Where the direct map begins with 4 levels and without KASLR (Documentation/arch/x86/x86_64/mm.rst)."""
+MEMMAP = "/sys/firmware/memmap"
+
+
+def make_golden(lab: Lab, folder: Path, workshop: Path, tell: Tell) -> dict[str, Any]:
+    """Make the files `swap-LINE-*.img.zst`, `ram-LINE-*.elf.zst` and `expected.json` in a folder.
+
+    Args:
+        lab: the kernel.
+        folder: where they go; what stands in expected.json of other kernels stays.
+        workshop: an empty folder for disks and dumps on the way.
+        tell: told of each file.
+
+    Returns:
+        What went into expected.json.
+
+    Raises:
+        LabUnavailable, LabError: see `Lab.hibernate`.
+    """
+    name = lab.kernel.name
+    expected: dict[str, Any] = {}
+    for kind, image_too, dump_too in (("lzo", True, True), ("lz4", True, False), ("hole-2m", True, True)):
+        variant = variant_named(kind)
+        if kind == "lz4" and not _knows_lz4(lab):
+            continue
+        expected |= _hibernated(lab, variant, workshop, folder, image_too, dump_too)
+        tell(f"{name}: {kind}")
+    expected |= _secret(lab, workshop, folder)
+    tell(f"{name}: secret")
+    path = folder / "expected.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({**known, **expected}, indent=1) + "\n")
+    partial.rename(path)
+    return expected
+
+
+def _knows_lz4(lab: Lab) -> bool:
+    return "lz4" in rules_for(lab.kernel.release).compressors
+
+
+def _hibernated(
+    lab: Lab, variant: Variant, workshop: Path, folder: Path, image_too: bool, dump_too: bool
+) -> dict[str, Any]:
+    """One guest's image, and its RAM right before the copy."""
+    facts: dict[str, Any] = {}
+    dump = workshop / "before.elf"
+    saved = lab.hibernate(
+        variant, workshop, Stop(before=dump) if dump_too else None, ask=lambda guest: facts.update(_facts(guest))
+    )
+    if saved.outcome != "hibernated":
+        raise LabError(f"the guest did not hibernate: {saved.outcome}: {saved.reason}")
+    made: dict[str, Any] = {}
+    if image_too:
+        file = f"swap-{lab.kernel.name}-{variant.name}.img"
+        made[file] = {**({"cr3": saved.cr3} if saved.cr3 else {}), **_of_image(saved, variant, facts)}
+        _pack(workshop / IMAGE_NAME, folder / f"{file}.zst")
+    if dump_too:
+        file = f"ram-{lab.kernel.name}-{variant.name}.elf"
+        made[file] = {"cr3": saved.cr3, **_of_dump(saved.record.regions, facts)}
+        _pack(dump, folder / f"{file}.zst")
+    return made
+
+
+def _of_image(saved: Hibernated, variant: Variant, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the kernel's log and the guest say of an image."""
+    log = saved.log
+    created = re.search(r"Image created \((\d+) pages copied(?:, (\d+) zero pages)?\)", log)
+    if created is None:
+        raise LabError("the kernel did not say how many pages it copied")
+    stored, zero = int(created[1]), int(created[2] or 0)
+    return {
+        "compressor": variant.compressor,
+        "saved_pages": saved.record.saved_pages,
+        "zero_pages": zero,
+        "stored_pages": stored,
+        "image_pages": stored,
+        **{key: facts[key] for key in ("e820_checksum", "physical_pages", "jump_address")},
+        "marker_frames": [[f"{frame:#x}", count] for _, frame, count in saved.record.frames],
+    }
+
+
+def _of_dump(regions: tuple[dict[str, str], ...], facts: dict[str, Any]) -> dict[str, Any]:
+    """What the guest and its module say of a dump."""
+    return {
+        "direct_map_base": facts["direct_map_base"],
+        "direct_map_kib": facts["direct_map_kib"],
+        "not_present_runs": [[one["block"], 512, "2M", f"{int(one['pmd'], 16):#x}"] for one in regions],
+    }
+
+
+def _secret(lab: Lab, workshop: Path, folder: Path) -> dict[str, Any]:
+    """The RAM of a guest with secret memory, and the frames that the guest itself says are secret."""
+    variant = variant_named("secret")
+    facts: dict[str, Any] = {}
+    dump = workshop / "secret.elf"
+
+    def ask(guest: Up) -> None:
+        facts.update(_facts(guest))
+        runs = [facts_of(line) for line in guest.port.run("!frames secret")]
+        frames = sorted(int(one["first"], 16) + n for one in runs for n in range(int(one["count"])))
+        facts["secret_frames"] = [f"{frame:#x}" for frame in frames]
+        guest.qemu.execute("stop")
+        guest.qemu.dump(dump)
+
+    lab.ready(variant, workshop, ask)
+    file = f"ram-{lab.kernel.name}-secretmem.elf"
+    _pack(dump, folder / f"{file}.zst")
+    return {file: {**_of_dump((), facts), "secret_frames": facts["secret_frames"]}}
+
+
+def _facts(guest: Up) -> dict[str, Any]:
+    """What the guest can say of its machine."""
+    run = guest.port.run
+    (symbol,) = run("grep -w restore_registers /proc/kallsyms")
+    counters = [line.split() for line in run("grep ^DirectMap /proc/meminfo")]
+    machine = _machine(guest)
+    return {
+        "jump_address": f"{int(symbol.split()[0], 16):#x}",
+        "direct_map_base": f"{DOCUMENTED_BASE:#x}",
+        "physical_pages": machine.physical_pages,
+        "e820_checksum": f"{machine.e820_checksum:#x}",
+        "direct_map_kib": {words[0].rstrip(":").removeprefix("DirectMap"): int(words[1]) for words in counters},
+    }
+
+
+def _machine(guest: Up) -> ResumingMachine:
+    """The guest as it sees itself: its /sys/firmware/memmap and /proc/zoneinfo, copied over."""
+    with tempfile.TemporaryDirectory() as root:
+        listing = guest.port.run(f"cd {MEMMAP} && for n in *; do echo $n $(cat $n/start $n/end $n/type); done")
+        for number, start, end, kind in (line.split(maxsplit=3) for line in listing):
+            folder = Path(root + MEMMAP) / number
+            folder.mkdir(parents=True)
+            for name, text in (("start", start), ("end", end), ("type", kind)):
+                (folder / name).write_text(text)
+        zones = Path(root) / "proc" / "zoneinfo"
+        zones.parent.mkdir()
+        zones.write_text("\n".join(guest.port.run("cat /proc/zoneinfo")))
+        return running_machine(Path(root))
+
+
+def _pack(source: Path, target: Path) -> None:
+    """Compress a file; it appears whole or not at all."""
+    partial = target.with_name(f".{target.name}.partial")
+    with source.open("rb") as plain, partial.open("wb") as packed:
+        zstandard.ZstdCompressor(level=3, threads=-1).copy_stream(plain, packed)
+    partial.rename(target)
