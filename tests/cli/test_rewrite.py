@@ -148,3 +148,20 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
         assert first in (pages[256], b"\xab" * 4096)
         states.append("old" if first == pages[256] else "new")
     assert "old" in states
+
+
+def test_in_place_inside_a_whole_disk(tmp_path: Path) -> None:
+    """Through --base only the bytes of the area change."""
+    area = naive.build(PAGES, naive.Layout(compressor="none", header_block=3))
+    before, behind = random.Random(1).randbytes(63 * 512), random.Random(2).randbytes(9000)
+    disk = tmp_path / "disk"
+    disk.write_bytes(before + area + behind)
+    result = hibernaut(
+        "rewrite", disk, "--in-place", "--base", len(before), "--offset", 3, "--write", "0x14000=abcd", "--quiet"
+    )
+    assert (result.status, result.out) == (0, "")
+    new = disk.read_bytes()
+    assert (new[: len(before)], new[-len(behind) :]) == (before, behind)
+    found, _ = naive.parse(new[len(before) : -len(behind)], 3)
+    assert (found.pop(0x14) or b"")[:3] == b"\xab\xcd\x14"
+    assert found == {pfn: page for pfn, page in PAGES.items() if pfn != 0x14}
