@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
 from hibernaut.errors import LabError
 from hibernaut.lab.qemu import Qemu
@@ -28,6 +29,7 @@ class Debugger:
         self._pending = b""
         self._send(b"?")
         self.wait_for_stop(ANSWER_SECONDS)
+        self._command(b"Hg0")
 
     def read(self, address: int, size_bytes: int) -> bytes:
         """Memory at a virtual address, as the CPU sees it now."""
@@ -69,7 +71,7 @@ class Debugger:
             raise LabError(f"QEMU refuses a breakpoint: {answer.decode('ascii', 'replace')}")
 
     def _command(self, packet: bytes) -> bytes:
-        """Ask and get the answer; QEMU says a second time that attaching has stopped the guest, which is none."""
+        """Ask and get the answer. That attaching has stopped the guest QEMU says twice: the second is no answer."""
         self._send(packet)
         answer = self._receive(ANSWER_SECONDS)
         while answer.startswith(STOPPED):
@@ -77,7 +79,8 @@ class Debugger:
         return answer
 
     def _send(self, packet: bytes) -> None:
-        self._socket.sendall(b"$%s#%02x" % (packet, sum(packet) & 0xFF))
+        with suppress(ConnectionError):  # that QEMU is gone shows when its answer is read
+            self._socket.sendall(b"$%s#%02x" % (packet, sum(packet) & 0xFF))
 
     def _receive(self, seconds: float) -> bytes:
         """The body of the next packet; acknowledgements are passed over."""
@@ -87,11 +90,12 @@ class Debugger:
             end = self._pending.find(b"#", start)
             if 0 <= start < end and len(self._pending) >= end + 3:
                 body, self._pending = self._pending[start + 1 : end], self._pending[end + 3 :]
-                self._socket.sendall(b"+")
+                with suppress(ConnectionError):
+                    self._socket.sendall(b"+")
                 return body
             try:
                 received = self._socket.recv(1 << 16)
-            except TimeoutError:
+            except (TimeoutError, ConnectionError):
                 received = b""
             if not received:
                 raise LabError("the guest did not stop where it was to", log=self._guest.last_words())

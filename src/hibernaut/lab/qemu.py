@@ -9,8 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,17 @@ class Hardware:
     gdb: bool = False
 
 
-def command_line(hardware: Hardware, sockets: Path) -> list[str]:
+def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] = program) -> list[str]:
     """What is run: QEMU under `setpriv`, so that it dies with us, whatever kills us.
 
     Args:
         hardware: the machine.
         sockets: the folder for its sockets and its console's file; no port of the network is used.
+        find: gives the path of a program. Raises LabUnavailable if there is none.
     """
     cpu = {"tcg": "max", "kvm": "host"}[hardware.accelerator] + (",la57=off" if hardware.levels == 4 else "")
     words = [
-        program("setpriv"), "--pdeathsig", "KILL", program("qemu-system-x86_64"),
+        find("setpriv"), "--pdeathsig", "KILL", find("qemu-system-x86_64"),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-accel", hardware.accelerator, "-cpu", cpu, "-smp", "1", "-m", str(hardware.memory_mib),
         "-kernel", str(hardware.kernel), "-initrd", str(hardware.initramfs),
@@ -95,8 +96,8 @@ def command_line(hardware: Hardware, sockets: Path) -> list[str]:
 
 
 def command_text(hardware: Hardware) -> str:
-    """The command line to look at (`--dry-run`); SOCKETS stands for a temporary folder."""
-    return shlex.join(command_line(hardware, Path("SOCKETS")))
+    """The command line to look at, whether QEMU is here or not; SOCKETS stands for a temporary folder."""
+    return shlex.join(command_line(hardware, Path("SOCKETS"), str))
 
 
 @dataclass
@@ -111,6 +112,7 @@ class Qemu:
     process: subprocess.Popen[bytes]
     folder: Path
     _monitor: Any = field(default=None, repr=False)
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def connect(self, name: str) -> socket.socket:
         """A connection to one of its sockets: monitor, port, gdb. Raises LabError if QEMU ends before."""
@@ -119,7 +121,7 @@ class Qemu:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 connection.connect(str(self.folder / name))
-                return connection
+                return self._open.enter_context(connection)
             except OSError:
                 connection.close()
                 if not self.running or time.monotonic() > end:
@@ -144,7 +146,7 @@ class Qemu:
     def execute(self, command: str, **arguments: object) -> Any:
         """A command of the monitor (QMP), and its answer. Raises LabError if it is refused."""
         if self._monitor is None:
-            self._monitor = self.connect("monitor").makefile("rw")
+            self._monitor = self._open.enter_context(self.connect("monitor").makefile("rw"))
             self._answer()
             self.execute("qmp_capabilities")
         self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
@@ -161,6 +163,13 @@ class Qemu:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise LabError(f"the guest was still running after {seconds:.0f} s", log=self.last_words()) from None
+
+    def end(self) -> None:
+        """Kill it and close all connections to it."""
+        self.process.kill()
+        self.process.wait()
+        with suppress(OSError):  # what was not yet sent to it is lost, as it should be
+            self._open.close()
 
     def _answer(self) -> Any:
         for line in self._monitor:
@@ -189,11 +198,11 @@ def qemu(hardware: Hardware) -> Iterator[Qemu]:
             process = subprocess.Popen(
                 command_line(hardware, folder), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
             )
+        guest = Qemu(process, folder)
         try:
-            yield Qemu(process, folder)
+            yield guest
         finally:
-            process.kill()
-            process.wait()
+            guest.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,0 +1,39 @@
+"""The laboratory for tests: real kernels where QEMU and Debian's packages can be had."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hibernaut.errors import LabUnavailable
+from hibernaut.lab.cache import Cache
+from hibernaut.lab.doctor import cures, examine
+from hibernaut.lab.kernels import get_kernel, line_named
+from hibernaut.lab.scenario import Lab
+
+SWITCH = "HIBERNAUT_LAB"
+"""off: never boot anything; required: a laboratory that is not ready is a failure; else it is a skip."""
+
+
+def unavailable(reason: str) -> None:
+    """Skip, or fail where the laboratory is required."""
+    if os.environ.get(SWITCH) == "required":
+        pytest.fail(f"the laboratory is required and not ready: {reason}")
+    pytest.skip(f"no laboratory: {reason}")
+
+
+@pytest.fixture(scope="session")
+def lab_61() -> Lab:
+    """The laboratory with Linux 6.1."""
+    if os.environ.get(SWITCH) == "off":
+        pytest.skip(f"no laboratory: {SWITCH}=off")
+    cache = Cache()
+    missing = [one for one in examine(cache) if one.need.required and not one.there]
+    if missing:
+        unavailable(f"{', '.join(one.need.name for one in missing)} missing; {'; '.join(cures(missing))}")
+    try:
+        return Lab(get_kernel(cache, line_named("6.1")), cache)
+    except LabUnavailable as error:
+        unavailable(str(error))
+        raise

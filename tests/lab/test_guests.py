@@ -1,0 +1,153 @@
+"""Real kernels: the quick subset of what `make lab` proves, and the laboratory's own manners."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hibernaut.lab.cases import QUICK, cases_of, prove
+from hibernaut.lab.golden import make_golden
+from hibernaut.lab.scenario import Lab
+from hibernaut.linux import DirectMap
+from hibernaut.linux.formula import formula_pages
+from hibernaut.sources import open_memory
+from tests.cli.run import hibernaut
+from tests.conftest import unpack_sparse
+from tests.lab.conftest import unavailable
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from hibernaut.lab.kernels import get_kernel, line_named
+from hibernaut.lab.cache import Cache
+from hibernaut.lab.qemu import Hardware, qemu
+with qemu(Hardware(get_kernel(Cache(), line_named("6.1")).vmlinuz, Path("/dev/null"), "")) as guest:
+    print(guest.process.pid, guest.folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_case(lab_61: Lab, name: str) -> None:
+    """As in docs/support.md, on Linux 6.1."""
+    (result,) = prove([lab_61], cases_of([name]))
+    if result.passed is None:
+        unavailable(result.seen)
+    assert result.passed, result.seen
+
+
+def test_hibernate_and_resume_on_the_command_line(lab_61: Lab, tmp_path: Path) -> None:
+    """One command makes an image, the next one resumes from it; the image stays what it was."""
+    folder = tmp_path / "guest"
+    made = hibernaut("lab", "hibernate", folder, "--cache", lab_61.cache.root, "--json")
+    assert made.status == 0, made.err
+    assert made.document["outcome"] == "hibernated"
+    assert "PM: hibernation: Need to copy" in (folder / "kernel.log").read_text()
+    assert hibernaut("inspect", folder / "swap.img", "--quiet").status == 0
+    resumed = hibernaut("lab", "resume", folder, "--cache", lab_61.cache.root)
+    assert resumed.status == 0, resumed.err
+    assert resumed.out.startswith("PASS resumed, 2048 pages as they were")
+    assert hibernaut("inspect", folder / "swap.img", "--quiet").status == 0
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_guest_outlives_its_parent(lab_61: Lab, end: signal.Signals) -> None:
+    """However the parent ends, QEMU ends with it."""
+    environment = {**os.environ, "HIBERNAUT_LAB_CACHE": str(lab_61.cache.root)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as parent:
+        assert parent.stdout is not None
+        pid, folder = parent.stdout.readline().split()
+        assert Path(f"/proc/{pid}").exists()
+        parent.send_signal(end)
+        parent.wait()
+    for _ in range(200):
+        if not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("QEMU is still there")
+    assert end is not signal.SIGINT or not Path(folder).exists()
+
+
+class Made:
+    """Golden data made by the laboratory."""
+
+    def __init__(self, folder: Path, expected: dict[str, Any]) -> None:
+        self.folder = folder
+        self.expected = expected
+
+    def __call__(self, name: str) -> Path:
+        plain = self.folder / name
+        if not plain.exists():
+            unpack_sparse(self.folder / f"{name}.zst", plain)
+        return plain
+
+
+@pytest.fixture(scope="module")
+def made(lab_61: Lab, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("golden")
+    workshop = tmp_path_factory.mktemp("workshop")
+    return Made(folder, make_golden(lab_61, folder, workshop, lambda _text: None))
+
+
+def test_our_reader_finds_what_the_kernel_said(made: Made) -> None:
+    """Counts from the kernel's log, addresses from kallsyms, the memory map's CRC from the guest's own /sys."""
+    for name in ("swap-6.1-lzo.img", "swap-6.1-hole-2m.img"):
+        expected = dict(made.expected[name])
+        markers = expected.pop("marker_frames")
+        document = hibernaut("inspect", made(name), "--json").document
+        assert {key: document[key] for key in expected} == expected
+        assert document["problems"] == []
+        with open_memory(made(name)) as source:
+            frames = np.concatenate([np.arange(int(first, 16), int(first, 16) + count) for first, count in markers])
+            pages, present = source.memory.gather(frames)
+            assert present.all()
+            for number, page in enumerate(pages):
+                assert page.tobytes().startswith(b"hibernaut lab: page %d of locked, seed " % number)
+
+
+def test_the_map_of_a_dump_is_what_the_guest_said(made: Made) -> None:
+    """Bytes by size of leaf are the kernel's own counters; a block out of the map is where its module put it."""
+    for name in ("ram-6.1-lzo.elf", "ram-6.1-hole-2m.elf"):
+        expected = made.expected[name]
+        with open_memory(made(name)) as source:
+            assert source.cr3 is not None
+            assert f"{source.cr3:#x}" == expected["cr3"]
+            found = DirectMap.find(source.memory, source.cr3, source.levels)
+            assert f"{found.base:#x}" == expected["direct_map_base"]
+            runs: list[list[Any]] = [
+                [f"{hole.start_pfn:#x}", hole.pages, hole.level.size, f"{hole.entry:#x}"]
+                for hole in found.holes
+                if str(hole.kind) == "not-present"
+            ]
+            assert runs == expected["not_present_runs"]
+            for start, pages, *_ in runs:
+                frames = np.arange(int(start, 16), int(start, 16) + pages)
+                assert np.array_equal(source.memory.gather(frames)[0], formula_pages(frames))
+
+
+def test_secret_pages_are_where_the_guest_has_them(made: Made) -> None:
+    """Every frame of memfd_secret, as the guest's pagemap tells, is not present in the map, and no other is."""
+    name = "ram-6.1-secretmem.elf"
+    expected = made.expected[name]
+    with open_memory(made(name)) as source:
+        assert source.cr3 is not None
+        found = DirectMap.find(source.memory, source.cr3, source.levels)
+        hidden = [
+            f"{pfn:#x}"
+            for hole in found.holes
+            if str(hole.kind) == "not-present"
+            for pfn in range(hole.start_pfn, hole.start_pfn + hole.pages)
+        ]
+    assert hidden == expected["secret_frames"]
+    assert len(hidden) == 1292

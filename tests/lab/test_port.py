@@ -1,0 +1,98 @@
+"""The protocol of the guest's port, spoken with a guest that is a thread of the test."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from hibernaut.errors import LabError
+from hibernaut.lab import port as port_module
+from hibernaut.lab.port import Port, facts_of
+from hibernaut.lab.qemu import Qemu
+
+
+class FakeQemu:
+    """A QEMU whose guest is the other end of a socket pair."""
+
+    def __init__(self) -> None:
+        self.ours, self.guest = socket.socketpair()
+
+    def connect(self, name: str) -> socket.socket:
+        assert name == "port"
+        return self.ours
+
+    def last_words(self) -> tuple[str, ...]:
+        return ("[ 1.0] last words",)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeQemu]:
+    made = FakeQemu()
+    yield made
+    made.ours.close()
+    made.guest.close()
+
+
+def port_of(fake: FakeQemu) -> Port:
+    return Port(cast(Qemu, fake))
+
+
+def test_a_command_and_its_answer(fake: FakeQemu) -> None:
+    """Sequence number and command go out on one line; the output comes back without the protocol's words."""
+    port = port_of(fake)
+    fake.guest.sendall(b"@ aa 0 hello 6.1\n@ aa 1 out one\n@ aa 1 out two words\n@ aa 1 end 0\n")
+    assert port.hello(5).text == "6.1"
+    reply = port.ask("uname", 5)
+    assert (reply.session, reply.status, reply.lines) == ("aa", 0, ("one", "two words"))
+    assert fake.guest.recv(100) == b"1 uname\n"
+
+
+def test_noise_between_the_lines_is_passed_over(fake: FakeQemu) -> None:
+    """What is not of the protocol (a boot loader's greeting, a line cut by a reset) is not an answer."""
+    port = port_of(fake)
+    fake.guest.sendall(b"\x00\xff garbage\r\n@ aa 1 en\n@ aa 1 out x\r\n@ aa 1 end 3\n")
+    reply = port.ask("x", 5)
+    assert (reply.status, reply.lines) == (3, ("x",))
+
+
+def test_a_resumed_machine_answers_in_its_own_name(fake: FakeQemu) -> None:
+    """The end of the hibernation command comes from the session that was saved; output of the fresh boot is not its."""
+    port = port_of(fake)
+    port.send("resume")
+    fake.guest.sendall(b"@ fresh 1 out trying\n@ saved 9 out resumed\n@ saved 9 end 0\n")
+    reply = port.reply(None, 5, "resuming")
+    assert (reply.session, reply.lines) == ("saved", ("resumed",))
+
+
+def test_a_failed_command_says_what_the_guest_said(fake: FakeQemu) -> None:
+    port = port_of(fake)
+    fake.guest.sendall(b"@ aa 1 out no such file\n@ aa 1 end 1\n")
+    with pytest.raises(LabError, match=r"'cat x' failed in the guest: no such file; the guest's last words: .*last"):
+        port.run("cat x", 5)
+
+
+def test_silence_and_death_are_told_apart(fake: FakeQemu) -> None:
+    """A guest that says nothing and one that is gone: the error says which."""
+    port = port_of(fake)
+    with pytest.raises(LabError, match="said nothing in time"):
+        port.ask("x", 0.05)
+    assert not port.ended
+    fake.guest.close()
+    with pytest.raises(LabError, match="the guest ended"):
+        port.hello(5)
+    assert port.ended
+
+
+def test_silence_is_poked(fake: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty line goes out while nothing comes in, so that a lost interrupt is made up for."""
+    monkeypatch.setattr(port_module, "POKE_SECONDS", 0.01)
+    with pytest.raises(LabError):
+        port_of(fake).hello(0.2)
+    assert fake.guest.recv(10).startswith(b"\n")
+
+
+def test_facts() -> None:
+    assert facts_of("region wish=2m:above pmd=0x1=2 word") == {"wish": "2m:above", "pmd": "0x1=2"}
