@@ -24,12 +24,13 @@ from tests.conftest import unpack_sparse
 from tests.lab.conftest import unavailable
 
 HOLDER = """
-import sys, time
-from pathlib import Path
+import time
 from hibernaut.lab.kernels import get_kernel, line_named
 from hibernaut.lab.cache import Cache
 from hibernaut.lab.qemu import Hardware, qemu
-with qemu(Hardware(get_kernel(Cache(), line_named("6.1")).vmlinuz, Path("/dev/null"), "")) as guest:
+with qemu(Hardware(get_kernel(Cache(), line_named("6.1")).vmlinuz, None, "")) as guest:
+    while not guest.console():
+        time.sleep(0.05)
     print(guest.process.pid, guest.folder, flush=True)
     time.sleep(600)
 """
@@ -67,7 +68,7 @@ def test_no_guest_outlives_its_parent(lab_61: Lab, end: signal.Signals) -> None:
     ) as parent:
         assert parent.stdout is not None
         pid, folder = parent.stdout.readline().split()
-        assert Path(f"/proc/{pid}").exists()
+        assert "qemu" in Path(f"/proc/{pid}/cmdline").read_text()
         parent.send_signal(end)
         parent.wait()
     for _ in range(200):

@@ -23,7 +23,7 @@ from hibernaut.swsusp.area import locate_area
 from hibernaut.swsusp.kernels import rules_for
 from tests.cli.run import hibernaut, refused
 
-RECORD = Record("aa", "6.1.0-56-amd64", "6.1", "lzo", None, 0, (), ((0, 0x1E02, 4),), {"DirectMap4k": 4}, 20000)
+RECORD = Record("aa", "6.1.0-56-amd64", "6.1", VARIANTS[0], None, 0, (), ((0, 0x1E02, 4),), {"DirectMap4k": 4}, 20000)
 BEFORE = {"block": "0x400", "pmd": "0x800fffffffbff062", "damaged": "0"}
 
 

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from hibernaut.cli.common import JsonOption, QuietOption, console, print_json, say
+from hibernaut.cli.common import JsonOption, OffsetOption, PartitionOption, QuietOption, console, print_json, say
 from hibernaut.lab.cache import Cache
 from hibernaut.lab.cases import QUICK, Result, cases_of, prove
 from hibernaut.lab.doctor import cures, examine
 from hibernaut.lab.golden import make_golden
 from hibernaut.lab.kernels import KERNEL_LINES, Kernel, get_kernel, kernel_of_files, line_named
 from hibernaut.lab.qemu import Disk, command_text, usable_accelerator
-from hibernaut.lab.scenario import IMAGE_NAME, SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop, Up
+from hibernaut.lab.scenario import IMAGE_NAME, RECORD_NAME, SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop, Up
 from hibernaut.lab.takeover import take_over
 from hibernaut.lab.variants import VARIANTS, Variant, variant_named
 from hibernaut.report.text import columns, doctor_text, support_page, support_text
@@ -42,6 +42,15 @@ ModulesOption = Annotated[
 ]
 VariantOption = Annotated[
     str, typer.Option("--variant", metavar="NAME", help="Which guest; `lab variants` lists them.")
+]
+MemoryOption = Annotated[
+    int | None, typer.Option("--memory", min=128, metavar="MIB", help="The guest's memory. Default: the variant's.")
+]
+LevelsOption = Annotated[
+    int | None, typer.Option("--levels", min=4, max=5, help="Levels of paging. Default: the variant's.")
+]
+KaslrOption = Annotated[
+    bool | None, typer.Option("--kaslr/--no-kaslr", help="Whether the kernel moves itself. Default: the variant's.")
 ]
 CacheOption = Annotated[
     Path | None,
@@ -72,6 +81,17 @@ def _lab(
     else:
         found = get_kernel(store, line_named(kernel), mirror)
     return Lab(found, store, usable_accelerator(accel, found.vmlinuz), mirror)
+
+
+def _guest(variant: str, memory: int | None, levels: int | None, kaslr: bool | None) -> Variant:
+    """The guest that the options name. Raises LabUnavailable."""
+    chosen = variant_named(variant)
+    return dataclasses.replace(
+        chosen,
+        memory_mib=memory or chosen.memory_mib,
+        levels=levels or chosen.levels,
+        kaslr=chosen.kaslr if kaslr is None else kaslr,
+    )
 
 
 def _dry_run(kernel: str, image: Path | None, variant: Variant, folder: Path, gdb: bool = False) -> None:
@@ -130,6 +150,9 @@ def boot(
         list[str] | None, typer.Option("--run", metavar="COMMAND", help="A command for the guest's shell; repeatable.")
     ] = None,
     variant: VariantOption = "lzo",
+    memory: MemoryOption = None,
+    levels: LevelsOption = None,
+    kaslr: KaslrOption = None,
     kernel: KernelOption = "6.1",
     kernel_image: ImageOption = None,
     modules: ModulesOption = None,
@@ -141,7 +164,7 @@ def boot(
     quiet: QuietOption = False,
 ) -> None:
     """Boot a guest, run commands in it, end it; status 1 if one of them fails."""
-    guest_kind = variant_named(variant)
+    guest_kind = _guest(variant, memory, levels, kaslr)
     if dry_run:
         return _dry_run(kernel, kernel_image, guest_kind, Path("DIR"))
     place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
@@ -163,6 +186,9 @@ def boot(
 def hibernate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder for image, record and log.")],
     variant: VariantOption = "lzo",
+    memory: MemoryOption = None,
+    levels: LevelsOption = None,
+    kaslr: KaslrOption = None,
     dump_before: Annotated[
         bool, typer.Option("--dump-before", help="Also dump RAM right before the copy loop: before.elf.")
     ] = False,
@@ -180,7 +206,7 @@ def hibernate(
     quiet: QuietOption = False,
 ) -> None:
     """Boot a guest, fill its memory with pages that name themselves, let it hibernate; status 1 if it does not."""
-    guest_kind = variant_named(variant)
+    guest_kind = _guest(variant, memory, levels, kaslr)
     if dry_run:
         return _dry_run(kernel, kernel_image, guest_kind, folder, dump_before or dump_after)
     place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
@@ -221,6 +247,10 @@ def resume(
         str, typer.Option("--device", help="vda: in place of the guest's own disk. vdb: beside it.")
     ] = "vda",
     dump: Annotated[Path | None, typer.Option("--dump", metavar="FILE", help="RAM of the resumed guest.")] = None,
+    memory: Annotated[int, typer.Option("--memory", min=64, metavar="MIB", help="Of a stranger's machine.")] = 256,
+    levels: Annotated[int, typer.Option("--levels", min=4, max=5, help="Of a stranger's machine.")] = 4,
+    partition: PartitionOption = None,
+    offset: OffsetOption = 0,
     kernel: KernelOption = "",
     kernel_image: ImageOption = None,
     modules: ModulesOption = None,
@@ -233,12 +263,18 @@ def resume(
 ) -> None:
     """Boot a fresh machine on a copy of a disk and let its kernel resume; PASS if the guest finds everything as it was.
 
-    The kernel is the one that hibernated, if --kernel names no other. A whole file of swap is an image here: the guest
-    itself says what is right, see the laboratory's README.
+    The kernel is the one that hibernated, if --kernel names no other. A disk without a guest's record beside it is a
+    stranger's: it can be resumed (then --memory, --levels, --partition and --offset count), but not verified.
     """
     folder = record or (image if image.is_dir() else image.parent)
     if device not in ("vda", "vdb"):
         raise typer.BadParameter(f"{device!r} is neither vda nor vdb", param_hint="--device")
+    if record is None and image.is_file() and not (folder / RECORD_NAME).exists():
+        stranger = Variant("stranger", "a machine that is not the laboratory's", memory_mib=memory, levels=levels)
+        place = _lab(kernel or "6.1", kernel_image, modules, cache, mirror, accel)
+        with _workshop(None) as workshop:
+            resumed = place.resume_stranger(stranger, image.absolute(), workshop, partition=partition, offset=offset)
+        return _tell_resumed(resumed, json, quiet)
     saved = Record.load(folder)
     disk = image / IMAGE_NAME if image.is_dir() else image
     own = folder / IMAGE_NAME
@@ -247,7 +283,7 @@ def resume(
         if not path.is_file():
             raise FileNotFoundError(2, "No such file or directory", str(path))
     if dry_run:
-        return _dry_run(kernel or saved.kernel, kernel_image, variant_named(saved.variant), folder)
+        return _dry_run(kernel or saved.kernel, kernel_image, saved.variant, folder)
     place = _lab(kernel or saved.kernel, kernel_image, modules, cache, mirror, accel)
     on_own = device == "vda"
     with _workshop(None) as workshop:
@@ -279,6 +315,9 @@ def _tell_resumed(done: Resumed, json: bool, quiet: bool) -> None:
 def dump(
     out: Annotated[Path, typer.Argument(help="The ELF core to make.")],
     variant: VariantOption = "lzo",
+    memory: MemoryOption = None,
+    levels: LevelsOption = None,
+    kaslr: KaslrOption = None,
     kernel: KernelOption = "6.1",
     kernel_image: ImageOption = None,
     modules: ModulesOption = None,
@@ -290,7 +329,7 @@ def dump(
     quiet: QuietOption = False,
 ) -> None:
     """Dump the RAM of a guest that is ready to hibernate, memory filled, regions taken out."""
-    guest_kind = variant_named(variant)
+    guest_kind = _guest(variant, memory, levels, kaslr)
     if dry_run:
         return _dry_run(kernel, kernel_image, guest_kind, out.parent)
     place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
@@ -396,6 +435,9 @@ def _row(result: Result) -> dict[str, Any]:
 
 def takeover(
     variant: VariantOption = "hole-2m-fails",
+    memory: MemoryOption = None,
+    levels: LevelsOption = None,
+    kaslr: KaslrOption = None,
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="DIR", help="Keep disks, dumps and images in this new folder.")
     ] = None,
@@ -419,7 +461,7 @@ def takeover(
     resumes. PASS if the resumed guest finds all its pages and its direct map as they were. Needs what `hibernaut lab
     doctor` asks for.
     """
-    guest_kind = variant_named(variant)
+    guest_kind = _guest(variant, memory, levels, kaslr)
     if dry_run:
         return _dry_run(kernel, kernel_image, guest_kind, keep or Path("DIR"), gdb=True)
     place = _lab(kernel, kernel_image, modules, cache, mirror, accel)

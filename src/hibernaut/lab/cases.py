@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError, LabError, LabUnavailable
+from hibernaut.hibernate.ways import FixmapNoFlush, Remap, Way
 from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk
 from hibernaut.lab.kernels import Kernel
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Resumed
@@ -33,7 +34,7 @@ from hibernaut.memory.files import open_plain
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp import Image, inspect_image, open_image, rewrite_image
 from hibernaut.swsusp.codecs import CompressorName
-from hibernaut.swsusp.declarations import HEADER, INFO
+from hibernaut.swsusp.declarations import HEADER, INFO, SIGNATURE
 from hibernaut.swsusp.kernels import rules_for
 from hibernaut.swsusp.verdict import Answer, ResumingMachine, verdict_on
 
@@ -205,6 +206,14 @@ def _failing_allocation(lab: Lab, folder: Path) -> str:
     return f"stock: {taken.stock.reason.split(';')[0]}; ours: {taken.resumed.reason}"
 
 
+def _flawed_way(way: Way, block: str, must: str, lab: Lab, folder: Path) -> str:
+    """A way known to be wrong: the resumed guest must find out, else its checks are worth nothing."""
+    taken = take_over(lab, variant_named(block), folder, way=way)
+    if taken.passed or must not in taken.resumed.reason:
+        raise Failed(f"{way.name} was to end in {must!r}: {taken.resumed.reason}")
+    return taken.resumed.reason
+
+
 def _swap_place(swap: Swap, lab: Lab, folder: Path) -> str:
     """The swap area not at the start of a disk: own image, and rewritten."""
     saved = _hibernate(lab, variant_named(swap.value), folder)
@@ -339,11 +348,12 @@ def _killed(lab: Lab, folder: Path) -> str:
     saved = _hibernate(lab, variant_named("none"), folder)
     chance = random.Random(KILL_SEED)
     area = folder / "area.img"
-    duration = _rewrite_in_place(saved.image, area, None)
+    writing_seconds = _kill_a_rewrite(saved.image, area, None)
     outcomes = {"old": 0, "none": 0, "new": 0}
     boots: dict[str, str] = {}
-    for _ in range(KILLS):
-        _rewrite_in_place(saved.image, area, chance.uniform(0, duration))
+    for number in range(KILLS):
+        # Half of them counted from the start, when the new image is prepared, half from when the old one is given up.
+        _kill_a_rewrite(saved.image, area, chance.uniform(0, 2 * writing_seconds), from_start=number % 2 == 0)
         state = _state_of(area)
         outcomes[state] += 1
         if state not in boots:
@@ -355,17 +365,29 @@ def _killed(lab: Lab, folder: Path) -> str:
     return f"{KILLS} kills: {counted}; booted: {'; '.join(f'{state}: {reason}' for state, reason in boots.items())}"
 
 
-def _rewrite_in_place(image: Path, area: Path, kill_after: float | None) -> float:
-    """Rewrite a copy of an image, as LZO; kill it after so many seconds, if it takes that long. Gives the seconds."""
+def _kill_a_rewrite(image: Path, area: Path, kill_after: float | None, *, from_start: bool = False) -> float:
+    """Rewrite a copy of an image in place, as LZO, and kill that after so many seconds, if it takes so long.
+
+    Args:
+        image: the image.
+        area: the copy.
+        kill_after: seconds; None: not at all.
+        from_start: whether they count from the start, not from when the area has stopped to be an image.
+
+    Returns:
+        How long the area held no image, seconds.
+    """
     copy_disk(image, area)
     command = [sys.executable, "-m", "hibernaut", "rewrite", str(area), "--in-place", "--compressor", "lzo", "--quiet"]
-    started = time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process, area.open("rb", buffering=0) as file:
+        while not from_start and process.poll() is None and os.pread(file.fileno(), 10, PAGE_SIZE - 10) == SIGNATURE:
+            time.sleep(0.0005)
+        began = time.monotonic()
         try:
             process.wait(kill_after)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-    return time.monotonic() - started
+        return time.monotonic() - began
 
 
 def _state_of(area: Path) -> str:
@@ -388,6 +410,16 @@ CASES = (
     Case("saved from a dump: 5 levels, KASLR", "resumes", partial(_from_dump, "la57")),
     Case("2 MiB not present, table above", "own image: garbage, map says so; ours: intact", _lost_table),
     Case("2 MiB not present, allocation fails", "stock kernel dies; ours resumes", _failing_allocation),
+    Case(
+        "saved by the model's Remap",
+        "direct map garbage, as by the kernel itself",
+        partial(_flawed_way, Remap(), "hole-2m", "direct map garbage"),
+    ),
+    Case(
+        "saved through a fixmap that is not flushed",
+        "the guest finds pages damaged",
+        partial(_flawed_way, FixmapNoFlush(), "hole-2m-below", "511 pages damaged"),
+    ),
     Case("swap partition at an offset", "resumes", partial(_swap_place, Swap.PARTITION)),
     Case("swap file on ext4", "resumes", partial(_swap_place, Swap.FILE)),
     Case("damaged and foreign images", "refused, as inspect foretold", _refusals),

@@ -85,10 +85,18 @@ class Archive:
         if missing:
             self._packages.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._packages, prefix=".") as folder:
-                self._apt("apt-get", "download", *missing, doing=f"downloading {missing[0]}", cwd=Path(folder))
+                self._download(missing, Path(folder))
                 for package in Path(folder).glob("*.deb"):
                     package.rename(targets[package.name.split("_")[0]])
         return list(targets.values())
+
+    def _download(self, names: list[str], folder: Path) -> None:
+        """Packages into a folder; lists that have aged, so that they name what is no longer there, are fetched anew."""
+        try:
+            self._apt("apt-get", "download", *names, doing=f"downloading {names[0]}", cwd=folder)
+        except LabUnavailable:
+            (self._root / "apt.conf").unlink(missing_ok=True)
+            self._apt("apt-get", "download", *names, doing=f"downloading {names[0]}", cwd=folder)
 
     def with_dependencies(self, names: Iterable[str]) -> list[str]:
         """Packages and all that they depend on, as if nothing were installed. Raises LabUnavailable."""

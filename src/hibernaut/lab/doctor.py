@@ -70,6 +70,10 @@ def examine(cache: Cache) -> list[Finding]:
         folder = cache.root / "kernels" / line.name
         where = str(folder) if folder.exists() else f"downloaded from {line.suite} when it is wanted"
         found.append(Finding(Need(f"Linux {line.name}", "is booted", required=False), folder.exists(), where))
+        roots = sorted(cache.root.glob(f"build-roots/{line.name}.*"))
+        where = str(roots[-1]) if roots else f"downloaded from {line.suite} when a module is built"
+        need = Need(f"headers of {line.name}", "build the module that makes holes", required=False)
+        found.append(Finding(need, bool(roots), where))
     kvm = Path("/dev/kvm").exists()
     where = "there, tried when asked for (--accel auto)" if kvm else "not there: TCG does"
     found.append(Finding(Need("/dev/kvm", "makes guests faster", required=False), kvm, where))

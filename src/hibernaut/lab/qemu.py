@@ -46,7 +46,7 @@ class Hardware:
 
     Attributes:
         kernel: a bzImage.
-        initramfs: its initramfs.
+        initramfs: its initramfs, if it is to have one.
         parameters: the kernel's command line, without the console.
         disks: vda, vdb, ...
         memory_mib: RAM, MiB.
@@ -56,7 +56,7 @@ class Hardware:
     """
 
     kernel: Path
-    initramfs: Path
+    initramfs: Path | None
     parameters: str
     disks: tuple[Disk, ...] = ()
     memory_mib: int = 256
@@ -78,13 +78,15 @@ def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] =
         find("setpriv"), "--pdeathsig", "KILL", find("qemu-system-x86_64"),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-accel", hardware.accelerator, "-cpu", cpu, "-smp", "1", "-m", str(hardware.memory_mib),
-        "-kernel", str(hardware.kernel), "-initrd", str(hardware.initramfs),
+        "-kernel", str(hardware.kernel),
         "-append", f"console=ttyS0 ignore_loglevel no_console_suspend panic=-1 {hardware.parameters}".strip(),
         "-chardev", f"socket,id=monitor,path={sockets}/monitor,server=on,wait=off",
         "-mon", "chardev=monitor,mode=control",
         "-chardev", f"file,id=console,path={sockets}/console", "-serial", "chardev:console",
         "-chardev", f"socket,id=port,path={sockets}/port,server=on,wait=off", "-serial", "chardev:port",
     ]  # fmt: skip
+    if hardware.initramfs:
+        words += ["-initrd", str(hardware.initramfs)]
     for number, disk in enumerate(hardware.disks):
         snapshot = "off" if disk.keep else "on"
         path = str(disk.path).replace(",", ",,")
@@ -225,7 +227,7 @@ def usable_accelerator(wish: str, kernel: Path) -> str:
 
 
 def _kvm_works(kernel: Path) -> bool:
-    trial = Hardware(kernel, Path("/dev/null"), "earlyprintk=ttyS0", accelerator="kvm")
+    trial = Hardware(kernel, None, "earlyprintk=ttyS0", accelerator="kvm")
     with qemu(trial) as guest:
         end = time.monotonic() + KVM_TRIAL_SECONDS
         while guest.running and time.monotonic() < end:

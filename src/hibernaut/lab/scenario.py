@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from hibernaut.lab.kernels import Kernel
 from hibernaut.lab.port import Port, Reply, facts_of
 from hibernaut.lab.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.lab.region import REGION_MODULE, region_module
-from hibernaut.lab.variants import Swap, Variant, variant_named
+from hibernaut.lab.variants import Swap, Variant
 
-__all__ = ["Hibernated", "Lab", "Record", "Resumed", "Stop", "Up"]
+__all__ = ["IMAGE_NAME", "RECORD_NAME", "SPARE_NAME", "Hibernated", "Lab", "Record", "Resumed", "Stop", "Up"]
 
 BOOT_SECONDS = 120
 HIBERNATE_SECONDS = 180
@@ -39,6 +40,7 @@ IMAGE_NAME = "swap.img"
 SPARE_NAME = "spare.img"
 PROMISING = re.compile(r"PM:|hibernat|swsusp|Hibernat", re.IGNORECASE)
 CHATTER = re.compile(r"progress|Marking nosave|bitmaps|reseeded|Registered|resume from hibernation|signature found")
+CAME_BACK = re.compile(r"hibernation exit|Restarting tasks")
 DEATH = re.compile(r"BUG: .*|Kernel panic.*|Oops.*|general protection.*|double fault.*")
 
 
@@ -50,7 +52,7 @@ class Record:
         session: of the machine that was saved.
         release: of its kernel.
         kernel: its kernel's name in tables.
-        variant: which guest it was.
+        variant: what guest it was.
         partition: number of the swap partition, None for a whole disk.
         offset: `resume_offset`, pages.
         regions: what the module said of each region before, by key.
@@ -62,7 +64,7 @@ class Record:
     session: str
     release: str
     kernel: str
-    variant: str
+    variant: Variant
     partition: int | None
     offset: int
     regions: tuple[dict[str, str], ...]
@@ -80,6 +82,7 @@ class Record:
         path = folder / RECORD_NAME
         try:
             found: dict[str, Any] = json.loads(path.read_text())
+            found["variant"] = Variant.of(found["variant"])
             found["regions"] = tuple(found["regions"])
             found["frames"] = tuple(tuple(run) for run in found["frames"])
             return cls(**found)
@@ -302,7 +305,7 @@ class Lab:
             session=guest.session,
             release=self.kernel.release,
             kernel=self.kernel.name,
-            variant=variant.name,
+            variant=variant,
             partition=partition,
             offset=offset,
             regions=_regions(guest),
@@ -410,17 +413,10 @@ class Lab:
             LabUnavailable: something is missing here.
             LabError: the fresh machine does not even come up.
         """
-        variant = variant_named(record.variant)
-        with self.boot(variant, folder, [Disk(path, keep=False) for path in disks]) as guest:
+        with self.boot(record.variant, folder, [Disk(path, keep=False) for path in disks]) as guest:
             said_before = len(guest.qemu.console())
-            block = f"{device}{partition or ''}"
-            set_offset = f"echo {offset} > /sys/power/resume_offset; " if offset else ""
-            guest.port.send(f"{set_offset}cat /sys/class/block/{block}/dev > /sys/power/resume")
-
-            def verdict(passed: bool, reason: str, **facts: Any) -> Resumed:
-                seconds = time.monotonic() - guest.booted
-                return Resumed(passed, reason, guest.qemu.console(), seconds, facts)
-
+            _ask_to_resume(guest, device, partition, offset)
+            verdict = partial(_resumed, guest)
             try:
                 reply = guest.port.reply(None, HIBERNATE_SECONDS, "resuming")
                 if reply.session == guest.session:
@@ -435,6 +431,40 @@ class Lab:
                 return verdict(passed, reason, **facts)
             except LabError as error:
                 return verdict(False, f"dead: {guest.words()}" if guest.port.ended else f"timeout: {error}")
+
+    def resume_stranger(
+        self, variant: Variant, disk: Path, folder: Path, *, partition: int | None = None, offset: int = 0
+    ) -> Resumed:
+        """Boot a fresh machine on an image of a guest that is not the laboratory's: nothing in it can be verified.
+
+        That it came back shows in what its kernel prints, if that has its console on the first serial line.
+
+        Args:
+            variant: memory and levels of paging.
+            disk: its only disk; a copy is used.
+            folder: for the initramfs.
+            partition: the partition that the image is in.
+            offset: `resume_offset`.
+
+        Raises:
+            LabUnavailable, LabError: see `resume`.
+        """
+        with self.boot(variant, folder, [Disk(disk, keep=False)]) as guest:
+            said_before = len(guest.qemu.console())
+            sequence = _ask_to_resume(guest, "vda", partition, offset)
+            end = time.monotonic() + HIBERNATE_SECONDS
+            verdict = partial(_resumed, guest)
+            while time.monotonic() < end:
+                said = guest.qemu.console()[said_before:]
+                if CAME_BACK.search(said):
+                    return verdict(True, "resumed; nothing was verified, the guest is not the laboratory's")
+                try:
+                    guest.port.reply(sequence, 0.2, "resuming")
+                    return verdict(False, f"fresh boot: {_kernels_words(guest.qemu.console()[said_before:])}")
+                except LabError:
+                    if guest.port.ended:
+                        return verdict(False, f"dead: {guest.words()}")
+            return verdict(False, "timeout: neither a resumed machine nor a refusal")
 
     def _verify(self, guest: Up, record: Record, reply: Reply) -> tuple[bool, str, dict[str, Any]]:
         """(all right, one line, facts) of a resumed guest."""
@@ -457,6 +487,16 @@ class Lab:
             return False, "; ".join(wrong), facts
         blocks = f", {len(after)} regions of the direct map" if after else ""
         return True, f"resumed, {pages} pages{blocks} as they were", facts
+
+
+def _ask_to_resume(guest: Up, device: str, partition: int | None, offset: int) -> int:
+    """Tell a fresh machine's kernel where the image is; returns the sequence number of the reply of a refusal."""
+    set_offset = f"echo {offset} > /sys/power/resume_offset; " if offset else ""
+    return guest.port.send(f"{set_offset}cat /sys/class/block/{device}{partition or ''}/dev > /sys/power/resume")
+
+
+def _resumed(guest: Up, passed: bool, reason: str, **facts: Any) -> Resumed:
+    return Resumed(passed, reason, guest.qemu.console(), time.monotonic() - guest.booted, facts)
 
 
 def _regions(guest: Up) -> tuple[dict[str, str], ...]:

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.errors import HibernautError, LabError
-from hibernaut.hibernate import Finding, Fixmap, hibernate, same_direct_map
+from hibernaut.hibernate import Finding, Fixmap, Way, hibernate, same_direct_map
 from hibernaut.hibernate.kernel_state import pages_to_save
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop
 from hibernaut.lab.variants import Variant
 from hibernaut.linux import Machine
 from hibernaut.sources import Source, open_memory
-from hibernaut.swsusp.codecs import CompressorName
-from hibernaut.swsusp.kernels import rules_for
+from hibernaut.swsusp.kernels import ImageRules, rules_for
 from hibernaut.swsusp.writer import NewArea, WrittenImage, write_image
 
 __all__ = ["Takeover", "save_dump", "take_over"]
@@ -57,6 +56,7 @@ def take_over(
     variant: Variant,
     folder: Path,
     *,
+    way: Way | None = None,
     resume_stock: bool = False,
     tell: Tell = lambda _step, _what: None,
 ) -> Takeover:
@@ -66,6 +66,7 @@ def take_over(
         lab: the laboratory and its kernel.
         variant: which guest.
         folder: an existing folder; afterwards it holds the disks and dumps of both machines.
+        way: how pages that are not present are copied; `Fixmap` if not given.
         resume_stock: also resume from the kernel's own image, if it makes one.
         tell: told of each step.
 
@@ -88,12 +89,12 @@ def take_over(
             record, [stock.image, folder / SPARE_NAME], folder, partition=record.partition, offset=record.offset
         )
         tell("", f"resumed from its own image: {stock_resumed.reason}")
-    compressor: CompressorName = "lz4" if "lz4" in rules_for(record.release).compressors else "lzo"
     image = folder / "ours.img"
+    how = way or Fixmap()
     with open_memory(before) as source:
-        written = save_dump(source, image, (folder / SPARE_NAME).stat().st_size, compressor)
+        written = save_dump(source, image, (folder / SPARE_NAME).stat().st_size, how, rules_for(record.release))
     _refuse_other_list(written, record)
-    tell("ours", f"built from the dump via fixmap: {written.saved_pages} pages, {compressor}, into a fresh swap area")
+    tell("ours", f"built from the dump via {how.name}: {written.saved_pages} pages, into a fresh swap area")
     after = folder / "after.elf"
     resumed = lab.resume(record, [disk, image], folder, device="vdb", dump=after)
     tell("", f"stock Linux {record.release} on it: {resumed.reason}")
@@ -105,27 +106,34 @@ def take_over(
     return Takeover(stock, stock_resumed, written, resumed, findings)
 
 
-def save_dump(source: Source, out: Path, size_bytes: int, compressor: CompressorName) -> WrittenImage:
-    """Save a kernel stopped in `swsusp_save` through the fixmap, by its own list of pages, into a new swap area.
+def save_dump(source: Source, out: Path, size_bytes: int, way: Way, rules: ImageRules) -> WrittenImage:
+    """Save a kernel stopped in `swsusp_save`, by its own list of pages, into a new swap area.
 
     Args:
         source: its dump.
         out: the file to make.
         size_bytes: of the swap area.
-        compressor: of the image.
+        way: how pages that are not present are copied.
+        rules: of the kernel that is to read it: the image has all that this kernel's own could have (LZ4, zero pages).
 
     Raises:
         HibernautError: the kernel in the dump is not there, or the area is too small.
+        MachineFault: the way does not survive the copy.
     """
     pages = pages_to_save(source)
     if pages.info is None or pages.kernel is None:
         raise HibernautError(f"{source.name}: {pages.reason}")
     machine = Machine.from_source(source.memory, pages.info.cr3, pages.kernel.levels, saveable=pages.pfns)
-    snapshot = hibernate(machine, Fixmap())
-    if snapshot.allocations:
-        raise HibernautError(f"saving through the fixmap allocated {len(snapshot.allocations)} pages")
-    area = NewArea(size_bytes)
-    return write_image(out, snapshot.memory, snapshot.pfns, pages.info, area, compressor=compressor, zero_pages=False)
+    snapshot = hibernate(machine, way)
+    return write_image(
+        out,
+        snapshot.memory,
+        snapshot.pfns,
+        pages.info,
+        NewArea(size_bytes),
+        compressor="lz4" if "lz4" in rules.compressors else "lzo",
+        zero_pages=rules.zero_pages,
+    )
 
 
 def _refuse_other_list(written: WrittenImage, record: Record) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from hibernaut.errors import LabUnavailable
 
@@ -46,6 +47,16 @@ class Variant:
     fail_allocations: int = 0
     secret_pages: int = 0
 
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Variant:
+        """A variant from its fields as JSON has them. Raises TypeError, ValueError or KeyError."""
+        wrong = [name for name, kind in TYPES.items() if not isinstance(fields[name], kind)]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is {fields[wrong[0]]!r}")
+        return cls(**{**fields, "swap": Swap(fields["swap"]), "regions": tuple(fields["regions"])})
+
+
+TYPES = {"name": str, "memory_mib": int, "levels": int, "kaslr": bool, "compressor": str, "regions": list}
 
 VARIANTS = (
     Variant("lzo", "an ordinary machine, image compressed with LZO"),
