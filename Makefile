@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types lab bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -19,6 +19,10 @@ lint: $(VENV)/ready-dev
 
 types: $(VENV)/ready-dev
 	$(BIN)/mypy
+
+# Every case on every kernel, under QEMU; the table is kept. `hibernaut lab doctor` says what that needs.
+lab: $(VENV)/ready-dev
+	$(BIN)/hibernaut lab prove --write docs/support.md
 
 bench: $(VENV)/ready-dev
 	$(PIP) install -e '.[bench]'

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from hibernaut.errors import HibernautError, MachineFault
-from hibernaut.hibernate import Fixmap, Remap, Way, hibernate, same_data, same_direct_map, slot_empty, tables_saved
+from hibernaut.hibernate import (
+    CPU_SET_BITS,
+    Fixmap,
+    Remap,
+    Way,
+    hibernate,
+    same_data,
+    same_direct_map,
+    slot_empty,
+    tables_saved,
+)
 from hibernaut.hibernate.checks import Finding
 from hibernaut.hibernate.ways import FixmapNoClear, FixmapNoFlush, RemapNoUnmap
 from hibernaut.linux.build import (
@@ -24,8 +34,8 @@ from hibernaut.linux.build import (
 from hibernaut.linux.environment import Environment, FailAllocations
 from hibernaut.linux.formula import formula_pages
 from hibernaut.linux.machine import Machine
-from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, pfn_entry
-from hibernaut.paging.entries import Level
+from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, lookup_address, pfn_entry
+from hibernaut.paging.entries import Entry, Level
 
 RAM = ((0, 0xA0), (0x100, 0x3F00))
 GIB = 1 << 18
@@ -257,3 +267,18 @@ def test_machine_without_a_fixmap_cannot_use_the_slot() -> None:
     machine = build_machine(Layout(RAM, fixmap=False))
     assert len(hibernate(machine, Fixmap()).pfns) == len(machine.saveable)
     assert slot_empty(machine) == ()
+
+
+def test_only_what_a_cpu_sets_by_itself_may_be_ignored() -> None:
+    """A real machine that has run on: ACCESSED and DIRTY may differ on demand, every other bit is still a finding."""
+    case = CASES[1]  # a page of its own entry
+    before, after = case.machine(), case.machine()
+    found = lookup_address(after.memory, after.cr3, after.levels, after.vaddr(case.holes[0].start_pfn))
+    assert found is not None
+    assert found.level == Level.PTE
+    after.memory.write_u64(found.paddr, found.entry ^ Entry.DIRTY)
+    assert len(same_direct_map(before, after)) == 1
+    assert same_direct_map(before, after, ignore=CPU_SET_BITS) == ()
+    for bit in (Entry.PRESENT, Entry.RW, Entry.GLOBAL, Entry.NX, 1 << 12):
+        after.memory.write_u64(found.paddr, found.entry ^ bit)
+        assert len(same_direct_map(before, after, ignore=CPU_SET_BITS)) == 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from hibernaut.hibernate.checks import Finding, same_data, same_direct_map, slot_empty, tables_saved
+from hibernaut.hibernate.checks import CPU_SET_BITS, Finding, same_data, same_direct_map, slot_empty, tables_saved
 from hibernaut.hibernate.demo import demo_layout
 from hibernaut.hibernate.snapshot import Snapshot, SnapshotMemory, hibernate
 from hibernaut.hibernate.ways import Fixmap, Remap, Way
 from hibernaut.linux.machine import Machine
 
 __all__ = [
+    "CPU_SET_BITS",
     "Finding",
     "Fixmap",
     "Remap",

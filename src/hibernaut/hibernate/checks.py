@@ -15,7 +15,10 @@ from hibernaut.linux.machine import Machine
 from hibernaut.memory.physical import PAGE_SHIFT, BoolArray, FrameRanges, Frames, PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, is_leaf
 
-__all__ = ["Finding", "same_data", "same_direct_map", "slot_empty", "tables_saved"]
+__all__ = ["CPU_SET_BITS", "Finding", "same_data", "same_direct_map", "slot_empty", "tables_saved"]
+
+CPU_SET_BITS = int(Entry.ACCESSED | Entry.DIRTY)
+"""What the CPU sets in an entry by itself when the memory behind it is read or written (Intel SDM vol. 3, 5.8)."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,17 @@ def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Finding, ...]
     return _runs("same-data", "saved with other bytes than it held", differing)
 
 
-def same_direct_map(before: Machine, after: Machine) -> tuple[Finding, ...]:
+def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[Finding, ...]:
     """Every frame has the direct-map entry that it had: same level, same frame, same bits.
 
     The tables of both machines are compared entry by entry; a split that stays is a difference, too.
+
+    Args:
+        before: the machine as it was.
+        after: the machine as it is.
+        ignore: bits that may differ. A real machine that has run on has `CPU_SET_BITS` changed by its CPU.
     """
-    comparison = _TableComparison(before, after)
+    comparison = _TableComparison(before, after, ignore)
     comparison.compare()
     return tuple(
         Finding("same-direct-map", f"{level.size} entry {old:#x} became {new:#x}", pfn, pages)
@@ -114,8 +122,9 @@ def _runs(check: str, what: str, pfns: Frames | Iterable[int]) -> tuple[Finding,
 class _TableComparison:
     """Two machines' tables of the direct map, in lockstep; a pair of tables is compared once, however often named."""
 
-    def __init__(self, before: Machine, after: Machine) -> None:
+    def __init__(self, before: Machine, after: Machine, ignore: int) -> None:
         self._before, self._after = before, after
+        self._compared = np.uint64(~ignore & (1 << 64) - 1)
         self._seen: set[tuple[Level, int, int]] = set()
         self.differences: list[tuple[Level, int, int, int, int]] = []
 
@@ -136,7 +145,7 @@ class _TableComparison:
             return
         at = page + np.arange(ENTRIES, dtype=np.int64) * level.pages
         inside = (at < end) & (at + level.pages > first)
-        self._differing(level, old, new, at - first, inside & (old != new))
+        self._differing(level, old, new, at - first, inside & ((old ^ new) & self._compared != 0))
         if level == Level.PTE:
             return
         for index in np.flatnonzero(inside & _tables(old, level) & _tables(new, level)).tolist():

@@ -203,7 +203,7 @@ def _failing_allocation(lab: Lab, folder: Path) -> str:
     _must_pass(taken.resumed, "our image")
     if taken.findings:
         raise Failed(f"direct map: {taken.findings[0]}")
-    return f"stock: {taken.stock.reason.split(';')[0]}; ours: {taken.resumed.reason}"
+    return f"stock: {taken.stock.reason}; ours: {taken.resumed.reason}"
 
 
 def _flawed_way(way: Way, block: str, must: str, lab: Lab, folder: Path) -> str:

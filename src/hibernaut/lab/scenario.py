@@ -41,6 +41,7 @@ SPARE_NAME = "spare.img"
 PROMISING = re.compile(r"PM:|hibernat|swsusp|Hibernat", re.IGNORECASE)
 CHATTER = re.compile(r"progress|Marking nosave|bitmaps|reseeded|Registered|resume from hibernation|signature found")
 CAME_BACK = re.compile(r"hibernation exit|Restarting tasks")
+WARNING = re.compile(r"PM: hibernation: Failed to remap page")
 DEATH = re.compile(r"BUG: .*|Kernel panic.*|Oops.*|general protection.*|double fault.*")
 
 
@@ -379,8 +380,9 @@ class Lab:
             if not guest.port.ended:
                 raise
             guest.qemu.wait(POWER_OFF_SECONDS)
-            died = DEATH.findall(guest.qemu.console())
-            return ("died", "; ".join(died[:2])) if died else ("hibernated", "")
+            console = guest.qemu.console()
+            died = [*WARNING.findall(console)[:1], *DEATH.findall(console)[:1]]
+            return ("died", "; ".join(died)) if died else ("hibernated", "")
         return "refused", f"exit status {reply.status}: {' / '.join(reply.lines)}"
 
     # ---- resuming ----
@@ -485,7 +487,7 @@ class Lab:
         facts = {"pages": pages, "regions": list(after), "direct_map": counters}
         if wrong:
             return False, "; ".join(wrong), facts
-        blocks = f", {len(after)} regions of the direct map" if after else ""
+        blocks = f" and {len(after)} region{'s' * (len(after) > 1)} of the direct map" if after else ""
         return True, f"resumed, {pages} pages{blocks} as they were", facts
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.errors import HibernautError, LabError
-from hibernaut.hibernate import Finding, Fixmap, Way, hibernate, same_direct_map
+from hibernaut.hibernate import CPU_SET_BITS, Finding, Fixmap, Way, hibernate, same_direct_map
 from hibernaut.hibernate.kernel_state import pages_to_save
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop
 from hibernaut.lab.variants import Variant
@@ -82,7 +82,7 @@ def take_over(
     for region in record.regions:
         tell("", f"block {region['block']}: PMD entry {region.get('pmd')} in table {region.get('table')}")
     tell("stopped", f"in swsusp_save, {record.saved_pages} pages to copy, none copied yet: RAM dumped")
-    tell("stock", f"goes on by itself: {stock.outcome}{': ' if stock.reason else ''}{stock.reason}")
+    tell("stock", f"the guest goes on by itself: {stock.outcome}{': ' if stock.reason else ''}{stock.reason}")
     stock_resumed = None
     if resume_stock and stock.outcome == "hibernated":
         stock_resumed = lab.resume(
@@ -143,9 +143,10 @@ def _refuse_other_list(written: WrittenImage, record: Record) -> None:
 
 
 def _compare(before: Path, after: Path) -> tuple[Finding, ...]:
-    """The direct maps of two dumps, entry by entry."""
+    """The direct maps of two dumps, entry by entry: level, frame, presence and rights."""
     with open_memory(before) as old, open_memory(after) as new:
         if old.cr3 is None or new.cr3 is None:
             raise HibernautError("a dump without CR3")
-        machines = (Machine.from_source(one.memory, one.cr3 or 0, one.levels) for one in (old, new))
-        return same_direct_map(*machines)
+        was = Machine.from_source(old.memory, old.cr3, old.levels)
+        now = Machine.from_source(new.memory, new.cr3, new.levels)
+        return same_direct_map(was, now, ignore=CPU_SET_BITS)
