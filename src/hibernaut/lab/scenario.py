@@ -288,6 +288,7 @@ class Lab:
         """Swap, memory, regions: everything up to the moment of hibernating."""
         run = guest.port.run
         device, partition, offset = self._swap_on(guest, variant)
+        run("echo 0 > /proc/sys/vm/compact_unevictable_allowed")  # locked pages stay where they are
         run(f"!fill locked {LOCKED_PAGES} {SEED:#x}")
         run(f"!fill loose {LOOSE_PAGES} {SEED + 1:#x}")
         if variant.secret_pages:

@@ -150,6 +150,8 @@ static unsigned char *region_memory(const char *name, long pages)
 
 	if (strcmp(name, "secret")) {
 		memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (memory != MAP_FAILED)
+			madvise(memory, length, MADV_NOHUGEPAGE); /* pages that are collapsed move */
 		if (memory != MAP_FAILED && !strcmp(name, "locked") && mlock(memory, length))
 			return MAP_FAILED;
 		return memory;
