@@ -100,6 +100,13 @@ def test_a_refused_breakpoint(stub: Stub) -> None:
         debugger.add_breakpoint(BASE)
 
 
+def test_a_look_whether_it_has_stopped(stub: Stub) -> None:
+    debugger = Debugger(cast(Qemu, stub))
+    assert not debugger.stopped(0.01)
+    debugger.go_on()
+    assert debugger.stopped(5)
+
+
 def test_a_guest_that_ends_instead_of_stopping(stub: Stub) -> None:
     debugger = Debugger(cast(Qemu, stub))
     stub.theirs.shutdown(socket.SHUT_RDWR)

@@ -86,6 +86,22 @@ def test_silence_and_death_are_told_apart(fake: FakeQemu) -> None:
     assert port.ended
 
 
+def test_what_came_is_kept_until_its_end_comes(fake: FakeQemu) -> None:
+    """Looking in between loses nothing, and takes no time where there is nothing."""
+    port = port_of(fake)
+    sequence = port.send("x")
+    assert port.poll(sequence, 0) is None
+    fake.guest.sendall(b"@ aa 1 out first\n")
+    assert port.poll(sequence, 0) is None
+    fake.guest.sendall(b"@ aa 1 out second\n@ aa 1 end 0\n")
+    reply = port.poll(sequence, 0)
+    assert reply is not None
+    assert reply.lines == ("first", "second")
+    fake.guest.close()
+    assert port.poll(2, 0) is None
+    assert port.ended
+
+
 def test_silence_is_poked(fake: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty line goes out while nothing comes in, so that a lost interrupt is made up for."""
     monkeypatch.setattr(port_module, "POKE_SECONDS", 0.01)

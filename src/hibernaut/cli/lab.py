@@ -6,12 +6,23 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hibernaut.cli.common import JsonOption, OffsetOption, PartitionOption, QuietOption, console, print_json, say
+from hibernaut.cli.common import (
+    JsonOption,
+    OffsetOption,
+    PartitionOption,
+    QuietOption,
+    console,
+    expand_options,
+    print_json,
+    say,
+)
+from hibernaut.cli.save import Compressor
 from hibernaut.lab.cache import Cache
 from hibernaut.lab.cases import QUICK, Result, cases_of, prove
 from hibernaut.lab.doctor import cures, examine
@@ -20,7 +31,7 @@ from hibernaut.lab.kernels import KERNEL_LINES, Kernel, get_kernel, kernel_of_fi
 from hibernaut.lab.qemu import Disk, command_text, usable_accelerator
 from hibernaut.lab.scenario import IMAGE_NAME, RECORD_NAME, SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop, Up
 from hibernaut.lab.takeover import take_over
-from hibernaut.lab.variants import VARIANTS, Variant, variant_named
+from hibernaut.lab.variants import MOST_REGIONS, REGIONS, VARIANTS, Swap, Variant, variant_named
 from hibernaut.report.text import columns, doctor_text, support_page, support_text
 
 __all__ = ["lab", "takeover"]
@@ -31,8 +42,15 @@ lab = typer.Typer(
     add_completion=False,
 )
 
+USUAL_KERNEL = "6.1"
 KernelOption = Annotated[
-    str, typer.Option("--kernel", metavar="LINE", help=f"A kernel: {', '.join(one.name for one in KERNEL_LINES)}.")
+    str,
+    typer.Option(
+        "--kernel",
+        metavar="LINE",
+        show_default=False,
+        help=f"A kernel: {', '.join(one.name for one in KERNEL_LINES)}. Default: {USUAL_KERNEL}, or the guest's own.",
+    ),
 ]
 ImageOption = Annotated[
     Path | None, typer.Option("--kernel-image", metavar="VMLINUZ", help="Any other kernel, with --modules.")
@@ -52,6 +70,24 @@ LevelsOption = Annotated[
 KaslrOption = Annotated[
     bool | None, typer.Option("--kaslr/--no-kaslr", help="Whether the kernel moves itself. Default: the variant's.")
 ]
+CompressorOption = Annotated[
+    Compressor | None, typer.Option("--compressor", help="Of the kernel's image. Default: the variant's.")
+]
+SwapOption = Annotated[
+    Swap | None, typer.Option("--swap", help="Where the guest swaps and hibernates to. Default: the variant's.")
+]
+RegionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="SIZE:ORDER",
+        help=f"What is taken out of the direct map, ORDER where its PMD table lies; repeatable: {', '.join(REGIONS)}.",
+    ),
+]
+FailOption = Annotated[
+    int | None,
+    typer.Option("--fail-allocations", min=0, max=512, help="How many allocations for a split fail during the copy."),
+]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
@@ -67,39 +103,81 @@ AccelOption = Annotated[
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print QEMU's command line and touch nothing.")]
 
 
-def _lab(
-    kernel: str, image: Path | None, modules: Path | None, cache: Path | None, mirror: str | None, accel: str
-) -> Lab:
-    """The laboratory that the options name. Raises LabUnavailable."""
-    if accel not in ("tcg", "kvm", "auto"):
-        raise typer.BadParameter(f"{accel!r} is none of tcg, kvm, auto", param_hint="--accel")
-    if (image is None) is not (modules is None):
-        raise typer.BadParameter("--kernel-image and --modules belong together")
-    store = Cache(cache)
-    if image is not None and modules is not None:
-        found = kernel_of_files(image, modules)
-    else:
-        found = get_kernel(store, line_named(kernel), mirror)
-    return Lab(found, store, usable_accelerator(accel, found.vmlinuz), mirror)
+@dataclass(frozen=True)
+class Place:
+    """Where a laboratory is: its kernel, its cache, how it runs."""
+
+    kernel: KernelOption = ""
+    kernel_image: ImageOption = None
+    modules: ModulesOption = None
+    cache: CacheOption = None
+    mirror: MirrorOption = None
+    accel: AccelOption = "tcg"
+
+    def lab(self, usual: str = USUAL_KERNEL) -> Lab:
+        """The laboratory, its kernel downloaded if need be; `usual` is the kernel if none is named."""
+        if self.accel not in ("tcg", "kvm", "auto"):
+            raise typer.BadParameter(f"{self.accel!r} is none of tcg, kvm, auto", param_hint="--accel")
+        if (self.kernel_image is None) is not (self.modules is None):
+            raise typer.BadParameter("--kernel-image and --modules belong together")
+        store = Cache(self.cache)
+        if self.kernel_image is not None and self.modules is not None:
+            found = kernel_of_files(self.kernel_image, self.modules)
+        else:
+            found = get_kernel(store, line_named(self.kernel or usual), self.mirror)
+        return Lab(found, store, usable_accelerator(self.accel, found.vmlinuz), self.mirror)
+
+    def dry_run(self, variant: Variant, folder: Path, *, gdb: bool = False, usual: str = USUAL_KERNEL) -> None:
+        """Print QEMU's command line for a guest and touch nothing: the kernel may not even be here yet."""
+        name = self.kernel or usual
+        vmlinuz = self.kernel_image or Path(f"vmlinuz-{line_named(name).name}")
+        pretended = Lab(Kernel(name, name, vmlinuz, Path("MODULES")))
+        disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
+        typer.echo(command_text(pretended.hardware(variant, folder, disks, "SESSION", gdb)))
 
 
-def _guest(variant: str, memory: int | None, levels: int | None, kaslr: bool | None) -> Variant:
-    """The guest that the options name. Raises LabUnavailable."""
-    chosen = variant_named(variant)
-    return dataclasses.replace(
-        chosen,
-        memory_mib=memory or chosen.memory_mib,
-        levels=levels or chosen.levels,
-        kaslr=chosen.kaslr if kaslr is None else kaslr,
-    )
+def _regions(wanted: list[str]) -> tuple[str, ...]:
+    for one in wanted:
+        if one not in REGIONS:
+            raise typer.BadParameter(f"{one!r} is none of {', '.join(REGIONS)}", param_hint="--region")
+    if len(wanted) > MOST_REGIONS:
+        raise typer.BadParameter(f"more than {MOST_REGIONS} regions", param_hint="--region")
+    return tuple(wanted)
 
 
-def _dry_run(kernel: str, image: Path | None, variant: Variant, folder: Path, gdb: bool = False) -> None:
-    """QEMU's command line for a guest, nothing touched: the kernel may not even be here yet."""
-    vmlinuz = image or Path(line_named(kernel).name)
-    pretended = Lab(Kernel(kernel, kernel, vmlinuz, Path("MODULES")))
-    disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
-    typer.echo(command_text(pretended.hardware(variant, folder, disks, "SESSION", gdb)))
+@dataclass(frozen=True)
+class Wish:
+    """Which guest."""
+
+    variant: VariantOption = "lzo"
+    memory: MemoryOption = None
+    levels: LevelsOption = None
+    kaslr: KaslrOption = None
+    compressor: CompressorOption = None
+    swap: SwapOption = None
+    region: RegionOption = None
+    fail_allocations: FailOption = None
+
+    def guest(self) -> Variant:
+        """The variant with what was changed in it. Raises LabUnavailable."""
+        chosen = variant_named(self.variant)
+        return dataclasses.replace(
+            chosen,
+            memory_mib=self.memory or chosen.memory_mib,
+            levels=self.levels or chosen.levels,
+            kaslr=chosen.kaslr if self.kaslr is None else self.kaslr,
+            compressor=self.compressor or chosen.compressor,
+            swap=self.swap or chosen.swap,
+            regions=_regions(self.region) if self.region else chosen.regions,
+            fail_allocations=chosen.fail_allocations if self.fail_allocations is None else self.fail_allocations,
+        )
+
+
+@dataclass(frozen=True)
+class TakeoverWish(Wish):
+    """Which guest; where the stock kernel dies, if nobody says otherwise."""
+
+    variant: VariantOption = "hole-2m-fails"
 
 
 @contextmanager
@@ -145,36 +223,30 @@ def variants(json: JsonOption = False) -> None:
 
 
 @lab.command()
+@expand_options
 def boot(
+    *,
     run: Annotated[
         list[str] | None, typer.Option("--run", metavar="COMMAND", help="A command for the guest's shell; repeatable.")
     ] = None,
-    variant: VariantOption = "lzo",
-    memory: MemoryOption = None,
-    levels: LevelsOption = None,
-    kaslr: KaslrOption = None,
-    kernel: KernelOption = "6.1",
-    kernel_image: ImageOption = None,
-    modules: ModulesOption = None,
-    cache: CacheOption = None,
-    mirror: MirrorOption = None,
-    accel: AccelOption = "tcg",
+    wish: Wish,
+    place: Place,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Boot a guest, run commands in it, end it; status 1 if one of them fails."""
-    guest_kind = _guest(variant, memory, levels, kaslr)
+    guest_kind = wish.guest()
     if dry_run:
-        return _dry_run(kernel, kernel_image, guest_kind, Path("DIR"))
-    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+        return place.dry_run(guest_kind, Path("DIR"))
+    lab_ = place.lab()
     answers: list[dict[str, Any]] = []
-    with _workshop(None) as folder, place.boot(guest_kind, folder, []) as guest:
+    with _workshop(None) as folder, lab_.boot(guest_kind, folder, []) as guest:
         for command in run or ["uname -a", "grep ^DirectMap /proc/meminfo"]:
             reply = guest.port.ask(command)
             answers.append({"command": command, "status": reply.status, "lines": list(reply.lines)})
     if json:
-        print_json({"kernel": place.kernel.release, "answers": answers})
+        print_json({"kernel": lab_.kernel.release, "answers": answers})
     elif not quiet:
         console().print("\n".join(line for answer in answers for line in answer["lines"]))
     if any(answer["status"] for answer in answers):
@@ -183,36 +255,30 @@ def boot(
 
 
 @lab.command()
+@expand_options
 def hibernate(
+    *,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder for image, record and log.")],
-    variant: VariantOption = "lzo",
-    memory: MemoryOption = None,
-    levels: LevelsOption = None,
-    kaslr: KaslrOption = None,
+    wish: Wish,
     dump_before: Annotated[
         bool, typer.Option("--dump-before", help="Also dump RAM right before the copy loop: before.elf.")
     ] = False,
     dump_after: Annotated[
         bool, typer.Option("--dump-after", help="Also dump RAM right after the copy loop: after.elf.")
     ] = False,
-    kernel: KernelOption = "6.1",
-    kernel_image: ImageOption = None,
-    modules: ModulesOption = None,
-    cache: CacheOption = None,
-    mirror: MirrorOption = None,
-    accel: AccelOption = "tcg",
+    place: Place,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Boot a guest, fill its memory with pages that name themselves, let it hibernate; status 1 if it does not."""
-    guest_kind = _guest(variant, memory, levels, kaslr)
+    guest_kind = wish.guest()
     if dry_run:
-        return _dry_run(kernel, kernel_image, guest_kind, folder, dump_before or dump_after)
-    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+        return place.dry_run(guest_kind, folder, gdb=dump_before or dump_after)
+    lab_ = place.lab()
     with _workshop(folder):
         stop = Stop(folder / "before.elf" if dump_before else None, folder / "after.elf" if dump_after else None)
-        done = place.hibernate(guest_kind, folder, stop)
+        done = lab_.hibernate(guest_kind, folder, stop)
         (folder / "kernel.log").write_text(done.log)
     _tell_hibernated(done, json, quiet)
     return None
@@ -238,7 +304,9 @@ def _tell_hibernated(done: Hibernated, json: bool, quiet: bool) -> None:
 
 
 @lab.command()
+@expand_options
 def resume(
+    *,
     image: Annotated[Path, typer.Argument(help="A disk with an image of a laboratory guest, or the folder it is in.")],
     record: Annotated[
         Path | None, typer.Option("--record", metavar="DIR", help="The guest's folder, if IMAGE is elsewhere.")
@@ -251,12 +319,7 @@ def resume(
     levels: Annotated[int, typer.Option("--levels", min=4, max=5, help="Of a stranger's machine.")] = 4,
     partition: PartitionOption = None,
     offset: OffsetOption = 0,
-    kernel: KernelOption = "",
-    kernel_image: ImageOption = None,
-    modules: ModulesOption = None,
-    cache: CacheOption = None,
-    mirror: MirrorOption = None,
-    accel: AccelOption = "tcg",
+    place: Place,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -271,9 +334,9 @@ def resume(
         raise typer.BadParameter(f"{device!r} is neither vda nor vdb", param_hint="--device")
     if record is None and image.is_file() and not (folder / RECORD_NAME).exists():
         stranger = Variant("stranger", "a machine that is not the laboratory's", memory_mib=memory, levels=levels)
-        place = _lab(kernel or "6.1", kernel_image, modules, cache, mirror, accel)
+        lab_ = place.lab()
         with _workshop(None) as workshop:
-            resumed = place.resume_stranger(stranger, image.absolute(), workshop, partition=partition, offset=offset)
+            resumed = lab_.resume_stranger(stranger, image.absolute(), workshop, partition=partition, offset=offset)
         return _tell_resumed(resumed, json, quiet)
     saved = Record.load(folder)
     disk = image / IMAGE_NAME if image.is_dir() else image
@@ -283,11 +346,11 @@ def resume(
         if not path.is_file():
             raise FileNotFoundError(2, "No such file or directory", str(path))
     if dry_run:
-        return _dry_run(kernel or saved.kernel, kernel_image, saved.variant, folder)
-    place = _lab(kernel or saved.kernel, kernel_image, modules, cache, mirror, accel)
+        return place.dry_run(saved.variant, folder, usual=saved.kernel)
+    lab_ = place.lab(saved.kernel)
     on_own = device == "vda"
     with _workshop(None) as workshop:
-        done = place.resume(
+        done = lab_.resume(
             saved,
             disks,
             workshop,
@@ -312,27 +375,21 @@ def _tell_resumed(done: Resumed, json: bool, quiet: bool) -> None:
 
 
 @lab.command()
+@expand_options
 def dump(
+    *,
     out: Annotated[Path, typer.Argument(help="The ELF core to make.")],
-    variant: VariantOption = "lzo",
-    memory: MemoryOption = None,
-    levels: LevelsOption = None,
-    kaslr: KaslrOption = None,
-    kernel: KernelOption = "6.1",
-    kernel_image: ImageOption = None,
-    modules: ModulesOption = None,
-    cache: CacheOption = None,
-    mirror: MirrorOption = None,
-    accel: AccelOption = "tcg",
+    wish: Wish,
+    place: Place,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Dump the RAM of a guest that is ready to hibernate, memory filled, regions taken out."""
-    guest_kind = _guest(variant, memory, levels, kaslr)
+    guest_kind = wish.guest()
     if dry_run:
-        return _dry_run(kernel, kernel_image, guest_kind, out.parent)
-    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+        return place.dry_run(guest_kind, out.parent)
+    lab_ = place.lab()
     if out.exists():
         raise typer.BadParameter(f"{out} is there already", param_hint="OUT")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -343,7 +400,7 @@ def dump(
         guest.qemu.dump(partial)
 
     with _workshop(None) as folder:
-        record = place.ready(guest_kind, folder, take)
+        record = lab_.ready(guest_kind, folder, take)
     partial.rename(out)
     if json:
         print_json({"dump": str(out), "record": dataclasses.asdict(record)})
@@ -353,25 +410,22 @@ def dump(
 
 
 @lab.command()
+@expand_options
 def golden(
+    *,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where images, dumps and expected.json go.")],
-    kernel: KernelOption = "6.1",
-    kernel_image: ImageOption = None,
-    modules: ModulesOption = None,
-    cache: CacheOption = None,
-    mirror: MirrorOption = None,
-    accel: AccelOption = "tcg",
+    place: Place,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Make test data from a real kernel: images, RAM dumps, and what the guest says a reader must find in them."""
     if dry_run:
-        return _dry_run(kernel, kernel_image, variant_named("lzo"), folder, gdb=True)
-    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+        return place.dry_run(variant_named("lzo"), folder, gdb=True)
+    lab_ = place.lab()
     folder.mkdir(parents=True, exist_ok=True)
     with _workshop(None) as workshop:
-        expected = make_golden(place, folder, workshop, lambda text: say(text, quiet))
+        expected = make_golden(lab_, folder, workshop, lambda text: say(text, quiet))
     if json:
         print_json(expected)
     elif not quiet:
@@ -405,14 +459,14 @@ def prove_(
 ) -> None:
     """Run every case on every kernel and print the table; status 1 unless all pass."""
     cases = cases_of(QUICK if quick and not case else case)
-    lines = kernel or (["6.1"] if quick else [line.name for line in KERNEL_LINES])
+    lines = kernel or ([USUAL_KERNEL] if quick else [line.name for line in KERNEL_LINES])
     if list_:
         return console().print("\n".join(columns([one.name, one.must] for one in cases)))
     if dry_run:
         for name in lines:
-            _dry_run(name, None, variant_named("lzo"), Path("DIR"), gdb=True)
+            Place(name).dry_run(variant_named("lzo"), Path("DIR"), gdb=True)
         return None
-    labs = [_lab(name, None, None, cache, mirror, accel) for name in lines]
+    labs = [Place(name, cache=cache, mirror=mirror, accel=accel).lab() for name in lines]
     results = []
     for result in prove(labs, cases, jobs, keep):
         results.append(result)
@@ -433,38 +487,32 @@ def _row(result: Result) -> dict[str, Any]:
     return {**dataclasses.asdict(result), "seconds": round(result.seconds), "result": result.word}
 
 
+@expand_options
 def takeover(
-    variant: VariantOption = "hole-2m-fails",
-    memory: MemoryOption = None,
-    levels: LevelsOption = None,
-    kaslr: KaslrOption = None,
+    *,
+    wish: TakeoverWish,
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="DIR", help="Keep disks, dumps and images in this new folder.")
     ] = None,
     resume_stock: Annotated[
         bool, typer.Option("--resume-stock", help="Also resume from the kernel's own image, if it makes one.")
     ] = False,
-    kernel: KernelOption = "6.1",
-    kernel_image: ImageOption = None,
-    modules: ModulesOption = None,
-    cache: CacheOption = None,
-    mirror: MirrorOption = None,
-    accel: AccelOption = "tcg",
+    place: Place,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Stop a real kernel before it copies anything, save it through the fixmap, let a stock kernel resume; or not.
+    """Stop a real kernel before it copies anything, save it through the fixmap, resume a stock kernel from that.
 
     A guest hibernates under QEMU up to the copy loop of swsusp_save. There its RAM is dumped. Then it goes on by
     itself, for comparison; and from the dump alone an image is built on a second disk, from which a fresh machine
     resumes. PASS if the resumed guest finds all its pages and its direct map as they were. Needs what `hibernaut lab
     doctor` asks for.
     """
-    guest_kind = _guest(variant, memory, levels, kaslr)
+    guest_kind = wish.guest()
     if dry_run:
-        return _dry_run(kernel, kernel_image, guest_kind, keep or Path("DIR"), gdb=True)
-    place = _lab(kernel, kernel_image, modules, cache, mirror, accel)
+        return place.dry_run(guest_kind, keep or Path("DIR"), gdb=True)
+    lab_ = place.lab()
     steps: list[tuple[str, str]] = []
 
     def tell(step: str, what: str) -> None:
@@ -473,13 +521,13 @@ def takeover(
             console().print(f"{step:12}{what}")
 
     with _workshop(keep) as folder:
-        taken = take_over(place, guest_kind, folder, resume_stock=resume_stock, tell=tell)
+        taken = take_over(lab_, guest_kind, folder, resume_stock=resume_stock, tell=tell)
     if json:
         print_json(
             {
                 "passed": taken.passed,
-                "kernel": place.kernel.release,
-                "variant": variant,
+                "kernel": lab_.kernel.release,
+                "variant": guest_kind.name,
                 "steps": [{"step": step, "what": what} for step, what in steps],
                 "stock": {"outcome": taken.stock.outcome, "reason": taken.stock.reason},
                 "stock_resumed": taken.stock_resumed and taken.stock_resumed.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import suppress
 
 from hibernaut.errors import LabError
@@ -57,8 +58,16 @@ class Debugger:
 
     def wait_for_stop(self, seconds: float) -> None:
         """Until a breakpoint is hit."""
-        while not self._receive(seconds).startswith(STOPPED):
-            pass
+        if not self.stopped(seconds):
+            raise LabError("the guest did not stop where it was to", log=self._guest.last_words())
+
+    def stopped(self, seconds: float) -> bool:
+        """Whether a breakpoint is hit within so many seconds."""
+        end = time.monotonic() + seconds
+        while (packet := self._packet(end - time.monotonic())) is not None:
+            if packet.startswith(STOPPED):
+                return True
+        return False
 
     def close(self) -> None:
         """Detach: the guest runs on."""
@@ -83,20 +92,27 @@ class Debugger:
             self._socket.sendall(b"$%s#%02x" % (packet, sum(packet) & 0xFF))
 
     def _receive(self, seconds: float) -> bytes:
-        """The body of the next packet; acknowledgements are passed over."""
-        self._socket.settimeout(seconds)
+        packet = self._packet(seconds)
+        if packet is None:
+            raise LabError("QEMU's debugger does not answer", log=self._guest.last_words())
+        return packet
+
+    def _packet(self, seconds: float) -> bytes | None:
+        """The body of the next packet, acknowledgements passed over; None if none comes in time, or ever."""
+        end = time.monotonic() + seconds
         while True:
             start = self._pending.find(b"$")
-            end = self._pending.find(b"#", start)
-            if 0 <= start < end and len(self._pending) >= end + 3:
-                body, self._pending = self._pending[start + 1 : end], self._pending[end + 3 :]
+            stop = self._pending.find(b"#", start)
+            if 0 <= start < stop and len(self._pending) >= stop + 3:
+                body, self._pending = self._pending[start + 1 : stop], self._pending[stop + 3 :]
                 with suppress(ConnectionError):
                     self._socket.sendall(b"+")
                 return body
+            self._socket.settimeout(max(end - time.monotonic(), 0.001))
             try:
                 received = self._socket.recv(1 << 16)
             except (TimeoutError, ConnectionError):
                 received = b""
             if not received:
-                raise LabError("the guest did not stop where it was to", log=self._guest.last_words())
+                return None
             self._pending += received

@@ -58,6 +58,8 @@ class Port:
         self._socket: socket.socket = guest.connect("port")
         self._pending = b""
         self._sequence = 0
+        self._seen: list[Line] = []
+        """Lines since the last end that was waited for."""
         self.ended = False
         """Whether the guest has closed its end: QEMU is gone, or about to be."""
 
@@ -82,10 +84,12 @@ class Port:
         Raises:
             LabError: the guest ended or said nothing in time.
         """
-        lines = self._expect("end", sequence, seconds, doing)
-        end = lines[-1]
-        said = tuple(line.text for line in lines if line.kind == "out" and line.session == end.session)
-        return Reply(end.session, int(end.text or 0), said)
+        return _reply(self._expect("end", sequence, seconds, doing))
+
+    def poll(self, sequence: int, seconds: float) -> Reply | None:
+        """The end of a command if it comes in so many seconds, else None; `ended` says whether it still can come."""
+        lines = self._until("end", sequence, seconds)
+        return None if lines is None else _reply(lines)
 
     def run(self, command: str, seconds: float = 60) -> tuple[str, ...]:
         """Run a command to its end and give its output. Raises LabError, also if its exit status is not 0."""
@@ -100,15 +104,23 @@ class Port:
         return self.reply(self.send(command), seconds, f"running {command!r}")
 
     def _expect(self, kind: str, sequence: int | None, seconds: float, doing: str) -> list[Line]:
+        lines = self._until(kind, sequence, seconds)
+        if lines is None:
+            why = "ended" if self.ended else "said nothing in time"
+            raise LabError(f"{doing}: the guest {why}", log=self._guest.last_words())
+        return lines
+
+    def _until(self, kind: str, sequence: int | None, seconds: float) -> list[Line] | None:
+        """All lines up to one of a kind; None if it does not come in time: then those that came are kept for later."""
         end = time.monotonic() + seconds
-        lines: list[Line] = []
-        while not (lines and lines[-1].kind == kind and sequence in (None, lines[-1].sequence)):
+        seen = self._seen
+        while not (seen and seen[-1].kind == kind and sequence in (None, seen[-1].sequence)):
             line = self._line(end - time.monotonic())
             if line is None:
-                why = "ended" if self.ended else "said nothing in time"
-                raise LabError(f"{doing}: the guest {why}", log=self._guest.last_words())
-            lines.append(line)
-        return lines
+                return None
+            seen.append(line)
+        self._seen = []
+        return seen
 
     def _line(self, seconds: float) -> Line | None:
         """The next line of the protocol; None when time is up or the guest has ended."""
@@ -122,10 +134,10 @@ class Port:
                     return Line(match["session"], int(match["sequence"]), match["kind"], match["text"])
                 continue
             left = end - time.monotonic()
-            if left <= 0:
-                return None
             try:
-                if not select.select([self._socket], [], [], min(left, POKE_SECONDS))[0]:
+                if not select.select([self._socket], [], [], max(0, min(left, POKE_SECONDS)))[0]:
+                    if left <= 0:
+                        return None
                     self._socket.sendall(b"\n")
                     continue
                 received = self._socket.recv(1 << 16)
@@ -135,3 +147,10 @@ class Port:
                 self.ended = True
                 return None
             self._pending += received
+
+
+def _reply(lines: list[Line]) -> Reply:
+    """What lines up to an end come to: output is what the same session said."""
+    end = lines[-1]
+    said = tuple(line.text for line in lines if line.kind == "out" and line.session == end.session)
+    return Reply(end.session, int(end.text or 0), said)

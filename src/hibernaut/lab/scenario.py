@@ -287,14 +287,14 @@ class Lab:
     def _prepare(self, guest: Up, variant: Variant) -> Record:
         """Swap, memory, regions: everything up to the moment of hibernating."""
         run = guest.port.run
+        if variant.regions:
+            self._take_out(guest, variant)  # first, while whole blocks are free
         device, partition, offset = self._swap_on(guest, variant)
         run("echo 0 > /proc/sys/vm/compact_unevictable_allowed")  # locked pages stay where they are
         run(f"!fill locked {LOCKED_PAGES} {SEED:#x}")
         run(f"!fill loose {LOOSE_PAGES} {SEED + 1:#x}")
         if variant.secret_pages:
             run(f"!fill secret {variant.secret_pages} {SEED + 2:#x}")
-        if variant.regions:
-            self._take_out(guest, variant)
         if variant.compressor == "lz4":
             run("echo lz4 > /sys/module/hibernate/parameters/compressor")
         if offset:
@@ -347,7 +347,13 @@ class Lab:
             debugger.add_breakpoint(address)
         debugger.go_on()
         sequence = guest.port.send(command)
-        debugger.wait_for_stop(HIBERNATE_SECONDS)
+        end = time.monotonic() + HIBERNATE_SECONDS
+        while not debugger.stopped(0.2):
+            reply = guest.port.poll(sequence, 0)
+            if reply is not None:
+                return _refused(reply)
+            if guest.port.ended or time.monotonic() > end:
+                raise LabError("the guest did not come to the copy loop", log=guest.qemu.last_words())
         if stop.before:
             registers = guest.qemu.execute("human-monitor-command", **{"command-line": "info registers"})
             guest.cr3 = f"{int(re.findall(r'CR3=([0-9a-f]+)', registers)[0], 16) & ~0xFFF:#x}"
@@ -384,7 +390,7 @@ class Lab:
             console = guest.qemu.console()
             died = [*WARNING.findall(console)[:1], *DEATH.findall(console)[:1]]
             return ("died", "; ".join(died)) if died else ("hibernated", "")
-        return "refused", f"exit status {reply.status}: {' / '.join(reply.lines)}"
+        return _refused(reply)
 
     # ---- resuming ----
 
@@ -461,12 +467,10 @@ class Lab:
                 said = guest.qemu.console()[said_before:]
                 if CAME_BACK.search(said):
                     return verdict(True, "resumed; nothing was verified, the guest is not the laboratory's")
-                try:
-                    guest.port.reply(sequence, 0.2, "resuming")
+                if guest.port.poll(sequence, 0.2) is not None:
                     return verdict(False, f"fresh boot: {_kernels_words(guest.qemu.console()[said_before:])}")
-                except LabError:
-                    if guest.port.ended:
-                        return verdict(False, f"dead: {guest.words()}")
+                if guest.port.ended:
+                    return verdict(False, f"dead: {guest.words()}")
             return verdict(False, "timeout: neither a resumed machine nor a refusal")
 
     def _verify(self, guest: Up, record: Record, reply: Reply) -> tuple[bool, str, dict[str, Any]]:
@@ -490,6 +494,10 @@ class Lab:
             return False, "; ".join(wrong), facts
         blocks = f" and {len(after)} region{'s' * (len(after) > 1)} of the direct map" if after else ""
         return True, f"resumed, {pages} pages{blocks} as they were", facts
+
+
+def _refused(reply: Reply) -> tuple[str, str]:
+    return "refused", f"exit status {reply.status}: {' / '.join(reply.lines)}"
 
 
 def _ask_to_resume(guest: Up, device: str, partition: int | None, offset: int) -> int:

@@ -8,7 +8,11 @@ from typing import Any
 
 from hibernaut.errors import LabUnavailable
 
-__all__ = ["VARIANTS", "Swap", "Variant", "variant_named"]
+__all__ = ["MOST_REGIONS", "REGIONS", "VARIANTS", "Swap", "Variant", "variant_named"]
+
+REGIONS = ("2m:above", "2m:below", "4k:above", "4k:below")
+"""What the module can take out: a block or a page of one, its PMD table at a higher or a lower frame."""
+MOST_REGIONS = 16
 
 
 class Swap(StrEnum):

@@ -20,7 +20,6 @@
  *   !peek REGION PAGE AT COUNT   bytes as they are, in hex
  *   !extent FILE                 the first block of a file on its device, in pages of 4096 bytes
  *   !insmod FILE [PARAMETERS]    load a kernel module
- *   !exit HOW                    poweroff or reboot
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -282,21 +281,12 @@ static int do_insmod(char **words)
 	return error != 0;
 }
 
-static int do_exit(char **words)
-{
-	say("end", "0");
-	tcdrain(fileno(port));
-	sync();
-	reboot(words[1] && !strcmp(words[1], "poweroff") ? RB_POWER_OFF : RB_AUTOBOOT);
-	return 1;
-}
-
 static const struct {
 	const char *name;
 	int (*run)(char **words);
 } commands[] = {
 	{ "!fill", do_fill },	  { "!verify", do_verify }, { "!frames", do_frames }, { "!peek", do_peek },
-	{ "!extent", do_extent }, { "!insmod", do_insmod }, { "!exit", do_exit },
+	{ "!extent", do_extent }, { "!insmod", do_insmod },
 };
 
 static int run_own(char *line)
