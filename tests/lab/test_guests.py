@@ -23,7 +23,7 @@ from hibernaut.linux import DirectMap
 from hibernaut.linux.formula import formula_pages
 from hibernaut.sources import open_memory
 from tests.cli.run import hibernaut
-from tests.conftest import REPOSITORY, unpack_sparse
+from tests.conftest import REPOSITORY, Golden, unpack_sparse
 from tests.lab.conftest import unavailable
 
 README = REPOSITORY / "README.md"
@@ -79,6 +79,17 @@ def test_hibernate_and_resume_on_the_command_line(lab_61: Lab, tmp_path: Path) -
     assert resumed.status == 0, resumed.err
     assert resumed.out.startswith("PASS resumed, 2048 pages as they were")
     assert hibernaut("inspect", folder / "swap.img", "--quiet").status == 0
+
+
+def test_a_strangers_image_resumes(lab_61: Lab, golden: Golden) -> None:
+    """An image of a guest that is not ours comes back, and nothing more is claimed; a foreign compressor is refused."""
+    own = hibernaut("lab", "resume", golden("swap-6.1-lzo.img"), "--cache", lab_61.cache.root)
+    assert own.status == 0, own.out + own.err
+    assert own.out.startswith("PASS resumed; nothing was verified")
+    newer = hibernaut("lab", "resume", golden("swap-6.12-lz4.img"), "--cache", lab_61.cache.root)
+    assert newer.status == 1
+    assert newer.out.startswith("FAIL fresh boot: ")
+    assert "PM: LZO decompression failed" in newer.out
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

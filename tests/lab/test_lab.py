@@ -138,6 +138,8 @@ def test_what_became_of_a_region() -> None:
     assert "512 of 512 entries wrong" in told
     (told,) = problems(BEFORE, split)
     assert told.startswith("direct map changed")
+    (told,) = problems({**BEFORE, "wrong": "0"}, {**BEFORE, "wrong": "5"})
+    assert "5 of 512 entries wrong" in told
     (told,) = problems(BEFORE, {**BEFORE, "damaged": "3"})
     assert "3 pages damaged" in told
 
@@ -220,6 +222,8 @@ def test_the_doctor_is_content_with_what_is_there() -> None:
         (("boot", "--kernel-image", "x"), "belong together"),
         (("resume", "nowhere"), "No such file"),
         (("prove", "--case", "nothing like it"), "no case is named like"),
+        (("prove", "--write", "no/such/folder"), "no folder no/such to write to"),
+        (("boot", "--region", "3m:above"), "'3m:above' is none of 2m:above"),
     ],
 )
 def test_wrong_words(words: tuple[str, ...], said: str) -> None:

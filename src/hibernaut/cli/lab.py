@@ -32,6 +32,7 @@ from hibernaut.lab.qemu import Disk, command_text, usable_accelerator
 from hibernaut.lab.scenario import IMAGE_NAME, RECORD_NAME, SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop, Up
 from hibernaut.lab.takeover import take_over
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS, VARIANTS, Swap, Variant, variant_named
+from hibernaut.memory.output import replacing, write_all
 from hibernaut.report.text import columns, doctor_text, support_page, support_text
 
 __all__ = ["lab", "takeover"]
@@ -239,14 +240,14 @@ def boot(
     guest_kind = wish.guest()
     if dry_run:
         return place.dry_run(guest_kind, Path("DIR"))
-    lab_ = place.lab()
+    laboratory = place.lab()
     answers: list[dict[str, Any]] = []
-    with _workshop(None) as folder, lab_.boot(guest_kind, folder, []) as guest:
+    with _workshop(None) as folder, laboratory.boot(guest_kind, folder, []) as guest:
         for command in run or ["uname -a", "grep ^DirectMap /proc/meminfo"]:
             reply = guest.port.ask(command)
             answers.append({"command": command, "status": reply.status, "lines": list(reply.lines)})
     if json:
-        print_json({"kernel": lab_.kernel.release, "answers": answers})
+        print_json({"kernel": laboratory.kernel.release, "answers": answers})
     elif not quiet:
         console().print("\n".join(line for answer in answers for line in answer["lines"]))
     if any(answer["status"] for answer in answers):
@@ -275,10 +276,10 @@ def hibernate(
     guest_kind = wish.guest()
     if dry_run:
         return place.dry_run(guest_kind, folder, gdb=dump_before or dump_after)
-    lab_ = place.lab()
+    laboratory = place.lab()
     with _workshop(folder):
         stop = Stop(folder / "before.elf" if dump_before else None, folder / "after.elf" if dump_after else None)
-        done = lab_.hibernate(guest_kind, folder, stop)
+        done = laboratory.hibernate(guest_kind, folder, stop)
         (folder / "kernel.log").write_text(done.log)
     _tell_hibernated(done, json, quiet)
     return None
@@ -332,11 +333,17 @@ def resume(
     folder = record or (image if image.is_dir() else image.parent)
     if device not in ("vda", "vdb"):
         raise typer.BadParameter(f"{device!r} is neither vda nor vdb", param_hint="--device")
+    if dump and dump.exists():
+        raise typer.BadParameter(f"{dump} is there already", param_hint="--dump")
     if record is None and image.is_file() and not (folder / RECORD_NAME).exists():
         stranger = Variant("stranger", "a machine that is not the laboratory's", memory_mib=memory, levels=levels)
-        lab_ = place.lab()
+        if dry_run:
+            return place.dry_run(stranger, folder)
+        laboratory = place.lab()
         with _workshop(None) as workshop:
-            resumed = lab_.resume_stranger(stranger, image.absolute(), workshop, partition=partition, offset=offset)
+            resumed = laboratory.resume_stranger(
+                stranger, image.absolute(), workshop, partition=partition, offset=offset
+            )
         return _tell_resumed(resumed, json, quiet)
     saved = Record.load(folder)
     disk = image / IMAGE_NAME if image.is_dir() else image
@@ -347,10 +354,10 @@ def resume(
             raise FileNotFoundError(2, "No such file or directory", str(path))
     if dry_run:
         return place.dry_run(saved.variant, folder, usual=saved.kernel)
-    lab_ = place.lab(saved.kernel)
+    laboratory = place.lab(saved.kernel)
     on_own = device == "vda"
     with _workshop(None) as workshop:
-        done = lab_.resume(
+        done = laboratory.resume(
             saved,
             disks,
             workshop,
@@ -389,7 +396,7 @@ def dump(
     guest_kind = wish.guest()
     if dry_run:
         return place.dry_run(guest_kind, out.parent)
-    lab_ = place.lab()
+    laboratory = place.lab()
     if out.exists():
         raise typer.BadParameter(f"{out} is there already", param_hint="OUT")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -400,7 +407,7 @@ def dump(
         guest.qemu.dump(partial)
 
     with _workshop(None) as folder:
-        record = lab_.ready(guest_kind, folder, take)
+        record = laboratory.ready(guest_kind, folder, take)
     partial.rename(out)
     if json:
         print_json({"dump": str(out), "record": dataclasses.asdict(record)})
@@ -422,10 +429,10 @@ def golden(
     """Make test data from a real kernel: images, RAM dumps, and what the guest says a reader must find in them."""
     if dry_run:
         return place.dry_run(variant_named("lzo"), folder, gdb=True)
-    lab_ = place.lab()
+    laboratory = place.lab()
     folder.mkdir(parents=True, exist_ok=True)
     with _workshop(None) as workshop:
-        expected = make_golden(lab_, folder, workshop, lambda text: say(text, quiet))
+        expected = make_golden(laboratory, folder, workshop, lambda text: say(text, quiet))
     if json:
         print_json(expected)
     elif not quiet:
@@ -458,6 +465,8 @@ def prove_(
     quiet: QuietOption = False,
 ) -> None:
     """Run every case on every kernel and print the table; status 1 unless all pass."""
+    if write and not write.absolute().parent.is_dir():
+        raise typer.BadParameter(f"no folder {write.parent} to write to", param_hint="--write")
     cases = cases_of(QUICK if quick and not case else case)
     lines = kernel or ([USUAL_KERNEL] if quick else [line.name for line in KERNEL_LINES])
     if list_:
@@ -473,7 +482,8 @@ def prove_(
         say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", quiet or json)
     document = {"passed": all(one.passed for one in results), "results": [_row(one) for one in results]}
     if write:
-        write.write_text(support_page(document))
+        with replacing(write) as fd:
+            write_all(fd, memoryview(support_page(document).encode()), 0)
     if json:
         print_json(document)
     elif not quiet:
@@ -512,7 +522,7 @@ def takeover(
     guest_kind = wish.guest()
     if dry_run:
         return place.dry_run(guest_kind, keep or Path("DIR"), gdb=True)
-    lab_ = place.lab()
+    laboratory = place.lab()
     steps: list[tuple[str, str]] = []
 
     def tell(step: str, what: str) -> None:
@@ -521,12 +531,12 @@ def takeover(
             console().print(f"{step:12}{what}")
 
     with _workshop(keep) as folder:
-        taken = take_over(lab_, guest_kind, folder, resume_stock=resume_stock, tell=tell)
+        taken = take_over(laboratory, guest_kind, folder, resume_stock=resume_stock, tell=tell)
     if json:
         print_json(
             {
                 "passed": taken.passed,
-                "kernel": lab_.kernel.release,
+                "kernel": laboratory.kernel.release,
                 "variant": guest_kind.name,
                 "steps": [{"step": step, "what": what} for step, what in steps],
                 "stock": {"outcome": taken.stock.outcome, "reason": taken.stock.reason},

@@ -17,7 +17,7 @@ from typing import Any
 from hibernaut.errors import FormatError, LabError
 from hibernaut.lab.cache import Cache
 from hibernaut.lab.copy_loop import CopyLoop, find_copy_loop, symbols_of
-from hibernaut.lab.disks import copy_disk, make_disk
+from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk, make_disk
 from hibernaut.lab.gdb import Debugger
 from hibernaut.lab.initramfs import initramfs
 from hibernaut.lab.kernels import Kernel
@@ -25,6 +25,8 @@ from hibernaut.lab.port import Port, Reply, facts_of
 from hibernaut.lab.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.lab.region import REGION_MODULE, region_module
 from hibernaut.lab.variants import Swap, Variant
+from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.swsusp.declarations import SIGNATURE
 
 __all__ = ["IMAGE_NAME", "RECORD_NAME", "SPARE_NAME", "Hibernated", "Lab", "Record", "Resumed", "Stop", "Up"]
 
@@ -260,7 +262,7 @@ class Lab:
             record.save(folder)
             if ask:
                 ask(guest)
-            outcome, reason = self._go(guest, where, folder / IMAGE_NAME)
+            outcome, reason = self._go(guest, where, folder / IMAGE_NAME, record)
             log = guest.qemu.console()
             announced = re.search(r"Need to copy (\d+) pages", log)
             record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
@@ -337,11 +339,11 @@ class Lab:
         guest.port.run(f"!insmod /modules/{REGION_MODULE} {' '.join(words)}")
         guest.port.run(f"echo arm > {REPORT}")
 
-    def _go(self, guest: Up, stop: Stop, disk: Path) -> tuple[str, str]:
+    def _go(self, guest: Up, stop: Stop, disk: Path, record: Record) -> tuple[str, str]:
         """Hibernate to a disk; (outcome, reason)."""
         command = "echo disk > /sys/power/state"
         if not stop.wanted:
-            return self._end_of_day(guest, guest.port.send(command))
+            return self._end_of_day(guest, guest.port.send(command), disk, record)
         loop, debugger = self._debugger(guest)
         for address in loop.before:
             debugger.add_breakpoint(address)
@@ -372,24 +374,26 @@ class Lab:
             if stop.end_there:
                 return "stopped", ""
         debugger.close()
-        return self._end_of_day(guest, sequence)
+        return self._end_of_day(guest, sequence, disk, record)
 
     def _debugger(self, guest: Up) -> tuple[CopyLoop, Debugger]:
         lines = guest.port.run("grep -w -A 4 -E 'swsusp_save|memory_bm_next_pfn' /proc/kallsyms")
         debugger = Debugger(guest.qemu)
         return find_copy_loop(debugger.read, symbols_of(lines)), debugger
 
-    def _end_of_day(self, guest: Up, sequence: int) -> tuple[str, str]:
-        """Wait for the power to go off, for death, or for the kernel's refusal."""
+    def _end_of_day(self, guest: Up, sequence: int, disk: Path, record: Record) -> tuple[str, str]:
+        """Wait for the power to go off, for death (the disk says which), or for the kernel's refusal."""
         try:
             reply = guest.port.reply(sequence, HIBERNATE_SECONDS, "hibernating")
         except LabError:
             if not guest.port.ended:
                 raise
             guest.qemu.wait(POWER_OFF_SECONDS)
+            if _signature(disk, record) == SIGNATURE:
+                return "hibernated", ""
             console = guest.qemu.console()
             died = [*WARNING.findall(console)[:1], *DEATH.findall(console)[:1]]
-            return ("died", "; ".join(died)) if died else ("hibernated", "")
+            return "died", "; ".join(died) or guest.words()
         return _refused(reply)
 
     # ---- resuming ----
@@ -485,7 +489,9 @@ class Lab:
             if check.status:
                 wrong.append(f"data: {'; '.join(check.lines) or f'no region {region}'}")
         after = _regions(guest) if record.regions else ()
-        wrong += [problem for pair in zip(record.regions, after, strict=True) for problem in _region_problems(*pair)]
+        if len(after) != len(record.regions):
+            wrong.append(f"the module tells of {len(after)} regions, there were {len(record.regions)}")
+        wrong += [problem for pair in zip(record.regions, after, strict=False) for problem in _region_problems(*pair)]
         counters = _direct_map_counters(guest)
         if not wrong and counters != record.direct_map:
             wrong.append(f"direct map: counters {counters}, were {record.direct_map}")
@@ -494,6 +500,14 @@ class Lab:
             return False, "; ".join(wrong), facts
         blocks = f" and {len(after)} region{'s' * (len(after) > 1)} of the direct map" if after else ""
         return True, f"resumed, {pages} pages{blocks} as they were", facts
+
+
+def _signature(disk: Path, record: Record) -> bytes:
+    """The signature of a guest's swap area."""
+    base_bytes = 0 if record.partition is None else PARTITION_START_BYTES
+    with disk.open("rb") as file:
+        file.seek(base_bytes + (record.offset + 1) * PAGE_SIZE - len(SIGNATURE))
+        return file.read(len(SIGNATURE))
 
 
 def _refused(reply: Reply) -> tuple[str, str]:
@@ -531,7 +545,7 @@ def _region_problems(before: dict[str, str], after: dict[str, str]) -> Iterator[
     place = f"block {before['block']}"
     if after["damaged"] != "0":
         yield f"data: {place}: {after['damaged']} pages damaged"
-    if after.get("pmd") == before.get("pmd"):
+    if all(after.get(key) == before.get(key) for key in ("pmd", "level", "present", "hidden", "none", "wrong")):
         return
     bad = int(after.get("wrong", "512")) + int(after.get("none", "0"))
     if bad:
