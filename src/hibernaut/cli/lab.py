@@ -48,16 +48,15 @@ KernelOption = Annotated[
     str,
     typer.Option(
         "--kernel",
-        metavar="LINE",
+        metavar="LINE|VMLINUZ",
         show_default=False,
-        help=f"A kernel: {', '.join(one.name for one in KERNEL_LINES)}. Default: {USUAL_KERNEL}, or the guest's own.",
+        help=f"One of Debian's: {', '.join(one.name for one in KERNEL_LINES)}; with --modules, a bzImage of your own. "
+        f"Default: {USUAL_KERNEL}, or the guest's own.",
     ),
 ]
-ImageOption = Annotated[
-    Path | None, typer.Option("--kernel-image", metavar="VMLINUZ", help="Any other kernel, with --modules.")
-]
 ModulesOption = Annotated[
-    Path | None, typer.Option("--modules", metavar="DIR", help="Its lib/modules/RELEASE, or a folder with that in it.")
+    Path | None,
+    typer.Option("--modules", metavar="DIR", help="Your own kernel's lib/modules/RELEASE, or its root."),
 ]
 VariantOption = Annotated[
     str, typer.Option("--variant", metavar="NAME", help="Which guest; `lab variants` lists them.")
@@ -109,7 +108,6 @@ class Place:
     """Where a laboratory is: its kernel, its cache, how it runs."""
 
     kernel: KernelOption = ""
-    kernel_image: ImageOption = None
     modules: ModulesOption = None
     cache: CacheOption = None
     mirror: MirrorOption = None
@@ -119,11 +117,11 @@ class Place:
         """The laboratory, its kernel downloaded if need be; `usual` is the kernel if none is named."""
         if self.accel not in ("tcg", "kvm", "auto"):
             raise typer.BadParameter(f"{self.accel!r} is none of tcg, kvm, auto", param_hint="--accel")
-        if (self.kernel_image is None) is not (self.modules is None):
-            raise typer.BadParameter("--kernel-image and --modules belong together")
         store = Cache(self.cache)
-        if self.kernel_image is not None and self.modules is not None:
-            found = kernel_of_files(self.kernel_image, self.modules)
+        if self.modules is not None:
+            if not self.kernel:
+                raise typer.BadParameter("belongs to a kernel of your own: --kernel VMLINUZ", param_hint="--modules")
+            found = kernel_of_files(Path(self.kernel), self.modules)
         else:
             found = get_kernel(store, line_named(self.kernel or usual), self.mirror)
         return Lab(found, store, usable_accelerator(self.accel, found.vmlinuz), self.mirror)
@@ -131,7 +129,7 @@ class Place:
     def dry_run(self, variant: Variant, folder: Path, *, gdb: bool = False, usual: str = USUAL_KERNEL) -> None:
         """Print QEMU's command line for a guest and touch nothing: the kernel may not even be here yet."""
         name = self.kernel or usual
-        vmlinuz = self.kernel_image or Path(f"vmlinuz-{line_named(name).name}")
+        vmlinuz = Path(name if self.modules else f"vmlinuz-{line_named(name).name}")
         pretended = Lab(Kernel(name, name, vmlinuz, Path("MODULES")))
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
         typer.echo(command_text(pretended.hardware(variant, folder, disks, "SESSION", gdb)))

@@ -67,7 +67,7 @@ def line_named(name: str) -> KernelLine:
         if line.name == name:
             return line
     known = ", ".join(line.name for line in KERNEL_LINES)
-    raise LabUnavailable(f"no kernel line {name!r} (known: {known}; any other by --kernel-image and --modules)")
+    raise LabUnavailable(f"no kernel line {name!r} (known: {known}; any other by --kernel VMLINUZ --modules DIR)")
 
 
 def get_kernel(cache: Cache, line: KernelLine, mirror: str | None = None) -> Kernel:
