@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import subprocess
 from pathlib import Path
@@ -14,8 +15,8 @@ from hibernaut.lab.cache import Cache
 from hibernaut.lab.cases import cases_of
 from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk, make_disk
 from hibernaut.lab.doctor import cures, examine
-from hibernaut.lab.kernels import KERNEL_LINES, kernel_of_files, line_named
-from hibernaut.lab.scenario import Record
+from hibernaut.lab.kernels import KERNEL_LINES, Kernel, kernel_of_files, line_named
+from hibernaut.lab.scenario import Lab, Record
 from hibernaut.lab.variants import VARIANTS, Swap, variant_named
 from hibernaut.memory.files import open_plain
 from hibernaut.report.text import support_page, support_text
@@ -205,6 +206,17 @@ def test_without_qemu_the_line_says_how_to_get_it(tmp_path: Path, monkeypatch: p
     (first, *_) = result.document["cures"]
     for package in ("qemu-system-x86", "busybox-static", "gcc", "e2fsprogs"):
         assert package in first.split()
+
+
+@pytest.mark.parametrize("name", ["capstone", "drgn"])
+def test_without_the_extra_nothing_is_booted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A takeover that could not end does not begin."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted, *_: None if wanted == name else real(wanted))
+    monkeypatch.setattr("hibernaut.cli.lab.Place.lab", lambda _: Lab(Kernel("6.1", "6.1.0", tmp_path, tmp_path)))
+    line = refused("takeover")
+    assert f"{name} is not installed" in line
+    assert "pip install 'hibernaut[lab]'" in line
 
 
 def test_the_doctor_is_content_with_what_is_there() -> None:

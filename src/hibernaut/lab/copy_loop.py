@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from hibernaut.errors import HibernautError, LabUnavailable
+from hibernaut.errors import HibernautError
+from hibernaut.lab.programs import need_module
 
 __all__ = ["CopyLoop", "find_copy_loop", "symbols_of"]
 
@@ -54,10 +55,9 @@ def find_copy_loop(read: Read, symbols: dict[str, tuple[int, int]]) -> CopyLoop:
         LabUnavailable: no disassembler here.
         HibernautError: the function does not look as expected.
     """
-    try:
-        import capstone
-    except ImportError:
-        raise LabUnavailable("capstone is not installed", cure="pip install 'hibernaut[lab]'") from None
+    need_module("capstone")
+    import capstone
+
     try:
         (start, size_bytes), (next_pfn, _) = (symbols[name] for name in ("swsusp_save", "memory_bm_next_pfn"))
     except KeyError as error:

@@ -10,7 +10,7 @@ from hibernaut.errors import LabUnavailable
 from hibernaut.lab.cache import Cache
 from hibernaut.lab.debian import KEYRING, configured_mirrors
 from hibernaut.lab.kernels import KERNEL_LINES
-from hibernaut.lab.programs import PROGRAMS
+from hibernaut.lab.programs import MODULES, PROGRAMS
 
 __all__ = ["Finding", "Need", "cures", "examine"]
 
@@ -49,7 +49,7 @@ def examine(cache: Cache) -> list[Finding]:
         Finding(Need(one.name, one.purpose), bool(one.find()), one.find() or "missing", tuple(one.package.split()))
         for one in PROGRAMS
     ]
-    for name, purpose in (("capstone", "finds the copy loop in the kernel's code"), ("drgn", "reads kallsyms")):
+    for name, purpose in MODULES.items():
         there = importlib.util.find_spec(name) is not None
         found.append(Finding(Need(name, purpose), there, "installed" if there else "missing", modules=(name,)))
     keys = KEYRING.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from hibernaut.errors import LabUnavailable
 
-__all__ = ["PROGRAMS", "Program", "program", "run"]
+__all__ = ["MODULES", "PROGRAMS", "Program", "need_module", "program", "run"]
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Where programs for root lie, which are not on everybody's path."""
@@ -48,6 +49,16 @@ PROGRAMS = (
     Program("unshare", "util-linux", "builds the kernel module in a folder of its own"),
     Program("mkfs.ext4", "e2fsprogs", "makes the file system for a swap file"),
 )
+
+
+MODULES = {"capstone": "finds the copy loop in the kernel's code", "drgn": "reads kallsyms"}
+"""Python packages of the extra `lab`, and what for."""
+
+
+def need_module(name: str) -> None:
+    """See that one of `MODULES` is installed. Raises LabUnavailable if not."""
+    if importlib.util.find_spec(name) is None:
+        raise LabUnavailable(f"{name} is not installed (it {MODULES[name]})", cure="pip install 'hibernaut[lab]'")
 
 
 def program(name: str) -> str:

@@ -22,6 +22,7 @@ from hibernaut.lab.gdb import Debugger
 from hibernaut.lab.initramfs import initramfs
 from hibernaut.lab.kernels import Kernel
 from hibernaut.lab.port import Port, Reply, facts_of
+from hibernaut.lab.programs import need_module
 from hibernaut.lab.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.lab.region import REGION_MODULE, region_module
 from hibernaut.lab.variants import Swap, Variant
@@ -258,6 +259,8 @@ class Lab:
             LabError: the guest does not do as it is told.
         """
         where = stop or Stop()
+        if where.wanted:
+            need_module("capstone")
         with self._prepared(variant, folder, gdb=where.wanted) as (guest, record):
             record.save(folder)
             if ask:

@@ -14,6 +14,7 @@ from pathlib import Path
 from hibernaut.errors import HibernautError, LabError
 from hibernaut.hibernate import CPU_SET_BITS, Finding, Fixmap, Way, hibernate, same_direct_map
 from hibernaut.hibernate.kernel_state import pages_to_save
+from hibernaut.lab.programs import need_module
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop
 from hibernaut.lab.variants import Variant
 from hibernaut.linux import Machine
@@ -75,6 +76,7 @@ def take_over(
         LabError: a guest does not do as it is told, or there is nothing to resume.
         HibernautError: the dump is not what it should be.
     """
+    need_module("drgn")
     before, disk = folder / "before.elf", folder / "swap-before.img"
     stock = lab.hibernate(variant, folder, Stop(before=before, disk=disk))
     record = stock.record

@@ -71,30 +71,19 @@ def rewrite_image(
     """
     for paddr, data in writes:
         refuse_unlisted(image, paddr, len(data))
+    pfns, info, area = image.pfns, image.info, ExistingArea(image)
+    packed = compressor or image.compressor
+    elide = bool(image.zero.any()) if zero_pages is None else zero_pages
     if out is not None:
-        return write_image(
-            out,
-            _memory(image, writes),
-            image.pfns,
-            image.info,
-            ExistingArea(image),
-            compressor=compressor or image.compressor,
-            zero_pages=bool(image.zero.any()) if zero_pages is None else zero_pages,
-            progress=progress,
-        )
-    with _claimed(image) as fd, tempfile.TemporaryFile(buffering=0) as spool:
+        memory = _memory(image, writes)
+        return write_image(out, memory, pfns, info, area, compressor=packed, zero_pages=elide, progress=progress)
+    with _claimed(image) as fd, tempfile.TemporaryFile(buffering=0) as file:
+        spool, memory = file.fileno(), _memory(image, writes)
         written, blocks = spool_image(
-            spool.fileno(),
-            _memory(image, writes),
-            image.pfns,
-            image.info,
-            ExistingArea(image),
-            compressor=compressor or image.compressor,
-            zero_pages=bool(image.zero.any()) if zero_pages is None else zero_pages,
-            progress=progress,
+            spool, memory, pfns, info, area, compressor=packed, zero_pages=elide, progress=progress
         )
         _refuse_changed(image, fd)
-        _put(image, blocks, spool.fileno(), fd)
+        _put(image, blocks, spool, fd)
     return written
 
 
