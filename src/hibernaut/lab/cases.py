@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -345,12 +346,21 @@ def _killed(lab: Lab, folder: Path) -> str:
     saved = _hibernate(lab, variant_named("none"), folder)
     chance = random.Random(KILL_SEED)
     area = folder / "area.img"
-    writing_seconds = _kill_a_rewrite(saved.image, area, None)
+    for _ in range(2):  # the first one finds its files not in memory, and takes longer than all others
+        with _rewriting(saved.image, area) as writer:
+            began = time.monotonic()
+            _wait_for(writer, area, image_there=False)
+            given_up = time.monotonic()
+            _wait_for(writer, area, image_there=True)
+            until_given_up, without_image = given_up - began, time.monotonic() - given_up
     outcomes = {"old": 0, "none": 0, "new": 0}
     boots: dict[str, str] = {}
     for number in range(KILLS):
-        # Half of them counted from the start, when the new image is prepared, half from when the old one is given up.
-        _kill_a_rewrite(saved.image, area, chance.uniform(0, 2 * writing_seconds), from_start=number % 2 == 0)
+        # Half of the kills while the new image is prepared, half while the area holds none, and a little after each.
+        with _rewriting(saved.image, area) as writer:
+            if number % 2:
+                _wait_for(writer, area, image_there=False)
+            time.sleep(chance.uniform(0, 1.2 * (without_image if number % 2 else until_given_up)))
         state = _state_of(area)
         outcomes[state] += 1
         if state not in boots:
@@ -362,29 +372,25 @@ def _killed(lab: Lab, folder: Path) -> str:
     return f"{KILLS} kills: {counted}; booted: {'; '.join(f'{state}: {reason}' for state, reason in boots.items())}"
 
 
-def _kill_a_rewrite(image: Path, area: Path, kill_after: float | None, *, from_start: bool = False) -> float:
-    """Rewrite a copy of an image in place, as LZO, and kill that after so many seconds, if it takes so long.
-
-    Args:
-        image: the image.
-        area: the copy.
-        kill_after: seconds; None: not at all.
-        from_start: whether they count from the start, not from when the area has stopped to be an image.
-
-    Returns:
-        How long the area held no image, seconds.
-    """
+@contextmanager
+def _rewriting(image: Path, area: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command line rewriting a copy of an image in place, as LZO; killed on leaving, if it is still there."""
     copy_disk(image, area)
     command = [sys.executable, "-m", "hibernaut", "rewrite", str(area), "--in-place", "--compressor", "lzo", "--quiet"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process, area.open("rb", buffering=0) as file:
-        while not from_start and process.poll() is None and os.pread(file.fileno(), 10, PAGE_SIZE - 10) == SIGNATURE:
-            time.sleep(0.0005)
-        began = time.monotonic()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         try:
-            process.wait(kill_after)
-        except subprocess.TimeoutExpired:
+            yield process
+        finally:
             process.send_signal(signal.SIGKILL)
-        return time.monotonic() - began
+
+
+def _wait_for(writer: subprocess.Popen[bytes], area: Path, *, image_there: bool) -> None:
+    """Until the area holds an image, or none; or until its writer has ended."""
+    with area.open("rb", buffering=0) as file:
+        while writer.poll() is None:
+            if (os.pread(file.fileno(), len(SIGNATURE), PAGE_SIZE - len(SIGNATURE)) == SIGNATURE) is image_there:
+                return
+            time.sleep(0.0005)
 
 
 def _state_of(area: Path) -> str:

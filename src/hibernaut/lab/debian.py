@@ -14,7 +14,7 @@ from hibernaut.errors import LabUnavailable
 from hibernaut.lab.cache import Cache
 from hibernaut.lab.programs import program, run
 
-__all__ = ["Archive", "Mirrors", "configured_mirrors", "unpack"]
+__all__ = ["Archive", "Mirrors", "configured_mirrors"]
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MERGED_FOLDERS = ("bin", "sbin", "lib", "lib64")
@@ -64,7 +64,6 @@ class Archive:
         self.suite = suite
         self._mirror = mirror
         self._root = cache.root / "apt" / suite
-        self._packages = cache.root / "packages"
 
     def newest(self, pattern: str) -> str:
         """The name of the package whose name matches and has the highest numbers in it.
@@ -78,17 +77,16 @@ class Archive:
             raise LabUnavailable(f"no package in {self.suite} is named like {pattern}")
         return max(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
-    def download(self, names: Iterable[str]) -> list[Path]:
-        """Packages, each downloaded once. Raises LabUnavailable."""
-        targets = {name: self._packages / f"{name}_{self.suite}.deb" for name in names}
-        missing = [name for name, target in targets.items() if not target.exists()]
-        if missing:
-            self._packages.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._packages, prefix=".") as folder:
-                self._download(missing, Path(folder))
-                for package in Path(folder).glob("*.deb"):
-                    package.rename(targets[package.name.split("_")[0]])
-        return list(targets.values())
+    def unpack(self, names: Iterable[str], folder: Path) -> None:
+        """Download packages and unpack them over one another into a folder; nothing of them is run, nothing else kept.
+
+        Raises:
+            LabUnavailable: one cannot be had or is damaged, or there is no room.
+        """
+        self._root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._root, prefix="packages.") as packages:
+            self._download(list(names), Path(packages))
+            _unpack(sorted(Path(packages).glob("*.deb")), folder)
 
     def _download(self, names: list[str], folder: Path) -> None:
         """Packages into a folder; lists that have aged, so that they name what is no longer there, are fetched anew."""
@@ -107,20 +105,20 @@ class Archive:
     def _apt(self, tool: str, *words: str, doing: str, cwd: Path | None = None) -> str:
         configuration = self._configured()
         apt = str(Path(program("apt-get")).with_name(tool))
-        return run([apt, "-qq", *words] if tool == "apt-get" and words[0] != "install" else [apt, *words],
-                   cwd=cwd, env={"APT_CONFIG": str(configuration)}, doing=doing)  # fmt: skip
+        return run([apt, *words], cwd=cwd, env={"APT_CONFIG": str(configuration)}, doing=doing)
 
     def _configured(self) -> Path:
-        """The apt configuration, made and its lists fetched the first time."""
-        configuration = self._root / "apt.conf"
-        if configuration.exists():
+        """The apt configuration, made and its lists fetched the first time, and when the mirror is another one."""
+        configuration, sources_list = self._root / "apt.conf", self._root / "sources.list"
+        sources = "".join(f"{line}\n" for line in self._sources())
+        if configuration.exists() and sources_list.read_text() == sources:
             return configuration
         if not KEYRING.exists():
             raise LabUnavailable("Debian's archive keys are not here", cure="apt-get install debian-archive-keyring")
         for folder in ("lists/partial", "cache/archives/partial"):
             (self._root / folder).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
-        (self._root / "sources.list").write_text("".join(f"{line}\n" for line in self._sources()))
+        sources_list.write_text(sources)
         partial = self._root / "apt.conf.partial"
         partial.write_text(
             f'Dir::Etc::sourcelist "{self._root}/sources.list";\n'
@@ -158,12 +156,8 @@ class Archive:
         return [f"deb [signed-by={KEYRING}] {uri} {suite} main" for uri, suite in suites]
 
 
-def unpack(packages: Iterable[Path], folder: Path) -> None:
-    """Unpack packages over one another into a folder, whose bin, lib and so on are links into usr. Runs no script.
-
-    Raises:
-        LabUnavailable: a package is damaged, or there is no room.
-    """
+def _unpack(packages: Iterable[Path], folder: Path) -> None:
+    """Unpack packages into a folder whose bin, lib and so on are links into usr. Raises LabUnavailable."""
     for name in MERGED_FOLDERS:
         (folder / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (folder / name).exists():

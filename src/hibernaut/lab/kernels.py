@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hibernaut.errors import FormatError, LabUnavailable
 from hibernaut.lab.cache import Cache
-from hibernaut.lab.debian import Archive, unpack
+from hibernaut.lab.debian import Archive
 
 __all__ = ["KERNEL_LINES", "Kernel", "KernelLine", "get_kernel", "kernel_of_files", "line_named"]
 
@@ -82,7 +82,7 @@ def get_kernel(cache: Cache, line: KernelLine, mirror: str | None = None) -> Ker
     def make(folder: Path) -> None:
         archive = Archive(cache, line.suite, mirror)
         release = archive.newest(re.escape(line.packages[0]) + line.release).removeprefix(line.packages[0])
-        unpack(archive.download([f"{part}{release}" for part in line.packages]), folder)
+        archive.unpack([f"{part}{release}" for part in line.packages], folder)
 
     with cache.locked():
         root = cache.folder(f"kernels/{line.name}", make)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hibernaut.errors import LabUnavailable
 from hibernaut.lab.cache import Cache
-from hibernaut.lab.debian import Archive, unpack
+from hibernaut.lab.debian import Archive
 from hibernaut.lab.initramfs import GUEST_FOLDER
 from hibernaut.lab.kernels import Kernel
 from hibernaut.lab.programs import program, run
@@ -51,7 +51,7 @@ def region_module(cache: Cache, kernel: Kernel, mirror: str | None = None) -> Pa
 
     def make_root(folder: Path) -> None:
         archive = Archive(cache, line.suite, mirror)
-        unpack(archive.download(archive.with_dependencies([f"linux-headers-{release}", *TOOLS])), folder)
+        archive.unpack(archive.with_dependencies([f"linux-headers-{release}", *TOOLS]), folder)
         for name in ("dev", "module", "proc", "tmp"):
             (folder / name).mkdir(exist_ok=True)
 
