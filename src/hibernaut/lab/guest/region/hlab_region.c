@@ -25,7 +25,7 @@
 
 #define BLOCK_ORDER 9
 #define BLOCK_PAGES (1 << BLOCK_ORDER)
-#define MOST_BLOCKS 200
+#define MOST_BLOCKS 4096
 #define MOST_REGIONS 16
 #define WORDS (PAGE_SIZE / sizeof(u64))
 #define MARK (0xa5cull << 52)
@@ -98,27 +98,29 @@ static bool suits(struct page *block, bool above)
 	return (__pa(entry) >> PAGE_SHIFT > page_to_pfn(block)) == above;
 }
 
+/* A free block whose PMD table lies where it is wanted, looked for from the lowest zone up. */
 static struct page *take_block(bool above)
 {
-	struct page **taken = kcalloc(MOST_BLOCKS, sizeof(*taken), GFP_KERNEL);
-	struct page *found = NULL;
+	static const gfp_t zones[] = { GFP_DMA, GFP_DMA32, 0 };
+	struct page **taken = kvcalloc(MOST_BLOCKS, sizeof(*taken), GFP_KERNEL);
+	struct page *block, *found = NULL;
 	int count = 0;
+	size_t i;
 
-	while (taken && !found && count < MOST_BLOCKS) {
-		gfp_t low = above && count == 0 ? GFP_DMA : 0;
-		struct page *block = alloc_pages(GFP_KERNEL | low | __GFP_NOWARN | __GFP_NORETRY, BLOCK_ORDER);
-
-		if (!block && !low)
-			break;
-		if (block && suits(block, above))
-			found = block;
-		else
-			taken[count++] = block;
+	for (i = 0; taken && !found && i < ARRAY_SIZE(zones); i++) {
+		while (!found && count < MOST_BLOCKS) {
+			block = alloc_pages(GFP_KERNEL | zones[i] | __GFP_NOWARN | __GFP_NORETRY, BLOCK_ORDER);
+			if (!block)
+				break;
+			if (suits(block, above))
+				found = block;
+			else
+				taken[count++] = block;
+		}
 	}
 	while (count--)
-		if (taken[count])
-			__free_pages(taken[count], BLOCK_ORDER);
-	kfree(taken);
+		__free_pages(taken[count], BLOCK_ORDER);
+	kvfree(taken);
 	return found;
 }
 
