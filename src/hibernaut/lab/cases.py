@@ -26,6 +26,7 @@ import numpy as np
 from hibernaut.errors import CorruptImage, FormatError, HibernautError, LabUnavailable
 from hibernaut.hibernate.ways import FixmapNoFlush, Remap, Way
 from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk
+from hibernaut.lab.golden import check_golden, make_golden
 from hibernaut.lab.kernels import Kernel
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Resumed
 from hibernaut.lab.takeover import take_over
@@ -140,6 +141,18 @@ def _rewritten(lab: Lab, saved: Hibernated, compressor: CompressorName) -> str:
 
 
 # ---- the cases ----
+
+
+def _own_words(lab: Lab, folder: Path) -> str:
+    """Images and dumps of four guests, read by us, against what the guest and its kernel said of them."""
+    golden, workshop = folder / "golden", folder / "workshop"
+    golden.mkdir()
+    workshop.mkdir()
+    expected = make_golden(lab, golden, workshop, lambda _text: None)
+    wrong = check_golden(golden, expected)
+    if wrong:
+        raise Failed("; ".join(wrong))
+    return f"{', '.join(expected)}: {sum(map(len, expected.values()))} facts agree"
 
 
 def _rewrite(lab: Lab, folder: Path) -> str:
@@ -406,6 +419,7 @@ def _state_of(area: Path) -> str:
 
 
 CASES = (
+    Case("read, against the kernel's own words", "every fact agrees", _own_words),
     Case("own image rewritten, each compressor", "resumes", _rewrite),
     Case("one marker changed in the image", "the guest sees the change", _changed_marker),
     Case("saved from a dump: 4 levels", "resumes", partial(_from_dump, "lzo")),
@@ -429,8 +443,12 @@ CASES = (
     Case("writer killed 20 times", "old image, none, or the new one", _killed),
 )
 
-QUICK = ("own image rewritten, each compressor", "2 MiB not present, allocation fails")
-"""The subset for every day: rewriting, and the takeover where the stock kernel dies."""
+QUICK = (
+    "read, against the kernel's own words",
+    "own image rewritten, each compressor",
+    "2 MiB not present, allocation fails",
+)
+"""The subset for every day: reading, rewriting, and the takeover where the stock kernel dies."""
 
 
 def cases_of(names: Iterable[str] | None = None) -> list[Case]:

@@ -9,21 +9,28 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zstandard
 
-from hibernaut.errors import LabError
+from hibernaut.errors import FormatError, LabError
 from hibernaut.lab.port import facts_of
 from hibernaut.lab.scenario import IMAGE_NAME, Hibernated, Lab, Stop, Up
 from hibernaut.lab.variants import Variant, variant_named
+from hibernaut.linux import DirectMap
+from hibernaut.linux.formula import formula_pages
 from hibernaut.linux.running import running_machine
+from hibernaut.memory.files import open_plain
+from hibernaut.paging.spans import Stop as Reason
+from hibernaut.sources import open_memory
+from hibernaut.swsusp import inspect_image
 from hibernaut.swsusp.kernels import rules_for
 from hibernaut.swsusp.verdict import ResumingMachine
 
-__all__ = ["make_golden"]
+__all__ = ["check_golden", "make_golden"]
 
 Tell = Callable[[str], None]
 
@@ -63,6 +70,82 @@ def make_golden(lab: Lab, folder: Path, workshop: Path, tell: Tell) -> dict[str,
     partial.write_text(json.dumps({**known, **expected}, indent=1) + "\n")
     partial.rename(path)
     return expected
+
+
+def check_golden(folder: Path, expected: Mapping[str, Any]) -> list[str]:
+    """What our own readers find otherwise in such a set than its expected.json says: a line each, none if all agrees.
+
+    Args:
+        folder: with the files.
+        expected: what `make_golden` gave.
+
+    Raises:
+        FormatError, OSError: a file cannot be read.
+    """
+    wrong = []
+    for name, facts in expected.items():
+        found = (_read_image if name.startswith("swap-") else _read_dump)(folder / f"{name}.zst", facts)
+        wrong += [
+            f"{name}: {key} is {str(found[key])[:80]}, expected {str(wanted)[:80]}"
+            for key, wanted in facts.items()
+            if found[key] != wanted
+        ]
+    return wrong
+
+
+def _read_image(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """An image by our reader, in the words of expected.json; marker frames whose pages are not theirs are left out."""
+    with open_plain(path) as file:
+        found = inspect_image(file)
+        image = found.image
+        if image is None or found.problems:
+            raise FormatError(found.problems[0].what if found.problems else "no image", source=str(path))
+        own = []
+        for first, count in facts["marker_frames"]:
+            pages, present = image.memory().gather(int(first, 16) + np.arange(count))
+            if present.all() and all(page.tobytes().startswith(b"hibernaut lab: page ") for page in pages):
+                own.append([first, count])
+        zero = int(image.zero.sum())
+        return {
+            "cr3": f"{image.info.cr3:#x}",
+            "compressor": image.compressor,
+            "saved_pages": len(image.pfns),
+            "zero_pages": zero,
+            "stored_pages": len(image.pfns) - zero,
+            "image_pages": image.info.image_pages,
+            "e820_checksum": f"{image.info.e820_checksum:#x}",
+            "physical_pages": image.info.physical_pages,
+            "jump_address": f"{image.info.jump_address:#x}",
+            "marker_frames": own,
+        }
+
+
+def _read_dump(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A dump by our reader, in the words of expected.json.
+
+    The kernel's counters are compared as their sum: one by one they also count splits of its text's other mapping.
+    """
+    with open_memory(path) as source:
+        if source.cr3 is None:
+            raise FormatError("a dump without CR3", source=str(path))
+        direct_map = DirectMap.find(source.memory, source.cr3, source.levels)
+        hidden = [hole for hole in direct_map.holes if hole.kind is Reason.NOT_PRESENT]
+        runs = [[f"{one.start_pfn:#x}", one.pages, one.level.size, f"{one.entry:#x}"] for one in hidden]
+        mapped_kib = sum(direct_map.present_bytes.values()) // 1024 + 4 * sum(one.pages for one in hidden)
+        told = facts["direct_map_kib"]
+        found = {
+            "cr3": f"{source.cr3:#x}",
+            "direct_map_base": f"{direct_map.base:#x}",
+            "direct_map_kib": told if mapped_kib == sum(told.values()) else mapped_kib,
+        }
+        if "secret_frames" in facts:
+            frames = [f"{pfn:#x}" for one in hidden for pfn in range(one.start_pfn, one.start_pfn + one.pages)]
+            return {**found, "secret_frames": frames, "not_present_runs": []}
+        for one in hidden:  # the module's blocks hold what their frames' numbers say
+            frames_of = np.arange(one.start_pfn, one.start_pfn + one.pages)
+            if not np.array_equal(source.memory.gather(frames_of)[0], formula_pages(frames_of)):
+                runs.append([f"{one.start_pfn:#x}", "holds other data than its module put there"])
+        return {**found, "not_present_runs": runs}
 
 
 def _knows_lz4(lab: Lab) -> bool:
