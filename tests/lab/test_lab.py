@@ -251,14 +251,21 @@ def unwrapped(text: str) -> str:
     return " ".join(text.replace("│", " ").split())
 
 
-def test_a_folder_with_something_in_it_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest's disks overwrite nothing."""
     (tmp_path / "mine").write_text("precious")
     monkeypatch.setattr("hibernaut.cli.lab.Place.lab", lambda *_: None)
-    result = hibernaut("lab", "hibernate", tmp_path)
-    assert result.status == 2
-    assert "is not empty" in unwrapped(result.err)
+    for words, said in [
+        (("lab", "hibernate", tmp_path), "is not empty"),
+        (("lab", "prove", "--keep", tmp_path), "is not empty"),
+        (("takeover", "--keep", tmp_path), "is not empty"),
+        (("lab", "dump", tmp_path / "mine"), "is there already"),
+    ]:
+        result = hibernaut(*words)
+        assert result.status == 2
+        assert said in unwrapped(result.err)
     assert (tmp_path / "mine").read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
 def test_the_table_of_proofs() -> None:

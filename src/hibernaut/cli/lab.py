@@ -362,7 +362,7 @@ def resume(
             device=device,
             partition=saved.partition if on_own else None,
             offset=saved.offset if on_own else 0,
-            dump=dump.absolute() if dump else None,
+            dump=dump,
         )
     _tell_resumed(done, json, quiet)
     return None
@@ -394,19 +394,17 @@ def dump(
     guest_kind = wish.guest()
     if dry_run:
         return place.dry_run(guest_kind, out.parent)
-    laboratory = place.lab()
     if out.exists():
         raise typer.BadParameter(f"{out} is there already", param_hint="OUT")
+    laboratory = place.lab()
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.absolute().with_name(f".{out.name}.partial")
 
     def take(guest: Up) -> None:
         guest.qemu.execute("stop")
-        guest.qemu.dump(partial)
+        guest.qemu.dump(out)
 
     with _workshop(None) as folder:
         record = laboratory.ready(guest_kind, folder, take)
-    partial.rename(out)
     if json:
         print_json({"dump": str(out), "record": dataclasses.asdict(record)})
     elif not quiet:
@@ -446,7 +444,7 @@ def prove_(
     case: Annotated[
         list[str] | None, typer.Option("--case", metavar="TEXT", help="Cases with this in their name; repeatable.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Linux 6.1, rewriting and the takeover only.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Linux 6.1: reading, rewriting, the takeover.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="How many guests at a time.")] = 2,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FILE", help="Keep the table as a page (docs/support.md).")
@@ -465,6 +463,8 @@ def prove_(
     """Run every case on every kernel and print the table; status 1 unless all pass."""
     if write and not write.absolute().parent.is_dir():
         raise typer.BadParameter(f"no folder {write.parent} to write to", param_hint="--write")
+    if keep and keep.exists() and any(keep.iterdir()):
+        raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
     cases = cases_of(QUICK if quick and not case else case)
     lines = kernel or ([USUAL_KERNEL] if quick else [line.name for line in KERNEL_LINES])
     if list_:

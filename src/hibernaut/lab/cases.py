@@ -29,16 +29,17 @@ from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk
 from hibernaut.lab.golden import check_golden, make_golden
 from hibernaut.lab.kernels import Kernel
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Resumed
-from hibernaut.lab.takeover import take_over
+from hibernaut.lab.takeover import Takeover, take_over
 from hibernaut.lab.variants import Swap, Variant, variant_named
 from hibernaut.linux import DirectMap
 from hibernaut.memory.files import open_plain
 from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.paging.spans import Stop
 from hibernaut.swsusp import Image, inspect_image, open_image, rewrite_image
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import HEADER, INFO, SIGNATURE
 from hibernaut.swsusp.kernels import rules_for
-from hibernaut.swsusp.verdict import Answer, ResumingMachine, verdict_on
+from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_on
 
 __all__ = ["QUICK", "Case", "Result", "cases_of", "prove"]
 
@@ -121,10 +122,22 @@ def _must_pass(resumed: Resumed, what: str) -> str:
     return resumed.reason
 
 
-def _open(saved: Hibernated, path: Path | None = None) -> Image:
-    """The image on the guest's disk, or on a copy of that disk."""
-    record = saved.record
-    return open_image(path or saved.image, offset=record.offset, partition=record.partition)
+def _must_be_whole(taken: Takeover) -> None:
+    """Our image resumes and the direct map is what it was. Raises Failed."""
+    _must_pass(taken.resumed, "our image")
+    if taken.findings:
+        raise Failed(f"direct map: {taken.findings[0]}")
+
+
+def _open(saved: Hibernated) -> Image:
+    """The image on the guest's disk."""
+    return open_image(saved.image, offset=saved.record.offset, partition=saved.record.partition)
+
+
+def _verdict(lab: Lab, disk: Path, machine: ResumingMachine) -> Verdict:
+    """What `inspect` says that the guest's kernel will say. Raises FormatError if there is no image."""
+    with open_plain(disk) as file:
+        return verdict_on(inspect_image(file), rules_for(lab.kernel.release), machine)
 
 
 def _compressors(lab: Lab) -> list[CompressorName]:
@@ -185,9 +198,7 @@ def _changed_marker(lab: Lab, folder: Path) -> str:
 def _from_dump(variant: str, lab: Lab, folder: Path) -> str:
     """A guest stopped before the copy loop, saved by us, resumed by its stock kernel."""
     taken = take_over(lab, variant_named(variant), folder)
-    _must_pass(taken.resumed, "our image")
-    if taken.findings:
-        raise Failed(f"direct map: {taken.findings[0]}")
+    _must_be_whole(taken)
     return f"{taken.resumed.reason}; {taken.written.saved_pages} pages; direct map entry by entry the same"
 
 
@@ -201,11 +212,9 @@ def _lost_table(lab: Lab, folder: Path) -> str:
     block = int(taken.stock.record.regions[0]["block"], 16)
     with _open(taken.stock) as image:
         found = {hole.kind for hole in DirectMap.find(image.memory(), image.info.cr3).holes if hole.start_pfn == block}
-    if not any(str(kind) == "table-missing" for kind in found):
+    if Stop.TABLE_MISSING not in found:
         raise Failed(f"the map of the kernel's image says {found} of block {block:#x}")
-    _must_pass(taken.resumed, "our image")
-    if taken.findings:
-        raise Failed(f"direct map: {taken.findings[0]}")
+    _must_be_whole(taken)
     return f"its own: {taken.stock_resumed.reason}, map said table-missing; ours: {taken.resumed.reason}"
 
 
@@ -214,9 +223,7 @@ def _failing_allocation(lab: Lab, folder: Path) -> str:
     taken = take_over(lab, variant_named("hole-2m-fails"), folder)
     if taken.stock.outcome != "died" or "Failed to remap page" not in taken.stock.log:
         raise Failed(f"the stock kernel was to die: {taken.stock.outcome} {taken.stock.reason}")
-    _must_pass(taken.resumed, "our image")
-    if taken.findings:
-        raise Failed(f"direct map: {taken.findings[0]}")
+    _must_be_whole(taken)
     return f"stock: {taken.stock.reason}; ours: {taken.resumed.reason}"
 
 
@@ -241,8 +248,9 @@ Damage = Callable[[Image, Path], None]
 
 
 def _flip_bit(image: Image, disk: Path) -> None:
-    """One bit in the middle of a unit in the middle of the stream."""
-    block = int(image.swap_map.entries[len(image.swap_map.entries) // 2])
+    """One bit of compressed data: in the first block of the unit that has most, so that it cannot be padding."""
+    index = image.stream.index
+    block = int(image.swap_map.entries[index.first_entry[int(np.argmax(index.compressed_bytes))]])
     _patch(disk, image.area.offset_of(block) + PAGE_SIZE // 2, lambda old: bytes([old[0] ^ 0x10]), 1)
 
 
@@ -328,8 +336,7 @@ def _refusals(lab: Lab, folder: Path) -> str:
 
 
 def _foretell_good(lab: Lab, image: Image, machine: ResumingMachine) -> None:
-    with open_plain(image.area.file.path) as file:
-        verdict = verdict_on(inspect_image(file), rules_for(lab.kernel.release), machine)
+    verdict = _verdict(lab, image.area.file.path, machine)
     if verdict.resumes is not True:
         raise Failed(f"an undamaged image was foretold to be refused: {verdict.checks}")
 
@@ -337,8 +344,7 @@ def _foretell_good(lab: Lab, image: Image, machine: ResumingMachine) -> None:
 def _foretold(lab: Lab, disk: Path, machine: ResumingMachine) -> str | None:
     """What `inspect` says the kernel will say; None if it says that there is no image."""
     try:
-        with open_plain(disk) as file:
-            verdict = verdict_on(inspect_image(file), rules_for(lab.kernel.release), machine)
+        verdict = _verdict(lab, disk, machine)
     except FormatError as error:
         if isinstance(error, CorruptImage):
             raise

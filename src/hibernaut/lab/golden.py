@@ -56,11 +56,11 @@ def make_golden(lab: Lab, folder: Path, workshop: Path, tell: Tell) -> dict[str,
     """
     name = lab.kernel.name
     expected: dict[str, Any] = {}
-    for kind, image_too, dump_too in (("lzo", True, True), ("lz4", True, False), ("hole-2m", True, True)):
+    for kind, dump_too in (("lzo", True), ("lz4", False), ("hole-2m", True)):
         variant = variant_named(kind)
         if kind == "lz4" and not _knows_lz4(lab):
             continue
-        expected |= _hibernated(lab, variant, workshop, folder, image_too, dump_too)
+        expected |= _hibernated(lab, variant, workshop, folder, dump_too)
         tell(f"{name}: {kind}")
     expected |= _secret(lab, workshop, folder)
     tell(f"{name}: secret")
@@ -140,7 +140,7 @@ def _read_dump(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         }
         if "secret_frames" in facts:
             frames = [f"{pfn:#x}" for one in hidden for pfn in range(one.start_pfn, one.start_pfn + one.pages)]
-            return {**found, "secret_frames": frames, "not_present_runs": []}
+            return {**found, "secret_frames": frames}
         for one in hidden:  # the module's blocks hold what their frames' numbers say
             frames_of = np.arange(one.start_pfn, one.start_pfn + one.pages)
             if not np.array_equal(source.memory.gather(frames_of)[0], formula_pages(frames_of)):
@@ -152,10 +152,8 @@ def _knows_lz4(lab: Lab) -> bool:
     return "lz4" in rules_for(lab.kernel.release).compressors
 
 
-def _hibernated(
-    lab: Lab, variant: Variant, workshop: Path, folder: Path, image_too: bool, dump_too: bool
-) -> dict[str, Any]:
-    """One guest's image, and its RAM right before the copy."""
+def _hibernated(lab: Lab, variant: Variant, workshop: Path, folder: Path, dump_too: bool) -> dict[str, Any]:
+    """One guest's image, and if wanted its RAM right before the copy."""
     facts: dict[str, Any] = {}
     dump = workshop / "before.elf"
     saved = lab.hibernate(
@@ -163,14 +161,13 @@ def _hibernated(
     )
     if saved.outcome != "hibernated":
         raise LabError(f"the guest did not hibernate: {saved.outcome}: {saved.reason}")
-    made: dict[str, Any] = {}
-    if image_too:
-        file = f"swap-{lab.kernel.name}-{variant.name}.img"
-        made[file] = {**({"cr3": saved.cr3} if saved.cr3 else {}), **_of_image(saved, variant, facts)}
-        _pack(workshop / IMAGE_NAME, folder / f"{file}.zst")
+    file = f"swap-{lab.kernel.name}-{variant.name}.img"
+    made = {file: {**({"cr3": saved.cr3} if saved.cr3 else {}), **_of_image(saved, variant, facts)}}
+    _pack(workshop / IMAGE_NAME, folder / f"{file}.zst")
     if dump_too:
         file = f"ram-{lab.kernel.name}-{variant.name}.elf"
-        made[file] = {"cr3": saved.cr3, **_of_dump(saved.record.regions, facts)}
+        blocks = [[one["block"], 512, "2M", f"{int(one['pmd'], 16):#x}"] for one in saved.record.regions]
+        made[file] = {"cr3": saved.cr3, **_of_dump(facts), "not_present_runs": blocks}
         _pack(dump, folder / f"{file}.zst")
     return made
 
@@ -193,13 +190,9 @@ def _of_image(saved: Hibernated, variant: Variant, facts: dict[str, Any]) -> dic
     }
 
 
-def _of_dump(regions: tuple[dict[str, str], ...], facts: dict[str, Any]) -> dict[str, Any]:
-    """What the guest and its module say of a dump."""
-    return {
-        "direct_map_base": facts["direct_map_base"],
-        "direct_map_kib": facts["direct_map_kib"],
-        "not_present_runs": [[one["block"], 512, "2M", f"{int(one['pmd'], 16):#x}"] for one in regions],
-    }
+def _of_dump(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the guest says of any dump of it."""
+    return {key: facts[key] for key in ("direct_map_base", "direct_map_kib")}
 
 
 def _secret(lab: Lab, workshop: Path, folder: Path) -> dict[str, Any]:
@@ -219,7 +212,7 @@ def _secret(lab: Lab, workshop: Path, folder: Path) -> dict[str, Any]:
     lab.ready(variant, workshop, ask)
     file = f"ram-{lab.kernel.name}-secretmem.elf"
     _pack(dump, folder / f"{file}.zst")
-    return {file: {**_of_dump((), facts), "secret_frames": facts["secret_frames"]}}
+    return {file: {**_of_dump(facts), "secret_frames": facts["secret_frames"]}}
 
 
 def _facts(guest: Up) -> dict[str, Any]:

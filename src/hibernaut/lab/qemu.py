@@ -156,8 +156,13 @@ class Qemu:
         return self._answer()
 
     def dump(self, path: Path) -> None:
-        """The guest's RAM and CPU state as an ELF core (QEMU's `dump-guest-memory`). Raises LabError."""
-        self.execute("dump-guest-memory", paging=False, protocol=f"file:{path}")
+        """RAM and CPU state as an ELF core (QEMU's `dump-guest-memory`), whole or not at all. Raises LabError."""
+        partial = path.absolute().with_name(f".{path.name}.partial")
+        try:
+            self.execute("dump-guest-memory", paging=False, protocol=f"file:{partial}")
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def wait(self, seconds: float) -> int:
         """Wait for its end and give its exit status. Raises LabError if it goes on."""

@@ -102,8 +102,6 @@ class Stop:
     after: Path | None = None
     disk: Path | None = None
     """Where to put a copy of the swap disk as it is before the loop; nothing is written to it from then on."""
-    end_there: bool = False
-    """Whether the guest ends at the last stop instead of going on."""
 
     @property
     def wanted(self) -> bool:
@@ -116,7 +114,7 @@ class Hibernated:
     """How a hibernation ended.
 
     Attributes:
-        outcome: hibernated; stopped (where it was to be); died; refused.
+        outcome: hibernated; died; refused.
         reason: of the last two, in the kernel's words.
         folder: with `swap.img`, the spare disk and the record.
         record: what is in it.
@@ -352,21 +350,15 @@ class Lab:
             debugger.add_breakpoint(address)
         debugger.go_on()
         sequence = guest.port.send(command)
-        end = time.monotonic() + HIBERNATE_SECONDS
-        while not debugger.stopped(0.2):
-            reply = guest.port.poll(sequence, 0)
-            if reply is not None:
-                return _refused(reply)
-            if guest.port.ended or time.monotonic() > end:
-                raise LabError("the guest did not come to the copy loop", log=guest.qemu.last_words())
+        refusal = _come_to_the_loop(guest, debugger, sequence)
+        if refusal is not None:
+            return _refused(refusal)
         if stop.before:
             registers = guest.qemu.execute("human-monitor-command", **{"command-line": "info registers"})
             guest.cr3 = f"{int(re.findall(r'CR3=([0-9a-f]+)', registers)[0], 16) & ~0xFFF:#x}"
             guest.qemu.dump(stop.before)
             if stop.disk:
                 copy_disk(disk, stop.disk)
-            if stop.end_there and not stop.after:
-                return "stopped", ""
         for address in loop.before:
             debugger.remove_breakpoint(address)
         if stop.after:
@@ -374,8 +366,6 @@ class Lab:
             debugger.go_on()
             debugger.wait_for_stop(HIBERNATE_SECONDS)
             guest.qemu.dump(stop.after)
-            if stop.end_there:
-                return "stopped", ""
         debugger.close()
         return self._end_of_day(guest, sequence, disk, record)
 
@@ -511,6 +501,18 @@ def _signature(disk: Path, record: Record) -> bytes:
     with disk.open("rb") as file:
         file.seek(base_bytes + (record.offset + 1) * PAGE_SIZE - len(SIGNATURE))
         return file.read(len(SIGNATURE))
+
+
+def _come_to_the_loop(guest: Up, debugger: Debugger, sequence: int) -> Reply | None:
+    """Wait until a hibernating guest is at a breakpoint, or give its kernel's refusal. Raises LabError if neither."""
+    end = time.monotonic() + HIBERNATE_SECONDS
+    while not debugger.stopped(0.2):
+        reply = guest.port.poll(sequence, 0)
+        if reply is not None:
+            return reply
+        if guest.port.ended or time.monotonic() > end:
+            raise LabError("the guest did not come to the copy loop", log=guest.qemu.last_words())
+    return None
 
 
 def _refused(reply: Reply) -> tuple[str, str]:
