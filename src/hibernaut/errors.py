@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "CorruptImage",
     "FormatError",
+    "HibernationRefused",
     "HibernautError",
     "LabError",
     "LabUnavailable",
@@ -114,6 +115,25 @@ class OutOfMemory(HibernautError, MemoryError):
     def __str__(self) -> str:
         reason = "injected" if self.injected else "no free frame"
         return f"page allocation {self.number} failed ({reason})"
+
+
+class HibernationRefused(HibernautError):
+    """The *modelled* kernel does not hibernate, or gives up on the way, and lives on: nothing is saved.
+
+    Attributes:
+        what: why, a clause.
+        errno: the kernel's name of the error that whoever asked gets.
+        log: the modelled kernel's own messages, oldest first.
+    """
+
+    def __init__(self, what: str, *, errno: str, log: tuple[str, ...] = ()) -> None:
+        self.what = what
+        self.errno = errno
+        self.log = log
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return f"hibernation refused: {self.what} (-{self.errno})"
 
 
 class LabError(HibernautError):

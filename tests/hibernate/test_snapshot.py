@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from hibernaut.errors import HibernautError, MachineFault
 from hibernaut.hibernate import Fixmap, Remap, Snapshot, Way, hibernate, same_data, same_direct_map, slot_empty
 from hibernaut.hibernate.demo import DEMO_BLOCK_PFN, demo_layout
+from hibernaut.hibernate.saveable import saveable_pages
 from hibernaut.hibernate.ways.base import Way as WayBase
+from hibernaut.linux.buddy import BuddyAllocator
 from hibernaut.linux.build import HoleKind, Layout, build_machine, hole_2m, hole_4k
 from hibernaut.linux.environment import ChooseFrames, FailAllocations
 from hibernaut.linux.formula import formula_pages
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import pfn_entry
-from hibernaut.memory.physical import Bytes, PhysicalMemory
+from hibernaut.memory.physical import Bytes, FrameRanges, PhysicalMemory
 from hibernaut.paging.entries import Level
 from tests.linux.witness import (
     LOW2M_CR3,
@@ -56,9 +58,18 @@ def table_frames(machine: Machine) -> set[int]:
     return found
 
 
-def page_by_page(machine: Machine, way: Way) -> dict[int, bytes]:
+def allocator_frames(machine: Machine) -> list[int]:
+    """Frames that hold the allocator's own state."""
+    assert isinstance(machine.allocator, BuddyAllocator)
+    places = machine.allocator.places
+    array = range(places.mem_map >> 12, (places.mem_map >> 12) + places.mem_map_pages)
+    return [*array, places.zone >> 12, *(pcp >> 12 for pcp in places.pcps)]
+
+
+def page_by_page(machine: Machine, way: Way) -> dict[int, bytes | None]:
     """A naive swsusp_save: every page by the way's own safe_copy_page, one after the other, nothing in bulk."""
-    return {pfn: way.safe_copy_page(machine, pfn).tobytes() for pfn in machine.saveable.tolist()}
+    pages = {pfn: way.safe_copy_page(machine, pfn) for pfn in saveable_pages(machine).frames().tolist()}
+    return {pfn: None if page is None else page.tobytes() for pfn, page in pages.items()}
 
 
 def contents(snapshot: Snapshot) -> dict[int, bytes]:
@@ -78,7 +89,7 @@ def test_fixmap_saves_every_listed_frame_and_changes_nothing(layout: Layout) -> 
     twin = machine.fork()
     snapshot = hibernate(twin, Fixmap())
     for pfns, content in snapshot.chunks():
-        plain = ~np.isin(pfns, list(tables))
+        plain = ~np.isin(pfns, [*tables, *allocator_frames(machine)])
         assert np.array_equal(content[plain], formula_pages(pfns[plain]))
     for pfn, page in before.items():
         after = twin.memory.frame(pfn)
@@ -105,9 +116,10 @@ def test_remap_saves_every_4k_hole_without_an_allocation(layout: Layout) -> None
 def test_bulk_copy_equals_the_copy_page_by_page(layout: Layout, way: Way) -> None:
     """Same bytes for every page, page tables that change in the middle included; or the same death."""
     machine = build_machine(layout)
-    pfns = machine.saveable
+    pfns = saveable_pages(machine).frames()
     near = [np.abs(pfns - edge) < 3 for hole in layout.holes for edge in (hole.start_pfn, hole.end_pfn)]
-    machine.saveable = pfns[np.logical_or.reduce([pfns % 61 == 0, np.isin(pfns, list(table_frames(machine))), *near])]
+    tables = list(table_frames(machine))
+    machine.listed = FrameRanges.of_frames(pfns[np.logical_or.reduce([pfns % 61 == 0, np.isin(pfns, tables), *near])])
     bulk, single = machine.fork(), machine.fork()
     died: MachineFault | None = None
     try:
@@ -140,10 +152,10 @@ def test_garbage_in_the_tables_never_raises_anything_but_the_librarys_errors(
         machine.memory.write_u64(paddr, flags | pfn << 12)
     for way in (Remap(), Fixmap(), Fixmap(null_check=False)):
         with contextlib.suppress(HibernautError):
-            twin = Machine.from_source(machine.memory, machine.cr3, layout.levels, free=machine.allocator.free[:20])
+            twin = Machine.from_source(machine.memory, machine.cr3, layout.levels, free=machine.allocator.free_ranges().frames()[:20])
             before = twin.fork()
             snapshot = hibernate(twin, way)
-            assert len(contents(snapshot)) == len(twin.saveable)
+            assert len(contents(snapshot)) == saveable_pages(twin).total_pages
             same_direct_map(before, twin)
             slot_empty(twin, snapshot)
 
@@ -151,16 +163,17 @@ def test_garbage_in_the_tables_never_raises_anything_but_the_librarys_errors(
 def test_snapshot_reads_the_same_three_ways() -> None:
     """chunks, page and memory give the same pages; frames that are not listed do not exist."""
     machine = build_machine(Layout(RAM, holes=(hole_2m(0x1000), hole_4k(0x801)), tables="high"))
+    before = saveable_pages(machine)
     snapshot = hibernate(machine, Remap())
     assert len(snapshot.changed) > 0
     streamed = contents(snapshot)
-    assert list(streamed) == snapshot.pfns.tolist() == machine.saveable.tolist()
+    assert list(streamed) == snapshot.pfns.tolist() == before.frames().tolist()
     memory = snapshot.memory
     content, present = memory.gather(snapshot.pfns)
     assert present.all()
     assert b"".join(streamed.values()) == content.tobytes()
     assert all(snapshot.page(pfn).tobytes() == streamed[pfn] for pfn in [*snapshot.changed, 0, 0x1000])
-    absent = machine.allocator.free[0]
+    absent = int(machine.allocator.free_ranges().starts[0])
     assert memory.frame(absent) is None
     with pytest.raises(KeyError):
         snapshot.page(absent)
@@ -174,9 +187,12 @@ def test_plainly_present_pages_are_not_visited() -> None:
             super().__init__()
             self.seen: list[int] = []
 
-        def safe_copy_page(self, machine: Machine, pfn: int) -> Bytes:
+        def safe_copy_page(self, machine: Machine, pfn: int) -> Bytes | None:
             self.seen.append(pfn)
             return super().safe_copy_page(machine, pfn)
+
+        def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
+            return 0
 
     way = Counting()
     hibernate(build_machine(Layout(RAM, holes=(hole_4k(0x2001, 2), hole_4k(0x801)))), way)
@@ -195,7 +211,7 @@ def test_log_reads_like_the_kernels() -> None:
     """swsusp_save's own lines, the model's between them marked; nothing depends on a clock."""
     machine = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
     snapshot = hibernate(machine, Remap())
-    pages = len(machine.saveable)
+    pages = snapshot.frames.total_pages
     assert machine.log.kernel_lines == (
         "PM: hibernation: Creating image:",
         f"PM: hibernation: Need to copy {pages} pages",
@@ -289,7 +305,7 @@ def test_secret_memory_of_a_real_machine_is_saved_both_ways(golden: Golden) -> N
         for page in range(pages)
     ]
     assert len(secret) == 1292
-    assert set(secret) <= set(machine.saveable.tolist())
+    assert set(secret) <= set(saveable_pages(machine).frames().tolist())
     for way in (Remap(), Fixmap()):
         twin = machine.fork()
         snapshot = hibernate(twin, way)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 
 from hibernaut.errors import HibernautError
+from hibernaut.hibernate.saveable import saveable_pages
 from hibernaut.linux.build import (
     PAGE_OFFSET,
     HoleKind,
@@ -61,12 +62,11 @@ def test_every_frame_is_mapped_as_the_layout_says(layout: Layout) -> None:
 def test_frames_to_save_are_all_ram_but_the_free_ones(layout: Layout) -> None:
     """RAM is the disjoint union of the list to save and the free frames; tables are on the list."""
     machine = build_machine(layout)
-    free = list(machine.allocator.free)
-    both = np.sort(np.concatenate((machine.saveable, np.array(free, dtype=np.int64))))
-    assert np.array_equal(both, FrameRanges.of(layout.ram).frames())
-    assert machine.cr3 >> 12 in machine.saveable
-    assert machine.fixmap.paddr >> 12 in machine.saveable
-    assert len(free) >= layout.free_pages
+    free, saved = machine.allocator.free_ranges(), saveable_pages(machine)
+    assert not len(free.within(saved))
+    assert list(FrameRanges.of([*free, *saved])) == list(FrameRanges.of(layout.ram))
+    assert saved.contains([machine.cr3 >> 12, machine.fixmap.paddr >> 12]).all()
+    assert free.total_pages >= layout.free_pages
 
 
 def test_largest_pages_that_fit_are_used_as_split_mem_range_does() -> None:
@@ -176,17 +176,17 @@ def test_machine_of_a_source_chooses_what_to_save_and_what_is_free() -> None:
     holes = (hole_2m(0x1000, 3), none_entries(0x903), no_table(0x1800))
     built = build_machine(Layout(RAM, holes=holes, data=(zeroes,)))
     machine = Machine.from_source(built.memory, built.cr3)
-    assert list(machine.allocator.free) == [0x3E0D, 0x3E0E, 0x3E0F]  # the three highest, one a block
-    gone = set(FrameRanges.of(RAM).frames().tolist()) - set(machine.saveable.tolist())
+    assert machine.allocator.free_ranges().frames().tolist() == [0x3E0D, 0x3E0E, 0x3E0F]  # the three highest, one a block
+    gone = set(FrameRanges.of(RAM).frames().tolist()) - set(saveable_pages(machine).frames().tolist())
     assert gone == {0x903, *range(0x1800, 0x1A00), 0x3E0D, 0x3E0E, 0x3E0F}
 
 
 def test_machine_of_a_source_takes_unlisted_frames_for_tables() -> None:
     """With a list: mapped frames above the first MiB that are not on it are free."""
     built = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
-    listed = built.saveable[(built.saveable < 0x50) | (built.saveable >= 0x110)]
-    machine = Machine.from_source(built.memory, built.cr3, saveable=listed)
-    assert list(machine.allocator.free) == list(range(0x100, 0x110))
+    listed = saveable_pages(built).without(FrameRanges.of([(0x50, 0xC0)]))
+    machine = Machine.from_source(built.memory, built.cr3, listed=listed)
+    assert list(machine.allocator.free_ranges())[0] == (0x100, 0x10)
 
 
 def test_machine_of_a_source_refuses_a_list_that_cannot_be() -> None:
@@ -199,13 +199,13 @@ def test_machine_of_a_source_refuses_a_list_that_cannot_be() -> None:
         ([-1], "cannot exist"),
     ):
         with pytest.raises(HibernautError, match=reason):
-            Machine.from_source(built.memory, built.cr3, saveable=wrong)
+            Machine.from_source(built.memory, built.cr3, listed=wrong)
 
 
 def test_source_is_never_written_and_forks_are_independent() -> None:
     """Whatever a machine writes stays in its own overlay; its twin does not see it."""
     built = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
-    machine = Machine.from_source(built.memory, built.cr3, saveable=built.saveable)
+    machine = Machine.from_source(built.memory, built.cr3, listed=saveable_pages(built))
     twin = machine.fork()
     machine.fixmap.set_fixmap(0x1000)
     machine.alloc_page("a test")

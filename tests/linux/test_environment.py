@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError, OutOfMemory
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations, Kind, Replay
-from hibernaut.linux.page_alloc import FreeFrames, PageAllocator
+from hibernaut.linux.page_alloc import FreeFrames, FreePages
 
 
 def test_default_environment_takes_the_lowest_frame_and_keeps_stale_translations() -> None:
@@ -29,7 +29,7 @@ def test_default_environment_takes_the_lowest_frame_and_keeps_stale_translations
 
 def test_fail_allocations_counts_from_one() -> None:
     """FailAllocations(2) fails the second allocation and no other; a failed one counts."""
-    environment, allocator = FailAllocations(2), PageAllocator([3, 4, 5])
+    environment, allocator = FailAllocations(2), FreePages([3, 4, 5])
     assert allocator.alloc_page(environment, "first") == 3
     with pytest.raises(OutOfMemory) as failure:
         allocator.alloc_page(environment, "second")
@@ -43,7 +43,7 @@ def test_fail_allocations_counts_from_one() -> None:
 
 def test_exhausted_allocator_is_not_an_injected_failure() -> None:
     """Out of memory for real says so."""
-    allocator = PageAllocator([3])
+    allocator = FreePages([3])
     allocator.alloc_page(Environment(), "first")
     with pytest.raises(OutOfMemory) as failure:
         allocator.alloc_page(Environment(), "second")
@@ -52,7 +52,7 @@ def test_exhausted_allocator_is_not_an_injected_failure() -> None:
 
 def test_choose_frames_refuses_a_frame_that_is_not_free() -> None:
     """A frame asked for by name is handed out, or the run is refused: never silently another one."""
-    environment, allocator = ChooseFrames(9, 8), PageAllocator([3, 9])
+    environment, allocator = ChooseFrames(9, 8), FreePages([3, 9])
     assert allocator.alloc_page(environment, "first") == 9
     with pytest.raises(HibernautError, match="frame 0x8: it is not free"):
         allocator.alloc_page(environment, "second")
@@ -62,7 +62,7 @@ def test_replay_repeats_the_answers_of_a_recorded_run() -> None:
     """The indices of a schedule, replayed, give the same run."""
 
     def run(environment: Environment) -> list[int | None]:
-        allocator = PageAllocator(range(20, 40))
+        allocator = FreePages(range(20, 40))
         for number in range(6):
             with contextlib.suppress(OutOfMemory):
                 allocator.alloc_page(environment, str(number))

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from hibernaut import __version__
+from hibernaut.cli.audit import audit_
 from hibernaut.cli.convert import convert
 from hibernaut.cli.demo import demo
+from hibernaut.cli.explain import explain_
 from hibernaut.cli.inspect import inspect
 from hibernaut.cli.lab import lab, takeover
 from hibernaut.cli.map import map_
@@ -50,5 +52,7 @@ app.command()(walk)
 app.command()(convert)
 app.command()(save)
 app.command()(rewrite)
+app.command("audit")(audit_)
+app.command("explain")(explain_)
 app.command()(takeover)
 app.add_typer(lab, name="lab")

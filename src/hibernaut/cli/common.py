@@ -15,9 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from hibernaut.errors import FormatError
+from hibernaut.errors import FormatError, HibernautError
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.roots import find_root
+from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
+from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, parse_vmcoreinfo
 from hibernaut.sources import Source
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "OffsetOption",
     "PartitionOption",
     "QuietOption",
+    "RulesOption",
     "SourceArgument",
     "console",
     "direct_map_of",
@@ -38,6 +41,7 @@ __all__ = [
     "print_json",
     "progress_bar",
     "refuse_same_file",
+    "rules_of",
     "say",
 ]
 
@@ -71,6 +75,25 @@ PartitionOption = Annotated[
 ]
 BaseOption = Annotated[
     int | None, typer.Option("--base", parser=number, metavar="BYTES", help="Whole disk: where the device begins.")
+]
+
+
+def _rules(text: str) -> KernelRules:
+    try:
+        return rules_named(text)
+    except HibernautError:
+        try:
+            return rules_for_release(text)
+        except HibernautError:
+            names = ", ".join(one.line for one in LINES)
+            raise typer.BadParameter(f"no rules for a kernel {text!r} ({names}, or a release)") from None
+
+
+RulesOption = Annotated[
+    KernelRules | None,
+    typer.Option(
+        "--rules", parser=_rules, metavar="KERNEL", help="Whose rules hold: 6.1, 6.6, 6.12, 6.13-rc, 6.15, 7.3."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, nothing but the answer's exit status.")]
@@ -149,6 +172,19 @@ def progress_bar(what: str, total_pages: int | None, quiet: bool) -> Iterator[Ca
     with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
         task = bar.add_task(what, total=total_pages)
         yield lambda pages: bar.advance(task, pages)
+
+
+def rules_of(given: KernelRules | None, source: Source, release: str | None) -> KernelRules:
+    """The rules that were asked for; else those of the kernel in the source, if it tells; else the oldest line's."""
+    if given is not None:
+        return given
+    try:
+        if release is None:
+            text = source.vmcoreinfo or find_vmcoreinfo(source.memory)
+            release = parse_vmcoreinfo(text).get("OSRELEASE") if text else None
+        return rules_for_release(release) if release else LINES[0]
+    except HibernautError:
+        return LINES[0]
 
 
 def paging_of(source: Source, cr3: int | None, levels: int | None) -> tuple[int, int | None]:

@@ -19,6 +19,7 @@ from hibernaut.cli.common import (
     OffsetOption,
     PartitionOption,
     QuietOption,
+    RulesOption,
     SourceArgument,
     console,
     hex_or_none,
@@ -27,12 +28,14 @@ from hibernaut.cli.common import (
     print_json,
     progress_bar,
     refuse_same_file,
+    rules_of,
     say,
 )
-from hibernaut.errors import FormatError, MachineFault
-from hibernaut.hibernate import Fixmap, Remap, Snapshot, Way, hibernate
+from hibernaut.errors import FormatError, HibernationRefused, HibernautError, MachineFault
+from hibernaut.hibernate import WAYS, Snapshot, Way, hibernate, way_named
 from hibernaut.hibernate.kernel_state import PagesToSave, pages_to_save
 from hibernaut.linux import Environment, FailAllocations, Machine
+from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.physical import PAGE_SHIFT
 from hibernaut.report.text import died_text, size_text
 from hibernaut.sources import Source, open_memory
@@ -44,11 +47,11 @@ from hibernaut.swsusp.writer import ExistingArea, NewArea, WrittenImage, write_i
 __all__ = ["save"]
 
 
-class WayName(StrEnum):
-    """The ways of copying a page that is not present."""
-
-    FIXMAP = "fixmap"
-    REMAP = "remap"
+def _way(name: str) -> Way:
+    try:
+        return way_named(name)
+    except HibernautError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 class Compressor(StrEnum):
@@ -59,6 +62,10 @@ class Compressor(StrEnum):
     NONE = "none"
 
 
+KNOWN = ", ".join(WAYS)
+"""The ways' names, the mutants' last."""
+
+
 class YesNo(StrEnum):
     """A choice that also has a default of its own."""
 
@@ -66,13 +73,14 @@ class YesNo(StrEnum):
     NO = "no"
 
 
-WAYS: dict[WayName, type[Way]] = {WayName.FIXMAP: Fixmap, WayName.REMAP: Remap}
-
-
 def save(
     source: SourceArgument,
     out: Annotated[Path, typer.Argument(help="The swap area to make; it appears whole or not at all.")],
-    via: Annotated[WayName, typer.Option("--via", help="How pages without a present mapping are copied.")],
+    via: Annotated[
+        Way,
+        typer.Option("--via", parser=_way, metavar="WAY", help=f"How pages that are not present are copied: {KNOWN}."),
+    ],
+    rules: RulesOption = None,
     like: Annotated[
         Path | None,
         typer.Option(
@@ -135,10 +143,10 @@ def save(
             _refuse_other_machine(opened, template)
         known = template or opened.image
         pages = PagesToSave("image", template.pfns, template.info) if template else pages_to_save(opened)
-        machine = _machine(opened, known, pages, cr3, levels, fail_allocation or [], quiet)
+        machine = _machine(opened, known, pages, rules, cr3, levels, fail_allocation or [], quiet)
         try:
-            snapshot = hibernate(machine, WAYS[via]())
-        except MachineFault as fault:
+            snapshot = hibernate(machine, via)
+        except (MachineFault, HibernationRefused) as fault:
             _died(fault, machine, via, json, quiet)
             raise typer.Exit(1) from None
         with progress_bar(f"writing {out}", len(snapshot.pfns), quiet) as advance:
@@ -177,6 +185,7 @@ def _machine(
     source: Source,
     known: Image | None,
     pages: PagesToSave,
+    rules: KernelRules | None,
     cr3: int | None,
     levels: int | None,
     failing: list[int],
@@ -197,7 +206,14 @@ def _machine(
     if pages.reason is not None:
         say(f"no kernel resumes from this image, it is for reading: {pages.reason}", quiet)
     environment = FailAllocations(*failing) if failing else Environment()
-    return Machine.from_source(source.memory, root, known_levels, saveable=pages.pfns, environment=environment)
+    return Machine.from_source(
+        source.memory,
+        root,
+        known_levels,
+        listed=pages.pfns,
+        environment=environment,
+        rules=rules_of(rules, source, kernel.release if kernel else None),
+    )
 
 
 def _info_without_kernel(machine: Machine) -> ImageInfo:
@@ -210,32 +226,31 @@ def _compressor(wanted: Compressor | None, known: Image | None) -> CompressorNam
     return known.compressor if known else "lzo"
 
 
-def _died(fault: MachineFault, machine: Machine, via: WayName, json: bool, quiet: bool) -> None:
+def _died(error: MachineFault | HibernationRefused, machine: Machine, via: Way, json: bool, quiet: bool) -> None:
     """The modelled kernel's last words; nothing was written."""
     if json:
-        print_json(
-            {
-                "via": str(via),
-                "outcome": "died",
-                "fault": {
-                    "what": fault.what,
-                    "address": f"{fault.address:#x}",
-                    "entry": hex_or_none(fault.entry),
-                    "pfn": hex_or_none(fault.pfn),
-                    "doing": fault.doing,
-                },
-                "log": list(machine.log.lines),
+        document: dict[str, Any] = {"via": via.name, "outcome": "refused", "log": list(machine.log.lines)}
+        if isinstance(error, MachineFault):
+            document["outcome"] = "died"
+            document["fault"] = {
+                "what": error.what,
+                "address": f"{error.address:#x}",
+                "entry": hex_or_none(error.entry),
+                "pfn": hex_or_none(error.pfn),
+                "doing": error.doing,
             }
-        )
+        else:
+            document["refused"] = {"what": error.what, "errno": error.errno}
+        print_json(document)
     elif not quiet:
-        console().print(died_text(fault, machine.log.lines))
+        console().print(died_text(error, machine.log.lines))
 
 
-def _document(snapshot: Snapshot, written: WrittenImage, via: WayName, pages: PagesToSave) -> dict[str, Any]:
+def _document(snapshot: Snapshot, written: WrittenImage, via: Way, pages: PagesToSave) -> dict[str, Any]:
     counts = dataclasses.asdict(written)
     counts["crc32"] = hex_or_none(written.crc32)
     return {
-        "via": str(via),
+        "via": via.name,
         "outcome": "saved",
         "pages_from": pages.pages_from,
         **counts,
@@ -243,19 +258,22 @@ def _document(snapshot: Snapshot, written: WrittenImage, via: WayName, pages: Pa
             {"number": one.number, "purpose": one.purpose, "pfn": hex_or_none(one.pfn)} for one in snapshot.allocations
         ],
         "changed_pages": len(snapshot.changed),
+        "skipped_pages": len(snapshot.skipped),
         "log": list(snapshot.log),
     }
 
 
-def _tell(out: Path, snapshot: Snapshot, written: WrittenImage, via: WayName) -> None:
+def _tell(out: Path, snapshot: Snapshot, written: WrittenImage, via: Way) -> None:
     lines = list(snapshot.log)
     made = sum(one.pfn is not None for one in snapshot.allocations)
     outside = np.array([one.pfn for one in snapshot.allocations if one.pfn is not None], dtype=np.int64)
     lost = int((~np.isin(outside, snapshot.pfns)).sum())
     lines.append(
-        f"{out}: {written.saved_pages} pages saved via {via}, {written.stored_pages} stored"
+        f"{out}: {written.saved_pages} pages saved via {via.name}, {written.stored_pages} stored"
         f" ({size_text(written.blocks * 4096)} in the swap area), {made} allocations during the copy"
     )
+    if len(snapshot.skipped):
+        lines.append(f"{len(snapshot.skipped)} pages could not be mapped and were SKIPPED: the image has other bytes for them")
     if lost:
         lines.append(f"{lost} page tables were made during the copy and are not on the list of pages: look at the map")
     console().print("\n".join(lines))

@@ -1,6 +1,7 @@
 """Checks on what a way did, each with a name: no finding is a pass.
 
-They compare bytes and entries with those of the machine before the copy.
+They compare bytes and entries of what was saved, and of the machine that goes on from it, with those of the machine
+before the copy.
 """
 
 from __future__ import annotations
@@ -10,12 +11,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hibernaut.hibernate.snapshot import Snapshot
+from hibernaut.hibernate.snapshot import CHUNK_PAGES, Snapshot
+from hibernaut.linux.buddy import BuddyAllocator, check_allocator
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.physical import PAGE_SHIFT, BoolArray, FrameRanges, Frames, PhysicalMemory
+from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, BoolArray, FrameRanges, Frames, Overlay, PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, is_leaf
+from hibernaut.paging.spans import Stop
 
-__all__ = ["CPU_SET_BITS", "Finding", "same_data", "same_direct_map", "slot_empty", "tables_saved"]
+__all__ = [
+    "CHECKS",
+    "CPU_SET_BITS",
+    "Finding",
+    "allocator_sound",
+    "check_resumed",
+    "nothing_stale",
+    "same_data",
+    "same_direct_map",
+    "slot_empty",
+    "tables_closed",
+]
+
+CHECKS = ("same-data", "tables-closed", "same-direct-map", "allocator-sound", "slot-empty", "nothing-stale")
+"""Their names, in the order in which they are asked."""
 
 CPU_SET_BITS = int(Entry.ACCESSED | Entry.DIRTY)
 """What the CPU sets in an entry by itself when the memory behind it is read or written (Intel SDM vol. 3, 5.8)."""
@@ -44,21 +61,112 @@ class Finding:
 def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Finding, ...]:
     """Every listed page was saved with the bytes that it had when the copy began.
 
-    Page tables that the copy itself wrote to (`Snapshot.written`) are left out: when they were copied decides what they
-    hold.
+    Pages that the copy itself wrote to (`Snapshot.written`: page tables, the allocator's own) are left out: when they
+    were copied decides what they hold. Where `before` lies over the memory that the snapshot refers to, only what
+    either of them changed is read; else everything.
 
     Args:
         before: the memory before the copy.
         snapshot: the copy.
     """
+    common = isinstance(before, Overlay) and before.base is snapshot.base
+    if common or before is snapshot.base:
+        own = before.written if isinstance(before, Overlay) else np.empty(0, dtype=np.int64)
+        candidates = np.union1d(own, np.array(sorted(snapshot.changed), dtype=np.int64))
+        chunks = iter([candidates[snapshot.frames.contains(candidates)]])
+    else:
+        chunks = snapshot.frames.chunks(CHUNK_PAGES)
     wrong: list[Frames] = []
-    for pfns, content in snapshot.chunks():
+    image = snapshot.memory
+    for pfns in chunks:
+        content, _ = image.gather(pfns)
         expected, present = before.gather(pfns)
         equal = (expected.view(np.uint64) == content.view(np.uint64)).all(axis=1) & present
         wrong.append(pfns[~equal])
     differing = np.concatenate(wrong) if wrong else np.empty(0, dtype=np.int64)
     differing = differing[~np.isin(differing, snapshot.written)]
     return _runs("same-data", "saved with other bytes than it held", differing)
+
+
+def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]:
+    """Every page table that the resumed machine reaches from CR3 was saved.
+
+    A table that was not is whatever lies in its frame; it is not followed further. Each is looked at once.
+    """
+    lost: set[int] = set()
+    seen: set[tuple[int, int]] = set()
+    level = Level(resumed.levels)
+    tables = np.array([(resumed.cr3 & FRAME_MASK) >> PAGE_SHIFT], dtype=np.int64)
+    while len(tables):
+        saved = snapshot.frames.contains(tables)
+        lost.update(tables[~saved].tolist())
+        below: list[Frames] = []
+        for pfn in tables[saved].tolist():
+            page = resumed.memory.frame(pfn)
+            if page is None or level == Level.PTE or (level, pfn) in seen:
+                continue
+            seen.add((level, pfn))
+            entries = page.view("<u8")
+            named = entries[_tables(entries, level)] & np.uint64(FRAME_MASK)
+            below.append((named >> np.uint64(PAGE_SHIFT)).astype(np.int64))
+        if level == Level.PTE:
+            break
+        level = Level(level - 1)
+        tables = np.unique(np.concatenate(below)) if below else np.empty(0, dtype=np.int64)
+    return _runs("tables-closed", "a page table that was not saved", sorted(lost))
+
+
+def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]:
+    """The allocator's lists are well formed, no page is both free and used, and none is in use that was not saved.
+
+    A machine whose allocator does not lie in its memory (a dump's) passes: nothing was changed there.
+    """
+    allocator = resumed.allocator
+    if not isinstance(allocator, BuddyAllocator) or resumed.flags is None:
+        return ()
+    flags = resumed.flags
+    unsaved = flags.ram.without(snapshot.frames)
+    for known in (flags.nosave, flags.offline, flags.guard, flags.reserved):
+        unsaved = unsaved.without(known)
+    problems = check_allocator(resumed, allocator.places, tables=_direct_tables(resumed), unsaved=unsaved)
+    return tuple(Finding("allocator-sound", problem.what, problem.pfn, problem.pages) for problem in problems)
+
+
+def nothing_stale(machine: Machine, before: Machine | None = None) -> tuple[Finding, ...]:
+    """No CPU remembers a translation that the tables contradict.
+
+    Args:
+        machine: the machine as it is.
+        before: the machine as it was: what it remembered already is not counted.
+    """
+    known = set() if before is None else {one for tlb in before.tlbs if tlb for one in tlb.translations()}
+    found = []
+    for tlb in machine.tlbs:
+        for vaddr, level, pfn, entry in tlb.translations() if tlb is not None else ():
+            if (vaddr, level, pfn, entry) in known:
+                continue
+            walk = machine.tables.walk(vaddr)
+            if walk.stop == Stop.PRESENT and walk.level == level and walk.pfn == pfn:
+                continue
+            if walk.stop == Stop.PRESENT and _same_all_over(machine, vaddr, level, pfn):
+                continue
+            found.append(Finding("nothing-stale", f"{vaddr:#x} is remembered as frame {pfn:#x}", pfn, level.pages))
+    return tuple(found)
+
+
+def check_resumed(before: Machine, snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]:
+    """All checks: the machine as it was, what was saved of it, and the one that goes on from that."""
+    lost = tables_closed(snapshot, resumed)
+    return (
+        *_runs("same-data", "was not copied at all", snapshot.skipped),
+        *same_data(before.memory, snapshot),
+        *lost,
+        *same_direct_map(before, resumed),
+        *allocator_sound(snapshot, resumed),
+        *slot_empty(resumed, snapshot),
+        *nothing_stale(resumed),
+        *nothing_stale(snapshot.machine, before),
+    )
 
 
 def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[Finding, ...]:
@@ -98,20 +206,29 @@ def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Find
     return tuple(findings)
 
 
-def tables_saved(snapshot: Snapshot) -> tuple[Finding, ...]:
-    """No saved table names a page that was taken for a table in the middle of the copy and so is not on the list.
+def _same_all_over(machine: Machine, vaddr: int, level: Level, pfn: int) -> bool:
+    """Whether smaller pages map all of what one large translation says, in the same way."""
+    walks = (machine.tables.walk(vaddr + page * PAGE_SIZE) for page in range(level.pages))
+    return all(walk.stop == Stop.PRESENT and walk.pfn == pfn + page for page, walk in enumerate(walks))
 
-    Such an image points to a table that it does not contain: whatever lies in that frame after resume is read as one.
-    """
-    taken = {a.pfn for a in snapshot.allocations if a.pfn is not None}
-    listed = snapshot.memory.ranges
-    missing = np.array(sorted(pfn for pfn in taken if not listed.contains([pfn])[0]), dtype=np.int64)
-    named: set[int] = set()
-    for pfn in snapshot.written[listed.contains(snapshot.written)].tolist():
-        entries = snapshot.page(pfn).view("<u8")
-        tables = entries[(entries & np.uint64(Entry.PRESENT)) != 0] & np.uint64(FRAME_MASK)
-        named.update((tables[np.isin(tables >> np.uint64(12), missing)] >> np.uint64(12)).tolist())
-    return _runs("tables-saved", "a saved table points to a table that was not saved", sorted(named))
+
+def _direct_tables(machine: Machine) -> set[int]:
+    """Frames of all page tables that are reachable and in the memory."""
+    found: set[int] = set()
+    tables = {(machine.cr3 & FRAME_MASK) >> PAGE_SHIFT}
+    for level in reversed(Level):
+        if level > machine.levels:
+            continue
+        found |= tables
+        below: set[int] = set()
+        for pfn in tables if level > Level.PTE else ():
+            page = machine.memory.frame(pfn)
+            if page is not None:
+                entries = page.view("<u8")
+                named = (entries[_tables(entries, level)] & np.uint64(FRAME_MASK)) >> np.uint64(PAGE_SHIFT)
+                below.update(named.tolist())
+        tables = below
+    return found
 
 
 def _runs(check: str, what: str, pfns: Frames | Iterable[int]) -> tuple[Finding, ...]:

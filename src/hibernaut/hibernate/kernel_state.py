@@ -38,6 +38,7 @@ __all__ = [
     "kernel_symbols",
     "machine_facts",
     "pages_to_save",
+    "secret_users",
 ]
 
 KERNEL_IMAGE_BYTES = 1 << 30
@@ -216,6 +217,19 @@ def kernel_state(memory: PhysicalMemory, vmcoreinfo: bytes | None = None, *, nam
             f"the first is {int(absent[0]):#x}"
         )
     return KernelState(kernel.release, kernel.levels, pfns, _info(kernel))
+
+
+def secret_users(memory: PhysicalMemory, vmcoreinfo: bytes | None = None) -> int | None:
+    """How many files of secret memory are open (`secretmem_users`, mm/secretmem.c); None if that cannot be read.
+
+    While there is one, the kernel refuses to hibernate (`hibernation_available`).
+    """
+    try:
+        kernel = _Kernel(memory, vmcoreinfo, None)
+        symbol = kernel.symbols.get("secretmem_users")
+        return kernel.u32(symbol.address, "secretmem_users") if symbol else None
+    except HibernautError:
+        return None
 
 
 def pages_to_save(source: Source) -> PagesToSave:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.errors import HibernautError
-from hibernaut.hibernate.log import CREATING_IMAGE, image_created, need_to_copy
+from hibernaut.errors import HibernationRefused, HibernautError
+from hibernaut.hibernate.log import SwsuspLog
+from hibernaut.hibernate.saveable import saveable_pages
 from hibernaut.hibernate.ways.base import Way
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import Allocation
+from hibernaut.linux.saveable import frames_in_state
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory
 
 __all__ = ["Snapshot", "SnapshotMemory", "hibernate"]
 
 CHUNK_PAGES = 1024
+
+SKIPPED_BYTE = 0x5A
+"""What a page that was never written to holds here: an image page has whatever the frame held before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,25 +33,25 @@ class Snapshot:
     """A list of frames and what was copied of each: what a writer puts in an image.
 
     Attributes:
-        pfns: the frames, ascending int64.
+        frames: the list.
         base: memory in which every frame not in `changed` has the bytes that were copied.
         changed: what was copied of the frames for which that is not so; bytes of shape (4096,).
-        written: the frames that the copy itself wrote to (page tables), ascending, listed or not. Their saved bytes may
-            differ from what they held when the copy began, depending on when they were copied.
+        written: the frames that hibernating itself wrote to (page tables, the allocator's own), ascending, listed or
+            not. Their saved bytes may differ from what they held when it began, depending on when they were copied.
+        skipped: frames that are listed and were not copied: the way could not reach them. Ascending.
         way: name of the way.
-        cr3: root of the page tables.
-        levels: 4 or 5.
-        allocations: page allocations during the copy.
+        machine: the machine as the copy left it; what a resumed one has in common with it is taken from there.
+        allocations: page allocations since the snapshot was begun.
         log: every line of the copy, those of the model marked.
     """
 
-    pfns: Frames
+    frames: FrameRanges
     base: PhysicalMemory
     changed: Mapping[int, Bytes]
     written: Frames
+    skipped: Frames
     way: str
-    cr3: int
-    levels: int
+    machine: Machine
     allocations: tuple[Allocation, ...]
     log: tuple[str, ...]
     _changed_pfns: list[int] = field(init=False, repr=False)
@@ -53,10 +59,24 @@ class Snapshot:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_changed_pfns", sorted(self.changed))
 
+    @cached_property
+    def pfns(self) -> Frames:
+        """The list as ascending int64, shape (n,): sized by the number of pages."""
+        return self.frames.frames()
+
+    @property
+    def cr3(self) -> int:
+        """Root of the page tables."""
+        return self.machine.cr3
+
+    @property
+    def levels(self) -> int:
+        """4 or 5."""
+        return self.machine.levels
+
     def chunks(self, pages: int = CHUNK_PAGES) -> Iterator[tuple[Frames, Bytes]]:
         """Everything in order: (frames, bytes of shape (n, 4096)), n at most `pages`; the arrays are the caller's."""
-        for first in range(0, len(self.pfns), pages):
-            pfns = self.pfns[first : first + pages]
+        for pfns in self.frames.chunks(pages):
             content, present = self.base.gather(pfns)
             low = bisect.bisect_left(self._changed_pfns, int(pfns[0]))
             high = bisect.bisect_right(self._changed_pfns, int(pfns[-1]))
@@ -70,8 +90,7 @@ class Snapshot:
 
     def page(self, pfn: int) -> Bytes:
         """What was copied of one frame, shape (4096,). Raises KeyError if it is not on the list."""
-        row = int(np.searchsorted(self.pfns, pfn))
-        if row >= len(self.pfns) or int(self.pfns[row]) != pfn:
+        if not self.frames.contains([pfn])[0]:
             raise KeyError(f"frame {pfn:#x} is not in the snapshot")
         changed = self.changed.get(pfn)
         page = self.base.frame(pfn) if changed is None else changed
@@ -91,7 +110,7 @@ class SnapshotMemory(PhysicalMemory):
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._changed = sorted(snapshot.changed)
-        self._ranges = FrameRanges.of_frames(snapshot.pfns)
+        self._ranges = snapshot.frames
 
     @property
     def ranges(self) -> FrameRanges:
@@ -135,6 +154,7 @@ class _Recorder:
         self._machine = machine
         self.cursor = 0
         self.kept: dict[int, Bytes] = {}
+        self.skipped: list[int] = []
         self.written: set[int] = set()
 
     def before_write(self, pfn: int) -> None:
@@ -150,13 +170,13 @@ class _Recorder:
         if own is None or not np.array_equal(own, page):
             self.kept[pfn] = page
 
-    def differing(self, pfns: Frames) -> dict[int, Bytes]:
+    def differing(self, frames: FrameRanges) -> dict[int, Bytes]:
         """The copied bytes of every listed frame that differ from the base's."""
         memory = self._machine.memory
         later = set(memory.written.tolist()) - self.kept.keys()
         candidates = np.array(sorted(self.kept.keys() | later), dtype=np.int64)
         changed = {}
-        for pfn in candidates[np.isin(candidates, pfns)].tolist():
+        for pfn in candidates[frames.contains(candidates)].tolist():
             page = self.kept.get(pfn)
             if page is None:
                 page = memory.frame(pfn)
@@ -167,43 +187,82 @@ class _Recorder:
 
 
 def hibernate(machine: Machine, way: Way) -> Snapshot:
-    """Copy every saveable page of a machine, as `swsusp_save` does: the list is fixed first, then in ascending order.
+    """`swsusp_save`: count, drain, get what the copy needs, drain, fix the list, copy in ascending order.
 
     Pages plainly present are never visited one by one; each of the others goes through `way`. The machine is changed
-    as the kernel's is: run it on a `fork` to keep the original.
+    as the kernel's is: run it on a `fork` to keep the original. The pages that hold the copies are taken to have been
+    set aside before (`hibernate_preallocate_memory`), as they are in a kernel.
 
     Args:
         machine: its memory, tables, environment.
         way: how a page is reached that is not present.
 
     Raises:
+        HibernationRefused: secret memory is in use; or the way gave up (`abort`): nothing is saved, the machine lives.
         MachineFault: the machine dies; its log says what it printed, and nothing is saved.
         HibernautError: the way needs something that the machine lacks (a fixmap, say).
     """
-    pfns = machine.saveable
+    if machine.secret_users and machine.rules.refuses_secret_memory:
+        raise HibernationRefused("secret memory is in use", errno="EPERM")
+    log = SwsuspLog(machine)
     log_from, allocated = len(machine.log), len(machine.allocations)
-    machine.log.printk(CREATING_IMAGE)
-    machine.log.printk(need_to_copy(len(pfns)))
+    base, before = machine.memory.base, machine.memory.written
     recorder = _Recorder(machine)
-    special = pfns[machine.direct_map.classify(pfns) != FrameState.PRESENT]
     with machine.watching(recorder.before_write):
-        for pfn in special.tolist():
-            recorder.cursor = pfn
-            page = way.safe_copy_page(machine, pfn)
-            recorder.copied(pfn, page)
-            recorder.cursor = pfn + 1
-    machine.log.printk(image_created(len(pfns)))
+        log.creating_image()
+        _only_this_cpu(machine)
+        machine.allocator.drain(machine.cpu)
+        log.need_to_copy(saveable_pages(machine).total_pages)
+        way.prepare(machine)
+        machine.allocator.drain(machine.cpu)
+        frames = saveable_pages(machine)
+        for start, pages in frames.within(_not_present(machine)):
+            _copy_run(machine, way, recorder, start, start + pages)
+    changed = recorder.differing(frames)
+    log.image_created(frames, base, before, changed)
     return Snapshot(
-        pfns=pfns,
-        base=machine.memory.base,
-        changed=recorder.differing(pfns),
+        frames=frames,
+        base=base,
+        changed=changed,
         written=np.array(sorted(recorder.written), dtype=np.int64),
+        skipped=np.array(recorder.skipped, dtype=np.int64),
         way=way.name,
-        cr3=machine.cr3,
-        levels=machine.levels,
+        machine=machine,
         allocations=machine.allocations[allocated:],
         log=tuple(str(event) for event in machine.log.events[log_from:]),
     )
+
+
+def _only_this_cpu(machine: Machine) -> None:
+    """`suspend_disable_secondary_cpus`: the others go offline, forget their translations and give back their pages."""
+    for cpu, tlb in enumerate(machine.tlbs):
+        if cpu != machine.cpu and tlb is not None:
+            machine.tlbs[cpu] = None
+            machine.allocator.drain(cpu)
+    machine.preemptible = False
+
+
+def _not_present(machine: Machine) -> FrameRanges:
+    """The frames that are not plainly present: those that the copy goes through one by one."""
+    others = [state for state in FrameState if state != FrameState.PRESENT]
+    return frames_in_state(machine.direct_map, *others)
+
+
+def _copy_run(machine: Machine, way: Way, recorder: _Recorder, start: int, end: int) -> None:
+    """`copy_data_page` for neighbouring frames that are not plainly present."""
+    pfn = start
+    while pfn < end:
+        recorder.cursor = pfn
+        done = way.copy_run(machine, pfn, end - pfn)
+        if not done:
+            page = way.safe_copy_page(machine, pfn)
+            if page is None:
+                recorder.skipped.append(pfn)
+                page = np.full(PAGE_SIZE, SKIPPED_BYTE if way.policy != "zero" else 0, dtype=np.uint8)
+            recorder.copied(pfn, page)
+            done = 1
+        pfn += done
+        recorder.cursor = pfn
 
 
 def _frozen(page: Bytes) -> Bytes:

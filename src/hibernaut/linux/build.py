@@ -15,14 +15,23 @@ from enum import StrEnum
 import numpy as np
 
 from hibernaut.errors import HibernautError
-from hibernaut.linux.direct_map import DirectMap
+from hibernaut.linux.buddy import (
+    STRUCT_PAGE,
+    AllocatorPlaces,
+    BuddyAllocator,
+    init_zone,
+    mem_map_page,
+    zone_batchsize,
+)
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
 from hibernaut.linux.formula import FormulaMemory
-from hibernaut.linux.machine import Machine
+from hibernaut.linux.machine import Machine, PageFlags
+from hibernaut.linux.page_alloc import FreePages
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL, PAGE_KERNEL_LARGE, PAGE_TABLE
+from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_invalid, set_memory_np
-from hibernaut.memory.physical import FrameRanges, Frames, Overlay, PhysicalMemory, Segment
+from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, FrameRanges, Frames, Overlay, PhysicalMemory, Segment
 from hibernaut.paging.entries import ENTRIES, Entries, Level
 
 __all__ = [
@@ -40,6 +49,9 @@ __all__ = [
 
 PAGE_OFFSET = {4: 0xFFFF_8880_0000_0000, 5: 0xFF11_0000_0000_0000}
 """Where the direct map begins without KASLR, by levels (arch/x86/include/asm/page_64_types.h)."""
+
+PCP_HIGH_BATCHES = 6
+"""A CPU keeps at most so many batches (`high` of per_cpu_pages; the kernel's depends on watermarks and CPUs)."""
 
 LOWEST_TABLE_PFN = 0x10
 """Frame 0 and its neighbours belong to the firmware."""
@@ -113,8 +125,17 @@ class Layout:
         base: where the direct map begins, a multiple of 1 GiB; the kernel's default if None.
         largest: the largest pages the CPU offers: PTE, PMD or PUD.
         holes: disjoint holes within the RAM.
-        tables: where the page tables and the free pages lie, in one piece: "low", "high", or a first frame.
-        free_pages: frames left free for tables that are split later.
+        tables: where the page tables lie, in one piece: "low", "high", or a first frame.
+        mem_map: where the array of `struct page` lies, likewise; None: behind the tables.
+        zone: where the page with the zone's free lists lies, likewise.
+        pcp: where the pages with each CPU's own list lie, likewise.
+        free: where the free pages lie, likewise.
+        free_pages: how many frames are left free for tables that are split later.
+        cpus: how many CPUs are online.
+        reserved: frames marked PageReserved, as (first frame, pages).
+        offline: frames marked PageOffline.
+        guard: guard pages.
+        nosave: frames that are never saved.
         fixmap: whether there are static tables for the fixmap.
         data: bytes of some frames instead of the formula's.
     """
@@ -125,7 +146,16 @@ class Layout:
     largest: Level = Level.PMD
     holes: tuple[HoleSpec, ...] = ()
     tables: str | int = "low"
+    mem_map: str | int | None = None
+    zone: str | int | None = None
+    pcp: str | int | None = None
+    free: str | int | None = None
     free_pages: int = 64
+    cpus: int = 1
+    reserved: tuple[tuple[int, int], ...] = ()
+    offline: tuple[tuple[int, int], ...] = ()
+    guard: tuple[tuple[int, int], ...] = ()
+    nosave: tuple[tuple[int, int], ...] = ()
     fixmap: bool = True
     data: tuple[Segment, ...] = ()
 
@@ -135,12 +165,15 @@ class Layout:
         return PAGE_OFFSET[self.levels] if self.base is None else self.base
 
 
-def build_machine(layout: Layout, environment: Environment | None = None) -> Machine:
-    """The machine of a layout: every frame of its RAM is to be saved, but for those that are free.
+def build_machine(
+    layout: Layout, environment: Environment | None = None, rules: KernelRules | None = None
+) -> Machine:
+    """The machine of a layout. Every frame of its RAM is in use, but for the free pages; its allocator runs in it.
 
     Args:
         layout: what to build.
         environment: answers the choices of what runs on it later; building itself never asks.
+        rules: of its kernel; those of the oldest line (6.1) by default.
 
     Raises:
         HibernautError: a layout that cannot be: holes that overlap or lie outside the RAM, no room for the tables, ...
@@ -149,21 +182,103 @@ def build_machine(layout: Layout, environment: Environment | None = None) -> Mac
     _check(layout, ram)
     tables = _TableBuilder(layout, ram)
     reserve = _splits_at_most(layout.holes)
-    area = _place(layout, ram, tables.count + reserve + layout.free_pages)
-    segments = [Segment(area, tables.fill(area).view(np.uint8).reshape(-1, ENTRIES * 8)), *layout.data]
-    used = np.arange(area, area + tables.count)
-    memory: PhysicalMemory = FormulaMemory(ram, segments)
-    cr3 = area << 12
-    if any(hole.kind in (HoleKind.NOT_PRESENT, HoleKind.INVALID) for hole in layout.holes):
-        builder = _apply_holes(layout, memory, cr3, np.arange(area + tables.count, area + tables.count + reserve))
-        taken = [allocation.pfn for allocation in builder.allocations if allocation.pfn is not None]
-        used = np.concatenate((used, np.array(taken, dtype=np.int64)))
-        segments[0] = Segment(area, builder.memory.gather(used)[0])
-        memory = FormulaMemory(ram, segments)
-    free = np.arange(area + len(used), area + tables.count + reserve + layout.free_pages)
-    frames = ram.frames()
-    saveable = frames[(frames < area + len(used)) | (frames >= area + tables.count + reserve + layout.free_pages)]
-    return Machine.from_source(memory, cr3, layout.levels, saveable, environment, free)
+    places = _Places.of(layout, ram, tables.count + reserve)
+    segments = [Segment(places.tables, tables.fill(places.tables).view(np.uint8).reshape(-1, PAGE_SIZE)), *layout.data]
+    mem_map = Segment(places.mem_map, np.broadcast_to(mem_map_page(), (places.mem_map_pages, PAGE_SIZE)))
+    memory: PhysicalMemory = FormulaMemory(ram, [*segments, mem_map])
+    cr3 = places.tables << PAGE_SHIFT
+    split = np.arange(places.tables + tables.count, places.tables + tables.count + reserve)
+    builder = Machine(
+        Overlay(memory),
+        cr3=cr3,
+        levels=layout.levels,
+        base=layout.page_offset,
+        end_pfn=ram.end,
+        allocator=FreePages(split),
+        rules=rules,
+    )
+    _apply_holes(layout, builder)
+    where = AllocatorPlaces(
+        places.mem_map << PAGE_SHIFT,
+        places.zone << PAGE_SHIFT,
+        tuple(places.pcp + cpu << PAGE_SHIFT for cpu in range(layout.cpus)),
+        ram.end,
+    )
+    batch = max(1, zone_batchsize(ram.total_pages))
+    init_zone(builder, where, batch=batch, high=PCP_HIGH_BATCHES * batch)
+    buddy = BuddyAllocator(builder, where)
+    left = FrameRanges.of_frames(list(builder.allocator.free_ranges().frames()))
+    for start, pages in FrameRanges.of([*left, (places.free, layout.free_pages)]):
+        buddy.free_area(start, pages)
+    written = builder.memory.written
+    segments = [*_segments(written, builder.memory), *segments, mem_map]
+    machine = Machine(
+        Overlay(FormulaMemory(ram, segments)),
+        cr3=cr3,
+        levels=layout.levels,
+        base=layout.page_offset,
+        end_pfn=ram.end,
+        allocator=FreePages(()),
+        flags=PageFlags(
+            ram,
+            reserved=FrameRanges.of(layout.reserved),
+            offline=FrameRanges.of(layout.offline),
+            guard=FrameRanges.of(layout.guard),
+            nosave=FrameRanges.of(layout.nosave),
+        ),
+        environment=environment,
+        rules=rules,
+        cpus=layout.cpus,
+    )
+    machine.allocator = BuddyAllocator(machine, where)
+    return machine
+
+
+def _segments(written: Frames, memory: PhysicalMemory) -> list[Segment]:
+    """Frames as segments, one for each run of neighbours."""
+    return [
+        Segment(start, memory.gather(np.arange(start, start + pages))[0])
+        for start, pages in FrameRanges.of_frames(written)
+    ]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """First frames of what a machine's kernel has in RAM."""
+
+    tables: int
+    mem_map: int
+    mem_map_pages: int
+    zone: int
+    pcp: int
+    free: int
+
+    @classmethod
+    def of(cls, layout: Layout, ram: FrameRanges, table_pages: int) -> _Places:
+        """Everything without a place of its own lies behind the tables, in this order. Raises HibernautError."""
+        mem_map_pages = -(-ram.end * STRUCT_PAGE.itemsize // PAGE_SIZE)
+        parts = {
+            "mem_map": (layout.mem_map, mem_map_pages),
+            "zone": (layout.zone, 1),
+            "pcp": (layout.pcp, layout.cpus),
+            "free": (layout.free, layout.free_pages),
+        }
+        together = table_pages + sum(pages for place, pages in parts.values() if place is None)
+        busy = [(hole.start_pfn, hole.end_pfn) for hole in layout.holes]
+        busy += [(segment.start, segment.end) for segment in layout.data]
+        special = (*layout.reserved, *layout.offline, *layout.guard, *layout.nosave)
+        busy += [(start, start + pages) for start, pages in special]
+        found = {"tables": _place(layout.tables, "tables", ram, busy, together)}
+        busy.append((found["tables"], found["tables"] + together))
+        at = found["tables"] + table_pages
+        for name, (place, pages) in parts.items():
+            if place is None:
+                found[name] = at
+                at += pages
+            else:
+                found[name] = _place(place, name, ram, busy, pages)
+                busy.append((found[name], found[name] + pages))
+        return cls(mem_map_pages=mem_map_pages, **found)
 
 
 def _check(layout: Layout, ram: FrameRanges) -> None:
@@ -202,19 +317,17 @@ def _splits_at_most(holes: Sequence[HoleSpec]) -> int:
     return total
 
 
-def _place(layout: Layout, ram: FrameRanges, pages: int) -> int:
-    """First frame of a piece of RAM, free of holes and data, that has room for the tables and the free pages."""
-    busy = [(hole.start_pfn, hole.end_pfn) for hole in layout.holes]
-    busy += [(segment.start, segment.end) for segment in layout.data]
+def _place(place: str | int, name: str, ram: FrameRanges, busy: Sequence[tuple[int, int]], pages: int) -> int:
+    """First frame of a piece of RAM that has room, free of what is busy."""
     room = [(max(start, LOWEST_TABLE_PFN), end) for start, end in _minus(ram, busy)]
     fitting = [(start, end) for start, end in room if end - start >= pages]
-    if isinstance(layout.tables, int):
-        if any(start <= layout.tables and layout.tables + pages <= end for start, end in room):
-            return layout.tables
-        raise HibernautError(f"no room for {pages} pages of tables at frame {layout.tables:#x}")
-    if not fitting or layout.tables not in ("low", "high"):
-        raise HibernautError(f'no room for {pages} pages of tables, "low", "high" or at a frame: {layout.tables}')
-    return fitting[0][0] if layout.tables == "low" else fitting[-1][1] - pages
+    if isinstance(place, int):
+        if any(start <= place and place + pages <= end for start, end in room):
+            return place
+        raise HibernautError(f"no room for {pages} pages ({name}) at frame {place:#x}")
+    if not fitting or place not in ("low", "high"):
+        raise HibernautError(f'no room for {pages} pages ({name}), "low", "high" or at a frame: {place}')
+    return fitting[0][0] if place == "low" else fitting[-1][1] - pages
 
 
 def _minus(ram: FrameRanges, busy: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -315,15 +428,11 @@ def _page_number(vaddr: int, levels: int) -> int:
     return (vaddr & ((1 << (12 + 9 * levels)) - 1)) >> 12
 
 
-def _apply_holes(layout: Layout, memory: PhysicalMemory, cr3: int, free: Frames) -> Machine:
-    """Make the not-present holes as the kernel does, on an overlay; the tables of the splits come from `free`."""
-    overlay = Overlay(memory)
-    direct_map = DirectMap.find(overlay, cr3, layout.levels)
-    machine = Machine(overlay, direct_map, cr3=cr3, saveable=(), free=free)
+def _apply_holes(layout: Layout, machine: Machine) -> None:
+    """Make the not-present holes as the kernel does."""
     for hole in layout.holes:
         if hole.kind == HoleKind.NOT_PRESENT:
             set_memory_np(machine, machine.vaddr(hole.start_pfn), hole.pages)
         elif hole.kind == HoleKind.INVALID:
             for pfn in range(hole.start_pfn, hole.end_pfn):
                 set_direct_map_invalid(machine, pfn)
-    return machine

@@ -184,6 +184,19 @@ class DirectMap:
         clipped = everything.clipped(base >> 12, (base >> 12) + end)
         return cls(base, tables.levels, tables.cr3, end, clipped, everything, tables)
 
+    @classmethod
+    def at(cls, memory: PhysicalMemory, cr3: int, levels: int, base: int, end_pfn: int) -> DirectMap:
+        """The direct map of a machine that is known, whatever its tables say by now.
+
+        Raises:
+            FormatError: the tables are hostile.
+        """
+        tables = PageTables(memory, cr3, levels)
+        spans = tables.scan((1 << 64) - (1 << (11 + 9 * levels)))
+        everything = spans.clipped(base >> 12, _TOP_PAGE)
+        clipped = everything.clipped(base >> 12, (base >> 12) + end_pfn)
+        return cls(base, levels, cr3, end_pfn, clipped, everything, tables)
+
     def vaddr(self, pfn: int) -> int:
         """The direct-map address of a frame, whether it is mapped or not (`__va`)."""
         return (self.base + (pfn << 12)) % (1 << 64)

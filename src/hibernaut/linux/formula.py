@@ -10,10 +10,13 @@ from numpy.typing import ArrayLike
 
 from hibernaut.memory.physical import PAGE_SIZE, Bytes, FrameRanges, PhysicalMemory, Segment, SegmentMemory
 
-__all__ = ["FORMULA_MARK", "FormulaMemory", "formula_pages"]
+__all__ = ["BOOT_MARK", "FORMULA_MARK", "FormulaMemory", "formula_pages"]
 
 FORMULA_MARK = 0xA5C
 """Top 12 bits of every word, so that no word of the formula is zero or looks like a page-table entry of small RAM."""
+
+BOOT_MARK = 0xB07
+"""The same for RAM in which a boot kernel has run: what it left is not what the saved machine had there."""
 
 RUN_PAGES = 1024
 """At most so many pages are computed for one `run`, so that asking for a terabyte does not make one."""
@@ -21,16 +24,17 @@ RUN_PAGES = 1024
 _WORDS = np.arange(PAGE_SIZE // 8, dtype="<u8") * 8
 
 
-def formula_pages(pfns: ArrayLike) -> Bytes:
+def formula_pages(pfns: ArrayLike, mark: int = FORMULA_MARK) -> Bytes:
     """What frames hold by formula: every u64 is its own physical address, with `FORMULA_MARK` in its top 12 bits.
 
     Args:
         pfns: frame numbers below 2^40, shape (n,).
+        mark: the top 12 bits, instead of `FORMULA_MARK`.
 
     Returns:
         Bytes of shape (n, 4096). A page in the wrong place names the frame that it comes from.
     """
-    first = (np.asarray(pfns, dtype=np.int64).astype("<u8") << np.uint64(12)) | np.uint64(FORMULA_MARK << 52)
+    first = (np.asarray(pfns, dtype=np.int64).astype("<u8") << np.uint64(12)) | np.uint64(mark << 52)
     pages: Bytes = (first[:, None] | _WORDS[None, :]).view(np.uint8)
     return pages
 
@@ -42,9 +46,11 @@ class FormulaMemory(PhysicalMemory):
         ranges: which frames exist.
         segments: what some of them really hold; the earlier wins where two overlap, and a frame of a segment exists
             even if `ranges` lacks it.
+        mark: see `formula_pages`.
     """
 
-    def __init__(self, ranges: FrameRanges, segments: Sequence[Segment] = ()) -> None:
+    def __init__(self, ranges: FrameRanges, segments: Sequence[Segment] = (), mark: int = FORMULA_MARK) -> None:
+        self._mark = mark
         self._starts = ranges.starts.tolist()
         self._ends = (ranges.starts + ranges.pages).tolist()
         self._segments = SegmentMemory(segments)
@@ -69,4 +75,20 @@ class FormulaMemory(PhysicalMemory):
         end = min(pfn + min(pages, RUN_PAGES), self._ends[row])
         if after < len(self._real_starts):
             end = min(end, self._real_starts[after])
-        return formula_pages(np.arange(pfn, end))
+        return formula_pages(np.arange(pfn, end), self._mark)
+
+    def occupied(self) -> FrameRanges:
+        """See `PhysicalMemory.occupied`: by formula no page is zero, so only the segments are read."""
+        zero = []
+        for start, pages in self._segments.ranges:
+            at = start
+            while at < start + pages:
+                content = self._segments.run(at, min(pages - (at - start), RUN_PAGES))
+                if not content.strides[0]:  # one page over and over
+                    content = self._segments.run(at, pages - (at - start))
+                    empty = np.repeat(not content[0].any(), len(content))
+                else:
+                    empty = ~content.view(np.uint64).any(axis=1)
+                zero += list(FrameRanges.of_frames(np.flatnonzero(empty) + at))
+                at += len(content)
+        return self._ranges.without(FrameRanges.of(zero))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,20 +14,46 @@ from hibernaut.errors import HibernautError, MachineFault, OutOfMemory
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import Fixmap, find_free_slot
-from hibernaut.linux.page_alloc import Allocation, PageAllocator
+from hibernaut.linux.kernel_image import KernelImage
+from hibernaut.linux.page_alloc import Allocation, FreePages, PageAllocator
 from hibernaut.linux.pgtable import KernelEntry, TableNotInSource, lookup_address
 from hibernaut.linux.printk import EventLog
+from hibernaut.linux.rules import LINES, KernelRules
 from hibernaut.linux.saveable import choose_free, choose_saveable
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Bytes, Frames, Overlay, PhysicalMemory
+from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Bytes, FrameRanges, Frames, Overlay, PhysicalMemory
 from hibernaut.paging.entries import Entries, Level, entry_pfn
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb
 
-__all__ = ["Machine"]
+__all__ = ["FLUSH_CEILING_PAGES", "Machine", "PageFlags", "ascending"]
+
+FLUSH_CEILING_PAGES = 33
+"""tlb_single_page_flush_ceiling: a larger change flushes the whole TLB (arch/x86/mm/tlb.c)."""
+
+NO_FRAMES = FrameRanges.of([])
+
+
+@dataclass(frozen=True, eq=False)
+class PageFlags:
+    """What `struct page` and hibernation's own bitmaps say of frames of a simulated machine, where it is special.
+
+    Attributes:
+        ram: every frame that has a `struct page`.
+        reserved: PageReserved.
+        offline: PageOffline (a balloon's pages, say).
+        guard: guard pages of debug_pagealloc.
+        nosave: registered as nosave, or set aside for the image itself (swsusp_set_page_forbidden).
+    """
+
+    ram: FrameRanges
+    reserved: FrameRanges = NO_FRAMES
+    offline: FrameRanges = NO_FRAMES
+    guard: FrameRanges = NO_FRAMES
+    nosave: FrameRanges = NO_FRAMES
 
 
 class Machine:
-    """One CPU with its memory, the others offline, interrupts off: the state in which `swsusp_save` runs.
+    """A machine: memory, CPUs with their TLBs, what its kernel knows. One CPU runs (`cpu`); it may be the only one.
 
     Use `from_source` for a real machine's memory and `hibernaut.linux.build.build_machine` for a simulated one.
 
@@ -35,34 +63,56 @@ class Machine:
         levels: 4 or 5.
         base: virtual address of frame 0 in the direct map.
         end_pfn: one past the last frame that the direct map speaks of (`max_pfn_mapped`).
-        saveable: the frames that a snapshot saves, ascending int64.
+        rules: of its kernel.
+        listed: the frames that a snapshot saves, where somebody has fixed them: the kernel in a dump, an image. None:
+            they are found as the kernel does, from `flags` and the allocator's free lists.
+        flags: of a simulated machine.
+        secret_users: how many files of secret memory are open.
+        preemptible: whether what runs could be moved to another CPU; never so within `swsusp_save`.
         environment: answers every choice.
         allocator: hands out pages for tables.
-        tlb: what the CPU remembers of the tables.
+        tlbs: what each CPU remembers of the tables; a CPU that is offline has None.
+        cpu: the one that runs.
+        table_pool: frames reserved for tables, taken before the allocator is asked.
+        kernel_image: where the kernel's own text and data are mapped a second time, if that is known.
+        direct_pages_count: entries of the direct map by level, as the kernel counts them; None until first asked for.
         log: what was printed.
     """
 
     def __init__(
         self,
         memory: Overlay,
-        direct_map: DirectMap,
         *,
         cr3: int,
-        saveable: ArrayLike,
-        free: ArrayLike,
+        levels: int,
+        base: int,
+        end_pfn: int,
+        allocator: PageAllocator,
+        listed: FrameRanges | None = None,
+        flags: PageFlags | None = None,
         environment: Environment | None = None,
+        rules: KernelRules | None = None,
+        cpus: int = 1,
     ) -> None:
         self.memory = memory
         self.cr3 = cr3
-        self.levels = direct_map.levels
-        self.base = direct_map.base
-        self.end_pfn = direct_map.end_pfn
-        self.saveable = _ascending(saveable)
+        self.levels = levels
+        self.base = base
+        self.end_pfn = end_pfn
+        self.rules = LINES[0] if rules is None else rules
+        self.listed = listed
+        self.flags = flags
+        self.secret_users = 0
+        self.preemptible = False
         self.environment = environment if environment is not None else Environment()
-        self.allocator = PageAllocator(_ascending(free))
-        self.tlb = Tlb()
+        self.allocator = allocator
+        self.tlbs: list[Tlb | None] = [Tlb() for _ in range(cpus)]
+        self.cpu = 0
+        self.table_pool: list[int] = []
+        self.kernel_image: KernelImage | None = None
+        self.direct_pages_count: dict[Level, int] | None = None
         self.log = EventLog()
-        self._direct_map: DirectMap | None = direct_map
+        self._direct_map: DirectMap | None = None
         self._fixmap: Fixmap | None = None
         self._watchers: list[Callable[[int], None]] = []
 
@@ -72,22 +122,26 @@ class Machine:
         memory: PhysicalMemory,
         cr3: int,
         levels: int | None = None,
-        saveable: ArrayLike | None = None,
+        listed: FrameRanges | ArrayLike | None = None,
         environment: Environment | None = None,
         free: ArrayLike | None = None,
+        rules: KernelRules | None = None,
     ) -> Machine:
         """A machine on existing memory: a dump, an image, another machine's memory. The source is never written.
+
+        Its allocator's own pages are left as they are: pages for tables come from a list beside the memory.
 
         Args:
             memory: the source.
             cr3: root of the kernel's page tables.
             levels: 4 or 5; found if not given.
-            saveable: the list of frames to save, ascending. Default: every frame of the source whose direct map has an
+            listed: the frames to save, ascending. Default: every frame of the source whose direct map has an
                 entry for it, present or not (reserved memory has none), less those set aside for `free`.
             environment: answers every choice; by default nothing fails.
-            free: frames for page tables, ascending. Default: frames of the source that are plainly mapped and not in
-                `saveable`; if `saveable` is the default too, zero-filled frames at the top of RAM are set aside,
+            free: frames for page tables, ascending. Default: frames of the source that are plainly mapped and not
+                listed; if the list is the default too, zero-filled frames at the top of RAM are set aside,
                 as many as splitting every not-present large page can take, at most 4096.
+            rules: of its kernel; those of the oldest line (6.1) by default.
 
         Raises:
             FormatError: no direct map is found.
@@ -95,21 +149,33 @@ class Machine:
         """
         overlay = Overlay(memory)
         direct_map = DirectMap.find(overlay, cr3, levels)
-        if saveable is None:
+        if listed is None:
             chosen, aside = choose_saveable(overlay, direct_map, set_aside=free is None)
             free = aside if free is None else free
         else:
-            chosen = _ascending(saveable)
+            chosen = listed if isinstance(listed, FrameRanges) else FrameRanges.of_frames(ascending(listed))
             free = choose_free(overlay, direct_map, chosen) if free is None else free
-        if len(chosen) and direct_map.base + (int(chosen[-1]) << PAGE_SHIFT) >= 1 << 64:
-            raise HibernautError(f"frame {int(chosen[-1]):#x} has no address in the direct map at {direct_map.base:#x}")
-        missing = chosen[~overlay.ranges.contains(chosen)]
+        if chosen.end and direct_map.base + ((chosen.end - 1) << PAGE_SHIFT) >= 1 << 64:
+            raise HibernautError(f"frame {chosen.end - 1:#x} has no address in the direct map at {direct_map.base:#x}")
+        missing = chosen.without(overlay.ranges)
         if len(missing):
             raise HibernautError(
-                f"{len(missing)} of the {len(chosen)} frames to save are not in the source, the first is "
-                f"{int(missing[0]):#x}"
+                f"{missing.total_pages} of the {chosen.total_pages} frames to save are not in the source, the first is "
+                f"{int(missing.starts[0]):#x}"
             )
-        return cls(overlay, direct_map, cr3=cr3, saveable=chosen, free=free, environment=environment)
+        machine = cls(
+            overlay,
+            cr3=cr3,
+            levels=direct_map.levels,
+            base=direct_map.base,
+            end_pfn=direct_map.end_pfn,
+            allocator=FreePages(ascending(free)),
+            listed=chosen,
+            environment=environment,
+            rules=rules,
+        )
+        machine._direct_map = direct_map
+        return machine
 
     def fork(self, environment: Environment | None = None) -> Machine:
         """An independent twin in the same state, for trying something else; the source's pages are shared.
@@ -117,18 +183,51 @@ class Machine:
         Args:
             environment: the twin's; by default a copy of this machine's, with its record.
         """
-        twin = Machine.__new__(Machine)
+        twin = copy.copy(self)
         twin.memory = self.memory.fork()
-        twin.cr3, twin.levels, twin.base, twin.end_pfn = self.cr3, self.levels, self.base, self.end_pfn
-        twin.saveable = self.saveable
         twin.environment = self.environment.fork() if environment is None else environment
-        twin.allocator = self.allocator.fork()
-        twin.tlb = self.tlb.copy()
+        twin.allocator = self.allocator.fork(twin)
+        twin.tlbs = [None if tlb is None else tlb.copy() for tlb in self.tlbs]
+        twin.table_pool = self.table_pool.copy()
+        twin.direct_pages_count = None if self.direct_pages_count is None else self.direct_pages_count.copy()
         twin.log = self.log.fork()
         twin._direct_map = None
         twin._fixmap = None if self._fixmap is None else Fixmap(twin, self._fixmap.index, self._fixmap.paddr)
         twin._watchers = []
         return twin
+
+    def on_memory(self, memory: PhysicalMemory) -> Machine:
+        """The machine that the same kernel is on other memory: its own places, lists and log, an empty TLB."""
+        twin = self.fork()
+        twin.memory = Overlay(memory)
+        twin.tlbs = [Tlb() for _ in self.tlbs]
+        twin.allocator = self.allocator.fork(twin)
+        twin.direct_pages_count = None
+        return twin
+
+    @property
+    def tlb(self) -> Tlb:
+        """The TLB of the CPU that runs."""
+        tlb = self.tlbs[self.cpu]
+        if tlb is None:
+            raise HibernautError(f"CPU {self.cpu} is offline")
+        return tlb
+
+    def flush_tlb_all(self) -> None:
+        """Every CPU that is online forgets everything (arch/x86/mm/tlb.c)."""
+        for tlb in self.tlbs:
+            if tlb is not None:
+                tlb.flush_all()
+
+    def flush_tlb_kernel_range(self, start: int, end: int) -> None:
+        """Every CPU that is online forgets the addresses from `start` to `end`; everything if they are many."""
+        if end - start > FLUSH_CEILING_PAGES << PAGE_SHIFT:
+            self.flush_tlb_all()
+            return
+        for tlb in self.tlbs:
+            if tlb is not None:
+                for vaddr in range(start, end, PAGE_SIZE):
+                    tlb.invlpg(vaddr)
 
     def vaddr(self, pfn: int) -> int:
         """The direct-map address of a frame (`page_address`), mapped or not."""
@@ -143,7 +242,7 @@ class Machine:
     def direct_map(self) -> DirectMap:
         """The direct map as the tables describe it now; found anew after tables were written."""
         if self._direct_map is None:
-            self._direct_map = DirectMap.find(self.memory, self.cr3, self.levels)
+            self._direct_map = DirectMap.at(self.memory, self.cr3, self.levels, self.base, self.end_pfn)
         return self._direct_map
 
     @property
@@ -175,6 +274,12 @@ class Machine:
                 doing="writing a page-table entry",
             ) from None
 
+    def write_u64(self, paddr: int, value: int) -> None:
+        """Write 8 bytes of the kernel's own data. Raises KeyError if the frame does not exist."""
+        for watcher in self._watchers:
+            watcher(paddr >> PAGE_SHIFT)
+        self.memory.write_u64(paddr, value)
+
     def write_table(self, pfn: int, entries: Entries) -> None:
         """Fill a whole page with entries, shape (512,); the frame comes into being if the source lacks it."""
         self._before_write(pfn)
@@ -183,13 +288,17 @@ class Machine:
     def alloc_page(self, purpose: str) -> int:
         """A page for a table; the log says so, or why there is none. Raises OutOfMemory."""
         try:
-            pfn = self.allocator.alloc_page(self.environment, purpose)
+            pfn = self.allocator.alloc_page(self.environment, purpose, self.cpu)
         except OutOfMemory as error:
             reason = "injected" if error.injected else "no free frame"
             self.log.note(f"allocation {error.number} fails: {reason} ({purpose})")
             raise
         self.log.note(f"allocation {self.allocator.allocations[-1].number}: frame {pfn:#x} ({purpose})")
         return pfn
+
+    def reserve_table(self, purpose: str) -> None:
+        """Put one page into the pool for tables. Raises OutOfMemory."""
+        self.table_pool.append(self.alloc_page(purpose))
 
     @property
     def allocations(self) -> tuple[Allocation, ...]:
@@ -305,7 +414,8 @@ def _dump_pagetable(walk: Walk, levels: int) -> str:
     return " ".join(parts)
 
 
-def _ascending(pfns: ArrayLike) -> Frames:
+def ascending(pfns: ArrayLike) -> Frames:
+    """Frames as an int64 array that cannot be written to. Raises HibernautError if they do not ascend."""
     frames = np.array(pfns, dtype=np.int64).reshape(-1)
     wrong = np.flatnonzero(np.diff(frames) <= 0)
     if len(wrong):

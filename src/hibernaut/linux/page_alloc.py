@@ -1,7 +1,8 @@
-"""The page allocator, as far as page tables need it: one free frame at a time, from a fixed set, and it may fail.
+"""Pages for tables: what a page allocator is asked for, and one for machines whose real allocator is left alone.
 
-The allocator's own state is not yet part of the simulated machine's memory: an allocation changes nothing there but
-the page that is handed out. Nothing gives pages back.
+`FreePages` hands out frames of a fixed list; its state is beside the machine's memory: an allocation changes nothing
+there but the page that is handed out. It serves dumps and images. The allocator whose state lies in a simulated
+machine's own memory is in `buddy.py`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.errors import OutOfMemory
 from hibernaut.linux.environment import Environment
-from hibernaut.memory.physical import Frames
+from hibernaut.memory.physical import FrameRanges, Frames
 
-__all__ = ["Allocation", "FreeFrames", "PageAllocator"]
+if TYPE_CHECKING:
+    from hibernaut.linux.machine import Machine
+
+__all__ = ["Allocation", "FreeFrames", "FreePages", "PageAllocator"]
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,37 @@ class FreeFrames(Sequence[int]):
         return len(self._frames) - self._head - len(self._taken)
 
 
-class PageAllocator:
-    """`alloc_pages(GFP_KERNEL, 0)` of the modelled kernel.
+class PageAllocator(Protocol):
+    """`alloc_pages(GFP_KERNEL, 0)` and `__free_page` of the modelled kernel."""
+
+    @property
+    def allocations(self) -> tuple[Allocation, ...]:
+        """Every allocation so far, failed ones too, in order."""
+        ...
+
+    def alloc_page(self, environment: Environment, purpose: str, cpu: int = 0) -> int:
+        """One free frame. Raises OutOfMemory: the environment makes it fail, or nothing is free."""
+        ...
+
+    def free_page(self, pfn: int, cpu: int = 0) -> None:
+        """Give a page back."""
+        ...
+
+    def drain(self, cpu: int | None = None) -> None:
+        """drain_local_pages: what a CPU (None: each) keeps for itself goes back to the lists of all."""
+        ...
+
+    def free_ranges(self) -> FrameRanges:
+        """What mark_free_pages sees: the frames on the free lists."""
+        ...
+
+    def fork(self, machine: Machine) -> PageAllocator:
+        """An independent allocator in the same state, of a twin of its machine."""
+        ...
+
+
+class FreePages:
+    """A page allocator on a fixed list of frames, one at a time.
 
     Args:
         free: the frames it may hand out, ascending, without repeats.
@@ -121,12 +154,13 @@ class PageAllocator:
         """Every allocation so far, failed ones too, in order."""
         return tuple(self._allocations)
 
-    def alloc_page(self, environment: Environment, purpose: str) -> int:
+    def alloc_page(self, environment: Environment, purpose: str, cpu: int = 0) -> int:
         """One free frame, chosen by the environment.
 
         Raises:
             OutOfMemory: the environment makes it fail, or nothing is free.
         """
+        del cpu
         number = len(self._allocations) + 1
         injected = environment.allocation_fails(number)
         if injected or not len(self.free):
@@ -137,9 +171,20 @@ class PageAllocator:
         self._allocations.append(Allocation(number, purpose, pfn))
         return pfn
 
-    def fork(self) -> PageAllocator:
+    def free_page(self, pfn: int, cpu: int = 0) -> None:
+        """The page is lost: the list only shrinks."""
+
+    def drain(self, cpu: int | None = None) -> None:
+        """Nothing is kept by a CPU."""
+
+    def free_ranges(self) -> FrameRanges:
+        """The frames that are left."""
+        return FrameRanges.of_frames(list(self.free))
+
+    def fork(self, machine: Machine) -> FreePages:
         """An independent allocator in the same state."""
-        twin = PageAllocator(())
+        del machine
+        twin = FreePages(())
         twin.free = self.free.fork()
         twin._allocations = self._allocations.copy()
         return twin

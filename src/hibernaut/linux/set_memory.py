@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hibernaut.errors import HibernautError
 from hibernaut.linux.pgtable import (
     GLOBAL,
@@ -26,15 +28,17 @@ from hibernaut.linux.pgtable import (
     pfn_entry,
 )
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE
-from hibernaut.paging.entries import Level
+from hibernaut.paging.entries import FRAME_MASK, Entries, Level
 
 if TYPE_CHECKING:
+    from hibernaut.linux.rules import KernelRules
     from hibernaut.linux.machine import Machine
 
 __all__ = [
     "AttributeChangeError",
     "change_page_attr_set_clr",
     "kernel_page_present",
+    "remapped_entries",
     "set_direct_map_default",
     "set_direct_map_invalid",
     "set_memory_np",
@@ -252,3 +256,19 @@ def kernel_page_present(machine: Machine, pfn: int) -> bool:
             0, doing=f"reading the NULL entry that lookup_address returned for frame {pfn:#x}", pfn=pfn, table=False
         )
     return found.present
+
+
+def remapped_entries(entries: Entries, rules: KernelRules) -> Entries:
+    """What not-present 4K entries become after set_direct_map_default and set_direct_map_invalid, one page each.
+
+    Args:
+        entries: uint64, shape (n,), none of them zero.
+        rules: whose set_direct_map_invalid.
+
+    Returns:
+        uint64, shape (n,).
+    """
+    frame = ~entries & np.uint64(FRAME_MASK)
+    prot = (entries & np.uint64(~FRAME_MASK & (1 << 64) - 1)) | np.uint64(PRESENT | RW)
+    prot &= np.uint64(~(rules.invalid_clears | GLOBAL) & (1 << 64) - 1)
+    return (~frame & np.uint64(FRAME_MASK)) | prot

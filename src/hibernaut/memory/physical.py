@@ -109,12 +109,44 @@ class FrameRanges:
         """Which of these frames exist, shape as given."""
         return self.rows(pfns) >= 0
 
+    def within(self, other: FrameRanges) -> FrameRanges:
+        """The frames that are in both; costs follow the number of ranges, not of frames."""
+        starts, pages = [], []
+        for start, length in other:
+            row = max(0, int(np.searchsorted(self.starts, start, side="right")) - 1)
+            end = start + length
+            while row < len(self.starts) and self.starts[row] < end:
+                first, last = max(start, int(self.starts[row])), min(end, int(self.starts[row] + self.pages[row]))
+                if first < last:
+                    starts.append(first)
+                    pages.append(last - first)
+                row += 1
+        return FrameRanges(np.array(starts, dtype=np.int64), np.array(pages, dtype=np.int64))
+
+    def without(self, other: FrameRanges) -> FrameRanges:
+        """The frames of these that are not in the other; costs as `within`."""
+        ends = [0, *(other.starts + other.pages).tolist()]
+        gaps = [(end, start - end) for end, start in zip(ends, [*other.starts.tolist(), self.end], strict=True)]
+        return self.within(FrameRanges.of(gaps))
+
     def frames(self) -> Frames:
         """Every frame, ascending. Sized by `total_pages`: for machines that fit in memory."""
         if not len(self.starts):
             return np.empty(0, dtype=np.int64)
         base = np.cumsum(self.pages) - self.pages
         return np.repeat(self.starts - base, self.pages) + np.arange(self.total_pages, dtype=np.int64)
+
+    def chunks(self, pages: int) -> Iterator[Frames]:
+        """Every frame, ascending, at most `pages` at a time."""
+        before = np.cumsum(self.pages) - self.pages
+        for first in range(0, self.total_pages, pages):
+            last = min(first + pages, self.total_pages)
+            low = int(np.searchsorted(before, first, side="right")) - 1
+            high = int(np.searchsorted(before, last, side="left"))
+            starts = np.maximum(before[low:high], first)
+            ends = np.minimum(before[low:high] + self.pages[low:high], last)
+            offset = self.starts[low:high] - before[low:high]
+            yield FrameRanges(starts + offset, ends - starts).frames()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self.starts.tolist(), self.pages.tolist(), strict=True)

@@ -7,6 +7,7 @@ size; loading CR3 keeps the global ones. Caches of upper-level entries (paging-s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -81,6 +82,11 @@ class Tlb:
     def flush_all(self) -> None:
         """Forget everything."""
         self._cached.clear()
+
+    def translations(self) -> Iterator[tuple[int, Level, int, int]]:
+        """Everything cached: (first address of the page, level, first frame, the raw entry)."""
+        for (level, number), (pfn, entry) in self._cached.items():
+            yield number << level.shift, level, pfn, entry
 
     def copy(self) -> Self:
         """An independent TLB with the same contents."""

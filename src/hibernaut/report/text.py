@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hibernaut.errors import MachineFault
+from hibernaut.errors import HibernationRefused, MachineFault
 
 __all__ = [
+    "audit_text",
     "columns",
     "demo_text",
     "died_text",
     "doctor_text",
+    "explain_text",
     "inspection_text",
     "map_text",
     "rewritten_text",
@@ -178,60 +180,115 @@ def walk_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def died_text(fault: MachineFault, log: Sequence[str]) -> str:
-    """How a modelled machine died: its log, then the fault in one line."""
-    return "\n".join([*log, f"the machine died: {fault}", "nothing was written"])
+def died_text(error: MachineFault | HibernationRefused, log: Sequence[str]) -> str:
+    """How a modelled machine died, or why it did not hibernate: its log, then that in one line."""
+    last = f"the machine died: {error}" if isinstance(error, MachineFault) else str(error)
+    return "\n".join([*log, last, "nothing was written"])
+
+
+CHECK_LETTERS = {
+    "same-data": "D",
+    "tables-closed": "T",
+    "same-direct-map": "M",
+    "allocator-sound": "A",
+    "slot-empty": "S",
+    "nothing-stale": "X",
+}
+"""One letter for each check, for the table of `demo`."""
 
 
 def demo_text(document: dict[str, Any]) -> str:
-    """The answer of `demo`: the machine, a table of outcomes, the log of the run that died, the image."""
-    machine, runs, image = document["machine"], document["runs"], document["image"]
-    lines = [f"a machine of {size_text(machine['pages'] * 4096)}; the direct map does not show:"]
+    """The answer of `demo`: a table of ways and situations, what its letters mean, the last words, the image."""
+    situations, ways, image = document["situations"], document["ways"], document["image"]
+    cells = {(cell["way"], cell["situation"]): cell for cell in document["cells"]}
+    numbers = [str(number) for number in range(1, len(situations) + 1)]
+    body = [[way, *(_cell(cells[way, one["name"]]) for one in situations)] for way in ways]
+    lines = columns([["way", *numbers], *body])
+    lines += ["", "situations"]
+    lines += columns([[f"  {number}", one["name"], one["what"]] for number, one in zip(numbers, situations, strict=True)])
     lines += [
-        f"  {hole['pages']} pages from frame {hole['start_pfn']} ({hole['kind']}, {hole['level']})"
-        for hole in machine["holes"]
+        "",
+        "outcomes  ok: saved, and the resumed machine is as it was; died; refused: not saved, and lives on; else saved, with",
+        "          D pages with wrong bytes  T a page table that was not saved  M direct map changed",
+        "          A allocator's lists torn or a page leaked  S slot left mapped  X stale translation left",
     ]
-    lines.append("")
-    head = ("way", "situation", "outcome", "pages saved", "allocations", "what the checks say")
-    body = [
-        (
-            run["way"],
-            run["situation"],
-            run["outcome"],
-            str(run["saved_pages"]),
-            str(run["allocations"]),
-            "; ".join(_short(run)) or "all is as it was",
-        )
-        for run in runs
-    ]
-    lines += columns([head, *body], right=frozenset({3, 4}))
-    for run in runs:
-        if run["fault"]:
-            lines += [
-                "",
-                f"{run['way']}, {run['situation']}: the kernel's last words",
-                *(f"  {line}" for line in run["log"]),
-            ]
+    told = document["last_words"]
+    lines += ["", f"{told['way']}, {told['situation']}: the kernel's last words", *(f"  {line}" for line in told["log"])]
     verdict = "each as it was" if not image["wrong_pages"] else f"{image['wrong_pages']} of them WRONG"
     lines += [
         "",
-        f"image of the last run written and read back: {image['pages']} pages, {verdict}, CRC {image['crc32']}",
+        f"an image by Fixmap, written and read back: {image['pages']} pages, {verdict}, CRC {image['crc32']}",
     ]
     return "\n".join(lines)
 
 
-def _short(run: dict[str, Any]) -> list[str]:
-    """A run's findings, each check once, in few words."""
-    if run["fault"]:
-        return [str(run["fault"]).split(",")[0]]
-    names = [finding.split(":")[0] for finding in run["findings"]]
-    told = {
-        "tables-saved": "image points to a page table that is not in it",
-        "same-direct-map": "direct map stays split",
-        "same-data": "pages saved with wrong bytes",
-        "slot-empty": "slot left mapped",
-    }
-    return [told.get(name, name) for name in dict.fromkeys(names)]
+def _cell(cell: dict[str, Any]) -> str:
+    """What came of a run, in a few letters."""
+    if cell["outcome"] != "saved":
+        return str(cell["outcome"])
+    return "".join(CHECK_LETTERS[name] for name in cell["failed_checks"]) or "ok"
+
+
+def audit_text(document: dict[str, Any]) -> str:
+    """The answer of `audit`."""
+    lines = [f"kernel       rules of {document['rules']}", f"saveable     {document['saveable_pages']} pages"]
+    if document["refused"]:
+        lines.append(f"REFUSED      the kernel does not hibernate: {document['refused']}")
+    head = ("pages", "direct map has", "first frames", "today", "through a fixmap slot")
+    body = [
+        (
+            str(row["pages"]),
+            row["name"],
+            ", ".join(f"{run['start_pfn']}+{run['pages']}" for run in row["first"]) + (" ..." if row["more"] else ""),
+            ("! " if row["today_bad"] else "") + row["today"],
+            ("! " if row["fixmap_bad"] else "") + row["fixmap"],
+        )
+        for row in document["classes"]
+    ]
+    lines += ["", *columns([head, *body], right=frozenset({0}))]
+    if document["splits"]:
+        lines += ["", f"{document['allocations']} pages for tables would be allocated in the middle of the copy:"]
+        rows = [("first frame", "entry", "to save", "its table", "table is copied", "allocations")]
+        words = {
+            "below": "before the split: consistent",
+            "above": "after the split: torn",
+            "not listed": "never: not on the list",
+        }
+        rows += [
+            (
+                split["start_pfn"],
+                split["level"],
+                str(split["pages"]),
+                split["table_pfn"],
+                words[split["order"]],
+                str(split["allocations"]),
+            )
+            for split in document["splits"]
+        ]
+        lines += ["  " + line for line in columns(rows)]
+        if document["more_splits"]:
+            lines.append(f"  ... and {document['more_splits']} more")
+    lines.append("")
+    for key, name in (("safe_today", "today"), ("safe_by_fixmap", "through a fixmap slot")):
+        lines.append(f"{name}: " + ("every page is saved" if document[key] else "NOT every page is sure to be saved"))
+    return "\n".join(lines)
+
+
+def explain_text(document: dict[str, Any]) -> str:
+    """The answer of `explain`."""
+    lines = [f'"{document["question"]}"', ""]
+    lines += ["Both, and more. Every branch, run on a simulated machine by the rules of " + document["rules"] + ":"]
+    for number, branch in enumerate(document["branches"], 1):
+        lines += ["", f"{number}. {branch['title']}"]
+        lines += [f"   - {step}" for step in branch["path"]]
+        for name in ("today", "fixmap"):
+            run = branch[name]
+            what = {"saved": "saved; ", "died": "DIED", "refused": "refused"}[run["outcome"]]
+            if run["outcome"] == "saved":
+                what += "; ".join(run["findings"]) or "the resumed machine is as it was"
+            lines.append(f"   {name}: {what} ({run['allocations']} allocations)")
+            lines += [f"       {line}" for line in run["kernel_lines"] if run["outcome"] != "saved"]
+    return "\n".join(lines)
 
 
 def doctor_text(document: dict[str, Any]) -> str:

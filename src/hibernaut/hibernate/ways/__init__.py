@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
+from hibernaut.errors import HibernautError
 from hibernaut.hibernate.ways.base import Way
 from hibernaut.hibernate.ways.fixmap import Fixmap
-from hibernaut.hibernate.ways.mutants import FixmapNoClear, FixmapNoFlush, RemapNoUnmap
-from hibernaut.hibernate.ways.remap import Remap
+from hibernaut.hibernate.ways.fixmap_v1 import FixmapV1
+from hibernaut.hibernate.ways.mutants import FixmapNoClear, FixmapNoFlush, RemapNoFlush, RemapNoUnmap
+from hibernaut.hibernate.ways.remap import Remap, RemapGeneric, RemapGenericAbort, RemapGenericZero
+from hibernaut.hibernate.ways.remap_whole import RemapWhole
+from hibernaut.hibernate.ways.reserved import Reserved
 
-__all__ = ["Fixmap", "FixmapNoClear", "FixmapNoFlush", "Remap", "RemapNoUnmap", "Way"]
+__all__ = [
+    "WAYS",
+    "Fixmap",
+    "FixmapNoClear",
+    "FixmapNoFlush",
+    "FixmapV1",
+    "Remap",
+    "RemapGeneric",
+    "RemapGenericAbort",
+    "RemapGenericZero",
+    "RemapNoFlush",
+    "RemapNoUnmap",
+    "RemapWhole",
+    "Reserved",
+    "Way",
+    "way_named",
+]
+
+WAYS: dict[str, Way] = {
+    "remap": Remap(),
+    "fixmap": Fixmap(),
+    "fixmap-v1": FixmapV1(),
+    "fixmap-v3": Fixmap(null_check=False),
+    "remap-generic": RemapGeneric(),
+    "remap-generic-zero": RemapGenericZero(),
+    "remap-generic-abort": RemapGenericAbort(),
+    "remap-whole": RemapWhole(),
+    "reserved": Reserved(),
+    "fixmap-no-flush": FixmapNoFlush(),
+    "fixmap-no-clear": FixmapNoClear(),
+    "remap-no-unmap": RemapNoUnmap(),
+    "remap-no-flush": RemapNoFlush(),
+}
+"""By the name that the command line knows them by; the last four are mutants, wrong on purpose."""
+
+
+def way_named(name: str) -> Way:
+    """A way by its name; `reserved:N` has a pool of N pages. Raises HibernautError, with the names there are."""
+    kind, colon, number = name.partition(":")
+    if kind == "reserved" and colon and number.isdecimal() and int(number) <= 1 << 20:
+        return Reserved(int(number))
+    if name not in WAYS:
+        raise HibernautError(f"no way {name!r} (known: {', '.join(WAYS)}; reserved:N has a pool of N pages)")
+    return WAYS[name]

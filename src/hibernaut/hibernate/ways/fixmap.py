@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from hibernaut.hibernate.ways.base import Way
+from hibernaut.hibernate.ways.base import Way, not_present_run, own_frames
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import TableNotInSource
+from hibernaut.memory.physical import PAGE_SHIFT
 
 __all__ = ["Fixmap"]
 
@@ -42,3 +43,19 @@ class Fixmap(Way):
         """clear_fixmap: the PTE zero again, its address invalidated."""
         del pfn
         machine.fixmap.clear_fixmap()
+
+    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
+        """See `Way.copy_run`: what the slot shows is the frame itself, as it is invalidated before each."""
+        try:
+            count, level, _ = not_present_run(machine, pfn, pages)
+        except TableNotInSource:
+            return 0
+        if count < 2 or (level is None and not self.null_check) or not machine.has_fixmap:
+            return 0
+        slot_table = machine.fixmap.paddr >> PAGE_SHIFT
+        # A slot's table that is itself among them is copied with the slot in use: one by one, then.
+        if pfn <= slot_table < pfn + count or machine.fixmap.entry or not own_frames(machine, pfn, count):
+            return 0
+        machine.fixmap.set_fixmap(pfn + count - 1)
+        machine.fixmap.clear_fixmap()
+        return count

@@ -1,0 +1,128 @@
+"""`hibernaut audit SOURCE`: would hibernation save every page of this machine, today and through a fixmap slot?"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hibernaut.cli.common import (
+    BaseOption,
+    Cr3Option,
+    JsonOption,
+    LevelsOption,
+    OffsetOption,
+    PartitionOption,
+    QuietOption,
+    RulesOption,
+    SourceArgument,
+    console,
+    paging_of,
+    print_json,
+    rules_of,
+    say,
+)
+from hibernaut.hibernate.audit import Audit, audit
+from hibernaut.hibernate.kernel_state import pages_to_save, secret_users
+from hibernaut.linux import Machine
+from hibernaut.memory.physical import Frames
+from hibernaut.report.text import audit_text
+from hibernaut.sources import open_memory
+from hibernaut.swsusp import open_image
+
+__all__ = ["audit_"]
+
+SHOWN_RUNS = 3
+SHOWN_SPLITS = 20
+
+
+def audit_(
+    source: SourceArgument,
+    pages_from: Annotated[
+        Path | None, typer.Option("--pages-from", help="An image of the same machine, whose list of pages is taken.")
+    ] = None,
+    rules: RulesOption = None,
+    cr3: Cr3Option = None,
+    levels: LevelsOption = None,
+    offset: OffsetOption = 0,
+    partition: PartitionOption = None,
+    base: BaseOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Say whether hibernation would save every page of a machine, without copying anything.
+
+    One line for each class of page by what the direct map has for it; the pages for tables that a copy would allocate,
+    and where the tables lie, which decides whether the image is consistent. The list of pages is that of --pages-from,
+    of the kernel in a dump (stopped in swsusp_save; needs drgn), or every frame that the direct map speaks of. The exit
+    status is 0 if today's kernel would save all of them whatever fails, else 1.
+    """
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_memory(source, offset=offset, partition=partition, base=base))
+        release: str | None = None
+        listed: Frames | None
+        if pages_from is not None:
+            listed = stack.enter_context(open_image(pages_from)).pfns
+        else:
+            pages = pages_to_save(opened)
+            listed = pages.pfns
+            release = pages.kernel.release if pages.kernel else None
+            if pages.reason is not None:
+                say(f"every frame that the direct map speaks of counts as one to save: {pages.reason}", quiet)
+        root, known_levels = paging_of(opened, cr3, levels)
+        machine = Machine.from_source(
+            opened.memory, root, known_levels, listed=listed, rules=rules_of(rules, opened, release)
+        )
+        machine.secret_users = secret_users(opened.memory) or 0
+        found = audit(machine)
+        document = _document(found, machine)
+    if json:
+        print_json(document)
+    elif not quiet:
+        console().print(audit_text(document))
+    if not found.safe_today:
+        raise typer.Exit(1)
+
+
+def _document(found: Audit, machine: Machine) -> dict[str, Any]:
+    return {
+        "rules": machine.rules.line,
+        "saveable_pages": found.saveable_pages,
+        "refused": found.refused,
+        "classes": [
+            {
+                "name": one.name,
+                "pages": one.frames.total_pages,
+                "first": [
+                    {"start_pfn": f"{start:#x}", "pages": pages}
+                    for start, pages in zip(
+                        one.frames.starts[:SHOWN_RUNS].tolist(), one.frames.pages[:SHOWN_RUNS].tolist(), strict=True
+                    )
+                ],
+                "more": len(one.frames) > SHOWN_RUNS,
+                "today": one.today,
+                "fixmap": one.fixmap,
+                "today_bad": one.today_bad,
+                "fixmap_bad": one.fixmap_bad,
+            }
+            for one in found.classes
+        ],
+        "allocations": found.allocations,
+        "splits": [
+            {
+                "start_pfn": f"{split.start_pfn:#x}",
+                "level": split.level.size,
+                "first_pfn": f"{split.first_pfn:#x}",
+                "pages": split.pages,
+                "table_pfn": f"{split.table_pfn:#x}",
+                "order": str(split.order),
+                "allocations": split.allocations,
+            }
+            for split in found.splits[:SHOWN_SPLITS]
+        ],
+        "more_splits": max(0, len(found.splits) - SHOWN_SPLITS),
+        "safe_today": found.safe_today,
+        "safe_by_fixmap": found.safe_by_fixmap,
+    }
