@@ -152,7 +152,9 @@ def test_garbage_in_the_tables_never_raises_anything_but_the_librarys_errors(
         machine.memory.write_u64(paddr, flags | pfn << 12)
     for way in (Remap(), Fixmap(), Fixmap(null_check=False)):
         with contextlib.suppress(HibernautError):
-            twin = Machine.from_source(machine.memory, machine.cr3, layout.levels, free=machine.allocator.free_ranges().frames()[:20])
+            twin = Machine.from_source(
+                machine.memory, machine.cr3, layout.levels, free=machine.allocator.free_ranges().frames()[:20]
+            )
             before = twin.fork()
             snapshot = hibernate(twin, way)
             assert len(contents(snapshot)) == saveable_pages(twin).total_pages
@@ -192,6 +194,7 @@ def test_plainly_present_pages_are_not_visited() -> None:
             return super().safe_copy_page(machine, pfn)
 
         def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
+            del machine, pfn, pages
             return 0
 
     way = Counting()

@@ -92,7 +92,7 @@ def test_split_of_a_not_present_large_page_as_the_kernel_was_seen_to_do() -> Non
     expected = [pfn_entry(0x1000 + i, 0x8000000000000062) for i in range(512)]
     expected[3] = 0x8000000001003063
     assert table_of(m, 0x1000).tolist() == expected
-    assert [free.contains([a.pfn])[0] for a in m.allocations] == [True]
+    assert [a.pfn is not None and free.contains([a.pfn])[0] for a in m.allocations] == [True]
     set_direct_map_invalid(m, 0x1003)
     assert entry_of(m, 0x1003) == (Level.PTE, 0x800FFFFFFEFFC060)  # RW goes with PRESENT
     assert len(m.allocations) == 1

@@ -273,7 +273,7 @@ def _tell(out: Path, snapshot: Snapshot, written: WrittenImage, via: Way) -> Non
         f" ({size_text(written.blocks * 4096)} in the swap area), {made} allocations during the copy"
     )
     if len(snapshot.skipped):
-        lines.append(f"{len(snapshot.skipped)} pages could not be mapped and were SKIPPED: the image has other bytes for them")
+        lines.append(f"{len(snapshot.skipped)} pages could not be mapped and were SKIPPED: the image has other bytes")
     if lost:
         lines.append(f"{lost} page tables were made during the copy and are not on the list of pages: look at the map")
     console().print("\n".join(lines))

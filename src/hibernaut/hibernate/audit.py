@@ -147,9 +147,7 @@ def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -
             True,
             False,
         )
-    yield PageClass(
-        "no entry, in a table", of(FrameState.NONE_IN_TABLE), "page fault, no warning", COPIED, True, False
-    )
+    yield PageClass("no entry, in a table", of(FrameState.NONE_IN_TABLE), "page fault, no warning", COPIED, True, False)
     null = "NULL dereference" if not machine.rules.asks_null else "page fault, no warning"
     yield PageClass("no table", of(FrameState.NONE_ABOVE), null, COPIED, True, False)
     yield PageClass(

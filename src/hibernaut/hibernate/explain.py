@@ -94,7 +94,7 @@ BRANCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "no table",
         "there is not even a PTE table",
         (
-            "kernel_page_present: lookup_address returns NULL, and it is read without being asked for: NULL dereference",
+            "kernel_page_present: lookup_address returns NULL, and it is read without a check: NULL dereference",
             "CPA is never reached",
         ),
     ),

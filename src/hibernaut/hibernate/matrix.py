@@ -69,15 +69,15 @@ class Situation:
 
 def _small(*holes: HoleSpec, tables: str = "low", mem_map: str = "high") -> Layout:
     """The allocator's own pages lie at the top of RAM, as they do on real machines, unless `mem_map` says else."""
-    return Layout(RAM, holes=holes, tables=tables, mem_map=mem_map, zone="high", pcp="high", free="high", free_pages=256)
+    return Layout(
+        RAM, holes=holes, tables=tables, mem_map=mem_map, zone="high", pcp="high", free="high", free_pages=256
+    )
 
 
 def _one_gib() -> Layout:
-    """Pages of two blocks of it are to be saved, the rest is nosave: ways that go page by page are not long about it."""
+    """Pages of two blocks of it are to be saved, the rest is nosave, so that no way is long about it."""
     rest = (GIB + SAVED_PAGES, GIB - SAVED_PAGES)
-    return Layout(
-        BIG, holes=(hole_1g(GIB),), largest=Level.PUD, tables=0x1000, free_pages=1024, nosave=(rest,)
-    )
+    return Layout(BIG, holes=(hole_1g(GIB),), largest=Level.PUD, tables=0x1000, free_pages=1024, nosave=(rest,))
 
 
 def _stale(machine: Machine) -> None:
@@ -104,7 +104,7 @@ SITUATIONS: tuple[Situation, ...] = (
     ),
     Situation(
         "2M hole, mem_map below",
-        "the same; the array of struct page is copied before the block, the heads of the free lists after it",
+        "the array of struct page is copied before the block, the heads of the free lists after it",
         _small(hole_2m(BLOCK), tables="low", mem_map="low"),
     ),
     Situation("1G hole", "1 GiB not present as one entry, pages of two of its blocks to be saved", _one_gib()),

@@ -509,8 +509,8 @@ class BuddyAllocator:
         """What `mark_free_pages` sees: the frames on the free lists, not those on the lists of CPUs.
 
         Raises:
-            MachineFault: a link leads nowhere, or to no page (`memory_bm_set_bit` finds no such frame), or round in a
-                circle that the list's head is not on.
+            MachineFault: a link leads to no page (`memory_bm_set_bit` finds no such frame), or round in a circle that
+                the list's head is not on.
         """
         doing = "marking free pages (mark_free_pages)"
         blocks: list[tuple[int, int]] = []
@@ -520,8 +520,7 @@ class BuddyAllocator:
             while entry != head:
                 pfn = self._pfn(entry - _LIST)
                 if not 0 <= pfn <= self.places.end_pfn - (1 << order):
-                    self._load(entry, doing)  # the machine dies here if the link cannot be followed
-                    raise self._bug(entry, doing)
+                    raise self._bug(entry, doing)  # before it reads anything there, NULL or not
                 if entry in seen:
                     raise self._endless(entry, doing)
                 seen.add(entry)

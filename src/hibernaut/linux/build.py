@@ -165,9 +165,7 @@ class Layout:
         return PAGE_OFFSET[self.levels] if self.base is None else self.base
 
 
-def build_machine(
-    layout: Layout, environment: Environment | None = None, rules: KernelRules | None = None
-) -> Machine:
+def build_machine(layout: Layout, environment: Environment | None = None, rules: KernelRules | None = None) -> Machine:
     """The machine of a layout. Every frame of its RAM is in use, but for the free pages; its allocator runs in it.
 
     Args:

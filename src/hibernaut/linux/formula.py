@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.memory.physical import PAGE_SIZE, Bytes, FrameRanges, PhysicalMemory, Segment, SegmentMemory
+from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, PhysicalMemory, Segment, SegmentMemory
 
 __all__ = ["BOOT_MARK", "FORMULA_MARK", "FormulaMemory", "formula_pages"]
 
@@ -84,11 +84,11 @@ class FormulaMemory(PhysicalMemory):
             at = start
             while at < start + pages:
                 content = self._segments.run(at, min(pages - (at - start), RUN_PAGES))
-                if not content.strides[0]:  # one page over and over
+                repeated = not content.strides[0]  # one page over and over
+                if repeated:
                     content = self._segments.run(at, pages - (at - start))
-                    empty = np.repeat(not content[0].any(), len(content))
-                else:
-                    empty = ~content.view(np.uint64).any(axis=1)
+                empty: BoolArray = ~content[: 1 if repeated else None].view(np.uint64).any(axis=1)
+                empty = np.broadcast_to(empty, len(content))
                 zero += list(FrameRanges.of_frames(np.flatnonzero(empty) + at))
                 at += len(content)
         return self._ranges.without(FrameRanges.of(zero))

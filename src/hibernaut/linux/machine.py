@@ -296,6 +296,14 @@ class Machine:
         self.log.note(f"allocation {self.allocator.allocations[-1].number}: frame {pfn:#x} ({purpose})")
         return pfn
 
+    def alloc_table(self, purpose: str) -> int:
+        """A page for a table: from the pool, while there is one in it, else from the allocator. Raises OutOfMemory."""
+        if not self.table_pool:
+            return self.alloc_page(purpose)
+        pfn = self.table_pool.pop(0)
+        self.log.note(f"reserved frame {pfn:#x} is taken ({purpose})")
+        return pfn
+
     def reserve_table(self, purpose: str) -> None:
         """Put one page into the pool for tables. Raises OutOfMemory."""
         self.table_pool.append(self.alloc_page(purpose))

@@ -31,8 +31,8 @@ from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.entries import FRAME_MASK, Entries, Level
 
 if TYPE_CHECKING:
-    from hibernaut.linux.rules import KernelRules
     from hibernaut.linux.machine import Machine
+    from hibernaut.linux.rules import KernelRules
 
 __all__ = [
     "AttributeChangeError",
@@ -221,7 +221,7 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int) -> None:
         OutOfMemory: no page for the table; nothing is changed.
     """
     purpose = f"table for the split of the {found.level.size} entry {found.entry:#x} of {vaddr:#x}"
-    table = machine.alloc_page(purpose)
+    table = machine.alloc_table(purpose)
     pfn, prot = pfn_and_prot(found.entry, found.level)
     if found.level == Level.PMD:
         prot = large_2_4k(prot)

@@ -205,15 +205,21 @@ def demo_text(document: dict[str, Any]) -> str:
     body = [[way, *(_cell(cells[way, one["name"]]) for one in situations)] for way in ways]
     lines = columns([["way", *numbers], *body])
     lines += ["", "situations"]
-    lines += columns([[f"  {number}", one["name"], one["what"]] for number, one in zip(numbers, situations, strict=True)])
+    lines += columns(
+        [[f"  {number}", one["name"], one["what"]] for number, one in zip(numbers, situations, strict=True)]
+    )
     lines += [
         "",
-        "outcomes  ok: saved, and the resumed machine is as it was; died; refused: not saved, and lives on; else saved, with",
-        "          D pages with wrong bytes  T a page table that was not saved  M direct map changed",
-        "          A allocator's lists torn or a page leaked  S slot left mapped  X stale translation left",
+        "ok: saved, and the resumed machine is as it was; died; refused: not saved, and it lives on; else saved, but",
+        "D pages have wrong bytes  T a page table was not saved  M the direct map is another one",
+        "A the allocator's lists are torn, or a page leaked  S the slot is left mapped  X a stale translation is left",
     ]
     told = document["last_words"]
-    lines += ["", f"{told['way']}, {told['situation']}: the kernel's last words", *(f"  {line}" for line in told["log"])]
+    lines += [
+        "",
+        f"{told['way']}, {told['situation']}: the kernel's last words",
+        *(f"  {line}" for line in told["log"]),
+    ]
     verdict = "each as it was" if not image["wrong_pages"] else f"{image['wrong_pages']} of them WRONG"
     lines += [
         "",

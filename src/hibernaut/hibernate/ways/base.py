@@ -35,7 +35,7 @@ class Way(ABC):
         """What people call it."""
         return type(self).__name__
 
-    def prepare(self, machine: Machine) -> None:
+    def prepare(self, machine: Machine) -> None:  # noqa: B027 - most ways need nothing
         """What is got before the list of pages is fixed. Raises HibernationRefused if it cannot be got."""
 
     def page_present(self, machine: Machine, pfn: int) -> bool:

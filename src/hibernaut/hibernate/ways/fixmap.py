@@ -25,6 +25,11 @@ class Fixmap(Way):
     def __init__(self, *, null_check: bool = True) -> None:
         self.null_check = null_check
 
+    @property
+    def name(self) -> str:
+        """FixmapV3 as it was posted."""
+        return "FixmapV3" if type(self) is Fixmap and not self.null_check else super().name
+
     def page_present(self, machine: Machine, pfn: int) -> bool:
         """As the kernel asks, or with the cure: no entry, or none that can be read, is not present."""
         if not self.null_check:

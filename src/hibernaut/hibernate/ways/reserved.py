@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from hibernaut.errors import HibernationRefused, OutOfMemory
 from hibernaut.hibernate.ways.remap import Remap
 from hibernaut.linux.machine import Machine
