@@ -332,3 +332,337 @@ def test_any_sequence_leaves_the_lists_that_plain_lists_have(
     assert [set(area) for area in free_lists(machine)] == blocks_of(every)
     assert allocator.free_ranges().frames().tolist() == sorted(every)
     assert check_allocator(machine, allocator.places) == []
+
+
+def test_the_cpus_list_is_refilled_in_bulk_and_taken_from_its_head() -> None:
+    """Seven pages come at a time, neighbours in ascending order; the environment is offered them in the list's order."""
+    machine, allocator = built(((0x800, 0x400),))
+    environment = Pick()
+    assert allocator.alloc_page(environment, "first") == 0x800
+    assert environment.asked == [[0x800 + n for n in range(7)]]
+    assert read_list(machine, list_at(0)) == [0x801 + n for n in range(6)]
+    assert (machine.u32((PCPS[0] << 12) + 4), allocator.nr_free) == (6, 0x400 - 7)
+    allocator.free_page(0x800)
+    assert read_list(machine, list_at(0)) == [0x800 + n for n in range(7)]
+    assert allocator.alloc_page(ChooseFrames(0, 0x803), "second, chosen") == 0x803
+    assert check_allocator(machine, allocator.places) == []
+
+
+def test_a_page_in_use_is_poisoned_and_counted_once() -> None:
+    """A page that was handed out has 1 in _refcount, no order, poison in its links, and mapcount -1."""
+    machine, allocator = built()
+    pfn = allocator.alloc_page(Environment(), "table")
+    at = page_at(pfn)
+    assert (machine.u64(at + NEXT), machine.u64(at + PREV)) == (0xDEAD000000000100, 0xDEAD000000000122)
+    assert (machine.u64(at + PRIVATE), machine.u32(at + TYPE), machine.u32(at + REFCOUNT)) == (0, 0xFFFFFFFF, 1)
+
+
+def test_allocations_are_recorded_and_failures_too() -> None:
+    """The record has every allocation, numbered from 1; an injected failure has no frame and touches nothing."""
+    _, allocator = built(((0x100, 2),))
+    environment = FailAllocations(2)
+    first = allocator.alloc_page(environment, "first")
+    for injected in (True, None, False):
+        if injected is None:
+            allocator.alloc_page(environment, "third")
+            continue
+        with pytest.raises(OutOfMemory) as failure:
+            allocator.alloc_page(environment, "fails")
+        assert failure.value.injected == injected
+    assert allocator.allocations == (
+        Allocation(1, "first", first),
+        Allocation(2, "fails", None),
+        Allocation(3, "third", first + 1),
+        Allocation(4, "fails", None),
+    )
+
+
+def test_a_fork_has_the_same_record_and_a_memory_of_its_own() -> None:
+    """What the twin allocates, the original still has; both remain sound."""
+    machine, allocator = built()
+    allocator.alloc_page(Environment(), "before")
+    lists = free_lists(machine), pcp_lists(machine)
+    twin = machine.fork()
+    forked = allocator.fork(twin)
+    assert forked.allocations == allocator.allocations
+    got = [forked.alloc_page(Environment(), "twin") for _ in range(20)]
+    forked.free_page(got[0])
+    forked.drain()
+    assert (free_lists(machine), pcp_lists(machine)) == lists
+    assert len(allocator.allocations) == 1
+    assert [allocator.alloc_page(Environment(), "here") for _ in range(20)] == got
+    assert check_allocator(machine, PLACES) == check_allocator(twin, PLACES) == []
+
+
+def test_every_write_goes_through_the_machine() -> None:
+    """A frame that differs after some work was announced: who copies page by page can know which pages are torn."""
+    machine, allocator = built()
+    before, machine.hooked = machine.fork(), set()
+    got = [allocator.alloc_page(Environment(), "table") for _ in range(30)]
+    for pfn in got[::2]:
+        allocator.free_page(pfn, cpu=1)
+    allocator.drain()
+    frames = machine.memory.written.tolist()
+    old, new = before.bytes_of(frames), machine.bytes_of(frames)
+    changed = {pfn for pfn in frames if old[pfn] != new[pfn]}
+    assert changed <= machine.hooked
+    assert {ZONE, PCPS[0], PCPS[1]} <= machine.hooked
+    assert all(MEM_MAP <= pfn < MEM_MAP + PLACES.mem_map_pages for pfn in machine.hooked - {ZONE, *PCPS})
+
+
+def test_only_the_last_reference_frees() -> None:
+    """A page that two hold is freed by the second; one that is free already is not put on a list again."""
+    machine, allocator = built()
+    pfn = allocator.alloc_page(Environment(), "shared")
+    machine.set_u32(page_at(pfn) + REFCOUNT, 2)
+    allocator.free_page(pfn)
+    assert pfn not in read_list(machine, list_at(0))
+    allocator.free_page(pfn)
+    assert read_list(machine, list_at(0))[0] == pfn
+    allocator.free_page(pfn)
+    assert read_list(machine, list_at(0)).count(pfn) == 1
+    assert machine.u32(page_at(pfn) + REFCOUNT) == 0xFFFFFFFF
+    with pytest.raises(ValueError, match="no struct page"):
+        allocator.free_page(END)
+    with pytest.raises(ValueError, match="struct pages end"):
+        allocator.free_area(END - 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("managed_pages", "batch"),
+    [(0, 0), (3840, 0), (8191, 0), (8192, 1), (12288, 3), (65403, 15), (1 << 18, 63), (1 << 28, 63)],
+)
+def test_zone_batchsize(managed_pages: int, batch: int) -> None:
+    """The batch of zones of known size: 15 for 256 MiB, 63 from 1 GiB on, and 0 where the kernel then takes 1."""
+    assert zone_batchsize(managed_pages) == batch
+    assert batch + 1 & batch == 0
+
+
+def test_places_are_pages() -> None:
+    """Each part of the state begins a page."""
+    with pytest.raises(ValueError, match="0x90010"):
+        AllocatorPlaces(0x40000, 0x90010, (0x91000,), END)
+
+
+# --- a real kernel's memory --------------------------------------------------------------------------------------
+
+VMEMMAP = 0xFFFF_EA00_0000_0000
+"""Where the golden guest's kernel (SPARSEMEM_VMEMMAP, no KASLR) has the `struct page` of frame 0."""
+
+Pages = np.ndarray[tuple[int], np.dtype[np.void]]
+
+
+@pytest.fixture(scope="module")
+def real_pages(golden: Golden) -> Pages:
+    """All `struct page`s of a real 6.1 with 256 MiB."""
+    memory = golden_memory(golden("ram-6.1-lzo.elf"))
+    tables = PageTables(memory, int(golden.expected["ram-6.1-lzo.elf"]["cr3"], 16))
+    found = tables.translate(VMEMMAP + np.arange(1024, dtype=np.uint64) * np.uint64(4096))
+    pages, present = memory.gather(found.pfns)
+    assert present.all()
+    array: Pages = pages.reshape(-1).view(STRUCT_PAGE)
+    return array
+
+
+def test_free_pages_of_a_real_kernel_look_as_declared(real_pages: Pages) -> None:
+    """In a real 6.1 the blocks marked so are aligned and disjoint; all of their pages have _refcount 0 and type -1."""
+    heads = np.flatnonzero(real_pages["page_type"] == BUDDY_TYPE)
+    orders = real_pages["private"][heads].astype(np.int64)
+    assert len(heads) > 100
+    assert set(orders.tolist()) == set(range(11))
+    assert (heads % (1 << orders) == 0).all()
+    free = FrameRanges.of(list(zip(heads.tolist(), (1 << orders).tolist(), strict=True)))
+    assert free.total_pages == int((1 << orders).sum()) > 20000
+    inside = real_pages[free.frames()]
+    assert not inside["_refcount"].any()
+    assert set(np.unique(inside["page_type"]).tolist()) == {BUDDY_TYPE, 0xFFFFFFFF}
+
+
+def test_links_of_unused_words_in_a_real_kernel_are_poison_or_zero(real_pages: Pages) -> None:
+    """Of pages in use by a real 6.1 many have poison in both links, as `list_del` left them, and many have zero."""
+    used = real_pages[(real_pages["_refcount"] > 0) & (real_pages["page_type"] == 0xFFFFFFFF)]
+    unlinked = used[used["next"] == LIST_POISON1]
+    assert len(unlinked) > 1000
+    assert (unlinked["prev"] == LIST_POISON2).all()
+    assert np.count_nonzero(used["next"] == 0) > 1000
+
+
+def test_a_real_zone_counts_what_is_on_its_lists(golden: Golden, real_pages: Pages) -> None:
+    """Followed by `next`, every free block of a real 6.1 leads to a head in an array of free areas, whose nr_free fits.
+
+    That kernel has lists for 5 migrate types in each area: 88 bytes, the count last.
+    """
+    memory = golden_memory(golden("ram-6.1-lzo.elf"))
+    lists: dict[tuple[int, int], int] = {}
+    for pfn in np.flatnonzero(real_pages["page_type"] == BUDDY_TYPE).tolist():
+        order, at = int(real_pages["private"][pfn]), int(real_pages["next"][pfn])
+        while VMEMMAP <= at < VMEMMAP + 64 * len(real_pages):
+            at = int(real_pages["next"][(at - VMEMMAP) // 64])
+        lists[order, at] = lists.get((order, at), 0) + 1
+    starts = sorted({head - 88 * order for order, head in lists})
+    zones = [start for start in starts if not any(start - other in (16, 32, 48, 64) for other in starts)]
+    assert len(zones) == 2
+    for zone, order in itertools.product(zones, range(11)):
+        area = zone + 88 * order
+        found = sum(blocks for (of, head), blocks in lists.items() if of == order and 0 <= head - area < 80)
+        assert memory.read_u64(area + 80 - BASE) == found
+
+
+# --- damage ------------------------------------------------------------------------------------------------------
+
+
+def set_list(machine: TinyMachine, head: int, pfns: Sequence[int]) -> None:
+    """Put exactly these pages on a list, well linked, and the right number into the zone's area."""
+    ring = [head, *[page_at(pfn) + NEXT for pfn in pfns]]
+    for at, after in itertools.pairwise([*ring, head]):
+        machine.memory.write_u64(at, after + BASE)
+        machine.memory.write_u64(after + 8, at + BASE)
+    if head >> 12 == ZONE:
+        machine.memory.write_u64(head + NR_FREE, len(pfns))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Damage: what is done, in words that name it; what must be said of it, and of which frame."""
+
+    name: str
+    damage: Callable[[TinyMachine], None]
+    said: str
+    pfn: int
+
+
+def put(at: int, value: int) -> Callable[[TinyMachine], None]:
+    return lambda machine: machine.memory.write_u64(at, value)
+
+
+def put32(at: int, value: int) -> Callable[[TinyMachine], None]:
+    return lambda machine: machine.set_u32(at, value)
+
+
+SINGLES, ON_PCP, BLOCK, TAIL, USED = (
+    (0x1025, 0x432, 0x1005),
+    (0x1022, 0x1023, 0x438, 0x439, 0x43A, 0x43B),
+    0x800,
+    0xBFE,
+    0x431,
+)
+"""What `worn` has: free single pages, CPU 0's list, a block of 1024 pages (free_area[10], with 0xc00), one of its pages
+that is not its first, a page in use."""
+
+
+def worn() -> tuple[TinyMachine, BuddyAllocator]:
+    """A machine that has worked for a while, with something on most kinds of lists."""
+    machine, allocator = built()
+    for _ in range(15):
+        allocator.alloc_page(Environment(), "table")
+    for pfn in SINGLES:
+        allocator.free_page(pfn, cpu=1)
+    allocator.drain(1)
+    assert (free_lists(machine)[0], free_lists(machine)[10]) == (list(SINGLES[::-1]), [BLOCK, 0xC00])
+    assert pcp_lists(machine) == [list(ON_PCP), []]
+    return machine, allocator
+
+
+FIRST, MIDDLE, LAST = (page_at(pfn) for pfn in SINGLES[::-1])
+FREE_0, FREE_1, FREE_10 = (area_at(order) for order in (0, 1, 10))
+PCP = PCPS[0] << 12
+
+MUTANTS = (
+    Mutant("next is NULL", put(MIDDLE + NEXT, 0), "free_area[0]: next is NULL", SINGLES[1]),
+    Mutant(
+        "next is poison",
+        put(MIDDLE + NEXT, LIST_POISON1),
+        "free_area[0]: next is 0xdead000000000100 (LIST_",
+        SINGLES[1],
+    ),
+    Mutant("next is garbage", put(MIDDLE + NEXT, 0x1234567), "free_area[0]: next is 0x1234567", SINGLES[1]),
+    Mutant("next is misaligned", put(MIDDLE + NEXT, BASE + LAST + NEXT + 4), "free_area[0]: next is 0x", SINGLES[1]),
+    Mutant(
+        "next beyond mem_map", put(MIDDLE + NEXT, BASE + page_at(END) + NEXT), "free_area[0]: next is 0x", SINGLES[1]
+    ),
+    Mutant(
+        "next before mem_map", put(MIDDLE + NEXT, BASE + page_at(-1) + NEXT), "free_area[0]: next is 0x", SINGLES[1]
+    ),
+    Mutant("next is another list's head", put(MIDDLE + NEXT, BASE + FREE_1), "free_area[0]: next is 0x", SINGLES[1]),
+    Mutant("next of the head is NULL", put(FREE_0, 0), "free_area[0]: next is NULL", ZONE),
+    Mutant("next of the head is itself", put(FREE_0, BASE + FREE_0), "free_area[0]: prev of its head is 0x", ZONE),
+    Mutant("next skips one", put(FIRST + NEXT, BASE + LAST + NEXT), "free_area[0]: prev is 0x", SINGLES[0]),
+    Mutant(
+        "next is the page itself",
+        put(MIDDLE + NEXT, BASE + MIDDLE + NEXT),
+        "free_area[0]: next leads back to",
+        SINGLES[1],
+    ),
+    Mutant(
+        "a circle without the head",
+        put(LAST + NEXT, BASE + FIRST + NEXT),
+        "free_area[0]: next leads back to",
+        SINGLES[0],
+    ),
+    Mutant("prev is NULL", put(MIDDLE + PREV, 0), "free_area[0]: prev is NULL", SINGLES[1]),
+    Mutant(
+        "prev is poison",
+        put(MIDDLE + PREV, LIST_POISON2),
+        "free_area[0]: prev is 0xdead000000000122 (LIST_",
+        SINGLES[1],
+    ),
+    Mutant(
+        "prev of the head is wrong", put(FREE_0 + 8, BASE + FIRST + NEXT), "free_area[0]: prev of its head is 0x", ZONE
+    ),
+    Mutant("next on a CPU's list is NULL", put(page_at(0x438) + NEXT, 0), "pcp list of CPU 0: next is NULL", 0x438),
+    Mutant("next of a CPU's list is NULL", put(PCP + PCP_LIST, 0), "pcp list of CPU 0: next is NULL", PCPS[0]),
+    Mutant("not marked", put32(MIDDLE + TYPE, 0xFFFFFFFF), "free_area[0]: page_type is 0xffffffff", SINGLES[1]),
+    Mutant("mapped", put32(MIDDLE + TYPE, 0), "free_area[0]: page_type is 0x0", SINGLES[1]),
+    Mutant("wrong order", put(MIDDLE + PRIVATE, 1), "free_area[0]: order (private) is 1", SINGLES[1]),
+    Mutant("in use", put32(MIDDLE + REFCOUNT, 1), "on a list of free pages, but in use", SINGLES[1]),
+    Mutant("a part in use", put32(page_at(TAIL) + REFCOUNT, 1), "on a list of free pages, but in use", TAIL),
+    Mutant("a part marked", put32(page_at(TAIL) + TYPE, BUDDY_TYPE), "marked as a free block (PageBuddy), on no", TAIL),
+    Mutant("a page in use marked", put32(page_at(USED) + TYPE, BUDDY_TYPE), "marked as a free block", USED),
+    Mutant(
+        "on a CPU's list and in use", put32(page_at(0x438) + REFCOUNT, 1), "on a list of free pages, but in use", 0x438
+    ),
+    Mutant(
+        "on a CPU's list and marked", put32(page_at(0x438) + TYPE, BUDDY_TYPE), "pcp list of CPU 0: page_type", 0x438
+    ),
+    Mutant("free but on no list", put32(page_at(USED) + REFCOUNT, 0), "free by its _refcount, but on no list", USED),
+    Mutant("misaligned", lambda machine: set_list(machine, FREE_1, [0x421]), "free_area[1]: misaligned", 0x421),
+    Mutant(
+        "beyond the end", lambda machine: set_list(machine, FREE_10, [0x1000]), "free_area[10]: reaches beyond", 0x1000
+    ),
+    Mutant(
+        "blocks overlap",
+        lambda machine: set_list(machine, FREE_1, [TAIL]),
+        "free twice: free_area[10] and free_area[1]",
+        TAIL,
+    ),
+    Mutant(
+        "on two lists",
+        lambda machine: set_list(machine, list_at(1), [SINGLES[1]]),
+        "free twice: free_area[0] and pcp",
+        SINGLES[1],
+    ),
+    Mutant(
+        "lost from its list",
+        lambda machine: set_list(machine, FREE_10, [BLOCK]),
+        "free by its _refcount, but on no",
+        0xC00,
+    ),
+    Mutant("nr_free", put(FREE_0 + NR_FREE, 2), "free_area[0]: nr_free is 2, on the list are 3", ZONE),
+    Mutant("NR_FREE_PAGES", put((ZONE << 12) + NR_FREE_PAGES, 17), "NR_FREE_PAGES is 17, on the free lists are", ZONE),
+    Mutant("count", put32(PCP + 4, 5), "pcp list of CPU 0: count is 5, on the list are 6", PCPS[0]),
+    Mutant("count below zero", put32(PCP + 4, -1), "pcp list of CPU 0: count is -1, on the list are 6", PCPS[0]),
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_damage_is_found(mutant: Mutant) -> None:
+    """Each kind of damage done by hand is found and named, at the frame where it is."""
+    machine, _ = worn()
+    assert check_allocator(machine, PLACES) == []
+    mutant.damage(machine)
+    found = check_allocator(machine, PLACES)
+    assert [problem for problem in found if problem.pfn == mutant.pfn and mutant.said in problem.what], found
+
+
+def problems_of(machine: AllocatorMachine, **given: object) -> list[AllocatorProblem]:
+    return check_allocator(machine, PLACES, **given)  # type: ignore[arg-type]

@@ -141,8 +141,7 @@ def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -
         yield PageClass(
             f"not present, {level.size}",
             frames.within(FrameRanges.of([(split.start_pfn, level.pages) for split in mine])),
-            f"{sum(split.allocations for split in mine)} allocations in the copy; if one fails, warning and page fault"
-            + (f"; if not, {torn} of {len(mine)} images of a table name a page that is not saved" if torn else ""),
+            f"split in the copy, {torn} of {len(mine)} torn; page fault if an allocation fails",
             COPIED,
             True,
             False,

@@ -205,9 +205,7 @@ def build_machine(layout: Layout, environment: Environment | None = None, rules:
     batch = max(1, zone_batchsize(ram.total_pages))
     init_zone(builder, where, batch=batch, high=PCP_HIGH_BATCHES * batch)
     buddy = BuddyAllocator(builder, where)
-    left = FrameRanges.of_frames(list(builder.allocator.free_ranges().frames()))
-    for start, pages in FrameRanges.of([*left, (places.free, layout.free_pages)]):
-        buddy.free_area(start, pages)
+    buddy.free_area(places.free, layout.free_pages)
     written = builder.memory.written
     segments = [*_segments(written, builder.memory), *segments, mem_map]
     machine = Machine(
