@@ -53,12 +53,12 @@ class BootKernel:
         Args:
             snapshot: whose machine's RAM.
             used: the frames that it uses. Default: the lowest that the image has, at most an eighth of RAM, 64 MiB, and
-                half of the frames that can be safe.
+                half of the safe frames that the restore itself leaves.
         """
         ram = snapshot.machine.memory.ranges
         if used is None:
-            safe = ram.without(snapshot.frames).total_pages
-            used = lowest(snapshot.frames, min(ram.total_pages // 8, MOST_USED_PAGES, safe // 2))
+            safe = ram.without(snapshot.frames).total_pages - _TemporaryTables(snapshot.machine, ram).count - 1
+            used = lowest(snapshot.frames, max(0, min(ram.total_pages // 8, MOST_USED_PAGES, safe // 2)))
         return cls(FormulaMemory(ram, mark=BOOT_MARK), used)
 
 
