@@ -14,16 +14,16 @@ def test_demo_shows_the_failure_and_the_cure(tmp_path: Path) -> None:
     """Remap dies when the allocation fails and tears the image when it does not; the fixmap needs none."""
     result = hibernaut("demo", "--json", "--keep", tmp_path / "image")
     assert result.status == 0
-    runs = {(run["way"], run["situation"]): run for run in result.document["runs"]}
-    died = runs["Remap", "allocation 1 fails"]
-    assert died["outcome"] == "died"
-    assert any("Failed to remap page" in line for line in died["log"])
-    torn = runs["Remap", "as it happens"]
+    cells = {(cell["way"], cell["situation"]): cell for cell in result.document["cells"]}
+    assert len(cells) == len(result.document["ways"]) * len(result.document["situations"])
+    assert cells["Remap", "2M hole, 1st allocation fails"]["outcome"] == "died"
+    assert any("Failed to remap page" in line for line in result.document["last_words"]["log"])
+    torn = cells["Remap", "2M hole, table above"]
     assert torn["outcome"] == "saved"
-    assert any(finding.startswith("tables-saved") for finding in torn["findings"])
-    for situation in ("as it happens", "allocation 1 fails"):
-        cured = runs["Fixmap", situation]
-        assert (cured["outcome"], cured["allocations"], cured["findings"]) == ("saved", 0, [])
+    assert torn["failed_checks"] == ["tables-closed", "same-direct-map", "allocator-sound"]
+    for situation in result.document["situations"]:
+        cured = cells["Fixmap", situation["name"]]
+        assert (cured["outcome"], cured["allocations"], cured["findings"]) == ("saved", 0, 0)
 
 
 def test_demo_image_holds_the_unmapped_pages(tmp_path: Path) -> None:

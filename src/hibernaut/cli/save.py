@@ -51,7 +51,7 @@ def _way(name: str) -> Way:
     try:
         return way_named(name)
     except HibernautError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error), param_hint="--via") from None
 
 
 class Compressor(StrEnum):
@@ -77,8 +77,7 @@ def save(
     source: SourceArgument,
     out: Annotated[Path, typer.Argument(help="The swap area to make; it appears whole or not at all.")],
     via: Annotated[
-        Way,
-        typer.Option("--via", parser=_way, metavar="WAY", help=f"How pages that are not present are copied: {KNOWN}."),
+        str, typer.Option("--via", metavar="WAY", help=f"How pages that are not present are copied: {KNOWN}.")
     ],
     rules: RulesOption = None,
     like: Annotated[
@@ -130,6 +129,7 @@ def save(
     area: those that an image lists; those that the kernel in a dump lists, if it was stopped in swsusp_save (needs
     drgn), which it resumes from too; else every frame that the dump's direct map speaks of, for reading only.
     """
+    way = _way(via)
     refuse_same_file(out, source, like)
     if size is not None and like is not None:
         raise typer.BadParameter("--size is for a new swap area; --like keeps the old one's", param_hint="--size")
@@ -145,7 +145,7 @@ def save(
         pages = PagesToSave("image", template.pfns, template.info) if template else pages_to_save(opened)
         machine = _machine(opened, known, pages, rules, cr3, levels, fail_allocation or [], quiet)
         try:
-            snapshot = hibernate(machine, via)
+            snapshot = hibernate(machine, way)
         except (MachineFault, HibernationRefused) as fault:
             _died(fault, machine, via, json, quiet)
             raise typer.Exit(1) from None
@@ -226,10 +226,10 @@ def _compressor(wanted: Compressor | None, known: Image | None) -> CompressorNam
     return known.compressor if known else "lzo"
 
 
-def _died(error: MachineFault | HibernationRefused, machine: Machine, via: Way, json: bool, quiet: bool) -> None:
+def _died(error: MachineFault | HibernationRefused, machine: Machine, via: str, json: bool, quiet: bool) -> None:
     """The modelled kernel's last words; nothing was written."""
     if json:
-        document: dict[str, Any] = {"via": via.name, "outcome": "refused", "log": list(machine.log.lines)}
+        document: dict[str, Any] = {"via": via, "outcome": "refused", "log": list(machine.log.lines)}
         if isinstance(error, MachineFault):
             document["outcome"] = "died"
             document["fault"] = {
@@ -246,11 +246,11 @@ def _died(error: MachineFault | HibernationRefused, machine: Machine, via: Way, 
         console().print(died_text(error, machine.log.lines))
 
 
-def _document(snapshot: Snapshot, written: WrittenImage, via: Way, pages: PagesToSave) -> dict[str, Any]:
+def _document(snapshot: Snapshot, written: WrittenImage, via: str, pages: PagesToSave) -> dict[str, Any]:
     counts = dataclasses.asdict(written)
     counts["crc32"] = hex_or_none(written.crc32)
     return {
-        "via": via.name,
+        "via": via,
         "outcome": "saved",
         "pages_from": pages.pages_from,
         **counts,
@@ -263,13 +263,13 @@ def _document(snapshot: Snapshot, written: WrittenImage, via: Way, pages: PagesT
     }
 
 
-def _tell(out: Path, snapshot: Snapshot, written: WrittenImage, via: Way) -> None:
+def _tell(out: Path, snapshot: Snapshot, written: WrittenImage, via: str) -> None:
     lines = list(snapshot.log)
     made = sum(one.pfn is not None for one in snapshot.allocations)
     outside = np.array([one.pfn for one in snapshot.allocations if one.pfn is not None], dtype=np.int64)
     lost = int((~np.isin(outside, snapshot.pfns)).sum())
     lines.append(
-        f"{out}: {written.saved_pages} pages saved via {via.name}, {written.stored_pages} stored"
+        f"{out}: {written.saved_pages} pages saved via {via}, {written.stored_pages} stored"
         f" ({size_text(written.blocks * 4096)} in the swap area), {made} allocations during the copy"
     )
     if len(snapshot.skipped):

@@ -18,6 +18,7 @@ from hibernaut.lab.programs import need_module
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop
 from hibernaut.lab.variants import Variant
 from hibernaut.linux import Machine
+from hibernaut.linux.rules import rules_for_release
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp.kernels import ImageRules, rules_for
 from hibernaut.swsusp.writer import NewArea, WrittenImage, write_image
@@ -125,7 +126,13 @@ def save_dump(source: Source, out: Path, size_bytes: int, way: Way, rules: Image
     pages = pages_to_save(source)
     if pages.info is None or pages.kernel is None:
         raise HibernautError(f"{source.name}: {pages.reason}")
-    machine = Machine.from_source(source.memory, pages.info.cr3, pages.kernel.levels, saveable=pages.pfns)
+    machine = Machine.from_source(
+        source.memory,
+        pages.info.cr3,
+        pages.kernel.levels,
+        listed=pages.pfns,
+        rules=rules_for_release(pages.kernel.release),
+    )
     snapshot = hibernate(machine, way)
     return write_image(
         out,

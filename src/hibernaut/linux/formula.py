@@ -87,8 +87,8 @@ class FormulaMemory(PhysicalMemory):
                 repeated = not content.strides[0]  # one page over and over
                 if repeated:
                     content = self._segments.run(at, pages - (at - start))
-                empty: BoolArray = ~content[: 1 if repeated else None].view(np.uint64).any(axis=1)
-                empty = np.broadcast_to(empty, len(content))
+                held: BoolArray = content[: 1 if repeated else None].view(np.uint64).any(axis=1)
+                empty = np.broadcast_to(~held, len(content))
                 zero += list(FrameRanges.of_frames(np.flatnonzero(empty) + at))
                 at += len(content)
         return self._ranges.without(FrameRanges.of(zero))
