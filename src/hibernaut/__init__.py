@@ -10,10 +10,17 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from hibernaut.errors import CorruptImage, FormatError, HibernautError, MachineFault, OutOfMemory
+from hibernaut.errors import (
+    CorruptImage,
+    FormatError,
+    HibernationRefused,
+    HibernautError,
+    MachineFault,
+    OutOfMemory,
+)
 
 if TYPE_CHECKING:
-    from hibernaut.hibernate import Fixmap, Remap, Snapshot, hibernate
+    from hibernaut.hibernate import Fixmap, Remap, RemapWhole, Snapshot, hibernate, resume
     from hibernaut.linux import DirectMap, Machine, build_machine
     from hibernaut.paging.tables import PageTables
     from hibernaut.sources import Source, open_memory
@@ -24,6 +31,7 @@ __all__ = [
     "DirectMap",
     "Fixmap",
     "FormatError",
+    "HibernationRefused",
     "HibernautError",
     "Image",
     "Machine",
@@ -31,12 +39,14 @@ __all__ = [
     "OutOfMemory",
     "PageTables",
     "Remap",
+    "RemapWhole",
     "Snapshot",
     "Source",
     "build_machine",
     "hibernate",
     "open_image",
     "open_memory",
+    "resume",
 ]
 
 __version__ = version("hibernaut")
@@ -48,12 +58,14 @@ _HOMES = {
     "Machine": "hibernaut.linux",
     "PageTables": "hibernaut.paging.tables",
     "Remap": "hibernaut.hibernate",
+    "RemapWhole": "hibernaut.hibernate",
     "Snapshot": "hibernaut.hibernate",
     "Source": "hibernaut.sources",
     "build_machine": "hibernaut.linux",
     "hibernate": "hibernaut.hibernate",
     "open_image": "hibernaut.swsusp",
     "open_memory": "hibernaut.sources",
+    "resume": "hibernaut.hibernate",
 }
 
 
