@@ -24,8 +24,8 @@ from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level
 
 __all__ = ["BootKernel", "resume"]
 
-MOST_USED_PAGES = 1 << 14
-"""The boot kernel of `BootKernel.beside` uses at most 64 MiB."""
+MOST_USED_PAGES = 1 << 10
+"""The boot kernel of `BootKernel.beside` uses at most 4 MiB: enough to meet, cheap to go round."""
 
 TEXT_PMD = 8
 """Where a kernel is linked: 16 MiB from 0xffffffff80000000 on (CONFIG_PHYSICAL_START)."""
@@ -52,13 +52,13 @@ class BootKernel:
 
         Args:
             snapshot: whose machine's RAM.
-            used: the frames that it uses. Default: the lowest that the image has, at most an eighth of RAM, 64 MiB, and
+            used: the frames that it uses. Default: the lowest that the image has, at most an eighth of RAM, 4 MiB, and
                 half of the safe frames that the restore itself leaves.
         """
         ram = snapshot.machine.memory.ranges
         if used is None:
             safe = ram.without(snapshot.frames).total_pages - _TemporaryTables(snapshot.machine, ram).count - 1
-            used = lowest(snapshot.frames, max(0, min(ram.total_pages // 8, MOST_USED_PAGES, safe // 2)))
+            used = snapshot.frames.lowest(max(0, min(ram.total_pages // 8, MOST_USED_PAGES, safe // 2)))
         return cls(FormulaMemory(ram, mark=BOOT_MARK), used)
 
 
@@ -117,7 +117,7 @@ def resume(snapshot: Snapshot, boot: BootKernel | None = None, *, flush: bool = 
         raise HibernationRefused(
             f"{needed} safe pages are needed to restore the image, there are {safe.total_pages}", errno="ENOMEM"
         )
-    frames = lowest(safe, needed).frames()
+    frames = safe.lowest(needed).frames()
     code, places, copies = frames[:1], frames[1 : 1 + tables.count], frames[1 + tables.count :]
     memory.write_page(int(code[0]), np.full(1 << PAGE_SHIFT, 0xCC, dtype=np.uint8))
     for pfn, entries in zip(places.tolist(), tables.fill(places), strict=True):
@@ -131,13 +131,6 @@ def resume(snapshot: Snapshot, boot: BootKernel | None = None, *, flush: bool = 
         f"through safe frames, {tables.count} temporary tables, CR3 {resumed.cr3:#x}"
     )
     return resumed
-
-
-def lowest(ranges: FrameRanges, pages: int) -> FrameRanges:
-    """The lowest frames of some ranges, at most so many."""
-    before = np.cumsum(ranges.pages) - ranges.pages
-    kept = before < pages
-    return FrameRanges(ranges.starts[kept], np.minimum(ranges.pages[kept], pages - before[kept]))
 
 
 def _core_restore_code(machine: Machine, listed: FrameRanges, *, flush: bool) -> None:

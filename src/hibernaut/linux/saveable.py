@@ -61,7 +61,7 @@ def choose_free(memory: PhysicalMemory, direct_map: DirectMap, listed: FrameRang
         for floor in (LOW_MEMORY_PFN, 0):
             found = beside.without(FrameRanges.of([(0, floor)]))
             if len(found):
-                return _lowest(found, MAX_SET_ASIDE)
+                return found.lowest(MAX_SET_ASIDE).frames()
     return np.empty(0, dtype=np.int64)
 
 
@@ -100,11 +100,3 @@ def _zero_frames_at_top(memory: PhysicalMemory, direct_map: DirectMap, chosen: F
             found.insert(0, chunk[empty][-missing:])
             missing -= len(found[0])
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
-
-
-def _lowest(ranges: FrameRanges, most: int) -> Frames:
-    """The lowest frames, at most so many."""
-    before = np.cumsum(ranges.pages) - ranges.pages
-    kept = before < most
-    pages = np.minimum(ranges.pages[kept], most - before[kept])
-    return FrameRanges(ranges.starts[kept], pages).frames()

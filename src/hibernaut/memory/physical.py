@@ -136,6 +136,12 @@ class FrameRanges:
         base = np.cumsum(self.pages) - self.pages
         return np.repeat(self.starts - base, self.pages) + np.arange(self.total_pages, dtype=np.int64)
 
+    def lowest(self, pages: int) -> FrameRanges:
+        """The lowest frames, at most so many."""
+        before = np.cumsum(self.pages) - self.pages
+        kept = before < pages
+        return FrameRanges(self.starts[kept], np.minimum(self.pages[kept], pages - before[kept]))
+
     def chunks(self, pages: int) -> Iterator[Frames]:
         """Every frame, ascending, at most `pages` at a time."""
         before = np.cumsum(self.pages) - self.pages
