@@ -158,3 +158,20 @@ def test_holes_of_a_sparse_file_are_known_to_be_zero(tmp_path: Path) -> None:
         assert memory.stored.total_pages <= 4096
         assert memory.stored.contains([7, 200_000]).all()
         assert list(memory.occupied()) == [(7, 1), (200_000, 1)]
+
+
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.integers(1, 9))
+def test_ranges_are_sets_of_frames(one: set[int], other: set[int], size: int) -> None:
+    """within, without, lowest and chunks of ranges are those of sorted sets of frames; no range is empty or touches."""
+    mine, theirs = FrameRanges.of_frames(sorted(one)), FrameRanges.of_frames(sorted(other))
+    for found, expected in (
+        (mine.within(theirs), one & other),
+        (mine.without(theirs), one - other),
+        (mine.lowest(size), set(sorted(one)[:size])),
+    ):
+        assert found.frames().tolist() == sorted(expected)
+        assert (found.pages > 0).all()
+    ordered = sorted(one)
+    assert [chunk.tolist() for chunk in mine.chunks(size)] == [
+        ordered[at : at + size] for at in range(0, len(ordered), size)
+    ]
