@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -391,6 +391,25 @@ def test_secret_memory_keeps_the_kernel_from_hibernating() -> None:
     with pytest.raises(HibernationRefused, match="EPERM"):
         hibernate(machine, Fixmap())
     assert (len(machine.log), len(machine.memory.written)) == (0, 0)
+
+
+def test_pages_for_the_image_are_allocated_before_the_list_is_fixed() -> None:
+    """swsusp_alloc: they tear nothing, wherever the allocator's pages lie, and are not saved; or all is given up."""
+    where = situation("2M hole, mem_map below").layout
+    machine = build_machine(replace(where, holes=(hole_4k(0x801),)))
+    machine.image_shortfall = 20
+    twin = machine.fork()
+    snapshot = hibernate(twin, Remap())
+    taken = [one.pfn for one in snapshot.allocations if one.pfn is not None]
+    assert len(taken) == 20
+    assert not snapshot.frames.contains(taken).any()
+    assert not twin.allocator.free_ranges().contains(taken).any()
+    assert check_resumed(machine, snapshot, resume(snapshot)) == ()
+    poor = machine.fork(FailAllocations(7))
+    with pytest.raises(HibernationRefused, match="no page for the image"):
+        hibernate(poor, Remap())
+    poor.allocator.drain()
+    assert list(poor.allocator.free_ranges()) == list(machine.allocator.free_ranges())
 
 
 def test_what_is_not_saved() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.errors import HibernationRefused, HibernautError
+from hibernaut.errors import HibernationRefused, HibernautError, OutOfMemory
 from hibernaut.hibernate.log import SwsuspLog
 from hibernaut.hibernate.saveable import saveable_pages
 from hibernaut.hibernate.ways.base import Way
@@ -190,15 +190,16 @@ def hibernate(machine: Machine, way: Way) -> Snapshot:
     """`swsusp_save`: count, drain, get what the copy needs, drain, fix the list, copy in ascending order.
 
     Pages plainly present are never visited one by one; each of the others goes through `way`. The machine is changed
-    as the kernel's is: run it on a `fork` to keep the original. The pages that hold the copies are taken to have been
-    set aside before (`hibernate_preallocate_memory`), as they are in a kernel.
+    as the kernel's is: run it on a `fork` to keep the original. The pages that hold the copies were set aside before
+    (`hibernate_preallocate_memory`), all but `Machine.image_shortfall`, which are allocated before the list is fixed.
 
     Args:
         machine: its memory, tables, environment.
         way: how a page is reached that is not present.
 
     Raises:
-        HibernationRefused: secret memory is in use; or the way gave up (`abort`): nothing is saved, the machine lives.
+        HibernationRefused: secret memory is in use; no page for the image; or the way gave up (`abort`): nothing is
+            saved, the machine lives.
         MachineFault: the machine dies; its log says what it printed, and nothing is saved.
         HibernautError: the way needs something that the machine lacks (a fixmap, say).
     """
@@ -213,6 +214,7 @@ def hibernate(machine: Machine, way: Way) -> Snapshot:
         _only_this_cpu(machine)
         machine.allocator.drain(machine.cpu)
         log.need_to_copy(saveable_pages(machine).total_pages)
+        _swsusp_alloc(machine)
         way.prepare(machine)
         machine.allocator.drain(machine.cpu)
         frames = saveable_pages(machine)
@@ -240,6 +242,23 @@ def _only_this_cpu(machine: Machine) -> None:
             machine.tlbs[cpu] = None
             machine.allocator.drain(cpu)
     machine.preemptible = False
+
+
+def _swsusp_alloc(machine: Machine) -> None:
+    """`swsusp_alloc`: pages for the image that are still missing. They are not saved (swsusp_set_page_forbidden)."""
+    taken: list[int] = []
+    missing = machine.image_shortfall
+    try:
+        while len(taken) < missing:
+            taken.append(machine.alloc_page(f"page {len(taken) + 1} of {missing} that the image lacks"))
+    except OutOfMemory:
+        for pfn in taken:
+            machine.allocator.free_page(pfn, machine.cpu)
+        raise HibernationRefused("no page for the image", errno="ENOMEM", log=machine.log.kernel_lines) from None
+    machine.image_shortfall = 0
+    if taken and machine.flags is not None:
+        nosave = FrameRanges.of([*machine.flags.nosave, *((pfn, 1) for pfn in taken)])
+        machine.flags = replace(machine.flags, nosave=nosave)
 
 
 def _not_present(machine: Machine) -> FrameRanges:

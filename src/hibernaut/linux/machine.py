@@ -68,6 +68,8 @@ class Machine:
             they are found as the kernel does, from `flags` and the allocator's free lists.
         flags: of a simulated machine.
         secret_users: how many files of secret memory are open.
+        image_shortfall: how many pages for the image hibernation still has to allocate when it begins to count; the
+            others were set aside before.
         preemptible: whether what runs could be moved to another CPU; never so within `swsusp_save`.
         environment: answers every choice.
         allocator: hands out pages for tables.
@@ -103,6 +105,7 @@ class Machine:
         self.listed = listed
         self.flags = flags
         self.secret_users = 0
+        self.image_shortfall = 0
         self.preemptible = False
         self.environment = environment if environment is not None else Environment()
         self.allocator = allocator
