@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,7 +22,6 @@ from hibernaut.linux.buddy import (
     LIST_POISON1,
     LIST_POISON2,
     STRUCT_PAGE,
-    AllocatorMachine,
     AllocatorPlaces,
     AllocatorProblem,
     BuddyAllocator,
@@ -270,7 +269,7 @@ LAYOUTS = st.lists(
 def test_any_sequence_leaves_the_lists_that_plain_lists_have(
     free: tuple[tuple[int, int], ...], limits: tuple[int, int], operations: list[tuple[str, int, int]]
 ) -> None:
-    """After every step the bytes say what a model of plain lists says, in order; nothing is free twice, none is lost."""
+    """After every step the bytes say what plain lists say, in order; no page is free twice, none is lost."""
     machine, allocator = built(free, batch=limits[0], high=limits[1])
     model, used, environment = ListModel(free, *limits), [], Pick()
     every = {pfn for start, pages in free for pfn in range(start, start + pages)}
@@ -335,7 +334,7 @@ def test_any_sequence_leaves_the_lists_that_plain_lists_have(
 
 
 def test_the_cpus_list_is_refilled_in_bulk_and_taken_from_its_head() -> None:
-    """Seven pages come at a time, neighbours in ascending order; the environment is offered them in the list's order."""
+    """Seven pages come at a time, ascending; the environment is offered them in the list's order."""
     machine, allocator = built(((0x800, 0x400),))
     environment = Pick()
     assert allocator.alloc_page(environment, "first") == 0x800
@@ -478,13 +477,14 @@ def test_free_pages_of_a_real_kernel_look_as_declared(real_pages: Pages) -> None
     assert set(np.unique(inside["page_type"]).tolist()) == {BUDDY_TYPE, 0xFFFFFFFF}
 
 
-def test_links_of_unused_words_in_a_real_kernel_are_poison_or_zero(real_pages: Pages) -> None:
-    """Of pages in use by a real 6.1 many have poison in both links, as `list_del` left them, and many have zero."""
-    used = real_pages[(real_pages["_refcount"] > 0) & (real_pages["page_type"] == 0xFFFFFFFF)]
-    unlinked = used[used["next"] == LIST_POISON1]
-    assert len(unlinked) > 1000
+def test_links_that_a_real_kernel_does_not_use_are_poison_or_zero(real_pages: Pages) -> None:
+    """In a real 6.1 pages within free blocks have the poison of `list_del`, most pages in use a NULL next."""
+    unlinked = real_pages[real_pages["next"] == LIST_POISON1]
+    assert len(unlinked) > 10000
     assert (unlinked["prev"] == LIST_POISON2).all()
-    assert np.count_nonzero(used["next"] == 0) > 1000
+    assert (unlinked["page_type"] == 0xFFFFFFFF).all()
+    used = real_pages[real_pages["_refcount"] > 0]
+    assert np.count_nonzero(used["next"] == 0) > len(used) // 2
 
 
 def test_a_real_zone_counts_what_is_on_its_lists(golden: Golden, real_pages: Pages) -> None:
@@ -664,5 +664,256 @@ def test_damage_is_found(mutant: Mutant) -> None:
     assert [problem for problem in found if problem.pfn == mutant.pfn and mutant.said in problem.what], found
 
 
-def problems_of(machine: AllocatorMachine, **given: object) -> list[AllocatorProblem]:
-    return check_allocator(machine, PLACES, **given)  # type: ignore[arg-type]
+def test_what_the_struct_pages_alone_cannot_tell() -> None:
+    """A page table that is free, a page in use whose bytes nobody saved: found if the caller says which they are."""
+    machine, allocator = worn()
+    tables = frozenset({USED, SINGLES[1], ON_PCP[2], TAIL, END + 5})
+    found = check_allocator(machine, PLACES, tables=tables)
+    assert {problem.pfn: problem.what for problem in found} == dict.fromkeys(
+        (SINGLES[1], ON_PCP[2], TAIL), "a page table, but on a list of free pages"
+    )
+    machine.set_u32(page_at(USED) + REFCOUNT, 0)
+    found = check_allocator(machine, PLACES, tables={USED})
+    assert found == [AllocatorProblem("a page table, but free by its _refcount", USED, 1)]
+    machine.set_u32(page_at(USED) + REFCOUNT, 1)
+    unsaved = allocator.free_ranges()
+    assert check_allocator(machine, PLACES, unsaved=unsaved) == []
+    late = allocator.alloc_page(Environment(), "table, in the middle of the copy", cpu=1)
+    leaked = AllocatorProblem("in use by its _refcount, but its bytes were not saved: leaked", late, 1)
+    assert check_allocator(machine, PLACES, unsaved=unsaved) == [leaked]
+    assert str(leaked).startswith(f"frame {late:#x}: in use")
+
+
+def test_state_in_memory_that_does_not_exist_is_a_problem_not_an_error() -> None:
+    """Where the zone, a CPU's list or a part of mem_map is missing, that is said."""
+    machine, _ = worn()
+    far = 1 << 30
+    for places, said in (
+        (replace(PLACES, zone=far), "free_area[3]: the page of its head does not exist"),
+        (replace(PLACES, pcps=(far,)), "pcp list of CPU 0: the page of its head does not exist"),
+        (replace(PLACES, end_pfn=(END + 63) // 64 * 64 + 128, mem_map=(END - 64) << 12), "a page of mem_map that does"),
+    ):
+        found = check_allocator(machine, places)
+        assert any(said in problem.what for problem in found), found
+    assert str(AllocatorProblem("gone", 0x40, 64)) == "frames 0x40-0x7f: gone"
+
+
+WORDS = st.one_of(
+    st.sampled_from([0, 1, 8, LIST_POISON1, LIST_POISON2, (1 << 64) - 1, 1 << 63, 0xFFFFFF7F, 0x1FFFFFFFF, 1 << 47]),
+    st.integers(0, END * 64 - 1).map(lambda at: BASE + (MEM_MAP << 12) + at),
+    st.integers(0, END - 1).map(lambda pfn: BASE + page_at(pfn) + NEXT),
+    st.integers(0, END * 512 - 1).map(lambda at: BASE + 8 * at),
+    st.integers(0, END * 4096 + 9000).map(lambda at: BASE + at),
+    st.integers(0, (1 << 64) - 1),
+)
+PLACES_OF_WORDS = st.one_of(
+    st.integers(0, 10).flatmap(lambda order: st.integers(0, 2).map(lambda word: area_at(order) + 8 * word)),
+    st.tuples(st.integers(0, 1), st.integers(0, 4)).map(lambda at: (PCPS[at[0]] << 12) + 8 * at[1]),
+    st.tuples(
+        st.sampled_from([*SINGLES, *ON_PCP, BLOCK, TAIL, 0xC00, USED]), st.sampled_from([8, 16, 24, 40, 48, 56])
+    ).map(lambda at: page_at(at[0]) + at[1]),
+)
+
+
+@given(st.lists(st.tuples(PLACES_OF_WORDS, WORDS), min_size=1, max_size=4), st.data())
+def test_whatever_the_bytes_say_the_end_is_an_answer(damage: list[tuple[int, int]], data: st.DataObject) -> None:
+    """With any words in its structures the allocator gives a page or dies as a machine; the check always answers."""
+    machine, allocator = worn()
+    for at, word in damage:
+        machine.memory.write_u64(at, word)
+    check_allocator(machine, PLACES, tables=frozenset(ON_PCP), unsaved=FrameRanges.of([(0, END)]))
+    for _ in range(10):
+        action = data.draw(st.sampled_from(["alloc", "free", "drain", "free_ranges"]))
+        with contextlib.suppress(MachineFault, OutOfMemory):
+            if action == "alloc":
+                allocator.alloc_page(Environment(), "table", data.draw(st.integers(0, 1)))
+            elif action == "free":
+                allocator.free_page(data.draw(st.sampled_from([USED, *SINGLES, BLOCK, TAIL])))
+            elif action == "drain":
+                allocator.drain()
+            else:
+                assert allocator.free_ranges().end <= END
+    check_allocator(machine, PLACES)
+
+
+# --- torn copies -------------------------------------------------------------------------------------------------
+
+
+def two_instants() -> tuple[TinyMachine, TinyMachine, list[int]]:
+    """A machine at rest, the same after one allocation, which refilled the CPU's list, and the frames that differ."""
+    machine, allocator = built(((0x103, 1), (0x240, 2), (0x800, 0x400)))
+    before = machine.fork()
+    allocator.alloc_page(Environment(), "table, in the middle of the copy")
+    frames = sorted(machine.hooked)
+    old, new = before.bytes_of(frames), machine.bytes_of(frames)
+    return before, machine, [pfn for pfn in frames if old[pfn] != new[pfn]]
+
+
+def test_every_copy_that_mixes_two_instants_is_found() -> None:
+    """Whichever pages are of the instant before an allocation and whichever after: sound only if all are of one."""
+    before, after, changed = two_instants()
+    assert {ZONE, PCPS[0]} < set(changed)
+    assert len(changed) >= 5
+    for number in range(len(changed) + 1):
+        for old in itertools.combinations(changed, number):
+            found = check_allocator(after.with_pages_of(before, old), PLACES)
+            assert (found == []) == (number in (0, len(changed))), old
+
+
+def test_a_link_copied_too_early_is_null_and_kills_the_resumed_machine() -> None:
+    """The CPU's list as it was after a refill, mem_map from before it: unlinking the first page writes to address 8."""
+    machine, allocator = built(((0x800, 0x400),))
+    before, machine.hooked = machine.fork(), set()
+    allocator.alloc_page(Environment(), "table, in the middle of the copy")
+    resumed = machine.with_pages_of(before, sorted(machine.hooked - {ZONE, *PCPS}))
+    assert "pcp list of CPU 0: next is NULL" in [problem.what for problem in check_allocator(resumed, PLACES)]
+    with pytest.raises(MachineFault) as death:
+        BuddyAllocator(resumed, PLACES).alloc_page(Environment(), "first")
+    assert death.value.address == 8
+    assert death.value.doing == "allocating a page (__rmqueue_pcplist)"
+    assert death.value.log == ("BUG: kernel NULL pointer dereference, address: 0000000000000008",)
+
+
+def test_a_link_copied_too_late_is_poison_and_kills_the_resumed_machine() -> None:
+    """mem_map as it was after a refill, the zone from before it: the first block was unlinked, its links are poison."""
+    before, after, _ = two_instants()
+    resumed = after.with_pages_of(before, [ZONE, *PCPS])
+    assert any("LIST_POISON1" in problem.what for problem in check_allocator(resumed, PLACES))
+    with pytest.raises(MachineFault) as death:
+        BuddyAllocator(resumed, PLACES).alloc_page(Environment(), "first")
+    assert death.value.address == 0xDEAD000000000108
+    assert death.value.entry is None
+    assert death.value.doing == "refilling the CPU's list (rmqueue_bulk)"
+    assert death.value.log == (
+        "general protection fault, probably for non-canonical address 0xdead000000000108: 0000 [#1] PREEMPT SMP",
+    )
+
+
+def test_with_five_levels_more_addresses_are_canonical() -> None:
+    """0x00ff... is an address (of nothing) for 57 bits and none for 48: a page fault there, a #GP here."""
+    for base, said in ((BASE, "general protection fault"), (0xFF11_0000_0000_0000, "unable to handle page fault")):
+        machine, _ = built()
+        machine.base = base
+        init_zone(machine, PLACES, batch=7, high=28)
+        machine.memory.write_u64(list_at(0), 0x00FF_0000_0000_0000)
+        with pytest.raises(MachineFault, match=said):
+            BuddyAllocator(machine, PLACES).alloc_page(Environment(), "first")
+
+
+DEATHS = {
+    "marking, NULL": (
+        put(FREE_0, 0),
+        BuddyAllocator.free_ranges,
+        "leads to no page",
+        "kernel BUG at kernel/power/snap",
+    ),
+    "marking, a circle": (put(LAST + NEXT, BASE + FIRST + NEXT), BuddyAllocator.free_ranges, "never comes back", None),
+    "draining, count": (put32(PCP + 4, 900), BuddyAllocator.drain, "endless loop", "NMI watchdog: Watchdog detected"),
+    "draining, batch": (put32(PCP + 12, 0), BuddyAllocator.drain, "endless loop", "NMI watchdog: Watchdog detected"),
+    "draining, NULL": (put(PCP + PCP_LIST + 8, 0), BuddyAllocator.drain, "NULL pointer", "BUG: kernel NULL pointer"),
+    "freeing, NULL": (
+        put(PCP + PCP_LIST, 0),
+        lambda it: it.free_page(USED),
+        "NULL pointer",
+        "BUG: kernel NULL pointer",
+    ),
+    "freeing, beyond RAM": (
+        put(PCP + PCP_LIST, BASE + (END << 12)),
+        lambda it: it.free_page(USED),
+        "page fault",
+        "BUG: unable to handle",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "act", "what", "line"), DEATHS.values(), ids=DEATHS)
+def test_other_ways_to_die(
+    damage: Callable[[TinyMachine], None], act: Callable[[BuddyAllocator], object], what: str, line: str | None
+) -> None:
+    """Marking of free pages, drain and free on broken lists end as the kernel's loops would, in its words if any."""
+    machine, allocator = worn()
+    damage(machine)
+    with pytest.raises(MachineFault, match=what) as death:
+        act(allocator)
+    assert len(death.value.log) == (line is not None)
+    assert all(text.startswith(str(line)) for text in death.value.log)
+
+
+def test_a_count_below_zero_drains_nothing() -> None:
+    """The kernel's counts are signed, and its loop over a list goes on while pages are left to free."""
+    machine, allocator = worn()
+    machine.set_u32(PCP + 4, -3)
+    allocator.drain(0)
+    assert pcp_lists(machine)[0] == list(ON_PCP)
+
+
+def test_a_page_of_the_free_lists_that_is_in_use_is_refused_in_the_kernels_words() -> None:
+    """A refill looks at what it takes (6.1): a page that is in use is complained of and lost, the next given."""
+    machine, allocator = built(((0x101, 1), (0x103, 1), (0x200, 1)), batch=1, high=4)
+    machine.set_u32(page_at(0x101) + REFCOUNT, 1)
+    machine.memory.write_u64(page_at(0x103) + 24, 0xFFFF)
+    assert allocator.alloc_page(Environment(), "first") == 0x200
+    assert machine.log.kernel_lines == (
+        "BUG: Bad page state in process systemd-sleep  pfn:00101",
+        "page dumped because: nonzero _refcount",
+        "BUG: Bad page state in process systemd-sleep  pfn:00103",
+        "page dumped because: non-NULL mapping",
+    )
+    with pytest.raises(OutOfMemory):
+        allocator.alloc_page(Environment(), "second")
+
+
+def test_a_wild_link_is_followed_as_a_cpu_would() -> None:
+    """A link to any bytes of RAM, even across two pages: they are read and written, and the page is nobody's."""
+    machine, allocator = worn()
+    wild, other = (DATA << 12) + 0xFF3, (DATA << 12) + 0x100
+    machine.memory.write(wild, struct.pack("<QQ", BASE + other, BASE + other + 0x20))
+    machine.memory.write_u64(list_at(0), BASE + wild)
+    around = machine.memory.read(wild - 16, 80)
+    with pytest.raises(MachineFault) as death:
+        allocator.alloc_page(Environment(), "table")
+    assert death.value.doing == "using the page that was allocated"
+    assert machine.memory.read(wild, 16) == struct.pack("<QQ", LIST_POISON1, LIST_POISON2)
+    assert (machine.u64(other + 8), machine.u64(other + 0x20)) == (BASE + other + 0x20, BASE + other)
+    # What else was written there is the page's order and its reference count.
+    left = machine.memory.read(wild - 16, 80)
+    assert around is not None
+    assert left is not None
+    same = [at for at in range(80) if left[at] == around[at]]
+    assert set(range(80)) - set(same) <= {*range(16, 32), *range(48, 56), *range(60, 64)}
+
+
+# --- a big machine -----------------------------------------------------------------------------------------------
+
+
+def test_a_terabyte_is_checked_by_what_is_special_in_it() -> None:
+    """2^28 frames with free blocks here and there: pages of mem_map that are all one page are looked at once."""
+    end, start, gibibyte = 1 << 28, 1 << 20, 1 << 18
+    places = AllocatorPlaces(start << 12, 0x90 << 12, (0x91 << 12,), end)
+    array = np.broadcast_to(mem_map_page(), (places.mem_map_pages, 4096))
+    idle = np.broadcast_to(mem_map_page(refcount=0), (gibibyte // 64, 4096))
+    big = 200 * gibibyte
+    segments = [Segment(start + big // 64, idle), Segment(start, array)]
+    machine = TinyMachine(Overlay(FormulaMemory(FrameRanges.of([(0, end)]), segments)), end_pfn=end)
+    init_zone(machine, places, batch=63, high=252)
+    allocator = BuddyAllocator(machine, places)
+    allocator.free_area(big, gibibyte)
+    assert len(machine.hooked) < 300  # of a free GiB the first page of each block is written to, no other
+    for number in range(100):
+        allocator.free_area(number * gibibyte + 77, 100)
+    got = [allocator.alloc_page(Environment(), "table") for _ in range(500)]
+    unsaved = allocator.free_ranges()
+    assert unsaved.total_pages == allocator.nr_free
+    assert check_allocator(machine, places, tables=frozenset(got), unsaved=unsaved) == []
+    late = [allocator.alloc_page(Environment(), "late") for _ in range(100)]
+    machine.set_u32((start << 12) + 64 * (250 * gibibyte + 3) + REFCOUNT, 0)
+    found = check_allocator(machine, places, tables=frozenset(got), unsaved=unsaved)
+    lost = AllocatorProblem("free by its _refcount, but on no list: lost", 250 * gibibyte + 3, 1)
+    leaked = {
+        pfn
+        for problem in found
+        if problem.what.endswith("leaked")
+        for pfn in range(problem.pfn, problem.pfn + problem.pages)
+    }
+    assert lost in found
+    assert leaked == {pfn for pfn in late if unsaved.contains(pfn)} != set()
