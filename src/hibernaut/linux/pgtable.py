@@ -17,6 +17,7 @@ from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level
 __all__ = [
     "GLOBAL",
     "KERNPG_TABLE",
+    "NX",
     "PAGE_KERNEL",
     "PAGE_KERNEL_LARGE",
     "PAGE_TABLE",
@@ -39,6 +40,7 @@ PRESENT = int(Entry.PRESENT)
 RW = int(Entry.RW)
 PSE = int(Entry.PSE)
 GLOBAL = int(Entry.GLOBAL)
+NX = int(Entry.NX)
 
 KERNPG_TABLE = int(Entry.PRESENT | Entry.RW | Entry.ACCESSED | Entry.DIRTY)
 """_KERNPG_TABLE, without memory encryption: 0x63. What a split installs its table with."""
@@ -66,11 +68,15 @@ class KernelEntry:
         level: where the entry is.
         entry: its value.
         paddr: its physical address.
+        nx: some level above forbids execution (`lookup_address_in_pgd_attr`, the same file); the entry itself may too.
+        rw: every level above allows writing.
     """
 
     level: Level
     entry: int
     paddr: int
+    nx: bool = False
+    rw: bool = True
 
     @property
     def present(self) -> bool:
@@ -132,6 +138,7 @@ def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) ->
     """
     table = (cr3 & FRAME_MASK) >> 12
     upper: int | None = None
+    any_of, all_of = 0, RW
     level = Level(levels)
     while True:
         paddr = (table << 12) + 8 * ((vaddr >> level.shift) & (ENTRIES - 1))
@@ -145,12 +152,14 @@ def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) ->
                 doing="looking the address up in the page tables",
             )
         if level == Level.PTE:
-            return KernelEntry(level, entry, paddr)
+            return KernelEntry(level, entry, paddr, bool(any_of & NX), bool(all_of))
         if is_none(entry):
             return None
         if _stops(entry, level):
-            return KernelEntry(level, entry, paddr)
+            return KernelEntry(level, entry, paddr, bool(any_of & NX), bool(all_of))
         table, upper = (entry & FRAME_MASK) >> 12, entry
+        any_of |= entry
+        all_of &= entry
         level = Level(level - 1)
 
 

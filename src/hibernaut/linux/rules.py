@@ -32,7 +32,13 @@ class KernelRules:
             v6.13), rather than one page a call.
         rox: whether there is set_memory_rox (same file; since v6.2).
         collapses: whether set_memory_rox puts 4K entries together to a large one again where they allow it
-            (`cpa_collapse_large_pages`, same file; since v6.15).
+            (`cpa_collapse_large_pages`, same file; since v6.15), and set_memory_4k marks entries so that it does not.
+        untangled_alias: whether NX stays out of what a change does to the other mapping of its frames
+            (`cpa_process_alias`, same file), and a request that leaves the other mapping alone still fails where there
+            is no entry outside the direct map; before, that was success (since v6.2).
+        finds_wx: whether `verify_rwx` (same file) can find a page that becomes writable and executable. In 6.1 and
+            6.12 it never does: `lookup_address_in_pgd_attr` and-s a bool with RW, which is bit 1, so that every address
+            seems to be write-protected by the levels above. 7.3 has it right.
         inverts_not_present: whether bits 12-51 of a not-present entry are stored inverted
             (arch/x86/include/asm/pgtable-invert.h; since v4.18).
         asks_null: whether kernel_page_present takes no entry for "not present" instead of reading through NULL (same
@@ -54,6 +60,8 @@ class KernelRules:
     direct_map_pages: bool = False
     rox: bool = False
     collapses: bool = False
+    untangled_alias: bool = False
+    finds_wx: bool = False
     inverts_not_present: bool = True
     asks_null: bool = False
     refuses_secret_memory: bool = True
@@ -64,22 +72,25 @@ class KernelRules:
 
 
 _6_1 = KernelRules("6.1")
+_6_2 = replace(_6_1, line="6.2", rox=True, untangled_alias=True)
 _6_6 = replace(
-    _6_1,
+    _6_2,
     line="6.6",
     invalid_clears=_PRESENT_RW | _DIRTY,
     ro_clears=int(Entry.RW) | _DIRTY,
-    rox=True,
     zero_pages=True,
     names_zero_pages=True,
 )
 _6_12 = replace(_6_6, line="6.12")
 _6_13_RC = replace(_6_12, line="6.13-rc", direct_map_pages=True, takes_blocks=True)
-_6_15 = replace(_6_13_RC, line="6.15", takes_blocks=False, collapses=True)
-_7_3 = replace(_6_15, line="7.3", says_progress=False)
+_6_13 = replace(_6_13_RC, line="6.13", takes_blocks=False)
+_6_15 = replace(_6_13, line="6.15", collapses=True)
+_7_3 = replace(_6_15, line="7.3", finds_wx=True, says_progress=False)
 
 LINES: tuple[KernelRules, ...] = (_6_1, _6_6, _6_12, _6_13_RC, _6_15, _7_3)
-"""Oldest first."""
+"""Those with a name to ask for, oldest first."""
+
+_RELEASED = (_6_1, _6_2, _6_6, _6_12, _6_13, _6_15, _7_3)
 
 RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:[.~+-]\S*)?")
 
@@ -95,8 +106,9 @@ def rules_named(line: str) -> KernelRules:
 def rules_for_release(release: str) -> KernelRules:
     """The rules of a kernel by its release (`uname -r`): those of the newest line that is not newer.
 
-    A release older than any line gets the oldest; 6.13 and 6.14 get 6.12's with n pages a request: their release
-    candidates' blocks are gone.
+    A release older than any line gets the oldest. Two lines have no name of their own to ask for: 6.2 to 6.5 have
+    6.1's rules with set_memory_rox and the aliases untangled; 6.13 and 6.14 have 6.12's with n pages a request, for
+    their release candidates' blocks are gone.
 
     Raises:
         HibernautError: not a release.
@@ -105,7 +117,5 @@ def rules_for_release(release: str) -> KernelRules:
     if not match:
         raise HibernautError(f"{release!r} is no kernel release (6.1, or in full: 6.1.0-56-amd64)")
     wanted = int(match[1]), int(match[2])
-    if (6, 13) <= wanted < (6, 15):
-        return replace(_6_13_RC, line="6.13", takes_blocks=False)
-    known = [rules for rules in LINES if "-" not in rules.line and tuple(map(int, rules.line.split("."))) <= wanted]
+    known = [rules for rules in _RELEASED if tuple(map(int, rules.line.split("."))) <= wanted]
     return known[-1] if known else LINES[0]
