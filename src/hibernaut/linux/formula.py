@@ -87,7 +87,7 @@ class FormulaMemory(PhysicalMemory):
                 repeated = not content.strides[0]  # one page over and over
                 if repeated:
                     content = self._segments.run(at, pages - (at - start))
-                held: BoolArray = content[: 1 if repeated else None].view(np.uint64).any(axis=1)
+                held: BoolArray = np.asarray(content[: 1 if repeated else None].view(np.uint64).any(axis=1))
                 empty = np.broadcast_to(~held, len(content))
                 zero += list(FrameRanges.of_frames(np.flatnonzero(empty) + at))
                 at += len(content)
