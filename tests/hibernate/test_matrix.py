@@ -51,6 +51,7 @@ from hibernaut.linux.environment import Environment, FailAllocations
 from hibernaut.linux.formula import formula_pages
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, lookup_address, pfn_entry
+from hibernaut.linux.rules import rules_named
 from hibernaut.memory.physical import FrameRanges
 from hibernaut.paging.entries import Entry, Level
 from hibernaut.report.text import CHECK_LETTERS
@@ -410,6 +411,17 @@ def test_pages_for_the_image_are_allocated_before_the_list_is_fixed() -> None:
         hibernate(poor, Remap())
     poor.allocator.drain()
     assert list(poor.allocator.free_ranges()) == list(machine.allocator.free_ranges())
+
+
+def test_a_kernel_that_asked_for_null_would_fault_in_the_copy_instead() -> None:
+    """The NULL check alone does not help today's way: CPA then reports success without a table, and the copy faults."""
+    asks = replace(rules_named("7.3"), asks_null=True)
+    cell = run_cell(Remap(), situation("no table"), asks)
+    assert isinstance(cell.error, MachineFault)
+    assert cell.error.address == cell.before.vaddr(0x1400)
+    assert run_cell(Fixmap(null_check=False), situation("no table"), asks).verdict == "as it was"
+    with pytest.raises(HibernautError, match="L1TF"):
+        build_machine(Layout(RAM), rules=replace(asks, inverts_not_present=False))
 
 
 def test_what_is_not_saved() -> None:

@@ -618,13 +618,15 @@ def _collapse_page_count(machine: Machine, vaddr: int, level: Level) -> None:
 def kernel_page_present(machine: Machine, pfn: int) -> bool:
     """Whether the direct-map entry of a frame has PRESENT, asked as the kernel asks: without a NULL check.
 
-    A 2M or 1G entry that is not present is such an entry, and answers False; so does a zero entry at PTE level.
+    By rules that ask (`KernelRules.asks_null`; no kernel's) no entry is not present. A 2M or 1G entry that is not present is such an entry, and answers False; so does a zero entry at PTE level.
 
     Raises:
         MachineFault: no table at PTE level and no large entry either: `lookup_address` returned NULL, and it is read.
         TableNotInSource: a table on the way is not in the memory.
     """
     found = machine.lookup_address(machine.vaddr(pfn))
+    if found is None and machine.rules.asks_null:
+        return False
     if found is None:
         raise machine.page_fault_oops(
             0, doing=f"reading the NULL entry that lookup_address returned for frame {pfn:#x}", pfn=pfn, table=False
@@ -636,7 +638,7 @@ def remapped_entries(entries: Entries, rules: KernelRules) -> Entries:
     """What not-present 4K entries become after set_direct_map_default and set_direct_map_invalid, one page each.
 
     Args:
-        entries: uint64, shape (n,), none of them zero.
+        entries: uint64, shape (n,), not one present or none (`is_none`).
         rules: whose set_direct_map_invalid.
 
     Returns:
@@ -645,4 +647,6 @@ def remapped_entries(entries: Entries, rules: KernelRules) -> Entries:
     frame = ~entries & np.uint64(FRAME_MASK)
     prot = (entries & np.uint64(~FRAME_MASK & (1 << 64) - 1)) | np.uint64(PRESENT | RW)
     prot &= np.uint64(~(rules.invalid_clears | GLOBAL) & (1 << 64) - 1)
-    return (~frame & np.uint64(FRAME_MASK)) | prot
+    # pfn_pte inverts the frame of a protection that is not present, but not of one that is zero.
+    remapped: Entries = np.where(prot == 0, frame, ~frame & np.uint64(FRAME_MASK)) | prot
+    return remapped
