@@ -25,6 +25,7 @@ import numpy as np
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError, LabUnavailable
 from hibernaut.hibernate.ways import FixmapNoFlush, Remap, Way
+from hibernaut.lab.conformance import Compared, compare_copy, compare_death, random_variant
 from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk
 from hibernaut.lab.golden import check_golden, make_golden
 from hibernaut.lab.kernels import Kernel
@@ -45,6 +46,7 @@ __all__ = ["QUICK", "Case", "Result", "cases_of", "prove"]
 
 CHANGED = b"changed by hibernaut rewrite"
 CHANGED_PAGE = 17
+COPY_SEED, LA57_SEED, DEATH_SEED = 1, 3, 2
 KILLS = 20
 KILL_SEED = 20
 
@@ -225,6 +227,15 @@ def _failing_allocation(lab: Lab, folder: Path) -> str:
         raise Failed(f"the stock kernel was to die: {taken.stock.outcome} {taken.stock.reason}")
     _must_be_whole(taken)
     return f"stock: {taken.stock.reason}; ours: {taken.resumed.reason}"
+
+
+def _as_modelled(compare: Callable[[Lab, Variant, Path], Compared], variant: Variant, lab: Lab, folder: Path) -> str:
+    """A guest with regions drawn by chance: its kernel's copy and the model's come to the same."""
+    compared = compare(lab, variant, folder)
+    if compared.differences:
+        more = len(compared.differences) - 3
+        raise Failed("; ".join(compared.differences[:3]) + (f"; and {more} more" if more > 0 else ""))
+    return compared.seen
 
 
 def _flawed_way(way: Way, block: str, must: str, lab: Lab, folder: Path) -> str:
@@ -443,6 +454,21 @@ CASES = (
         "the guest finds pages damaged",
         partial(_flawed_way, FixmapNoFlush(), "hole-2m-below", "511 pages damaged"),
     ),
+    Case(
+        f"random regions, seed {COPY_SEED}: the copy against the model's",
+        "page tables, map, splits entry by entry the same",
+        partial(_as_modelled, compare_copy, random_variant(COPY_SEED)),
+    ),
+    Case(
+        f"random regions, seed {LA57_SEED}, 5 levels, KASLR: the same",
+        "page tables, map, splits entry by entry the same",
+        partial(_as_modelled, compare_copy, random_variant(LA57_SEED, levels=5, kaslr=True)),
+    ),
+    Case(
+        f"random regions, seed {DEATH_SEED}, allocation fails: the kernel's last words",
+        "the model's, word for word",
+        partial(_as_modelled, compare_death, random_variant(DEATH_SEED, fail_allocations=1)),
+    ),
     Case("swap partition at an offset", "resumes", partial(_swap_place, Swap.PARTITION)),
     Case("swap file on ext4", "resumes", partial(_swap_place, Swap.FILE)),
     Case("damaged and foreign images", "refused, as inspect foretold", _refusals),
@@ -453,8 +479,9 @@ QUICK = (
     "read, against the kernel's own words",
     "own image rewritten, each compressor",
     "2 MiB not present, allocation fails",
+    f"random regions, seed {COPY_SEED}:",
 )
-"""The subset for every day: reading, rewriting, and the takeover where the stock kernel dies."""
+"""The subset for every day: reading, rewriting, a takeover where the stock kernel dies, a copy against the model's."""
 
 
 def cases_of(names: Iterable[str] | None = None) -> list[Case]:

@@ -334,7 +334,7 @@ class Lab:
     def _take_out(self, guest: Up, variant: Variant) -> None:
         listed = guest.port.run("grep -w -E 'alloc_pages|alloc_pages_noprof' /proc/kallsyms || true")
         allocator = next((line.split()[2] for line in listed), "")
-        words = [f"make={','.join(variant.regions)}"]
+        words = [f"make={','.join(variant.regions)}", f"seed={variant.seed}"]
         if variant.fail_allocations:
             words += [f"allocator={allocator}", f"fail={variant.fail_allocations}"]
         guest.port.run(f"!insmod /modules/{REGION_MODULE} {' '.join(words)}")

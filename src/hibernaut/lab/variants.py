@@ -36,6 +36,7 @@ class Variant:
         compressor: of the image: lzo, lz4 or none.
         swap: where it swaps to.
         regions: what is taken out of the direct map, in the module's words (guest/region).
+        seed: draws the regions' blocks from all that suit; 0: the first that are found.
         fail_allocations: how many allocations for a split fail during the copy.
         secret_pages: pages of memfd_secret that a process holds; the kernel does not hibernate then.
     """
@@ -48,6 +49,7 @@ class Variant:
     compressor: str = "lzo"
     swap: Swap = Swap.DISK
     regions: tuple[str, ...] = ()
+    seed: int = 0
     fail_allocations: int = 0
     secret_pages: int = 0
 

@@ -5,6 +5,7 @@
  *   make=SIZE:ORDER[,...]   SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block.
  *                           ORDER above or below: where the PMD table lies, seen from the block. Pages are saved in
  *                           ascending order, so "above" means that the table is saved after a split it undergoes.
+ *   seed=N                  which of the blocks that suit: one drawn by chance. 0: the first that is found
  *   allocator=NAME          the function that split_large_page() gets its page from, if it is to be watched
  *   fail=N                  the first N allocations for a split during the copy get nothing
  *
@@ -38,6 +39,8 @@ static char *allocator = "";
 module_param(allocator, charp, 0444);
 static int fail;
 module_param(fail, int, 0444);
+static ulong seed;
+module_param(seed, ulong, 0444);
 
 static struct region {
 	char wish[16];
@@ -98,23 +101,35 @@ static bool suits(struct page *block, bool above)
 	return (__pa(entry) >> PAGE_SHIFT > page_to_pfn(block)) == above;
 }
 
-/* A free block whose PMD table lies where it is wanted, looked for from the lowest zone up. */
+/* The same numbers for the same seed on every kernel (xorshift64). */
+static u64 draw(u64 below)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed % below;
+}
+
+/*
+ * A free block whose PMD table lies where it is wanted, looked for from the lowest zone up: the first one, or with a
+ * seed any of all that there are, each as likely as the others.
+ */
 static struct page *take_block(bool above)
 {
 	static const gfp_t zones[] = { GFP_DMA, GFP_DMA32, 0 };
 	struct page **taken = kvcalloc(MOST_BLOCKS, sizeof(*taken), GFP_KERNEL);
 	struct page *block, *found = NULL;
-	int count = 0;
+	int count = 0, suitable = 0;
 	size_t i;
 
-	for (i = 0; taken && !found && i < ARRAY_SIZE(zones); i++) {
-		while (!found && count < MOST_BLOCKS) {
+	for (i = 0; taken && i < ARRAY_SIZE(zones); i++) {
+		while ((seed || !found) && count < MOST_BLOCKS) {
 			block = alloc_pages(GFP_KERNEL | zones[i] | __GFP_NOWARN | __GFP_NORETRY, BLOCK_ORDER);
 			if (!block)
 				break;
-			if (suits(block, above))
-				found = block;
-			else
+			if (suits(block, above) && (!seed || !draw(++suitable)))
+				swap(block, found);
+			if (block)
 				taken[count++] = block;
 		}
 	}
