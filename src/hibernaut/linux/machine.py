@@ -103,9 +103,7 @@ class Machine:
         self.end_pfn = end_pfn
         self.rules = LINES[0] if rules is None else rules
         if not self.rules.inverts_not_present:
-            raise HibernautError(
-                f"kernel {self.rules.line}: entries before the L1TF mitigation (v4.18) are not modelled"
-            )
+            raise HibernautError(f"kernel {self.rules.line}: entries before the L1TF mitigation are not modelled")
         self.listed = listed
         self.flags = flags
         self.secret_users = 0

@@ -618,7 +618,8 @@ def _collapse_page_count(machine: Machine, vaddr: int, level: Level) -> None:
 def kernel_page_present(machine: Machine, pfn: int) -> bool:
     """Whether the direct-map entry of a frame has PRESENT, asked as the kernel asks: without a NULL check.
 
-    By rules that ask (`KernelRules.asks_null`; no kernel's) no entry is not present. A 2M or 1G entry that is not present is such an entry, and answers False; so does a zero entry at PTE level.
+    A 2M or 1G entry that is not present is such an entry, and answers False; so does a zero entry at PTE level.
+    By rules that ask (`KernelRules.asks_null`; no kernel's) no entry is not present either.
 
     Raises:
         MachineFault: no table at PTE level and no large entry either: `lookup_address` returned NULL, and it is read.
