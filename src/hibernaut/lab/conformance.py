@@ -70,6 +70,8 @@ def random_variant(seed: int, *, levels: int = 4, kaslr: bool = False, fail_allo
     return Variant(
         f"random-{seed}",
         f"regions drawn by chance, seed {seed}",
+        # Wherever KASLR puts the kernel, there must be blocks enough on both sides of its tables.
+        memory_mib=512 if kaslr else 256,
         levels=levels,
         kaslr=kaslr,
         compressor="none",
