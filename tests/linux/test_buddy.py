@@ -265,6 +265,8 @@ LAYOUTS = st.lists(
 
 
 @given(LAYOUTS, st.sampled_from([(1, 4), (3, 12), (7, 28), (7, 14)]), OPERATIONS)
+@example(((0xC00, 0x200), (0x200, 0x200), (0x800, 0x400)), (3, 12), [("alloc", 0, 0), ("free", 0, 0), ("drain", 0, 0)])
+@example(FREE, (7, 28), [("alloc many", 0, 60), ("free many", 0, 28), ("alloc", 0, 0), ("free many", 0, 20)])
 @example(FREE, (7, 28), [("alloc many", 0, 60), ("free many", 1, 60), ("alloc", 0, 0), ("drain", 1, 0)])
 def test_any_sequence_leaves_the_lists_that_plain_lists_have(
     free: tuple[tuple[int, int], ...], limits: tuple[int, int], operations: list[tuple[str, int, int]]
@@ -441,6 +443,36 @@ def test_places_are_pages() -> None:
     """Each part of the state begins a page."""
     with pytest.raises(ValueError, match="0x90010"):
         AllocatorPlaces(0x40000, 0x90010, (0x91000,), END)
+
+
+def test_what_lies_behind_the_last_struct_page_is_none() -> None:
+    """The rest of the last page of mem_map is nobody's: no block merges with it, the check does not look there."""
+    machine, allocator = built(((END - 8, 8),))
+    machine.memory.write_u64(page_at(END) + PRIVATE, 3)
+    machine.set_u32(page_at(END) + TYPE, BUDDY_TYPE)
+    machine.set_u32(page_at(END + 1) + REFCOUNT, 0)
+    got = allocator.alloc_page(Environment(), "table")
+    allocator.free_page(got)
+    allocator.drain()
+    assert free_lists(machine)[3] == [END - 8]
+    assert check_allocator(machine, PLACES) == []
+    assert machine.u64(ZONE << 12) == 8  # managed_pages
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_struct_pages_are_read_one_by_one_where_they_differ(repeated: bool) -> None:
+    """Pages of mem_map that are one page, but not of 64 equal parts, and pages that are equal until one is not."""
+    page = mem_map_page()
+    page.view(STRUCT_PAGE)["_refcount"][5] = 0
+    if repeated:
+        array, lost = np.broadcast_to(page, (PLACES.mem_map_pages, 4096)), range(5, END, 64)
+    else:
+        array, lost = np.tile(mem_map_page(), (PLACES.mem_map_pages, 1)), range(3 * 64 + 5, 3 * 64 + 6)
+        array[3] = page
+    machine = TinyMachine(Overlay(FormulaMemory(FrameRanges.of([(0, END)]), [Segment(MEM_MAP, array)])))
+    init_zone(machine, PLACES, batch=7, high=28)
+    found = check_allocator(machine, PLACES)
+    assert [(problem.pfn, problem.pages) for problem in found] == [(pfn, 1) for pfn in lost]
 
 
 # --- a real kernel's memory --------------------------------------------------------------------------------------
@@ -859,8 +891,24 @@ def test_a_page_of_the_free_lists_that_is_in_use_is_refused_in_the_kernels_words
         "BUG: Bad page state in process systemd-sleep  pfn:00103",
         "page dumped because: non-NULL mapping",
     )
+    assert allocator.nr_free == 0
     with pytest.raises(OutOfMemory):
         allocator.alloc_page(Environment(), "second")
+
+
+def test_a_page_of_a_cpus_list_that_is_mapped_does_not_go_back_to_the_free_lists() -> None:
+    """A drain looks at what it gives back (6.1): a page with a mapcount is complained of, lost, and its count reset."""
+    machine, allocator = worn()
+    machine.set_u32(page_at(0x438) + TYPE, 3)
+    allocator.drain(0)
+    assert machine.log.kernel_lines == (
+        "BUG: Bad page state in process systemd-sleep  pfn:00438",
+        "page dumped because: nonzero mapcount",
+    )
+    assert machine.u32(page_at(0x438) + TYPE) == 0xFFFFFFFF
+    assert not allocator.free_ranges().contains(0x438)
+    lost = AllocatorProblem("free by its _refcount, but on no list: lost", 0x438, 1)
+    assert check_allocator(machine, PLACES) == [lost]
 
 
 def test_a_wild_link_is_followed_as_a_cpu_would() -> None:

@@ -632,7 +632,6 @@ class BuddyAllocator:
         return value
 
     def _store(self, vaddr: int, value: int, doing: str) -> None:
-        value &= _U64
         within = vaddr & 7
         if within:
             start, mask = vaddr - within, _U64 << 8 * within
@@ -747,6 +746,7 @@ def check_allocator(
     heads = FrameRanges.of_frames(sorted({pfn for found in lists if found.buddy for pfn in found.pfns}))
     held = FrameRanges.of_frames(sorted(pfn for pfn in set(tables) if 0 <= pfn < places.end_pfn))
     astray = idle.without(listed)
+    lost = FrameRanges.of([]) if unsaved is None else unsaved
 
     problems = [problem for found in lists for problem in found.problems]
     problems += _wrong_counts(machine.memory, places, lists)
@@ -758,14 +758,10 @@ def check_allocator(
         ("a page table, but on a list of free pages", held.within(listed)),
         ("a page table, but free by its _refcount", held.within(astray)),
         ("free by its _refcount, but on no list: lost", astray.without(held)),
-        ("in use by its _refcount, but its bytes were not saved: leaked", _nothing_if_none(unsaved).within(used)),
+        ("in use by its _refcount, but its bytes were not saved: leaked", lost.within(used)),
     ):
         problems += [AllocatorProblem(what, pfn, pages) for pfn, pages in ranges]
     return problems
-
-
-def _nothing_if_none(ranges: FrameRanges | None) -> FrameRanges:
-    return FrameRanges.of([]) if ranges is None else ranges
 
 
 @dataclass
