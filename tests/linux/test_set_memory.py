@@ -141,6 +141,16 @@ def test_a_not_present_1g_entry_splits_into_not_present_2m_entries() -> None:
     assert entry_of(m, GIB + 511 * 512) == (Level.PMD, pfn_entry(GIB + 511 * 512, 0x8000000000000062))
 
 
+def test_pse_of_a_1g_entry_that_is_not_present_is_lost_in_its_split() -> None:
+    """With PSE the 2M entries would count as present (pmd_present)."""
+    m = machine(hole_1g(GIB), ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
+    found = m.lookup_address(m.vaddr(GIB))
+    assert found is not None
+    m.write_entry(found.paddr, found.entry | Entry.PSE)
+    set_direct_map_default(m, GIB + 700)
+    assert entry_of(m, GIB) == (Level.PMD, pfn_entry(GIB, 0x8000000000000062))
+
+
 def test_second_allocation_fails_without_rollback() -> None:
     """A 4K change in a 1G page whose second allocation fails leaves the first split in place."""
     m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000, environment=FailAllocations(2))
@@ -153,8 +163,10 @@ def test_second_allocation_fails_without_rollback() -> None:
 def test_failing_request_keeps_the_steps_before_it() -> None:
     """A request over two 2M pages whose split fails in the second has changed the first."""
     m = machine(environment=FailAllocations(1))
+    m.read_page(m.vaddr(0x1000))
     with pytest.raises(OutOfMemory):
         set_memory_np(m, m.vaddr(0x1000), 512 + 10)
+    assert m.tlb.lookup(m.vaddr(0x1000)) is None  # what was changed is flushed, error or not
     assert entry_of(m, 0x1000) == (Level.PMD, 0x800FFFFFFEFFF062)
     assert entry_of(m, 0x1200) == (Level.PMD, 0x80000000012001E3)
 
@@ -436,6 +448,27 @@ def test_a_failure_in_the_direct_map_as_the_other_mapping_is_an_error() -> None:
     assert entry_of(m, 0x1001) == (Level.PMD, 0x80000000010001E3)
 
 
+def test_a_change_of_two_mappings_flushes_everything() -> None:
+    """Where another mapping may have changed, every translation goes, not just those of the pages asked for."""
+    for line, image in (("6.12", IMAGE), ("6.12", None)):
+        m = machine_with_image(line)
+        m.kernel_image = image
+        set_memory_np(m, m.vaddr(0x1001), 1)
+        m.read_page(m.vaddr(0x1800))
+        m.read_page(m.vaddr(0x1003))
+        set_memory_np(m, m.vaddr(0x1003) + 5, 1)  # below the page's start nothing counts
+        assert m.tlb.lookup(m.vaddr(0x1003)) is None
+        assert (m.tlb.lookup(m.vaddr(0x1800)) is None) == (image is not None)
+
+
+def test_beyond_the_kernel_image_is_an_error_without_a_warning() -> None:
+    """No entry behind the image's last page: -EFAULT, but nothing is said, as the mapping's end is not precise."""
+    m = machine_with_image("6.12")
+    with pytest.raises(AttributeChangeError, match="EFAULT"):
+        set_memory_np(m, TEXT + 0x3FF * PAGE_SIZE, 2)
+    assert not any("zero pte" in line for line in m.log.kernel_lines)
+
+
 def test_splits_of_the_text_mapping_are_counted_as_the_direct_maps() -> None:
     """DirectMap2M and 4k count what was split, not where: one page of the image costs two blocks."""
     m = machine_with_image("6.12")
@@ -446,6 +479,14 @@ def test_splits_of_the_text_mapping_are_counted_as_the_direct_maps() -> None:
         Level.PMD: before[Level.PMD] - 2,
         Level.PUD: 0,
     }
+
+
+def test_a_split_is_not_counted_where_nothing_of_its_size_is() -> None:
+    """With a direct map of 4K pages alone there is nothing to count down: splits of the text mapping leave it so."""
+    m = machine_with_image("6.12")
+    m.direct_pages_count = {Level.PTE: 100, Level.PMD: 0}
+    set_memory_np(m, TEXT, 1)
+    assert direct_pages_count(m) == {Level.PTE: 100, Level.PMD: 0, Level.PUD: 0}
 
 
 def test_read_only_data_cannot_be_made_writable() -> None:
@@ -478,6 +519,28 @@ def test_a_large_page_with_rights_that_it_must_not_have_is_put_right() -> None:
     assert writable == [*range(0x1200, 0x1300), *range(0x1310, 0x1400)]
 
 
+def test_a_whole_block_with_read_only_data_is_split_rather_than_made_writable() -> None:
+    """A read-only block asked to be writable as a whole: the split keeps its read-only data out of it."""
+    m = machine_with_image("6.12")
+    found = m.lookup_address(m.vaddr(0x1200))
+    assert found is not None
+    m.write_entry(found.paddr, found.entry & ~Entry.RW)
+    set_memory_rw(m, m.vaddr(0x1200), 512)
+    writable = [pfn for pfn in range(0x1200, 0x1400) if entry_of(m, pfn)[1] & Entry.RW]
+    assert writable == [*range(0x1200, 0x1300), *range(0x1310, 0x1400)]
+
+
+def test_a_gigabyte_with_read_only_data_cannot_be_put_right_at_once() -> None:
+    """The 2M entries of a split 1G entry keep the wrong right, which is said once; the split of one mends it."""
+    m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
+    m.kernel_image = KernelImage(GIB, GIB + 1024, TEXT, rodata_start_pfn=GIB + 600, rodata_end_pfn=GIB + 700)
+    change_page_attr_set_clr(m, m.vaddr(GIB), 1, set_=Entry.SOFTW1)
+    assert m.log.kernel_lines.count("CPA: Cannot fixup static protections for PUD split") == 1
+    assert entry_of(m, GIB + 600)[1] & (Entry.RW | Entry.PSE) == Entry.RW | Entry.PSE
+    change_page_attr_set_clr(m, m.vaddr(GIB + 512), 1, set_=Entry.SOFTW1)
+    assert not entry_of(m, GIB + 600)[1] & Entry.RW
+
+
 # --- collapse, pools, counters -------------------------------------------------------------------------------------
 
 
@@ -485,11 +548,11 @@ def test_a_collapse_frees_the_table_and_flushes() -> None:
     """7.3: the second half made rox: one PMD entry, the table back at the allocator and the next one to be had."""
     m = machine(rules="7.3")
     before = direct_pages_count(m)
-    set_memory_rox(m, m.vaddr(0x1000), 256)
+    set_memory_rox(m, m.vaddr(0x1000), 511)
     table = m.allocations[-1].pfn
     assert direct_pages_count(m)[Level.PMD] == before[Level.PMD] - 1
     m.read_page(m.vaddr(0x1800))
-    set_memory_rox(m, m.vaddr(0x1100), 256)
+    set_memory_rox(m, m.vaddr(0x11FF), 1)
     assert entry_of(m, 0x1000) == (Level.PMD, 0x10001A1)
     assert direct_pages_count(m) == before
     assert m.tlb.lookup(m.vaddr(0x1800)) is None
@@ -529,7 +592,33 @@ def test_a_gigabyte_is_collapsed_where_the_cpu_has_such_pages() -> None:
     set_memory_rox(m, m.vaddr(GIB + 1), GIB - 1)
     assert entry_of(m, GIB) == (Level.PUD, GIB << 12 | 0x1A1)
     assert direct_pages_count(m) == before
-    assert {m.alloc_page("one"), m.alloc_page("other")} == set(tables)
+    assert [m.alloc_page("one"), m.alloc_page("other")] == tables[::-1]  # freed the last queued first, had LIFO
+
+
+def test_no_gigabyte_entry_where_the_cpu_has_none() -> None:
+    """The same where the direct map never had 1G entries: the block becomes one entry again, the table above stays."""
+    m = machine(ram=((0, 2 * GIB),), tables=0x1000, rules="7.3")
+    set_memory_rox(m, m.vaddr(GIB), 1)
+    set_memory_rox(m, m.vaddr(GIB + 1), GIB - 1)
+    assert entry_of(m, GIB) == (Level.PMD, GIB << 12 | 0x1A1)
+
+
+def test_frames_that_do_not_begin_a_block_are_not_collapsed() -> None:
+    """512 consecutive frames from one that is no multiple of 512 cannot be a large page."""
+    m = machine(rules="7.3")
+    set_memory_rox(m, m.vaddr(0x1000), 1)
+    found = m.lookup_address(m.vaddr(0x1000))
+    assert found is not None
+    m.write_table(found.paddr >> 12, pfn_entries(0x1001, 1, 0x161))
+    set_memory_rox(m, m.vaddr(0x1000), 512)
+    assert entry_of(m, 0x1000) == (Level.PTE, 0x1001121)
+
+
+def test_what_is_not_present_is_not_collapsed() -> None:
+    """A block of 4K entries that are all alike and all not present stays as it is."""
+    m = machine(hole_4k(0x1000, 512), rules="7.3")
+    set_memory_rox(m, m.vaddr(0x1000), 512)
+    assert entry_of(m, 0x1000) == (Level.PTE, pfn_entry(0x1000, 0x20))
 
 
 def test_tables_come_from_the_pool_first() -> None:
