@@ -466,7 +466,7 @@ CASES = (
     ),
     Case(
         f"random regions, seed {DEATH_SEED}, allocation fails: the kernel's last words",
-        "the model's, word for word",
+        "the model's, word for word; ours resumes",
         partial(_as_modelled, compare_death, random_variant(DEATH_SEED, fail_allocations=1)),
     ),
     Case("swap partition at an offset", "resumes", partial(_swap_place, Swap.PARTITION)),

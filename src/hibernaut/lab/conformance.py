@@ -20,11 +20,12 @@ from hibernaut.hibernate import Fixmap, Remap, Snapshot, hibernate
 from hibernaut.hibernate.kernel_state import pages_to_save
 from hibernaut.lab.programs import need_module
 from hibernaut.lab.scenario import Hibernated, Lab, Stop
+from hibernaut.lab.takeover import take_over
 from hibernaut.lab.variants import Variant
 from hibernaut.linux import DirectMap, Machine
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations
-from hibernaut.linux.rules import rules_for_release
+from hibernaut.linux.rules import KernelRules, rules_for_release
 from hibernaut.memory.physical import Bytes, Frames, PhysicalMemory
 from hibernaut.paging.entries import FRAME_MASK, Entry, Level
 from hibernaut.paging.spans import Stop as Reason
@@ -32,12 +33,16 @@ from hibernaut.paging.tables import PageTables
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import open_image
 
-__all__ = ["Compared", "compare_copy", "compare_death", "random_variant"]
+__all__ = ["Access", "Compared", "compare_copy", "compare_death", "compare_dumps", "faulting_access", "random_variant"]
 
 TIME_STAMP = re.compile(r"^\[ *[\d.]+\] *")
 FATAL_LINES = 4
 """What the model prints of a page fault: BUG, two of #PF, the entries."""
-DIED_IN = re.compile(r"RIP: 0010:swsusp_save\+")
+
+# show_regs (arch/x86/kernel/process_64.c) and show_opcodes (arch/x86/kernel/dumpstack.c).
+REGISTER = re.compile(r"\b(R[A-Z0-9]{2}): (?:0018:)?([0-9a-f]{16})\b")
+PLACE = re.compile(r"RIP: 0010:(\w+)\+0x[0-9a-f]+/0x[0-9a-f]+")
+CODE = re.compile(r"Code: .*<([0-9a-f]{2})>((?: [0-9a-f]{2})*)")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,21 @@ class Compared:
 
     seen: str
     differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a CPU did when it took the fault of which a kernel died, by what that printed.
+
+    Attributes:
+        function: in which.
+        instruction: the instruction, disassembled.
+        reads: the address that it reads from, by the registers' values; None if that cannot be told.
+    """
+
+    function: str
+    instruction: str
+    reads: int | None
 
 
 def random_variant(seed: int, *, levels: int = 4, kaslr: bool = False, fail_allocations: int = 0) -> Variant:
@@ -99,13 +119,28 @@ def compare_copy(lab: Lab, variant: Variant, folder: Path) -> Compared:
     stock = lab.hibernate(variant, folder, Stop(before=before, after=after))
     if stock.outcome != "hibernated":
         raise LabError(f"the guest did not hibernate: {stock.outcome}: {stock.reason}")
+    return compare_dumps(before, after, stock)
+
+
+def compare_dumps(before: Path, after: Path, stock: Hibernated, rules: KernelRules | None = None) -> Compared:
+    """What is left to do when the guest has hibernated.
+
+    Args:
+        before: its RAM before the copy loop.
+        after: the same after it.
+        stock: the guest, with its disk and record.
+        rules: the model's; by default those of the guest's kernel.
+
+    Raises:
+        LabError, HibernautError: as `compare_copy`.
+    """
     record = stock.record
     with (
         open_memory(before) as old,
         open_memory(after) as new,
         open_image(stock.image, offset=record.offset, partition=record.partition) as image,
     ):
-        modelled = _Modelled(old, stock)
+        modelled = _Modelled(old, rules or rules_for_release(record.release))
         blocks = modelled.large_holes()
         tables = [modelled.split_table(new.memory, block) for block in blocks]
         snapshot = hibernate(modelled.machine(ChooseFrames(*tables), tables), Remap())
@@ -122,64 +157,88 @@ def compare_copy(lab: Lab, variant: Variant, folder: Path) -> Compared:
         lost = len(_lost(own, modelled))
     above = sum(region["wish"].endswith("above") for region in record.regions)
     seen = (
-        f"regions {' '.join(region['wish'] + '@' + region['block'] for region in record.regions)}; {above} below their "
-        f"table; {len(modelled.pfns)} pages; {len(reached)} tables equal, {len(missing)} of them not in the image for "
-        f"{lost} pages; {len(blocks)} splits, in frames {' '.join(map(hex, tables))}, 512 entries each equal; "
-        "Fixmap: every page as in the dump"
+        f"regions {_said(record.regions)}; {above} below their table; {len(modelled.pfns)} pages; {len(reached)} "
+        f"tables, {len(missing)} of them (of {lost} pages) in neither image, the others equal; {len(blocks)} splits, "
+        f"in frames {' '.join(map(hex, tables))}, 512 entries each equal; Fixmap: every page as in the dump"
     )
     return Compared(seen, tuple(differences))
 
 
 def compare_death(lab: Lab, variant: Variant, folder: Path) -> Compared:
-    """The same where the split's allocation fails: the guest's last words, and the model's.
+    """The same where the split's allocation fails: the guest's last words and the model's; and the guest is saved.
 
     Args and errors as for `compare_copy`.
     """
-    need_module("drgn")
-    before = folder / "before.elf"
-    stock = lab.hibernate(variant, folder, Stop(before=before))
+    taken = take_over(lab, variant, folder)
+    stock = taken.stock
     if stock.outcome != "died":
         raise LabError(f"the guest was to die: {stock.outcome}: {stock.reason}")
-    # The kernel ends the line of entries with a blank (dump_pagetable, arch/x86/mm/fault.c).
-    said = [TIME_STAMP.sub("", line).rstrip() for line in stock.log.splitlines()]
-    differences = []
-    with open_memory(before) as old:
-        modelled = _Modelled(old, stock)
+    with open_memory(folder / "before.elf") as old:
+        modelled = _Modelled(old, rules_for_release(stock.record.release))
         numbers = range(1, variant.fail_allocations + 1)
         try:
             hibernate(modelled.machine(FailAllocations(*numbers), ()), Remap())
-            raise LabError("the guest died, the model did not")
         except MachineFault as fault:
             words, address = fault.log, fault.address
-        differences += list(_slot(modelled))
-    at = -1
-    for line in words:
-        later = [number for number, heard in enumerate(said) if number > at and heard == line]
-        if not later:
-            differences.append(f"the model says {line!r}, the kernel does not, or not in this order")
-            continue
-        at = later[0]
-    if said[at + 1 - FATAL_LINES : at + 1] != list(words[-FATAL_LINES:]):
-        differences.append("the lines of the fault do not follow one another")
-    if not DIED_IN.search(stock.log):
-        differences.append("the kernel did not die in swsusp_save")
+        else:
+            raise LabError("the guest died, the model did not")
+        differences = [*_words(words, stock.log), *_place(address, stock.log), *_slot(modelled)]
+    if not taken.passed:
+        differences.append(f"saved through the slot: {taken.resumed.reason}; {'; '.join(map(str, taken.findings[:3]))}")
     seen = f"{len(words)} lines of the model's are the kernel's, the last: {' / '.join(words[-1 - FATAL_LINES :])}"
+    access = faulting_access(stock.log)
+    doing = f"{access.instruction} in {access.function} reads that address" if access else "no code was printed"
     return Compared(
-        f"{seen}; address {address:#x}, RIP in swsusp_save; Fixmap: every page as in the dump", tuple(differences)
+        f"regions {_said(stock.record.regions)}; {seen}; {doing}; Fixmap: every page as in the dump, "
+        f"{taken.resumed.reason}",
+        tuple(differences),
     )
+
+
+def faulting_access(log: str) -> Access | None:
+    """The access of which a kernel died, worked out of the code and registers in its log; None if they are not there.
+
+    Raises:
+        LabUnavailable: no disassembler here.
+    """
+    need_module("capstone")
+    import capstone
+    from capstone import x86
+
+    place = PLACE.search(log)
+    code = CODE.search(log, place.end()) if place else None
+    if place is None or code is None:
+        return None
+    # Registers are printed for each oops: those of the first follow its code.
+    printed: dict[str, int] = {}
+    for name, value in REGISTER.findall(log[code.end() :]):
+        printed.setdefault(name, int(value, 16))
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    disassembler.detail = True
+    found = next(disassembler.disasm(bytes.fromhex(code[1] + code[2]), 0, 1), None)
+    if found is None:
+        return None
+    reads = None
+    for operand in found.operands:
+        if operand.type == x86.X86_OP_MEM and operand.access & capstone.CS_AC_READ:
+            at = operand.mem
+            names = [found.reg_name(register).upper() if register else "" for register in (at.base, at.index)]
+            base, index = (printed.get(name) if name else 0 for name in names)
+            reads = None if base is None or index is None else (base + index * at.scale + at.disp) % (1 << 64)
+    return Access(place[1], f"{found.mnemonic} {found.op_str}", reads)
 
 
 class _Modelled:
     """The kernel that was stopped before the copy, and the model of it."""
 
-    def __init__(self, dump: Source, stock: Hibernated) -> None:
+    def __init__(self, dump: Source, rules: KernelRules) -> None:
         pages = pages_to_save(dump)
         if pages.info is None or pages.kernel is None or pages.pfns is None:
             raise HibernautError(f"{dump.name}: {pages.reason}")
         self.memory = dump.memory
         self.pfns = pages.pfns
         self.cr3, self.levels = pages.info.cr3, pages.kernel.levels
-        self.rules = rules_for_release(stock.record.release)
+        self.rules = rules
         self.map = DirectMap.find(self.memory, self.cr3, self.levels)
 
     def machine(self, environment: Environment, free: Sequence[int]) -> Machine:
@@ -286,6 +345,35 @@ def _slot(modelled: _Modelled) -> Iterator[str]:
             yield f"Fixmap: {len(wrong)} pages are not as the dump has them, the first is {int(wrong[0]):#x}"
     if count != len(modelled.pfns) or snapshot.allocations:
         yield f"Fixmap: {count} pages of {len(modelled.pfns)}, {len(snapshot.allocations)} allocations"
+
+
+def _words(words: Sequence[str], log: str) -> Iterator[str]:
+    """Every line of the model's is in the kernel's log, in this order, those of the fault without a gap."""
+    # The kernel ends the line of entries with a blank (dump_pagetable, arch/x86/mm/fault.c).
+    said = [TIME_STAMP.sub("", line).rstrip() for line in log.splitlines()]
+    at = -1
+    for line in words:
+        later = [number for number, heard in enumerate(said) if number > at and heard == line]
+        if not later:
+            yield f"the model says {line!r}, the kernel does not, or not in this order"
+            return
+        at = later[0]
+    if said[at + 1 - FATAL_LINES : at + 1] != list(words[-FATAL_LINES:]):
+        yield "the lines of the fault do not follow one another"
+
+
+def _place(address: int, log: str) -> Iterator[str]:
+    """The kernel died in `swsusp_save`, of an instruction that reads from where the model's machine read."""
+    access = faulting_access(log)
+    if access is None:
+        yield "the kernel did not print where it died"
+    elif (access.function, access.reads) != ("swsusp_save", address):
+        reads = "nothing" if access.reads is None else hex(access.reads)
+        yield f"the kernel died in {access.function}, {access.instruction} reads {reads}; the model read {address:#x}"
+
+
+def _said(regions: Sequence[dict[str, str]]) -> str:
+    return " ".join(f"{region['wish']}@{region['block']}" for region in regions)
 
 
 def _hex(pfns: set[int]) -> str:
