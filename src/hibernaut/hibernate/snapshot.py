@@ -18,7 +18,7 @@ from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import Allocation
 from hibernaut.linux.saveable import frames_in_state
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory
+from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory, rows_among
 
 __all__ = ["Snapshot", "SnapshotMemory", "hibernate"]
 
@@ -110,6 +110,7 @@ class SnapshotMemory(PhysicalMemory):
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._changed = sorted(snapshot.changed)
+        self._changed_frames = np.array(self._changed, dtype=np.int64)
         self._ranges = snapshot.frames
 
     @property
@@ -135,7 +136,7 @@ class SnapshotMemory(PhysicalMemory):
         """See `PhysicalMemory.gather`: the base's pages, then what was copied otherwise over them."""
         frames = np.asarray(pfns, dtype=np.int64)
         pages, present = self._snapshot.base.gather(frames, out)
-        for row in np.flatnonzero(np.isin(frames, self._changed)).tolist():
+        for row in rows_among(frames, self._changed_frames).tolist():
             pages[row] = self._snapshot.changed[int(frames[row])]
             present[row] = True
         present &= self._ranges.contains(frames)

@@ -84,11 +84,11 @@ class FormulaMemory(PhysicalMemory):
             at = start
             while at < start + pages:
                 content = self._segments.run(at, min(pages - (at - start), RUN_PAGES))
-                repeated = not content.strides[0]  # one page over and over
-                if repeated:
+                if not content.strides[0]:  # one page over and over
                     content = self._segments.run(at, pages - (at - start))
-                held: BoolArray = np.asarray(content[: 1 if repeated else None].view(np.uint64).any(axis=1))
-                empty = np.broadcast_to(~held, len(content))
-                zero += list(FrameRanges.of_frames(np.flatnonzero(empty) + at))
+                    zero += [] if content[0].any() else [(at, len(content))]
+                else:
+                    held: BoolArray = np.asarray(content.view(np.uint64).any(axis=1))
+                    zero += list(FrameRanges.of_frames(np.flatnonzero(~held) + at))
                 at += len(content)
         return self._ranges.without(FrameRanges.of(zero))

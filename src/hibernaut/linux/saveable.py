@@ -69,7 +69,9 @@ def frames_in_state(direct_map: DirectMap, *states: FrameState) -> FrameRanges:
     """The frames for which the direct map has one of these, as ranges."""
     regions = direct_map.regions
     which = np.isin(regions.state, states)
-    return FrameRanges.of(list(zip(regions.start_pfn[which].tolist(), regions.pages[which].tolist(), strict=True)))
+    starts, pages = regions.start_pfn[which], regions.pages[which]
+    first = np.flatnonzero(np.append(True, starts[1:] != starts[:-1] + pages[:-1])[: len(starts)])
+    return FrameRanges(starts[first], np.add.reduceat(pages, first) if len(first) else pages)
 
 
 def splits_possible(direct_map: DirectMap) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "PhysicalMemory",
     "Segment",
     "SegmentMemory",
+    "rows_among",
 ]
 
 PAGE_SHIFT = 12
@@ -107,27 +108,41 @@ class FrameRanges:
 
     def contains(self, pfns: ArrayLike) -> BoolArray:
         """Which of these frames exist, shape as given."""
-        return self.rows(pfns) >= 0
+        frames = np.asarray(pfns, dtype=np.int64)
+        if not len(self.starts):
+            return np.zeros(frames.shape, dtype=np.bool_)
+        index = np.searchsorted(self.starts, frames, side="right") - 1
+        safe = np.maximum(index, 0)
+        present: BoolArray = (index >= 0) & (frames - self.starts[safe] < self.pages[safe])
+        return present
 
     def within(self, other: FrameRanges) -> FrameRanges:
         """The frames that are in both; costs follow the number of ranges, not of frames."""
-        starts, pages = [], []
-        for start, length in other:
-            row = max(0, int(np.searchsorted(self.starts, start, side="right")) - 1)
-            end = start + length
-            while row < len(self.starts) and self.starts[row] < end:
-                first, last = max(start, int(self.starts[row])), min(end, int(self.starts[row] + self.pages[row]))
-                if first < last:
-                    starts.append(first)
-                    pages.append(last - first)
-                row += 1
-        return FrameRanges(np.array(starts, dtype=np.int64), np.array(pages, dtype=np.int64))
+        if not len(self.starts) or not len(other.starts):
+            return FrameRanges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+        ends = other.starts + other.pages
+        # For each of the other: the first range here that can reach into it, and the first that begins behind it.
+        low = np.maximum(np.searchsorted(self.starts, other.starts, side="right") - 1, 0)
+        pairs = np.searchsorted(self.starts, ends, side="left") - low
+        theirs = np.repeat(np.arange(len(ends)), pairs)
+        mine = np.arange(len(theirs)) + np.repeat(low - (np.cumsum(pairs) - pairs), pairs)
+        first = np.maximum(other.starts[theirs], self.starts[mine])
+        length = np.minimum(ends[theirs], self.starts[mine] + self.pages[mine]) - first
+        common = length > 0
+        return FrameRanges(first[common], length[common])
 
     def without(self, other: FrameRanges) -> FrameRanges:
         """The frames of these that are not in the other; costs as `within`."""
-        ends = [0, *(other.starts + other.pages).tolist()]
-        gaps = [(end, start - end) for end, start in zip(ends, [*other.starts.tolist(), self.end], strict=True)]
-        return self.within(FrameRanges.of(gaps))
+        if not len(self.starts) or not len(other.starts):
+            return self
+        # Only those of the other that lie between the first and the last frame here: a few frames cost little.
+        low = max(int(np.searchsorted(other.starts, self.starts[0], side="right")) - 1, 0)
+        high = int(np.searchsorted(other.starts, self.end, side="left"))
+        starts = other.starts[low:high]
+        begins = np.concatenate((self.starts[:1], starts + other.pages[low:high]))
+        length = np.concatenate((starts, [self.end])) - begins
+        gaps = length > 0
+        return self.within(FrameRanges(begins[gaps], length[gaps]))
 
     def frames(self) -> Frames:
         """Every frame, ascending. Sized by `total_pages`: for machines that fit in memory."""
@@ -159,6 +174,14 @@ class FrameRanges:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+
+def rows_among(pfns: Frames, ascending: Frames) -> Frames:
+    """Positions of those frames, given in any order, that are among some ascending ones, however many these are."""
+    if not len(ascending):
+        return np.empty(0, dtype=np.int64)
+    at = np.minimum(np.searchsorted(ascending, pfns), len(ascending) - 1)
+    return np.flatnonzero(ascending[at] == pfns)
 
 
 class PhysicalMemory(Closing, ABC):
@@ -316,23 +339,29 @@ class SegmentMemory(PhysicalMemory):
 
 def _without_overlaps(segments: Sequence[Segment]) -> list[Segment]:
     kept: list[Segment] = []
+    starts: list[int] = []
     for segment in segments:
-        pieces = [segment] if len(segment.pages) else []
-        for other in kept:
-            pieces = [rest for piece in pieces for rest in _minus(piece, other)]
-        kept.extend(pieces)
-    return sorted(kept, key=lambda segment: segment.start)
+        for start, end in _free_of(segment, kept, starts):
+            piece = Segment(start, segment.pages[start - segment.start : end - segment.start])
+            row = bisect.bisect_left(starts, start)
+            kept.insert(row, piece)
+            starts.insert(row, start)
+    return kept
 
 
-def _minus(piece: Segment, other: Segment) -> list[Segment]:
-    if piece.end <= other.start or other.end <= piece.start:
-        return [piece]
-    rest = []
-    if piece.start < other.start:
-        rest.append(Segment(piece.start, piece.pages[: other.start - piece.start]))
-    if other.end < piece.end:
-        rest.append(Segment(other.end, piece.pages[other.end - piece.start :]))
-    return rest
+def _free_of(segment: Segment, kept: list[Segment], starts: list[int]) -> list[tuple[int, int]]:
+    """The parts of a segment that none of the others has, which are ascending and disjoint: (first, end)."""
+    free = []
+    at = segment.start
+    row = max(0, bisect.bisect_right(starts, at) - 1)
+    while at < segment.end and row < len(kept) and starts[row] < segment.end:
+        if at < starts[row]:
+            free.append((at, starts[row]))
+        at = max(at, kept[row].end)
+        row += 1
+    if at < segment.end:
+        free.append((at, segment.end))
+    return free
 
 
 class Overlay(PhysicalMemory):
@@ -345,6 +374,7 @@ class Overlay(PhysicalMemory):
         self.base = base
         self._written: dict[int, Bytes] = {}
         self._order: list[int] = []
+        self._frames: Frames | None = None
         self._ranges: FrameRanges | None = base.ranges
 
     @property
@@ -357,8 +387,11 @@ class Overlay(PhysicalMemory):
 
     @property
     def written(self) -> Frames:
-        """The frames that differ from the base's own pages (or may), ascending."""
-        return np.array(self._order, dtype=np.int64)
+        """The frames that differ from the base's own pages (or may), ascending; the array cannot be written to."""
+        if self._frames is None:
+            self._frames = np.array(self._order, dtype=np.int64)
+            self._frames.flags.writeable = False
+        return self._frames
 
     def run(self, pfn: int, pages: int) -> Bytes:
         """See `PhysicalMemory.run`: the base's view up to the next written frame, or one written frame."""
@@ -376,7 +409,7 @@ class Overlay(PhysicalMemory):
         """See `PhysicalMemory.gather`: the base's pages, then the written ones over them."""
         frames = np.asarray(pfns, dtype=np.int64)
         pages, present = self.base.gather(frames, out)
-        for row in np.flatnonzero(np.isin(frames, self.written)).tolist():
+        for row in rows_among(frames, self.written).tolist():
             pages[row] = self._written[int(frames[row])]
             present[row] = True
         return pages, present
@@ -385,6 +418,7 @@ class Overlay(PhysicalMemory):
         """Replace one whole frame; `page` has 4096 bytes and is copied."""
         if pfn not in self._written:
             bisect.insort(self._order, pfn)
+            self._frames = None
             if self._ranges is not None and not self._ranges.contains(pfn):
                 self._ranges = None
         self._written[pfn] = np.array(page, dtype=np.uint8).reshape(PAGE_SIZE)
