@@ -109,6 +109,10 @@ LIST_POISON2 = 0xDEAD_0000_0000_0122
 PAGE_FLAGS = 0x0017_FFFF_C000_0000
 """`flags` of a page of node 0, zone Normal, that no CPU has touched: links and `last_cpupid`, no flag."""
 
+MOST_STEPS = 1 << 14
+"""No list of a CPU is that long (`high` is some hundreds): a count beyond it, or a loop, is damage, and the CPU is lost
+in it with interrupts off."""
+
 PCP_BATCH_SCALE_MAX = 5
 """CONFIG_PCP_BATCH_SCALE_MAX, by default."""
 
@@ -322,12 +326,16 @@ class BuddyAllocator:
         head = pcp + _PCP_LIST
         factor = self._load(pcp + _FREE_FACTOR, doing)
         self._store(pcp + _FREE_FACTOR, (factor & ~0xFFFF) | (factor & 0xFFFF) >> 1, doing)
+        in_all = 0
         while self._load(head, doing) == head:  # again where all that came was bad, as the slow path would
             batch = _signed(self._load(pcp + _HIGH, doing) >> 32)
             taken, added = self._rmqueue_bulk(batch, head)
             self._add_count(pcp, added, doing)
             if not taken:
                 return None
+            in_all += taken
+            if in_all > MOST_STEPS:
+                raise self._lockup(head, doing)
         frames = list(self._readable(head))
         entry = self._page(environment.free_frame(number, frames)) + _LIST if frames else self._load(head, doing)
         self._list_del(entry, doing)
@@ -343,6 +351,8 @@ class BuddyAllocator:
             if page is None:
                 break
             taken += 1
+            if taken > MOST_STEPS:
+                raise self._lockup(head, doing)
             if self._page_is_bad(page, doing):  # check_pcp_refill: such a page is lost
                 continue
             self._list_add(page + _LIST, self._load(head + 8, doing), head, doing)
@@ -412,6 +422,8 @@ class BuddyAllocator:
         for number in range(len(self.places.pcps)) if cpu is None else (cpu,):
             pcp = self._pcp(number)
             left = _signed(self._load(pcp, doing) >> 32)
+            if left > MOST_STEPS:
+                raise self._lockup(pcp, doing)
             while left:
                 batch = _signed(self._load(pcp + _HIGH, doing) >> 32)
                 some = min(left, batch << PCP_BATCH_SCALE_MAX)
@@ -471,8 +483,8 @@ class BuddyAllocator:
         doing = "giving pages back (free_pcppages_bulk)"
         head = pcp + _PCP_LIST
         count = min(count, _signed(self._load(pcp, doing) >> 32))
-        for _ in range(count):
-            if self._load(head, doing) == head:
+        for step in range(count):
+            if step == MOST_STEPS or self._load(head, doing) == head:
                 raise self._lockup(head, doing)
             entry = self._load(head + 8, doing)
             self._list_del(entry, doing)
