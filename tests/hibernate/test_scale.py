@@ -7,12 +7,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from hibernaut.hibernate import Fixmap, Remap, Way, check_resumed, resume
+from hibernaut.hibernate import BootKernel, Fixmap, Remap, Way, check_resumed, resume
 from hibernaut.hibernate.audit import audit
 from hibernaut.hibernate.snapshot import hibernate
 from hibernaut.linux.build import Layout, build_machine, hole_2m, hole_4k
 from hibernaut.linux.formula import FormulaMemory, formula_pages
-from hibernaut.memory.physical import Bytes
+from hibernaut.memory.physical import Bytes, FrameRanges
+from hibernaut.paging.entries import Level
 
 GIB = 1 << 18
 HOLES = 200
@@ -75,3 +76,32 @@ def test_what_is_read_does_not_grow_with_ram(monkeypatch: pytest.MonkeyPatch) ->
         counts.append(read)
     more = 256 - 16  # PMD tables, one a GiB
     assert counts[1] - counts[0] < 40 * more
+
+
+@pytest.mark.parametrize("way", [Fixmap(), Remap()], ids=lambda way: way.name)
+def test_with_pages_of_1g_a_terabyte_takes_the_reads_of_16_gib(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where RAM takes no tables, either: as many pages by formula, and of tables and struct pages but a few more."""
+    by_formula = read = 0
+    plain = FormulaMemory.run
+
+    def counting(self: FormulaMemory, pfn: int, pages: int) -> Bytes:
+        nonlocal by_formula, read
+        got = plain(self, pfn, pages)
+        read += len(got) if got.strides[0] else min(len(got), 1)
+        by_formula += len(got) if len(got) and np.array_equal(got[:1], formula_pages([pfn])) else 0
+        return got
+
+    monkeypatch.setattr(FormulaMemory, "run", counting)
+    counts = []
+    for gib in (16, 1024):
+        by_formula = read = 0
+        holes = tuple(hole_2m(12 * GIB + n * 1024) if n % 2 else hole_4k(12 * GIB + n * 1024 + 5) for n in range(HOLES))
+        big = Layout(((0, gib * GIB),), holes=holes, largest=Level.PUD, tables=0x1000, mem_map="high", free_pages=4096)
+        machine = build_machine(big)
+        audit(machine)
+        snapshot = hibernate(machine.fork(), way)
+        # The boot kernel uses the same frames in both; left to itself it takes what its tables for all RAM leave.
+        check_resumed(machine, snapshot, resume(snapshot, BootKernel.beside(snapshot, FrameRanges.of([(0, 64)]))))
+        counts.append((by_formula, read))
+    assert counts[0][0] == counts[1][0] > 0
+    assert counts[1][1] - counts[0][1] < 64
