@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "CorruptImage",
     "FormatError",
@@ -15,7 +17,17 @@ __all__ = [
 
 
 class HibernautError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose. All of them survive a trip to another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[HibernautError], args: tuple[Any, ...]) -> HibernautError:
+    """An error as it was, without asking its class how it is made: most of them want keywords."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class FormatError(HibernautError, ValueError):

@@ -25,8 +25,10 @@ __all__ = [
     "allocator_sound",
     "check_resumed",
     "nothing_stale",
+    "page_tables",
     "same_data",
     "same_direct_map",
+    "same_translations",
     "slot_empty",
     "tables_closed",
 ]
@@ -128,7 +130,7 @@ def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]
     unsaved = flags.ram.without(snapshot.frames)
     for known in (flags.nosave, flags.offline, flags.guard, flags.reserved):
         unsaved = unsaved.without(known)
-    problems = check_allocator(resumed, allocator.places, tables=_direct_tables(resumed), unsaved=unsaved)
+    problems = check_allocator(resumed, allocator.places, tables=page_tables(resumed), unsaved=unsaved)
     return tuple(Finding("allocator-sound", problem.what, problem.pfn, problem.pages) for problem in problems)
 
 
@@ -187,6 +189,34 @@ def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[F
     )
 
 
+def same_translations(before: Machine, after: Machine) -> tuple[Finding, ...]:
+    """Every frame is mapped, or not, as it was: by an entry of whatever level that says the same.
+
+    Weaker than `same_direct_map`: large pages may have been split, bits besides frame and effective rights may differ.
+    """
+    old, new = before.direct_map.spans, after.direct_map.spans
+    first, end = before.base >> PAGE_SHIFT, (before.base >> PAGE_SHIFT) + before.end_pfn
+    starts = [spans.vaddr >> np.uint64(PAGE_SHIFT) for spans in (old, new)]
+    cuts = np.unique(np.concatenate([*starts, np.array([first, end], dtype=np.uint64)]))
+    cuts = cuts[(cuts >= first) & (cuts <= end)]
+    at = cuts[:-1]
+    said = []
+    for spans, own in zip((old, new), starts, strict=True):
+        row = np.searchsorted(own, at, side="right") - 1
+        leaf = np.isin(spans.state[row], (Stop.PRESENT.code, Stop.NOT_PRESENT.code))
+        pfn = spans.pfn[row] + (at - own[row]).astype(np.int64)
+        said.append((spans.state[row], np.where(leaf, pfn, -1), np.where(leaf, spans.rights[row], 0)))
+    differ = np.zeros(len(at), dtype=bool)
+    for mine, theirs in zip(*said, strict=True):
+        differ |= mine != theirs
+    rows = np.flatnonzero(differ)
+    ranges = [(int(cuts[row]) - first, int(cuts[row + 1]) - int(cuts[row])) for row in rows.tolist()]
+    return tuple(
+        Finding("same-translations", "mapped otherwise than before", start, pages)
+        for start, pages in FrameRanges.of(ranges)
+    )
+
+
 def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Finding, ...]:
     """The fixmap slot is zero: in the machine now, and in the saved copy of its table.
 
@@ -212,7 +242,7 @@ def _same_all_over(machine: Machine, vaddr: int, level: Level, pfn: int) -> bool
     return all(walk.stop == Stop.PRESENT and walk.pfn == pfn + page for page, walk in enumerate(walks))
 
 
-def _direct_tables(machine: Machine) -> set[int]:
+def page_tables(machine: Machine) -> set[int]:
     """Frames of all page tables that are reachable and in the memory."""
     found: set[int] = set()
     tables = {(machine.cr3 & FRAME_MASK) >> PAGE_SHIFT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from hibernaut.linux.page_alloc import Allocation
 from hibernaut.linux.saveable import frames_in_state
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory, rows_among
 
-__all__ = ["Snapshot", "SnapshotMemory", "hibernate"]
+__all__ = ["Copy", "Recorder", "Snapshot", "SnapshotMemory", "hibernate"]
 
 CHUNK_PAGES = 1024
 
@@ -43,6 +44,7 @@ class Snapshot:
         machine: the machine as the copy left it; what a resumed one has in common with it is taken from there.
         allocations: page allocations since the snapshot was begun.
         log: every line of the copy, those of the model marked.
+        error: why the copy ended early, where a way delivers it all the same (`write-anyway`: a mutant); else None.
     """
 
     frames: FrameRanges
@@ -54,6 +56,7 @@ class Snapshot:
     machine: Machine
     allocations: tuple[Allocation, ...]
     log: tuple[str, ...]
+    error: HibernationRefused | None = None
     _changed_pfns: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -144,11 +147,17 @@ class SnapshotMemory(PhysicalMemory):
         return pages, present
 
 
-class _Recorder:
+class Recorder:
     """What differs from the base, kept while the copy goes on.
 
     Everything below `cursor` is copied. A write to a frame below it must not change the copy, so its bytes are kept
     first; a write above it is seen by the copy to come. So neighbouring plain pages cost nothing, however many.
+
+    Attributes:
+        cursor: the frame whose turn it is.
+        kept: copied bytes that the frame itself does not hold any more, or never held.
+        skipped: frames that could not be reached.
+        written: frames that hibernating itself wrote to.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -158,7 +167,15 @@ class _Recorder:
         self.skipped: list[int] = []
         self.written: set[int] = set()
 
+    def fork(self, machine: Machine) -> Recorder:
+        """The same for a twin of the machine."""
+        twin = Recorder(machine)
+        twin.cursor, twin.kept = self.cursor, self.kept.copy()
+        twin.skipped, twin.written = self.skipped.copy(), self.written.copy()
+        return twin
+
     def before_write(self, pfn: int) -> None:
+        """A frame is about to be written to: what was copied of it is kept."""
         self.written.add(pfn)
         if pfn < self.cursor and pfn not in self.kept:
             page = self._machine.memory.frame(pfn)
@@ -204,36 +221,111 @@ def hibernate(machine: Machine, way: Way) -> Snapshot:
         MachineFault: the machine dies; its log says what it printed, and nothing is saved.
         HibernautError: the way needs something that the machine lacks (a fixmap, say).
     """
-    if machine.secret_users and machine.rules.refuses_secret_memory:
-        raise HibernationRefused("secret memory is in use", errno="EPERM")
-    log = SwsuspLog(machine)
-    log_from, allocated = len(machine.log), len(machine.allocations)
-    base, before = machine.memory.base, machine.memory.written
-    recorder = _Recorder(machine)
-    with machine.watching(recorder.before_write):
+    going_on = Copy(machine, way)
+    while (snapshot := going_on.step()) is None:
+        pass
+    return snapshot
+
+
+class Copy:
+    """`swsusp_save` as it goes on: one step fixes the list, each of those after it copies what goes in one piece.
+
+    Between two steps it can be forked, with its machine: `explore` branches there. What it holds is, with the machine,
+    all that decides how it ends.
+
+    Attributes:
+        machine: being copied.
+        way: how a page is reached that is not present.
+        frames: the list, once it is fixed.
+        recorder: what was copied otherwise than the memory below the machine's own writes has it.
+    """
+
+    def __init__(self, machine: Machine, way: Way) -> None:
+        self.machine = machine
+        self.way = way
+        self.frames: FrameRanges | None = None
+        self.recorder = Recorder(machine)
+        self._pending: list[tuple[int, int]] = []
+        self._log_from = len(machine.log)
+        self._allocated = len(machine.allocations)
+        self._base, self._before = machine.memory.base, machine.memory.written
+
+    def fork(self, machine: Machine) -> Copy:
+        """The same copy of a twin of its machine."""
+        twin = copy.copy(self)
+        twin.machine = machine
+        twin.recorder = self.recorder.fork(machine)
+        twin._pending = self._pending.copy()
+        return twin
+
+    @property
+    def pending(self) -> tuple[tuple[int, int], ...]:
+        """Frames still to be copied that were not plainly present when the list was fixed: (first, end)."""
+        return tuple(reversed(self._pending))
+
+    def step(self) -> Snapshot | None:
+        """Go on. Gives the snapshot when all is copied, else None. Raises as `hibernate` does."""
+        with self.machine.watching(self.recorder.before_write):
+            try:
+                if self.frames is None:
+                    self.frames = self._begin()
+                elif self._pending:
+                    self._copy_piece()
+            except HibernationRefused as error:
+                if self.way.policy != "write-anyway" or self.frames is None:
+                    raise
+                return self._finish(self.frames.within(FrameRanges.of([(0, self.recorder.cursor)])), error)
+        return None if self._pending else self._finish(self.frames, None)
+
+    def _begin(self) -> FrameRanges:
+        machine = self.machine
+        if machine.secret_users and machine.rules.refuses_secret_memory:
+            raise HibernationRefused("secret memory is in use", errno="EPERM")
+        log = SwsuspLog(machine)
         log.creating_image()
         _only_this_cpu(machine)
         machine.allocator.drain(machine.cpu)
         log.need_to_copy(saveable_pages(machine).total_pages)
         _swsusp_alloc(machine)
-        way.prepare(machine)
+        self.way.prepare(machine)
         machine.allocator.drain(machine.cpu)
         frames = saveable_pages(machine)
-        for start, pages in frames.within(_not_present(machine)):
-            _copy_run(machine, way, recorder, start, start + pages)
-    changed = recorder.differing(frames)
-    log.image_created(frames, base, before, changed)
-    return Snapshot(
-        frames=frames,
-        base=base,
-        changed=changed,
-        written=np.array(sorted(recorder.written), dtype=np.int64),
-        skipped=np.array(recorder.skipped, dtype=np.int64),
-        way=way.name,
-        machine=machine,
-        allocations=machine.allocations[allocated:],
-        log=tuple(str(event) for event in machine.log.events[log_from:]),
-    )
+        pieces = [(start, start + pages) for start, pages in frames.within(_not_present(machine))]
+        self._pending = pieces[::-1]
+        return frames
+
+    def _copy_piece(self) -> None:
+        """`copy_data_page` for the next frame, or for neighbours that go at once."""
+        pfn, end = self._pending.pop()
+        self.recorder.cursor = pfn
+        done = self.way.copy_run(self.machine, pfn, end - pfn)
+        if not done:
+            page = self.way.safe_copy_page(self.machine, pfn)
+            if page is None:
+                self.recorder.skipped.append(pfn)
+                page = np.full(PAGE_SIZE, SKIPPED_BYTE if self.way.policy != "zero" else 0, dtype=np.uint8)
+            self.recorder.copied(pfn, page)
+            done = 1
+        self.recorder.cursor = pfn + done
+        if pfn + done < end:
+            self._pending.append((pfn + done, end))
+
+    def _finish(self, frames: FrameRanges, error: HibernationRefused | None) -> Snapshot:
+        machine, recorder = self.machine, self.recorder
+        changed = recorder.differing(frames)
+        SwsuspLog(machine).image_created(frames, self._base, self._before, changed)
+        return Snapshot(
+            frames=frames,
+            base=self._base,
+            changed=changed,
+            written=np.array(sorted(recorder.written), dtype=np.int64),
+            skipped=np.array(recorder.skipped, dtype=np.int64),
+            way=self.way.name,
+            machine=machine,
+            allocations=machine.allocations[self._allocated :],
+            log=tuple(str(event) for event in machine.log.events[self._log_from :]),
+            error=error,
+        )
 
 
 def _only_this_cpu(machine: Machine) -> None:
@@ -266,23 +358,6 @@ def _not_present(machine: Machine) -> FrameRanges:
     """The frames that are not plainly present: those that the copy goes through one by one."""
     others = [state for state in FrameState if state != FrameState.PRESENT]
     return frames_in_state(machine.direct_map, *others)
-
-
-def _copy_run(machine: Machine, way: Way, recorder: _Recorder, start: int, end: int) -> None:
-    """`copy_data_page` for neighbouring frames that are not plainly present."""
-    pfn = start
-    while pfn < end:
-        recorder.cursor = pfn
-        done = way.copy_run(machine, pfn, end - pfn)
-        if not done:
-            page = way.safe_copy_page(machine, pfn)
-            if page is None:
-                recorder.skipped.append(pfn)
-                page = np.full(PAGE_SIZE, SKIPPED_BYTE if way.policy != "zero" else 0, dtype=np.uint8)
-            recorder.copied(pfn, page)
-            done = 1
-        pfn += done
-        recorder.cursor = pfn
 
 
 def _frozen(page: Bytes) -> Bytes:

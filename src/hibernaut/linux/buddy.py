@@ -33,6 +33,7 @@ from hibernaut.memory.physical import CHUNK_PAGES, PAGE_SHIFT, PAGE_SIZE, BoolAr
 __all__ = [
     "BUDDY_TYPE",
     "IN_USE_TYPE",
+    "LEAKED",
     "LIST_POISON1",
     "LIST_POISON2",
     "MAX_ORDER",
@@ -112,6 +113,9 @@ PAGE_FLAGS = 0x0017_FFFF_C000_0000
 MOST_STEPS = 1 << 14
 """No list of a CPU is that long (`high` is some hundreds): a count beyond it, or a loop, is damage, and the CPU is lost
 in it with interrupts off."""
+
+LEAKED = "in use by its _refcount, but its bytes were not saved: leaked"
+"""What `check_allocator` says of a page that nobody will free: a loss of memory, not of data."""
 
 PCP_BATCH_SCALE_MAX = 5
 """CONFIG_PCP_BATCH_SCALE_MAX, by default."""
@@ -770,7 +774,7 @@ def check_allocator(
         ("a page table, but on a list of free pages", held.within(listed)),
         ("a page table, but free by its _refcount", held.within(astray)),
         ("free by its _refcount, but on no list: lost", astray.without(held)),
-        ("in use by its _refcount, but its bytes were not saved: leaked", lost.within(used)),
+        (LEAKED, lost.within(used)),
     ):
         problems += [AllocatorProblem(what, pfn, pages) for pfn, pages in ranges]
     return problems

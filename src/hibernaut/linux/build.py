@@ -126,6 +126,8 @@ class Layout:
         largest: the largest pages the CPU offers: PTE, PMD or PUD.
         holes: disjoint holes within the RAM.
         tables: where the page tables lie, in one piece: "low", "high", or a first frame.
+        tables_of: (first frame, pages, place): the tables below the root that speak of any of these frames lie
+            elsewhere, in a piece of their own; of two that claim a table the first has it.
         mem_map: where the array of `struct page` lies, likewise; None: behind the tables.
         zone: where the page with the zone's free lists lies, likewise.
         pcp: where the pages with each CPU's own list lie, likewise.
@@ -146,6 +148,7 @@ class Layout:
     largest: Level = Level.PMD
     holes: tuple[HoleSpec, ...] = ()
     tables: str | int = "low"
+    tables_of: tuple[tuple[int, int, str | int], ...] = ()
     mem_map: str | int | None = None
     zone: str | int | None = None
     pcp: str | int | None = None
@@ -179,23 +182,25 @@ def build_machine(layout: Layout, environment: Environment | None = None, rules:
     ram = FrameRanges.of(layout.ram)
     _check(layout, ram)
     tables = _TableBuilder(layout, ram)
-    reserve = _splits_at_most(layout.holes)
-    places = _Places.of(layout, ram, tables.count + reserve)
-    segments = [Segment(places.tables, tables.fill(places.tables).view(np.uint8).reshape(-1, PAGE_SIZE)), *layout.data]
+    holes = [[hole for hole in layout.holes if _group(layout, hole.start_pfn) == group] for group in tables.groups]
+    reserve = [_splits_at_most(own) for own in holes]
+    places = _Places.of(layout, ram, [count + more for count, more in zip(tables.counts, reserve, strict=True)])
+    segments = [*tables.fill(places.tables), *layout.data]
     mem_map = Segment(places.mem_map, np.broadcast_to(mem_map_page(), (places.mem_map_pages, PAGE_SIZE)))
     memory: PhysicalMemory = FormulaMemory(ram, [*segments, mem_map])
-    cr3 = places.tables << PAGE_SHIFT
-    split = np.arange(places.tables + tables.count, places.tables + tables.count + reserve)
+    cr3 = places.tables[0] << PAGE_SHIFT
     builder = Machine(
         Overlay(memory),
         cr3=cr3,
         levels=layout.levels,
         base=layout.page_offset,
         end_pfn=ram.end,
-        allocator=FreePages(split),
+        allocator=FreePages(()),
         rules=rules,
     )
-    _apply_holes(layout, builder)
+    for own, place, count, more in zip(holes, places.tables, tables.counts, reserve, strict=True):
+        builder.allocator = FreePages(np.arange(place + count, place + count + more))
+        _apply_holes(own, builder)
     where = AllocatorPlaces(
         places.mem_map << PAGE_SHIFT,
         places.zone << PAGE_SHIFT,
@@ -242,7 +247,7 @@ def _segments(written: Frames, memory: PhysicalMemory) -> list[Segment]:
 class _Places:
     """First frames of what a machine's kernel has in RAM."""
 
-    tables: int
+    tables: list[int]
     mem_map: int
     mem_map_pages: int
     zone: int
@@ -250,8 +255,14 @@ class _Places:
     free: int
 
     @classmethod
-    def of(cls, layout: Layout, ram: FrameRanges, table_pages: int) -> _Places:
-        """Everything without a place of its own lies behind the tables, in this order. Raises HibernautError."""
+    def of(cls, layout: Layout, ram: FrameRanges, table_pages: Sequence[int]) -> _Places:
+        """Everything without a place of its own lies behind the tables, in this order. Raises HibernautError.
+
+        Args:
+            layout: where things are to lie.
+            ram: all of it.
+            table_pages: of the tables in general, then of each of `layout.tables_of`.
+        """
         mem_map_pages = -(-ram.end * STRUCT_PAGE.itemsize // PAGE_SIZE)
         parts = {
             "mem_map": (layout.mem_map, mem_map_pages),
@@ -259,14 +270,18 @@ class _Places:
             "pcp": (layout.pcp, layout.cpus),
             "free": (layout.free, layout.free_pages),
         }
-        together = table_pages + sum(pages for place, pages in parts.values() if place is None)
+        together = table_pages[0] + sum(pages for place, pages in parts.values() if place is None)
         busy = [(hole.start_pfn, hole.end_pfn) for hole in layout.holes]
         busy += [(segment.start, segment.end) for segment in layout.data]
         special = (*layout.reserved, *layout.offline, *layout.guard, *layout.nosave)
         busy += [(start, start + pages) for start, pages in special]
-        found = {"tables": _place(layout.tables, "tables", ram, busy, together)}
-        busy.append((found["tables"], found["tables"] + together))
-        at = found["tables"] + table_pages
+        tables = [_place(layout.tables, "tables", ram, busy, together)]
+        busy.append((tables[0], tables[0] + together))
+        for (first, _, where), pages in zip(layout.tables_of, table_pages[1:], strict=True):
+            tables.append(_place(where, f"tables of frame {first:#x}", ram, busy, pages))
+            busy.append((tables[-1], tables[-1] + pages))
+        found: dict[str, int] = {}
+        at = tables[0] + table_pages[0]
         for name, (place, pages) in parts.items():
             if place is None:
                 found[name] = at
@@ -274,7 +289,15 @@ class _Places:
             else:
                 found[name] = _place(place, name, ram, busy, pages)
                 busy.append((found[name], found[name] + pages))
-        return cls(mem_map_pages=mem_map_pages, **found)
+        return cls(tables=tables, mem_map_pages=mem_map_pages, **found)
+
+
+def _group(layout: Layout, pfn: int) -> int:
+    """Which of `Layout.tables_of` a frame belongs to, counted from 1; 0 if to none."""
+    for number, (start, pages, _) in enumerate(layout.tables_of, 1):
+        if start <= pfn < start + pages:
+            return number
+    return 0
 
 
 def _check(layout: Layout, ram: FrameRanges) -> None:
@@ -387,15 +410,39 @@ class _TableBuilder:
             self._keys[level] = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *needed[level]]))
             if level < self._root:
                 needed[Level(level + 1)].append(self._keys[level] >> 9)
+        self._group = np.concatenate([self._groups_of(level, layout) for level in reversed(self._keys)])
+        self.groups = range(len(layout.tables_of) + 1)
+        self.counts: list[int] = np.bincount(self._group, minlength=len(self.groups)).tolist()
 
-    @property
-    def count(self) -> int:
-        """How many tables there are."""
-        return sum(len(keys) for keys in self._keys.values())
+    def _groups_of(self, level: Level, layout: Layout) -> Frames:
+        """Which of `Layout.tables_of` has each table of a level, counted from 1; 0: none."""
+        keys = self._keys[level]
+        groups = np.zeros(len(keys), dtype=np.int64)
+        for number, (start, pages, _) in reversed(list(enumerate(layout.tables_of, 1))):
+            first, last = self._first_page + start, self._first_page + start + pages - 1
+            if level < self._root:
+                groups[(keys >= first >> 9 * level) & (keys <= last >> 9 * level)] = number
+        return groups
 
-    def fill(self, area: int) -> Entries:
-        """All tables, shape (count, 512), as they lie from frame `area` on: the root first, PTE tables last."""
-        tables = np.zeros((self.count, ENTRIES), dtype="<u8")
+    def fill(self, places: Sequence[int]) -> list[Segment]:
+        """All tables, as they lie: those of each group from its first frame on, the root first, PTE tables last.
+
+        Args:
+            places: first frame of each group.
+        """
+        where = np.empty(len(self._group), dtype=np.int64)
+        for group, place in enumerate(places):
+            where[self._group == group] = place + np.arange(self.counts[group])
+        tables = self._entries(where)
+        return [
+            Segment(place, tables[self._group == group].view(np.uint8).reshape(-1, PAGE_SIZE))
+            for group, place in enumerate(places)
+            if self.counts[group]
+        ]
+
+    def _entries(self, where: Frames) -> Entries:
+        """The entries of all tables, shape (tables, 512), if they lie in these frames."""
+        tables = np.zeros((len(where), ENTRIES), dtype="<u8")
         first: dict[Level, int] = {}
         at = 0
         for level in reversed(self._keys):
@@ -405,7 +452,7 @@ class _TableBuilder:
             if level < self._root:
                 parent = Level(level + 1)
                 rows = first[parent] + np.searchsorted(self._keys[parent], keys >> 9)
-                frames = (area + first[level] + np.arange(len(keys))).astype(np.uint64) << np.uint64(12)
+                frames = where[first[level] : first[level] + len(keys)].astype(np.uint64) << np.uint64(12)
                 flags = PAGE_TABLE if parent == self._root else KERNPG_TABLE
                 tables[rows, keys & (ENTRIES - 1)] = frames | np.uint64(flags)
         for level, pfn, count in self._runs:
@@ -424,9 +471,9 @@ def _page_number(vaddr: int, levels: int) -> int:
     return (vaddr & ((1 << (12 + 9 * levels)) - 1)) >> 12
 
 
-def _apply_holes(layout: Layout, machine: Machine) -> None:
+def _apply_holes(holes: Sequence[HoleSpec], machine: Machine) -> None:
     """Make the not-present holes as the kernel does."""
-    for hole in layout.holes:
+    for hole in holes:
         if hole.kind == HoleKind.NOT_PRESENT:
             set_memory_np(machine, machine.vaddr(hole.start_pfn), hole.pages)
         elif hole.kind == HoleKind.INVALID:

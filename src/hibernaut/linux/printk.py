@@ -45,6 +45,11 @@ class EventLog:
             self._once.add(text)
             self.printk(text)
 
+    @property
+    def once(self) -> frozenset[str]:
+        """What `printk_once` will not print again."""
+        return frozenset(self._once)
+
     def note(self, text: str) -> None:
         """A fact that only the model knows."""
         self._events.append(Event(text, by_kernel=False))

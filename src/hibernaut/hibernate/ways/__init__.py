@@ -6,16 +6,29 @@ from hibernaut.errors import HibernautError
 from hibernaut.hibernate.ways.base import Way
 from hibernaut.hibernate.ways.fixmap import Fixmap
 from hibernaut.hibernate.ways.fixmap_v1 import FixmapV1
-from hibernaut.hibernate.ways.mutants import FixmapNoClear, FixmapNoFlush, RemapNoFlush, RemapNoUnmap
+from hibernaut.hibernate.ways.mutants import (
+    FixmapBounce,
+    FixmapNoClear,
+    FixmapNoFlush,
+    FixmapNoMap,
+    FixmapSkips,
+    RemapNoFlush,
+    RemapNoUnmap,
+    RemapWriteAnyway,
+)
 from hibernaut.hibernate.ways.remap import Remap, RemapGeneric, RemapGenericAbort, RemapGenericZero
 from hibernaut.hibernate.ways.remap_whole import RemapWhole
 from hibernaut.hibernate.ways.reserved import Reserved
 
 __all__ = [
+    "MUTANTS",
     "WAYS",
     "Fixmap",
+    "FixmapBounce",
     "FixmapNoClear",
     "FixmapNoFlush",
+    "FixmapNoMap",
+    "FixmapSkips",
     "FixmapV1",
     "Remap",
     "RemapGeneric",
@@ -24,6 +37,7 @@ __all__ = [
     "RemapNoFlush",
     "RemapNoUnmap",
     "RemapWhole",
+    "RemapWriteAnyway",
     "Reserved",
     "Way",
     "way_named",
@@ -39,12 +53,22 @@ WAYS: dict[str, Way] = {
     "remap-generic-abort": RemapGenericAbort(),
     "remap-whole": RemapWhole(),
     "reserved": Reserved(),
+}
+"""By the name that the command line knows them by, and `MUTANTS` behind them."""
+
+MUTANTS: dict[str, Way] = {
     "fixmap-no-flush": FixmapNoFlush(),
     "fixmap-no-clear": FixmapNoClear(),
+    "fixmap-no-map": FixmapNoMap(),
+    "fixmap-skips": FixmapSkips(),
+    "fixmap-bounce": FixmapBounce(),
     "remap-no-unmap": RemapNoUnmap(),
     "remap-no-flush": RemapNoFlush(),
+    "remap-write-anyway": RemapWriteAnyway(),
 }
-"""By the name that the command line knows them by; the last four are mutants, wrong on purpose."""
+"""Those that are wrong on purpose."""
+
+WAYS |= MUTANTS
 
 
 def way_named(name: str) -> Way:

@@ -25,7 +25,8 @@ class Way(ABC):
     Attributes:
         policy: what becomes of a page that could not be mapped, where the way can notice: "fault" (it is read all the
             same), "stale" (skipped: the image has what the destination held before), "zero" (skipped, and recorded as
-            a page of zeroes), "abort" (hibernation is given up).
+            a page of zeroes), "abort" (hibernation is given up), "write-anyway" (given up, and what was copied so far
+            is delivered as if it were all: a mutant).
     """
 
     policy: ClassVar[str] = "fault"
