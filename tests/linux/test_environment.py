@@ -43,7 +43,7 @@ def test_default_environment_takes_the_lowest_frame_and_keeps_stale_translations
         "region 1: two pages not present, by 4K entries of their own",
         "region 1: its tables lie above all regions",
         "the array of struct page lies above all regions",
-        "1 CPUs have pages on their own lists",
+        "1 CPU has pages on a list of its own",
         "the CPU remembers nothing of the regions as they were before",
     ]
 

@@ -158,11 +158,11 @@ _WORDS: dict[Kind, Callable[[Choice], str]] = {
     Kind.STILL_CACHED: lambda one: (
         f"stale translation of {one.subject:#x} " + ("is still cached" if one.value else "is gone")
     ),
-    Kind.REGIONS: lambda one: f"{one.value} regions are out of the direct map",
+    Kind.REGIONS: lambda one: f"{one.value} {'region is' if one.value == 1 else 'regions are'} out of the direct map",
     Kind.REGION: lambda one: f"region {one.subject}: {Region(one.value)}",
     Kind.TABLES: lambda one: f"region {one.subject}: its tables lie {Place(one.value).word} all regions",
     Kind.PLACE: lambda one: f"{Structure(one.subject)} {Place(one.value).word} all regions",
-    Kind.CPUS: lambda one: f"{one.value} CPUs have pages on their own lists",
+    Kind.CPUS: lambda one: f"{one.value} {'CPU has' if one.value == 1 else 'CPUs have'} pages on a list of its own",
     Kind.REMEMBERED: lambda one: (
         "the CPU " + ("remembers" if one.value else "remembers nothing of") + " the regions as they were before"
     ),
