@@ -8,12 +8,15 @@ import typer
 
 from hibernaut import __version__
 from hibernaut.cli.audit import audit_
+from hibernaut.cli.common import expand_options
 from hibernaut.cli.convert import convert
 from hibernaut.cli.demo import demo
 from hibernaut.cli.explain import explain_
+from hibernaut.cli.explore import explore_
 from hibernaut.cli.inspect import inspect
 from hibernaut.cli.lab import lab, takeover
 from hibernaut.cli.map import map_
+from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
 from hibernaut.cli.walk import walk
@@ -52,7 +55,9 @@ app.command()(walk)
 app.command()(convert)
 app.command()(save)
 app.command()(rewrite)
-app.command("audit")(audit_)
+app.command("audit")(expand_options(audit_))
 app.command("explain")(explain_)
+app.command("explore")(expand_options(explore_))
+app.command("replay")(expand_options(replay_))
 app.command()(takeover)
 app.add_typer(lab, name="lab")

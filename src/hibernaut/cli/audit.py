@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from hibernaut.cli.common import (
-    BaseOption,
-    Cr3Option,
-    JsonOption,
-    LevelsOption,
-    OffsetOption,
-    PartitionOption,
-    QuietOption,
-    RulesOption,
-    SourceArgument,
-    console,
-    paging_of,
-    print_json,
-    rules_of,
-    say,
-)
+from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, SourceArgument, console, print_json
+from hibernaut.cli.source_machine import MachineOptions, machine_in
 from hibernaut.hibernate.audit import Audit, audit
-from hibernaut.hibernate.kernel_state import pages_to_save, secret_users
 from hibernaut.linux import Machine
-from hibernaut.memory.physical import Frames
 from hibernaut.report.text import audit_text
-from hibernaut.sources import open_memory
-from hibernaut.swsusp import open_image
 
 __all__ = ["audit_"]
 
@@ -40,15 +21,8 @@ SHOWN_SPLITS = 20
 
 def audit_(
     source: SourceArgument,
-    pages_from: Annotated[
-        Path | None, typer.Option("--pages-from", help="An image of the same machine, whose list of pages is taken.")
-    ] = None,
+    options: MachineOptions,
     rules: RulesOption = None,
-    cr3: Cr3Option = None,
-    levels: LevelsOption = None,
-    offset: OffsetOption = 0,
-    partition: PartitionOption = None,
-    base: BaseOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -60,22 +34,7 @@ def audit_(
     status is 0 if today's kernel would save all of them whatever fails, else 1.
     """
     with ExitStack() as stack:
-        opened = stack.enter_context(open_memory(source, offset=offset, partition=partition, base=base))
-        release: str | None = None
-        listed: Frames | None
-        if pages_from is not None:
-            listed = stack.enter_context(open_image(pages_from)).pfns
-        else:
-            pages = pages_to_save(opened)
-            listed = pages.pfns
-            release = pages.kernel.release if pages.kernel else None
-            if pages.reason is not None:
-                say(f"every frame that the direct map speaks of counts as one to save: {pages.reason}", quiet)
-        root, known_levels = paging_of(opened, cr3, levels)
-        machine = Machine.from_source(
-            opened.memory, root, known_levels, listed=listed, rules=rules_of(rules, opened, release)
-        )
-        machine.secret_users = secret_users(opened.memory) or 0
+        machine = machine_in(stack, source, options, rules, quiet)
         found = audit(machine)
         document = _document(found, machine)
     if json:

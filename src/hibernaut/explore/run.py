@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibernaut.errors import HibernationRefused, MachineFault
-from hibernaut.explore.invariants import Hibernation, findings_of
+from hibernaut.explore.invariants import TRACES, Hibernation, findings_of
 from hibernaut.explore.operations import HIBERNATE, Operation, perform
 from hibernaut.hibernate.checks import Finding
 from hibernaut.hibernate.log import FAILED_TO_REMAP
@@ -40,6 +40,11 @@ class Verdict:
     outcome: str
     violated: tuple[str, ...] = ()
     warned: bool = False
+
+    @property
+    def loses(self) -> bool:
+        """Whether more is broken than what leaves a trace and nothing else (`invariants.TRACES`)."""
+        return not TRACES.issuperset(self.violated)
 
     def __str__(self) -> str:
         said = " after a warning" if self.warned else ""

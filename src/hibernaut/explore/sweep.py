@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from hibernaut.errors import FormatError, HibernautError
-from hibernaut.explore.families import Family, RegionAt
+from hibernaut.explore.families import Family
 from hibernaut.explore.operations import operations_of
 from hibernaut.explore.run import Run, Verdict
-from hibernaut.explore.search import Bounds, Chooser, explore_run
+from hibernaut.explore.search import Bounds, Chooser, Explored, explore_run
 from hibernaut.hibernate.ways import way_named
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Place, Region, Replay
@@ -34,6 +34,7 @@ __all__ = [
     "Sweep",
     "Tally",
     "Way",
+    "endings_of",
     "layouts",
     "read_records",
     "run_sweep",
@@ -268,13 +269,17 @@ def run_unit(sweep: Sweep, unit: Sequence[int]) -> Record:
     for name in sweep.ways:
         operations = operations_of(situated, name, sweep.allocations_after)
         found = explore_run(Run(machine, operations), sweep.bounds)
-        endings = tuple(
-            Ending(verdict, best.runs, best.deviations, _trimmed(best.choices()))
-            for verdict, best in sorted(found.futures.items(), key=lambda item: (item[1].deviations, item[0]))
-        )
-        ways[name] = Way(found.runs, found.states, found.steps, found.cut, endings)
+        ways[name] = Way(found.runs, found.states, found.steps, found.cut, endings_of(found))
     places = tuple(str(choice) for choice in asked.schedule if choice.options > 1)
     return Record(tuple(unit), tuple(map(str, situated.regions)), places, ways)
+
+
+def endings_of(found: Explored) -> tuple[Ending, ...]:
+    """How the runs of a machine by one way ended, those nearest to what happens without interference first."""
+    return tuple(
+        Ending(verdict, best.runs, best.deviations, _trimmed(best.choices()))
+        for verdict, best in sorted(found.futures.items(), key=lambda item: (item[1].deviations, item[0]))
+    )
 
 
 def _trimmed(choices: tuple[int, ...]) -> tuple[int, ...]:
@@ -315,6 +320,7 @@ class Tally:
     Attributes:
         machines, runs, states, steps: how many.
         cut: in how many machines the search was cut.
+        where: where it was cut first.
         endings: (runs, machines, the shortest run) by verdict.
     """
 
@@ -323,26 +329,23 @@ class Tally:
     states: int = 0
     steps: int = 0
     cut: int = 0
+    where: str | None = None
     endings: dict[Verdict, tuple[int, int, Counterexample]] = field(default_factory=dict)
 
-    def add(self, record: Record, way: Way) -> None:
-        """Add one machine."""
+    def add(self, unit: tuple[int, ...], regions: tuple[str, ...], way: Way) -> None:
+        """Add one machine: its choices, its regions, what came of it."""
         self.machines += 1
         self.runs += way.runs
         self.states += way.states
         self.steps += way.steps
         self.cut += way.cut is not None
+        self.where = self.where or way.cut
         for one in way.endings:
-            deviations = one.deviations + sum(map(bool, record.unit))
-            found = Counterexample(record.unit, one.choices, record.regions, deviations)
+            deviations = one.deviations + sum(map(bool, unit))
+            found = Counterexample(unit, one.choices, regions, deviations)
             runs, machines, best = self.endings.get(one.verdict, (0, 0, found))
             shortest = min(best, found, key=lambda each: each.rank)
             self.endings[one.verdict] = runs + one.runs, machines + 1, shortest
-
-    @property
-    def bad(self) -> dict[Verdict, tuple[int, int, Counterexample]]:
-        """The endings in which an invariant is broken."""
-        return {verdict: found for verdict, found in self.endings.items() if verdict.violated}
 
 
 # ---- running ----
@@ -464,7 +467,7 @@ def run_sweep(
 
 def _add(tallies: dict[str, Tally], record: Record) -> None:
     for name, way in record.ways.items():
-        tallies[name].add(record, way)
+        tallies[name].add(record.unit, record.regions, way)
 
 
 def _tell(progress: Callable[[Progress], None] | None, tallies: dict[str, Tally], done: int, total: int) -> None:
@@ -554,8 +557,3 @@ def read_records(path: Path) -> Iterator[tuple[int, Record]]:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FormatError(f"line {number} is no record of a sweep: {error!r}", source=str(path)) from None
             yield number, record
-
-
-def regions_of(family: Family, unit: Sequence[int]) -> tuple[RegionAt, ...]:
-    """The regions of a machine of a family."""
-    return family.choose(Replay(unit)).regions

@@ -1,0 +1,48 @@
+"""`hibernaut replay FILE`: a saved run once more, byte for byte."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
+from hibernaut.cli.source_machine import MachineOptions, machine_in
+from hibernaut.explore.replay import SourceMachine, read_run, replay
+from hibernaut.linux import Machine
+from hibernaut.linux.rules import rules_named
+from hibernaut.report.explore import played_text
+
+__all__ = ["replay_"]
+
+
+def replay_(
+    options: MachineOptions,
+    file: Annotated[Path, typer.Argument(help="A run that explore saved.")],
+    source: Annotated[
+        Path | None, typer.Option("--source", help="The dump or image on whose machine the run begins.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Play a saved run again, print it like a log, and say whether it ends as it did: byte for byte.
+
+    The exit status is 0 if it does, 1 if anything came out otherwise.
+    """
+    with ExitStack() as stack:
+
+        def machine_of(wanted: SourceMachine) -> Machine:
+            if source is None:
+                raise typer.BadParameter(f"the run begins on the machine of {wanted.name}", param_hint="--source")
+            return machine_in(stack, source, options, rules_named(read_run(file)[0].rules), quiet)
+
+        played, difference = replay(file, machine_of)
+        document = {**played.document(), "same": difference is None, "difference": difference}
+    if json:
+        print_json(document)
+    elif not quiet:
+        console().print(played_text(document))
+    if difference is not None:
+        raise typer.Exit(1)

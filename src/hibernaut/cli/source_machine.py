@@ -1,0 +1,75 @@
+"""The machine in a dump or an image, as `audit`, `explore` and `replay` take it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hibernaut.cli.common import (
+    BaseOption,
+    Cr3Option,
+    LevelsOption,
+    OffsetOption,
+    PartitionOption,
+    paging_of,
+    rules_of,
+    say,
+)
+from hibernaut.hibernate.kernel_state import pages_to_save, secret_users
+from hibernaut.linux import Machine
+from hibernaut.linux.rules import KernelRules
+from hibernaut.memory.physical import Frames
+from hibernaut.sources import open_memory
+from hibernaut.swsusp import open_image
+
+__all__ = ["MachineOptions", "machine_in"]
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Where in a source the machine is, and which of its pages are saved."""
+
+    pages_from: Annotated[
+        Path | None, typer.Option("--pages-from", help="An image of the same machine, whose list of pages is taken.")
+    ] = None
+    cr3: Cr3Option = None
+    levels: LevelsOption = None
+    offset: OffsetOption = 0
+    partition: PartitionOption = None
+    base: BaseOption = None
+
+
+def machine_in(
+    stack: ExitStack, source: Path, options: MachineOptions, rules: KernelRules | None, quiet: bool
+) -> Machine:
+    """The machine in a source, open as long as the stack is.
+
+    Its list of pages is that of --pages-from, of the kernel in a dump (stopped in swsusp_save; needs drgn), or every
+    frame that the direct map speaks of.
+
+    Raises:
+        FormatError: the source cannot be read, or has no page tables.
+    """
+    opened = stack.enter_context(
+        open_memory(source, offset=options.offset, partition=options.partition, base=options.base)
+    )
+    release: str | None = None
+    listed: Frames | None
+    if options.pages_from is not None:
+        listed = stack.enter_context(open_image(options.pages_from)).pfns
+    else:
+        pages = pages_to_save(opened)
+        listed = pages.pfns
+        release = pages.kernel.release if pages.kernel else None
+        if pages.reason is not None:
+            say(f"every frame that the direct map speaks of counts as one to save: {pages.reason}", quiet)
+    root, known_levels = paging_of(opened, options.cr3, options.levels)
+    machine = Machine.from_source(
+        opened.memory, root, known_levels, listed=listed, rules=rules_of(rules, opened, release)
+    )
+    machine.secret_users = secret_users(opened.memory) or 0
+    return machine

@@ -1,0 +1,67 @@
+"""What `explore` and `replay` found, as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hibernaut.report.text import columns
+
+__all__ = ["explored_text", "played_text"]
+
+
+def explored_text(document: dict[str, Any]) -> str:
+    """The answer of `explore`."""
+    covered = "covered: every run" if document["covered"] else "CUT: not every run"
+    lines = [f"scope: {document['scope']}", covered]
+    for way in document["ways"]:
+        bad = [one for one in way["endings"] if one["violated"]]
+        lines += ["", f"{way['way']}: {_answer(way, bad)}"]
+        lines.append(
+            f"  {way['machines']} machines, {way['runs']} runs, {way['states']} states"
+            + (f"; {way['cut_machines']} machines cut, the first {way['cut']}" if way["cut_machines"] else "")
+        )
+        rows = [(f"{one['runs']}", f"{one['machines']}", _ending(one)) for one in way["endings"]]
+        lines += [f"  {line}" for line in columns([("runs", "machines", "end"), *rows], right=frozenset({0, 1}))]
+        worst = [one for one in bad if one["loses"]] or bad
+        if worst:
+            lines += [f"  the shortest run to {worst[0]['verdict']}:", *(f"    {line}" for line in _story(worst[0]))]
+        lines += [f"  saved: {one['file']}" for one in bad if one["file"]]
+    return "\n".join(lines)
+
+
+def _answer(way: dict[str, Any], bad: list[dict[str, Any]]) -> str:
+    scope = "" if not way["cut_machines"] else " as far as it was explored"
+    if not bad:
+        return f"safe in every run{scope}"
+    if way["safe"]:
+        return f"loses nothing in any run{scope}, but leaves traces"
+    runs = sum(one["runs"] for one in bad if one["loses"])
+    return f"NOT safe: {runs} of {way['runs']} runs lose or break something"
+
+
+def _ending(one: dict[str, Any]) -> str:
+    return one["verdict"] if one["violated"] or one["outcome"] != "saved" else "saved, as it was"
+
+
+def _story(one: dict[str, Any]) -> list[str]:
+    return [
+        *one["schedule"],
+        f"injected: {'; '.join(one['injected']) or 'nothing'}",
+        *(f"-> {finding}" for finding in one["findings"]),
+    ]
+
+
+def played_text(document: dict[str, Any]) -> str:
+    """The answer of `replay`."""
+    lines = [f"rules of {document['rules']}", *document["schedule"]]
+    lines.append(f"injected: {'; '.join(document['injected'])}")
+    lines += ["", *document["log"], ""]
+    lines += document["findings"]
+    if document["more_findings"]:
+        lines.append(f"... and {document['more_findings']} findings more")
+    warned = " after a warning" if document["warned"] else ""
+    violated = ", ".join(document["violated"]) or "nothing is broken"
+    lines.append(f"outcome: {document['outcome']}{warned}: {violated}")
+    same = "the same as saved, byte for byte"
+    lines.append(same if document["same"] else f"NOT as saved: {document['difference']}")
+    return "\n".join(lines)
