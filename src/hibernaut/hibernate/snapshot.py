@@ -290,6 +290,9 @@ class Copy:
         self.way.prepare(machine)
         machine.allocator.drain(machine.cpu)
         frames = saveable_pages(machine)
+        if machine.listed is not None:  # a list that was fixed elsewhere does not know of them
+            pool = FrameRanges.of([(pfn, 1) for pfn in machine.table_pool]).within(machine.memory.ranges)
+            frames = FrameRanges.of([*frames, *pool])
         pieces = [(start, start + pages) for start, pages in frames.within(_not_present(machine))]
         self._pending = pieces[::-1]
         return frames
