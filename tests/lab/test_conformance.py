@@ -8,6 +8,7 @@ import pytest
 
 from hibernaut.errors import LabUnavailable
 from hibernaut.hibernate import Fixmap
+from hibernaut.hibernate.log import FAILED_TO_REMAP
 from hibernaut.hibernate.ways import FixmapNoFlush
 from hibernaut.hibernate.ways.mutants import RemapNoUnmap
 from hibernaut.lab import conformance
@@ -130,7 +131,7 @@ def test_a_death_elsewhere_is_noticed(line: str, told: str) -> None:
 
 
 def test_other_last_words_are_noticed() -> None:
-    """A line that the kernel did not say, one too early, and lines of the fault with something between them."""
+    """A line that the kernel did not say, one too early, lines of the fault with something between, a warning more."""
     words = ["warning", "a", "b", "c", "d"]
     log = "".join(f"[ 1.2] {line} \n" for line in words)
     assert list(conformance._words(words, log)) == []
@@ -139,3 +140,6 @@ def test_other_last_words_are_noticed() -> None:
     assert list(conformance._words(words, log.replace("c", "x \n[ 1.2] c"))) == [
         "the lines of the fault do not follow one another"
     ]
+    (told,) = conformance._words(words, f"[ 1.1] {FAILED_TO_REMAP}\n{log}")
+    assert told == f"the kernel says {FAILED_TO_REMAP!r}, the model does not"
+    assert list(conformance._words([FAILED_TO_REMAP, *words], f"[ 1.1] {FAILED_TO_REMAP}\n{log}")) == []

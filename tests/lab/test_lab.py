@@ -143,6 +143,12 @@ def test_what_became_of_a_region() -> None:
     assert "5 of 512 entries wrong" in told
     (told,) = problems(BEFORE, {**BEFORE, "damaged": "3"})
     assert "3 pages damaged" in told
+    one_none = {**BEFORE, "level": "4k", "none": "1", "wrong": "0"}
+    assert list(problems(one_none, one_none)) == []
+    (told,) = problems(one_none, {**one_none, "none": "0"})
+    assert told.startswith("direct map changed")
+    (told,) = problems(one_none, {**one_none, "none": "13", "wrong": "499"})
+    assert "511 of 512 entries wrong" in told
 
 
 def test_what_a_kernel_said_of_an_image() -> None:

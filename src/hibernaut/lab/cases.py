@@ -469,6 +469,11 @@ CASES = (
         "the model's, word for word; ours resumes",
         partial(_as_modelled, compare_death, random_variant(DEATH_SEED, fail_allocations=1)),
     ),
+    Case(
+        "an entry that is zero: the kernel's last words",
+        "no warning, the model's word for word; ours resumes",
+        partial(_as_modelled, compare_death, variant_named("none-entry")),
+    ),
     Case("swap partition at an offset", "resumes", partial(_swap_place, Swap.PARTITION)),
     Case("swap file on ext4", "resumes", partial(_swap_place, Swap.FILE)),
     Case("damaged and foreign images", "refused, as inspect foretold", _refusals),

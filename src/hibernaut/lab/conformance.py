@@ -18,6 +18,7 @@ import numpy as np
 from hibernaut.errors import HibernautError, LabError, MachineFault
 from hibernaut.hibernate import Fixmap, Remap, Snapshot, hibernate
 from hibernaut.hibernate.kernel_state import pages_to_save
+from hibernaut.hibernate.log import FAILED_TO_REMAP
 from hibernaut.lab.programs import need_module
 from hibernaut.lab.scenario import Hibernated, Lab, Stop
 from hibernaut.lab.takeover import take_over
@@ -33,7 +34,16 @@ from hibernaut.paging.tables import PageTables
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import open_image
 
-__all__ = ["Access", "Compared", "compare_copy", "compare_death", "compare_dumps", "faulting_access", "random_variant"]
+__all__ = [
+    "Access",
+    "Compared",
+    "compare_copy",
+    "compare_death",
+    "compare_dumps",
+    "faulting_access",
+    "random_variant",
+    "reachable_tables",
+]
 
 TIME_STAMP = re.compile(r"^\[ *[\d.]+\] *")
 FATAL_LINES = 4
@@ -153,7 +163,7 @@ def compare_dumps(before: Path, after: Path, stock: Hibernated, rules: KernelRul
             *_order(tables, snapshot),
             *_slot(modelled),
         ]
-        reached, missing = _reach(own, modelled.cr3, modelled.levels)
+        reached, missing = reachable_tables(own, modelled.cr3, modelled.levels)
         lost = len(_lost(own, modelled))
     above = sum(region["wish"].endswith("above") for region in record.regions)
     seen = (
@@ -165,7 +175,7 @@ def compare_dumps(before: Path, after: Path, stock: Hibernated, rules: KernelRul
 
 
 def compare_death(lab: Lab, variant: Variant, folder: Path) -> Compared:
-    """The same where the split's allocation fails: the guest's last words and the model's; and the guest is saved.
+    """The same where a page cannot be mapped: the guest's last words and the model's; and the guest is saved.
 
     Args and errors as for `compare_copy`.
     """
@@ -263,8 +273,14 @@ class _Modelled:
         return steps[-1].table_pfn
 
 
-def _reach(memory: PhysicalMemory, cr3: int, levels: int) -> tuple[dict[int, Bytes | None], set[int]]:
-    """Every page table reachable from CR3 by frame, None for those the memory lacks; and the frames of those."""
+def reachable_tables(memory: PhysicalMemory, cr3: int, levels: int) -> tuple[dict[int, Bytes | None], set[int]]:
+    """Every page table reachable from CR3 by frame, None for those the memory lacks; and the frames of those.
+
+    Args:
+        memory: of a machine, or of its image.
+        cr3: the root.
+        levels: 4 or 5.
+    """
     pages: dict[int, Bytes | None] = {}
 
     def visit(pfn: int, level: int) -> None:
@@ -292,7 +308,7 @@ def _lists(dumped: Frames, image: Frames, image_cr3: int, cr3: int) -> Iterator[
 
 def _tables(where: str, ours: PhysicalMemory, kernels: PhysicalMemory, cr3: int, levels: int) -> Iterator[str]:
     """Page tables reachable from CR3: the same frames, the same ones missing, every entry equal."""
-    (our, our_missing), (own, own_missing) = (_reach(memory, cr3, levels) for memory in (ours, kernels))
+    (our, our_missing), (own, own_missing) = (reachable_tables(memory, cr3, levels) for memory in (ours, kernels))
     if our.keys() != own.keys():
         yield f"{where}: tables only one of the two has: {_hex(our.keys() ^ own.keys())}"
     if our_missing != own_missing:
@@ -360,6 +376,8 @@ def _words(words: Sequence[str], log: str) -> Iterator[str]:
         at = later[0]
     if said[at + 1 - FATAL_LINES : at + 1] != list(words[-FATAL_LINES:]):
         yield "the lines of the fault do not follow one another"
+    if FAILED_TO_REMAP in said and FAILED_TO_REMAP not in words:
+        yield f"the kernel says {FAILED_TO_REMAP!r}, the model does not"
 
 
 def _place(address: int, log: str) -> Iterator[str]:

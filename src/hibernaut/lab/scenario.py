@@ -552,7 +552,7 @@ def _region_problems(before: dict[str, str], after: dict[str, str]) -> Iterator[
         yield f"data: {place}: {after['damaged']} pages damaged"
     if all(after.get(key) == before.get(key) for key in ("pmd", "level", "present", "hidden", "none", "wrong")):
         return
-    bad = int(after.get("wrong", "512")) + int(after.get("none", "0"))
+    bad = int(after.get("wrong", "512")) + max(0, int(after.get("none", "0")) - int(before.get("none", "0")))
     if bad:
         yield f"direct map garbage: {place}: PMD entry {after.get('pmd')}, {bad} of 512 entries wrong"
     else:

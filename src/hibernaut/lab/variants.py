@@ -10,8 +10,9 @@ from hibernaut.errors import LabUnavailable
 
 __all__ = ["MOST_REGIONS", "REGIONS", "VARIANTS", "Swap", "Variant", "variant_named"]
 
-REGIONS = ("2m:above", "2m:below", "4k:above", "4k:below")
-"""What the module can take out: a block or a page of one, its PMD table at a higher or a lower frame."""
+REGIONS = ("2m:above", "2m:below", "4k:above", "4k:below", "none:above", "none:below")
+"""What the module can take out: a block, a page of one, or the whole entry of a page ("none": it is zero then); the PMD
+table at a higher or a lower frame."""
 MOST_REGIONS = 16
 
 
@@ -35,7 +36,8 @@ class Variant:
         kaslr: whether the kernel moves itself and its maps.
         compressor: of the image: lzo, lz4 or none.
         swap: where it swaps to.
-        regions: what is taken out of the direct map, in the module's words (guest/region).
+        regions: what is taken out of the direct map, in the module's words (guest/region); those whose PMD table lies
+            on the same side are in ascending order of address.
         seed: draws the regions' blocks from all that suit; 0: the first that are found.
         fail_allocations: how many allocations for a split fail during the copy.
         secret_pages: pages of memfd_secret that a process holds; the kernel does not hibernate then.
@@ -84,6 +86,7 @@ VARIANTS = (
             regions=("2m:above", "2m:below", "2m:below", "4k:below")),
     Variant("hole-2m-fails", "a 2 MiB block not present, and the allocation for its split fails", compressor="none",
             regions=("2m:above",), fail_allocations=1),
+    Variant("none-entry", "a page whose entry in the direct map is zero", regions=("none:below",)),
 )  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 /*
  * Takes parts of the direct map out, the way a kernel would, and says what became of them.
  *
- *   make=SIZE:ORDER[,...]   SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block.
+ *   make=SIZE:ORDER[,...]   SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block. none: one
+ *                           page whose entry is zero, in a table that is there.
  *                           ORDER above or below: where the PMD table lies, seen from the block. Pages are saved in
  *                           ascending order, so "above" means that the table is saved after a split it undergoes.
+ *                           Regions of one ORDER lie as they are listed, the lowest block first.
  *   seed=N                  which of the blocks that suit: one drawn by chance. 0: the first that is found
  *   allocator=NAME          the function that split_large_page() gets its page from, if it is to be watched
  *   fail=N                  the first N allocations for a split during the copy get nothing
@@ -12,6 +14,8 @@
  * /proc/hlab_region tells, a line each, as KEY=VALUE; writing "arm" or "disarm" there says when allocations count.
  * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
  * names the frame that it comes from (hibernaut.linux.formula).
+ *
+ * Once loaded it stays: there is no way back for what it took out, and the guest is thrown away.
  */
 #include <linux/io.h>
 #include <linux/kallsyms.h>
@@ -31,7 +35,7 @@
 #define WORDS (PAGE_SIZE / sizeof(u64))
 #define MARK (0xa5cull << 52)
 #define FRAME_BITS GENMASK_ULL(51, 12)
-#define LONE_PAGE 7 /* of a block, for a hole of one page */
+#define LONE_PAGE 7 /* of a block, for a hole of one page or an entry that is zero */
 
 static char *make = "";
 module_param(make, charp, 0444);
@@ -42,10 +46,18 @@ module_param(fail, int, 0444);
 static ulong seed;
 module_param(seed, ulong, 0444);
 
+enum kind { WHOLE, PAGE, ZERO };
+
+static const struct {
+	const char *word;
+	enum kind kind;
+} kinds[] = { { "2m:", WHOLE }, { "4k:", PAGE }, { "none:", ZERO } };
+
 static struct region {
 	char wish[16];
+	enum kind kind;
+	bool above;
 	struct page *block;
-	bool whole;
 } regions[MOST_REGIONS];
 static int region_count;
 static bool armed;
@@ -148,23 +160,63 @@ static void fill(unsigned long start)
 		word[i] = MARK | __pa(word + i);
 }
 
-static int make_region(const char *wish)
+static int add_region(const char *wish)
 {
 	struct region *region = &regions[region_count];
-	bool above = strstr(wish, ":above");
+	size_t i;
 
-	region->whole = !strncmp(wish, "2m:", 3);
-	if ((!region->whole && strncmp(wish, "4k:", 3)) || (!above && !strstr(wish, ":below")))
+	region->above = strstr(wish, ":above");
+	if (!region->above && !strstr(wish, ":below"))
 		return -EINVAL;
+	for (i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (strstarts(wish, kinds[i].word))
+			break;
+	if (i == ARRAY_SIZE(kinds))
+		return -EINVAL;
+	region->kind = kinds[i].kind;
 	strscpy(region->wish, wish, sizeof(region->wish));
-	region->block = take_block(above);
+	region->block = take_block(region->above);
 	if (!region->block)
 		return -ENOMEM;
 	region_count++;
-	fill(address_of(region));
-	if (region->whole)
-		return call_set_memory_np(address_of(region), BLOCK_PAGES);
-	return call_set_memory_np(address_of(region) + LONE_PAGE * PAGE_SIZE, 1);
+	return 0;
+}
+
+/* Blocks come in no order: deal them out again, the lowest to the first region that wants its table there. */
+static void sort_blocks(void)
+{
+	int i, j;
+
+	for (i = 0; i < region_count; i++)
+		for (j = i + 1; j < region_count; j++)
+			if (regions[i].above == regions[j].above &&
+			    page_to_pfn(regions[i].block) > page_to_pfn(regions[j].block))
+				swap(regions[i].block, regions[j].block);
+}
+
+/* The entry of a page that is not present already: no CPU has it cached, but nobody should have to think of that. */
+static int clear_entry(unsigned long address)
+{
+	u64 *pmd = pmd_entry(address), *table;
+
+	if (!pmd || !is_table(*pmd))
+		return -ENOENT;
+	table = __va(*pmd & FRAME_BITS);
+	WRITE_ONCE(table[address >> PAGE_SHIFT & 511], 0);
+	asm volatile("invlpg (%0)" : : "r"(address) : "memory");
+	return 0;
+}
+
+static int take_out(const struct region *region)
+{
+	unsigned long address = address_of(region), lone = address + LONE_PAGE * PAGE_SIZE;
+	int error;
+
+	fill(address);
+	if (region->kind == WHOLE)
+		return call_set_memory_np(address, BLOCK_PAGES);
+	error = call_set_memory_np(lone, 1);
+	return error || region->kind == PAGE ? error : clear_entry(lone);
 }
 
 /* ---- saying what became of it ---- */
@@ -316,7 +368,7 @@ static void *find_function(const char *name)
 static int __init hlab_region_init(void)
 {
 	char *wishes = kstrdup(make, GFP_KERNEL), *rest = wishes, *wish;
-	int error = 0;
+	int error = 0, i;
 
 	call_set_memory_np = find_function("set_memory_np");
 	if (!call_set_memory_np || !wishes) {
@@ -326,8 +378,11 @@ static int __init hlab_region_init(void)
 	}
 	while (!error && (wish = strsep(&rest, ",")))
 		if (*wish && region_count < MOST_REGIONS)
-			error = make_region(wish);
+			error = add_region(wish);
 	kfree(wishes);
+	sort_blocks();
+	for (i = 0; !error && i < region_count; i++)
+		error = take_out(&regions[i]);
 	if (!error && *allocator) {
 		allocation_probe.symbol_name = allocator;
 		error = register_kprobe(&allocation_probe);
