@@ -100,6 +100,10 @@ class Run:
         twin._copy = None if self._copy is None else self._copy.fork(twin.machine)
         return twin
 
+    def append(self, operation: Operation) -> None:
+        """One more thing to do, after all others: for those who decide as they go, step by step."""
+        self.operations += (operation,)
+
     def advance(self) -> None:
         """One step: an operation, or a part of a hibernation."""
         operation = self.operations[self.position]
@@ -157,13 +161,16 @@ class Run:
             self._resumed_on(resumed, snapshot)
 
     def _resumed_on(self, resumed: Machine, snapshot: Snapshot) -> None:
-        """Go on there; the memory below its own writes is what the image holds, which tells it from other machines."""
+        """Go on there, with the same environment, in whose record the run's choices go on.
+
+        The memory below its own writes is what the image holds, which tells it from other machines.
+        """
+        resumed.environment = self.machine.environment
         self.machine = resumed
-        if not self.finished:
-            lineage = hashlib.blake2b(self._lineage, digest_size=16)
-            _add(lineage, list(snapshot.frames))
-            _add_pages(lineage, snapshot.changed)
-            self._lineage = lineage.digest()
+        lineage = hashlib.blake2b(self._lineage, digest_size=16)
+        _add(lineage, list(snapshot.frames))
+        _add_pages(lineage, snapshot.changed)
+        self._lineage = lineage.digest()
 
     def _dies(self, fault: MachineFault) -> None:
         self.error = fault
