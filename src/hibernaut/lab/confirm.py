@@ -1,0 +1,283 @@
+"""What the model foretells of some regions, tried on a real kernel: a guest is arranged so, and hibernates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hibernaut.errors import LabError
+from hibernaut.hibernate.log import FAILED_TO_REMAP
+from hibernaut.lab.conformance import TIME_STAMP, reachable_tables
+from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed
+from hibernaut.lab.variants import MOST_REGIONS, REGIONS, Variant
+from hibernaut.linux import DirectMap
+from hibernaut.paging.entries import Level
+from hibernaut.paging.spans import Stop
+from hibernaut.swsusp import open_image
+
+__all__ = ["Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "judge"]
+
+MOST_ABOVE = 4
+"""Blocks below the PMD tables that a guest of 256 MiB has free for certain (Linux 6.1; newer ones have eight)."""
+
+TABLES, MAP, DATA = "tables-closed", frozenset({"same-direct-map", "same-translations"}), "same-data"
+LOOKED_AT = frozenset({TABLES, *MAP, DATA})
+"""The invariants of a machine that was saved whose breaking shows: in the image, or to the resumed guest."""
+
+BEGINS = re.compile(r"hibernation: hibernation entry")
+FATAL = re.compile(r"BUG: ")
+FATAL_LINES = 4
+"""Of a page fault: BUG, two of #PF, the entries (`show_fault_oops`, arch/x86/mm/fault.c)."""
+TELLING = re.compile(
+    rf"{re.escape(FAILED_TO_REMAP)}|BUG: |#PF: |PGD |CPA|WARNING: |hlab_region: .*gets nothing|Kernel panic|Oops"
+)
+INJECTION = "hlab_region: "
+LAST_ENTRY = re.compile(r"(?=PGD ).*?(\w+) (\S+)$")
+"""What an address's walk ends with (`dump_pagetable`, the same file)."""
+NUMBER = re.compile(r"\b(0x)?[0-9a-f]{4,}\b")
+# What a resumed guest's verdict says is not as it was (`scenario`); a table that is not there is always garbage.
+GARBAGE = re.compile(r"direct map garbage: ")
+OTHER_MAP = re.compile(r"direct map(?: garbage| changed)?: ")
+OTHER_DATA = re.compile(r"data: ")
+IN_THE_COPY = re.compile(r"(?<!\? )\bswsusp_save\+0x")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says that a kernel does.
+
+    Attributes:
+        regions: what is out of the direct map, in the module's words (`variants.REGIONS`), in ascending order of
+            address.
+        fail_allocations: how many allocations for splits fail during the copy, the first ones.
+        outcome: "saved" or "died".
+        kernel_lines: what the modelled kernel printed (`EventLog.kernel_lines`); numbers in it are the model's own.
+        violated: names of the invariants that were broken (`explore.INVARIANTS`).
+    """
+
+    regions: tuple[str, ...]
+    fail_allocations: int
+    outcome: str
+    kernel_lines: tuple[str, ...]
+    violated: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a real kernel did.
+
+    Attributes:
+        agrees: whether that is what was foretold.
+        release: the kernel's.
+        said: what it printed that bears on it, as it stands in its log.
+        seen: one sentence: what was seen; where it does not agree, instead of what.
+    """
+
+    agrees: bool
+    release: str
+    said: tuple[str, ...]
+    seen: str
+
+
+@dataclass(frozen=True)
+class Torn:
+    """What an image lacks of its own page tables.
+
+    Attributes:
+        tables: frames of tables that its tables name and that it does not have, ascending.
+        blocks: first frames of the regions whose pages those tables would map.
+    """
+
+    tables: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        blocks = f", for block {' '.join(map(hex, self.blocks))}" if self.blocks else ""
+        return f"its image lacks table {' '.join(map(hex, self.tables))}, which its own page tables name{blocks}"
+
+
+def cannot_arrange(prediction: Prediction) -> str | None:
+    """Why a prediction cannot be tried on the laboratory's guests; None if it can."""
+    regions = prediction.regions
+    unknown = [one for one in regions if one not in REGIONS]
+    if unknown:
+        return f"the module cannot take out {unknown[0]} (it can: {', '.join(REGIONS)})"
+    if len(regions) > MOST_REGIONS:
+        return f"{len(regions)} regions, the module takes out {MOST_REGIONS} at most"
+    above = [one.endswith(":above") for one in regions]
+    if sum(above) > MOST_ABOVE:
+        return f"{sum(above)} regions below their PMD table, a guest has room for {MOST_ABOVE}"
+    if above != sorted(above, reverse=True):
+        return "a guest's PMD tables lie in one place: no region above its table is followed by one below"
+    if prediction.outcome not in ("saved", "died"):
+        return f"outcome {prediction.outcome!r}, a guest's kernel can only save or die"
+    if prediction.outcome == "saved" and prediction.violated and not LOOKED_AT.intersection(prediction.violated):
+        return f"nothing in the laboratory shows whether this holds: {', '.join(prediction.violated)}"
+    return None
+
+
+def confirm(lab: Lab, prediction: Prediction, folder: Path) -> Confirmation:
+    """Arrange a guest as foretold, let it hibernate, resume it from its own image if it makes one, and judge.
+
+    Args:
+        lab: the laboratory and its kernel.
+        prediction: one that can be arranged (`cannot_arrange`).
+        folder: an existing folder for the guest's disks and record.
+
+    Raises:
+        LabUnavailable: something is missing here.
+        LabError: it cannot be arranged, or the guest does not do as it is told.
+        HibernautError: the image is not what it should be.
+    """
+    reason = cannot_arrange(prediction)
+    if reason:
+        raise LabError(f"this cannot be arranged: {reason}")
+    variant = Variant(
+        "confirm",
+        f"regions {' '.join(prediction.regions) or 'none'}, {prediction.fail_allocations} failing allocations",
+        compressor="none",
+        regions=prediction.regions,
+        fail_allocations=prediction.fail_allocations,
+    )
+    done = lab.hibernate(variant, folder)
+    record = done.record
+    blocks = _blocks(record)
+    if blocks != sorted(blocks):
+        raise LabError(f"the guest's regions do not ascend: {' '.join(map(hex, blocks))}")
+    if done.outcome != "hibernated" or prediction.outcome != "saved":
+        return judge(prediction, done)
+    torn = _torn(done)
+    disks = [done.image, done.folder / SPARE_NAME]
+    resumed = lab.resume(record, disks, folder, partition=record.partition, offset=record.offset)
+    return judge(prediction, done, torn, resumed)
+
+
+def judge(
+    prediction: Prediction, done: Hibernated, torn: Torn | None = None, resumed: Resumed | None = None
+) -> Confirmation:
+    """Whether a guest did what was foretold.
+
+    Args:
+        prediction: that.
+        done: how its hibernation ended.
+        torn: what its image lacks, if it made one.
+        resumed: what it found when it was resumed from that, if it was.
+    """
+    said = _since_it_began(done.log)
+    telling = tuple(line for line in said if TELLING.match(line))
+    if prediction.outcome == "died":
+        wrong, seen = list(_not_dead(prediction, done, said)), _of_death(said)
+    else:
+        wrong, seen = list(_not_saved(prediction, done, said, torn, resumed)), _of_saving(said, torn, resumed)
+    unseen = [name for name in prediction.violated if name not in LOOKED_AT and name != "no-fault"]
+    if unseen and not wrong:
+        seen += f" (nothing shows whether this is broken: {', '.join(unseen)})"
+    return Confirmation(not wrong, done.record.release, telling, "; ".join(wrong) or seen)
+
+
+def _not_dead(prediction: Prediction, done: Hibernated, said: Sequence[str]) -> Iterator[str]:
+    """What is otherwise than a death that was foretold. A guest that "died" left no image on its disk."""
+    if done.outcome != "died":
+        reason = f": {done.reason}" if done.reason else ""
+        yield f"the guest was to die in the copy, it {_did(done.outcome)}{reason}"
+        return
+    yield from _other_words(prediction.kernel_lines, said)
+    fatal = next((number for number, line in enumerate(said) if FATAL.match(line)), None)
+    if fatal is None:
+        yield f"the guest died without a fault of its kernel's: {done.reason}"
+    elif not any(IN_THE_COPY.search(line) for line in said[fatal:]):
+        yield "the guest died, but not in swsusp_save"
+
+
+def _not_saved(
+    prediction: Prediction, done: Hibernated, said: Sequence[str], torn: Torn | None, resumed: Resumed | None
+) -> Iterator[str]:
+    """What is otherwise than an image that was foretold, and what a guest finds that resumes from it."""
+    if done.outcome != "hibernated" or torn is None or resumed is None:
+        yield f"the guest was to hibernate, it {_did(done.outcome)}: {done.reason}"
+        return
+    yield from _other_words(prediction.kernel_lines, said)
+    violated = set(prediction.violated)
+    map_broken = not violated.isdisjoint({TABLES, *MAP})
+    if TABLES in violated and not torn.tables:
+        yield "its image has every page table that its page tables name"
+    if torn.tables and not map_broken:
+        yield str(torn)
+    if "pages" not in resumed.facts:
+        yield f"it did not come back: {resumed.reason}"
+        return
+    other_map = GARBAGE if TABLES in violated else OTHER_MAP
+    found = bool(other_map.search(resumed.reason)), bool(OTHER_DATA.search(resumed.reason))
+    if found != (map_broken, DATA in violated):
+        yield f"the guest that came back found: {resumed.reason}"
+
+
+def _of_death(said: Sequence[str]) -> str:
+    kinds = [kind for kind in _kinds(said) if not kind.startswith("#PF: ")]
+    return f"died in swsusp_save, no image on its disk: {', then '.join(kinds)}"
+
+
+def _of_saving(said: Sequence[str], torn: Torn | None, resumed: Resumed | None) -> str:
+    lacking = f"; {torn}" if torn and torn.tables else ", every page table in its image"
+    warned = f", saying {_list(_kinds(said))}" if _kinds(said) else " without a warning"
+    return f"hibernated{warned}{lacking}; {resumed.reason if resumed else 'not resumed'}"
+
+
+def _did(outcome: str) -> str:
+    return {"hibernated": "hibernated", "died": "died", "refused": "refused to"}.get(outcome, outcome)
+
+
+def _other_words(foretold: Sequence[str], said: Sequence[str]) -> Iterator[str]:
+    """The kinds of what the model's kernel printed, and of what the guest's did, in order."""
+    model, guest = _kinds(foretold), _kinds(said)
+    if model != guest:
+        yield f"the kernel says {_list(guest)}, the model {_list(model)}"
+
+
+def _kinds(lines: Sequence[str]) -> list[str]:
+    """The telling lines up to the first fault, without what differs from one machine to another."""
+    fatal = next((number for number, line in enumerate(lines) if FATAL.match(line)), None)
+    before = lines if fatal is None else lines[: fatal + FATAL_LINES]
+    return [_kind(line) for line in before if TELLING.match(line) and not line.startswith(INJECTION)]
+
+
+def _kind(line: str) -> str:
+    """A line without addresses and values; of the entries on the way to an address, which one decides."""
+    if line.startswith("BUG: "):
+        return re.split(r"(?: for|,) address", line)[0]
+    entry = LAST_ENTRY.match(line)
+    if entry:
+        return f"{entry[1]} entry {'zero' if entry[2] == '0' else 'not zero'}"
+    return NUMBER.sub("N", line)
+
+
+def _since_it_began(log: str) -> list[str]:
+    """The lines of a kernel's log from where it began to hibernate, without time stamps."""
+    lines = [TIME_STAMP.sub("", line).rstrip() for line in log.splitlines()]
+    begins = next((number for number, line in enumerate(lines) if BEGINS.search(line)), 0)
+    return lines[begins:]
+
+
+def _torn(done: Hibernated) -> Torn:
+    """Which page tables the guest's own image lacks."""
+    record = done.record
+    with open_image(done.image, offset=record.offset, partition=record.partition) as image:
+        memory, cr3 = image.memory(), image.info.cr3
+        found = DirectMap.find(memory, cr3)
+        _, missing = reachable_tables(memory, cr3, found.levels)
+        blocks = [
+            block
+            for block in _blocks(record)
+            if (walk := found.tables.walk(found.vaddr(block))).stop == Stop.TABLE_MISSING and walk.level == Level.PMD
+        ]
+    return Torn(tuple(sorted(missing)), tuple(blocks))
+
+
+def _blocks(record: Record) -> list[int]:
+    return [int(region["block"], 16) for region in record.regions]
+
+
+def _list(kinds: Sequence[str]) -> str:
+    return " / ".join(kinds) or "nothing"

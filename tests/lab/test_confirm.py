@@ -1,0 +1,218 @@
+"""Predictions tried on a real kernel: which can be, what counts as the same, and that what is not is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hibernaut.errors import LabError, LabUnavailable
+from hibernaut.hibernate.log import FAILED_TO_REMAP
+from hibernaut.lab.confirm import Confirmation, Prediction, Torn, cannot_arrange, confirm, judge
+from hibernaut.lab.region import region_module
+from hibernaut.lab.scenario import Hibernated, Lab, Record, Resumed
+from hibernaut.lab.variants import Variant
+from tests.lab.conftest import unavailable
+
+FAULT = (
+    "BUG: unable to handle page fault for address: ffff888000200000",
+    "#PF: supervisor read access in kernel mode",
+    "#PF: error_code(0x0000) - not-present page",
+)
+ZERO = Prediction(("none:below",), 0, "died", (*FAULT, "PGD 1067 P4D 1067 PUD 2067 PMD 3067 PTE 0"), ("no-fault",))
+"""The model's page without an entry."""
+FAILS = Prediction(
+    ("2m:above",),
+    1,
+    "died",
+    ("PM: hibernation: Creating image:", FAILED_TO_REMAP, *FAULT, "PGD 1067 P4D 1067 PUD 2067 PMD 800fffffffdff062"),
+    ("no-fault",),
+)
+"""The model's block whose split gets no page."""
+TORN = Prediction(("2m:above",), 0, "saved", ("PM: hibernation: Need to copy 77 pages",), ("tables-closed",))
+"""The model's block whose table is copied after it was split."""
+CLEAN = Prediction(("2m:below",), 0, "saved", (), ())
+
+BEFORE = """\
+[    1.10] WARNING: CPU: 0 PID: 1 at boot, long ago
+[    8.10] PM: hibernation: hibernation entry
+[    8.80] PM: hibernation: Need to copy 21441 pages
+"""
+OOPS = """\
+[    8.82] BUG: unable to handle page fault for address: ffff888006a07000
+[    8.82] #PF: supervisor read access in kernel mode
+[    8.82] #PF: error_code(0x0000) - not-present page
+[    8.82] PGD 4401067 P4D 4401067 PUD 4402067 PMD 5fae063 PTE 0\x20
+[    8.83] Oops: 0000 [#1] PREEMPT SMP NOPTI
+[    8.83] RIP: 0010:swsusp_save+0x27b/0x31a
+[    8.84] BUG: kernel NULL pointer dereference, address: 0000000000000000
+"""
+"""As kernels print it; the numbers are made up. What comes after the first fault is not looked at."""
+WARNED = f"[    8.81] {FAILED_TO_REMAP}\n"
+RECORD = Record("aa", "6.1.0-56-amd64", "6.1", Variant("x", ""), None, 0, (), (), {})
+CAME_BACK = {"pages": 2048}
+WHOLE = Resumed(True, "resumed, 2048 pages and 1 region of the direct map as they were", "", 1, CAME_BACK)
+GARBAGE = Resumed(False, "direct map garbage: block 0x400: PMD entry 0x1, 512 of 512 entries wrong", "", 1, CAME_BACK)
+CHANGED = Resumed(False, "direct map changed: block 0x400: PMD entry 0x1 is now 0x2", "", 1, CAME_BACK)
+DAMAGED = Resumed(False, "data: block 0x400: 3 pages damaged", "", 1, CAME_BACK)
+LACKS = Torn((0x64FB,), (0x400,))
+
+
+def died(log: str) -> Hibernated:
+    return Hibernated("died", "its last words", Path(), RECORD, log, 1)
+
+
+def saved(log: str = BEFORE) -> Hibernated:
+    return Hibernated("hibernated", "", Path(), RECORD, log, 1)
+
+
+# ---- what can be arranged ----
+
+
+@pytest.mark.parametrize("prediction", [ZERO, FAILS, TORN, CLEAN, replace(CLEAN, regions=())])
+def test_what_can_be_arranged(prediction: Prediction) -> None:
+    assert cannot_arrange(prediction) is None
+    assert cannot_arrange(replace(prediction, regions=("4k:above", "2m:above", "none:below", "2m:below"))) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"regions": ("1g:above",)}, "cannot take out 1g:above"),
+        ({"regions": ("2m:above", "no-table")}, "cannot take out no-table"),
+        ({"regions": ("2m:below",) * 17}, "17 regions"),
+        ({"regions": ("2m:above",) * 5}, "5 regions below their PMD table"),
+        ({"regions": ("2m:below", "4k:above")}, "lie in one place"),
+        ({"outcome": "refused"}, "can only save or die"),
+        ({"violated": ("allocator-sound",)}, "nothing in the laboratory shows whether this holds: allocator-sound"),
+    ],
+)
+def test_what_cannot_be_arranged(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
+    """It is refused with its reason, and nothing is booted."""
+    prediction = replace(TORN, **changes)
+    assert why in (cannot_arrange(prediction) or "")
+    with pytest.raises(LabError, match="this cannot be arranged: "):
+        confirm(None, prediction, tmp_path)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- deaths ----
+
+
+def test_a_death_as_foretold() -> None:
+    """Other addresses, the same kinds of lines in the same order, in `swsusp_save`; the log's own lines are kept."""
+    found = judge(ZERO, died(BEFORE + OOPS))
+    assert found.agrees
+    assert found.release == "6.1.0-56-amd64"
+    assert found.said[0] == "BUG: unable to handle page fault for address: ffff888006a07000"
+    assert found.seen == (
+        "died in swsusp_save, no image on its disk: BUG: unable to handle page fault, then PTE entry zero"
+    )
+    split = "[    8.80] hlab_region: allocation 1 for a split, from split_large_page, gets nothing\n"
+    fails = judge(
+        FAILS, died(BEFORE + split + WARNED + OOPS.replace(" PTE 0", "").replace("5fae063", "800fffffffbff062"))
+    )
+    assert fails.agrees
+    assert fails.said[:2] == (split[split.index("hlab") :].rstrip(), FAILED_TO_REMAP)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "done", "told"),
+    [
+        (ZERO, died(BEFORE + WARNED + OOPS), f"the kernel says {FAILED_TO_REMAP} / BUG"),
+        (FAILS, died(BEFORE + OOPS.replace(" PTE 0", "")), f"the model {FAILED_TO_REMAP} / BUG"),
+        (FAILS, died(BEFORE + OOPS.replace(" PTE 0", "") + WARNED), f"the model {FAILED_TO_REMAP} / BUG"),
+        (FAILS, died(BEFORE + WARNED + OOPS), "PTE entry zero, the model"),
+        (ZERO, died(BEFORE + OOPS.replace("PTE 0", "PTE 8000000006a07062")), "PTE entry not zero, the model"),
+        (
+            ZERO,
+            died(BEFORE + OOPS.replace("unable to handle page fault for", "kernel NULL pointer dereference,")),
+            "the kernel says BUG: kernel NULL pointer dereference /",
+        ),
+        (ZERO, died(BEFORE + OOPS.replace("read", "write")), "#PF: supervisor write access"),
+        (ZERO, died(BEFORE + OOPS.replace("RIP: 0010:swsusp_save", "RIP: 0010:elsewhere")), "not in swsusp_save"),
+        (ZERO, died(BEFORE), "died without a fault of its kernel's: its last words"),
+        (ZERO, saved(), "the guest was to die in the copy, it hibernated"),
+        (ZERO, replace(saved(), outcome="refused", reason="exit status 1"), "it refused to: exit status 1"),
+    ],
+)
+def test_another_death(prediction: Prediction, done: Hibernated, told: str) -> None:
+    """A warning too many, too few or too late, another entry, another fault, another place, none at all."""
+    found = judge(prediction, done)
+    assert not found.agrees
+    assert told in found.seen
+
+
+# ---- images ----
+
+
+def test_an_image_as_foretold() -> None:
+    """Silently torn, and the resumed guest's map is garbage; or whole."""
+    torn = judge(TORN, saved(), LACKS, GARBAGE)
+    assert torn == Confirmation(
+        True,
+        "6.1.0-56-amd64",
+        (),
+        "hibernated without a warning; its image lacks table 0x64fb, which its own page tables name, for block 0x400; "
+        f"{GARBAGE.reason}",
+    )
+    more = replace(TORN, violated=("tables-closed", "same-direct-map", "allocator-sound"))
+    seen = judge(more, saved(), LACKS, GARBAGE).seen
+    assert seen == f"{torn.seen} (nothing shows whether this is broken: allocator-sound)"
+    assert judge(CLEAN, saved(), Torn(), WHOLE).agrees
+    warned = judge(replace(CLEAN, kernel_lines=(FAILED_TO_REMAP,)), saved(BEFORE + WARNED), Torn(), WHOLE)
+    assert warned.agrees
+    assert warned.seen.startswith(f"hibernated, saying {FAILED_TO_REMAP}, every page table in its image; resumed")
+    assert judge(replace(CLEAN, violated=("same-direct-map",)), saved(), Torn(), CHANGED).agrees
+    assert judge(replace(CLEAN, violated=("same-data",)), saved(), Torn(), DAMAGED).agrees
+
+
+@pytest.mark.parametrize(
+    ("prediction", "log", "torn", "resumed", "told"),
+    [
+        (TORN, BEFORE, Torn(), WHOLE, "its image has every page table"),
+        (TORN, BEFORE, Torn(), GARBAGE, "its image has every page table"),
+        (TORN, BEFORE, LACKS, WHOLE, "the guest that came back found: resumed, 2048 pages"),
+        (TORN, BEFORE, LACKS, CHANGED, "the guest that came back found: direct map changed"),
+        (TORN, BEFORE, LACKS, replace(GARBAGE, facts={}, reason="dead: BUG"), "it did not come back: dead: BUG"),
+        (TORN, BEFORE, LACKS, replace(GARBAGE, reason=f"{DAMAGED.reason}; {GARBAGE.reason}"), "found: data: block"),
+        (TORN, BEFORE + WARNED, LACKS, GARBAGE, f"the kernel says {FAILED_TO_REMAP}, the model nothing"),
+        (TORN, BEFORE + "[ 8.9] WARNING: CPU: 0\n", LACKS, GARBAGE, "the kernel says WARNING: CPU: 0, the model"),
+        (CLEAN, BEFORE, LACKS, WHOLE, "its image lacks table 0x64fb"),
+        (CLEAN, BEFORE, Torn(), CHANGED, "the guest that came back found: direct map changed"),
+        (CLEAN, BEFORE, Torn(), DAMAGED, "the guest that came back found: data: block 0x400"),
+        (replace(CLEAN, violated=("same-data",)), BEFORE, Torn(), WHOLE, "the guest that came back found: resumed"),
+    ],
+)
+def test_another_image(prediction: Prediction, log: str, torn: Torn, resumed: Resumed, told: str) -> None:
+    """Whole where it was to be torn, torn where it was to be whole, with words that were not foretold."""
+    found = judge(prediction, saved(log), torn, resumed)
+    assert not found.agrees
+    assert told in found.seen
+
+
+def test_a_death_instead_of_an_image() -> None:
+    found = judge(TORN, died(BEFORE + OOPS))
+    assert (found.agrees, found.seen) == (False, "the guest was to hibernate, it died: its last words")
+    assert found.said[0].startswith("BUG: ")
+
+
+# ---- a real kernel ----
+
+
+def test_linux_dies_of_an_entry_that_is_zero(lab_61: Lab, tmp_path: Path) -> None:
+    """As the model says: no warning, a page fault at the entry; and the same guest confirms nothing else."""
+    try:
+        region_module(lab_61.cache, lab_61.kernel)
+    except LabUnavailable as error:
+        unavailable(str(error))
+    found = confirm(lab_61, ZERO, tmp_path)
+    assert found.agrees, found.seen
+    assert found.release == lab_61.kernel.release
+    assert not any("remap" in line for line in found.said)
+    log = "\n".join(("hibernation: hibernation entry", *found.said, "RIP: 0010:swsusp_save+0x1/0x2"))
+    assert judge(ZERO, died(log)).agrees
+    for other in (FAILS, TORN, CLEAN):
+        assert not judge(other, died(log)).agrees
