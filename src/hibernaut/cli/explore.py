@@ -133,7 +133,7 @@ def _explore_source(
     where = SourceMachine(source.name, fingerprint(machine))
 
     def written(way: str, choices: tuple[int, ...]) -> Written:
-        then = (Operation("alloc", pages=after),) if after else ()
+        then = (Operation("exhaust", pages=after),) if after else ()
         return Written(where, rules.line, (Operation(HIBERNATE, way=way), *then), choices)
 
     with _progress(quiet) as told:

@@ -19,7 +19,7 @@ from hibernaut.hibernate.checks import (
     page_tables,
     same_data,
     same_direct_map,
-    same_translations,
+    same_frames,
     slot_empty,
     tables_closed,
 )
@@ -64,6 +64,12 @@ class Hibernation:
         assert self.snapshot is not None
         assert self.resumed is not None
         return allocator_sound(self.snapshot, self.resumed)
+
+    @cached_property
+    def frames(self) -> tuple[Finding, ...]:
+        """What `same_frames` says: two invariants in one."""
+        assert self.resumed is not None
+        return same_frames(self.before, self.resumed)
 
 
 def no_fault(done: Hibernation) -> tuple[Finding, ...]:
@@ -136,6 +142,10 @@ def _resumed(check: Callable[[Hibernation, Snapshot, Machine], tuple[Finding, ..
     return asked
 
 
+def _only(check: str, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    return tuple(finding for finding in findings if finding.check == check)
+
+
 def _lists_whole(done: Hibernation) -> tuple[Finding, ...]:
     found = (one for one in done.allocator if one.what != LEAKED)
     return tuple(Finding("lists-whole", one.what, one.start_pfn, one.pages) for one in found)
@@ -147,7 +157,8 @@ INVARIANTS: Mapping[str, Invariant] = {
     "nothing-on-failure": nothing_on_failure,
     "same-data": _resumed(lambda done, snapshot, _: same_data(done.before.memory, snapshot)),
     "tables-closed": _resumed(lambda _, snapshot, resumed: tables_closed(snapshot, resumed)),
-    "same-translations": _resumed(lambda done, _, resumed: same_translations(done.before, resumed)),
+    "same-translations": _resumed(lambda done, *_: _only("same-translations", done.frames)),
+    "same-rights": _resumed(lambda done, *_: _only("same-rights", done.frames)),
     "same-direct-map": _resumed(lambda done, _, resumed: same_direct_map(done.before, resumed)),
     "lists-whole": _resumed(lambda done, *_: _lists_whole(done)),
     "allocator-sound": _resumed(lambda done, *_: done.allocator),
@@ -156,11 +167,13 @@ INVARIANTS: Mapping[str, Invariant] = {
         lambda done, snapshot, resumed: (*nothing_stale(snapshot.machine, done.before), *nothing_stale(resumed))
     ),
 }
-"""By name, in the order in which they are asked. `same-translations` is `same-direct-map` without what changes nothing
-for who uses the map (a large page that stays split), `lists-whole` is `allocator-sound` without pages that leaked."""
+"""By name, in the order in which they are asked. `same-translations` and `same-rights` are `same-direct-map` without
+what changes nothing for who uses the map (a large page that stays split), `lists-whole` is `allocator-sound` without
+pages that leaked."""
 
-TRACES = frozenset({"same-direct-map", "allocator-sound"})
-"""Where only these are broken nothing is lost but a page of memory, or a large page's being one entry."""
+TRACES = frozenset({"same-rights", "same-direct-map", "allocator-sound"})
+"""Where only these are broken no page of the machine is lost: a page of memory has leaked, a large page is no longer
+one entry, a page that is not present would come back read-only."""
 
 
 def findings_of(done: Hibernation, names: Collection[str] | None = None) -> tuple[Finding, ...]:

@@ -10,6 +10,7 @@ from hibernaut.errors import FormatError, HibernautError, OutOfMemory
 from hibernaut.explore.families import Situated
 from hibernaut.hibernate.ways import way_named
 from hibernaut.linux import set_memory
+from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, pfn_and_prot, pfn_entry
 from hibernaut.paging.entries import Level
@@ -46,6 +47,8 @@ class Operation:
             return f"hibernate by {self.way}, resume"
         if self.do in ("alloc", "free"):
             return f"{self.do} {self.pages} pages on CPU {self.cpu}"
+        if self.do == "exhaust":
+            return f"allocate until nothing is free, at most {self.pages} pages"
         return f"{self.do} of {self.pages} pages from frame {self.pfn:#x}"
 
     def as_json(self) -> dict[str, Any]:
@@ -76,6 +79,15 @@ def _alloc(machine: Machine, operation: Operation, held: list[int]) -> None:
     machine.cpu = operation.cpu
     for _ in range(operation.pages):
         held += [machine.alloc_page("somebody")]
+
+
+def _exhaust(machine: Machine, operation: Operation, held: list[int]) -> None:
+    """Allocate until nothing is free, at most so many pages; of what happens nothing is chosen."""
+    chooser, machine.environment = machine.environment, Environment()
+    try:
+        _alloc(machine, operation, held)
+    finally:
+        machine.environment = chooser
 
 
 def _free(machine: Machine, operation: Operation, held: list[int]) -> None:
@@ -128,6 +140,7 @@ def _valid(machine: Machine, operation: Operation, held: list[int]) -> None:
 
 OPERATIONS: dict[str, Callable[[Machine, Operation, list[int]], None]] = {
     "alloc": _alloc,
+    "exhaust": _exhaust,
     "free": _free,
     "remember": _remember,
     "remember-slot": _remember_slot,
@@ -165,7 +178,7 @@ def operations_of(situated: Situated, way: str, allocations_after: int = 0) -> t
     Args:
         situated: the machine.
         way: by which way it hibernates.
-        allocations_after: how many pages somebody allocates on the resumed machine.
+        allocations_after: how many pages somebody allocates on the resumed machine, if there are as many.
     """
     before: list[Operation] = []
     for cpu in range(situated.refilled if situated.refilled > 1 else 0):
@@ -173,7 +186,7 @@ def operations_of(situated: Situated, way: str, allocations_after: int = 0) -> t
     if situated.remembered:
         before += [Operation("remember", pfn=region.start_pfn) for region in situated.regions]
         before.append(Operation("remember-slot", pfn=REMEMBERED_IN_SLOT))
-    after = (Operation("alloc", pages=allocations_after),) if allocations_after else ()
+    after = (Operation("exhaust", pages=allocations_after),) if allocations_after else ()
     return (*before, Operation(HIBERNATE, way=way), *after)
 
 

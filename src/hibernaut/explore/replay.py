@@ -128,8 +128,12 @@ class Played:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The schedule in words, as far as there was something to choose."""
-        return tuple(str(choice) for choice in (*self.before, *self.schedule) if choice.options > 1)
+        """The schedule in words, as far as there was something to choose.
+
+        Of the frames that an allocation could get the one that the kernel takes goes without saying: the log has it.
+        """
+        told = (one for one in (*self.before, *self.schedule) if one.options > 1 or one.kind == Kind.REGION)
+        return tuple(str(choice) for choice in told if choice.kind != Kind.FREE_FRAME or choice.index)
 
     def document(self) -> dict[str, Any]:
         """What its file says."""
@@ -152,6 +156,7 @@ class Played:
             "outcome": self.verdict.outcome,
             "violated": list(self.verdict.violated),
             "warned": self.verdict.warned,
+            "death": self.verdict.death,
             "error": None if self.run.error is None else str(self.run.error),
             "findings": findings[:SHOWN_FINDINGS],
             "more_findings": max(0, len(findings) - SHOWN_FINDINGS),

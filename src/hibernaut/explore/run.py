@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,11 +36,13 @@ class Verdict:
         outcome: "saved", "refused" (the machine lives, without an image) or "died".
         violated: names of the invariants that it broke, in their order.
         warned: whether the kernel said that it could not remap a page.
+        death: what the machine died of, numbers left out; empty if it lives.
     """
 
     outcome: str
     violated: tuple[str, ...] = ()
     warned: bool = False
+    death: str = ""
 
     @property
     def loses(self) -> bool:
@@ -48,7 +51,8 @@ class Verdict:
 
     def __str__(self) -> str:
         said = " after a warning" if self.warned else ""
-        return f"{self.outcome}{said}" + (f": {', '.join(self.violated)}" if self.violated else "")
+        death = f" of {self.death}" if self.death else ""
+        return f"{self.outcome}{said}{death}" + (f": {', '.join(self.violated)}" if self.violated else "")
 
 
 class Run:
@@ -89,7 +93,11 @@ class Run:
     def verdict(self) -> Verdict:
         """How it ended, or stands now."""
         names = tuple(dict.fromkeys(finding.check for finding in self.findings))
-        return Verdict(self.outcome, names, FAILED_TO_REMAP in self.machine.log.kernel_lines)
+        death = ""
+        if isinstance(self.error, MachineFault):
+            doing = re.sub(r" (frame )?0x[0-9a-f]+", " a frame", self.error.doing)
+            death = f"{self.error.what}, {doing}"
+        return Verdict(self.outcome, names, FAILED_TO_REMAP in self.machine.log.once, death)
 
     def fork(self, environment: Environment) -> Run:
         """An independent run in the same state, whose choices another environment makes."""

@@ -206,6 +206,7 @@ class Record:
                                 "outcome": one.verdict.outcome,
                                 "violated": one.verdict.violated,
                                 "warned": one.verdict.warned,
+                                "death": one.verdict.death,
                                 "runs": one.runs,
                                 "deviations": one.deviations,
                                 "choices": one.choices,
@@ -235,7 +236,7 @@ class Record:
                     way["cut"],
                     tuple(
                         Ending(
-                            Verdict(one["outcome"], tuple(one["violated"]), one["warned"]),
+                            Verdict(one["outcome"], tuple(one["violated"]), one["warned"], one["death"]),
                             one["runs"],
                             one["deviations"],
                             tuple(one["choices"]),

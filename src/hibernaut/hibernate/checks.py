@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from hibernaut.hibernate.snapshot import CHUNK_PAGES, Snapshot
 from hibernaut.linux.buddy import BuddyAllocator, check_allocator
 from hibernaut.linux.machine import Machine
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, BoolArray, FrameRanges, Frames, Overlay, PhysicalMemory
-from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, is_leaf
-from hibernaut.paging.spans import Stop
+from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames, is_leaf
+from hibernaut.paging.scan import TABLE, entry_rights, entry_states
+from hibernaut.paging.spans import Codes, Rights, Stop
 
 __all__ = [
     "CHECKS",
@@ -28,7 +30,7 @@ __all__ = [
     "page_tables",
     "same_data",
     "same_direct_map",
-    "same_translations",
+    "same_frames",
     "slot_empty",
     "tables_closed",
 ]
@@ -189,32 +191,85 @@ def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[F
     )
 
 
-def same_translations(before: Machine, after: Machine) -> tuple[Finding, ...]:
-    """Every frame is mapped, or not, as it was: by an entry of whatever level that says the same.
+def same_frames(before: Machine, after: Machine) -> tuple[Finding, ...]:
+    """Every frame is mapped, or not, as it was: by an entry of whatever level that says the same. Two checks in one.
 
     Weaker than `same_direct_map`: large pages may have been split, bits besides frame and effective rights may differ.
+    "same-translations" finds frames that are mapped otherwise, "same-rights" those that are not present as before, but
+    would come back with other rights: what set_memory_np took out, and lost RW, comes back read-only by set_memory_p.
     """
-    old, new = before.direct_map.spans, after.direct_map.spans
     first, end = before.base >> PAGE_SHIFT, (before.base >> PAGE_SHIFT) + before.end_pfn
-    starts = [spans.vaddr >> np.uint64(PAGE_SHIFT) for spans in (old, new)]
-    cuts = np.unique(np.concatenate([*starts, np.array([first, end], dtype=np.uint64)]))
-    cuts = cuts[(cuts >= first) & (cuts <= end)]
-    at = cuts[:-1]
-    said = []
-    for spans, own in zip((old, new), starts, strict=True):
-        row = np.searchsorted(own, at, side="right") - 1
-        leaf = np.isin(spans.state[row], (Stop.PRESENT.code, Stop.NOT_PRESENT.code))
-        pfn = spans.pfn[row] + (at - own[row]).astype(np.int64)
-        said.append((spans.state[row], np.where(leaf, pfn, -1), np.where(leaf, spans.rights[row], 0)))
-    differ = np.zeros(len(at), dtype=bool)
-    for mine, theirs in zip(*said, strict=True):
-        differ |= mine != theirs
-    rows = np.flatnonzero(differ)
-    ranges = [(int(cuts[row]) - first, int(cuts[row + 1]) - int(cuts[row])) for row in rows.tolist()]
+    top = Level(before.levels)
+    translations: list[tuple[int, int]] = []
+    rights_only: list[tuple[int, int]] = []
+    work = [(top, first // (ENTRIES * top.pages) * ENTRIES * top.pages, _Said.by_cr3(before), _Said.by_cr3(after))]
+    while work:
+        level, page, old, new = work.pop()
+        at = page + np.arange(ENTRIES) * level.pages
+        inside = (at < end) & (at + level.pages > first)
+        (states, pfns, rights), others = old.below(before, level), new.below(after, level)
+        tables = inside & ((states == TABLE) | (others[0] == TABLE))
+        leaf = (states == Stop.PRESENT.code) | (states == Stop.NOT_PRESENT.code)
+        differs = (states != others[0]) | leaf & (pfns != others[1])
+        other_rights = ~differs & leaf & (rights != others[2])
+        differs |= other_rights & (states == Stop.PRESENT.code)
+        other_rights &= states == Stop.NOT_PRESENT.code
+        for which, found in ((differs, translations), (other_rights, rights_only)):
+            for start in at[inside & ~tables & which].tolist():
+                found.append((max(start, first) - first, min(start + level.pages, end) - max(start, first)))
+        for row in np.flatnonzero(tables).tolist():
+            old_entry = _Said(int(states[row]), int(pfns[row]), int(rights[row]))
+            new_entry = _Said(*(int(each[row]) for each in others))
+            if level > Level.PMD or not _tables_alike(before, after, old_entry, new_entry):
+                work.append((Level(level - 1), int(at[row]), old_entry, new_entry))
     return tuple(
-        Finding("same-translations", "mapped otherwise than before", start, pages)
+        Finding(check, what, start, pages)
+        for check, what, ranges in (
+            ("same-translations", "mapped otherwise than before", translations),
+            ("same-rights", "not present, with other rights than before", rights_only),
+        )
         for start, pages in FrameRanges.of(ranges)
     )
+
+
+class _Said(NamedTuple):
+    """What an entry says.
+
+    Attributes:
+        state: a `Stop.code`, or `TABLE`.
+        pfn: the frame, the table's or a leaf's first; -1 where there is none.
+        rights: effective `Rights`.
+    """
+
+    state: int
+    pfn: int
+    rights: int
+
+    @classmethod
+    def by_cr3(cls, machine: Machine) -> _Said:
+        """What CR3 says: a table, and that everything is allowed."""
+        return cls(TABLE, (machine.cr3 & FRAME_MASK) >> PAGE_SHIFT, Rights.RW | Rights.USER)
+
+    def below(self, machine: Machine, level: Level) -> tuple[Codes, Frames, Codes]:
+        """The same by 512 entries of the level below: a table's own, or what a leaf says of its parts."""
+        entries = _entries(machine, self.pfn) if self.state == TABLE else None
+        rights = np.full(ENTRIES, self.rights, dtype=np.uint8)
+        if entries is None:
+            state = Stop.TABLE_MISSING.code if self.state == TABLE else self.state
+            parts = np.arange(ENTRIES) * level.pages if self.pfn >= 0 else 0
+            return np.full(ENTRIES, state, dtype=np.uint8), self.pfn + parts, rights
+        states, pfns = entry_states(entries, level), entry_frames(entries, level)
+        if level > Level.PUD:
+            pfns[states != TABLE] = -1  # no leaf exists there, so that such an entry names no frame
+        return states, pfns, entry_rights(entries, rights)
+
+
+def _tables_alike(before: Machine, after: Machine, old: _Said, new: _Said) -> bool:
+    """Whether both name tables, under the same rights, that are alike byte by byte."""
+    if old.state != TABLE or new.state != TABLE or old.rights != new.rights:
+        return False
+    mine, theirs = _entries(before, old.pfn), _entries(after, new.pfn)
+    return mine is not None and theirs is not None and np.array_equal(mine, theirs)
 
 
 def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Finding, ...]:
@@ -229,7 +284,7 @@ def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Find
     findings = []
     if slot.entry:
         findings.append(Finding("slot-empty", f"slot {slot.index} holds {slot.entry:#x} after the copy", table, 1))
-    if snapshot is not None and snapshot.memory.ranges.contains([table])[0]:
+    if snapshot is not None and snapshot.frames.end_of(table):
         saved = int.from_bytes(snapshot.page(table)[within : within + 8].tobytes(), "little")
         if saved:
             findings.append(Finding("slot-empty", f"slot {slot.index} holds {saved:#x} in its saved table", table, 1))
