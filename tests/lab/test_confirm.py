@@ -8,12 +8,18 @@ from typing import Any
 
 import pytest
 
-from hibernaut.errors import LabError, LabUnavailable
+from hibernaut.errors import LabError, LabUnavailable, MachineFault
+from hibernaut.explore.invariants import Hibernation, findings_of
+from hibernaut.hibernate import Remap, hibernate
 from hibernaut.hibernate.log import FAILED_TO_REMAP
+from hibernaut.hibernate.resume import resume
 from hibernaut.lab.confirm import Confirmation, Prediction, Torn, cannot_arrange, confirm, judge
 from hibernaut.lab.region import region_module
 from hibernaut.lab.scenario import Hibernated, Lab, Record, Resumed
 from hibernaut.lab.variants import Variant
+from hibernaut.linux.build import HoleSpec, Layout, build_machine, hole_2m, hole_4k, none_entries
+from hibernaut.linux.environment import FailAllocations
+from hibernaut.linux.rules import rules_for_release
 from tests.lab.conftest import unavailable
 
 FAULT = (
@@ -197,6 +203,47 @@ def test_a_death_instead_of_an_image() -> None:
     found = judge(TORN, died(BEFORE + OOPS))
     assert (found.agrees, found.seen) == (False, "the guest was to hibernate, it died: its last words")
     assert found.said[0].startswith("BUG: ")
+
+
+# ---- the model's own predictions ----
+
+
+def foretold(release: str, regions: tuple[str, ...], hole: HoleSpec, fail: int, tables: str) -> Prediction:
+    """What Remap comes to on a simulated machine."""
+    layout = Layout(((0x100, 0x4000),), holes=(hole,), tables=tables)
+    before = build_machine(layout, FailAllocations(*range(1, fail + 1)), rules_for_release(release))
+    after = before.fork()
+    snapshot, resumed, error = None, None, None
+    try:
+        snapshot = hibernate(after, Remap())
+        resumed = resume(snapshot)
+    except MachineFault as fault:
+        error = fault
+    broken = {finding.check: None for finding in findings_of(Hibernation(before, after, snapshot, resumed, error))}
+    return Prediction(regions, fail, "died" if error else "saved", after.log.kernel_lines, tuple(broken))
+
+
+@pytest.mark.parametrize("release", ["6.1.192", "6.12.118", "7.3.4"])
+def test_what_the_model_foretells(release: str) -> None:
+    """Its three ways to break Remap, and two in which it does not, can all be arranged; and are what is written above.
+
+    By the same kinds of lines and the same outcome: so logs that agree with those above agree with the model.
+    """
+    fails = foretold(release, ("2m:above",), hole_2m(0x400), 1, "high")
+    zero = foretold(release, ("none:below",), none_entries(0x407), 0, "low")
+    torn = foretold(release, ("2m:above",), hole_2m(0x400), 0, "high")
+    below = foretold(release, ("2m:below",), hole_2m(0x400), 0, "low")
+    page = foretold(release, ("4k:below",), hole_4k(0x407), 0, "low")
+    assert [cannot_arrange(one) for one in (fails, zero, torn, below, page)] == [None] * 5
+    block = OOPS.replace(" PTE 0", "")
+    assert judge(zero, died(BEFORE + OOPS)).agrees
+    assert judge(fails, died(BEFORE + WARNED + block)).agrees
+    assert not judge(zero, died(BEFORE + WARNED + OOPS)).agrees
+    assert not judge(fails, died(BEFORE + block)).agrees
+    assert judge(torn, saved(), LACKS, GARBAGE).agrees
+    for whole in (below, page):
+        assert judge(whole, saved(), Torn(), WHOLE).agrees
+        assert not judge(whole, saved(), LACKS, GARBAGE).agrees
 
 
 # ---- a real kernel ----
