@@ -8,7 +8,7 @@ lie in the lower or the upper bank, whatever the others' do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hibernaut.errors import HibernautError
@@ -109,12 +109,14 @@ class Situated:
         regions: what is out of its direct map, ascending.
         remembered: whether the CPU still remembers each region's first page as it was before.
         refilled: how many CPUs have refilled their own lists.
+        where: where the kernel has what it has one of.
     """
 
     layout: Layout
     regions: tuple[RegionAt, ...]
     remembered: bool
     refilled: int
+    where: Mapping[Structure, Place]
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Family:
             remembered = environment.remembered(self.remembered)
             where = {structure: environment.place(structure, options) for structure, options in places.items()}
             cpus = environment.cpus(self.cpus)
-        return Situated(self._layout(geometry, regions, where, cpus), tuple(regions), remembered, cpus)
+        return Situated(self._layout(geometry, regions, where, cpus), tuple(regions), remembered, cpus, where)
 
     def _layout(
         self, geometry: _Geometry, regions: Sequence[RegionAt], where: dict[Structure, Place], cpus: int
