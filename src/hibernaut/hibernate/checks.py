@@ -256,7 +256,7 @@ class _Said(NamedTuple):
         rights = np.full(ENTRIES, self.rights, dtype=np.uint8)
         if entries is None:
             state = Stop.TABLE_MISSING.code if self.state == TABLE else self.state
-            parts = np.arange(ENTRIES) * level.pages if self.pfn >= 0 else 0
+            parts = np.arange(ENTRIES, dtype=np.int64) * (level.pages if self.pfn >= 0 else 0)
             return np.full(ENTRIES, state, dtype=np.uint8), self.pfn + parts, rights
         states, pfns = entry_states(entries, level), entry_frames(entries, level)
         if level > Level.PUD:

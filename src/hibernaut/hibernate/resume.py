@@ -80,10 +80,13 @@ class _ImageOverBoot(PhysicalMemory):
         got = self._image.run(pfn, pages)
         if len(got):
             return got
-        after = int(np.searchsorted(self._of_image.starts, pfn, side="right"))
-        if after < len(self._of_image):
-            pages = min(pages, int(self._of_image.starts[after]) - pfn)
-        return self._boot.run(pfn, pages)
+        after = self._of_image.start_after(pfn)
+        return self._boot.run(pfn, pages if after is None else min(pages, after - pfn))
+
+    def frame(self, pfn: int) -> Bytes | None:
+        """See `PhysicalMemory.frame`."""
+        page = self._image.frame(pfn)
+        return self._boot.frame(pfn) if page is None else page
 
     def gather(self, pfns: Frames, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:  # type: ignore[override]
         """See `PhysicalMemory.gather`."""

@@ -93,7 +93,7 @@ class Snapshot:
 
     def page(self, pfn: int) -> Bytes:
         """What was copied of one frame, shape (4096,). Raises KeyError if it is not on the list."""
-        if not self.frames.contains([pfn])[0]:
+        if not self.frames.end_of(pfn):
             raise KeyError(f"frame {pfn:#x} is not in the snapshot")
         changed = self.changed.get(pfn)
         page = self.base.frame(pfn) if changed is None else changed
@@ -101,7 +101,7 @@ class Snapshot:
             raise HibernautError(f"frame {pfn:#x} has vanished from the source")
         return page
 
-    @property
+    @cached_property
     def memory(self) -> SnapshotMemory:
         """The snapshot as physical memory: exactly its frames."""
         return SnapshotMemory(self)
@@ -123,9 +123,8 @@ class SnapshotMemory(PhysicalMemory):
 
     def run(self, pfn: int, pages: int) -> Bytes:
         """See `PhysicalMemory.run`."""
-        row = int(np.searchsorted(self._ranges.starts, pfn, side="right")) - 1
-        end = int(self._ranges.starts[row] + self._ranges.pages[row]) if row >= 0 else 0
-        if pfn >= end:
+        end = self._ranges.end_of(pfn)
+        if not end:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
         changed = self._snapshot.changed.get(pfn)
         if changed is not None:
@@ -134,6 +133,13 @@ class SnapshotMemory(PhysicalMemory):
         if after < len(self._changed):
             end = min(end, self._changed[after])
         return self._snapshot.base.run(pfn, min(pages, end - pfn))
+
+    def frame(self, pfn: int) -> Bytes | None:
+        """See `PhysicalMemory.frame`."""
+        if not self._ranges.end_of(pfn):
+            return None
+        changed = self._snapshot.changed.get(pfn)
+        return self._snapshot.base.frame(pfn) if changed is None else changed
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`: the base's pages, then what was copied otherwise over them."""

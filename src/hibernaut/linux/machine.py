@@ -188,8 +188,12 @@ class Machine:
         Args:
             environment: the twin's; by default a copy of this machine's, with its record.
         """
+        return self._twin(self.memory.fork(), environment)
+
+    def _twin(self, memory: Overlay, environment: Environment | None = None) -> Machine:
+        """The machine in the same state on other memory."""
         twin = copy.copy(self)
-        twin.memory = self.memory.fork()
+        twin.memory = memory
         twin.environment = self.environment.fork() if environment is None else environment
         twin.allocator = self.allocator.fork(twin)
         twin.tlbs = [None if tlb is None else tlb.copy() for tlb in self.tlbs]
@@ -203,10 +207,8 @@ class Machine:
 
     def on_memory(self, memory: PhysicalMemory) -> Machine:
         """The machine that the same kernel is on other memory: its own places, lists and log, an empty TLB."""
-        twin = self.fork()
-        twin.memory = Overlay(memory)
+        twin = self._twin(Overlay(memory))
         twin.tlbs = [Tlb() for _ in self.tlbs]
-        twin.allocator = self.allocator.fork(twin)
         twin.direct_pages_count = None
         return twin
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +45,10 @@ BoolArray = NDArray[np.bool_]
 
 CHUNK_PAGES = 1024
 """Pages handled at a time where memory must stay bounded (4 MiB)."""
+
+_U64 = struct.Struct("<Q")
+_NO_PAGES: Bytes = np.empty((0, PAGE_SIZE), dtype=np.uint8)
+_NO_PAGES.flags.writeable = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +99,23 @@ class FrameRanges:
     def end(self) -> int:
         """One past the last frame; 0 if there is none."""
         return int(self.starts[-1] + self.pages[-1]) if len(self.starts) else 0
+
+    @cached_property
+    def _bounds(self) -> tuple[list[int], list[int]]:
+        """First frame and one past the last of each range: of one frame, Python asks lists faster than arrays."""
+        return self.starts.tolist(), (self.starts + self.pages).tolist()
+
+    def end_of(self, pfn: int) -> int:
+        """One past the last frame of the range that a frame is in; 0 if it does not exist."""
+        starts, ends = self._bounds
+        row = bisect.bisect_right(starts, pfn) - 1
+        return ends[row] if row >= 0 and pfn < ends[row] else 0
+
+    def start_after(self, pfn: int) -> int | None:
+        """First frame of the first range that begins behind a frame; None if there is none."""
+        starts = self._bounds[0]
+        row = bisect.bisect_right(starts, pfn)
+        return starts[row] if row < len(starts) else None
 
     def rows(self, pfns: ArrayLike) -> Frames:
         """Position of each frame in the concatenation of all ranges; -1 where the frame does not exist."""
@@ -243,8 +266,8 @@ class PhysicalMemory(Closing, ABC):
         page = self.frame(paddr >> PAGE_SHIFT)
         if page is None:
             return None
-        within = paddr & (PAGE_SIZE - 1)
-        return int.from_bytes(page[within : within + 8].tobytes(), "little")
+        value: int = _U64.unpack_from(page.data, paddr & (PAGE_SIZE - 1))[0]
+        return value
 
     def blocks(self, pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
         """All memory in ascending order: (first frame, bytes of shape (k, 4096)), k at most `pages`."""
@@ -317,7 +340,7 @@ class SegmentMemory(PhysicalMemory):
         if index >= 0 and pfn < self._segments[index].end:
             segment = self._segments[index]
             return segment.pages[pfn - segment.start : pfn - segment.start + pages]
-        return np.empty((0, PAGE_SIZE), dtype=np.uint8)
+        return _NO_PAGES
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`: one indexed copy a segment."""
@@ -367,12 +390,15 @@ def _free_of(segment: Segment, kept: list[Segment], starts: list[int]) -> list[t
 class Overlay(PhysicalMemory):
     """Copy on write: reads fall through to `base`, writes stay here, the source is never touched.
 
-    A frame that the base lacks comes into being when it is written as a whole (`write_page`).
+    A frame that the base lacks comes into being when it is written as a whole (`write_page`). Forks have their written
+    pages in common until one of them writes to such a page again.
     """
 
     def __init__(self, base: PhysicalMemory) -> None:
         self.base = base
         self._written: dict[int, Bytes] = {}
+        self._unshared: set[int] = set()
+        """Of the written frames those that no fork has in common: only these are written to in place."""
         self._order: list[int] = []
         self._frames: Frames | None = None
         self._ranges: FrameRanges | None = base.ranges
@@ -397,13 +423,24 @@ class Overlay(PhysicalMemory):
         """See `PhysicalMemory.run`: the base's view up to the next written frame, or one written frame."""
         mine = self._written.get(pfn)
         if mine is not None:
-            view = mine.view()
-            view.flags.writeable = False
-            return view.reshape(1, PAGE_SIZE)[:pages]
+            return _read_only(mine).reshape(1, PAGE_SIZE)[:pages]
         after = bisect.bisect_right(self._order, pfn)
         if after < len(self._order):
             pages = min(pages, self._order[after] - pfn)
         return self.base.run(pfn, pages)
+
+    def frame(self, pfn: int) -> Bytes | None:
+        """See `PhysicalMemory.frame`."""
+        mine = self._written.get(pfn)
+        return self.base.frame(pfn) if mine is None else _read_only(mine)
+
+    def read_u64(self, paddr: int) -> int | None:
+        """See `PhysicalMemory.read_u64`."""
+        mine = self._written.get(paddr >> PAGE_SHIFT)
+        if mine is None:
+            return self.base.read_u64(paddr)
+        value: int = _U64.unpack_from(mine.data, paddr & (PAGE_SIZE - 1))[0]
+        return value
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`: the base's pages, then the written ones over them."""
@@ -419,9 +456,10 @@ class Overlay(PhysicalMemory):
         if pfn not in self._written:
             bisect.insort(self._order, pfn)
             self._frames = None
-            if self._ranges is not None and not self._ranges.contains(pfn):
+            if self._ranges is not None and not self._ranges.end_of(pfn):
                 self._ranges = None
         self._written[pfn] = np.array(page, dtype=np.uint8).reshape(PAGE_SIZE)
+        self._unshared.add(pfn)
 
     def write(self, paddr: int, data: bytes) -> None:
         """Write bytes at a physical address, across neighbouring frames.
@@ -438,26 +476,36 @@ class Overlay(PhysicalMemory):
 
     def write_u64(self, paddr: int, value: int) -> None:
         """Write one little-endian u64. Raises KeyError if the frame does not exist."""
-        self.write(paddr, value.to_bytes(8, "little"))
+        within = paddr & (PAGE_SIZE - 1)
+        if within > PAGE_SIZE - 8:
+            self.write(paddr, value.to_bytes(8, "little"))
+        else:
+            _U64.pack_into(self._own(paddr >> PAGE_SHIFT).data, within, value)
 
     def fork(self) -> Overlay:
         """An independent overlay in the same state, on the same base."""
         twin = Overlay(self.base)
-        twin._written = {pfn: page.copy() for pfn, page in self._written.items()}
+        twin._written = self._written.copy()
         twin._order = self._order.copy()
-        twin._ranges = self._ranges
+        twin._frames, twin._ranges = self._frames, self._ranges
+        self._unshared.clear()
         return twin
 
     def _own(self, pfn: int) -> Bytes:
-        mine = self._written.get(pfn)
-        if mine is None:
-            page = self.base.frame(pfn)
+        """A frame's bytes, to be written to."""
+        if pfn not in self._unshared:
+            page = self.frame(pfn)
             if page is None:
                 raise KeyError(f"frame {pfn:#x} does not exist")
             self.write_page(pfn, page)
-            mine = self._written[pfn]
-        return mine
+        return self._written[pfn]
 
     def close(self) -> None:
         """Close the base."""
         self.base.close()
+
+
+def _read_only(page: Bytes) -> Bytes:
+    view = page.view()
+    view.flags.writeable = False
+    return view
