@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hibernaut import __version__
+from hibernaut.cli.answers import answers_
 from hibernaut.cli.audit import audit_
 from hibernaut.cli.common import expand_options
 from hibernaut.cli.convert import convert
@@ -59,5 +60,6 @@ app.command("audit")(expand_options(audit_))
 app.command("explain")(explain_)
 app.command("explore")(expand_options(explore_))
 app.command("replay")(expand_options(replay_))
+app.command("answers")(answers_)
 app.command()(takeover)
 app.add_typer(lab, name="lab")

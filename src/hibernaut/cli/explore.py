@@ -36,7 +36,7 @@ from hibernaut.linux import Machine
 from hibernaut.linux.rules import LINES, KernelRules
 from hibernaut.report.explore import explored_text
 
-__all__ = ["explore_"]
+__all__ = ["explore_", "sweep_progress"]
 
 DEFAULT_WAYS = ",".join(name for name in WAYS if name not in MUTANTS)
 
@@ -105,7 +105,7 @@ def explore_(
             document = _explore_source(machine, source, ways, bounds, then_allocate, save, quiet)
     else:
         sweep = Sweep(family_of_words(layout or ()), ways, (rules or LINES[0]).line, bounds, then_allocate)
-        with _progress(quiet) as told:
+        with sweep_progress(quiet) as told:
             tallies = run_sweep(sweep, results, scheduler=scheduler, processes=processes, progress=told)
         document = _document(sweep.scope, tallies, lambda way, found: _play(sweep, way, found), save)
     if json:
@@ -136,7 +136,7 @@ def _explore_source(
         then = (Operation("exhaust", pages=after),) if after else ()
         return Written(where, rules.line, (Operation(HIBERNATE, way=way), *then), choices)
 
-    with _progress(quiet) as told:
+    with sweep_progress(quiet) as told:
         for number, way in enumerate(ways):
             told(Progress(number, len(ways), *_sums(tallies)))
             found = explore_run(Run(machine, written(way, ()).operations), bounds)
@@ -215,20 +215,26 @@ def _file_of(folder: Path, way: str, verdict: Verdict, taken: set[str]) -> Path:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A bar on standard error, if that is a terminal: machines, runs, states, states a second, what is left."""
+def sweep_progress(quiet: bool) -> Iterator[Callable[..., None]]:
+    """A bar on standard error, if that is a terminal: machines, runs, states, states a second, what is left.
+
+    Gives the function that moves it: it takes a `Progress` and, if there are several sweeps, the name of one.
+    """
     stderr = Console(stderr=True)
     if quiet or not stderr.is_terminal:
-        yield lambda _: None
+        yield lambda *_: None
         return
-    started = time.monotonic()
+    started, before = time.monotonic(), 0
     columns = (TextColumn("machines"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Bar(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
         task = bar.add_task("", total=None)
 
-        def told(progress: Progress) -> None:
-            rate = progress.states / max(1e-9, time.monotonic() - started)
-            line = f"{progress.runs} runs, {progress.states} states, {rate:.0f} states/s"
+        def told(progress: Progress, name: str = "") -> None:
+            nonlocal started, before
+            if not progress.units or progress.states < before:  # another sweep, or one that is gone on with
+                started, before = time.monotonic(), progress.states
+            rate = (progress.states - before) / max(1e-9, time.monotonic() - started)
+            line = f"{name} {progress.runs} runs, {progress.states} states, {rate:.0f} states/s"
             bar.update(task, completed=progress.units, total=progress.total, description=line)
 
         yield told

@@ -1,0 +1,202 @@
+"""The page of answers (`docs/answers.md`), made of what the studies found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from hibernaut.explore.answers import ALLOCATOR, Answers, Judged, Studied
+from hibernaut.explore.invariants import INVARIANTS, TRACES
+from hibernaut.explore.run import Verdict
+from hibernaut.explore.sweep import Tally
+from hibernaut.hibernate.ways import MUTANTS, WAYS
+
+__all__ = ["answers_page"]
+
+SHOWN_FINDINGS = 4
+
+HEAD = """\
+# Answers
+
+`hibernaut answers --write docs/answers.md` makes this page, and the runs in `docs/answers/`: nothing on it is typed in.
+`hibernaut replay FILE` plays any of the runs again, byte for byte; `hibernaut explore` asks the same of other scopes.
+
+A *machine* is a layout: which regions are out of the direct map, where the page tables and the allocator's own pages
+lie. A *run* is one machine, one way of copying, and one answer to everything that the environment decides: does this
+allocation fail, is that stale translation still cached. A *state* is a machine between two steps of the copy. Every
+machine of a scope is run in every way there is, by real page-table bytes and the allocator's own bytes in memory, then
+resumed, and asked all invariants. A way is *safe* in a scope if no run breaks any; it *leaves traces* if some run
+breaks only {traces}; else it loses or breaks something. What the model leaves out is in
+[machines.md](machines.md); what real kernels say to the three ways in which Remap fails, in [support.md](support.md)
+and by `hibernaut lab confirm FILE`."""
+
+
+def answers_page(answers: Answers, folder: str) -> str:
+    """The page as Markdown.
+
+    Args:
+        answers: what was found.
+        folder: where the runs lie, relative to the page.
+    """
+    traces = ", ".join(f"`{name}`" for name in INVARIANTS if name in TRACES)
+    parts = [HEAD.format(traces=traces), _scopes(answers.studied), _table(answers.studied)]
+    parts += ["## What holds, and what does not", *(_claim(judged, folder) for judged in answers.judged)]
+    parts += [_mutants(answers.studied)]
+    if answers.placements:
+        parts.append(_story(answers, folder))
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _scopes(studied: Sequence[Studied]) -> str:
+    rows = []
+    for one in studied:
+        tallies = one.tallies.values()
+        machines = max(tally.machines for tally in tallies)
+        cut = sum(tally.cut for tally in tallies)
+        rows.append(
+            (
+                one.study.name,
+                one.study.asks,
+                str(machines),
+                str(len(one.tallies)),
+                str(sum(tally.runs for tally in tallies)),
+                str(sum(tally.states for tally in tallies)),
+                "all" if not cut else f"CUT on {cut} machines",
+            )
+        )
+    words = [f"- **{one.study.name}**: {one.study.sweep.scope}." for one in studied]
+    head = ("study", "asks for", "machines", "ways", "runs", "distinct states", "covered")
+    return "\n\n".join(["## Scopes", _rows(head, rows), "\n".join(words)])
+
+
+def _table(studied: Sequence[Studied]) -> str:
+    ways = [name for name in dict.fromkeys(way for one in studied for way in one.tallies) if name not in MUTANTS]
+    rows = [[f"`{way}`", *(_cell(one.tallies[way]) if way in one.tallies else "" for one in studied)] for way in ways]
+    text = (
+        "Each cell: whether every run of the study is safe by that way, else how many of its runs lose or break "
+        "something. What is behind the numbers follows below."
+    )
+    return "\n\n".join(["## Is every run safe?", text, _rows(["way", *(one.study.name for one in studied)], rows)])
+
+
+def _cell(tally: Tally) -> str:
+    bad = sum(runs for verdict, (runs, _, _) in tally.endings.items() if verdict.loses)
+    if bad:
+        return f"**{bad} of {tally.runs} runs**"
+    return "leaves traces" if any(verdict.violated for verdict in tally.endings) else "safe"
+
+
+def _claim(judged: Judged, folder: str) -> str:
+    claim = judged.claim
+    scope = f"{judged.machines} machines (each by each way), {judged.runs} runs; studies: {', '.join(claim.studies)}"
+    if judged.against:
+        answer = f"**Does not hold** on {judged.against} of {scope}; the first: {judged.first_against}."
+    else:
+        answer = f"**Holds** on all of {scope}."
+    lines = [f"### {claim.title}", f"{answer} Asked was: {claim.says}.", *_run(judged, folder)]
+    return "\n\n".join(lines)
+
+
+def _run(judged: Judged, folder: str) -> Iterator[str]:
+    if judged.shown is None:
+        yield "There is no run to show it."
+        return
+    played = judged.shown.played
+    file = f"{judged.claim.name}.json"
+    lines = [*played.lines, f"injected: {'; '.join(played.injected) or 'nothing'}"]
+    lines += [f"-> {finding}" for finding in played.run.findings[:SHOWN_FINDINGS]]
+    more = len(played.run.findings) - SHOWN_FINDINGS
+    lines += [f"-> and {more} findings more"] if more > 0 else []
+    lines.append(f"=> {played.verdict}" if played.verdict.violated else f"=> {played.verdict.outcome}, as it was")
+    name = next(operation.way for operation in played.written.operations if operation.way)
+    yield f"The run, by `{name}`: [{folder}/{file}]({folder}/{file})"
+    yield "```\n" + "\n".join(lines) + "\n```"
+
+
+def _broken(studied: Sequence[Studied], way: str) -> list[str]:
+    """The invariants that a way breaks in any run of any study, in their order."""
+    verdicts: set[Verdict] = {verdict for one in studied if way in one.tallies for verdict in one.tallies[way].endings}
+    names = {name for verdict in verdicts for name in verdict.violated}
+    return [name for name in INVARIANTS if name in names]
+
+
+def _mutants(studied: Sequence[Studied]) -> str:
+    rows = []
+    for way in MUTANTS:
+        if any(way in one.tallies for one in studied):
+            what = (type(WAYS[way]).__doc__ or "").split("\n")[0].split(" Caught by ")
+            caught = what[1].rstrip(".") if len(what) > 1 else ""
+            broken = _broken(studied, way)
+            rows.append((f"`{way}`", what[0], f"{caught}: {'yes' if caught in broken else 'NO'}", ", ".join(broken)))
+    return "\n\n".join(
+        [
+            "## The mutants",
+            "Ways that are wrong on purpose. Each was made for one invariant to catch; it may break others too, as "
+            "what is under it does.",
+            _rows(("mutant", "what is wrong with it", "caught by", "all that it breaks"), rows),
+        ]
+    )
+
+
+STORY = """\
+In January 2025, during the candidates of Linux 6.13, resuming from hibernation broke ("[REGRESSION] This breaks resume
+from hibernation"): a NULL dereference in `__rmqueue_pcplist` after the resume. The change that was found and disabled
+took 2 MiB blocks of executable memory out of the direct map. The mechanism was never named. Whether it was this one is
+a question; what a machine can answer is which placements of the allocator's own pages would look like that.
+
+By the rules of 6.13-rc, one to three 2 MiB blocks out of the direct map, Remap's copy with no failure at all; every
+placement of the array of struct page, of the heads of the free lists, of the CPUs' lists and of the free pages, below
+or above the blocks; tables of each block below or above; one or two CPUs. After the resume pages are allocated until
+none is free. Machines on which, of {machines} each:"""
+
+
+def _story(answers: Answers, folder: str) -> str:
+    rows = []
+    for places, found in sorted(answers.placements.items()):
+        deaths = "; ".join(f"{death} ({count})" for death, count in sorted(found.deaths.items()))
+        rows.append(
+            (
+                *(place.word for place in places),
+                str(found.table_lost),
+                str(found.lists_torn),
+                deaths or ("-" if not found.lists_torn else "none of the 64 allocations met the damage"),
+            )
+        )
+    machines = max(found.machines for found in answers.placements.values())
+    null = [places for places, found in answers.placements.items() if any(_is_story(death) for death in found.deaths)]
+    head = (*(structure.word for structure in ALLOCATOR), "a table is lost", "lists are torn", "allocations die of")
+    if null:
+        where = " and ".join(
+            f"{structure} {null[0][number].word} the blocks"
+            for number, structure in enumerate(ALLOCATOR)
+            if len({one[number] for one in null}) == 1
+        )
+        said = (
+            f"So a NULL dereference in `__rmqueue_pcplist` comes of it in {len(null)} of {len(answers.placements)} "
+            f"placements: exactly those in which {where}. The copy meets the struct pages first, as they are before "
+            "anything is split: those inside a free block hold whatever their last owner left in the words of the "
+            "list, here NULL, those that were on a list before hold poison. Then a split refills the CPU's list from "
+            "that block, and the head of that list is copied after it: it names pages whose saved links are not links. "
+            "A lost table alone does not explain it: where the allocator's pages all lie above the blocks, tables are "
+            "lost and no allocation dies. Whether the machines of the reports were laid out like this nobody has "
+            "shown; it would take where their struct pages, their per-CPU lists and the blocks lay."
+        )
+    else:
+        said = "No placement gives a NULL dereference in `__rmqueue_pcplist`: the mechanism is another one."
+    run = [
+        f"The run: [{folder}/{judged.claim.name}.json]({folder}/{judged.claim.name}.json)."
+        for judged in answers.judged
+        if judged.claim.name == "null-on-a-cpu-list" and judged.shown
+    ]
+    return "\n\n".join(
+        ["## The 6.13-rc story, as a question", STORY.format(machines=machines), _rows(head, rows), said, *run]
+    )
+
+
+def _is_story(death: str) -> bool:
+    return "NULL" in death and "__rmqueue_pcplist" in death
