@@ -54,7 +54,7 @@ def on_cluster(sweep: Sweep, units: Sequence[tuple[int, ...]], scheduler: str) -
             taken = [unit for _, unit in zip(range(count), left, strict=False)]
             return [client.submit(run_unit, shared, unit, pure=False, retries=RETRIES) for unit in taken]
 
-        going = dask.as_completed(some(min(MOST_AHEAD, AHEAD * cores)))
+        going = dask.as_completed(some(min(MOST_AHEAD, AHEAD * cores)), loop=client.loop)
         for future in going:
             try:
                 record: Record = future.result()
