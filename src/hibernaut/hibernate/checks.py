@@ -215,8 +215,9 @@ def same_frames(before: Machine, after: Machine) -> tuple[Finding, ...]:
         differs |= other_rights & (states == Stop.PRESENT.code)
         other_rights &= states == Stop.NOT_PRESENT.code
         for which, found in ((differs, translations), (other_rights, rights_only)):
-            for start in at[inside & ~tables & which].tolist():
-                found.append((max(start, first) - first, min(start + level.pages, end) - max(start, first)))
+            for row, count in FrameRanges.of_frames(np.flatnonzero(inside & ~tables & which)):
+                start = page + row * level.pages
+                found.append((max(start, first) - first, min(start + count * level.pages, end) - max(start, first)))
         for row in np.flatnonzero(tables).tolist():
             old_entry = _Said(int(states[row]), int(pfns[row]), int(rights[row]))
             new_entry = _Said(*(int(each[row]) for each in others))

@@ -193,12 +193,11 @@ class _TemporaryTables:
                 rows = row[above] + np.searchsorted(self._pages[above], keys >> 9)
                 own = frames[row[level] : row[level] + len(keys)].astype(np.uint64) << np.uint64(PAGE_SHIFT)
                 tables[rows, keys & (ENTRIES - 1)] = own | np.uint64(KERNPG_TABLE)
-        for number, key in enumerate(self._pages[Level.PMD].tolist()):
-            first = (key << 18) - self._first
-            pfns = first + np.arange(ENTRIES, dtype=np.int64) * Level.PMD.pages
-            leaf = (pfns.astype(np.uint64) << np.uint64(PAGE_SHIFT)) | np.uint64(TEMPORARY_LEAF)
-            there = (pfns >= 0) & (pfns < self._ram.end)
-            tables[row[Level.PMD] + number, there] = leaf[there]
+        first = (self._pages[Level.PMD] << 18) - self._first
+        pfns = first[:, None] + np.arange(ENTRIES, dtype=np.int64) * Level.PMD.pages
+        leaves = (pfns.astype(np.uint64) << np.uint64(PAGE_SHIFT)) | np.uint64(TEMPORARY_LEAF)
+        there = (pfns >= 0) & (pfns < self._ram.end)
+        tables[row[Level.PMD] : row[Level.PMD] + len(first)] = np.where(there, leaves, np.uint64(0))
         chain = [0, *range(self.count - (self._machine.levels - 2), self.count)]
         indices = [ENTRIES - 1] * (self._machine.levels - 3) + [ENTRIES - 2]
         for (upper, lower), index in zip(itertools.pairwise(chain), indices, strict=True):

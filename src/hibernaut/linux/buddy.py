@@ -16,8 +16,9 @@ stop there; the kernel modelled here follows the link.
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -754,7 +755,8 @@ def check_allocator(
         lists; counts that are not the lists'; page tables that are free; pages in use that are on a list, or free and
         on none; `unsaved` pages in use. Empty if there are none.
     """
-    lists = [_walk(found, machine, places) for found in _lists(places)]
+    frame = functools.cache(machine.memory.frame)  # neighbours on a list are often neighbours in mem_map
+    lists = [_walk(found, machine, places, frame) for found in _lists(places)]
     idle, marked, unknown = _scan_mem_map(machine.memory, places)
     every = FrameRanges.of([(0, places.end_pfn)])
     used = every.without(idle).without(unknown)
@@ -819,8 +821,10 @@ def _lists(places: AllocatorPlaces) -> Iterator[_List]:
         yield _List(f"pcp list of CPU {cpu}", pcp + _PCP_LIST, 0, buddy=False)
 
 
-def _walk(found: _List, machine: AllocatorMachine, places: AllocatorPlaces) -> _List:
-    """Follow a list from its head, as far as that goes."""
+def _walk(
+    found: _List, machine: AllocatorMachine, places: AllocatorPlaces, frame: Callable[[int], Bytes | None]
+) -> _List:
+    """Follow a list from its head, as far as that goes; `frame` reads the machine's memory."""
     head = machine.base + found.head
     first, last = machine.memory.read_u64(found.head), machine.memory.read_u64(found.head + 8)
     if first is None or last is None:
@@ -830,7 +834,7 @@ def _walk(found: _List, machine: AllocatorMachine, places: AllocatorPlaces) -> _
     at, owner, link = head, found.holder, first
     while link != head:
         pfn, within = divmod(link - machine.base - places.mem_map - _LIST, _SIZE)
-        page = None if within or not 0 <= pfn < places.end_pfn else _struct_page(machine.memory, places, pfn)
+        page = None if within or not 0 <= pfn < places.end_pfn else _struct_page(frame, places, pfn)
         if page is None:
             found.wrong(f"next is {_named(link)}", owner)
             return found
@@ -850,12 +854,11 @@ def _walk(found: _List, machine: AllocatorMachine, places: AllocatorPlaces) -> _
     return found
 
 
-def _struct_page(memory: PhysicalMemory, places: AllocatorPlaces, pfn: int) -> tuple[int, ...] | None:
+def _struct_page(frame: Callable[[int], Bytes | None], places: AllocatorPlaces, pfn: int) -> tuple[int, ...] | None:
     """The fields of a `struct page` in order; None if it lies in a page that does not exist."""
     paddr = places.mem_map + pfn * _SIZE
-    page = memory.frame(paddr >> PAGE_SHIFT)
-    within = paddr % PAGE_SIZE
-    return None if page is None else _STRUCT.unpack(page[within : within + _SIZE].tobytes())
+    page = frame(paddr >> PAGE_SHIFT)
+    return None if page is None else _STRUCT.unpack_from(page.data, paddr % PAGE_SIZE)
 
 
 def _named(link: int) -> str:

@@ -145,10 +145,10 @@ class FrameRanges:
             return FrameRanges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
         ends = other.starts + other.pages
         # For each of the other: the first range here that can reach into it, and the first that begins behind it.
-        low = np.maximum(np.searchsorted(self.starts, other.starts, side="right") - 1, 0)
-        pairs = np.searchsorted(self.starts, ends, side="left") - low
-        theirs = np.repeat(np.arange(len(ends)), pairs)
-        mine = np.arange(len(theirs)) + np.repeat(low - (np.cumsum(pairs) - pairs), pairs)
+        low = np.maximum(self.starts.searchsorted(other.starts, side="right") - 1, 0)
+        pairs = self.starts.searchsorted(ends, side="left") - low
+        theirs = np.arange(len(ends)).repeat(pairs)
+        mine = np.arange(len(theirs)) + (low - (pairs.cumsum() - pairs)).repeat(pairs)
         first = np.maximum(other.starts[theirs], self.starts[mine])
         length = np.minimum(ends[theirs], self.starts[mine] + self.pages[mine]) - first
         common = length > 0
@@ -159,8 +159,8 @@ class FrameRanges:
         if not len(self.starts) or not len(other.starts):
             return self
         # Only those of the other that lie between the first and the last frame here: a few frames cost little.
-        low = max(int(np.searchsorted(other.starts, self.starts[0], side="right")) - 1, 0)
-        high = int(np.searchsorted(other.starts, self.end, side="left"))
+        low = max(int(other.starts.searchsorted(self.starts[0], side="right")) - 1, 0)
+        high = int(other.starts.searchsorted(self.end, side="left"))
         starts = other.starts[low:high]
         begins = np.concatenate((self.starts[:1], starts + other.pages[low:high]))
         length = np.concatenate((starts, [self.end])) - begins
