@@ -42,17 +42,26 @@ def by_pages(before: Machine, after: Machine) -> tuple[set[int], set[int]]:
     return translations, rights
 
 
-@settings(max_examples=40)
-@given(
-    st.lists(st.tuples(st.integers(0, 99), st.sampled_from([0, 1, 2, 3, 4, 255, 272, 273, 511]), entries), max_size=6)
+writes = st.tuples(
+    st.integers(0, 99),
+    st.sampled_from([0, 1, 2, 3, 4, 255, 272, 273, 511]),
+    entries,
+    st.integers(0, BITS),
+    st.booleans(),
 )
-def test_what_is_mapped_otherwise_is_found_page_by_page(writes: list[tuple[int, int, int]]) -> None:
-    """Any entries in any tables: loops, tables that are leaves now, frames that do not exist; the same frames."""
+
+
+@settings(max_examples=60)
+@given(st.lists(writes, min_size=1, max_size=6))
+def test_what_is_mapped_otherwise_is_found_page_by_page(changes: list[tuple[int, int, int, int, bool]]) -> None:
+    """Any entries in any tables, or other rights in what is there: loops, tables that are leaves now; the same frames."""
     before = build_machine(LAYOUT)
+    tables = sorted(page_tables(before))
     after = before.fork()
-    for which, index, entry in writes:
-        tables = sorted(page_tables(before))
-        after.write_entry((tables[which % len(tables)] << 12) + 8 * index, entry)
+    for which, index, entry, bits, only_rights in changes:
+        paddr = (tables[which % len(tables)] << 12) + 8 * index
+        was = after.memory.read_u64(paddr) or 0
+        after.write_entry(paddr, was ^ (bits & BITS) if only_rights else entry)
     found: dict[str, set[int]] = {"same-translations": set(), "same-rights": set()}
     for finding in same_frames(before, after):
         found[finding.check] |= set(range(finding.start_pfn, finding.start_pfn + finding.pages))
