@@ -10,6 +10,7 @@ from hibernaut import __version__
 from hibernaut.cli.answers import answers_
 from hibernaut.cli.audit import audit_
 from hibernaut.cli.common import expand_options
+from hibernaut.cli.confirm import confirm_
 from hibernaut.cli.convert import convert
 from hibernaut.cli.demo import demo
 from hibernaut.cli.explain import explain_
@@ -62,4 +63,5 @@ app.command("explore")(expand_options(explore_))
 app.command("replay")(expand_options(replay_))
 app.command("answers")(answers_)
 app.command()(takeover)
+lab.command("confirm")(expand_options(confirm_))
 app.add_typer(lab, name="lab")

@@ -35,7 +35,7 @@ from hibernaut.lab.variants import MOST_REGIONS, REGIONS, VARIANTS, Swap, Varian
 from hibernaut.memory.output import replacing, write_all
 from hibernaut.report.text import columns, doctor_text, support_page, support_text
 
-__all__ = ["lab", "takeover"]
+__all__ = ["DryRunOption", "Place", "lab", "takeover", "workshop"]
 
 lab = typer.Typer(
     help="Real kernels under QEMU: boot, hibernate, dump, resume, and prove what hibernaut claims.",
@@ -180,7 +180,7 @@ class TakeoverWish(Wish):
 
 
 @contextmanager
-def _workshop(keep: Path | None) -> Iterator[Path]:
+def workshop(keep: Path | None) -> Iterator[Path]:
     """A folder for disks and dumps: the one to keep them in, new or empty; else a temporary one."""
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="hibernaut-") as folder:
@@ -240,7 +240,7 @@ def boot(
         return place.dry_run(guest_kind, Path("DIR"))
     laboratory = place.lab()
     answers: list[dict[str, Any]] = []
-    with _workshop(None) as folder, laboratory.boot(guest_kind, folder, []) as guest:
+    with workshop(None) as folder, laboratory.boot(guest_kind, folder, []) as guest:
         for command in run or ["uname -a", "grep ^DirectMap /proc/meminfo"]:
             reply = guest.port.ask(command)
             answers.append({"command": command, "status": reply.status, "lines": list(reply.lines)})
@@ -275,7 +275,7 @@ def hibernate(
     if dry_run:
         return place.dry_run(guest_kind, folder, gdb=dump_before or dump_after)
     laboratory = place.lab()
-    with _workshop(folder):
+    with workshop(folder):
         stop = Stop(folder / "before.elf" if dump_before else None, folder / "after.elf" if dump_after else None)
         done = laboratory.hibernate(guest_kind, folder, stop)
         (folder / "kernel.log").write_text(done.log)
@@ -338,10 +338,8 @@ def resume(
         if dry_run:
             return place.dry_run(stranger, folder)
         laboratory = place.lab()
-        with _workshop(None) as workshop:
-            resumed = laboratory.resume_stranger(
-                stranger, image.absolute(), workshop, partition=partition, offset=offset
-            )
+        with workshop(None) as shop:
+            resumed = laboratory.resume_stranger(stranger, image.absolute(), shop, partition=partition, offset=offset)
         return _tell_resumed(resumed, json, quiet)
     saved = Record.load(folder)
     disk = image / IMAGE_NAME if image.is_dir() else image
@@ -354,11 +352,11 @@ def resume(
         return place.dry_run(saved.variant, folder, usual=saved.kernel)
     laboratory = place.lab(saved.kernel)
     on_own = device == "vda"
-    with _workshop(None) as workshop:
+    with workshop(None) as shop:
         done = laboratory.resume(
             saved,
             disks,
-            workshop,
+            shop,
             device=device,
             partition=saved.partition if on_own else None,
             offset=saved.offset if on_own else 0,
@@ -403,7 +401,7 @@ def dump(
         guest.qemu.execute("stop")
         guest.qemu.dump(out)
 
-    with _workshop(None) as folder:
+    with workshop(None) as folder:
         record = laboratory.ready(guest_kind, folder, take)
     if json:
         print_json({"dump": str(out), "record": dataclasses.asdict(record)})
@@ -427,8 +425,8 @@ def golden(
         return place.dry_run(variant_named("lzo"), folder, gdb=True)
     laboratory = place.lab()
     folder.mkdir(parents=True, exist_ok=True)
-    with _workshop(None) as workshop:
-        expected = make_golden(laboratory, folder, workshop, lambda text: say(text, quiet))
+    with workshop(None) as shop:
+        expected = make_golden(laboratory, folder, shop, lambda text: say(text, quiet))
     if json:
         print_json(expected)
     elif not quiet:
@@ -528,7 +526,7 @@ def takeover(
         if not (json or quiet):
             console().print(f"{step:12}{what}")
 
-    with _workshop(keep) as folder:
+    with workshop(keep) as folder:
         taken = take_over(laboratory, guest_kind, folder, resume_stock=resume_stock, tell=tell)
     if json:
         print_json(

@@ -24,7 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError, LabUnavailable
+from hibernaut.explore.families import Family
+from hibernaut.explore.operations import HIBERNATE, Operation
+from hibernaut.explore.replay import FamilyMachine, Written, play
 from hibernaut.hibernate.ways import FixmapNoFlush, Remap, Way
+from hibernaut.lab.confirm import confirm, foretold
 from hibernaut.lab.conformance import Compared, compare_copy, compare_death, random_variant
 from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk
 from hibernaut.lab.golden import check_golden, make_golden
@@ -33,6 +37,8 @@ from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Resumed
 from hibernaut.lab.takeover import Takeover, take_over
 from hibernaut.lab.variants import Swap, Variant, variant_named
 from hibernaut.linux import DirectMap
+from hibernaut.linux.environment import Place, Region
+from hibernaut.linux.rules import LINES
 from hibernaut.memory.files import open_plain
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.paging.spans import Stop
@@ -435,6 +441,16 @@ def _state_of(area: Path) -> str:
         return "none"
 
 
+def _as_explored(region: Region, tables: Place, choices: tuple[int, ...], lab: Lab, folder: Path) -> str:
+    """One of the explorer's counterexamples, arranged in a guest: its kernel must do what the model did."""
+    machine = FamilyMachine(Family(regions=(1,), kinds=(region,), tables=(tables,)), (0,) * 9)
+    played = play(Written(machine, LINES[0].line, (Operation(HIBERNATE, way="remap"),), choices))
+    found = confirm(lab, foretold(played), folder)
+    if not found.agrees:
+        raise Failed(f"the model says {played.verdict}; {found.seen}")
+    return found.seen
+
+
 CASES = (
     Case("read, against the kernel's own words", "every fact agrees", _own_words),
     Case("own image rewritten, each compressor", "resumes", _rewrite),
@@ -453,6 +469,21 @@ CASES = (
         "saved through a fixmap that is not flushed",
         "the guest finds pages damaged",
         partial(_flawed_way, FixmapNoFlush(), "hole-2m-below", "511 pages damaged"),
+    ),
+    Case(
+        "explored: an allocation fails",
+        "a warning, then a page fault in the copy",
+        partial(_as_explored, Region.BLOCK, Place.ABOVE, (1,)),
+    ),
+    Case(
+        "explored: an entry that is zero",
+        "a page fault in the copy, no warning",
+        partial(_as_explored, Region.NONE, Place.BELOW, ()),
+    ),
+    Case(
+        "explored: nothing fails, table above",
+        "no sign, an image without a table, garbage",
+        partial(_as_explored, Region.BLOCK, Place.ABOVE, ()),
     ),
     Case(
         f"random regions, seed {COPY_SEED}: the copy against the model's",

@@ -7,17 +7,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hibernaut.errors import LabError
+from hibernaut.errors import LabError, LabUnavailable
+from hibernaut.explore.operations import HIBERNATE
+from hibernaut.explore.replay import FamilyMachine, Played
 from hibernaut.hibernate.log import FAILED_TO_REMAP
 from hibernaut.lab.conformance import TIME_STAMP, reachable_tables
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS, Variant
 from hibernaut.linux import DirectMap
+from hibernaut.linux.environment import Kind
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 from hibernaut.swsusp import open_image
 
-__all__ = ["Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "judge"]
+__all__ = ["Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "foretold", "judge"]
+
+STOCK_WAY = "remap"
+"""How a stock kernel copies."""
 
 MOST_ABOVE = 4
 """Blocks below the PMD tables that a guest of 256 MiB has free for certain (Linux 6.1; newer ones have eight)."""
@@ -96,6 +102,35 @@ class Torn:
     def __str__(self) -> str:
         blocks = f", for block {' '.join(map(hex, self.blocks))}" if self.blocks else ""
         return f"its image lacks table {' '.join(map(hex, self.tables))}, which its own page tables name{blocks}"
+
+
+def foretold(played: Played) -> Prediction:
+    """What a run says that a kernel does.
+
+    Raises:
+        LabUnavailable: nothing that a stock kernel in a guest could be asked.
+    """
+    machine, run = played.written.machine, played.run
+    if not isinstance(machine, FamilyMachine):
+        raise LabUnavailable("this run begins on somebody's machine: a guest is no such machine")
+    ways = {operation.way for operation in played.written.operations if operation.do == HIBERNATE}
+    if ways != {STOCK_WAY}:
+        raise LabUnavailable(f"this run goes by {', '.join(sorted(ways))}; a stock kernel copies by {STOCK_WAY}")
+    if run.outcome == "refused":
+        raise LabUnavailable("in this run the kernel refuses to hibernate: nothing to be seen in a guest")
+    situated = machine.situated()[0]
+    if situated.remembered:
+        raise LabUnavailable("in this run a CPU remembers what it should not: that cannot be arranged in a guest")
+    failing = [choice.subject for choice in played.schedule if choice.kind == Kind.ALLOCATION_FAILS and choice.value]
+    if failing != list(range(1, len(failing) + 1)):
+        raise LabUnavailable(f"in this run allocation {failing[-1]} fails: in a guest only the first ones can")
+    return Prediction(
+        regions=tuple(map(str, situated.regions)),
+        fail_allocations=len(failing),
+        outcome=run.outcome,
+        kernel_lines=run.machine.log.kernel_lines,
+        violated=played.verdict.violated,
+    )
 
 
 def cannot_arrange(prediction: Prediction) -> str | None:

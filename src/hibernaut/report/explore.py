@@ -6,7 +6,7 @@ from typing import Any
 
 from hibernaut.report.text import columns
 
-__all__ = ["explored_text", "played_text"]
+__all__ = ["confirmed_text", "explored_text", "played_text"]
 
 
 def explored_text(document: dict[str, Any]) -> str:
@@ -64,4 +64,18 @@ def played_text(document: dict[str, Any]) -> str:
     lines.append(f"outcome: {document['outcome']}{warned}: {violated}")
     same = "the same as saved, byte for byte"
     lines.append(same if document["same"] else f"NOT as saved: {document['difference']}")
+    return "\n".join(lines)
+
+
+def confirmed_text(document: dict[str, Any]) -> str:
+    """The answer of `lab confirm`."""
+    said = "AGREES" if document["agrees"] else "DISAGREES"
+    violated = ", ".join(document["violated"]) or "nothing is broken"
+    lines = [
+        f"arranged: {', '.join(document['regions']) or 'no region'}; failing allocations: "
+        f"{document['fail_allocations'] or 'none'}",
+        f"the model: {document['outcome']}: {violated}",
+        f"Linux {document['release']} {said}: {document['seen']}",
+        *(f"  {line}" for line in document["said"]),
+    ]
     return "\n".join(lines)
