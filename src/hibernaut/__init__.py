@@ -20,6 +20,7 @@ from hibernaut.errors import (
 )
 
 if TYPE_CHECKING:
+    from hibernaut.explore import explore
     from hibernaut.hibernate import Fixmap, Remap, RemapWhole, Snapshot, hibernate, resume
     from hibernaut.linux import DirectMap, Machine, build_machine
     from hibernaut.paging.tables import PageTables
@@ -43,6 +44,7 @@ __all__ = [
     "Snapshot",
     "Source",
     "build_machine",
+    "explore",
     "hibernate",
     "open_image",
     "open_memory",
@@ -62,6 +64,7 @@ _HOMES = {
     "Snapshot": "hibernaut.hibernate",
     "Source": "hibernaut.sources",
     "build_machine": "hibernaut.linux",
+    "explore": "hibernaut.explore",
     "hibernate": "hibernaut.hibernate",
     "open_image": "hibernaut.swsusp",
     "open_memory": "hibernaut.sources",

@@ -17,23 +17,16 @@ from rich.progress import Progress as Bar
 from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, console, print_json
 from hibernaut.cli.source_machine import MachineOptions, machine_in
 from hibernaut.errors import HibernautError
+from hibernaut.explore import explore
 from hibernaut.explore.operations import HIBERNATE, Operation, operations_of
 from hibernaut.explore.replay import FamilyMachine, Played, SourceMachine, Written, fingerprint, play, write_run
-from hibernaut.explore.run import Run, Verdict
+from hibernaut.explore.run import Verdict
 from hibernaut.explore.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words
-from hibernaut.explore.search import Bounds, explore_run
-from hibernaut.explore.sweep import (
-    Counterexample,
-    Progress,
-    Sweep,
-    Tally,
-    Way,
-    endings_of,
-    run_sweep,
-)
+from hibernaut.explore.search import Bounds
+from hibernaut.explore.sweep import Counterexample, Progress, Sweep, Tally, run_sweep
 from hibernaut.hibernate.ways import MUTANTS, WAYS, way_named
 from hibernaut.linux import Machine
-from hibernaut.linux.rules import LINES, KernelRules
+from hibernaut.linux.rules import LINES
 from hibernaut.report.explore import explored_text
 
 __all__ = ["explore_", "sweep_progress"]
@@ -128,22 +121,21 @@ def _explore_source(
     """One machine by each way; its runs are few enough to be run one after the other."""
     for way in ways:
         way_named(way)
-    tallies = {way: Tally() for way in ways}
-    rules: KernelRules = machine.rules
+    tallies: dict[str, Tally] = {}
     where = SourceMachine(source.name, fingerprint(machine))
 
-    def written(way: str, choices: tuple[int, ...]) -> Written:
+    def played(way: str, found: Counterexample) -> Played:
         then = (Operation("exhaust", pages=after),) if after else ()
-        return Written(where, rules.line, (Operation(HIBERNATE, way=way), *then), choices)
+        operations = (Operation(HIBERNATE, way=way), *then)
+        return play(Written(where, machine.rules.line, operations, found.choices), machine)
 
     with sweep_progress(quiet) as told:
-        for number, way in enumerate(ways):
-            told(Progress(number, len(ways), *_sums(tallies)))
-            found = explore_run(Run(machine, written(way, ()).operations), bounds)
-            tallies[way].add((), (), Way(found.runs, found.states, found.steps, found.cut, endings_of(found)))
+        for way in ways:
+            told(Progress(len(tallies), len(ways), *_sums(tallies)))
+            tallies[way] = explore(machine, way, bounds=bounds, allocations_after=after)
         told(Progress(len(ways), len(ways), *_sums(tallies)))
-    scope = f"the machine of {source.name}; {bounds}; rules of {rules.line}"
-    return _document(scope, tallies, lambda way, found: play(written(way, found.choices), machine), save)
+    scope = f"the machine of {source.name}; {bounds}; rules of {machine.rules.line}"
+    return _document(scope, tallies, played, save)
 
 
 def _sums(tallies: dict[str, Tally]) -> tuple[int, int]:

@@ -410,7 +410,8 @@ def _on_pool(sweep: Sweep, units: Sequence[tuple[int, ...]], processes: int | No
                     yield future.result()
             except BrokenProcessPool:
                 raise HibernautError(
-                    "a worker process was killed (out of memory?): what is done is in the file, start again to go on"
+                    "a worker process died (killed, out of memory, or started by a script that does not keep to "
+                    '`if __name__ == "__main__":`); what is done is in the results, start again to go on'
                 ) from None
 
 
