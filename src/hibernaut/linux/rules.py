@@ -97,7 +97,7 @@ RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:[.~+-]\S*)?")
 
 def rules_named(line: str) -> KernelRules:
     """The rules of a line by its name. Raises HibernautError, with the names there are."""
-    for rules in LINES:
+    for rules in (*LINES, *_RELEASED):
         if rules.line == line:
             return rules
     raise HibernautError(f"no rules for a kernel {line!r} (known: {', '.join(rules.line for rules in LINES)})")
@@ -106,7 +106,7 @@ def rules_named(line: str) -> KernelRules:
 def rules_for_release(release: str) -> KernelRules:
     """The rules of a kernel by its release (`uname -r`): those of the newest line that is not newer.
 
-    A release older than any line gets the oldest. Two lines have no name of their own to ask for: 6.2 to 6.5 have
+    A release older than any line gets the oldest. Two lines are not offered by name: 6.2 to 6.5 have
     6.1's rules with set_memory_rox and the aliases untangled; 6.13 and 6.14 have 6.12's with n pages a request, for
     their release candidates' blocks are gone.
 
