@@ -96,7 +96,7 @@ RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:[.~+-]\S*)?")
 
 
 def rules_named(line: str) -> KernelRules:
-    """The rules of a line by its name. Raises HibernautError, with the names there are."""
+    """The rules of a line by its name, `LINES` and 6.2, 6.13. Raises HibernautError, with the names there are."""
     for rules in (*LINES, *_RELEASED):
         if rules.line == line:
             return rules
