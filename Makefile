@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types lab bench clean
+.PHONY: demo test lint types answers lab bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -19,6 +19,10 @@ lint: $(VENV)/ready-dev
 
 types: $(VENV)/ready-dev
 	$(BIN)/mypy
+
+# Every run of every study; the page and the runs that it names are written anew.
+answers: $(VENV)/ready
+	$(BIN)/hibernaut answers --write docs/answers.md
 
 # Every case on every kernel, under QEMU; the table is kept. `hibernaut lab doctor` says what that needs.
 lab: $(VENV)/ready-dev
