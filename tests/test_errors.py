@@ -1,0 +1,40 @@
+"""The library's errors: one readable line, and the same error after a trip to another process."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from hibernaut.errors import (
+    CorruptImage,
+    FormatError,
+    HibernationRefused,
+    HibernautError,
+    LabError,
+    LabUnavailable,
+    MachineFault,
+    OutOfMemory,
+)
+from hibernaut.linux.set_memory import AttributeChangeError
+
+ERRORS = (
+    HibernautError("something"),
+    FormatError("bad", source="file", offset=3, expected="this", found="that"),
+    CorruptImage("worse", source="file"),
+    MachineFault("page fault", address=1, entry=2, pfn=3, doing="copying", log=("last words",)),
+    OutOfMemory(7, injected=True),
+    HibernationRefused("secret", errno="EPERM", log=("no",)),
+    LabError("died", log=("a", "b")),
+    LabUnavailable("no QEMU", cure="apt-get install it"),
+    AttributeChangeError("refused", vaddr=4096, errno="EFAULT"),
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_survive_a_trip_to_another_process(error: HibernautError) -> None:
+    """Kind, attributes and line are what they were: a worker's error is told by its parent."""
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert vars(again) == vars(error)
+    assert (str(again), again.args) == (str(error), error.args)
