@@ -25,7 +25,7 @@ class HibernautError(Exception):
 
 def _again(kind: type[HibernautError], args: tuple[Any, ...]) -> HibernautError:
     """An error as it was, without asking its class how it is made: most of them want keywords."""
-    error = kind.__new__(kind, *args)
+    error = BaseException.__new__(kind, *args)
     error.args = args
     return error
 
