@@ -149,15 +149,14 @@ class Run:
         """The copy is over: resume it, if there is something to resume, and ask the invariants."""
         assert self._before is not None
         resumed = None
-        after = self.machine
         if snapshot is not None and snapshot.error is None:
             try:
                 boot = BootKernel.beside(snapshot, snapshot.frames.lowest(BOOT_KERNEL_PAGES))
                 resumed = resume(snapshot, boot)
-            except HibernationRefused as refusal:
-                error = refusal
-        done = Hibernation(self._before, after, snapshot, resumed, error)
-        self.findings += findings_of(done)
+            except HibernationRefused as refusal:  # the boot kernel goes on: what was saved never runs again
+                self.findings += (Finding("no-fault", f"not resumed: {refusal}", 0, snapshot.frames.total_pages),)
+                self._dead = True
+        self.findings += findings_of(Hibernation(self._before, self.machine, snapshot, resumed, error))
         self.snapshot, self.error = snapshot, error
         self._before = self._copy = None
         self.position += 1

@@ -16,9 +16,11 @@ import numpy as np
 
 from hibernaut.errors import HibernationRefused
 from hibernaut.hibernate.snapshot import Snapshot
+from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.formula import BOOT_MARK, FormulaMemory
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL_LARGE
+from hibernaut.linux.saveable import frames_in_state
 from hibernaut.memory.physical import PAGE_SHIFT, BoolArray, Bytes, FrameRanges, Frames, Overlay, PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level
 
@@ -51,13 +53,19 @@ class BootKernel:
         """One on the same RAM, which has left its mark in every frame (`formula.BOOT_MARK`).
 
         Args:
-            snapshot: whose machine's RAM.
+            snapshot: whose machine's RAM: of a machine in a dump or an image, which may hold but a part of it, also
+                the frames that the direct map speaks of.
             used: the frames that it uses. Default: the lowest that the image has, at most an eighth of RAM, 4 MiB, and
                 half of the safe frames that the restore itself leaves.
         """
-        ram = snapshot.machine.memory.ranges
+        machine = snapshot.machine
+        ram = machine.memory.ranges
+        if machine.flags is None:
+            states = (FrameState.PRESENT, FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE)
+            mapped = frames_in_state(machine.direct_map, *states)
+            ram = FrameRanges.of([*ram, *mapped])
         if used is None:
-            safe = ram.without(snapshot.frames).total_pages - _TemporaryTables(snapshot.machine, ram).count - 1
+            safe = ram.without(snapshot.frames).total_pages - _TemporaryTables(machine, ram).count - 1
             used = snapshot.frames.lowest(max(0, min(ram.total_pages // 8, MOST_USED_PAGES, safe // 2)))
         return cls(FormulaMemory(ram, mark=BOOT_MARK), used)
 
