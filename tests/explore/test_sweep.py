@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +174,45 @@ def test_a_sweep_needs_ways_that_exist() -> None:
     for ways, rules in (((), "6.1"), (("remap", "remap"), "6.1"), (("fly",), "6.1"), (("remap",), "2.4")):
         with pytest.raises(HibernautError):
             Sweep(Family(), ways, rules)
+
+
+LONG = """
+from hibernaut.explore.families import Family
+from hibernaut.explore.sweep import Sweep, run_sweep
+
+def told(progress):
+    print(progress.units, flush=True)
+
+if __name__ == "__main__":
+    run_sweep(Sweep(Family(regions=(0, 1, 2, 3)), ("remap-generic",)), processes=2, progress=told)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to look for processes in")
+def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
+    """SIGKILL of the parent in mid-sweep: its workers end, too, instead of waiting for work for ever."""
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None
+        while parent.stdout.readline().strip() != b"2":
+            assert parent.poll() is None
+        assert len(of_session(parent.pid)) >= 3
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while of_session(parent.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert of_session(parent.pid) == []
+
+
+def of_session(session: int) -> list[int]:
+    """The processes of a session that are not dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, own = path.read_text().rpartition(")")[2].split()[:4]
+            if int(own) == session and state != "Z":
+                found.append(int(path.parent.name))
+    return found

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -380,12 +381,24 @@ class Pool(Protocol):
 def local_pool(processes: int | None = None) -> Iterator[tuple[ProcessPoolExecutor, int]]:
     """All cores of this machine, and how many they are."""
     count = processes or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(count, mp_context=get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("forkserver"), initializer=_end_with_parent) as pool:
         try:
             yield pool, count
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """In a worker: a parent that was killed leaves none behind, waiting for work for ever."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _on_pool(sweep: Sweep, units: Sequence[tuple[int, ...]], processes: int | None) -> Iterator[Record]:
