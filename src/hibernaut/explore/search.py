@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -106,6 +107,12 @@ class Chooser(Environment):
         if question.kind == Kind.ALLOCATION_FAILS and index:
             self.failures += 1
         return index
+
+    def fork(self) -> Self:
+        """See `Environment.fork`."""
+        twin = super().fork()
+        twin.others = self.others.copy()
+        return twin
 
     def _allowed(self, question: Question) -> Sequence[int]:
         if question.kind == Kind.ALLOCATION_FAILS:

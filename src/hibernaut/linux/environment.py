@@ -222,8 +222,10 @@ class Environment:
         return bool(self._ask(Question(Kind.REMEMBERED, 0, options)))
 
     def fork(self) -> Self:
-        """An independent environment in the same state, with the same record."""
-        return copy.deepcopy(self)
+        """An independent environment in the same state, with the same record. What a subclass changes, it copies."""
+        twin = copy.copy(self)
+        twin._schedule = self._schedule.copy()
+        return twin
 
     def _ask(self, question: Question) -> int:
         index = self.decide(question)
