@@ -33,6 +33,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/images.py
 	$(BIN)/python benchmarks/page_tables.py
 	$(BIN)/python benchmarks/machine.py
+	$(BIN)/python benchmarks/explore.py
 
 # python-lzo has no wheels for Linux: where it cannot be built, lzallright (a dependency) does its work, slower.
 $(VENV)/ready: pyproject.toml

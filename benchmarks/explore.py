@@ -1,0 +1,242 @@
+"""Exploration: states a second against plain searches of the same machines and a model checker; sizes of machines.
+
+`python benchmarks/explore.py` prints three tables. What is explored: every machine with one or two regions of 2 MiB or
+1 GiB out of its direct map, their tables above or below them, by three ways.
+
+1. `explore_run` against a textbook breadth-first search (a queue of forked runs, a set of digests), which must find as
+   many states, and against no search at all: every run from its start, with other answers each time, which must find
+   as many runs, ending alike.
+2. `explore_run` against the model checker SPIN on a model of the same copy loop, `remap.pml`: every machine and way
+   must have as many runs to each verdict in both. SPIN (Debian package spin) and gcc are needed; if they are not there,
+   that part is reported as not measured.
+3. What a step costs on machines with more regions, more free pages, more RAM.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hibernaut.explore.families import Family, Situated
+from hibernaut.explore.operations import operations_of
+from hibernaut.explore.run import Run, Verdict
+from hibernaut.explore.search import explore_run
+from hibernaut.explore.sweep import layouts
+from hibernaut.linux.build import build_machine
+from hibernaut.linux.environment import Environment, Kind, Question, Region, Replay
+from hibernaut.linux.machine import Machine
+
+WAYS = ("remap", "remap-generic", "fixmap")
+FAMILY = Family(regions=(1, 2), kinds=(Region.BLOCK, Region.GIB))
+ROUNDS = 3
+SIZE_ROUNDS = 20
+MODEL = Path(__file__).with_name("remap.pml")
+RATE_REGIONS = 4
+"""SPIN is through with two regions before its clock moves: its rate is measured on machines of up to four."""
+GIB_PAGES = 1 << 18
+
+
+class Told(Environment):
+    """Answers as it is told, then 0; notes how many answers each question had. The kernel takes what frame it takes."""
+
+    def __init__(self, answers: Sequence[int]) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.options: list[int] = []
+
+    def decide(self, question: Question) -> int:
+        """See `Environment.decide`."""
+        self.options.append(1 if question.kind == Kind.FREE_FRAME else len(question.options))
+        if len(self.answers) < len(self.options):
+            self.answers.append(0)
+        return self.answers[len(self.options) - 1]
+
+
+def others(told: Told, prefix: int) -> list[list[int]]:
+    """The other answers to the questions that came after so many."""
+    return [
+        [*told.answers[:at], answer] for at in range(prefix, len(told.options)) for answer in range(1, told.options[at])
+    ]
+
+
+def breadth_first(start: Run) -> int:
+    """The states of all runs, ends included: each state's next step for every combination of answers, from a fork."""
+    seen = {start.digest()}
+    ends: set[tuple[bytes, Verdict]] = set()
+    queue = deque([start])
+    while queue:
+        state = queue.popleft()
+        digest = state.digest()
+        combinations: list[list[int]] = [[]]
+        while combinations:
+            prefix = combinations.pop()
+            told = Told(prefix)
+            run = state.fork(told)
+            run.advance()
+            combinations += others(told, len(prefix))
+            if run.finished:
+                ends.add((digest, run.verdict))
+            elif (key := run.digest()) not in seen:
+                seen.add(key)
+                queue.append(run)
+    return len(seen) + len(ends)
+
+
+def one_by_one(start: Run) -> Counter[Verdict]:
+    """Every run from its start to its end, for every combination of answers: how many end in each way."""
+    ends: Counter[Verdict] = Counter()
+    combinations: list[list[int]] = [[]]
+    while combinations:
+        prefix = combinations.pop()
+        told = Told(prefix)
+        run = start.fork(told)
+        run.finish()
+        combinations += others(told, len(prefix))
+        ends[run.verdict] += 1
+    return ends
+
+
+def machines(family: Family) -> list[tuple[Situated, Machine]]:
+    """Every machine of a family."""
+    found = []
+    for unit in layouts(family):
+        situated = family.choose(Replay(unit))
+        found.append((situated, build_machine(situated.layout)))
+    return found
+
+
+def best(rounds: int, *jobs: Callable[[], object]) -> list[float]:
+    """Seconds of each job: the best of some rounds, the jobs taking turns."""
+    seconds = [float("inf")] * len(jobs)
+    for _ in range(rounds):
+        for number, job in enumerate(jobs):
+            started = time.perf_counter()
+            job()
+            seconds[number] = min(seconds[number], time.perf_counter() - started)
+    return seconds
+
+
+def plain_searches() -> tuple[int, float]:
+    """Part 1. Gives the number of states of all, and seconds that `explore_run` took for them."""
+    peers = f"{'breadth first':>15}{'ratio':>7}{'run by run':>12}{'ratio':>7}"
+    print(f"{'':<16}{'runs':>7}{'states':>8}{'states/s':>10}{peers}")
+    built = machines(FAMILY)
+    all_states, all_seconds = 0, 0.0
+    for way in WAYS:
+        starts = [Run(machine, operations_of(situated, way)) for situated, machine in built]
+        runs = states = 0
+        for start in starts:
+            found = explore_run(start)
+            assert breadth_first(start) == found.states
+            assert one_by_one(start) == {verdict: known.runs for verdict, known in found.futures.items()}
+            runs, states = runs + found.runs, states + found.states
+        ours, plain, single = best(
+            ROUNDS,
+            lambda starts=starts: [explore_run(start) for start in starts],  # type: ignore[misc]
+            lambda starts=starts: [breadth_first(start) for start in starts],  # type: ignore[misc]
+            lambda starts=starts: [one_by_one(start) for start in starts],  # type: ignore[misc]
+        )
+        print(
+            f"{way:<16}{runs:>7}{states:>8}{states / ours:>10.0f}{plain:>13.2f} s{plain / ours:>7.2f}"
+            f"{single:>10.2f} s{single / ours:>7.2f}"
+        )
+        all_states, all_seconds = all_states + states, all_seconds + ours
+    return all_states, all_seconds
+
+
+Ends = Counter[tuple[str, tuple[str, ...], str]]
+"""Runs by way, regions, and three digits: died, tables not closed, a page missing."""
+
+
+def our_ends() -> Ends:
+    """What `explore_run` finds."""
+    ends: Ends = Counter()
+    for situated, machine in machines(FAMILY):
+        for way in WAYS:
+            for verdict, known in explore_run(Run(machine, operations_of(situated, way))).futures.items():
+                wrong = [verdict.outcome == "died"]
+                wrong += [name in verdict.violated for name in ("tables-closed", "every-listed-page")]
+                ends[way, tuple(map(str, situated.regions)), "".join(str(int(one)) for one in wrong)] += known.runs
+    return ends
+
+
+def model_checker(folder: Path, *defines: str) -> tuple[Ends, int, float]:
+    """The ends that SPIN finds in the model, the states that it stored, and how long that took."""
+    subprocess.run(["spin", "-a", *defines, str(MODEL)], cwd=folder, check=True, capture_output=True)
+    subprocess.run(["gcc", "-O2", "-DSAFETY", "-w", "-o", "pan", "pan.c"], cwd=folder, check=True)
+    started = time.perf_counter()
+    told = subprocess.run(["./pan", "-m100000"], cwd=folder, check=True, capture_output=True, text=True).stdout
+    seconds = time.perf_counter() - started
+    assert "errors: 0" in told
+    assert "Search not completed" not in told
+    stored = re.search(r"^ *(\d+) states, stored", told, re.MULTILINE)
+    assert stored is not None
+    ends: Ends = Counter()
+    for line in told.splitlines():
+        if line.startswith("END "):
+            _, way, *regions, wrong = line.split()
+            ends[WAYS[int(way)], tuple(regions), wrong] += 1
+    return ends, int(stored[1]), seconds
+
+
+def against_spin(states: int, seconds: float) -> None:
+    """Part 2, with what part 1 has measured."""
+    for program, package in (("spin", "spin"), ("gcc", "gcc")):
+        if shutil.which(program) is None:
+            print(f"SPIN: not measured: {program} is not installed (Debian package {package})")
+            return
+    ours = our_ends()
+    with tempfile.TemporaryDirectory() as folder:
+        by_run, _, _ = model_checker(Path(folder), "-DREGIONS=2", "-DHISTORY")
+        assert by_run == ours, (by_run - ours, ours - by_run)
+        merged, stored, _ = model_checker(Path(folder), "-DREGIONS=2")
+        assert merged.keys() == ours.keys()
+        _, many, long = model_checker(Path(folder), f"-DREGIONS={RATE_REGIONS}")
+    machines_and_ways = len({key[:2] for key in ours})
+    print(f"machines and ways: {machines_and_ways}; verdicts that each can end in: {len(ours)}; runs: {ours.total()}")
+    print("SPIN: the same verdicts of each, each with the same number of runs")
+    print(f"states of these: {states} real machines, {stored} of SPIN's model")
+    print(
+        f"states a second: {states / seconds:.0f} of ours, {many / long:.0f} of SPIN's (of {many}, with up to "
+        f"{RATE_REGIONS} regions): SPIN is {many / long / (states / seconds):.0f} times as fast"
+    )
+
+
+def sizes() -> None:
+    """Part 3: all sizes take turns, so that a busy machine hurts them alike."""
+    cases = [(regions, free, 0) for regions in (1, 2, 3) for free in (16, 256, 4096)]
+    cases += [(1, 256, more) for more in (4, 16, 64, 256)]
+    lines, steps, jobs = [], [], []
+    for regions, free, more in cases:
+        situated = Family(regions=(regions,), kinds=(Region.BLOCK,), free_pages=free).choose(Environment())
+        *rest, (first, pages) = situated.layout.ram
+        layout = replace(situated.layout, ram=(*rest, (first, pages + more * GIB_PAGES)))
+        machine = build_machine(layout)
+        starts = [Run(machine, operations_of(situated, way)) for way in WAYS]
+        ram, top = sum(count for _, count in layout.ram), first + pages + more * GIB_PAGES
+        lines.append(f"{regions:>7}{free:>12}{ram / GIB_PAGES:>6.0f} GiB{top / GIB_PAGES:>6.0f} GiB")
+        steps.append(sum(explore_run(start).steps for start in starts))
+        jobs.append(lambda starts=starts: [explore_run(start) for start in starts])
+    print(f"{'regions':>7}{'free pages':>12}{'RAM':>10}{'up to':>10}{'steps':>8}{'a step':>10}")
+    for line, count, seconds in zip(lines, steps, best(SIZE_ROUNDS, *jobs), strict=True):
+        print(f"{line}{count:>8}{seconds / count * 1e6:>7.0f} us")
+
+
+def main() -> None:
+    """Print the tables."""
+    states, seconds = plain_searches()
+    print()
+    against_spin(states, seconds)
+    print()
+    sizes()
+
+
+if __name__ == "__main__":
+    main()
