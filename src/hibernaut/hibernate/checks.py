@@ -205,9 +205,13 @@ def same_frames(before: Machine, after: Machine) -> tuple[Finding, ...]:
     work = [(top, first // (ENTRIES * top.pages) * ENTRIES * top.pages, _Said.by_cr3(before), _Said.by_cr3(after))]
     while work:
         level, page, old, new = work.pop()
+        alike = _tables_alike(before, after, old, new)
+        if alike and level == Level.PTE:
+            continue
         at = page + np.arange(ENTRIES) * level.pages
         inside = (at < end) & (at + level.pages > first)
-        (states, pfns, rights), others = old.below(before, level), new.below(after, level)
+        states, pfns, rights = mine = old.below(before, level)
+        others = mine if alike else new.below(after, level)
         tables = inside & ((states == TABLE) | (others[0] == TABLE))
         leaf = (states == Stop.PRESENT.code) | (states == Stop.NOT_PRESENT.code)
         differs = (states != others[0]) | leaf & (pfns != others[1])
@@ -221,8 +225,7 @@ def same_frames(before: Machine, after: Machine) -> tuple[Finding, ...]:
         for row in np.flatnonzero(tables).tolist():
             old_entry = _Said(int(states[row]), int(pfns[row]), int(rights[row]))
             new_entry = _Said(*(int(each[row]) for each in others))
-            if level > Level.PMD or not _tables_alike(before, after, old_entry, new_entry):
-                work.append((Level(level - 1), int(at[row]), old_entry, new_entry))
+            work.append((Level(level - 1), int(at[row]), old_entry, new_entry))
     return tuple(
         Finding(check, what, start, pages)
         for check, what, ranges in (
