@@ -70,7 +70,7 @@ def test_every_way_saves_a_real_machine(golden: Golden, tmp_path: Path, way: str
     out = tmp_path / "image"
     result = hibernaut("save", golden("ram-6.1-low2m.elf"), out, "--via", way, "--json", "--compressor", "none")
     assert (result.status, result.document["outcome"], result.document["via"]) == (0, "saved", way)
-    allocations = 512 if way == "fixmap-bounce" else 0 if way.startswith("fixmap") or way == "remap-whole" else 1
+    allocations = 512 if way == "fixmap-bounce" else 0 if way.startswith(("fixmap", "remap-whole")) else 1
     assert len(result.document["allocations"]) == allocations
     assert hibernaut("inspect", out, "--quiet").status == 0
 

@@ -46,6 +46,7 @@ BROKEN: dict[str, set[str]] = {
     "fixmap-bounce": {"no-fault", "lists-whole", "allocator-sound"},
     "remap-no-unmap": OF_REMAP,
     "remap-no-flush": OF_REMAP | {"nothing-stale"},
+    "remap-whole-no-write": {"no-fault", "same-rights", "same-direct-map"},
     "remap-write-anyway": OF_REMAP | {"every-listed-page", "nothing-on-failure"},
 }
 """By way the invariants that some run of it breaks, one page being allocated after the resume; no run breaks another.
@@ -85,9 +86,8 @@ def test_every_mutant_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("invariant", INVARIANTS)
 def test_each_invariant_can_fail(invariant: str) -> None:
-    """Every invariant is broken by a mutant; rights alone by no mutant, but by tables that were reserved and saved."""
-    catches = {way for way, names in BROKEN.items() if invariant in names}
-    assert catches & set(MUTANTS) or catches == {"reserved:1"}
+    """Every invariant is broken by a mutant."""
+    assert any(invariant in BROKEN[way] for way in MUTANTS)
 
 
 @pytest.mark.parametrize("way", MUTANTS)

@@ -14,6 +14,7 @@ from hibernaut.hibernate.ways.mutants import (
     FixmapSkips,
     RemapNoFlush,
     RemapNoUnmap,
+    RemapWholeNoWrite,
     RemapWriteAnyway,
 )
 from hibernaut.hibernate.ways.remap import Remap, RemapGeneric, RemapGenericAbort, RemapGenericZero
@@ -37,6 +38,7 @@ __all__ = [
     "RemapNoFlush",
     "RemapNoUnmap",
     "RemapWhole",
+    "RemapWholeNoWrite",
     "RemapWriteAnyway",
     "Reserved",
     "Way",
@@ -64,6 +66,7 @@ MUTANTS: dict[str, Way] = {
     "fixmap-bounce": FixmapBounce(),
     "remap-no-unmap": RemapNoUnmap(),
     "remap-no-flush": RemapNoFlush(),
+    "remap-whole-no-write": RemapWholeNoWrite(),
     "remap-write-anyway": RemapWriteAnyway(),
 }
 """Those that are wrong on purpose."""

@@ -6,8 +6,9 @@ from hibernaut.errors import HibernationRefused, OutOfMemory
 from hibernaut.hibernate.log import FAILED_TO_REMAP
 from hibernaut.hibernate.ways.fixmap import Fixmap
 from hibernaut.hibernate.ways.remap import Remap, RemapGenericAbort
+from hibernaut.hibernate.ways.remap_whole import RemapWhole
 from hibernaut.linux.machine import Machine
-from hibernaut.linux.pgtable import TableNotInSource
+from hibernaut.linux.pgtable import PRESENT, PSE, RW, TableNotInSource
 from hibernaut.linux.set_memory import AttributeChangeError, set_direct_map_invalid
 from hibernaut.memory.physical import Bytes
 
@@ -19,6 +20,7 @@ __all__ = [
     "FixmapSkips",
     "RemapNoFlush",
     "RemapNoUnmap",
+    "RemapWholeNoWrite",
     "RemapWriteAnyway",
 ]
 
@@ -110,6 +112,12 @@ class RemapWriteAnyway(RemapGenericAbort):
     """Gives up where a page cannot be mapped, and the image is written all the same. Caught by nothing-on-failure."""
 
     policy = "write-anyway"
+
+
+class RemapWholeNoWrite(RemapWhole):
+    """Takes RW from the large entry together with PRESENT, as CPA does of 4K entries. Caught by same-rights."""
+
+    clears = PRESENT | PSE | RW
 
 
 class RemapNoUnmap(Remap):

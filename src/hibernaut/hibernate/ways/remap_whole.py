@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from hibernaut.hibernate.ways.base import not_present_run, own_frames
 from hibernaut.hibernate.ways.remap import Remap
 from hibernaut.linux.machine import Machine
@@ -16,7 +18,12 @@ class RemapWhole(Remap):
     """A not-present large entry is made present as it is, and not present again: no split, no allocation.
 
     4K entries go the way of `Remap`, which needs no table for them either; a page without an entry is not helped.
+
+    Attributes:
+        clears: the bits that are cleared of the large entry in the end.
     """
+
+    clears: ClassVar[int] = PRESENT | PSE
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int | None:
         """The large entry present, if there is one; else as `Remap`."""
@@ -55,6 +62,6 @@ class RemapWhole(Remap):
         if found is None or found.level not in (Level.PMD, Level.PUD) or found.present is present:
             return False
         first, prot = pfn_and_prot(found.entry, found.level)
-        prot = prot | PRESENT | PSE if present else prot & ~(PRESENT | PSE)
+        prot = prot | PRESENT | PSE if present else prot & ~self.clears
         machine.write_entry(found.paddr, pfn_entry(first, prot))
         return True
