@@ -186,7 +186,7 @@ class Wander(RuleBasedStateMachine):
     def hibernate(self, way: int, luck: list[int]) -> None:
         self._do(luck, Operation(HIBERNATE, way=self.ways[way % len(self.ways)]))
 
-    @precondition(lambda self: self._can_hibernate() and not rules_named(self.line).names_zero_pages)
+    @precondition(lambda self: self._can_hibernate())
     @rule(way=st.integers(0, 7), other=st.integers(0, 7), luck=LUCK)
     def hibernate_twice(self, way: int, other: int, luck: list[int]) -> None:
         names = [self.ways[each % len(self.ways)] for each in (way, other)]
@@ -251,13 +251,7 @@ class Wander(RuleBasedStateMachine):
         return found is not None and found.present
 
     def _can_hibernate(self) -> bool:
-        """Whether there are safe frames for the resume, and whether it is quick.
-
-        To count zero pages, as kernels since 6.6 do, all memory of a machine that was resumed is read.
-        """
-        resumed = any(operation.do == HIBERNATE for operation in self.run.operations)
-        if resumed and rules_named(self.line).names_zero_pages and not THOROUGH:
-            return False
+        """Whether there are safe frames for the resume."""
         twin = self.run.machine.fork()
         twin.allocator.drain()
         return twin.allocator.free_ranges().total_pages >= SAFE_FRAMES

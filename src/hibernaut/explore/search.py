@@ -13,7 +13,8 @@ What is left out, and why nothing is lost by it:
 - *Classes of free frames.* Of the frames that an allocation may get, one stands for its neighbours, as far as no frame
   lies between them that the copy treats differently: a hole's edge, a page table, a page of the allocator's own.
   Hibernation looks at a frame's number only by comparing it with the frame that is being copied, and writes to its
-  `struct page` like to those of its neighbours. (`tests/explore` compares with the full set.)
+  `struct page` like to those of its neighbours. What hangs on the place in the list are the links: the first two and
+  the last of it are tried besides. (`tests/explore` compares with the full set.)
 - *Plain pages.* Pages plainly present are copied without a step of their own: nothing is asked there and nothing
   written, so no two orders of events differ.
 """
@@ -43,8 +44,8 @@ class Bounds:
 
     Attributes:
         failures: at most so many allocations of one run fail; None: any number.
-        frames: of the frames that an allocation may get at most so many are tried, one of each class (0: all, without
-            classes; 1: only the one that the kernel takes).
+        frames: of the frames that an allocation may get one of each of at most so many classes is tried, and the first
+            two and the last of the list (0: all, without classes; 1: only the one that the kernel takes).
         states: the search is cut after so many distinct states of one machine and way; None: never.
 
     Raises:
@@ -124,7 +125,8 @@ class Chooser(Environment):
             return (0,)
         classes = np.searchsorted(np.asarray(self._marks), np.asarray(list(question.options)))
         _, first = np.unique(classes, return_index=True)
-        return sorted({0, *first.tolist()})[: self._bounds.frames]
+        last = len(question.options) - 1
+        return sorted({0, min(1, last), last, *first[: self._bounds.frames].tolist()})
 
 
 @dataclass(frozen=True)
@@ -236,19 +238,19 @@ def explore_run(start: Run, bounds: Bounds | None = None) -> Explored:
         steps += 1
         choices = tuple(choice.index for choice in chooser.schedule)
         node.branches += _branches(choices, chooser)
-        if run.finished:
+        key = (run.digest(), chooser.failures if bounds.failures is not None else 0) if not run.finished else None
+        if key is None:
             verdict = run.verdict
             ends.add((node.key[0], verdict))
             _merge(node.futures, verdict, Best(1, 0, None).after(choices))
-            continue
-        key = run.digest(), chooser.failures if bounds.failures is not None else 0
-        if key in known:
+        elif key in known:
             for verdict, best in known[key].items():
                 _merge(node.futures, verdict, best.after(choices))
         else:
             stack.append(_Node(key, run, chooser.failures, choices))
-            if bounds.states is not None and len(known) + len(stack) + len(ends) >= bounds.states:
-                cut = f"after {bounds.states} states, {len(stack)} steps into a run"
+        full = bounds.states is not None and len(known) + len(stack) + len(ends) >= bounds.states
+        if full and any(one.branches for one in stack):
+            cut = f"after {bounds.states} states, {len(stack)} steps into a run"
     return Explored(root.futures, sum(best.runs for best in root.futures.values()), len(known) + len(ends), steps, cut)
 
 

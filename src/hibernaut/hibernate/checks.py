@@ -132,7 +132,7 @@ def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]
     unsaved = flags.ram.without(snapshot.frames)
     for known in (flags.nosave, flags.offline, flags.guard, flags.reserved):
         unsaved = unsaved.without(known)
-    problems = check_allocator(resumed, allocator.places, tables=page_tables(resumed), unsaved=unsaved)
+    problems = check_allocator(resumed, allocator.places, tables=page_tables(resumed, snapshot.frames), unsaved=unsaved)
     return tuple(Finding("allocator-sound", problem.what, problem.pfn, problem.pages) for problem in problems)
 
 
@@ -301,8 +301,13 @@ def _same_all_over(machine: Machine, vaddr: int, level: Level, pfn: int) -> bool
     return all(walk.stop == Stop.PRESENT and walk.pfn == pfn + page for page, walk in enumerate(walks))
 
 
-def page_tables(machine: Machine) -> set[int]:
-    """Frames of all page tables that are reachable and in the memory."""
+def page_tables(machine: Machine, saved: FrameRanges | None = None) -> set[int]:
+    """Frames of all page tables that are reachable and in the memory.
+
+    Args:
+        machine: whose tables.
+        saved: only tables in these frames are followed: what others name is whatever lies there.
+    """
     found: set[int] = set()
     tables = {(machine.cr3 & FRAME_MASK) >> PAGE_SHIFT}
     for level in reversed(Level):
@@ -311,7 +316,7 @@ def page_tables(machine: Machine) -> set[int]:
         found |= tables
         below: set[int] = set()
         for pfn in tables if level > Level.PTE else ():
-            page = machine.memory.frame(pfn)
+            page = machine.memory.frame(pfn) if saved is None or saved.end_of(pfn) else None
             if page is not None:
                 entries = page.view("<u8")
                 named = (entries[_tables(entries, level)] & np.uint64(FRAME_MASK)) >> np.uint64(PAGE_SHIFT)

@@ -96,6 +96,10 @@ class _ImageOverBoot(PhysicalMemory):
         page = self._image.frame(pfn)
         return self._boot.frame(pfn) if page is None else page
 
+    def occupied(self) -> FrameRanges:
+        """See `PhysicalMemory.occupied`."""
+        return FrameRanges.of([*self._image.occupied(), *self._boot.occupied().without(self._of_image)])
+
     def gather(self, pfns: Frames, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:  # type: ignore[override]
         """See `PhysicalMemory.gather`."""
         frames = np.asarray(pfns, dtype=np.int64)

@@ -20,6 +20,7 @@ from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import Allocation
 from hibernaut.linux.saveable import frames_in_state
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory, rows_among
+from hibernaut.paging.tlb import Tlb
 
 __all__ = ["Copy", "Recorder", "Snapshot", "SnapshotMemory", "hibernate"]
 
@@ -141,6 +142,13 @@ class SnapshotMemory(PhysicalMemory):
         changed = self._snapshot.changed.get(pfn)
         return self._snapshot.base.frame(pfn) if changed is None else changed
 
+    def occupied(self) -> FrameRanges:
+        """See `PhysicalMemory.occupied`: only what was copied otherwise is read."""
+        others = FrameRanges.of_frames(self._changed_frames)
+        held = [pfn for pfn, page in self._snapshot.changed.items() if page.any()]
+        below = self._snapshot.base.occupied().without(others)
+        return FrameRanges.of([*below, *FrameRanges.of_frames(sorted(held))]).within(self._ranges)
+
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`: the base's pages, then what was copied otherwise over them."""
         frames = np.asarray(pfns, dtype=np.int64)
@@ -252,6 +260,7 @@ class Copy:
         self.frames: FrameRanges | None = None
         self.recorder = Recorder(machine)
         self._pending: list[tuple[int, int]] = []
+        self._online = [cpu for cpu, tlb in enumerate(machine.tlbs) if tlb is not None]
         self._log_from = len(machine.log)
         self._allocated = len(machine.allocations)
         self._base, self._before = machine.memory.base, machine.memory.written
@@ -278,10 +287,17 @@ class Copy:
                 elif self._pending:
                     self._copy_piece()
             except HibernationRefused as error:
+                self._all_cpus()
                 if self.way.policy != "write-anyway" or self.frames is None:
                     raise
                 return self._finish(self.frames.within(FrameRanges.of([(0, self.recorder.cursor)])), error)
         return None if self._pending else self._finish(self.frames, None)
+
+    def _all_cpus(self) -> None:
+        """`suspend_enable_secondary_cpus`: a machine that lives on has the CPUs that it had, remembering nothing."""
+        for cpu in self._online:
+            if self.machine.tlbs[cpu] is None:
+                self.machine.tlbs[cpu] = Tlb()
 
     def _begin(self) -> FrameRanges:
         machine = self.machine

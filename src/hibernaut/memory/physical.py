@@ -451,6 +451,12 @@ class Overlay(PhysicalMemory):
             present[row] = True
         return pages, present
 
+    def occupied(self) -> FrameRanges:
+        """See `PhysicalMemory.occupied`: the base's, but of what was written here."""
+        held = [pfn for pfn in self._order if self._written[pfn].any()]
+        below = self.base.occupied().without(FrameRanges.of_frames(self._order))
+        return FrameRanges.of([*below, *FrameRanges.of_frames(held)])
+
     def write_page(self, pfn: int, page: Bytes) -> None:
         """Replace one whole frame; `page` has 4096 bytes and is copied."""
         if pfn not in self._written:
