@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import HibernationRefused
 from hibernaut.hibernate import BootKernel, Fixmap, Remap, Snapshot, hibernate, resume, same_data, tables_closed
+from hibernaut.hibernate.ways import FixmapNoFlush, RemapGenericAbort
 from hibernaut.linux.build import Layout, build_machine, hole_2m, hole_4k
 from hibernaut.linux.direct_map import FrameState
-from hibernaut.linux.environment import ChooseFrames
+from hibernaut.linux.environment import ChooseFrames, FailAllocations
 from hibernaut.linux.formula import BOOT_MARK, formula_pages
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.physical import FrameRanges, PhysicalMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import PageTables, Stop
 from tests.linux.witness import LOW2M_CR3, LOW2M_PAGES, LOW2M_START, elf_memory, plain_image
@@ -102,6 +103,34 @@ def test_a_resumed_machine_hibernates_again() -> None:
     machine.alloc_page("its allocator works")
     machine.allocator.drain()
     assert machine.allocator.free_ranges().total_pages == free - 1
+
+
+def test_what_is_not_zero_is_told_without_reading() -> None:
+    """Overlay, snapshot and resumed memory say which frames are not zero as reading every page does."""
+    machine = build_machine(Layout(((0, 0xA0), (0x100, 0x700)), holes=(hole_4k(0x401),)))
+    machine.memory.write_page(0x300, np.zeros(4096, dtype=np.uint8))
+    machine.memory.write_page(0x301, np.ones(4096, dtype=np.uint8))
+    snapshot = hibernate(machine, FixmapNoFlush())
+    resumed = resume(snapshot)
+    resumed.memory.write_page(0x302, np.zeros(4096, dtype=np.uint8))
+    for memory in (machine.memory, snapshot.memory, resumed.memory, resumed.memory.base):
+        assert list(memory.occupied()) == list(PhysicalMemory.occupied(memory))
+    assert not resumed.memory.occupied().contains([0x300, 0x302]).any()
+
+
+def test_a_machine_that_refuses_gets_its_cpus_back() -> None:
+    """suspend_enable_secondary_cpus: whoever gives up goes on with all CPUs, which remember nothing."""
+    layout = Layout(RAM, holes=(hole_2m(0x1000),), cpus=2)
+    machine = build_machine(layout, FailAllocations(1))
+    assert machine.tlbs[1] is not None
+    machine.tlbs[1].insert(machine.vaddr(0x200), Level.PMD, 0x200, 0x200 << 12 | 0x81)
+    with pytest.raises(HibernationRefused):
+        hibernate(machine, RemapGenericAbort())
+    assert machine.tlbs[1] is not None
+    assert len(machine.tlbs[1]) == 0
+    saved = build_machine(layout)
+    hibernate(saved, Fixmap())
+    assert saved.tlbs[1] is None
 
 
 def test_a_real_machine_comes_back_with_the_same_garbage(golden: Golden) -> None:
