@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
-from hibernaut.cli.explore import sweep_progress
+from hibernaut.cli.explore import ProcessesOption, SchedulerOption, sweep_progress
 from hibernaut.explore.answers import STUDIES, Answers, Study, answer
 from hibernaut.explore.replay import write_run
 from hibernaut.explore.sweep import Progress
@@ -33,11 +33,8 @@ def answers_(
         Path | None,
         typer.Option("--results", metavar="DIR", help="Keep all results there; those that are there are gone on with."),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option("--scheduler", metavar="ADDRESS", help="A Dask scheduler (tcp://...) whose workers run it."),
-    ] = None,
-    processes: Annotated[int | None, typer.Option("--processes", min=1, help="How many cores; default: all.")] = None,
+    scheduler: SchedulerOption = None,
+    processes: ProcessesOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -29,7 +29,7 @@ from hibernaut.linux import Machine
 from hibernaut.linux.rules import LINES
 from hibernaut.report.explore import explored_text
 
-__all__ = ["explore_", "sweep_progress"]
+__all__ = ["ProcessesOption", "SchedulerOption", "explore_", "sweep_progress"]
 
 DEFAULT_WAYS = ",".join(name for name in WAYS if name not in MUTANTS)
 
@@ -51,6 +51,13 @@ BoundOption = Annotated[
         help="How far to go; repeatable: " + "; ".join(f"{key} ({what})" for key, what in BOUND_WORDS.items()) + ".",
     ),
 ]
+
+
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="A Dask scheduler (tcp://...) whose workers run it."),
+]
+ProcessesOption = Annotated[int | None, typer.Option("--processes", min=1, help="How many cores; default: all.")]
 
 
 def explore_(
@@ -75,11 +82,8 @@ def explore_(
         Path | None,
         typer.Option("--results", metavar="FILE", help="All results as JSON Lines; one that exists is gone on with."),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option("--scheduler", metavar="TCP", help="A Dask scheduler (tcp://...) whose workers run it."),
-    ] = None,
-    processes: Annotated[int | None, typer.Option("--processes", min=1, help="How many cores; default: all.")] = None,
+    scheduler: SchedulerOption = None,
+    processes: ProcessesOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
