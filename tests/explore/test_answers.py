@@ -98,3 +98,13 @@ def test_every_claim_can_fail(claim: Claim) -> None:
     cases = [with_endings(Case(machine, name, empty), verdict) for machine in machines for verdict in worst]
     assert any(not claim.holds(case) for case in cases)
     assert any(claim.holds(case) for case in cases)
+
+
+def test_the_null_on_a_cpu_list_is_a_write() -> None:
+    """list_del writes through the NULL link: the kernel's words of a write, at the offset of `prev`."""
+    log = replay(PAGE.parent / "answers" / "null-on-a-cpu-list.json")[0].run.machine.log.kernel_lines
+    assert log[-4:-1] == (
+        "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "#PF: supervisor write access in kernel mode",
+        "#PF: error_code(0x0002) - not-present page",
+    )

@@ -68,8 +68,10 @@ class TinyMachine:
         self.hooked.add(paddr >> 12)
         self.memory.write_u64(paddr, value)
 
-    def page_fault_oops(self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True) -> MachineFault:
-        del table
+    def page_fault_oops(
+        self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True, write: bool = False
+    ) -> MachineFault:
+        del table, write
         what = "kernel NULL pointer dereference" if vaddr < 4096 else "unable to handle page fault for"
         comma = "," if vaddr < 4096 else ""
         self.log.printk(f"BUG: {what}{comma} address: {vaddr:016x}")

@@ -175,7 +175,9 @@ class AllocatorMachine(Protocol):
         """Write 8 bytes at a multiple of 8. Raises KeyError if the frame does not exist."""
         ...
 
-    def page_fault_oops(self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True) -> MachineFault:
+    def page_fault_oops(
+        self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True, write: bool = False
+    ) -> MachineFault:
         """Print what the kernel prints for a page fault, and make the fault."""
         ...
 
@@ -659,20 +661,21 @@ class BuddyAllocator:
             return
         paddr = (vaddr & _U64) - self._machine.base
         if not 0 <= paddr < self._span:
-            raise self._fault(vaddr & _U64, doing)
+            raise self._fault(vaddr & _U64, doing, write=True)
         try:
             self._machine.write_u64(paddr, value)
         except KeyError:
-            raise self._fault(vaddr & _U64, doing) from None
+            raise self._fault(vaddr & _U64, doing, write=True) from None
 
     # --- how the machine dies -----------------------------------------------------------------------------------
 
-    def _fault(self, vaddr: int, doing: str) -> MachineFault:
+    def _fault(self, vaddr: int, doing: str, *, write: bool = False) -> MachineFault:
         """What becomes of an address that cannot be read or written (arch/x86/kernel/traps.c, arch/x86/mm/fault.c)."""
         paddr = vaddr - self._machine.base
         if _canonical(vaddr, self._machine.base):
             inside = 0 <= paddr < self._span
-            return self._machine.page_fault_oops(vaddr, doing=doing, pfn=paddr >> PAGE_SHIFT if inside else None)
+            pfn = paddr >> PAGE_SHIFT if inside else None
+            return self._machine.page_fault_oops(vaddr, doing=doing, pfn=pfn, write=write)
         what = f"general protection fault, probably for non-canonical address 0x{vaddr:x}"
         return self._dead("general protection fault", vaddr, doing, f"{what}: 0000 [#1] PREEMPT SMP")
 

@@ -377,21 +377,24 @@ class Machine:
             )
         return page
 
-    def page_fault_oops(self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True) -> MachineFault:
-        """Print what the kernel prints for a read of an unmapped address (`show_fault_oops`), and make the fault.
+    def page_fault_oops(
+        self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True, write: bool = False
+    ) -> MachineFault:
+        """Print what the kernel prints for an access to an unmapped address (`show_fault_oops`), and make the fault.
 
         Args:
             vaddr: the address; below 4096 it is reported as a NULL dereference.
             doing: what the machine was doing.
             pfn: the frame that was wanted, if known.
             table: False if the fault is to carry no entry: there was none to read.
+            write: whether it was a write: bit 1 of the error code (X86_PF_WRITE).
         """
         walk = self.tables.walk(vaddr)
         null = vaddr < PAGE_SIZE
         what = "kernel NULL pointer dereference, address" if null else "unable to handle page fault for address"
         self.log.printk(f"BUG: {what}: {vaddr:016x}")
-        self.log.printk("#PF: supervisor read access in kernel mode")
-        self.log.printk("#PF: error_code(0x0000) - not-present page")
+        self.log.printk(f"#PF: supervisor {'write' if write else 'read'} access in kernel mode")
+        self.log.printk(f"#PF: error_code({2 if write else 0:#06x}) - not-present page")
         self.log.printk(_dump_pagetable(walk, self.levels))
         return MachineFault(
             what.split(",")[0].removesuffix(" for address"),
