@@ -22,9 +22,10 @@ HEAD = """\
 
 A *machine* is a layout: which regions are out of the direct map, where the page tables and the allocator's own pages
 lie. A *run* is one machine, one way of copying, and one answer to everything that the environment decides: does this
-allocation fail, is that stale translation still cached. A *state* is a machine between two steps of the copy. Every
-machine of a scope is run in every way there is, by real page-table bytes and the allocator's own bytes in memory, then
-resumed, and asked all invariants. A way is *safe* in a scope if no run breaks any; it *leaves traces* if some run
+allocation fail, is that stale translation still cached. A *state* is a machine between two steps of the copy. Of each
+region two to four pages are saved; to map them takes one new table in a region of 2 MiB, three in one of 1 GiB: up to
+nine allocations in a run. Every machine of a scope is run in every way there is, by real page-table bytes and the
+allocator's own bytes in memory, then resumed, and asked all invariants. A way is *safe* in a scope if no run breaks any; it *leaves traces* if some run
 breaks only {traces}; else it loses or breaks something. The invariants, and
 what the model leaves out, are in [explore.md](explore.md); what real kernels say to the three ways in which Remap
 fails, in [support.md](support.md), and by `hibernaut lab confirm FILE`."""
@@ -149,7 +150,7 @@ from hibernation"): a NULL dereference in `__rmqueue_pcplist` after the resume. 
 took 2 MiB blocks of executable memory out of the direct map. The mechanism was never named. Whether it was this one is
 a question; what a machine can answer is which placements of the allocator's own pages would look like that.
 
-By the rules of 6.13-rc, one to three 2 MiB blocks out of the direct map, Remap's copy with no failure at all; every
+By the rules of 6.13-rc, one to three 2 MiB blocks out of the direct map, Remap's copy with no failure in it; every
 placement of the array of struct page, of the heads of the free lists, of the CPUs' lists and of the free pages, below
 or above the blocks; tables of each block below or above; one or two CPUs. After the resume pages are allocated until
 none is free. Machines on which, of {machines} each:"""
