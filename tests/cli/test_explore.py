@@ -148,6 +148,19 @@ def test_confirm_says_what_it_would_arrange(saved: Path) -> None:
         assert why in refused.err
 
 
+def test_confirm_knows_what_a_guest_cannot_be() -> None:
+    """The runs of the page of answers: three can be arranged, the others are refused, each in one line."""
+    folder = Path(__file__).resolve().parents[2] / "docs" / "answers"
+    arranged = set()
+    for path in folder.iterdir():
+        result = hibernaut("lab", "confirm", path, "--dry-run")
+        if result.status == 0:
+            arranged.add(path.stem)
+        else:
+            assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert arranged == {"remap-dies-after-a-warning", "remap-dies-without-a-warning", "remap-tears-the-image"}
+
+
 def test_answers_of_one_study() -> None:
     """A study alone: its claims that need no other, all of which hold."""
     result = hibernaut("answers", "--study", "line 7.3", "--json")

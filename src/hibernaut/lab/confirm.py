@@ -15,7 +15,7 @@ from hibernaut.lab.conformance import TIME_STAMP, reachable_tables
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS, Variant
 from hibernaut.linux import DirectMap
-from hibernaut.linux.environment import Kind
+from hibernaut.linux.environment import Kind, Place, Structure
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 from hibernaut.swsusp import open_image
@@ -24,6 +24,9 @@ __all__ = ["Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "f
 
 STOCK_WAY = "remap"
 """How a stock kernel copies."""
+
+ALLOCATOR = (Structure.MEM_MAP, Structure.ZONE, Structure.PCP, Structure.FREE)
+"""What lies above the regions in every guest, and cannot be moved."""
 
 MOST_ABOVE = 4
 """Blocks below the PMD tables that a guest of 256 MiB has free for certain (Linux 6.1; newer ones have eight)."""
@@ -116,9 +119,17 @@ def foretold(played: Played) -> Prediction:
     ways = {operation.way for operation in played.written.operations if operation.do == HIBERNATE}
     if ways != {STOCK_WAY}:
         raise LabUnavailable(f"this run goes by {', '.join(sorted(ways))}; a stock kernel copies by {STOCK_WAY}")
+    others = [operation.do for operation in played.written.operations if operation.do != HIBERNATE]
+    if others:
+        raise LabUnavailable(
+            f"in this run there is more than a hibernation ({', '.join(others)}): a guest does no more"
+        )
     if run.outcome == "refused":
         raise LabUnavailable("in this run the kernel refuses to hibernate: nothing to be seen in a guest")
     situated = machine.situated()[0]
+    below = [one.word for one in ALLOCATOR if situated.where[one] == Place.BELOW]
+    if situated.regions and below:
+        raise LabUnavailable(f"in this run the allocator's own pages lie below the regions ({', '.join(below)})")
     if situated.remembered:
         raise LabUnavailable("in this run a CPU remembers what it should not: that cannot be arranged in a guest")
     failing = [choice.subject for choice in played.schedule if choice.kind == Kind.ALLOCATION_FAILS and choice.value]

@@ -25,10 +25,10 @@ lie. A *run* is one machine, one way of copying, and one answer to everything th
 allocation fail, is that stale translation still cached. A *state* is a machine between two steps of the copy. Of each
 region two to four pages are saved; to map them takes one new table in a region of 2 MiB, three in one of 1 GiB: up to
 nine allocations in a run. Every machine of a scope is run in every way there is, by real page-table bytes and the
-allocator's own bytes in memory, then resumed, and asked all invariants. A way is *safe* in a scope if no run breaks any; it *leaves traces* if some run
-breaks only {traces}; else it loses or breaks something. The invariants, and
-what the model leaves out, are in [explore.md](explore.md); what real kernels say to the three ways in which Remap
-fails, in [support.md](support.md), and by `hibernaut lab confirm FILE`."""
+allocator's own bytes in memory, then resumed, and asked all invariants. A way is *safe* in a scope if no run breaks
+any; it *leaves traces* if some run breaks only {traces}; else it loses or
+breaks something. The invariants, and what the model leaves out, are in [explore.md](explore.md); what real kernels say
+to the three ways in which Remap fails, in [support.md](support.md), and by `hibernaut lab confirm FILE`."""
 
 
 def answers_page(answers: Answers, folder: str) -> str:
