@@ -14,7 +14,7 @@ from hibernaut.explore.families import Family
 from hibernaut.explore.operations import operations_of
 from hibernaut.explore.replay import FamilyMachine, Written, fingerprint, play
 from hibernaut.explore.run import Run, Verdict
-from hibernaut.explore.search import Bounds, Explored, explore_run, schedule_of
+from hibernaut.explore.search import Bounds, Chooser, Explored, explore_run
 from hibernaut.explore.sweep import layouts
 from hibernaut.hibernate.ways import WAYS
 from hibernaut.linux.build import build_machine
@@ -182,7 +182,9 @@ def test_bounds_are_kept() -> None:
         run = next(machines_of((Region.BLOCK, Region.GIB), "remap-generic", 0))
         by_failures[failures] = explore_run(run, Bounds(failures=failures))
         for best in by_failures[failures].futures.values():
-            schedule, _ = schedule_of(run, best.choices())
+            chooser = Chooser(best.choices(), EACH_FRAME)
+            run.fork(chooser).finish()
+            schedule = chooser.schedule
             failed = sum(choice.index for choice in schedule if choice.kind == Kind.ALLOCATION_FAILS)
             assert failures is None or failed <= failures
     runs = [found.runs for found in by_failures.values()]

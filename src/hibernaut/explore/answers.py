@@ -187,10 +187,6 @@ def _died(verdict: Verdict) -> bool:
     return verdict.outcome == "died"
 
 
-def _in_the_copy(verdict: Verdict) -> bool:
-    return verdict.violated == ("no-fault",)
-
-
 def _torn(verdict: Verdict) -> bool:
     return "tables-closed" in verdict.violated
 

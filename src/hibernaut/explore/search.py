@@ -31,7 +31,7 @@ from hibernaut.errors import HibernautError
 from hibernaut.explore.run import Run, Verdict
 from hibernaut.hibernate.checks import page_tables
 from hibernaut.linux.buddy import BuddyAllocator
-from hibernaut.linux.environment import Choice, Environment, Kind, Question
+from hibernaut.linux.environment import Environment, Kind, Question
 from hibernaut.linux.machine import Machine
 from hibernaut.memory.physical import PAGE_SHIFT
 
@@ -274,10 +274,3 @@ def landmarks(machine: Machine) -> list[int]:
         for paddr in (places.zone, *places.pcps):
             marks |= {paddr >> PAGE_SHIFT, (paddr >> PAGE_SHIFT) + 1}
     return sorted(marks)
-
-
-def schedule_of(start: Run, choices: Sequence[int]) -> tuple[tuple[Choice, ...], Run]:
-    """One run from a state, with these choices: what was asked and answered, and the run at its end."""
-    run = start.fork(Chooser(choices, Bounds(frames=0)))
-    run.finish()
-    return run.machine.environment.schedule, run

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.explore.families import Family
@@ -367,14 +367,6 @@ class Progress:
     total: int
     runs: int
     states: int
-
-
-class Pool(Protocol):
-    """Where units are run: a process pool's interface, as far as it is needed."""
-
-    def submit(self, function: Callable[..., Record], /, *args: Any) -> Any:
-        """Run a function elsewhere; gives a future."""
-        ...
 
 
 @contextmanager
