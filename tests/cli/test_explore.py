@@ -93,6 +93,7 @@ def test_results_are_kept_and_gone_on_with(tmp_path: Path) -> None:
         (("--rules", "new"), "no rules for a kernel"),
         (("--scheduler", "tcp://127.0.0.1:1", "nofile"), "for simulated machines"),
         (("nofile",), "No such file"),
+        (("--save", __file__), "File exists"),
     ],
 )
 def test_what_cannot_be_explored(words: tuple[str, ...], what: str) -> None:
@@ -167,4 +168,5 @@ def test_answers_of_one_study() -> None:
     assert result.status == 0
     assert [one["name"] for one in result.document["studies"]] == ["line 7.3"]
     assert hibernaut("answers", "--study", "weather").status == 2
+    assert hibernaut("answers", "--write", f"{__file__}/page.md").status == 2
     assert json.dumps(result.document)

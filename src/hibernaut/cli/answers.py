@@ -47,6 +47,8 @@ def answers_(
         if name not in names:
             raise typer.BadParameter(f"no study {name!r} (known: {', '.join(names)})", param_hint="--study")
     chosen = [one for one in STUDIES if not study or one.name in study]
+    if write is not None:  # before minutes of work whose result could not be written
+        (write.parent / write.stem).mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         folder = results
         if folder is None:
@@ -73,7 +75,6 @@ def answers_(
 def _write(path: Path, page: str, answers: Answers) -> None:
     """The runs first, the page that names them last."""
     folder = path.parent / path.stem
-    folder.mkdir(parents=True, exist_ok=True)
     for judged in answers.judged:
         if judged.shown is not None:
             write_run(folder / f"{judged.claim.name}.json", judged.shown.played)

@@ -94,6 +94,8 @@ def explore_(
     """
     ways = tuple(via.split(","))
     bounds = bounds_of_words(bound or ())
+    if save is not None:  # before work whose result could not be written
+        save.mkdir(parents=True, exist_ok=True)
     if source is not None:
         if layout or scheduler or results or processes:
             raise typer.BadParameter("--layout, --results, --scheduler and --processes are for simulated machines")
@@ -149,8 +151,6 @@ def _sums(tallies: dict[str, Tally]) -> tuple[int, int]:
 def _document(
     scope: str, tallies: dict[str, Tally], played: Callable[[str, Counterexample], Played], save: Path | None
 ) -> dict[str, Any]:
-    if save is not None:
-        save.mkdir(parents=True, exist_ok=True)
     ways = []
     taken: set[str] = set()
     for name, tally in tallies.items():
