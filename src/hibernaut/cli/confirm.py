@@ -13,7 +13,6 @@ from hibernaut.cli.lab import DryRunOption, Place, workshop
 from hibernaut.errors import HibernautError, LabUnavailable
 from hibernaut.explore.replay import replay
 from hibernaut.lab.confirm import cannot_arrange, confirm, foretold
-from hibernaut.lab.variants import Variant
 from hibernaut.report.explore import confirmed_text
 
 __all__ = ["confirm_"]
@@ -41,8 +40,7 @@ def confirm_(
     if why is not None:
         raise LabUnavailable(f"this run cannot be arranged in a guest: {why}")
     if dry_run:
-        guest = Variant("confirm", "", regions=prediction.regions, fail_allocations=prediction.fail_allocations)
-        return place.dry_run(guest, keep or Path())
+        return place.dry_run(prediction.variant, keep or Path())
     laboratory = place.lab()
     with workshop(keep) as folder:
         found = confirm(laboratory, prediction, folder)

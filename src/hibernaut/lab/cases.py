@@ -28,7 +28,7 @@ from hibernaut.explore.families import Family
 from hibernaut.explore.operations import HIBERNATE, Operation
 from hibernaut.explore.replay import FamilyMachine, Written, play
 from hibernaut.hibernate.ways import FixmapNoFlush, Remap, Way
-from hibernaut.lab.confirm import confirm, foretold
+from hibernaut.lab.confirm import LIST_CORRUPTION, confirm, foretold
 from hibernaut.lab.conformance import Compared, compare_copy, compare_death, random_variant
 from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk
 from hibernaut.lab.golden import check_golden, make_golden
@@ -50,6 +50,8 @@ from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_o
 
 __all__ = ["QUICK", "Case", "Result", "cases_of", "prove"]
 
+UNIT_CHOICES = 9
+"""So many questions a family with one region asks (`explore.families`)."""
 CHANGED = b"changed by hibernaut rewrite"
 CHANGED_PAGE = 17
 COPY_SEED, LA57_SEED, DEATH_SEED = 1, 3, 2
@@ -443,12 +445,43 @@ def _state_of(area: Path) -> str:
 
 def _as_explored(region: Region, tables: Place, choices: tuple[int, ...], lab: Lab, folder: Path) -> str:
     """One of the explorer's counterexamples, arranged in a guest: its kernel must do what the model did."""
-    machine = FamilyMachine(Family(regions=(1,), kinds=(region,), tables=(tables,)), (0,) * 9)
-    played = play(Written(machine, LINES[0].line, (Operation(HIBERNATE, way="remap"),), choices))
+    return _confirmed(Family(regions=(1,), kinds=(region,), tables=(tables,)), choices, lab, folder)
+
+
+def _allocator_as_explored(pages: Place, lists: Place, lab: Lab, folder: Path) -> str:
+    """The same with the allocator's own pages elsewhere, and pages allocated on the resumed machine."""
+    family = Family(
+        regions=(1,),
+        kinds=(Region.BLOCK,),
+        tables=(Place.BELOW,),
+        mem_map=(pages,),
+        zone=(pages,),
+        free=(pages,),
+        pcp=(lists,),
+    )
+    return _confirmed(family, (), lab, folder, Operation("exhaust", pages=family.free_pages))
+
+
+def _confirmed(family: Family, choices: tuple[int, ...], lab: Lab, folder: Path, *after: Operation) -> str:
+    """A family's only machine saved by Remap, and a guest arranged like it."""
+    machine = FamilyMachine(family, (0,) * UNIT_CHOICES)
+    played = play(Written(machine, LINES[0].line, (Operation(HIBERNATE, way="remap"), *after), choices))
     found = confirm(lab, foretold(played), folder)
     if not found.agrees:
         raise Failed(f"the model says {played.verdict}; {found.seen}")
     return found.seen
+
+
+def _torn_lists(lab: Lab, folder: Path) -> str:
+    """Struct pages below a block, the CPU's lists above: the kernel's image has torn lists, ours has whole ones."""
+    taken = take_over(lab, variant_named("torn-lists"), folder, resume_stock=True)
+    if taken.stock_resumed is None:
+        raise Failed(f"the kernel made no image of its own: {taken.stock.outcome} {taken.stock.reason}")
+    words = LIST_CORRUPTION.search(taken.stock_resumed.log)
+    if words is None or not taken.stock_resumed.reason.startswith("dead"):
+        raise Failed(f"the kernel's own image was to come back with torn lists: {taken.stock_resumed.reason}")
+    _must_be_whole(taken)
+    return f"its own: {words[1]}; ours: {taken.resumed.reason}"
 
 
 CASES = (
@@ -484,6 +517,26 @@ CASES = (
         "explored: nothing fails, table above",
         "no sign, an image without a table, garbage",
         partial(_as_explored, Region.BLOCK, Place.ABOVE, ()),
+    ),
+    Case(
+        "explored: struct pages below, CPU lists above",
+        "no sign, every table saved, the resumed kernel dies of its free lists",
+        partial(_allocator_as_explored, Place.BELOW, Place.ABOVE),
+    ),
+    Case(
+        "explored: struct pages above, CPU lists below",
+        "no sign, every table saved, the resumed kernel lives",
+        partial(_allocator_as_explored, Place.ABOVE, Place.BELOW),
+    ),
+    Case(
+        "explored: struct pages and CPU lists below",
+        "no sign, every table saved, the resumed kernel lives",
+        partial(_allocator_as_explored, Place.BELOW, Place.BELOW),
+    ),
+    Case(
+        "struct pages below, CPU lists above: saved from a dump",
+        "own image: torn free lists; ours: intact",
+        _torn_lists,
     ),
     Case(
         f"random regions, seed {COPY_SEED}: the copy against the model's",

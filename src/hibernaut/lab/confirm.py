@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hibernaut.errors import LabError, LabUnavailable
@@ -12,7 +12,7 @@ from hibernaut.explore.operations import HIBERNATE
 from hibernaut.explore.replay import FamilyMachine, Played
 from hibernaut.hibernate.log import FAILED_TO_REMAP
 from hibernaut.lab.conformance import TIME_STAMP, reachable_tables
-from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed
+from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed, see_arranged
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS, Variant
 from hibernaut.linux import DirectMap
 from hibernaut.linux.environment import Kind, Place, Structure
@@ -20,13 +20,13 @@ from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 from hibernaut.swsusp import open_image
 
-__all__ = ["Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "foretold", "judge"]
+__all__ = ["LIST_CORRUPTION", "Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "foretold", "judge"]
 
 STOCK_WAY = "remap"
 """How a stock kernel copies."""
 
-ALLOCATOR = (Structure.MEM_MAP, Structure.ZONE, Structure.PCP, Structure.FREE)
-"""What lies above the regions in every guest, and cannot be moved."""
+ON_A_NODE = (Structure.MEM_MAP, Structure.ZONE, Structure.FREE)
+"""What of the allocator's a guest has together, on the node that pages come from."""
 
 MOST_ABOVE = 4
 """Blocks below the PMD tables that a guest of 256 MiB has free for certain (Linux 6.1; newer ones have eight)."""
@@ -35,6 +35,17 @@ TABLES, MAP, DATA = "tables-closed", frozenset({"same-direct-map", "same-transla
 LOOKED_AT = frozenset({TABLES, *MAP, DATA})
 """The invariants of a machine that was saved whose breaking shows: in the image, or to the resumed guest."""
 
+LIST_CORRUPTION = re.compile(r"(?:\[ *[\d.]+\] )?(list_(?:add|del) corruption.*)")
+"""What a kernel built with CONFIG_DEBUG_LIST says before it dies of a link (lib/list_debug.c)."""
+OF_THE_ALLOCATOR = re.compile(r"\b(?:free_unref_page|free_frozen_page|free_pcppages_bulk|__free_one_page|_*rmqueue)")
+"""Functions that put pages on its lists and take them off (mm/page_alloc.c of 6.1, 6.12 and 7.3)."""
+
+RESTORED = re.compile(r"restore of devices complete")
+"""What only a kernel says that came back from an image (drivers/base/power/main.c)."""
+DEATH_OF_A_LIST = re.compile(r"__rmqueue_pcplist|rmqueue_bulk")
+"""Deaths of the model's that are of a link of the allocator's lists."""
+
+SAVED = re.compile(r"hibernation: Image created")
 BEGINS = re.compile(r"hibernation: hibernation entry")
 FATAL = re.compile(r"BUG: ")
 FATAL_LINES = 4
@@ -64,6 +75,11 @@ class Prediction:
         outcome: "saved" or "died".
         kernel_lines: what the modelled kernel printed (`EventLog.kernel_lines`); numbers in it are the model's own.
         violated: names of the invariants that were broken (`explore.INVARIANTS`).
+        pages: where the array of struct page, the heads of the free lists and the free pages lie, seen from the
+            regions: above or below.
+        lists: where the CPUs' own lists lie.
+        allocates: whether pages are allocated on the resumed machine.
+        dies_of: what it dies of then; empty if it lives.
     """
 
     regions: tuple[str, ...]
@@ -71,6 +87,24 @@ class Prediction:
     outcome: str
     kernel_lines: tuple[str, ...]
     violated: tuple[str, ...]
+    pages: str = "above"
+    lists: str = "above"
+    allocates: bool = False
+    dies_of: str = ""
+
+    @property
+    def variant(self) -> Variant:
+        """The guest that is so."""
+        guest = Variant(
+            "confirm",
+            f"regions {' '.join(self.regions) or 'none'}, {self.fail_allocations} failing allocations",
+            compressor="none",
+            regions=self.regions,
+            fail_allocations=self.fail_allocations,
+            pages=self.pages,
+            lists=self.lists,
+        )
+        return replace(guest, memory_mib=2 * guest.memory_mib) if guest.two_nodes else guest
 
 
 @dataclass(frozen=True)
@@ -119,28 +153,36 @@ def foretold(played: Played) -> Prediction:
     ways = {operation.way for operation in played.written.operations if operation.do == HIBERNATE}
     if ways != {STOCK_WAY}:
         raise LabUnavailable(f"this run goes by {', '.join(sorted(ways))}; a stock kernel copies by {STOCK_WAY}")
-    others = [operation.do for operation in played.written.operations if operation.do != HIBERNATE]
-    if others:
+    # What is allocated on the resumed machine needs no arranging: a guest that comes back does nothing else.
+    *operations, last = played.written.operations
+    others = [operation.do for operation in (*operations, last) if operation.do != HIBERNATE]
+    if others and not (last.do == "exhaust" and len(others) == 1):
         raise LabUnavailable(
             f"in this run there is more than a hibernation ({', '.join(others)}): a guest does no more"
         )
     if run.outcome == "refused":
         raise LabUnavailable("in this run the kernel refuses to hibernate: nothing to be seen in a guest")
     situated = machine.situated()[0]
-    below = [one.word for one in ALLOCATOR if situated.where[one] == Place.BELOW]
-    if situated.regions and below:
-        raise LabUnavailable(f"in this run the allocator's own pages lie below the regions ({', '.join(below)})")
+    sides = {one: situated.where[one] if situated.regions else Place.ABOVE for one in (*ON_A_NODE, Structure.PCP)}
+    if len({sides[one] for one in ON_A_NODE}) > 1:
+        said = ", ".join(f"{one.word} {sides[one].word}" for one in ON_A_NODE)
+        raise LabUnavailable(f"in this run the allocator's own pages lie on both sides of the regions ({said})")
     if situated.remembered:
         raise LabUnavailable("in this run a CPU remembers what it should not: that cannot be arranged in a guest")
     failing = [choice.subject for choice in played.schedule if choice.kind == Kind.ALLOCATION_FAILS and choice.value]
     if failing != list(range(1, len(failing) + 1)):
         raise LabUnavailable(f"in this run allocation {failing[-1]} fails: in a guest only the first ones can")
+    dies_later = run.outcome == "died" and run.snapshot is not None
     return Prediction(
         regions=tuple(map(str, situated.regions)),
         fail_allocations=len(failing),
-        outcome=run.outcome,
-        kernel_lines=run.machine.log.kernel_lines,
+        outcome="saved" if dies_later else run.outcome,
+        kernel_lines=_of_the_copy(run.machine.log.kernel_lines) if dies_later else run.machine.log.kernel_lines,
         violated=played.verdict.violated,
+        pages=sides[Structure.MEM_MAP].word,
+        lists=sides[Structure.PCP].word,
+        allocates=bool(others),
+        dies_of=played.verdict.death if dies_later else "",
     )
 
 
@@ -157,9 +199,18 @@ def cannot_arrange(prediction: Prediction) -> str | None:
         return f"{sum(above)} regions below their PMD table, a guest has room for {MOST_ABOVE}"
     if above != sorted(above, reverse=True):
         return "a guest's PMD tables lie in one place: no region above its table is followed by one below"
+    if prediction.variant.two_nodes and any(above):
+        return "where the allocator's pages lie below, or the CPUs' lists, a guest has its PMD tables below all regions"
+    if prediction.dies_of and not DEATH_OF_A_LIST.search(prediction.dies_of):
+        return f"nothing in the laboratory shows whether a resumed machine dies of {prediction.dies_of}"
     if prediction.outcome not in ("saved", "died"):
         return f"outcome {prediction.outcome!r}, a guest's kernel can only save or die"
-    if prediction.outcome == "saved" and prediction.violated and not LOOKED_AT.intersection(prediction.violated):
+    if (
+        prediction.outcome == "saved"
+        and not prediction.allocates
+        and prediction.violated
+        and not LOOKED_AT.intersection(prediction.violated)
+    ):
         return f"nothing in the laboratory shows whether this holds: {', '.join(prediction.violated)}"
     return None
 
@@ -180,15 +231,10 @@ def confirm(lab: Lab, prediction: Prediction, folder: Path) -> Confirmation:
     reason = cannot_arrange(prediction)
     if reason:
         raise LabError(f"this cannot be arranged: {reason}")
-    variant = Variant(
-        "confirm",
-        f"regions {' '.join(prediction.regions) or 'none'}, {prediction.fail_allocations} failing allocations",
-        compressor="none",
-        regions=prediction.regions,
-        fail_allocations=prediction.fail_allocations,
-    )
-    done = lab.hibernate(variant, folder)
+    done = lab.hibernate(prediction.variant, folder)
     record = done.record
+    if record.regions:
+        see_arranged(record)
     blocks = _blocks(record)
     if blocks != sorted(blocks):
         raise LabError(f"the guest's regions do not ascend: {' '.join(map(hex, blocks))}")
@@ -251,6 +297,10 @@ def _not_saved(
         yield "its image has every page table that its page tables name"
     if torn.tables and not map_broken:
         yield str(torn)
+    if prediction.dies_of:
+        if not _died_of_a_list(resumed):
+            yield f"the guest that came back was to die of its free lists, it did not: {resumed.reason}"
+        return
     if "pages" not in resumed.facts:
         yield f"it did not come back: {resumed.reason}"
         return
@@ -258,6 +308,21 @@ def _not_saved(
     found = bool(other_map.search(resumed.reason)), bool(OTHER_DATA.search(resumed.reason))
     if found != (map_broken, DATA in violated):
         yield f"the guest that came back found: {resumed.reason}"
+
+
+def _died_of_a_list(resumed: Resumed) -> bool:
+    """Whether a guest that came back died of a link of the allocator's lists, in the allocator."""
+    words = LIST_CORRUPTION.search(resumed.log)
+    if words is None or not resumed.reason.startswith("dead"):
+        return False
+    trace = resumed.log[words.end() :].partition("---[ end trace")[0]
+    return RESTORED.search(resumed.log[: words.start()]) is not None and OF_THE_ALLOCATOR.search(trace) is not None
+
+
+def _of_the_copy(lines: Sequence[str]) -> tuple[str, ...]:
+    """What a machine had printed when it was saved, of all that it printed until it died."""
+    saved = next(number for number, line in enumerate(lines) if SAVED.search(line))
+    return tuple(lines[: saved + 1])
 
 
 def _of_death(said: Sequence[str]) -> str:
@@ -268,7 +333,9 @@ def _of_death(said: Sequence[str]) -> str:
 def _of_saving(said: Sequence[str], torn: Torn | None, resumed: Resumed | None) -> str:
     lacking = f"; {torn}" if torn and torn.tables else ", every page table in its image"
     warned = f", saying {_list(_kinds(said))}" if _kinds(said) else " without a warning"
-    return f"hibernated{warned}{lacking}; {resumed.reason if resumed else 'not resumed'}"
+    words = LIST_CORRUPTION.search(resumed.log) if resumed else None
+    came_back = f"resumed, then {words[1]}, {resumed.reason}" if resumed and words else ""
+    return f"hibernated{warned}{lacking}; {came_back or (resumed.reason if resumed else 'not resumed')}"
 
 
 def _did(outcome: str) -> str:

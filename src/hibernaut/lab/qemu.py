@@ -53,6 +53,8 @@ class Hardware:
         levels: levels of paging that the CPU offers, 4 or 5 (Linux uses what there is).
         accelerator: tcg or kvm.
         gdb: whether a debugger can be attached.
+        cpu_node: of two NUMA nodes, which have half of the RAM each, the lower one and the upper one, the one that the
+            CPU is on: 0 or 1. None for a machine without nodes.
     """
 
     kernel: Path
@@ -63,6 +65,7 @@ class Hardware:
     levels: int = 4
     accelerator: str = "tcg"
     gdb: bool = False
+    cpu_node: int | None = None
 
 
 def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] = program) -> list[str]:
@@ -85,6 +88,11 @@ def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] =
         "-chardev", f"file,id=console,path={sockets}/console", "-serial", "chardev:console",
         "-chardev", f"socket,id=port,path={sockets}/port,server=on,wait=off", "-serial", "chardev:port",
     ]  # fmt: skip
+    if hardware.cpu_node is not None:
+        for node in (0, 1):
+            words += ["-object", f"memory-backend-ram,id=node{node},size={hardware.memory_mib // 2}M"]
+            words += ["-numa", f"node,nodeid={node},memdev=node{node}"]
+        words += ["-numa", f"cpu,node-id={hardware.cpu_node},socket-id=0"]
     if hardware.initramfs:
         words += ["-initrd", str(hardware.initramfs)]
     for number, disk in enumerate(hardware.disks):

@@ -60,6 +60,9 @@ class Record:
         partition: number of the swap partition, None for a whole disk.
         offset: `resume_offset`, pages.
         regions: what the module said of each region before, by key.
+        allocator: frames of what changes when the hibernating process is given a page: of the page ("free"), its
+            `struct page` ("mem-map"), its zone ("zone") and the CPU's list ("pcp"), as the module said; empty without
+            it.
         frames: (page of the locked region, first frame, count), as the guest said.
         direct_map: the kernel's own counters DirectMap4k, DirectMap2M, DirectMap1G, in kB.
         saved_pages: what the kernel announced to copy ("Need to copy N pages"), None if it did not come to that.
@@ -74,6 +77,7 @@ class Record:
     regions: tuple[dict[str, str], ...]
     frames: tuple[tuple[int, int, int], ...]
     direct_map: dict[str, int]
+    allocator: dict[str, int] = field(default_factory=dict)
     saved_pages: int | None = None
 
     def save(self, folder: Path) -> None:
@@ -211,6 +215,7 @@ class Lab:
             levels=variant.levels,
             accelerator=self.accelerator,
             gdb=gdb,
+            cpu_node=int(variant.lists == "above") if variant.two_nodes else None,
         )
 
     @contextmanager
@@ -290,7 +295,10 @@ class Lab:
     def _prepare(self, guest: Up, variant: Variant) -> Record:
         """Swap, memory, regions: everything up to the moment of hibernating."""
         run = guest.port.run
+        nodes = _nodes(guest) if variant.two_nodes else ()
         if variant.regions:
+            if nodes:
+                run(f"!prefer {nodes[-1]}")
             self._take_out(guest, variant)  # first, while whole blocks are free
         device, partition, offset = self._swap_on(guest, variant)
         run("echo 0 > /proc/sys/vm/compact_unevictable_allowed")  # locked pages stay where they are
@@ -306,7 +314,9 @@ class Lab:
         if not variant.secret_pages:
             run("echo shutdown > /sys/power/disk")
         run("echo 1 > /sys/power/pm_debug_messages || true")  # newer kernels do not say otherwise what they save
-        return Record(
+        if nodes:
+            run(f"!prefer {nodes[variant.pages == 'above']}")
+        record = Record(
             session=guest.session,
             release=self.kernel.release,
             kernel=self.kernel.name,
@@ -316,7 +326,11 @@ class Lab:
             regions=_regions(guest),
             frames=_frames(guest, "locked"),
             direct_map=_direct_map_counters(guest),
+            allocator=_allocator(guest),
         )
+        if variant.two_nodes:
+            see_arranged(record)
+        return record
 
     def _swap_on(self, guest: Up, variant: Variant) -> tuple[str, int | None, int]:
         """(block device, partition, resume_offset) of the guest's swap, switched on."""
@@ -533,6 +547,37 @@ def _regions(guest: Up) -> tuple[dict[str, str], ...]:
     """What the module says of each region; nothing if it is not loaded."""
     reply = guest.port.ask(f"cat {REPORT}")
     return tuple(facts_of(line) for line in reply.lines if line.startswith("region ")) if not reply.status else ()
+
+
+def _allocator(guest: Up) -> dict[str, int]:
+    """Where the module says that the allocator has what it changes; nothing if it is not loaded."""
+    reply = guest.port.ask(f"cat {REPORT}")
+    said = [facts_of(line) for line in reply.lines if line.startswith("allocator ")]
+    return {name: int(pfn, 16) for name, pfn in said[0].items()} if said and not reply.status else {}
+
+
+def see_arranged(record: Record) -> None:
+    """See that the allocator has its own where the variant wants it. Raises LabError if not."""
+    blocks = [int(region["block"], 16) for region in record.regions]
+    for name in ("mem-map", "zone", "pcp"):
+        wanted = record.variant.lists if name == "pcp" else record.variant.pages
+        pfn = record.allocator.get(name, 0)
+        if blocks and not (pfn > max(blocks) if wanted == "above" else 0 < pfn < min(blocks)):
+            where = f"{wanted} its regions (frames {min(blocks):#x} to {max(blocks):#x})"
+            raise LabError(f"the guest's {name} lies at frame {pfn:#x}, not {where}")
+
+
+def _nodes(guest: Up) -> tuple[int, ...]:
+    """The kernel's numbers of the NUMA nodes, that of the lowest memory first (the CPU's is 0, wherever it lies)."""
+    found: dict[int, int] = {}
+    node = 0
+    for line in guest.port.run("cat /proc/zoneinfo"):
+        words = line.split()
+        if words[:1] == ["Node"]:
+            node = int(words[1].rstrip(","))
+        elif words[:1] == ["start_pfn:"]:
+            found[node] = max(found.get(node, 0), int(words[1]))
+    return tuple(sorted(found, key=found.__getitem__))
 
 
 def _frames(guest: Up, region: str) -> tuple[tuple[int, int, int], ...]:

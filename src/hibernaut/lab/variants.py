@@ -14,6 +14,7 @@ REGIONS = ("2m:above", "2m:below", "4k:above", "4k:below", "none:above", "none:b
 """What the module can take out: a block, a page of one, or the whole entry of a page ("none": it is zero then); the PMD
 table at a higher or a lower frame."""
 MOST_REGIONS = 16
+SIDES = ("above", "below")
 
 
 class Swap(StrEnum):
@@ -40,6 +41,9 @@ class Variant:
             on the same side are in ascending order of address.
         seed: draws the regions' blocks from all that suit; 0: the first that are found.
         fail_allocations: how many allocations for a split fail during the copy.
+        pages: where, seen from the regions, the pages lie that the hibernating process is given, and with them their
+            array of `struct page` and their zone: above or below.
+        lists: where the CPU's own lists of free pages lie, above or below.
         secret_pages: pages of memfd_secret that a process holds; the kernel does not hibernate then.
     """
 
@@ -54,17 +58,38 @@ class Variant:
     seed: int = 0
     fail_allocations: int = 0
     secret_pages: int = 0
+    pages: str = "above"
+    lists: str = "above"
+
+    @property
+    def two_nodes(self) -> bool:
+        """Whether it takes two NUMA nodes: in a guest of one node the allocator has all of its own above the regions.
+
+        Of two the regions are in the upper one, the pages and the CPU each in the one or the other.
+        """
+        return (self.pages, self.lists) != ("above", "above")
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Variant:
         """A variant from its fields as JSON has them. Raises TypeError, ValueError or KeyError."""
+        fields = {"pages": "above", "lists": "above", **fields}  # records of before there were nodes
         wrong = [name for name, kind in TYPES.items() if not isinstance(fields[name], kind)]
+        wrong += [name for name in ("pages", "lists") if fields[name] not in SIDES]
         if wrong:
             raise TypeError(f"{wrong[0]} is {fields[wrong[0]]!r}")
         return cls(**{**fields, "swap": Swap(fields["swap"]), "regions": tuple(fields["regions"])})
 
 
-TYPES = {"name": str, "memory_mib": int, "levels": int, "kaslr": bool, "compressor": str, "regions": list}
+TYPES = {
+    "name": str,
+    "memory_mib": int,
+    "levels": int,
+    "kaslr": bool,
+    "compressor": str,
+    "regions": list,
+    "pages": str,
+    "lists": str,
+}
 
 VARIANTS = (
     Variant("lzo", "an ordinary machine, image compressed with LZO"),
@@ -86,6 +111,8 @@ VARIANTS = (
             regions=("2m:above", "2m:below", "2m:below", "4k:below")),
     Variant("hole-2m-fails", "a 2 MiB block not present, and the allocation for its split fails", compressor="none",
             regions=("2m:above",), fail_allocations=1),
+    Variant("torn-lists", "a 2 MiB block not present, above the struct pages and below the CPU's lists (two nodes)",
+            memory_mib=512, compressor="none", regions=("2m:below",), pages="below"),
     Variant("none-entry", "a page whose entry in the direct map is zero", regions=("none:below",)),
 )  # fmt: skip
 

@@ -71,10 +71,13 @@ def confirmed_text(document: dict[str, Any]) -> str:
     """The answer of `lab confirm`."""
     said = "AGREES" if document["agrees"] else "DISAGREES"
     violated = ", ".join(document["violated"]) or "nothing is broken"
+    pages, lists = document["pages"], document["lists"]
+    allocator = f"; pages come from {pages}, CPU's lists {lists}" if (pages, lists) != ("above", "above") else ""
+    later = f"; once resumed it dies of {document['dies_of']}" if document["dies_of"] else ""
     lines = [
         f"arranged: {', '.join(document['regions']) or 'no region'}; failing allocations: "
-        f"{document['fail_allocations'] or 'none'}",
-        f"the model: {document['outcome']}: {violated}",
+        f"{document['fail_allocations'] or 'none'}{allocator}",
+        f"the model: {document['outcome']}: {violated}{later}",
         f"Linux {document['release']} {said}: {document['seen']}",
         *(f"  {line}" for line in document["said"]),
     ]

@@ -20,11 +20,13 @@
  *   !peek REGION PAGE AT COUNT   bytes as they are, in hex
  *   !extent FILE                 the first block of a file on its device, in pages of 4096 bytes
  *   !insmod FILE [PARAMETERS]    load a kernel module
+ *   !prefer NODE                 allocate memory from this node of a NUMA machine, from now on (set_mempolicy)
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/mempolicy.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -281,12 +283,24 @@ static int do_insmod(char **words)
 	return error != 0;
 }
 
+static int do_prefer(char **words)
+{
+	unsigned long nodes = words[1] ? 1ul << strtoul(words[1], NULL, 0) % 64 : 0;
+
+	if (!nodes)
+		return 2;
+	if (!syscall(SYS_set_mempolicy, MPOL_PREFERRED, &nodes, 8 * sizeof(nodes)))
+		return 0;
+	say("out", "node %s: %s", words[1], strerror(errno));
+	return 1;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(char **words);
 } commands[] = {
 	{ "!fill", do_fill },	  { "!verify", do_verify }, { "!frames", do_frames }, { "!peek", do_peek },
-	{ "!extent", do_extent }, { "!insmod", do_insmod },
+	{ "!extent", do_extent }, { "!insmod", do_insmod }, { "!prefer", do_prefer },
 };
 
 static int run_own(char *line)

@@ -73,8 +73,11 @@ static u64 frame_bits(u64 entry)
 	return (entry && !(entry & _PAGE_PRESENT) ? ~entry : entry) & FRAME_BITS;
 }
 
-/* The PMD entry of a direct-map address; NULL if a level above maps it or has nothing there. */
-static u64 *pmd_entry(unsigned long address)
+/*
+ * The entry of an address at a level, which is named by how many bits of the address lie below its index; NULL if a
+ * level above maps it or has nothing there.
+ */
+static u64 *entry_at(unsigned long address, int level_shift)
 {
 	unsigned long cr3, cr4;
 	u64 *table, entry;
@@ -83,13 +86,32 @@ static u64 *pmd_entry(unsigned long address)
 	asm volatile("mov %%cr3, %0" : "=r"(cr3));
 	asm volatile("mov %%cr4, %0" : "=r"(cr4));
 	table = __va(cr3 & FRAME_BITS);
-	for (shift = cr4 & X86_CR4_LA57 ? 48 : 39; shift > PMD_SHIFT; shift -= 9) {
+	for (shift = cr4 & X86_CR4_LA57 ? 48 : 39; shift > level_shift; shift -= 9) {
 		entry = table[address >> shift & 511];
-		if (!(entry & _PAGE_PRESENT) || (shift == PUD_SHIFT && entry & _PAGE_PSE))
+		if (!(entry & _PAGE_PRESENT) || (shift <= PUD_SHIFT && entry & _PAGE_PSE))
 			return NULL;
 		table = __va(entry & FRAME_BITS);
 	}
-	return &table[address >> PMD_SHIFT & 511];
+	return &table[address >> level_shift & 511];
+}
+
+static u64 *pmd_entry(unsigned long address)
+{
+	return entry_at(address, PMD_SHIFT);
+}
+
+/* The frame that any address of the kernel's is mapped to, 0 for none. */
+static u64 frame_of(unsigned long address)
+{
+	int shift;
+
+	for (shift = PAGE_SHIFT; shift <= PUD_SHIFT; shift += 9) {
+		u64 *entry = entry_at(address, shift);
+
+		if (entry && (*entry & _PAGE_PRESENT))
+			return ((*entry & FRAME_BITS & -(1ull << shift)) | (address & ((1ull << shift) - 1))) >> PAGE_SHIFT;
+	}
+	return 0;
 }
 
 static bool is_table(u64 entry)
@@ -274,12 +296,28 @@ static int damaged_pages(struct region *region)
 	return bad;
 }
 
+/* Where the allocator has what it changes when the reader is given a page: frames. */
+static void show_allocator(struct seq_file *out)
+{
+	struct page *page = alloc_page(GFP_KERNEL);
+	struct zone *zone;
+
+	if (!page)
+		return;
+	zone = page_zone(page);
+	seq_printf(out, "allocator free=0x%lx mem-map=0x%llx zone=0x%llx pcp=0x%llx\n", page_to_pfn(page),
+		   frame_of((unsigned long)page), frame_of((unsigned long)zone),
+		   frame_of((unsigned long)raw_cpu_ptr(zone->per_cpu_pageset)));
+	__free_page(page);
+}
+
 static int show(struct seq_file *out, void *unused)
 {
 	int i;
 
 	seq_printf(out, "module armed=%d fail=%d allocations=%d failures=%d regions=%d\n", armed, fail, allocations,
 		   failures, region_count);
+	show_allocator(out);
 	for (i = 0; i < region_count; i++) {
 		struct region *region = &regions[i];
 		u64 *entry = pmd_entry(address_of(region));
