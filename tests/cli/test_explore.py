@@ -150,7 +150,7 @@ def test_confirm_says_what_it_would_arrange(saved: Path) -> None:
 
 
 def test_confirm_knows_what_a_guest_cannot_be() -> None:
-    """The runs of the page of answers: three can be arranged, the others are refused, each in one line."""
+    """The runs of the page of answers: four can be arranged, the others are refused, each in one line."""
     folder = Path(__file__).resolve().parents[2] / "docs" / "answers"
     arranged = set()
     for path in folder.iterdir():
@@ -159,7 +159,14 @@ def test_confirm_knows_what_a_guest_cannot_be() -> None:
             arranged.add(path.stem)
         else:
             assert (result.status, len(result.err.splitlines())) == (2, 1)
-    assert arranged == {"remap-dies-after-a-warning", "remap-dies-without-a-warning", "remap-tears-the-image"}
+    assert arranged == {
+        "remap-dies-after-a-warning",
+        "remap-dies-without-a-warning",
+        "remap-tears-the-image",
+        "torn-lists-without-a-lost-table",
+    }
+    nodes = hibernaut("lab", "confirm", folder / "torn-lists-without-a-lost-table.json", "--dry-run")
+    assert "-numa node,nodeid=1,memdev=node1 -numa cpu,node-id=1" in nodes.out
 
 
 def test_answers_of_one_study() -> None:

@@ -9,16 +9,21 @@ from typing import Any
 import pytest
 
 from hibernaut.errors import LabError, LabUnavailable, MachineFault
+from hibernaut.explore.families import Family
 from hibernaut.explore.invariants import Hibernation, findings_of
+from hibernaut.explore.operations import HIBERNATE, Operation
+from hibernaut.explore.replay import FamilyMachine, Written, play
 from hibernaut.hibernate import Remap, hibernate
 from hibernaut.hibernate.log import FAILED_TO_REMAP
 from hibernaut.hibernate.resume import resume
+from hibernaut.lab.cases import cases_of, prove
 from hibernaut.lab.confirm import Confirmation, Prediction, Torn, cannot_arrange, confirm, judge
+from hibernaut.lab.confirm import foretold as foretold_of
 from hibernaut.lab.region import region_module
-from hibernaut.lab.scenario import Hibernated, Lab, Record, Resumed
+from hibernaut.lab.scenario import Hibernated, Lab, Record, Resumed, see_arranged
 from hibernaut.lab.variants import Variant
 from hibernaut.linux.build import HoleSpec, Layout, build_machine, hole_2m, hole_4k, none_entries
-from hibernaut.linux.environment import FailAllocations
+from hibernaut.linux.environment import FailAllocations, Place, Region
 from hibernaut.linux.rules import rules_for_release
 from tests.lab.conftest import unavailable
 
@@ -93,6 +98,9 @@ def test_what_can_be_arranged(prediction: Prediction) -> None:
         ({"regions": ("2m:below", "4k:above")}, "lie in one place"),
         ({"outcome": "refused"}, "can only save or die"),
         ({"violated": ("allocator-sound",)}, "nothing in the laboratory shows whether this holds: allocator-sound"),
+        ({"pages": "below"}, "a guest has its PMD tables below all regions"),
+        ({"lists": "below"}, "a guest has its PMD tables below all regions"),
+        ({"dies_of": "page fault, doing something"}, "dies of page fault, doing something"),
     ],
 )
 def test_what_cannot_be_arranged(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
@@ -205,7 +213,124 @@ def test_a_death_instead_of_an_image() -> None:
     assert found.said[0].startswith("BUG: ")
 
 
+# ---- free lists ----
+
+NULL_LINK = "kernel NULL pointer dereference, allocating a page (__rmqueue_pcplist)"
+LISTS = replace(CLEAN, violated=("lists-whole", "no-fault"), pages="below", allocates=True, dies_of=NULL_LINK)
+"""The model's machine that has every table and a list of pages whose links are none."""
+CORRUPTION = "list_add corruption. next->prev should be prev (ffff88801f6388d8), but was dead000000000122. (next=ff)."
+TORN_LISTS = f"""\
+[    5.1] PM: early restore of devices complete after 1.057 msecs
+[    5.2] {CORRUPTION}
+[    5.3] kernel BUG at lib/list_debug.c:27!
+[    5.4] RIP: 0010:__list_add_valid.cold+0x4b/0x5b
+[    5.5]  free_unref_page_commit+0x76/0x180
+[    5.6]  swsusp_free+0x205/0x270
+[    5.7] ---[ end trace 0000000000000000 ]---
+[    5.8]  __rmqueue_pcplist+0x1/0x2
+"""
+DIED_LATER = Resumed(False, f"dead: {CORRUPTION}", TORN_LISTS, 1)
+
+
+def test_a_death_of_the_free_lists() -> None:
+    """Every table is in the image; the resumed kernel finds a link that is none; that settles the lists, too."""
+    assert cannot_arrange(LISTS) is None
+    found = judge(LISTS, saved(), Torn(), DIED_LATER)
+    assert found.agrees
+    assert found.seen == (
+        f"hibernated without a warning, every page table in its image; resumed, then dead: {CORRUPTION}"
+    )
+    lives = replace(LISTS, violated=("lists-whole",), dies_of="", lists="below", pages="above")
+    assert cannot_arrange(lives) is None
+    found = judge(lives, saved(), Torn(), WHOLE)
+    assert found.agrees
+    assert found.seen.endswith("(nothing shows whether this is broken: lists-whole)")
+    assert not judge(lives, saved(), Torn(), DIED_LATER).agrees
+
+
+@pytest.mark.parametrize(
+    ("torn", "resumed", "told"),
+    [
+        (Torn(), WHOLE, "was to die of its free lists, it did not: resumed, 2048 pages"),
+        (LACKS, DIED_LATER, "its image lacks table 0x64fb"),
+        (Torn(), replace(DIED_LATER, reason="dead: BUG: kernel NULL pointer dereference"), "it did not: dead: BUG"),
+        (Torn(), replace(DIED_LATER, reason=f"fresh boot: {CORRUPTION}"), "it did not: fresh boot"),
+        (Torn(), replace(DIED_LATER, log=TORN_LISTS.replace("early restore", "marvel")), "it did not: dead: list_add"),
+        (Torn(), replace(DIED_LATER, log=TORN_LISTS.replace("free_unref", "kobject")), "it did not: dead: list_add"),
+    ],
+)
+def test_another_end_than_of_the_free_lists(torn: Torn, resumed: Resumed, told: str) -> None:
+    """It lives, lacks a table, dies of something else, before it was resumed, or of a list of somebody else's."""
+    found = judge(LISTS, saved(), torn, resumed)
+    assert not found.agrees
+    assert told in found.seen
+
+
+def test_a_guest_that_is_otherwise_than_its_variant_wants() -> None:
+    """Each of the allocator's own on the wrong side of a region, or not known, is noticed."""
+    variant = replace(LISTS.variant, regions=("2m:below",))
+    places = {"free": 0x100, "mem-map": 0xFC00, "zone": 0xFFD5, "pcp": 0x1F638}
+    arranged = replace(RECORD, variant=variant, regions=({"block": "0x12000"},), allocator=places)
+    see_arranged(arranged)
+    for name, pfn in (("mem-map", 0x12800), ("zone", 0x12200), ("pcp", 0x400), ("pcp", 0), ("zone", 0)):
+        with pytest.raises(LabError, match=f"the guest's {name} lies at frame {pfn:#x}, not (above|below) its regions"):
+            see_arranged(replace(arranged, allocator={**places, name: pfn}))
+    see_arranged(
+        replace(
+            arranged,
+            variant=replace(variant, pages="above", lists="below"),
+            allocator={"mem-map": 0x1FC00, "zone": 0x1FFD5, "pcp": 0xF638},
+        )
+    )
+
+
 # ---- the model's own predictions ----
+
+
+HIBERNATED = Operation(HIBERNATE, way="remap")
+
+
+def placed(**places: Place) -> Prediction:
+    """What the explorer's machine of one block comes to, the allocator's own pages lying so."""
+    at = {name: (place,) for name, place in places.items()}
+    family = Family(regions=(1,), kinds=(Region.BLOCK,), tables=(Place.BELOW,), **at)  # type: ignore[arg-type]
+    operations = (HIBERNATED, Operation("exhaust", pages=64))
+    return foretold_of(play(Written(FamilyMachine(family, (0,) * 9), "6.1", operations, ())))
+
+
+@pytest.mark.parametrize("pages", Place)
+@pytest.mark.parametrize("lists", Place)
+def test_what_the_model_foretells_of_the_free_lists(pages: Place, lists: Place) -> None:
+    """All four placements can be arranged, in two nodes if need be; in one of them the resumed machine dies."""
+    prediction = placed(mem_map=pages, zone=pages, free=pages, pcp=lists)
+    assert cannot_arrange(prediction) is None
+    assert (prediction.pages, prediction.lists, prediction.outcome) == (pages.word, lists.word, "saved")
+    dies = (pages, lists) == (Place.BELOW, Place.ABOVE)
+    assert bool(prediction.dies_of) == dies
+    assert prediction.variant.two_nodes == ((pages, lists) != (Place.ABOVE, Place.ABOVE))
+    assert judge(prediction, saved(), Torn(), DIED_LATER if dies else WHOLE).agrees
+    assert not judge(prediction, saved(), Torn(), WHOLE if dies else DIED_LATER).agrees
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        (HIBERNATED, HIBERNATED),
+        (Operation("alloc"), HIBERNATED),
+        (HIBERNATED, Operation("alloc")),
+        (HIBERNATED, Operation("exhaust", pages=8), HIBERNATED),
+    ],
+)
+def test_a_guest_hibernates_once(done: tuple[Operation, ...]) -> None:
+    """And allocates afterwards; a run of anything else is refused."""
+    machine = FamilyMachine(Family(regions=(1,), kinds=(Region.BLOCK,), tables=(Place.BELOW,)), (0,) * 9)
+    with pytest.raises(LabUnavailable, match="more than a hibernation"):
+        foretold_of(play(Written(machine, "6.1", done, ())))
+
+
+def test_what_no_node_can_have() -> None:
+    with pytest.raises(LabUnavailable, match=r"on both sides of the regions \(mem-map below, zone above, free above\)"):
+        placed(mem_map=Place.BELOW)
 
 
 def foretold(release: str, regions: tuple[str, ...], hole: HoleSpec, fail: int, tables: str) -> Prediction:
@@ -247,6 +372,15 @@ def test_what_the_model_foretells(release: str) -> None:
 
 
 # ---- a real kernel ----
+
+
+def test_linux_dies_of_its_free_lists(lab_61: Lab) -> None:
+    """That case of docs/support.md: the kernel's own image is torn in the allocator, ours of the same memory is not."""
+    (result,) = prove([lab_61], cases_of(["CPU lists above: saved from a dump"]))
+    if result.passed is None:
+        unavailable(result.seen)
+    assert result.passed, result.seen
+    assert "its own: dead: list_add corruption" in result.seen
 
 
 def test_linux_dies_of_an_entry_that_is_zero(lab_61: Lab, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -115,6 +116,19 @@ def test_what_is_no_kernel(tmp_path: Path) -> None:
 def test_a_record_comes_back(tmp_path: Path) -> None:
     RECORD.save(tmp_path)
     assert Record.load(tmp_path) == RECORD
+
+
+def test_a_record_from_before_there_were_nodes(tmp_path: Path) -> None:
+    """It is of one node; and a side that is none is refused."""
+    RECORD.save(tmp_path)
+    path = tmp_path / "machine.json"
+    old = json.loads(path.read_text())
+    del old["allocator"], old["variant"]["pages"], old["variant"]["lists"]
+    path.write_text(json.dumps(old))
+    assert Record.load(tmp_path) == RECORD
+    path.write_text(json.dumps({**old, "variant": {**old["variant"], "lists": "beside"}}))
+    with pytest.raises(FormatError, match=r"not a record of a laboratory guest: lists is 'beside'"):
+        Record.load(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"session": 1}', '{"regions": 1, "frames": []}', "\xff"])

@@ -112,6 +112,24 @@ STUDIES: tuple[Study, ...] = (
             allocations_after=64,
         ),
     ),
+    Study(
+        "two nodes",
+        "a machine of two NUMA nodes: pages come from the lower one, the regions and the CPU are on the upper one",
+        Sweep(
+            Family(
+                regions=(0, 1, 2, 3),
+                kinds=(Region.BLOCK, Region.GIB),
+                tables=(Place.BELOW,),
+                mem_map=(Place.BELOW,),
+                zone=(Place.BELOW,),
+                pcp=(Place.ABOVE,),
+                free=(Place.BELOW,),
+                cpus=(1, 2),
+            ),
+            ("remap", "fixmap", "remap-whole"),
+            allocations_after=64,
+        ),
+    ),
     *(
         Study(
             f"line {rules.line}",
@@ -436,6 +454,22 @@ CLAIMS: tuple[Claim, ...] = (
             )
         ),
         ("remap", _null_in_pcplist),
+    ),
+    Claim(
+        "torn-lists-without-a-lost-table",
+        "No table needs to be lost for that: on a machine of two NUMA nodes the image can have every page table and be "
+        "torn in the allocator alone.",
+        "by `remap`, on machines whose pages come from the lower node, regions and CPU being on the upper one, and "
+        "whose tables all lie below: no run loses a table, and with something to split every run without a failing "
+        "allocation dies of its free lists, once resumed",
+        ("two nodes",),
+        ("remap",),
+        lambda case: (
+            not case.ends(_torn)
+            and not case.ends(lambda verdict: verdict.outcome == "saved" and case.splits > 0)
+            and case.ends(_dies_later) == (case.splits > 0)
+        ),
+        ("remap", _dies_later),
     ),
 )
 """In the order of the page."""

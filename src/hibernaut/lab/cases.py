@@ -28,7 +28,7 @@ from hibernaut.explore.families import Family
 from hibernaut.explore.operations import HIBERNATE, Operation
 from hibernaut.explore.replay import FamilyMachine, Written, play
 from hibernaut.hibernate.ways import FixmapNoFlush, Remap, Way
-from hibernaut.lab.confirm import LIST_CORRUPTION, confirm, foretold
+from hibernaut.lab.confirm import confirm, died_of_a_list, foretold
 from hibernaut.lab.conformance import Compared, compare_copy, compare_death, random_variant
 from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk
 from hibernaut.lab.golden import check_golden, make_golden
@@ -477,11 +477,10 @@ def _torn_lists(lab: Lab, folder: Path) -> str:
     taken = take_over(lab, variant_named("torn-lists"), folder, resume_stock=True)
     if taken.stock_resumed is None:
         raise Failed(f"the kernel made no image of its own: {taken.stock.outcome} {taken.stock.reason}")
-    words = LIST_CORRUPTION.search(taken.stock_resumed.log)
-    if words is None or not taken.stock_resumed.reason.startswith("dead"):
+    if not died_of_a_list(taken.stock_resumed):
         raise Failed(f"the kernel's own image was to come back with torn lists: {taken.stock_resumed.reason}")
     _must_be_whole(taken)
-    return f"its own: {words[1]}; ours: {taken.resumed.reason}"
+    return f"its own: {taken.stock_resumed.reason}; ours: {taken.resumed.reason}"
 
 
 CASES = (

@@ -20,10 +20,12 @@ from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 from hibernaut.swsusp import open_image
 
-__all__ = ["LIST_CORRUPTION", "Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "foretold", "judge"]
+__all__ = ["Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "died_of_a_list", "foretold", "judge"]
 
 STOCK_WAY = "remap"
 """How a stock kernel copies."""
+EXHAUST = "exhaust"
+"""The operation after a resume: allocating."""
 
 ON_A_NODE = (Structure.MEM_MAP, Structure.ZONE, Structure.FREE)
 """What of the allocator's a guest has together, on the node that pages come from."""
@@ -35,7 +37,10 @@ TABLES, MAP, DATA = "tables-closed", frozenset({"same-direct-map", "same-transla
 LOOKED_AT = frozenset({TABLES, *MAP, DATA})
 """The invariants of a machine that was saved whose breaking shows: in the image, or to the resumed guest."""
 
-LIST_CORRUPTION = re.compile(r"(?:\[ *[\d.]+\] )?(list_(?:add|del) corruption.*)")
+LISTS = frozenset({"lists-whole", "allocator-sound"})
+"""Those whose breaking shows if the resumed guest dies of it."""
+
+LIST_CORRUPTION = re.compile(r"list_(?:add|del) corruption")
 """What a kernel built with CONFIG_DEBUG_LIST says before it dies of a link (lib/list_debug.c)."""
 OF_THE_ALLOCATOR = re.compile(r"\b(?:free_unref_page|free_frozen_page|free_pcppages_bulk|__free_one_page|_*rmqueue)")
 """Functions that put pages on its lists and take them off (mm/page_alloc.c of 6.1, 6.12 and 7.3)."""
@@ -153,12 +158,12 @@ def foretold(played: Played) -> Prediction:
     ways = {operation.way for operation in played.written.operations if operation.do == HIBERNATE}
     if ways != {STOCK_WAY}:
         raise LabUnavailable(f"this run goes by {', '.join(sorted(ways))}; a stock kernel copies by {STOCK_WAY}")
+    done = [operation.do for operation in played.written.operations]
     # What is allocated on the resumed machine needs no arranging: a guest that comes back does nothing else.
-    *operations, last = played.written.operations
-    others = [operation.do for operation in (*operations, last) if operation.do != HIBERNATE]
-    if others and not (last.do == "exhaust" and len(others) == 1):
+    if done not in ([HIBERNATE], [HIBERNATE, EXHAUST]):
         raise LabUnavailable(
-            f"in this run there is more than a hibernation ({', '.join(others)}): a guest does no more"
+            f"in this run there is more than a hibernation ({', '.join(done)}): a guest does no more, but for "
+            "allocations afterwards"
         )
     if run.outcome == "refused":
         raise LabUnavailable("in this run the kernel refuses to hibernate: nothing to be seen in a guest")
@@ -181,7 +186,7 @@ def foretold(played: Played) -> Prediction:
         violated=played.verdict.violated,
         pages=sides[Structure.MEM_MAP].word,
         lists=sides[Structure.PCP].word,
-        allocates=bool(others),
+        allocates=EXHAUST in done,
         dies_of=played.verdict.death if dies_later else "",
     )
 
@@ -263,7 +268,8 @@ def judge(
         wrong, seen = list(_not_dead(prediction, done, said)), _of_death(said)
     else:
         wrong, seen = list(_not_saved(prediction, done, said, torn, resumed)), _of_saving(said, torn, resumed)
-    unseen = [name for name in prediction.violated if name not in LOOKED_AT and name != "no-fault"]
+    shown = LOOKED_AT | {"no-fault"} | (LISTS if prediction.dies_of else set())
+    unseen = [name for name in prediction.violated if name not in shown]
     if unseen and not wrong:
         seen += f" (nothing shows whether this is broken: {', '.join(unseen)})"
     return Confirmation(not wrong, done.record.release, telling, "; ".join(wrong) or seen)
@@ -298,7 +304,7 @@ def _not_saved(
     if torn.tables and not map_broken:
         yield str(torn)
     if prediction.dies_of:
-        if not _died_of_a_list(resumed):
+        if not died_of_a_list(resumed):
             yield f"the guest that came back was to die of its free lists, it did not: {resumed.reason}"
         return
     if "pages" not in resumed.facts:
@@ -310,10 +316,10 @@ def _not_saved(
         yield f"the guest that came back found: {resumed.reason}"
 
 
-def _died_of_a_list(resumed: Resumed) -> bool:
+def died_of_a_list(resumed: Resumed) -> bool:
     """Whether a guest that came back died of a link of the allocator's lists, in the allocator."""
     words = LIST_CORRUPTION.search(resumed.log)
-    if words is None or not resumed.reason.startswith("dead"):
+    if words is None or not resumed.reason.startswith(f"dead: {words[0]}"):
         return False
     trace = resumed.log[words.end() :].partition("---[ end trace")[0]
     return RESTORED.search(resumed.log[: words.start()]) is not None and OF_THE_ALLOCATOR.search(trace) is not None
@@ -333,9 +339,10 @@ def _of_death(said: Sequence[str]) -> str:
 def _of_saving(said: Sequence[str], torn: Torn | None, resumed: Resumed | None) -> str:
     lacking = f"; {torn}" if torn and torn.tables else ", every page table in its image"
     warned = f", saying {_list(_kinds(said))}" if _kinds(said) else " without a warning"
-    words = LIST_CORRUPTION.search(resumed.log) if resumed else None
-    came_back = f"resumed, then {words[1]}, {resumed.reason}" if resumed and words else ""
-    return f"hibernated{warned}{lacking}; {came_back or (resumed.reason if resumed else 'not resumed')}"
+    came_back = "not resumed" if resumed is None else resumed.reason
+    if resumed and LIST_CORRUPTION.search(resumed.log):
+        came_back = f"resumed, then {came_back}"
+    return f"hibernated{warned}{lacking}; {came_back}"
 
 
 def _did(outcome: str) -> str:

@@ -45,7 +45,7 @@ PROMISING = re.compile(r"PM:|hibernat|swsusp|Hibernat", re.IGNORECASE)
 CHATTER = re.compile(r"progress|Marking nosave|bitmaps|reseeded|Registered|resume from hibernation|signature found")
 CAME_BACK = re.compile(r"hibernation exit|Restarting tasks")
 WARNING = re.compile(r"PM: hibernation: Failed to remap page")
-DEATH = re.compile(r"BUG: .*|Kernel panic.*|Oops.*|general protection.*|double fault.*")
+DEATH = re.compile(r"list_(?:add|del) corruption.*|BUG: .*|Kernel panic.*|Oops.*|general protection.*|double fault.*")
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Record:
         partition: number of the swap partition, None for a whole disk.
         offset: `resume_offset`, pages.
         regions: what the module said of each region before, by key.
-        allocator: frames of what changes when the hibernating process is given a page: of the page ("free"), its
-            `struct page` ("mem-map"), its zone ("zone") and the CPU's list ("pcp"), as the module said; empty without
-            it.
         frames: (page of the locked region, first frame, count), as the guest said.
         direct_map: the kernel's own counters DirectMap4k, DirectMap2M, DirectMap1G, in kB.
         saved_pages: what the kernel announced to copy ("Need to copy N pages"), None if it did not come to that.
+        allocator: frames of what changes when the hibernating process is given a page: of the page ("free"), its
+            `struct page` ("mem-map"), its zone ("zone") and the CPU's list ("pcp"), as the module said; empty without
+            it.
     """
 
     session: str
@@ -77,8 +77,8 @@ class Record:
     regions: tuple[dict[str, str], ...]
     frames: tuple[tuple[int, int, int], ...]
     direct_map: dict[str, int]
-    allocator: dict[str, int] = field(default_factory=dict)
     saved_pages: int | None = None
+    allocator: dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it beside the image."""

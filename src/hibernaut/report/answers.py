@@ -184,8 +184,10 @@ def _story(answers: Answers, folder: str) -> str:
             "list, here NULL, those that were on a list before hold poison. Then a split refills the CPU's list from "
             "that block, and the head of that list is copied after it: it names pages whose saved links are not links. "
             "A lost table alone does not explain it: where the allocator's pages all lie above the blocks, tables are "
-            "lost and no allocation dies. Whether the machines of the reports were laid out like this nobody has "
-            "shown; it would take where their struct pages, their per-CPU lists and the blocks lay."
+            "lost and no allocation dies. Nor does it take one: see the claim on two NUMA nodes, the placements that a "
+            "guest can be given; what real kernels do there is in [explore.md](explore.md). Whether the machines of "
+            "the reports were laid out like this nobody has shown; it would take where their struct pages, their "
+            "per-CPU lists and the blocks lay."
         )
     else:
         said = "No placement gives a NULL dereference in `__rmqueue_pcplist`: the mechanism is another one."
