@@ -29,7 +29,18 @@ from hibernaut.lab.doctor import cures, examine
 from hibernaut.lab.golden import make_golden
 from hibernaut.lab.kernels import KERNEL_LINES, Kernel, get_kernel, kernel_of_files, line_named
 from hibernaut.lab.qemu import Disk, command_text, usable_accelerator
-from hibernaut.lab.scenario import IMAGE_NAME, RECORD_NAME, SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop, Up
+from hibernaut.lab.scenario import (
+    IMAGE_NAME,
+    LOG_NAME,
+    RECORD_NAME,
+    SPARE_NAME,
+    Hibernated,
+    Lab,
+    Record,
+    Resumed,
+    Stop,
+    Up,
+)
 from hibernaut.lab.takeover import take_over
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS, VARIANTS, Swap, Variant, variant_named
 from hibernaut.memory.output import replacing, write_all
@@ -278,7 +289,7 @@ def hibernate(
     with workshop(folder):
         stop = Stop(folder / "before.elf" if dump_before else None, folder / "after.elf" if dump_after else None)
         done = laboratory.hibernate(guest_kind, folder, stop)
-        (folder / "kernel.log").write_text(done.log)
+        (folder / LOG_NAME).write_text(done.log)
     _tell_hibernated(done, json, quiet)
     return None
 

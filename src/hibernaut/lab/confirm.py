@@ -12,7 +12,16 @@ from hibernaut.explore.operations import HIBERNATE
 from hibernaut.explore.replay import FamilyMachine, Played
 from hibernaut.hibernate.log import FAILED_TO_REMAP
 from hibernaut.lab.conformance import TIME_STAMP, reachable_tables
-from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed, see_arranged
+from hibernaut.lab.scenario import (
+    LOG_NAME,
+    RESUMED_LOG_NAME,
+    SPARE_NAME,
+    Hibernated,
+    Lab,
+    Record,
+    Resumed,
+    see_arranged,
+)
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS, Variant
 from hibernaut.linux import DirectMap
 from hibernaut.linux.environment import Kind, Place, Structure
@@ -45,8 +54,9 @@ LIST_CORRUPTION = re.compile(r"list_(?:add|del) corruption")
 OF_THE_ALLOCATOR = re.compile(r"\b(?:free_unref_page|free_frozen_page|free_pcppages_bulk|__free_one_page|_*rmqueue)")
 """Functions that put pages on its lists and take them off (mm/page_alloc.c of 6.1, 6.12 and 7.3)."""
 
-RESTORED = re.compile(r"restore of devices complete")
-"""What only a kernel says that came back from an image (drivers/base/power/main.c)."""
+RESTORED = re.compile(r"restore of devices complete|Calling \w+_resume\+")
+"""What only a kernel says that came back from an image of a guest with debug messages of power management switched on
+(drivers/base/power/main.c and syscore.c)."""
 DEATH_OF_A_LIST = re.compile(r"__rmqueue_pcplist|rmqueue_bulk")
 """Deaths of the model's that are of a link of the allocator's lists."""
 
@@ -226,7 +236,7 @@ def confirm(lab: Lab, prediction: Prediction, folder: Path) -> Confirmation:
     Args:
         lab: the laboratory and its kernel.
         prediction: one that can be arranged (`cannot_arrange`).
-        folder: an existing folder for the guest's disks and record.
+        folder: an existing folder for the guest's disks, record, and what its kernel printed.
 
     Raises:
         LabUnavailable: something is missing here.
@@ -237,6 +247,7 @@ def confirm(lab: Lab, prediction: Prediction, folder: Path) -> Confirmation:
     if reason:
         raise LabError(f"this cannot be arranged: {reason}")
     done = lab.hibernate(prediction.variant, folder)
+    (folder / LOG_NAME).write_text(done.log)
     record = done.record
     if record.regions:
         see_arranged(record)
@@ -248,6 +259,7 @@ def confirm(lab: Lab, prediction: Prediction, folder: Path) -> Confirmation:
     torn = _torn(done)
     disks = [done.image, done.folder / SPARE_NAME]
     resumed = lab.resume(record, disks, folder, partition=record.partition, offset=record.offset)
+    (folder / RESUMED_LOG_NAME).write_text(resumed.log)
     return judge(prediction, done, torn, resumed)
 
 

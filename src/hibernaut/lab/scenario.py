@@ -29,7 +29,20 @@ from hibernaut.lab.variants import Swap, Variant
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp.declarations import SIGNATURE
 
-__all__ = ["IMAGE_NAME", "RECORD_NAME", "SPARE_NAME", "Hibernated", "Lab", "Record", "Resumed", "Stop", "Up"]
+__all__ = [
+    "IMAGE_NAME",
+    "LOG_NAME",
+    "RECORD_NAME",
+    "RESUMED_LOG_NAME",
+    "SPARE_NAME",
+    "Hibernated",
+    "Lab",
+    "Record",
+    "Resumed",
+    "Stop",
+    "Up",
+    "see_arranged",
+]
 
 BOOT_SECONDS = 120
 HIBERNATE_SECONDS = 180
@@ -39,13 +52,18 @@ LOOSE_PAGES = 1024
 SEED = 0x1BADB002
 REPORT = "/proc/hlab_region"
 RECORD_NAME = "machine.json"
+LOG_NAME = "kernel.log"
+RESUMED_LOG_NAME = "resumed.log"
 IMAGE_NAME = "swap.img"
 SPARE_NAME = "spare.img"
 PROMISING = re.compile(r"PM:|hibernat|swsusp|Hibernat", re.IGNORECASE)
 CHATTER = re.compile(r"progress|Marking nosave|bitmaps|reseeded|Registered|resume from hibernation|signature found")
 CAME_BACK = re.compile(r"hibernation exit|Restarting tasks")
 WARNING = re.compile(r"PM: hibernation: Failed to remap page")
-DEATH = re.compile(r"list_(?:add|del) corruption.*|BUG: .*|Kernel panic.*|Oops.*|general protection.*|double fault.*")
+# "Bad page state" is a complaint, not a death: the page is left out, the kernel goes on.
+DEATH = re.compile(
+    r"list_(?:add|del) corruption.*|BUG: (?!Bad page state).*|Kernel panic.*|Oops.*|general protection.*|double fault.*"
+)
 
 
 @dataclass(frozen=True)
