@@ -387,7 +387,7 @@ def test_linux_dies_of_its_free_lists(lab_61: Lab) -> None:
     if result.passed is None:
         unavailable(result.seen)
     assert result.passed, result.seen
-    assert "its own: dead: list_add corruption" in result.seen
+    assert "its own: dead: list_" in result.seen
 
 
 def test_linux_dies_of_an_entry_that_is_zero(lab_61: Lab, tmp_path: Path) -> None:
