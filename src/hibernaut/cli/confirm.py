@@ -22,7 +22,9 @@ def confirm_(
     *,
     file: Annotated[Path, typer.Argument(help="A run of a simulated machine, saved by explore or answers.")],
     place: Place,
-    keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Keep disks, record and logs there.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep disks, record and logs there.")
+    ] = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
