@@ -31,8 +31,9 @@ def confirm_(
 ) -> None:
     """Arrange a saved run's situation in a guest, let its kernel hibernate, and say whether the kernel agrees.
 
-    The regions, where their tables lie, and failing allocations are arranged, as far as the module in the guest can;
-    what cannot be is refused with the reason. The exit status is 0 if the kernel agrees, 1 if not.
+    The regions, where their tables and the allocator's own pages lie, and failing allocations are arranged, as far as
+    a guest can be made so; what cannot be is refused with the reason. The exit status is 0 if the kernel agrees, 1 if
+    not.
     """
     played, difference = replay(file)
     if difference is not None:

@@ -18,7 +18,7 @@ from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, console, 
 from hibernaut.cli.source_machine import MachineOptions, machine_in
 from hibernaut.errors import HibernautError
 from hibernaut.explore import explore
-from hibernaut.explore.operations import HIBERNATE, Operation, operations_of
+from hibernaut.explore.operations import hibernation, operations_of
 from hibernaut.explore.replay import FamilyMachine, Played, SourceMachine, Written, fingerprint, play, write_run
 from hibernaut.explore.run import Verdict
 from hibernaut.explore.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words
@@ -131,9 +131,7 @@ def _explore_source(
     where = SourceMachine(source.name, fingerprint(machine))
 
     def played(way: str, found: Counterexample) -> Played:
-        then = (Operation("exhaust", pages=after),) if after else ()
-        operations = (Operation(HIBERNATE, way=way), *then)
-        return play(Written(where, machine.rules.line, operations, found.choices), machine)
+        return play(Written(where, machine.rules.line, hibernation(way, after), found.choices), machine)
 
     with sweep_progress(quiet) as told:
         for way in ways:

@@ -8,7 +8,7 @@ from types import ModuleType
 from hibernaut.errors import HibernautError
 from hibernaut.explore.families import Family
 from hibernaut.explore.invariants import INVARIANTS, TRACES
-from hibernaut.explore.operations import HIBERNATE, Operation
+from hibernaut.explore.operations import Operation, hibernation
 from hibernaut.explore.replay import FamilyMachine, Played, SourceMachine, Written, play, replay, write_run
 from hibernaut.explore.run import Run, Verdict
 from hibernaut.explore.search import Bounds, explore_run
@@ -72,8 +72,7 @@ def explore(
         return run_sweep(Sweep(what, (name,), line, bounds, allocations_after), processes=processes)[name]
     if rules not in (None, what.rules):
         raise HibernautError(f"the machine has the rules of {what.rules.line}, not those of {rules and rules.line}")
-    then = (Operation("exhaust", pages=allocations_after),) if allocations_after else ()
-    found = explore_run(Run(what, (Operation(HIBERNATE, way=name), *then)), bounds)
+    found = explore_run(Run(what, hibernation(name, allocations_after)), bounds)
     tally = Tally()
     tally.add((), (), Way(found.runs, found.states, found.steps, found.cut, endings_of(found)))
     return tally

@@ -15,10 +15,13 @@ from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, pfn_and_prot, pfn_entry
 from hibernaut.paging.entries import Level
 
-__all__ = ["HIBERNATE", "OPERATIONS", "Operation", "operations_of", "perform"]
+__all__ = ["EXHAUST", "HIBERNATE", "OPERATIONS", "Operation", "hibernation", "operations_of", "perform"]
 
 HIBERNATE = "hibernate"
 """The one operation that takes several steps: the copy, then the resume and all invariants."""
+
+EXHAUST = "exhaust"
+"""The operation that may follow it: somebody allocates until nothing is free."""
 
 MOST_PAGES = 1 << 18
 """An operation concerns at most a gigabyte."""
@@ -47,7 +50,7 @@ class Operation:
             return f"hibernate by {self.way}, resume"
         if self.do in ("alloc", "free"):
             return f"{self.do} {self.pages} pages on CPU {self.cpu}"
-        if self.do == "exhaust":
+        if self.do == EXHAUST:
             return f"allocate until nothing is free, at most {self.pages} pages"
         return f"{self.do} of {self.pages} pages from frame {self.pfn:#x}"
 
@@ -140,7 +143,7 @@ def _valid(machine: Machine, operation: Operation, held: list[int]) -> None:
 
 OPERATIONS: dict[str, Callable[[Machine, Operation, list[int]], None]] = {
     "alloc": _alloc,
-    "exhaust": _exhaust,
+    EXHAUST: _exhaust,
     "free": _free,
     "remember": _remember,
     "remember-slot": _remember_slot,
@@ -186,8 +189,13 @@ def operations_of(situated: Situated, way: str, allocations_after: int = 0) -> t
     if situated.remembered:
         before += [Operation("remember", pfn=region.start_pfn) for region in situated.regions]
         before.append(Operation("remember-slot", pfn=REMEMBERED_IN_SLOT))
-    after = (Operation("exhaust", pages=allocations_after),) if allocations_after else ()
-    return (*before, Operation(HIBERNATE, way=way), *after)
+    return (*before, *hibernation(way, allocations_after))
+
+
+def hibernation(way: str, allocations_after: int = 0) -> tuple[Operation, ...]:
+    """A hibernation and what follows the resume: somebody allocates so many pages, if there are as many."""
+    after = (Operation(EXHAUST, pages=allocations_after),) if allocations_after else ()
+    return (Operation(HIBERNATE, way=way), *after)
 
 
 REMEMBERED_IN_SLOT = 0x600

@@ -25,8 +25,9 @@ import numpy as np
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError, LabUnavailable
 from hibernaut.explore.families import Family
-from hibernaut.explore.operations import HIBERNATE, Operation
+from hibernaut.explore.operations import hibernation
 from hibernaut.explore.replay import FamilyMachine, Written, play
+from hibernaut.explore.sweep import layouts
 from hibernaut.hibernate.ways import FixmapNoFlush, Remap, Way
 from hibernaut.lab.confirm import confirm, died_of_a_list, foretold
 from hibernaut.lab.conformance import Compared, compare_copy, compare_death, random_variant
@@ -50,8 +51,6 @@ from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_o
 
 __all__ = ["QUICK", "Case", "Result", "cases_of", "prove"]
 
-UNIT_CHOICES = 9
-"""So many questions a family with one region asks (`explore.families`)."""
 CHANGED = b"changed by hibernaut rewrite"
 CHANGED_PAGE = 17
 COPY_SEED, LA57_SEED, DEATH_SEED = 1, 3, 2
@@ -459,13 +458,14 @@ def _allocator_as_explored(pages: Place, lists: Place, lab: Lab, folder: Path) -
         free=(pages,),
         pcp=(lists,),
     )
-    return _confirmed(family, (), lab, folder, Operation("exhaust", pages=family.free_pages))
+    return _confirmed(family, (), lab, folder, allocations_after=family.free_pages)
 
 
-def _confirmed(family: Family, choices: tuple[int, ...], lab: Lab, folder: Path, *after: Operation) -> str:
+def _confirmed(family: Family, choices: tuple[int, ...], lab: Lab, folder: Path, *, allocations_after: int = 0) -> str:
     """A family's only machine saved by Remap, and a guest arranged like it."""
-    machine = FamilyMachine(family, (0,) * UNIT_CHOICES)
-    played = play(Written(machine, LINES[0].line, (Operation(HIBERNATE, way="remap"), *after), choices))
+    (unit,) = layouts(family)
+    operations = hibernation("remap", allocations_after)
+    played = play(Written(FamilyMachine(family, unit), LINES[0].line, operations, choices))
     found = confirm(lab, foretold(played), folder)
     if not found.agrees:
         raise Failed(f"the model says {played.verdict}; {found.seen}")

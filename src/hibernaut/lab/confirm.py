@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hibernaut.errors import LabError, LabUnavailable
-from hibernaut.explore.operations import HIBERNATE
+from hibernaut.explore.operations import EXHAUST, HIBERNATE
 from hibernaut.explore.replay import FamilyMachine, Played
 from hibernaut.hibernate.log import FAILED_TO_REMAP
 from hibernaut.lab.conformance import TIME_STAMP, reachable_tables
@@ -33,8 +33,6 @@ __all__ = ["Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "d
 
 STOCK_WAY = "remap"
 """How a stock kernel copies."""
-EXHAUST = "exhaust"
-"""The operation after a resume: allocating."""
 
 ON_A_NODE = (Structure.MEM_MAP, Structure.ZONE, Structure.FREE)
 """What of the allocator's a guest has together, on the node that pages come from."""
@@ -181,7 +179,7 @@ def foretold(played: Played) -> Prediction:
     sides = {one: situated.where[one] if situated.regions else Place.ABOVE for one in (*ON_A_NODE, Structure.PCP)}
     if len({sides[one] for one in ON_A_NODE}) > 1:
         said = ", ".join(f"{one.word} {sides[one].word}" for one in ON_A_NODE)
-        raise LabUnavailable(f"in this run the allocator's own pages lie on both sides of the regions ({said})")
+        raise LabUnavailable(f"in this run what a guest has on one node lies on both sides of the regions ({said})")
     if situated.remembered:
         raise LabUnavailable("in this run a CPU remembers what it should not: that cannot be arranged in a guest")
     failing = [choice.subject for choice in played.schedule if choice.kind == Kind.ALLOCATION_FAILS and choice.value]

@@ -334,6 +334,7 @@ class Lab:
         run("echo 1 > /sys/power/pm_debug_messages || true")  # newer kernels do not say otherwise what they save
         if nodes:
             run(f"!prefer {nodes[variant.pages == 'above']}")
+        report = _report(guest)
         record = Record(
             session=guest.session,
             release=self.kernel.release,
@@ -341,10 +342,10 @@ class Lab:
             variant=variant,
             partition=partition,
             offset=offset,
-            regions=_regions(guest),
+            regions=_regions(report),
             frames=_frames(guest, "locked"),
             direct_map=_direct_map_counters(guest),
-            allocator=_allocator(guest),
+            allocator=_allocator(report),
         )
         if variant.two_nodes:
             see_arranged(record)
@@ -513,7 +514,7 @@ class Lab:
             pages += int(facts_of(check.lines[-1]).get("pages", "0")) if check.lines else 0
             if check.status:
                 wrong.append(f"data: {'; '.join(check.lines) or f'no region {region}'}")
-        after = _regions(guest) if record.regions else ()
+        after = _regions(_report(guest)) if record.regions else ()
         if len(after) != len(record.regions):
             wrong.append(f"the module tells of {len(after)} regions, there were {len(record.regions)}")
         wrong += [problem for pair in zip(record.regions, after, strict=False) for problem in _region_problems(*pair)]
@@ -561,17 +562,21 @@ def _resumed(guest: Up, passed: bool, reason: str, **facts: Any) -> Resumed:
     return Resumed(passed, reason, guest.qemu.console(), time.monotonic() - guest.booted, facts)
 
 
-def _regions(guest: Up) -> tuple[dict[str, str], ...]:
-    """What the module says of each region; nothing if it is not loaded."""
+def _report(guest: Up) -> Sequence[str]:
+    """What the module says; nothing if it is not loaded. It looks at every page of every region for that."""
     reply = guest.port.ask(f"cat {REPORT}")
-    return tuple(facts_of(line) for line in reply.lines if line.startswith("region ")) if not reply.status else ()
+    return () if reply.status else reply.lines
 
 
-def _allocator(guest: Up) -> dict[str, int]:
-    """Where the module says that the allocator has what it changes; nothing if it is not loaded."""
-    reply = guest.port.ask(f"cat {REPORT}")
-    said = [facts_of(line) for line in reply.lines if line.startswith("allocator ")]
-    return {name: int(pfn, 16) for name, pfn in said[0].items()} if said and not reply.status else {}
+def _regions(report: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """Of the module's report what became of each region."""
+    return tuple(facts_of(line) for line in report if line.startswith("region "))
+
+
+def _allocator(report: Sequence[str]) -> dict[str, int]:
+    """Of the module's report where the allocator has what it changes."""
+    said = (facts_of(line) for line in report if line.startswith("allocator "))
+    return {name: int(pfn, 16) for facts in said for name, pfn in facts.items()}
 
 
 def see_arranged(record: Record) -> None:

@@ -80,16 +80,7 @@ class Variant:
         return cls(**{**fields, "swap": Swap(fields["swap"]), "regions": tuple(fields["regions"])})
 
 
-TYPES = {
-    "name": str,
-    "memory_mib": int,
-    "levels": int,
-    "kaslr": bool,
-    "compressor": str,
-    "regions": list,
-    "pages": str,
-    "lists": str,
-}
+TYPES = {"name": str, "memory_mib": int, "levels": int, "kaslr": bool, "compressor": str, "regions": list}
 
 VARIANTS = (
     Variant("lzo", "an ordinary machine, image compressed with LZO"),
