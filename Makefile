@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs in .venv.
 
 PYTHON ?= python3

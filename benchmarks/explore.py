@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Exploration: states a second against plain searches of the same machines and a model checker; sizes of machines.
 
 `python benchmarks/explore.py` prints three tables. What is explored: every machine with one or two regions of 2 MiB or
@@ -24,11 +25,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hibernaut.explore.families import Family, Situated
-from hibernaut.explore.operations import operations_of
-from hibernaut.explore.run import Run, Verdict
-from hibernaut.explore.search import explore_run
-from hibernaut.explore.sweep import layouts
+from hibernaut.exploration.families import Family, Situated
+from hibernaut.exploration.operations import operations_of
+from hibernaut.exploration.run import Run, Verdict
+from hibernaut.exploration.search import explore_run
+from hibernaut.exploration.sweep import layouts
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Kind, Question, Region, Replay
 from hibernaut.linux.machine import Machine

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Images: reading, converting and writing, as ratios against what the codec alone and a plain write can do.
 
     python benchmarks/images.py [--pages N] [--big]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Simulated machines from 1 GiB to 1 TiB, and the copy of plainly present pages against a plain copy of the same runs.
 
 `python benchmarks/machine.py [DUMP]` prints the curve: what a size costs to build, audit, hibernate both ways, resume
@@ -18,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hibernaut.hibernate import Fixmap, Remap, check_resumed, resume
-from hibernaut.hibernate.audit import audit
-from hibernaut.hibernate.snapshot import CHUNK_PAGES, hibernate
-from hibernaut.linux import Layout, Machine, build_machine
+from hibernaut.hibernation import Fixmap, Remap, check_resumed, resume
+from hibernaut.hibernation.audit import audit
+from hibernaut.hibernation.snapshot import CHUNK_PAGES, hibernate
+from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.linux import Layout, build_machine
 from hibernaut.linux.build import HoleSpec, hole_2m, hole_4k
 from hibernaut.linux.roots import find_root
 from hibernaut.paging.entries import ENTRIES
@@ -90,7 +92,7 @@ def curve(holes_of_size: dict[int, int]) -> None:
 def copy_speed(path: Path) -> None:
     """`Snapshot.chunks` of a dump's present pages, to NumPy copying the same runs into one buffer."""
     with open_memory(path) as source:
-        machine = Machine.from_source(source.memory, source.cr3 or find_root(source.memory).cr3)
+        machine = machine_from_memory(source.memory, source.cr3 or find_root(source.memory).cr3)
         snapshot = hibernate(machine, Fixmap())
         runs = [source.memory.run(start, pages) for start, pages in snapshot.frames]
         buffer = np.empty((CHUNK_PAGES, 4096), dtype=np.uint8)

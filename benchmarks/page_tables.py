@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Page tables: scan and translation against NumPy's own speed and against volatility3 and memprocfs.
 
 `python benchmarks/page_tables.py` prints one table of ratios. Every number is the best of several runs of both sides,

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The copy loop of swsusp_save over pages that the direct map does not show, as far as allocations and page tables go:
  * what benchmarks/explore.py compares hibernaut's exploration of real page tables with.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Fixtures: the golden data of real kernels, unpacked once a session."""
 
 from __future__ import annotations

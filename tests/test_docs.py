@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The documentation is true: every `$ hibernaut` line in it is run, and prints what is shown; every Python block runs.
 
 With HIBERNAUT_UPDATE_DOCS=1 the shown output is replaced by what was printed, to be read before it is committed.

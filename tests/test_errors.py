@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The library's errors: one readable line, and the same error after a trip to another process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The house rules that a machine can check: who imports whom, what the package exports, what importing costs."""
 
 from __future__ import annotations
@@ -12,7 +13,23 @@ import pytest
 import hibernaut
 
 PACKAGE = Path(hibernaut.__file__).parent
-ROOMS = ("errors", "memory", "swsusp", "sources", "paging", "linux", "hibernate", "explore", "report", "lab", "cli")
+ROOMS = (
+    "errors",
+    "kernel_line",
+    "volumes",
+    "memory",
+    "swsusp",
+    "sources",
+    "paging",
+    "linux",
+    "kernel",
+    "hibernation",
+    "exploration",
+    "studies",
+    "lab",
+    "report",
+    "cli",
+)
 """From the bottom up: a room imports only from itself and from rooms before it."""
 
 
@@ -67,12 +84,22 @@ def test_importing_the_package_costs_nothing() -> None:
     assert not {"numpy", "rich", "typer", "lz4", "lzo", "isal", "zstandard"} & set(told)
 
 
-@pytest.mark.parametrize("first", ["", "import hibernaut.hibernate.snapshot; ", "import hibernaut.cli.app; "])
-def test_hibernate_is_a_function_and_a_room(first: str) -> None:
-    """`hibernaut.hibernate` may be called, although the room has the same name, whatever was imported before."""
+@pytest.mark.parametrize(
+    "first",
+    ["", "import hibernaut.hibernation.snapshot; ", "import hibernaut.exploration; ", "import hibernaut.cli.app; "],
+)
+def test_hibernate_and_explore_are_functions(first: str) -> None:
+    """`hibernaut.hibernate` and `hibernaut.explore` are functions in whatever order modules were imported."""
     code = (
-        f"{first}from hibernaut import hibernate, build_machine, Fixmap; from hibernaut.hibernate import demo_layout; "
+        f"{first}from types import FunctionType; from hibernaut import hibernate, explore, build_machine, Fixmap; "
+        "from hibernaut.studies.demo import demo_layout; assert type(hibernate) is type(explore) is FunctionType; "
         "print(len(hibernate(build_machine(demo_layout()), Fixmap()).pfns))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(told) > 16000
+
+
+def test_no_module_is_callable() -> None:
+    """No module replaces its class to become callable."""
+    for path in modules():
+        assert "ModuleType" not in path.read_text(), path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`open_memory`: the format is decided by content, and a refusal says why each reader declined."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """hibernaut: Linux x86-64 hibernation, on simulated machines, on dumps, on images of real kernels.
 
 The names below are the public interface; each is imported when it is first used, so that importing the package
@@ -20,8 +21,8 @@ from hibernaut.errors import (
 )
 
 if TYPE_CHECKING:
-    from hibernaut.explore import explore
-    from hibernaut.hibernate import Fixmap, Remap, RemapWhole, Snapshot, hibernate, resume
+    from hibernaut.exploration import explore
+    from hibernaut.hibernation import Fixmap, Remap, RemapWhole, Snapshot, hibernate, resume
     from hibernaut.linux import DirectMap, Machine, build_machine
     from hibernaut.paging.tables import PageTables
     from hibernaut.sources import Source, open_memory
@@ -55,20 +56,20 @@ __version__ = version("hibernaut")
 
 _HOMES = {
     "DirectMap": "hibernaut.linux",
-    "Fixmap": "hibernaut.hibernate",
+    "Fixmap": "hibernaut.hibernation",
     "Image": "hibernaut.swsusp",
     "Machine": "hibernaut.linux",
     "PageTables": "hibernaut.paging.tables",
-    "Remap": "hibernaut.hibernate",
-    "RemapWhole": "hibernaut.hibernate",
-    "Snapshot": "hibernaut.hibernate",
+    "Remap": "hibernaut.hibernation",
+    "RemapWhole": "hibernaut.hibernation",
+    "Snapshot": "hibernaut.hibernation",
     "Source": "hibernaut.sources",
     "build_machine": "hibernaut.linux",
-    "explore": "hibernaut.explore",
-    "hibernate": "hibernaut.hibernate",
+    "explore": "hibernaut.exploration",
+    "hibernate": "hibernaut.hibernation",
     "open_image": "hibernaut.swsusp",
     "open_memory": "hibernaut.sources",
-    "resume": "hibernaut.hibernate",
+    "resume": "hibernaut.hibernation",
 }
 
 

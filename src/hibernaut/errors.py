@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The few errors of the library; each carries its facts as attributes and reads as one line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`open_memory`: physical memory from whatever file holds it, decided by content."""
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.closing import Closing
 from hibernaut.memory.dump import Dump, Refusal
 from hibernaut.memory.elf import open_elf
-from hibernaut.memory.files import PlainFile, open_plain
 from hibernaut.memory.kdump import open_kdump
 from hibernaut.memory.lime import open_lime
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.raw import open_raw
+from hibernaut.volumes.closing import Closing
+from hibernaut.volumes.files import PlainFile, open_plain
 
 if TYPE_CHECKING:
     from hibernaut.swsusp import Image

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Running the command line in this process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`audit`, `explain` and the ways of `save` on the command line, on real machines' memory."""
 
 from __future__ import annotations
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hibernaut.hibernate import WAYS
+from hibernaut.hibernation import WAYS
 from tests.cli.run import hibernaut
 from tests.conftest import Golden
 

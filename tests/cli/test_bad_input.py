@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Wrong input on purpose: one line, exit status 1 or 2, nothing written, nothing lost."""
 
 from __future__ import annotations

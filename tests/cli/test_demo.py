@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The demonstration: what it says must be so."""
 
 from __future__ import annotations

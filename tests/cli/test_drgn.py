@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The ELF core that `convert` writes, opened by drgn: an independent witness that it is a kernel's."""
 
 from __future__ import annotations

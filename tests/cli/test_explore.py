@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """explore, replay, answers, lab confirm: what people type, and what they get for it."""
 
 from __future__ import annotations

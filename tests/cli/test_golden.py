@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`expected.json` in full, through the command line."""
 
 from __future__ import annotations

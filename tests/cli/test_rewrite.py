@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut rewrite`: what it writes and prints, and being killed while it writes in place."""
 
 from __future__ import annotations

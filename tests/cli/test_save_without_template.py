@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`save` of a dump without `--like`: by the kernel's own list, or for reading only, and it says which."""
 
 from __future__ import annotations

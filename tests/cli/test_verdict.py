@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut inspect --for-kernel --on-machine`: options, exit status, the document."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The laboratory for tests: real kernels where QEMU and Debian's packages can be had."""
 
 from __future__ import annotations
@@ -7,9 +8,9 @@ import os
 import pytest
 
 from hibernaut.errors import LabUnavailable
-from hibernaut.lab.cache import Cache
-from hibernaut.lab.doctor import cures, examine
-from hibernaut.lab.kernels import get_kernel, line_named
+from hibernaut.lab.host.cache import Cache
+from hibernaut.lab.host.doctor import cures, examine
+from hibernaut.lab.host.kernels import get_kernel, line_named
 from hibernaut.lab.scenario import Lab
 
 SWITCH = "HIBERNAUT_LAB"

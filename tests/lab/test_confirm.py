@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Predictions tried on a real kernel: which can be, what counts as the same, and that what is not is told."""
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from typing import Any
 import pytest
 
 from hibernaut.errors import LabError, LabUnavailable, MachineFault
-from hibernaut.explore.families import Family
-from hibernaut.explore.invariants import Hibernation, findings_of
-from hibernaut.explore.operations import HIBERNATE, Operation
-from hibernaut.explore.replay import FamilyMachine, Written, play
-from hibernaut.hibernate import Remap, hibernate
-from hibernaut.hibernate.log import FAILED_TO_REMAP
-from hibernaut.hibernate.resume import resume
-from hibernaut.lab.cases import cases_of, prove
+from hibernaut.exploration.families import Family
+from hibernaut.exploration.invariants import Hibernation, findings_of
+from hibernaut.exploration.operations import HIBERNATE, Operation
+from hibernaut.exploration.replay import FamilyMachine, Written, play
+from hibernaut.hibernation import Remap, hibernate
+from hibernaut.hibernation.log import FAILED_TO_REMAP
+from hibernaut.hibernation.resume import resume
+from hibernaut.lab.cases.table import cases_of, prove
 from hibernaut.lab.confirm import Confirmation, Prediction, Torn, cannot_arrange, confirm, judge
 from hibernaut.lab.confirm import foretold as foretold_of
-from hibernaut.lab.region import region_module
+from hibernaut.lab.guest.region import region_module
 from hibernaut.lab.scenario import Hibernated, Lab, Record, Resumed, see_arranged
 from hibernaut.lab.variants import Variant
 from hibernaut.linux.build import HoleSpec, Layout, build_machine, hole_2m, hole_4k, none_entries

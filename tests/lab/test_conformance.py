@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The model against a kernel that runs: they agree, and the comparison notices a model that is wrong."""
 
 from __future__ import annotations
@@ -7,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from hibernaut.errors import LabUnavailable
-from hibernaut.hibernate import Fixmap
-from hibernaut.hibernate.log import FAILED_TO_REMAP
-from hibernaut.hibernate.ways import FixmapNoFlush
-from hibernaut.hibernate.ways.mutants import RemapNoUnmap
+from hibernaut.hibernation import Fixmap
+from hibernaut.hibernation.log import FAILED_TO_REMAP
+from hibernaut.hibernation.ways import FixmapNoFlush
+from hibernaut.hibernation.ways.mutants import RemapNoUnmap
 from hibernaut.lab import conformance
-from hibernaut.lab.cases import COPY_SEED, QUICK, cases_of
+from hibernaut.lab.cases.table import COPY_SEED, QUICK, cases_of
 from hibernaut.lab.conformance import Access, compare_copy, compare_dumps, faulting_access, random_variant
-from hibernaut.lab.region import region_module
+from hibernaut.lab.guest.region import region_module
 from hibernaut.lab.scenario import Hibernated, Lab, Record
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS
 from hibernaut.linux.environment import ChooseFrames

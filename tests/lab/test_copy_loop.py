@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where the copy loop is: in a real kernel against what others found there by hand, and in code made for the test."""
 
 from __future__ import annotations
@@ -5,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from hibernaut.errors import HibernautError
-from hibernaut.hibernate.kernel_state import kernel_symbols
+from hibernaut.kernel.suspend import kernel_symbols
 from hibernaut.lab.copy_loop import find_copy_loop, symbols_of
 from hibernaut.paging.tables import PageTables
 from hibernaut.sources import open_memory

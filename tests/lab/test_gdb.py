@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """GDB's remote protocol against a stub that is a thread of the test."""
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import cast
 import pytest
 
 from hibernaut.errors import LabError
-from hibernaut.lab.gdb import Debugger
-from hibernaut.lab.qemu import Qemu
+from hibernaut.lab.vm.gdb import Debugger
+from hibernaut.lab.vm.qemu import Qemu
 
 MEMORY = bytes(range(256)) * 16
 BASE = 0xFFFF_FFFF_8100_0000

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Real kernels: the quick subset of what `make lab` proves, and the laboratory's own manners."""
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 
 from hibernaut.errors import LabUnavailable
-from hibernaut.lab.cases import QUICK, cases_of, prove
+from hibernaut.lab.cases.table import QUICK, cases_of, prove
 from hibernaut.lab.golden import check_golden, make_golden
-from hibernaut.lab.region import region_module
+from hibernaut.lab.guest.region import region_module
 from hibernaut.lab.scenario import Lab
 from tests.cli.run import hibernaut
 from tests.conftest import REPOSITORY, Golden
@@ -26,9 +27,9 @@ from tests.lab.conftest import unavailable
 README = REPOSITORY / "README.md"
 HOLDER = """
 import time
-from hibernaut.lab.kernels import get_kernel, line_named
-from hibernaut.lab.cache import Cache
-from hibernaut.lab.qemu import Hardware, qemu
+from hibernaut.lab.host.kernels import get_kernel, line_named
+from hibernaut.lab.host.cache import Cache
+from hibernaut.lab.vm.qemu import Hardware, qemu
 with qemu(Hardware(get_kernel(Cache(), line_named("6.1")).vmlinuz, None, "")) as guest:
     while not guest.console():
         time.sleep(0.05)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The guests' initramfs: the archive as another program reads it, modules in an order that loads."""
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 import zstandard
 
 from hibernaut.errors import FormatError, LabUnavailable
-from hibernaut.lab.initramfs import DIRECTORY, FILE, LINK, cpio, module_order
+from hibernaut.lab.guest.initramfs import DIRECTORY, FILE, LINK, cpio, module_order
 
 
 def module(path: Path, info: list[str]) -> None:

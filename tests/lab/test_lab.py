@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The laboratory without a guest: disks, kernels, what it says, what it refuses, its command line."""
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from pathlib import Path
 import pytest
 
 from hibernaut.errors import FormatError, HibernautError, LabUnavailable
-from hibernaut.lab import programs, scenario
-from hibernaut.lab.cache import Cache
-from hibernaut.lab.cases import cases_of
-from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk, make_disk
-from hibernaut.lab.doctor import cures, examine
-from hibernaut.lab.kernels import KERNEL_LINES, Kernel, kernel_of_files, line_named
+from hibernaut.lab import scenario
+from hibernaut.lab.cases.table import cases_of
+from hibernaut.lab.host import programs
+from hibernaut.lab.host.cache import Cache
+from hibernaut.lab.host.doctor import cures, examine
+from hibernaut.lab.host.kernels import KERNEL_LINES, Kernel, kernel_of_files, line_named
 from hibernaut.lab.scenario import Lab, Record
 from hibernaut.lab.variants import VARIANTS, Swap, variant_named
-from hibernaut.memory.files import open_plain
+from hibernaut.lab.vm.disks import PARTITION_START_BYTES, copy_disk, make_disk
 from hibernaut.report.text import support_page, support_text
 from hibernaut.swsusp.area import locate_area
 from hibernaut.swsusp.kernels import rules_for
+from hibernaut.volumes.files import open_plain
 from tests.cli.run import hibernaut, refused
 
 RECORD = Record("aa", "6.1.0-56-amd64", "6.1", VARIANTS[0], None, 0, (), ((0, 0x1E02, 4),), {"DirectMap4k": 4}, 20000)
@@ -233,7 +235,9 @@ def test_without_the_extra_nothing_is_booted(tmp_path: Path, monkeypatch: pytest
     """A takeover that could not end does not begin."""
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted, *_: None if wanted == name else real(wanted))
-    monkeypatch.setattr("hibernaut.cli.lab.Place.lab", lambda _: Lab(Kernel("6.1", "6.1.0", tmp_path, tmp_path)))
+    monkeypatch.setattr(
+        "hibernaut.cli.lab.commands.Place.lab", lambda _: Lab(Kernel("6.1", "6.1.0", tmp_path, tmp_path))
+    )
     line = refused("takeover")
     assert f"{name} is not installed" in line
     assert "pip install 'hibernaut[lab]'" in line
@@ -274,7 +278,7 @@ def unwrapped(text: str) -> str:
 def test_what_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest's disks overwrite nothing."""
     (tmp_path / "mine").write_text("precious")
-    monkeypatch.setattr("hibernaut.cli.lab.Place.lab", lambda *_: None)
+    monkeypatch.setattr("hibernaut.cli.lab.commands.Place.lab", lambda *_: None)
     for words, said in [
         (("lab", "hibernate", tmp_path), "is not empty"),
         (("lab", "prove", "--keep", tmp_path), "is not empty"),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The protocol of the guest's port, spoken with a guest that is a thread of the test."""
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from typing import cast
 import pytest
 
 from hibernaut.errors import LabError
-from hibernaut.lab import port as port_module
-from hibernaut.lab.port import Port, facts_of
-from hibernaut.lab.qemu import Qemu
+from hibernaut.lab.vm import port as port_module
+from hibernaut.lab.vm.port import Port, facts_of
+from hibernaut.lab.vm.qemu import Qemu
 
 
 class FakeQemu:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The page allocator in the machine's own memory: against lists of plain numbers, a real kernel's memory, and damage.
 
 The witness reads the machine's bytes with `struct` and offsets of its own, never through the module under test.
@@ -17,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hibernaut.errors import MachineFault, OutOfMemory
+from hibernaut.linux.allocator import Allocation
 from hibernaut.linux.buddy import (
     BUDDY_TYPE,
     LIST_POISON1,
@@ -32,7 +34,6 @@ from hibernaut.linux.buddy import (
 )
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations, Kind, Question
 from hibernaut.linux.formula import FormulaMemory
-from hibernaut.linux.page_alloc import Allocation
 from hibernaut.linux.printk import EventLog
 from hibernaut.memory.physical import FrameRanges, Overlay, Segment
 from hibernaut.paging.tables import PageTables

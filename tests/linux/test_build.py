@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Simulated machines: that the tables built say what the layout asks, read by another engineer's walker."""
 
 from __future__ import annotations
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 
 from hibernaut.errors import HibernautError
-from hibernaut.hibernate.saveable import saveable_pages
+from hibernaut.hibernation.saveable import saveable_pages
+from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux.build import (
     PAGE_OFFSET,
     HoleKind,
@@ -23,7 +25,6 @@ from hibernaut.linux.build import (
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import FailAllocations
 from hibernaut.linux.formula import FormulaMemory, formula_pages
-from hibernaut.linux.machine import Machine
 from hibernaut.memory.physical import FrameRanges, Segment
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import Stop
@@ -175,7 +176,7 @@ def test_machine_of_a_source_chooses_what_to_save_and_what_is_free() -> None:
     zeroes = Segment(0x3E00, np.zeros((16, 4096), dtype=np.uint8))
     holes = (hole_2m(0x1000, 3), none_entries(0x903), no_table(0x1800))
     built = build_machine(Layout(RAM, holes=holes, data=(zeroes,)))
-    machine = Machine.from_source(built.memory, built.cr3)
+    machine = machine_from_memory(built.memory, built.cr3)
     free = machine.allocator.free_ranges()
     assert free.frames().tolist() == [0x3E0D, 0x3E0E, 0x3E0F]  # the three highest, one a block
     gone = set(FrameRanges.of(RAM).frames().tolist()) - set(saveable_pages(machine).frames().tolist())
@@ -186,7 +187,7 @@ def test_machine_of_a_source_takes_unlisted_frames_for_tables() -> None:
     """With a list: mapped frames above the first MiB that are not on it are free."""
     built = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
     listed = saveable_pages(built).without(FrameRanges.of([(0x50, 0xC0)]))
-    machine = Machine.from_source(built.memory, built.cr3, listed=listed)
+    machine = machine_from_memory(built.memory, built.cr3, listed=listed)
     assert next(iter(machine.allocator.free_ranges())) == (0x100, 0x10)
 
 
@@ -200,13 +201,13 @@ def test_machine_of_a_source_refuses_a_list_that_cannot_be() -> None:
         ([-1], "cannot exist"),
     ):
         with pytest.raises(HibernautError, match=reason):
-            Machine.from_source(built.memory, built.cr3, listed=wrong)
+            machine_from_memory(built.memory, built.cr3, listed=wrong)
 
 
 def test_source_is_never_written_and_forks_are_independent() -> None:
     """Whatever a machine writes stays in its own overlay; its twin does not see it."""
     built = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
-    machine = Machine.from_source(built.memory, built.cr3, listed=saveable_pages(built))
+    machine = machine_from_memory(built.memory, built.cr3, listed=saveable_pages(built))
     twin = machine.fork()
     machine.fixmap.set_fixmap(0x1000)
     machine.alloc_page("a test")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's own self-test of attribute changes (arch/x86/mm/pat/cpa-test.c), restated: random runs and back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The environment: every choice asked of one object, recorded, replayable; the allocator that asks it."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError, OutOfMemory
+from hibernaut.linux.allocator import FreeFrames, FreePages
 from hibernaut.linux.environment import (
     ChooseFrames,
     Environment,
@@ -19,7 +21,6 @@ from hibernaut.linux.environment import (
     Replay,
     Structure,
 )
-from hibernaut.linux.page_alloc import FreeFrames, FreePages
 
 
 def test_default_environment_takes_the_lowest_frame_and_keeps_stale_translations() -> None:

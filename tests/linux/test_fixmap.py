@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The fixmap: addresses, the free slot on simulated and real tables, what mapping and clearing do."""
 
 from __future__ import annotations
@@ -7,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hibernaut.errors import HibernautError, MachineFault
+from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux.build import Layout, build_machine
 from hibernaut.linux.fixmap import FIXADDR_TOP, fix_to_virt
-from hibernaut.linux.machine import Machine
 from tests.linux.witness import LOW2M_CR3, elf_memory
 
 if TYPE_CHECKING:
@@ -52,17 +53,17 @@ def test_a_slot_in_use_is_passed_over() -> None:
     machine = build_machine(Layout(RAM))
     table = machine.fixmap.paddr & ~0xFFF
     machine.write_entry(machine.fixmap.paddr, 0x8000000000000163)
-    other = Machine.from_source(machine.memory, machine.cr3)
+    other = machine_from_memory(machine.memory, machine.cr3)
     assert other.fixmap.index == 1
     for index in range(512):
         machine.write_entry(table + 8 * index, 0x8000000000000163)
-    second = Machine.from_source(machine.memory, machine.cr3)
+    second = machine_from_memory(machine.memory, machine.cr3)
     assert second.fixmap.index == 512
     assert second.fixmap.paddr >> 12 != table >> 12
     for index in range(512):
         machine.write_entry((second.fixmap.paddr & ~0xFFF) + 8 * index, 0x8000000000000163)
     with pytest.raises(HibernautError, match="no free fixmap slot"):
-        _ = Machine.from_source(machine.memory, machine.cr3).fixmap
+        _ = machine_from_memory(machine.memory, machine.cr3).fixmap
 
 
 def test_tables_without_a_fixmap_are_refused_with_the_reason() -> None:
@@ -75,7 +76,7 @@ def test_tables_without_a_fixmap_are_refused_with_the_reason() -> None:
 
 def test_real_kernel_has_a_free_slot_in_its_static_table(golden: Golden) -> None:
     """6.1: the table of PMD index 507 exists; slot 0, below the vsyscall page's number, is nobody's."""
-    machine = Machine.from_source(elf_memory(golden("ram-6.1-low2m.elf")), LOW2M_CR3)
+    machine = machine_from_memory(elf_memory(golden("ram-6.1-low2m.elf")), LOW2M_CR3)
     assert machine.fixmap.index == 0
     walk = machine.tables.walk(fix_to_virt(0))
     assert walk.steps[-1].paddr == machine.fixmap.paddr

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What differs between kernels: which rules a release gets, and that each rule shows in what the functions do."""
 
 from __future__ import annotations

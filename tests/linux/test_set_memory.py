@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Attribute changes: facts/direct-map.md section 3 on simulated machines, and entry values of real kernels."""
 
 from __future__ import annotations

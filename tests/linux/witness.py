@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Second, naive readers of the golden files for tests of the model: nothing of hibernaut's own readers is used."""
 
 from __future__ import annotations

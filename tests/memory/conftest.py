@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A fixture that opens made-up dump files and closes them again."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hibernaut.memory.dump import Dump, Refusal
-from hibernaut.memory.files import PlainFile, open_plain
+from hibernaut.volumes.files import PlainFile, open_plain
 
 Reader = Callable[[PlainFile], Dump | Refusal]
 

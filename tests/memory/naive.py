@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Dump files put together and taken apart field by field with `struct`: a second implementation to compare with."""
 
 from __future__ import annotations

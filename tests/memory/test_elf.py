@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """ELF cores: read against a naive parser, QEMU's own files, and made-up machines."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """kdump-compressed dumps, against files put together field by field."""
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from hibernaut.errors import CorruptImage, FormatError, HibernautError
 from hibernaut.memory.dump import Dump
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.kdump import open_kdump
-from hibernaut.memory.output import replacing
 from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
 from hibernaut.memory.writers import vmcoreinfo_note, write_elf
+from hibernaut.volumes.output import replacing
 from tests.conftest import Golden
 from tests.memory.conftest import Opening
 from tests.memory.naive import PAGE, compressed, kdump, page_of

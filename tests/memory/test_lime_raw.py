@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """LiME and raw dumps."""
 
 from __future__ import annotations

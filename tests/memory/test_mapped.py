@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Mapped files: pieces, overlaps, and how little of a file stays resident."""
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hibernaut.memory.files import open_plain
 from hibernaut.memory.mapped import MappedMemory, first_wins, whole_frames
 from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.volumes.files import open_plain
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=12))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Ranges, segments and overlays against a model that is a dictionary of pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """VMCOREINFO in memory: found whole, wherever page and chunk borders fall, and nothing else taken for it."""
 
 from __future__ import annotations

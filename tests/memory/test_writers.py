@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Raw, LiME and ELF files written from a stream, read by naive parsers, pyelftools and drgn's own rules."""
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from hypothesis import strategies as st
 
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.lime import open_lime
-from hibernaut.memory.output import replacing
 from hibernaut.memory.physical import PAGE_SIZE, Bytes, FrameRanges, Frames
 from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
 from hibernaut.memory.writers import Put, vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.volumes.output import replacing
 from tests.conftest import Golden
 from tests.memory.conftest import Opening
 from tests.memory.naive import elf_frames, lime_frames, page_of

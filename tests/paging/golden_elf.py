@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Golden RAM dumps read by pyelftools: independent of the library's own reader."""
 
 from __future__ import annotations

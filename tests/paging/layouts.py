@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Page tables built entry by entry in simulated frames, and a naive walk of them without the library's code."""
 
 from __future__ import annotations

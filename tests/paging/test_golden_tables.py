@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Scans of real kernels' tables, against a naive walk of the raw bytes and against drgn."""
 
 from __future__ import annotations

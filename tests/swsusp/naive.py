@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A second, plain implementation of the image format, written from the format's description alone.
 
 It shares no code with the library: `build` makes images in layouts that no kernel would choose, `parse` reads images

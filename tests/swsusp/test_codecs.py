@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Both LZO libraries and LZ4: what one packs the others unpack, and damage is a ValueError."""
 
 from __future__ import annotations

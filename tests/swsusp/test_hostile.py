@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Damaged and hostile images: one of our errors, bounded memory, never another exception."""
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError
-from hibernaut.memory.files import open_plain
 from hibernaut.swsusp import inspect_image, open_image
 from hibernaut.swsusp.codecs import COMPRESSORS
+from hibernaut.volumes.files import open_plain
 from tests.conftest import Golden, copy_sparse
 from tests.swsusp import naive
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Work on all cores: every piece once, results in order, errors not lost, memory bounded."""
 
 from __future__ import annotations

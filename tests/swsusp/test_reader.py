@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The reader against images that it did not write: real kernels' and those of a second, naive implementation."""
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import CorruptImage, FormatError
-from hibernaut.memory.files import open_plain
 from hibernaut.swsusp import Image, inspect_image, looks_like_swap, open_image
+from hibernaut.volumes.files import open_plain
 from tests.conftest import Golden
 from tests.strategies import image_layouts, saved_pages
 from tests.swsusp import naive

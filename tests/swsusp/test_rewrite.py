@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Images written again: into a copy, and in place, where a crash at any instant must leave an image or none."""
 
 from __future__ import annotations

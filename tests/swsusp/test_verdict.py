@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a kernel would say to an image: each check with the kernel's own message, as its source has it."""
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import CorruptImage, FormatError
-from hibernaut.memory.files import open_plain
 from hibernaut.swsusp import inspect_image
 from hibernaut.swsusp.kernels import KERNELS, rules_for
 from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_on
+from hibernaut.volumes.files import open_plain
 from tests.conftest import Golden
 from tests.strategies import image_layouts, saved_pages
 from tests.swsusp import naive

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The writer, read back by the naive parser, and judged by util-linux."""
 
 from __future__ import annotations

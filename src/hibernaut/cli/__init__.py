@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The command line: one thin module a command."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut answers`: what the mailing list could not know, as a page made of every run."""
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import typer
 
 from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
 from hibernaut.cli.explore import ProcessesOption, SchedulerOption, sweep_progress
-from hibernaut.explore.answers import STUDIES, Answers, Study, answer
-from hibernaut.explore.replay import write_run
-from hibernaut.explore.sweep import Progress
-from hibernaut.memory.output import replacing, write_all
+from hibernaut.exploration.replay import write_run
+from hibernaut.exploration.sweep import Progress
 from hibernaut.report.answers import answers_page
+from hibernaut.studies.answers import STUDIES, Answers, Study, answer
+from hibernaut.volumes.output import replacing, write_all
 
 __all__ = ["answers_"]
 

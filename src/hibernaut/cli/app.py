@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The commands put together."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hibernaut.cli.demo import demo
 from hibernaut.cli.explain import explain_
 from hibernaut.cli.explore import explore_
 from hibernaut.cli.inspect import inspect
-from hibernaut.cli.lab import lab, takeover
+from hibernaut.cli.lab.commands import lab, takeover
 from hibernaut.cli.map import map_
 from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut audit SOURCE`: would hibernation save every page of this machine, today and through a fixmap slot?"""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import typer
 
 from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, SourceArgument, console, print_json
 from hibernaut.cli.source_machine import MachineOptions, machine_in
-from hibernaut.hibernate.audit import Audit, audit
+from hibernaut.hibernation.audit import Audit, audit
 from hibernaut.linux import Machine
 from hibernaut.report.text import audit_text
 

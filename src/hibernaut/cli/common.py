@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the commands share: options, numbers, output, progress."""
 
 from __future__ import annotations

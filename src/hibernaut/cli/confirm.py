@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut lab confirm FILE`: what the model says of a run, tried on a real kernel."""
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
-from hibernaut.cli.lab import DryRunOption, Place, workshop
+from hibernaut.cli.lab.commands import DryRunOption, Place, workshop
 from hibernaut.errors import HibernautError, LabUnavailable
-from hibernaut.explore.replay import replay
+from hibernaut.exploration.replay import replay
 from hibernaut.lab.confirm import cannot_arrange, confirm, foretold
 from hibernaut.report.explore import confirmed_text
 

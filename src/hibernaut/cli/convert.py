@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut convert SOURCE OUT --to FORMAT`: memory from any source into a file that other tools open."""
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from hibernaut.cli.common import (
 )
 from hibernaut.errors import FormatError
 from hibernaut.memory.elf import Note
-from hibernaut.memory.output import replacing
 from hibernaut.memory.physical import Bytes, Frames
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
 from hibernaut.memory.writers import Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from hibernaut.report.text import size_text
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp.image import Progress
+from hibernaut.volumes.output import replacing
 
 __all__ = ["Format", "convert"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut demo`: every way in every situation on small simulated machines, in seconds."""
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from hibernaut.cli.common import (
     print_json,
     refuse_same_file,
 )
-from hibernaut.hibernate import SITUATIONS, Cell, Fixmap, demo_layout, hibernate, run_matrix
+from hibernaut.hibernation import Fixmap, hibernate
 from hibernaut.linux import build_machine
 from hibernaut.report.text import demo_text
+from hibernaut.studies.demo import demo_layout
+from hibernaut.studies.matrix import SITUATIONS, Cell, run_matrix
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.writer import NewArea, write_image

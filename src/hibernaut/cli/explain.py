@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut explain`: the mailing list's question, answered by running every branch of it."""
 
 from __future__ import annotations
@@ -5,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, console, print_json
-from hibernaut.hibernate import Cell
-from hibernaut.hibernate.explain import QUESTION, explain
 from hibernaut.linux.rules import LINES
 from hibernaut.report.text import explain_text
+from hibernaut.studies.explain import QUESTION, explain
+from hibernaut.studies.matrix import Cell
 
 __all__ = ["explain_"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut explore`: every run of a family of machines, or of the machine in a dump, by every way that is asked."""
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from rich.progress import Progress as Bar
 from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, console, print_json
 from hibernaut.cli.source_machine import MachineOptions, machine_in
 from hibernaut.errors import HibernautError
-from hibernaut.explore import explore
-from hibernaut.explore.operations import hibernation, operations_of
-from hibernaut.explore.replay import FamilyMachine, Played, SourceMachine, Written, fingerprint, play, write_run
-from hibernaut.explore.run import Verdict
-from hibernaut.explore.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words
-from hibernaut.explore.search import Bounds
-from hibernaut.explore.sweep import Counterexample, Progress, Sweep, Tally, run_sweep
-from hibernaut.hibernate.ways import MUTANTS, WAYS, way_named
+from hibernaut.exploration import explore
+from hibernaut.exploration.operations import hibernation, operations_of
+from hibernaut.exploration.replay import FamilyMachine, Played, SourceMachine, Written, fingerprint, play, write_run
+from hibernaut.exploration.run import Verdict
+from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words
+from hibernaut.exploration.search import Bounds
+from hibernaut.exploration.sweep import Counterexample, Progress, Sweep, Tally, run_sweep
+from hibernaut.hibernation.ways import MUTANTS, WAYS, way_named
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import LINES
 from hibernaut.report.explore import explored_text

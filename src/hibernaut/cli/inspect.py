@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut inspect IMAGE`: what is in a hibernation image, and is it intact?"""
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from hibernaut.cli.common import (
 )
 from hibernaut.cli.machine import machine_named
 from hibernaut.errors import FormatError
-from hibernaut.memory.files import open_plain
 from hibernaut.report.text import inspection_text
 from hibernaut.swsusp import Image, Inspection, inspect_image
 from hibernaut.swsusp.kernels import ImageRules, rules_for
 from hibernaut.swsusp.verdict import ResumingMachine, Verdict, verdict_on
+from hibernaut.volumes.files import open_plain
 
 __all__ = ["inspect"]
 

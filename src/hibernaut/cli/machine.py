@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The machine that an image is to be resumed on, as `--on-machine` names it."""
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hibernaut.errors import FormatError
-from hibernaut.linux.running import running_machine
+from hibernaut.kernel.running import running_machine
 from hibernaut.sources import open_memory
 from hibernaut.swsusp.verdict import ResumingMachine
 
@@ -70,7 +71,7 @@ def _from_memory(path: Path) -> ResumingMachine:
         if source.image is not None:
             info, hw_sig = source.image.info, source.image.header.hw_sig
             return ResumingMachine(source.name, info.e820_checksum, info.physical_pages, hw_sig)
-        from hibernaut.hibernate.kernel_state import machine_facts
+        from hibernaut.kernel.suspend import machine_facts
 
         facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
     return ResumingMachine(source.name, facts.e820_checksum, facts.physical_pages, release=facts.release)

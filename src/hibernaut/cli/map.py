@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut map SOURCE`: the direct map of a machine, and its holes."""
 
 from __future__ import annotations

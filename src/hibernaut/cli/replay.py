@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut replay FILE`: a saved run once more, byte for byte."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import typer
 
 from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
 from hibernaut.cli.source_machine import MachineOptions, machine_in
-from hibernaut.explore.replay import SourceMachine, read_run, replay
+from hibernaut.exploration.replay import SourceMachine, read_run, replay
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.report.explore import played_text

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut rewrite IMAGE [OUT]`: an image written again into its own blocks, its memory changed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut save SOURCE OUT --via WAY`: hibernate a machine's memory into an image."""
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from hibernaut.cli.common import (
     say,
 )
 from hibernaut.errors import FormatError, HibernationRefused, HibernautError, MachineFault
-from hibernaut.hibernate import WAYS, Snapshot, Way, hibernate, way_named
-from hibernaut.hibernate.kernel_state import PagesToSave, pages_to_save
+from hibernaut.hibernation import WAYS, Snapshot, Way, hibernate, way_named
+from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.kernel.suspend import PagesToSave, pages_to_save
 from hibernaut.linux import Environment, FailAllocations, Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.physical import PAGE_SHIFT
@@ -206,7 +208,7 @@ def _machine(
     if pages.reason is not None:
         say(f"no kernel resumes from this image, it is for reading: {pages.reason}", quiet)
     environment = FailAllocations(*failing) if failing else Environment()
-    return Machine.from_source(
+    return machine_from_memory(
         source.memory,
         root,
         known_levels,

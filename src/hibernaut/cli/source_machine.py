@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The machine in a dump or an image, as `audit`, `explore` and `replay` take it."""
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from hibernaut.cli.common import (
     rules_of,
     say,
 )
-from hibernaut.hibernate.kernel_state import pages_to_save, secret_users
+from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.kernel.suspend import pages_to_save, secret_users
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.physical import Frames
@@ -68,7 +70,7 @@ def machine_in(
         if pages.reason is not None:
             say(f"every frame that the direct map speaks of counts as one to save: {pages.reason}", quiet)
     root, known_levels = paging_of(opened, options.cr3, options.levels)
-    machine = Machine.from_source(
+    machine = machine_from_memory(
         opened.memory, root, known_levels, listed=listed, rules=rules_of(rules, opened, release)
     )
     machine.secret_users = secret_users(opened.memory) or 0

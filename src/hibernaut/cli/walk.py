@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hibernaut walk SOURCE VADDR`: one address through the page tables."""
 
 from __future__ import annotations

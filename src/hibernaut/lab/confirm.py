@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the model foretells of some regions, tried on a real kernel: a guest is arranged so, and hibernates."""
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hibernaut.errors import LabError, LabUnavailable
-from hibernaut.explore.operations import EXHAUST, HIBERNATE
-from hibernaut.explore.replay import FamilyMachine, Played
-from hibernaut.hibernate.log import FAILED_TO_REMAP
+from hibernaut.exploration.operations import EXHAUST, HIBERNATE
+from hibernaut.exploration.replay import FamilyMachine, Played
+from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.lab.conformance import TIME_STAMP, reachable_tables
 from hibernaut.lab.scenario import (
     LOG_NAME,

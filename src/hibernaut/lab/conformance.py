@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The model against the kernel, on the same memory: what a guest's kernel does in its copy loop, and what ours does.
 
 A guest with regions drawn by chance is dumped right before and right after the copy loop of `swsusp_save`; then its
@@ -16,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from hibernaut.errors import HibernautError, LabError, MachineFault
-from hibernaut.hibernate import Fixmap, Remap, Snapshot, hibernate
-from hibernaut.hibernate.kernel_state import pages_to_save
-from hibernaut.hibernate.log import FAILED_TO_REMAP
-from hibernaut.lab.programs import need_module
+from hibernaut.hibernation import Fixmap, Remap, Snapshot, hibernate
+from hibernaut.hibernation.log import FAILED_TO_REMAP
+from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.kernel.suspend import pages_to_save
+from hibernaut.lab.host.programs import need_module
 from hibernaut.lab.scenario import Hibernated, Lab, Stop
 from hibernaut.lab.takeover import take_over
 from hibernaut.lab.variants import Variant
@@ -253,7 +255,7 @@ class _Modelled:
 
     def machine(self, environment: Environment, free: Sequence[int]) -> Machine:
         """A fresh one; its allocator has these frames and no others."""
-        return Machine.from_source(self.memory, self.cr3, self.levels, self.pfns, environment, sorted(free), self.rules)
+        return machine_from_memory(self.memory, self.cr3, self.levels, self.pfns, environment, sorted(free), self.rules)
 
     def large_holes(self) -> list[int]:
         """First frame of each not-present 2 MiB entry with pages to save, ascending."""

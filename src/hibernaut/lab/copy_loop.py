@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where the copy loop of `swsusp_save` begins and ends, found by disassembling the kernel at hand."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from hibernaut.errors import HibernautError
-from hibernaut.lab.programs import need_module
+from hibernaut.lab.host.programs import need_module
 
 __all__ = ["CopyLoop", "find_copy_loop", "symbols_of"]
 

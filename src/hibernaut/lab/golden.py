@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A set of data from real kernels for tests, made here: images, RAM dumps, and what a reader must find in them.
 
 What a reader must find comes from the guest and its kernel: its log, /proc, kallsyms, QEMU's registers; never from our
@@ -17,18 +18,18 @@ import numpy as np
 import zstandard
 
 from hibernaut.errors import FormatError, LabError
-from hibernaut.lab.port import facts_of
+from hibernaut.kernel.running import running_machine
 from hibernaut.lab.scenario import IMAGE_NAME, Hibernated, Lab, Stop, Up
 from hibernaut.lab.variants import Variant, variant_named
+from hibernaut.lab.vm.port import facts_of
 from hibernaut.linux import DirectMap
 from hibernaut.linux.formula import formula_pages
-from hibernaut.linux.running import running_machine
-from hibernaut.memory.files import open_plain
 from hibernaut.paging.spans import Stop as Reason
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import inspect_image
 from hibernaut.swsusp.kernels import rules_for
 from hibernaut.swsusp.verdict import ResumingMachine
+from hibernaut.volumes.files import open_plain
 
 __all__ = ["check_golden", "make_golden"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A guest's day: boot, fill memory, hibernate, be dumped on the way; and another day: resume, be verified."""
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from hibernaut.errors import FormatError, LabError
-from hibernaut.lab.cache import Cache
 from hibernaut.lab.copy_loop import CopyLoop, find_copy_loop, symbols_of
-from hibernaut.lab.disks import PARTITION_START_BYTES, copy_disk, make_disk
-from hibernaut.lab.gdb import Debugger
-from hibernaut.lab.initramfs import initramfs
-from hibernaut.lab.kernels import Kernel
-from hibernaut.lab.port import Port, Reply, facts_of
-from hibernaut.lab.programs import need_module
-from hibernaut.lab.qemu import Disk, Hardware, Qemu, qemu
-from hibernaut.lab.region import REGION_MODULE, region_module
+from hibernaut.lab.guest.initramfs import initramfs
+from hibernaut.lab.guest.region import REGION_MODULE, region_module
+from hibernaut.lab.host.cache import Cache
+from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.programs import need_module
 from hibernaut.lab.variants import Swap, Variant
+from hibernaut.lab.vm.disks import PARTITION_START_BYTES, copy_disk, make_disk
+from hibernaut.lab.vm.gdb import Debugger
+from hibernaut.lab.vm.port import Port, Reply, facts_of
+from hibernaut.lab.vm.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp.declarations import SIGNATURE
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Take a hibernation over: a guest is stopped before its kernel copies anything, we save it, a stock kernel resumes it.
 
 The image goes to a second disk, in a fresh swap area: on the guest's own disk any block may hold a page that it has
@@ -12,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.errors import HibernautError, LabError
-from hibernaut.hibernate import CPU_SET_BITS, Finding, Fixmap, Way, hibernate, same_direct_map
-from hibernaut.hibernate.kernel_state import pages_to_save
-from hibernaut.lab.programs import need_module
+from hibernaut.hibernation import CPU_SET_BITS, Finding, Fixmap, Way, hibernate, same_direct_map
+from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.kernel.suspend import pages_to_save
+from hibernaut.lab.host.programs import need_module
 from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop
 from hibernaut.lab.variants import Variant
-from hibernaut.linux import Machine
 from hibernaut.linux.rules import rules_for_release
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp.kernels import ImageRules, rules_for
@@ -126,7 +127,7 @@ def save_dump(source: Source, out: Path, size_bytes: int, way: Way, rules: Image
     pages = pages_to_save(source)
     if pages.info is None or pages.kernel is None:
         raise HibernautError(f"{source.name}: {pages.reason}")
-    machine = Machine.from_source(
+    machine = machine_from_memory(
         source.memory,
         pages.info.cr3,
         pages.kernel.levels,
@@ -156,6 +157,6 @@ def _compare(before: Path, after: Path) -> tuple[Finding, ...]:
     with open_memory(before) as old, open_memory(after) as new:
         if old.cr3 is None or new.cr3 is None:
             raise HibernautError("a dump without CR3")
-        was = Machine.from_source(old.memory, old.cr3, old.levels)
-        now = Machine.from_source(new.memory, new.cr3, new.levels)
+        was = machine_from_memory(old.memory, old.cr3, old.levels)
+        now = machine_from_memory(new.memory, new.cr3, new.levels)
         return same_direct_map(was, now, ignore=CPU_SET_BITS)

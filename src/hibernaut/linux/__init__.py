@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What Linux does with page tables: the direct map, attribute changes, the page allocator, the fixmap, a machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's page allocator, all of whose state lies in the simulated machine's own memory.
 
 Nothing of it is kept here but the record of allocations: `struct page`s, the zone's free lists and the lists of each
@@ -26,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import MachineFault, OutOfMemory
+from hibernaut.linux.allocator import Allocation
 from hibernaut.linux.environment import Environment
-from hibernaut.linux.page_alloc import Allocation
 from hibernaut.linux.printk import EventLog
 from hibernaut.memory.physical import CHUNK_PAGES, PAGE_SHIFT, PAGE_SIZE, BoolArray, Bytes, FrameRanges, PhysicalMemory
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Simulated machines: real page-table bytes in simulated RAM, laid out as asked.
 
 The direct map is made as the kernel makes it at boot (arch/x86/mm/init.c, `split_mem_range`: in every range of RAM the
@@ -15,6 +16,7 @@ from enum import StrEnum
 import numpy as np
 
 from hibernaut.errors import HibernautError
+from hibernaut.linux.allocator import FreePages
 from hibernaut.linux.buddy import (
     STRUCT_PAGE,
     AllocatorPlaces,
@@ -27,7 +29,6 @@ from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
 from hibernaut.linux.formula import FormulaMemory
 from hibernaut.linux.machine import Machine, PageFlags
-from hibernaut.linux.page_alloc import FreePages
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL, PAGE_KERNEL_LARGE, PAGE_TABLE
 from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_invalid, set_memory_np

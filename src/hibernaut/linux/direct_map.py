@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The direct map: all RAM, linearly mapped; found in the tables without symbols, with its holes.
 
 It is the one region where the difference between virtual address and frame is constant over nearly all RAM
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.errors import FormatError
+from hibernaut.memory.physical import FrameRanges
 from hibernaut.paging.entries import FRAME_MASK, Level
 from hibernaut.paging.spans import Codes, Spans, Stop
 from hibernaut.paging.tables import PageTables
@@ -22,9 +24,9 @@ from hibernaut.paging.tables import PageTables
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from hibernaut.memory.physical import FrameRanges, Frames, PhysicalMemory
+    from hibernaut.memory.physical import Frames, PhysicalMemory
 
-__all__ = ["START_KERNEL_MAP", "DirectMap", "FrameState", "Hole", "Mismatch", "Regions"]
+__all__ = ["START_KERNEL_MAP", "DirectMap", "FrameState", "Hole", "Mismatch", "Regions", "frames_in_state"]
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """Where the kernel maps its own image, with KASLR or without (arch/x86/include/asm/page_64_types.h,
@@ -379,3 +381,12 @@ def _groups(key: NDArray[np.int64], start: Frames, pages: NDArray[np.int64]) -> 
     new = (key[1:] != key[:-1]) | (start[1:] != start[:-1] + pages[:-1])
     firsts = np.flatnonzero(np.concatenate(([True], new)))
     return zip(firsts.tolist(), [*firsts[1:].tolist(), len(key)], strict=True)
+
+
+def frames_in_state(direct_map: DirectMap, *states: FrameState) -> FrameRanges:
+    """The frames for which the direct map has one of these, as ranges."""
+    regions = direct_map.regions
+    which = np.isin(regions.state, states)
+    starts, pages = regions.start_pfn[which], regions.pages[which]
+    first = np.flatnonzero(np.append(True, starts[1:] != starts[:-1] + pages[:-1])[: len(starts)])
+    return FrameRanges(starts[first], np.add.reduceat(pages, first) if len(first) else pages)

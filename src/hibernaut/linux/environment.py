@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The environment: the one object asked for every choice that the modelled kernel does not make itself.
 
 Does this allocation fail, which free frame does it get, is that stale translation still in the TLB; and before that,

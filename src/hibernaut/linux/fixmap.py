@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The fixmap: virtual addresses near the top whose page-table pages exist from boot, so that mapping never allocates.
 
 arch/x86/include/asm/fixmap.h: slot i is at FIXADDR_TOP - i * 4096; arch/x86/kernel/head_64.S: two static PTE tables

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Simulated RAM whose pages are computed when they are read, so that a terabyte costs nothing until it is looked at."""
 
 from __future__ import annotations

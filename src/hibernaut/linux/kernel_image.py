@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The second mapping of the kernel's own text and data, at 0xffffffff80000000 and up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A modelled machine: memory, page tables, TLB, allocator, log. All state of a run lives here and nowhere else."""
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.errors import HibernautError, MachineFault, OutOfMemory
+from hibernaut.linux.allocator import Allocation, PageAllocator
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import Fixmap, find_free_slot
 from hibernaut.linux.kernel_image import KernelImage
-from hibernaut.linux.page_alloc import Allocation, FreePages, PageAllocator
 from hibernaut.linux.pgtable import KernelEntry, TableNotInSource, lookup_address
 from hibernaut.linux.printk import EventLog
 from hibernaut.linux.rules import LINES, KernelRules
-from hibernaut.linux.saveable import choose_free, choose_saveable
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Bytes, FrameRanges, Frames, Overlay, PhysicalMemory
 from hibernaut.paging.entries import Entries, Level, entry_pfn
 from hibernaut.paging.tables import PageTables, Stop, Walk
@@ -55,7 +55,8 @@ class PageFlags:
 class Machine:
     """A machine: memory, CPUs with their TLBs, what its kernel knows. One CPU runs (`cpu`); it may be the only one.
 
-    Use `from_source` for a real machine's memory and `hibernaut.linux.build.build_machine` for a simulated one.
+    `hibernaut.linux.build.build_machine` builds a simulated one, `hibernaut.hibernation.source_machine` one on a real
+    machine's memory.
 
     Attributes:
         memory: everything the machine writes stays in this overlay.
@@ -95,6 +96,7 @@ class Machine:
         environment: Environment | None = None,
         rules: KernelRules | None = None,
         cpus: int = 1,
+        direct_map: DirectMap | None = None,
     ) -> None:
         self.memory = memory
         self.cr3 = cr3
@@ -117,70 +119,9 @@ class Machine:
         self.kernel_image: KernelImage | None = None
         self.direct_pages_count: dict[Level, int] | None = None
         self.log = EventLog()
-        self._direct_map: DirectMap | None = None
+        self._direct_map = direct_map
         self._fixmap: Fixmap | None = None
         self._watchers: list[Callable[[int], None]] = []
-
-    @classmethod
-    def from_source(
-        cls,
-        memory: PhysicalMemory,
-        cr3: int,
-        levels: int | None = None,
-        listed: FrameRanges | ArrayLike | None = None,
-        environment: Environment | None = None,
-        free: ArrayLike | None = None,
-        rules: KernelRules | None = None,
-    ) -> Machine:
-        """A machine on existing memory: a dump, an image, another machine's memory. The source is never written.
-
-        Its allocator's own pages are left as they are: pages for tables come from a list beside the memory.
-
-        Args:
-            memory: the source.
-            cr3: root of the kernel's page tables.
-            levels: 4 or 5; found if not given.
-            listed: the frames to save, ascending. Default: every frame of the source whose direct map has an
-                entry for it, present or not (reserved memory has none), less those set aside for `free`.
-            environment: answers every choice; by default nothing fails.
-            free: frames for page tables, ascending. Default: frames of the source that are plainly mapped and not
-                listed; if the list is the default too, zero-filled frames at the top of RAM are set aside,
-                as many as splitting every not-present large page can take, at most 4096.
-            rules: of its kernel; those of the oldest line (6.1) by default.
-
-        Raises:
-            FormatError: no direct map is found.
-            HibernautError: a list of frames does not ascend, or a frame to save is not in the source.
-        """
-        overlay = Overlay(memory)
-        direct_map = DirectMap.find(overlay, cr3, levels)
-        if listed is None:
-            chosen, aside = choose_saveable(overlay, direct_map, set_aside=free is None)
-            free = aside if free is None else free
-        else:
-            chosen = listed if isinstance(listed, FrameRanges) else FrameRanges.of_frames(ascending(listed))
-            free = choose_free(overlay, direct_map, chosen) if free is None else free
-        if chosen.end and direct_map.base + ((chosen.end - 1) << PAGE_SHIFT) >= 1 << 64:
-            raise HibernautError(f"frame {chosen.end - 1:#x} has no address in the direct map at {direct_map.base:#x}")
-        missing = chosen.without(overlay.ranges)
-        if len(missing):
-            raise HibernautError(
-                f"{missing.total_pages} of the {chosen.total_pages} frames to save are not in the source, the first is "
-                f"{int(missing.starts[0]):#x}"
-            )
-        machine = cls(
-            overlay,
-            cr3=cr3,
-            levels=direct_map.levels,
-            base=direct_map.base,
-            end_pfn=direct_map.end_pfn,
-            allocator=FreePages(ascending(free)),
-            listed=chosen,
-            environment=environment,
-            rules=rules,
-        )
-        machine._direct_map = direct_map
-        return machine
 
     def fork(self, environment: Environment | None = None) -> Machine:
         """An independent twin in the same state, for trying something else; the source's pages are shared.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Page-table entries as Linux reads and makes them (arch/x86/include/asm/pgtable.h, pgtable_types.h).
 
 `paging/` says what the CPU sees; this is what the kernel's own code concludes, which differs for entries that are not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The log: what the modelled kernel prints, and between its lines what the model knows and a kernel would not say."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Finding the root of the page tables in memory whose CR3 nobody noted.
 
 A candidate root is a frame whose tables map that very frame in a direct map of most of RAM. Every process's PGD is one,

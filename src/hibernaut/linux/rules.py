@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What differs between kernels, as far as the direct map and the copy go: one value for each line, nothing else asks.
 
 Read in the source of Debian's 6.1.192, 6.12.118 and 7.3.4; where a change came in between, "since" is what its commit

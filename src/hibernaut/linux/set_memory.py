@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Changing page attributes, splitting large pages where needed (arch/x86/mm/pat/set_memory.c).
 
 The functions bear the kernel's names and do what the machine's rules say, as far as presence and rights go: a change of

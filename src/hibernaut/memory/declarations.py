@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """On-disk structures of the dump formats, as data: nothing here reads or writes.
 
 ELF: System V ABI, Object Files (gABI chapters 4 and 5, in glibc's <elf.h>). QEMU's CPU note: `QEMUCPUState` in QEMU's
@@ -25,9 +26,6 @@ __all__ = [
     "EM_X86_64",
     "ET_CORE",
     "EV_CURRENT",
-    "FLATTENED_HEADER_BYTES",
-    "FLATTENED_MAGIC",
-    "FLATTENED_RECORD",
     "FOREIGN",
     "HIBERFIL_BLOCK",
     "KDUMP_COMPRESSED",
@@ -167,8 +165,6 @@ LIME_RANGE = np.dtype(
 KDUMP_MAGIC = b"KDUMP   "
 DISKDUMP_MAGIC = b"DISKDUMP"
 """Its ancestor, with another layout."""
-FLATTENED_MAGIC = b"makedumpfile\x00"
-"""The form that goes through a pipe (makedumpfile -F): records of a dump file in the order they were written."""
 
 KDUMP_HEADER = np.dtype(
     {  # struct disk_dump_header, block 0; what lies between is the machine's name and the time
@@ -200,9 +196,6 @@ KDUMP_PAGE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("p
 """struct page_desc: one for each dumped page, ascending."""
 KDUMP_COMPRESSED = {0: "none", 1: "zlib", 2: "lzo", 4: "snappy", 0x20: "zstd"}
 """Compression by `flags` of a page (DUMP_DH_COMPRESSED_*)."""
-FLATTENED_HEADER_BYTES = 4096
-FLATTENED_RECORD = np.dtype([("offset", ">i8"), ("size", ">i8")])
-"""Big-endian; so many bytes follow, which belong there. Both are -1 at the end."""
 
 # Other people's files, known so that they are refused by name and never taken for raw memory -------------------------
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What opening a dump gives: its memory and what it says about the machine, or why it is not of that format."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """ELF cores of machines: QEMU's `dump-guest-memory`, kdump's vmcore, makedumpfile -E, /proc/kcore's kind."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hibernaut.memory.mapped import MappedMemory, Pieces, whole_frames
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
 
 if TYPE_CHECKING:
-    from hibernaut.memory.files import PlainFile
+    from hibernaut.volumes.files import PlainFile
 
 __all__ = ["Note", "open_elf", "read_notes"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """kdump-compressed dumps, as makedumpfile writes them: each page compressed by itself, found through a bitmap."""
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from hibernaut.memory.physical import PAGE_SIZE, FrameRanges, PhysicalMemory
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
 
 if TYPE_CHECKING:
-    from hibernaut.memory.files import PlainFile
     from hibernaut.memory.physical import Bytes, Frames
+    from hibernaut.volumes.files import PlainFile
 
 __all__ = ["KdumpMemory", "open_kdump"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """LiME dumps, version 1: ranges of physical memory, each after a header of its own."""
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from hibernaut.memory.mapped import MappedMemory, Pieces, whole_frames
 from hibernaut.memory.physical import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from hibernaut.memory.files import PlainFile
+    from hibernaut.volumes.files import PlainFile
 
 __all__ = ["open_lime"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Physical memory that lies in one mapped file, in however many pieces."""
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from hibernaut.memory.physical import CHUNK_PAGES, PAGE_SIZE, FrameRanges, PhysicalMemory
 
 if TYPE_CHECKING:
-    from hibernaut.memory.files import PlainFile
     from hibernaut.memory.physical import BoolArray, Bytes
+    from hibernaut.volumes.files import PlainFile
 
 __all__ = ["MappedMemory", "Pieces", "first_wins", "whole_frames"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Physical memory: page frames with gaps, read as arrays.
 
 A `PhysicalMemory` answers three questions: which frames exist (`ranges`), what a run of neighbouring frames holds
@@ -18,7 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hibernaut.memory.closing import Closing
+from hibernaut.volumes.closing import Closing
 
 __all__ = [
     "PAGE_SHIFT",

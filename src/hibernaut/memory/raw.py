@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Raw dumps: physical memory from frame 0 on, and nothing else. The last resort: they have no mark of their own."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from hibernaut.memory.mapped import MappedMemory
 from hibernaut.memory.physical import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from hibernaut.memory.files import PlainFile
+    from hibernaut.volumes.files import PlainFile
 
 __all__ = ["foreign_format", "open_raw"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """VMCOREINFO: the text in which a kernel tells crash tools about itself, found in its own memory.
 
 The kernel keeps it in two places (kernel/vmcore_info.c, before v6.9 kernel/crash_core.c): the ELF note that a crash

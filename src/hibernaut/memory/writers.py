@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Writers of raw, LiME and ELF core files, in one pass and bounded memory.
 
 All take the frames there are as `ranges`, known beforehand, so that every frame's place in the file is known when
 it arrives: in any order, from any thread. The descriptor is a new, empty file's (see
-`hibernaut.memory.output.replacing`).
+`hibernaut.volumes.output.replacing`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 
 from hibernaut.memory import declarations as c
 from hibernaut.memory.elf import Note
-from hibernaut.memory.output import Writeback, write_all, write_vector
 from hibernaut.memory.physical import PAGE_SIZE, FrameRanges
+from hibernaut.volumes.output import Writeback, write_all, write_vector
 
 if TYPE_CHECKING:
     from hibernaut.memory.physical import Bytes, Frames

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Many addresses at once: what `PageTables.translate` does.
 
 Addresses come in crowds that share the upper levels. Where they do, these are walked once for each 2 MiB block that is

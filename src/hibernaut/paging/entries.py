@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Page-table entries: the bits, the levels, and what an entry says (Intel SDM volume 3, chapter 5)."""
 
 from __future__ import annotations

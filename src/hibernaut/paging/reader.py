@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Fetching many tables: without a copy where their frames are neighbours, gathered where not."""
 
 from __future__ import annotations

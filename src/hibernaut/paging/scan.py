@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whole-table scan, level by level: what `PageTables.scan` does.
 
 A level is one list of tables. All of them are first asked one question: is this table one run of consecutive frames

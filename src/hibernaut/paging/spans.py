@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Spans: what a whole-table scan says, as arrays; and the reasons why a walk stops."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Page tables as the CPU reads them: one address with its whole path, many addresses at once, the whole space."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The TLB of a modelled CPU: which translations it still remembers. Pure data; others say when to fill or flush it.
 
 Intel SDM volume 3, section 5.10: a translation is cached by page number and page size, with the entry's bits as they

@@ -1,14 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The page of answers (`docs/answers.md`), made of what the studies found."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from hibernaut.explore.answers import ALLOCATOR, Answers, Judged, Studied
-from hibernaut.explore.invariants import INVARIANTS, TRACES
-from hibernaut.explore.run import Verdict
-from hibernaut.explore.sweep import Tally
-from hibernaut.hibernate.ways import MUTANTS, WAYS
+from hibernaut.exploration.invariants import INVARIANTS, TRACES
+from hibernaut.exploration.run import Verdict
+from hibernaut.exploration.sweep import Tally
+from hibernaut.hibernation.ways import MUTANTS, WAYS
+from hibernaut.studies.answers import ALLOCATOR, Answers, Judged, Studied
 
 __all__ = ["answers_page"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Results as plain text for a terminal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The image file of Linux's hibernation: declarations, reader, writer, checker."""
 
 from __future__ import annotations

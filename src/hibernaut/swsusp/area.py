@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where the blocks of a swap area lie in a file: a partition's image, a swap file's device, a whole disk."""
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage, FormatError
-from hibernaut.memory.files import PlainFile
 from hibernaut.memory.physical import PAGE_SIZE, Bytes
+from hibernaut.volumes.files import PlainFile
 
 __all__ = ["SwapArea", "contiguous_runs", "locate_area"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Everything that can be said of an image, also of a damaged one: as far as it can be read, and what is wrong."""
 
 from __future__ import annotations
@@ -5,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.files import PlainFile
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.header import SwapHeader, read_header
 from hibernaut.swsusp.image import Image, Progress, assemble, read_info
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
+from hibernaut.volumes.files import PlainFile
 
 __all__ = ["Inspection", "Problem", "inspect_image"]
 

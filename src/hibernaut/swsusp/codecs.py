@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The two compressors of hibernation images, raw streams without headers, from well-kept libraries.
 
 LZO1X comes from python-lzo (liblzo2, the kernel's own algorithm) where it is installed; else from lzallright, which has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The structures of a swsusp image, declared: nothing here reads or writes.
 
 Facts from `kernel/power/swap.c` (`struct swsusp_header`, `struct swap_map_page`, `UNC_PAGES`, `CMP_SIZE`),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The header block of a swap area, read and refused."""
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibernaut.errors import CorruptImage, FormatError
-from hibernaut.memory.files import PlainFile
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import FOREIGN_SIGNATURES, HEADER, SIGNATURE, SWAP_SIGNATURES, Flags
+from hibernaut.volumes.files import PlainFile
 
 __all__ = ["SwapHeader", "looks_like_swap", "read_header"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A hibernation image: opened, understood, its pages in order or by frame."""
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.closing import Closing
-from hibernaut.memory.files import PlainFile, open_plain
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
@@ -24,6 +23,8 @@ from hibernaut.swsusp.parallel import ordered_results
 from hibernaut.swsusp.pfns import unpack_pfns
 from hibernaut.swsusp.stream import Crc, UnitStream, index_units
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
+from hibernaut.volumes.closing import Closing
+from hibernaut.volumes.files import PlainFile, open_plain
 
 __all__ = ["Image", "ImageMemory", "Progress", "assemble", "open_image", "read_info"]
 

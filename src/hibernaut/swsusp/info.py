@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The info page (`struct swsusp_info`, with x86's `restore_data_record` at its start)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a kernel line makes of an image when it resumes: one value for each line in which something changed.
 
 Read in the source of Debian's 5.10.223, 6.1.176, 6.12.117 and 7.3.4 (`kernel/power/swap.c`, `snapshot.c`,

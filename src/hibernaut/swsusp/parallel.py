@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Work on all cores whose results count in order.
 
 The calling thread works too, and no thread only waits for the others: with few cores and short pieces of work, handing

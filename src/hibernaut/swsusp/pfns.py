@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The list of frames: packed into meta pages and back (`pack_pfns`, `unpack_orig_pfns` in kernel/power/snapshot.c)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Writing an image again into its own blocks, its memory changed: into a copy of its area, or into the area itself.
 
 In place there is no rename that would make the new image appear at once. The order of writes does it: at any instant
@@ -28,12 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError
-from hibernaut.memory.output import Writeback, write_all
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Overlay
 from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.image import Image, Progress
 from hibernaut.swsusp.writer import ExistingArea, WrittenImage, spool_image, write_image
+from hibernaut.volumes.output import Writeback, write_all
 
 __all__ = ["refuse_unlisted", "rewrite_image"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The stream of pages behind the info page: where its units lie, decompressed on all cores, checked by CRC.
 
 Unit k holds rows 32 k to 32 k + 31 of the stream (the last may be shorter); an image that is not compressed is treated

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The swap map: which blocks hold the image, in order."""
 
 from __future__ import annotations

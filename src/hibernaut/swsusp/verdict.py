@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Would this kernel on this machine resume from this image? Each of its checks, in its order, with its own words.
 
 The kernel stops at the first check that fails; here the later ones are answered as well, as far as that can be done.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Writing an image: into a new swap area, or into a copy of an area that holds one.
 
 Order of writes: data, map pages, sync; the header block last, sync (facts: an area whose header was not yet written
@@ -18,8 +19,6 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from hibernaut.errors import FormatError, HibernautError
-from hibernaut.memory.files import PlainFile
-from hibernaut.memory.output import Writeback, replacing, write_all, write_vector
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames, PhysicalMemory
 from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
@@ -39,6 +38,8 @@ from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.parallel import in_order, ordered_results
 from hibernaut.swsusp.pfns import pack_pfns
 from hibernaut.swsusp.stream import BATCH_UNITS, Crc
+from hibernaut.volumes.files import PlainFile
+from hibernaut.volumes.output import Writeback, replacing, write_all, write_vector
 
 __all__ = ["ExistingArea", "NewArea", "WrittenImage", "spool_image", "write_image"]
 

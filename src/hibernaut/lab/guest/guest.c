@@ -3,7 +3,7 @@
  * The whole user space of a laboratory guest: process 1, a static program.
  *
  * It loads the kernel modules named in /modules/order, opens its port (a serial line) and does what the host asks for,
- * one line at a time. hibernaut.lab.port is the other end of the protocol:
+ * one line at a time. hibernaut.lab.vm.port is the other end of the protocol:
  *
  *   host to guest    SEQ COMMAND
  *   guest to host    @ SESSION SEQ KIND [TEXT]

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Families of simulated machines: every layout of some regions, chosen one question at a time.
+
+The machines are alike but for what the family lets vary. From below: a bank of RAM, the regions' gigabytes one by one,
+a bank of RAM. The direct map begins where the first region's gigabyte is the last one under its entry of the root, and
+the third region's lies 512 GiB higher: so each has tables of its own down from the PUD level, and for each they can
+lie in the lower or the upper bank, whatever the others' do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hibernaut.errors import HibernautError
+from hibernaut.linux.build import (
+    PAGE_OFFSET,
+    HoleSpec,
+    Layout,
+    hole_1g,
+    hole_2m,
+    hole_4k,
+    no_table,
+    none_entries,
+)
+from hibernaut.linux.environment import Environment, Place, Region, Structure
+from hibernaut.paging.entries import Level
+
+__all__ = ["MOST_REGIONS", "SAVED_PAGES", "Family", "RegionAt", "Situated", "region_named"]
+
+GIB = Level.PUD.pages
+BLOCK = Level.PMD.pages
+MOST_REGIONS = 3
+LOW_BANK_GIB = 10
+"""The lower bank, where there is a third region: the array of `struct page` of 534 GiB takes 8.4 GiB."""
+FAR_GIB = 512
+"""How much higher the third region lies than the second."""
+
+SAVED_PAGES = {Region.PAGE: 2, Region.BLOCK: 2, Region.GIB: 3, Region.MIXED: 4, Region.NONE: 2, Region.NO_TABLE: 2}
+"""How many pages of a region are to be saved, the rest of its large pages is nosave: enough to have a first page and
+one that follows it, in a GiB in two blocks."""
+
+_TABLE_MATTERS = frozenset({Region.PAGE, Region.BLOCK, Region.GIB, Region.MIXED, Region.NONE})
+"""Kinds for which it is asked where the tables lie: a region without a table has none of its own to change."""
+
+
+def region_named(word: str) -> Region:
+    """A kind of region by its word. Raises HibernautError, with the words there are."""
+    for kind in Region:
+        if kind.word == word:
+            return kind
+    raise HibernautError(f"no region {word!r} (known: {', '.join(kind.word for kind in Region)})")
+
+
+@dataclass(frozen=True)
+class RegionAt:
+    """A region as it was chosen.
+
+    Attributes:
+        kind: what it is.
+        tables: where its tables lie.
+        start_pfn: its first frame.
+    """
+
+    kind: Region
+    tables: Place
+    start_pfn: int
+
+    @property
+    def holes(self) -> tuple[HoleSpec, ...]:
+        """What it is in the direct map."""
+        start = self.start_pfn
+        if self.kind == Region.MIXED:
+            return tuple(hole_4k(pfn) for pfn in range(start, start + BLOCK, 2))
+        if self.kind == Region.PAGE:
+            return (hole_4k(start, 2),)
+        if self.kind == Region.NONE:
+            return (none_entries(start, 2),)
+        whole = {Region.BLOCK: hole_2m, Region.GIB: hole_1g, Region.NO_TABLE: no_table}[self.kind]
+        return (whole(start),)
+
+    @property
+    def saved(self) -> tuple[int, ...]:
+        """The frames of it that are to be saved."""
+        start = self.start_pfn
+        if self.kind == Region.GIB:
+            return start, start + 1, start + BLOCK
+        return tuple(range(start, start + SAVED_PAGES[self.kind]))
+
+    @property
+    def nosave(self) -> tuple[tuple[int, int], ...]:
+        """The frames that are not, as (first, pages)."""
+        start, saved = self.start_pfn, len(self.saved)
+        if self.kind == Region.GIB:
+            return (start + 2, BLOCK - 2), (start + BLOCK + 1, GIB - BLOCK - 1)
+        if self.kind in (Region.BLOCK, Region.MIXED, Region.NO_TABLE):
+            return ((start + saved, BLOCK - saved),)
+        return ()
+
+    def __str__(self) -> str:
+        return self.kind.word if self.kind not in _TABLE_MATTERS else f"{self.kind.word}:{self.tables.word}"
+
+
+@dataclass(frozen=True)
+class Situated:
+    """A machine of a family, before it is built.
+
+    Attributes:
+        layout: the machine.
+        regions: what is out of its direct map, ascending.
+        remembered: whether the CPU still remembers each region's first page as it was before.
+        refilled: how many CPUs have refilled their own lists.
+        where: where the kernel has what it has one of.
+    """
+
+    layout: Layout
+    regions: tuple[RegionAt, ...]
+    remembered: bool
+    refilled: int
+    where: Mapping[Structure, Place]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Which layouts there are: the product of all that is named here.
+
+    A question that makes no difference is not asked: of the regions only their number, kinds and order by address
+    count, not which of several places of the same order they take; a machine without regions has no places above and
+    below them.
+
+    Attributes:
+        regions: how many regions, at most 3.
+        kinds: what each of them can be.
+        tables: where each one's tables can lie.
+        root: where the root of the tables and the fixmap's own can lie.
+        mem_map: where the array of `struct page` can lie.
+        zone: where the heads of the free lists can lie.
+        pcp: where the CPUs' own lists can lie.
+        free: where the free pages can lie.
+        cpus: how many CPUs have refilled their lists.
+        remembered: whether the CPU can remember the regions from before.
+        free_pages: how many pages are free.
+
+    Raises:
+        HibernautError: nothing to choose from, or more regions than there are places.
+    """
+
+    regions: tuple[int, ...] = (0, 1)
+    kinds: tuple[Region, ...] = (Region.PAGE, Region.BLOCK, Region.GIB)
+    tables: tuple[Place, ...] = (Place.ABOVE, Place.BELOW)
+    root: tuple[Place, ...] = (Place.BELOW,)
+    mem_map: tuple[Place, ...] = (Place.ABOVE,)
+    zone: tuple[Place, ...] = (Place.ABOVE,)
+    pcp: tuple[Place, ...] = (Place.ABOVE,)
+    free: tuple[Place, ...] = (Place.ABOVE,)
+    cpus: tuple[int, ...] = (1,)
+    remembered: tuple[bool, ...] = (False,)
+    free_pages: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("regions", "kinds", "tables", "root", "mem_map", "zone", "pcp", "free", "cpus", "remembered"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise HibernautError(f"a family needs one or more {name} to choose from, each once: {values}")
+        if not all(0 <= count <= MOST_REGIONS for count in self.regions):
+            raise HibernautError(f"a family has 0 to {MOST_REGIONS} regions: {self.regions}")
+        if not all(1 <= count <= 4 for count in self.cpus):
+            raise HibernautError(f"a family has 1 to 4 CPUs: {self.cpus}")
+        if not 1 <= self.free_pages <= 4096:
+            raise HibernautError(f"a family has 1 to 4096 free pages: {self.free_pages}")
+
+    def choose(self, environment: Environment) -> Situated:
+        """One machine of the family, as the environment answers."""
+        count = environment.regions(self.regions)
+        geometry = _Geometry.of(count)
+        regions = []
+        for number in range(1, count + 1):
+            kind = environment.region(number, self.kinds)
+            asked = kind in _TABLE_MATTERS and len(self.tables) > 1
+            tables = environment.tables(number, self.tables) if asked else self.tables[0]
+            regions.append(RegionAt(kind, tables, geometry.slots[number - 1]))
+        remembered, cpus = False, 1
+        places = {Structure.ROOT: self.root, Structure.MEM_MAP: self.mem_map, Structure.ZONE: self.zone}
+        places |= {Structure.PCP: self.pcp, Structure.FREE: self.free}
+        where = {structure: options[0] for structure, options in places.items()}
+        if count:
+            remembered = environment.remembered(self.remembered)
+            where = {structure: environment.place(structure, options) for structure, options in places.items()}
+            cpus = environment.cpus(self.cpus)
+        return Situated(self._layout(geometry, regions, where, cpus), tuple(regions), remembered, cpus, where)
+
+    def _layout(
+        self, geometry: _Geometry, regions: Sequence[RegionAt], where: dict[Structure, Place], cpus: int
+    ) -> Layout:
+        bank = {Place.ABOVE: "high", Place.BELOW: "low"}
+        return Layout(
+            ram=geometry.ram,
+            base=geometry.base,
+            largest=Level.PUD,
+            holes=tuple(hole for region in regions for hole in region.holes),
+            tables=bank[where[Structure.ROOT]],
+            tables_of=tuple((region.start_pfn, GIB, bank[region.tables]) for region in regions),
+            mem_map=bank[where[Structure.MEM_MAP]],
+            zone=bank[where[Structure.ZONE]],
+            pcp=bank[where[Structure.PCP]],
+            free=bank[where[Structure.FREE]],
+            free_pages=self.free_pages,
+            cpus=cpus,
+            nosave=tuple(span for region in regions for span in region.nosave),
+        )
+
+    @property
+    def scope(self) -> str:
+        """What it spans, in words and numbers."""
+        words = [
+            f"{_span(self.regions)} regions of {', '.join(kind.word for kind in self.kinds)}",
+            f"tables {_places(self.tables)}",
+            f"root {_places(self.root)}",
+            f"mem_map {_places(self.mem_map)}",
+            f"list heads {_places(self.zone)}",
+            f"CPU lists {_places(self.pcp)}",
+            f"free pages {_places(self.free)}",
+            f"{_span(self.cpus)} CPUs",
+            "translations from before: " + " or ".join("remembered" if one else "none" for one in self.remembered),
+            f"{self.free_pages} free frames",
+        ]
+        return "; ".join(words)
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """Where banks and regions lie.
+
+    Attributes:
+        ram: (first frame, pages).
+        slots: first frame of each region's gigabyte.
+        base: of the direct map.
+    """
+
+    ram: tuple[tuple[int, int], ...]
+    slots: tuple[int, ...]
+    base: int
+
+    @classmethod
+    def of(cls, regions: int) -> _Geometry:
+        """For so many regions; fewer than three need neither the distance nor the large banks."""
+        low = LOW_BANK_GIB if regions == MOST_REGIONS else 1
+        slots = [low, low + 1, low + 1 + FAR_GIB][:regions]
+        top = slots[-1] + 1 if slots else low
+        ram = [(0, 0xA0), (0x100, low * GIB - 0x100)]
+        ram += [(slot * GIB, GIB) for slot in slots]
+        ram.append((top * GIB, low * GIB))
+        base = PAGE_OFFSET[4] + ((512 - (low + 1)) << Level.PUD.shift)
+        return cls(tuple(_merged(ram)), tuple(slot * GIB for slot in slots), base)
+
+
+def _merged(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Neighbouring ranges as one."""
+    start, end = ranges[0][0], sum(ranges[0])
+    for first, pages in ranges[1:]:
+        if first != end:
+            yield start, end - start
+            start = first
+        end = first + pages
+    yield start, end - start
+
+
+def _span(counts: Sequence[int]) -> str:
+    return " or ".join(map(str, counts))
+
+
+def _places(places: Sequence[Place]) -> str:
+    return " or ".join(place.word for place in places)

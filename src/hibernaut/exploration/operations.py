@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be done on a machine, as data: the steps of a run that is to be written down and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hibernaut.errors import FormatError, HibernautError, OutOfMemory
+from hibernaut.exploration.families import Situated
+from hibernaut.hibernation.ways import way_named
+from hibernaut.linux import set_memory
+from hibernaut.linux.environment import Environment
+from hibernaut.linux.machine import Machine
+from hibernaut.linux.pgtable import PRESENT, PSE, pfn_and_prot, pfn_entry
+from hibernaut.paging.entries import Level
+
+__all__ = ["EXHAUST", "HIBERNATE", "OPERATIONS", "Operation", "hibernation", "operations_of", "perform"]
+
+HIBERNATE = "hibernate"
+"""The one operation that takes several steps: the copy, then the resume and all invariants."""
+
+EXHAUST = "exhaust"
+"""The operation that may follow it: somebody allocates until nothing is free."""
+
+MOST_PAGES = 1 << 18
+"""An operation concerns at most a gigabyte."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One thing to do.
+
+    Attributes:
+        do: what: a key of `OPERATIONS`, or `HIBERNATE`.
+        pfn: the first frame that it is about; for `alloc` and `free` unused.
+        pages: how many.
+        cpu: which CPU does it.
+        way: for `HIBERNATE`, by which way.
+    """
+
+    do: str
+    pfn: int = 0
+    pages: int = 1
+    cpu: int = 0
+    way: str = ""
+
+    def __str__(self) -> str:
+        if self.do == HIBERNATE:
+            return f"hibernate by {self.way}, resume"
+        if self.do in ("alloc", "free"):
+            return f"{self.do} {self.pages} pages on CPU {self.cpu}"
+        if self.do == EXHAUST:
+            return f"allocate until nothing is free, at most {self.pages} pages"
+        return f"{self.do} of {self.pages} pages from frame {self.pfn:#x}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields that say something."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if self._says(field.name)}
+
+    def _says(self, name: str) -> bool:
+        return name == "do" or getattr(self, name) != getattr(Operation, name)
+
+    @classmethod
+    def from_json(cls, found: Any) -> Operation:
+        """From its fields. Raises FormatError."""
+        if not isinstance(found, dict) or not set(found) <= {field.name for field in fields(cls)}:
+            raise FormatError("not an operation", found=repr(found)[:80])
+        kinds = {"do": str, "way": str, "pfn": int, "pages": int, "cpu": int}
+        for name, value in found.items():
+            if type(value) is not kinds[name]:
+                raise FormatError(f"{name} of an operation", expected=kinds[name].__name__, found=repr(value)[:80])
+        operation = cls(**{"do": "", **found})
+        if operation.do != HIBERNATE and operation.do not in OPERATIONS:
+            raise FormatError("no such operation", expected=", ".join([*OPERATIONS, HIBERNATE]), found=operation.do)
+        if not (0 <= operation.pfn < 1 << 40 and 1 <= operation.pages <= MOST_PAGES and 0 <= operation.cpu < 64):
+            raise FormatError("an operation out of all bounds", found=str(operation))
+        return operation
+
+
+def _alloc(machine: Machine, operation: Operation, held: list[int]) -> None:
+    machine.cpu = operation.cpu
+    for _ in range(operation.pages):
+        held += [machine.alloc_page("somebody")]
+
+
+def _exhaust(machine: Machine, operation: Operation, held: list[int]) -> None:
+    """Allocate until nothing is free, at most so many pages; of what happens nothing is chosen."""
+    chooser, machine.environment = machine.environment, Environment()
+    try:
+        _alloc(machine, operation, held)
+    finally:
+        machine.environment = chooser
+
+
+def _free(machine: Machine, operation: Operation, held: list[int]) -> None:
+    machine.cpu = operation.cpu
+    for _ in range(min(operation.pages, len(held))):
+        machine.allocator.free_page(held.pop(), operation.cpu)
+
+
+def _remember(machine: Machine, operation: Operation, held: list[int]) -> None:
+    """The CPU has read the page before it was taken out, and was not told of that."""
+    del held
+    vaddr = machine.vaddr(operation.pfn)
+    found = machine.lookup_address(vaddr)
+    if found is None or not found.entry:
+        machine.tlb.insert(vaddr, Level.PTE, operation.pfn, pfn_entry(operation.pfn, PRESENT))
+        return
+    first, prot = pfn_and_prot(found.entry, found.level)
+    large = PSE if found.level > Level.PTE else 0
+    machine.tlb.insert(vaddr, found.level, first, pfn_entry(first, prot | PRESENT | large))
+
+
+def _remember_slot(machine: Machine, operation: Operation, held: list[int]) -> None:
+    """The fixmap slot has shown a frame, was cleared, and the CPU was not told."""
+    del held
+    machine.read_page(machine.fixmap.set_fixmap(operation.pfn))
+    machine.fixmap.clear_fixmap(flush=False)
+
+
+def _changes(change: Callable[[Machine, int, int], None]) -> Callable[[Machine, Operation, list[int]], None]:
+    """One of the functions of `linux.set_memory` that takes an address and a number of pages."""
+
+    def changed(machine: Machine, operation: Operation, held: list[int]) -> None:
+        del held
+        change(machine, machine.vaddr(operation.pfn), operation.pages)
+
+    return changed
+
+
+def _invalid(machine: Machine, operation: Operation, held: list[int]) -> None:
+    del held
+    set_memory.set_direct_map_valid(machine, operation.pfn, operation.pages, valid=False)
+    start = machine.vaddr(operation.pfn)
+    machine.flush_tlb_kernel_range(start, start + (operation.pages << 12))
+
+
+def _valid(machine: Machine, operation: Operation, held: list[int]) -> None:
+    del held
+    set_memory.set_direct_map_valid(machine, operation.pfn, operation.pages, valid=True)
+
+
+OPERATIONS: dict[str, Callable[[Machine, Operation, list[int]], None]] = {
+    "alloc": _alloc,
+    EXHAUST: _exhaust,
+    "free": _free,
+    "remember": _remember,
+    "remember-slot": _remember_slot,
+    "set_memory_np": _changes(set_memory.set_memory_np),
+    "set_memory_p": _changes(set_memory.set_memory_p),
+    "set_memory_ro": _changes(set_memory.set_memory_ro),
+    "set_memory_rw": _changes(set_memory.set_memory_rw),
+    "set_memory_x": _changes(set_memory.set_memory_x),
+    "set_memory_nx": _changes(set_memory.set_memory_nx),
+    "set_memory_4k": _changes(set_memory.set_memory_4k),
+    "set_direct_map_invalid": _invalid,
+    "set_direct_map_default": _valid,
+}
+"""By the word that a file has for them. Each takes the machine, the operation, and the frames that somebody holds."""
+
+
+def perform(machine: Machine, operation: Operation, held: list[int]) -> None:
+    """Do it. An operation for which there is no memory, or which the kernel refuses, is noted in the log and over.
+
+    Raises:
+        MachineFault: the machine dies of it.
+    """
+    machine.log.note(str(operation))
+    try:
+        OPERATIONS[operation.do](machine, operation, held)
+    except (OutOfMemory, set_memory.AttributeChangeError) as error:
+        machine.log.note(f"{operation.do}: {error}")
+    finally:
+        machine.cpu = 0
+
+
+def operations_of(situated: Situated, way: str, allocations_after: int = 0) -> tuple[Operation, ...]:
+    """The run of a family's machine: what happened before, the hibernation, and what follows the resume.
+
+    Args:
+        situated: the machine.
+        way: by which way it hibernates.
+        allocations_after: how many pages somebody allocates on the resumed machine, if there are as many.
+    """
+    before: list[Operation] = []
+    for cpu in range(situated.refilled if situated.refilled > 1 else 0):
+        before += [Operation("alloc", cpu=cpu), Operation("free", cpu=cpu)]
+    if situated.remembered:
+        before += [Operation("remember", pfn=region.start_pfn) for region in situated.regions]
+        before.append(Operation("remember-slot", pfn=REMEMBERED_IN_SLOT))
+    return (*before, *hibernation(way, allocations_after))
+
+
+def hibernation(way: str, allocations_after: int = 0) -> tuple[Operation, ...]:
+    """A hibernation and what follows the resume: somebody allocates so many pages, if there are as many."""
+    after = (Operation(EXHAUST, pages=allocations_after),) if allocations_after else ()
+    return (Operation(HIBERNATE, way=way), *after)
+
+
+REMEMBERED_IN_SLOT = 0x600
+"""A frame of the lower bank that is nobody's."""
+
+
+def check_ways(operations: tuple[Operation, ...]) -> None:
+    """Raises HibernautError if a way is not known."""
+    for operation in operations:
+        if operation.do == HIBERNATE:
+            way_named(operation.way)
+        elif operation.way:
+            raise HibernautError(f"{operation.do} has no way")

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Families and bounds from words: `regions=0,1,2`, `kinds=2m`, `failures=1`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hibernaut.errors import HibernautError
+from hibernaut.exploration.families import Family, region_named
+from hibernaut.exploration.search import Bounds
+from hibernaut.linux.environment import Place
+
+__all__ = ["BOUND_WORDS", "FAMILY_WORDS", "bounds_of_words", "family_of_words"]
+
+PLACES = {place.word: place for place in Place}
+
+FAMILY_WORDS = {
+    "regions": "how many regions: 0,1,2,3",
+    "kinds": "4k,2m,1g,mixed,none,no-table",
+    "tables": "above,below",
+    "root": "above,below",
+    "mem-map": "above,below",
+    "zone": "above,below",
+    "pcp": "above,below",
+    "free": "above,below",
+    "cpus": "1,2,3,4",
+    "remembered": "no,yes",
+    "free-pages": "a number",
+}
+"""What of a family can be chosen, and from what."""
+
+BOUND_WORDS = {
+    "failures": "at most so many allocations fail",
+    "frames": "classes of free frames tried; 0: each frame",
+    "states": "distinct states of a machine and way",
+}
+"""What can be bounded."""
+
+
+def family_of_words(words: Iterable[str]) -> Family:
+    """The family that `KEY=VALUE[,VALUE...]` describe; what is not named is as `Family` has it.
+
+    Raises:
+        HibernautError: a key or value that is not known, or a family that cannot be.
+    """
+    fields: dict[str, Any] = {}
+    for key, values in _pairs(words, FAMILY_WORDS):
+        name = key.replace("-", "_")
+        if key == "kinds":
+            fields[name] = tuple(map(region_named, values))
+        elif key in ("regions", "cpus"):
+            fields[name] = tuple(_number(key, value) for value in values)
+        elif key == "free-pages":
+            fields[name] = _number(key, ",".join(values))
+        elif key == "remembered":
+            fields[name] = tuple(_one_of(key, value, {"no": False, "yes": True}) for value in values)
+        else:
+            fields[name] = tuple(_one_of(key, value, PLACES) for value in values)
+    return Family(**fields)
+
+
+def bounds_of_words(words: Iterable[str]) -> Bounds:
+    """The bounds that `KEY=NUMBER` describe. Raises HibernautError."""
+    return Bounds(**{key: _number(key, ",".join(values)) for key, values in _pairs(words, BOUND_WORDS)})
+
+
+def _pairs(words: Iterable[str], known: dict[str, str]) -> list[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in known or not value:
+            raise HibernautError(f"{word!r} is none of {', '.join(f'{one}=' for one in known)} with a value")
+        if key in found:
+            raise HibernautError(f"{key} is given twice")
+        found[key] = value.split(",")
+    return list(found.items())
+
+
+def _number(key: str, text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise HibernautError(f"{key}: {text!r} is not a number")
+    return int(text)
+
+
+def _one_of(key: str, word: str, known: dict[str, Any]) -> Any:
+    if word not in known:
+        raise HibernautError(f"{key}: {word!r} is none of {', '.join(known)}")
+    return known[word]

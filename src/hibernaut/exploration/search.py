@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All runs of a machine: depth first, states merged where they are equal, the fewest choices to each bad end kept.
+
+A state is a machine between two steps (`Run`). From each, one step is executed once for every combination of answers to
+the questions that it asks: first with every answer the one without interference, then with each other answer that a
+question allowed, and so on, always from a fork of the state. A state whose digest was met before is not gone into
+again; what is known of its futures is added as often as it is reached, so the number of runs is exact, and the
+shortest way to each verdict is the true minimum.
+
+What is left out, and why nothing is lost by it:
+
+- *Late binding.* Whether a stale translation is still cached is asked when it would be used, not when it went stale:
+  until then nothing depends on it. One that agrees with the tables is not asked about: both answers read the same.
+- *Classes of free frames.* Of the frames that an allocation may get, one stands for its neighbours, as far as no frame
+  lies between them that the copy treats differently: a hole's edge, a page table, a page of the allocator's own.
+  Hibernation looks at a frame's number only by comparing it with the frame that is being copied, and writes to its
+  `struct page` like to those of its neighbours. What hangs on the place in the list are the links: the first two and
+  the last of it are tried besides. (`tests/exploration` compares with the full set.)
+- *Plain pages.* Pages plainly present are copied without a step of their own: nothing is asked there and nothing
+  written, so no two orders of events differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from hibernaut.errors import HibernautError
+from hibernaut.exploration.run import Run, Verdict
+from hibernaut.hibernation.checks import page_tables
+from hibernaut.linux.buddy import BuddyAllocator
+from hibernaut.linux.environment import Environment, Kind, Question
+from hibernaut.linux.machine import Machine
+from hibernaut.memory.physical import PAGE_SHIFT
+
+__all__ = ["Best", "Bounds", "Chooser", "Explored", "explore_run", "landmarks"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far to go.
+
+    Attributes:
+        failures: at most so many allocations of one run fail; None: any number.
+        frames: of the frames that an allocation may get one of each of at most so many classes is tried, and the first
+            two and the last of the list (0: all, without classes; 1: only the one that the kernel takes).
+        states: the search is cut after so many distinct states of one machine and way; None: never.
+
+    Raises:
+        HibernautError: a negative number.
+    """
+
+    failures: int | None = None
+    frames: int = 1
+    states: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.failures or 0) < 0 or self.frames < 0 or (self.states is not None and self.states < 1):
+            raise HibernautError(f"bounds are not negative: {self}")
+
+    def __str__(self) -> str:
+        failures = "any number of allocations fail" if self.failures is None else f"at most {self.failures} fail"
+        frames = {0: "each free frame", 1: "the frame that the kernel takes"}.get(
+            self.frames, f"up to {self.frames} classes of free frames"
+        )
+        states = "" if self.states is None else f"; cut after {self.states} states"
+        return f"{failures}; {frames}{states}"
+
+
+class Chooser(Environment):
+    """Answers as it is told, then without interference, and notes which other answers there would have been.
+
+    Args:
+        prefix: the first answers, as indices.
+        bounds: which other answers count.
+        failures: how many allocations have failed before.
+        marks: frames at which classes of free frames end, ascending.
+
+    Attributes:
+        told: how many answers it was told.
+        others: for every choice the indices that could have been taken besides the one that was.
+        failures: how many allocations have failed by now.
+    """
+
+    def __init__(
+        self,
+        prefix: Sequence[int] = (),
+        bounds: Bounds | None = None,
+        failures: int = 0,
+        marks: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self._prefix = tuple(prefix)
+        self.told = len(self._prefix)
+        self._bounds = Bounds() if bounds is None else bounds
+        self._marks = marks
+        self.failures = failures
+        self.others: list[Sequence[int]] = []
+
+    def decide(self, question: Question) -> int:
+        """See `Environment.decide`."""
+        at = len(self.others)
+        allowed = self._allowed(question)
+        index = self._prefix[at] if at < len(self._prefix) else 0
+        self.others.append([other for other in allowed if other != index])
+        if question.kind == Kind.ALLOCATION_FAILS and index:
+            self.failures += 1
+        return index
+
+    def fork(self) -> Self:
+        """See `Environment.fork`."""
+        twin = super().fork()
+        twin.others = self.others.copy()
+        return twin
+
+    def _allowed(self, question: Question) -> Sequence[int]:
+        if question.kind == Kind.ALLOCATION_FAILS:
+            limit = self._bounds.failures
+            return (0, 1) if limit is None or self.failures < limit else (0,)
+        if question.kind != Kind.FREE_FRAME or self._bounds.frames == 0:
+            return range(len(question.options))
+        if self._bounds.frames == 1:
+            return (0,)
+        classes = np.searchsorted(np.asarray(self._marks), np.asarray(list(question.options)))
+        _, first = np.unique(classes, return_index=True)
+        last = len(question.options) - 1
+        return sorted({0, min(1, last), last, *first[: self._bounds.frames].tolist()})
+
+
+@dataclass(frozen=True)
+class Best:
+    """What is known of the runs from a state that end alike.
+
+    Attributes:
+        runs: how many there are.
+        deviations: the fewest choices other than the one without interference.
+        path: the choices of such a run, step by step: (indices, rest), None at its end.
+    """
+
+    runs: int
+    deviations: int
+    path: tuple[tuple[int, ...], object] | None
+
+    def after(self, choices: tuple[int, ...]) -> Best:
+        """The same from the state before, by a step with these choices."""
+        return Best(self.runs, self.deviations + sum(map(bool, choices)), (choices, self.path))
+
+    def choices(self) -> tuple[int, ...]:
+        """All choices of the run, as indices."""
+        found: list[int] = []
+        path = self.path
+        while path is not None:
+            indices, rest = path
+            found += indices
+            path = rest  # type: ignore[assignment]
+        return tuple(found)
+
+
+Futures = dict[Verdict, Best]
+
+
+def _merge(futures: Futures, verdict: Verdict, best: Best) -> None:
+    known = futures.get(verdict)
+    if known is None:
+        futures[verdict] = best
+        return
+    shorter = best if best.deviations < known.deviations else known
+    futures[verdict] = Best(known.runs + best.runs, shorter.deviations, shorter.path)
+
+
+@dataclass
+class _Node:
+    """A state on the way down.
+
+    Attributes:
+        key: its digest, and how many allocations have failed where that is bounded.
+        run: the state.
+        failures: how many allocations have failed.
+        arrived: the choices of the step that led here.
+        branches: choices of the next step still to be tried.
+        futures: what is known so far.
+    """
+
+    key: tuple[bytes, int]
+    run: Run
+    failures: int
+    arrived: tuple[int, ...] = ()
+    branches: list[tuple[int, ...]] = field(default_factory=lambda: [()])
+    futures: Futures = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What came of all runs of one machine by one way.
+
+    Attributes:
+        futures: by verdict.
+        runs: how many runs there are: one for each combination of answers.
+        states: how many distinct states they go through, ends included.
+        steps: how many steps were executed for that.
+        cut: None if everything was covered; else where it stopped.
+    """
+
+    futures: Futures
+    runs: int
+    states: int
+    steps: int
+    cut: str | None
+
+
+def explore_run(start: Run, bounds: Bounds | None = None) -> Explored:
+    """All runs from a state.
+
+    Args:
+        start: the state; it is not changed.
+        bounds: how far to go.
+    """
+    bounds = Bounds() if bounds is None else bounds
+    marks = landmarks(start.machine) if bounds.frames > 1 else ()
+    root = _Node((start.digest(), 0), start, 0)
+    known: dict[tuple[bytes, int], Futures] = {}
+    ends: set[tuple[bytes, Verdict]] = set()
+    stack, steps, cut = [root], 0, None
+    while stack:
+        node = stack[-1]
+        if not node.branches or cut is not None:
+            stack.pop()
+            known[node.key] = node.futures
+            if stack:
+                for verdict, best in node.futures.items():
+                    _merge(stack[-1].futures, verdict, best.after(node.arrived))
+            continue
+        chooser = Chooser(node.branches.pop(), bounds, node.failures, marks)
+        run = node.run.fork(chooser)
+        run.advance()
+        steps += 1
+        choices = tuple(choice.index for choice in chooser.schedule)
+        node.branches += _branches(choices, chooser)
+        key = (run.digest(), chooser.failures if bounds.failures is not None else 0) if not run.finished else None
+        if key is None:
+            verdict = run.verdict
+            ends.add((node.key[0], verdict))
+            _merge(node.futures, verdict, Best(1, 0, None).after(choices))
+        elif key in known:
+            for verdict, best in known[key].items():
+                _merge(node.futures, verdict, best.after(choices))
+        else:
+            stack.append(_Node(key, run, chooser.failures, choices))
+        full = bounds.states is not None and len(known) + len(stack) + len(ends) >= bounds.states
+        if full and any(one.branches for one in stack):
+            cut = f"after {bounds.states} states, {len(stack)} steps into a run"
+    return Explored(root.futures, sum(best.runs for best in root.futures.values()), len(known) + len(ends), steps, cut)
+
+
+def _branches(choices: tuple[int, ...], chooser: Chooser) -> list[tuple[int, ...]]:
+    """The combinations to try next: those answers alike up to one that was not told, and another answer there."""
+    told = chooser.told
+    return [(*choices[:at], other) for at in range(told, len(choices)) for other in chooser.others[at]]
+
+
+def landmarks(machine: Machine) -> list[int]:
+    """The frames at which classes of free frames begin and end, ascending."""
+    marks: set[int] = set()
+    for hole in machine.direct_map.holes:
+        marks |= {hole.start_pfn, hole.start_pfn + hole.pages}
+    for pfn in page_tables(machine):
+        marks |= {pfn, pfn + 1}
+    if isinstance(machine.allocator, BuddyAllocator):
+        places = machine.allocator.places
+        first = places.mem_map >> PAGE_SHIFT
+        marks |= {first, first + places.mem_map_pages}
+        for paddr in (places.zone, *places.pcps):
+            marks |= {paddr >> PAGE_SHIFT, (paddr >> PAGE_SHIFT) + 1}
+    return sorted(marks)

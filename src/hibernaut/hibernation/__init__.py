@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hibernation: which pages are saved, the ways to copy one, the snapshot, the resume, the checks, the log of events."""
+
+from __future__ import annotations
+
+from hibernaut.hibernation.checks import (
+    CHECKS,
+    CPU_SET_BITS,
+    Finding,
+    allocator_sound,
+    check_resumed,
+    nothing_stale,
+    same_data,
+    same_direct_map,
+    slot_empty,
+    tables_closed,
+)
+from hibernaut.hibernation.resume import BootKernel, resume
+from hibernaut.hibernation.saveable import saveable_pages
+from hibernaut.hibernation.snapshot import Snapshot, SnapshotMemory, hibernate
+from hibernaut.hibernation.ways import (
+    WAYS,
+    Fixmap,
+    FixmapV1,
+    Remap,
+    RemapGeneric,
+    RemapGenericAbort,
+    RemapGenericZero,
+    RemapWhole,
+    Reserved,
+    Way,
+    way_named,
+)
+
+__all__ = [
+    "CHECKS",
+    "CPU_SET_BITS",
+    "WAYS",
+    "BootKernel",
+    "Finding",
+    "Fixmap",
+    "FixmapV1",
+    "Remap",
+    "RemapGeneric",
+    "RemapGenericAbort",
+    "RemapGenericZero",
+    "RemapWhole",
+    "Reserved",
+    "Snapshot",
+    "SnapshotMemory",
+    "Way",
+    "allocator_sound",
+    "check_resumed",
+    "hibernate",
+    "nothing_stale",
+    "resume",
+    "same_data",
+    "same_direct_map",
+    "saveable_pages",
+    "slot_empty",
+    "tables_closed",
+    "way_named",
+]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the running system tells of its machine that a kernel compares when it resumes: /sys and /proc, nothing else."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from pathlib import Path
+
+from hibernaut.swsusp.verdict import ResumingMachine
+
+__all__ = ["running_machine"]
+
+E820_TYPES = {
+    "System RAM": 1,
+    "Reserved": 2,
+    "ACPI Tables": 3,
+    "ACPI Non-volatile Storage": 4,
+    "Unusable memory": 5,
+    "Persistent Memory": 7,
+    "Persistent Memory (legacy)": 12,
+    "Soft Reserved": 0xEFFFFFFF,
+}
+"""`e820_type_to_string` (arch/x86/kernel/e820.c), turned round."""
+
+MAX_ENTRIES = 4096
+PRESENT = re.compile(r"^ +present +(\d+)$", re.MULTILINE)
+FACS_HARDWARE_SIGNATURE = 8
+"""struct acpi_table_facs (include/acpi/actbl.h): signature, length, hardware signature."""
+
+
+def running_machine(root: Path = Path("/")) -> ResumingMachine:
+    """The machine that this runs on. What cannot be read is None.
+
+    The checksum is that of the map in /sys/firmware/memmap (`e820__reserve_resources`, arch/x86/kernel/e820.c), which
+    is the one that hibernation compares; newer kernels (7.3, for one) show `e820_table_kexec` there, which differs
+    under `alloc_mptable` only. Memory that was added since boot is in it too, and makes it another one. The hardware
+    signature is the one in ACPI's FACS, which root can read; whether the kernel compares it at all depends on
+    `acpi_sleep=` and on whether it runs in a virtual machine.
+
+    Args:
+        root: where sys and proc are.
+    """
+    release = _text(root / "proc/sys/kernel/osrelease")
+    return ResumingMachine(
+        name="this machine",
+        e820_checksum=_e820_checksum(root / "sys/firmware/memmap"),
+        physical_pages=_physical_pages(root / "proc/zoneinfo"),
+        hw_sig=_hw_sig(root / "sys/firmware/acpi/tables"),
+        release=release.strip() if release else None,
+    )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return None
+
+
+def _e820_checksum(folder: Path) -> int | None:
+    """CRC-32 over `struct e820_table`: u32 count, then packed entries of u64 address, u64 size, u32 type."""
+    try:
+        numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    except OSError:
+        return None
+    if not numbers or len(numbers) > MAX_ENTRIES:
+        return None
+    table = struct.pack("<I", len(numbers))
+    for number in numbers:
+        start, end, kind = (_text(folder / str(number) / name) for name in ("start", "end", "type"))
+        code = E820_TYPES.get(kind.strip()) if kind else None
+        if start is None or end is None or code is None:
+            return None
+        try:
+            first, last = int(start, 16), int(end, 16)  # the last byte, not one past it
+            table += struct.pack("<QQI", first, last - first + 1, code)
+        except (ValueError, struct.error):
+            return None
+    return zlib.crc32(table)
+
+
+def _physical_pages(path: Path) -> int | None:
+    """`get_num_physpages`: present pages of all zones of all nodes."""
+    found = PRESENT.findall(_text(path) or "")
+    return sum(map(int, found)) or None
+
+
+def _hw_sig(tables: Path) -> int | None:
+    """The hardware signature; 0 if ACPI has no FACS."""
+    try:
+        names = {entry.name for entry in tables.iterdir()}
+        if "FACS" not in names:
+            return 0 if names else None
+        with (tables / "FACS").open("rb") as file:
+            facs = file.read(FACS_HARDWARE_SIGNATURE + 4)
+    except OSError:
+        return None
+    if len(facs) < FACS_HARDWARE_SIGNATURE + 4:
+        return None
+    return int.from_bytes(facs[FACS_HARDWARE_SIGNATURE:], "little")

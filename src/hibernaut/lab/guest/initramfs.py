@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guests' initramfs, made on the fly: our program as init, busybox, the modules in the order they need."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import re
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import zstandard
+
+from hibernaut.errors import FormatError, LabUnavailable
+from hibernaut.lab.host.cache import Cache
+from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.programs import program, run
+
+__all__ = ["GUEST_FOLDER", "cpio", "guest_program", "initramfs", "module_order"]
+
+GUEST_FOLDER = Path(__file__).parent
+
+NEEDED = ("virtio_pci", "virtio_blk")
+WELCOME = ("ext4", "crc32c", "crc32c_generic", "lzo", "lz4")
+"""Modules that some guests use: a swap file's file system, and what images are compressed with. Missing ones are built
+in, or the kernel lacks them and the guest that wants them will say so."""
+
+DIRECTORY, LINK, FILE = 0o040755, 0o120777, 0o100755
+
+
+def cpio(files: Mapping[str, tuple[int, bytes]]) -> bytes:
+    """An archive in cpio's `newc` format, as the kernel unpacks it (Documentation/driver-api/early-userspace).
+
+    Args:
+        files: path -> (mode with type, content); folders before what is in them.
+    """
+    out = bytearray()
+    trailer = {"TRAILER!!!": (0, b"")}
+    for number, (name, (mode, data)) in enumerate([*files.items(), *trailer.items()], start=1):
+        encoded = name.encode() + b"\0"
+        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
+        out += b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
+        out += bytes(-len(out) % 4)
+        out += data
+        out += bytes(-len(out) % 4)
+    return bytes(out)
+
+
+def guest_program(cache: Cache) -> bytes:
+    """The guests' user space (guest/guest.c), built as a static program. Raises LabUnavailable."""
+    source = GUEST_FOLDER / "guest.c"
+
+    def build(folder: Path) -> None:
+        run(
+            [program("gcc"), "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", folder / "guest", source],
+            doing="building the guest's program",
+        )
+
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    with cache.locked():
+        return (cache.folder(f"guest/{digest}", build) / "guest").read_bytes()
+
+
+def initramfs(cache: Cache, kernel: Kernel, extra: Iterable[Path] = ()) -> bytes:
+    """A compressed initramfs for a kernel.
+
+    Args:
+        cache: where the guest's program is kept.
+        kernel: whose modules go in.
+        extra: further modules, for the guest to load by itself from /modules.
+
+    Raises:
+        LabUnavailable: a program or a needed module is missing.
+    """
+    modules = module_order(kernel.modules)
+    files = dict.fromkeys(("bin", "dev", "modules"), (DIRECTORY, b""))
+    files["init"] = (FILE, guest_program(cache))
+    files["bin/busybox"] = (FILE, Path(program("busybox")).read_bytes())
+    files["bin/sh"] = (LINK, b"busybox")
+    for name, path in modules.items():
+        files[f"modules/{name}.ko"] = (FILE, _module_bytes(path))
+    for path in extra:
+        files[f"modules/{path.name}"] = (FILE, path.read_bytes())
+    files["modules/order"] = (FILE, "".join(f"{name}.ko\n" for name in modules).encode())
+    return gzip.compress(cpio(files), compresslevel=1, mtime=0)
+
+
+def module_order(folder: Path) -> dict[str, Path]:
+    """The modules a guest loads, by name, each after those it depends on; what is built in is not among them.
+
+    Args:
+        folder: lib/modules/RELEASE. Only the modules themselves are read (`depends` and `softdep` in their `.modinfo`),
+            since Debian's packages come without modules.dep.
+
+    Raises:
+        LabUnavailable: a needed one is missing.
+    """
+    there = {_name_of(path): path for path in sorted(folder.rglob("*.ko*"))}
+    builtin_list = folder / "modules.builtin"
+    builtin = {_name_of(Path(line)) for line in builtin_list.read_text().split()} if builtin_list.exists() else set()
+    order: dict[str, Path] = {}
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        path = there.get(name)
+        if path is None or name in order or name in above:
+            return
+        for other in _dependencies(path):
+            add(other, (*above, name))
+        order[name] = path
+
+    for name in (*NEEDED, *WELCOME):
+        add(name, ())
+        if name in NEEDED and name not in order and name not in builtin:
+            raise LabUnavailable(f"{folder}: the kernel has no {name}")
+    return order
+
+
+def _name_of(path: Path) -> str:
+    return re.sub(r"\.ko(\.\w+)?$", "", path.name).replace("-", "_")
+
+
+def _dependencies(path: Path) -> list[str]:
+    """What a module needs before it, from its `.modinfo`."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        section = ELFFile(BytesIO(_module_bytes(path))).get_section_by_name(".modinfo")
+    except ELFError as error:
+        raise FormatError(f"not a kernel module: {error}", source=str(path)) from error
+    lines = section.data().decode("ascii", "replace").split("\0") if section else []
+    info = [line.split("=", 1) for line in lines if "=" in line]
+    needs = [name for key, value in info if key == "depends" for name in value.split(",") if name]
+    soft = [
+        match[1] for key, value in info if key == "softdep" and (match := re.search(r"pre: (.*?)(?:post:|$)", value))
+    ]
+    return [name.replace("-", "_") for name in [*needs, *" ".join(soft).split()]]
+
+
+def _module_bytes(path: Path) -> bytes:
+    """A module as the kernel loads it, which not every kernel decompresses by itself."""
+    data = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(data)
+    if path.suffix == ".zst":
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    if path.suffix == ".gz":
+        return gzip.decompress(data)
+    return data

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the laboratory keeps what it downloads and builds: each part is there whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["Cache", "default_cache"]
+
+
+def default_cache() -> Path:
+    """`$HIBERNAUT_LAB_CACHE`, else a folder in the user's cache (XDG base directories)."""
+    named = os.environ.get("HIBERNAUT_LAB_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hibernaut" / "lab"
+
+
+class Cache:
+    """A folder that several processes may fill at once.
+
+    Args:
+        root: the folder; made when something is put there.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or default_cache()).absolute()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone in the cache, among all processes of this machine."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def folder(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A folder of the cache, made by `make` in an empty folder beside it if it is not there; for one process."""
+        target = self.root / name
+        if target.is_dir():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            partial.chmod(0o755)
+            make(partial)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return target

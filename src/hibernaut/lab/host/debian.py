@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian packages without installing them: any suite, from the mirror that this machine is configured with."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hibernaut.errors import LabUnavailable
+from hibernaut.lab.host.cache import Cache
+from hibernaut.lab.host.programs import program, run
+
+__all__ = ["Archive", "Mirrors", "configured_mirrors"]
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+MERGED_FOLDERS = ("bin", "sbin", "lib", "lib64")
+"""Since Debian 12 these are links into usr (`usrmerge`); packages still name both."""
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Where packages come from, as apt's `URI`s; `security` is None if none is configured."""
+
+    main: str
+    security: str | None
+
+
+def configured_mirrors() -> Mirrors:
+    """The mirrors of Debian's archive in this machine's apt configuration.
+
+    Raises:
+        LabUnavailable: none is configured, or there is no apt.
+    """
+    asked = [
+        program("apt-get"),
+        "indextargets",
+        "--format",
+        "$(ORIGIN)|$(REPO_URI)|$(CODENAME)",
+        "Created-By: Packages",
+    ]
+    found = [line.split("|") for line in run(asked, doing="asking apt for its mirrors").splitlines()]
+    debian = [(uri, codename) for origin, uri, codename in found if origin == "Debian"]
+    main = [uri for uri, codename in debian if "-" not in codename]
+    security = [uri for uri, codename in debian if codename.endswith("-security")]
+    if not main:
+        raise LabUnavailable("no mirror of Debian's archive in apt's configuration", cure="--mirror URL")
+    return Mirrors(main[0], security[0] if security else None)
+
+
+class Archive:
+    """One suite of Debian's archive, looked at with an apt configuration of its own.
+
+    Args:
+        cache: where its lists and packages go.
+        suite: bookworm, trixie, trixie-backports, ...
+        mirror: instead of the configured ones.
+    """
+
+    def __init__(self, cache: Cache, suite: str, mirror: str | None = None) -> None:
+        self.suite = suite
+        self._mirror = mirror
+        self._root = cache.root / "apt" / suite
+
+    def newest(self, pattern: str) -> str:
+        """The name of the package whose name matches and has the highest numbers in it.
+
+        Raises:
+            LabUnavailable: no such package in the suite, or the archive cannot be reached.
+        """
+        listed = self._apt("apt-cache", "pkgnames", doing=f"listing {self.suite}")
+        names = [name for name in listed.split() if re.fullmatch(pattern, name)]
+        if not names:
+            raise LabUnavailable(f"no package in {self.suite} is named like {pattern}")
+        return max(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+
+    def unpack(self, names: Iterable[str], folder: Path) -> None:
+        """Download packages and unpack them over one another into a folder; nothing of them is run, nothing else kept.
+
+        Raises:
+            LabUnavailable: one cannot be had or is damaged, or there is no room.
+        """
+        self._root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._root, prefix="packages.") as packages:
+            self._download(list(names), Path(packages))
+            _unpack(sorted(Path(packages).glob("*.deb")), folder)
+
+    def _download(self, names: list[str], folder: Path) -> None:
+        """Packages into a folder; lists that have aged, so that they name what is no longer there, are fetched anew."""
+        try:
+            self._apt("apt-get", "download", *names, doing=f"downloading {names[0]}", cwd=folder)
+        except LabUnavailable:
+            (self._root / "apt.conf").unlink(missing_ok=True)
+            self._apt("apt-get", "download", *names, doing=f"downloading {names[0]}", cwd=folder)
+
+    def with_dependencies(self, names: Iterable[str]) -> list[str]:
+        """Packages and all that they depend on, as if nothing were installed. Raises LabUnavailable."""
+        asked = ["install", "--simulate", "--no-install-recommends", *names]
+        planned = self._apt("apt-get", *asked, doing=f"resolving dependencies in {self.suite}")
+        return re.findall(r"^Inst (\S+)", planned, re.MULTILINE)
+
+    def _apt(self, tool: str, *words: str, doing: str, cwd: Path | None = None) -> str:
+        configuration = self._configured()
+        apt = str(Path(program("apt-get")).with_name(tool))
+        return run([apt, *words], cwd=cwd, env={"APT_CONFIG": str(configuration)}, doing=doing)
+
+    def _configured(self) -> Path:
+        """The apt configuration, made and its lists fetched the first time, and when the mirror is another one."""
+        configuration, sources_list = self._root / "apt.conf", self._root / "sources.list"
+        sources = "".join(f"{line}\n" for line in self._sources())
+        if configuration.exists() and sources_list.read_text() == sources:
+            return configuration
+        if not KEYRING.exists():
+            raise LabUnavailable("Debian's archive keys are not here", cure="apt-get install debian-archive-keyring")
+        for folder in ("lists/partial", "cache/archives/partial"):
+            (self._root / folder).mkdir(parents=True, exist_ok=True)
+        (self._root / "status").touch()
+        sources_list.write_text(sources)
+        partial = self._root / "apt.conf.partial"
+        partial.write_text(
+            f'Dir::Etc::sourcelist "{self._root}/sources.list";\n'
+            'Dir::Etc::sourceparts "/dev/null";\n'
+            'Dir::Etc::preferences "/dev/null";\n'
+            'Dir::Etc::preferencesparts "/dev/null";\n'
+            f'Dir::State::lists "{self._root}/lists";\n'
+            f'Dir::State::status "{self._root}/status";\n'
+            f'Dir::Cache "{self._root}/cache";\n'
+            'APT::Architecture "amd64";\n'
+            'APT::Architectures "amd64";\n'
+            'APT::Sandbox::User "root";\n'
+        )
+        # A suite that a mirror lacks (security updates of a new suite, say) is no reason to fail, no lists at all are.
+        subprocess.run(
+            [program("apt-get"), "-qq", "update"],
+            env={**os.environ, "APT_CONFIG": str(partial)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        if not list((self._root / "lists").glob(f"*_{self.suite}_main_binary-amd64_Packages*")):
+            raise LabUnavailable(f"the lists of Debian's {self.suite} could not be fetched")
+        partial.rename(configuration)
+        return configuration
+
+    def _sources(self) -> list[str]:
+        mirrors = Mirrors(self._mirror, None) if self._mirror else configured_mirrors()
+        release = self.suite.split("-")[0]
+        suites = [(mirrors.main, release)]
+        if self.suite != release:
+            suites.append((mirrors.main, self.suite))
+        if mirrors.security:
+            suites.append((mirrors.security, f"{release}-security"))
+        return [f"deb [signed-by={KEYRING}] {uri} {suite} main" for uri, suite in suites]
+
+
+def _unpack(packages: Iterable[Path], folder: Path) -> None:
+    """Unpack packages into a folder whose bin, lib and so on are links into usr. Raises LabUnavailable."""
+    for name in MERGED_FOLDERS:
+        (folder / "usr" / name).mkdir(parents=True, exist_ok=True)
+        if not (folder / name).exists():
+            (folder / name).symlink_to(f"usr/{name}")
+    for package in packages:
+        with subprocess.Popen(
+            [program("dpkg-deb"), "--fsys-tarfile", str(package)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as source:
+            done = subprocess.run(
+                [program("tar"), "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(folder)],
+                stdin=source.stdout,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if source.returncode or done.returncode:
+            raise LabUnavailable(f"unpacking {package.name} failed: {done.stderr.strip() or 'the package is damaged'}")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guests' disks: a whole disk, a partition in a disk, or a file system that will hold a swap file."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from hibernaut.lab.host.programs import program, run
+from hibernaut.lab.variants import Swap
+from hibernaut.swsusp.writer import copy_sparse
+from hibernaut.volumes.files import open_plain
+
+__all__ = ["PARTITION_START_BYTES", "copy_disk", "make_disk"]
+
+SECTOR_BYTES = 512
+PARTITION_START_BYTES = 3 << 20
+SWAP_TYPE = 0x82
+"""A Linux swap partition, in an MBR."""
+
+
+def make_disk(path: Path, size_mib: int, swap: Swap) -> None:
+    """Make a sparse disk, ready for the guest to put its swap area on. Raises LabUnavailable, OSError."""
+    with path.open("wb") as file:
+        file.truncate(size_mib << 20)
+        if swap is Swap.PARTITION:
+            file.write(_mbr(PARTITION_START_BYTES // SECTOR_BYTES, (size_mib << 20) // SECTOR_BYTES))
+    if swap is Swap.FILE:
+        run([program("mkfs.ext4"), "-q", "-F", "-b", "4096", path], doing="making a file system")
+
+
+def copy_disk(source: Path, target: Path) -> None:
+    """Copy a disk, holes as holes. Raises OSError."""
+    with open_plain(source) as plain, target.open("wb") as file:
+        copy_sparse(plain, file.fileno())
+
+
+def _mbr(first_sector: int, end_sector: int) -> bytes:
+    """A master boot record with one swap partition; addresses by cylinder are those that say "use the other ones"."""
+    entry = struct.pack(
+        "<B3sB3sII", 0, b"\xfe\xff\xff", SWAP_TYPE, b"\xfe\xff\xff", first_sector, end_sector - first_sector
+    )
+    return bytes(446) + entry + bytes(48) + b"\x55\xaa"

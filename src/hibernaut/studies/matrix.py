@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every way in every situation: what can go wrong with a page that the direct map does not show, and what comes of it.
+
+The rows are those of the question that the mailing list asked ("does CPA just fail to find an existing PTE and fall
+over? Or does it try to, and fail to, allocate the PTE page?"), and what was seen on real kernels since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from hibernaut.errors import HibernationRefused, MachineFault
+from hibernaut.hibernation.checks import CHECKS, Finding, check_resumed
+from hibernaut.hibernation.resume import BootKernel, resume
+from hibernaut.hibernation.snapshot import Snapshot, hibernate
+from hibernaut.hibernation.ways import Way, way_named
+from hibernaut.linux.build import HoleSpec, Layout, build_machine, hole_1g, hole_2m, hole_4k, no_table, none_entries
+from hibernaut.linux.environment import Environment, FailAllocations
+from hibernaut.linux.machine import Machine
+from hibernaut.linux.rules import KernelRules
+from hibernaut.linux.set_memory import set_direct_map_default, set_direct_map_invalid
+from hibernaut.paging.entries import Level
+
+__all__ = ["MATRIX_WAYS", "SITUATIONS", "Cell", "Situation", "run_cell", "run_matrix"]
+
+RAM = ((0, 0xA0), (0x100, 0x3F00))
+"""64 MiB with the gap that PCs have below 1 MiB."""
+GIB = Level.PUD.pages
+BIG = ((0, 2 * GIB),)
+BLOCK = 0x1000
+SAVED_PAGES = Level.PMD.pages + 2
+STALE = 0x802
+STALE_IN_SLOT = 0x600
+
+
+class _Forgets(Environment):
+    """A CPU that has dropped every stale translation."""
+
+    def still_cached(self, vaddr: int) -> bool:
+        super().still_cached(vaddr)
+        return False
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A machine about to hibernate.
+
+    Attributes:
+        name: short, for tables.
+        what: a sentence.
+        layout: the machine.
+        environment: makes the one that answers its choices.
+        arrange: what is done on the machine before.
+    """
+
+    name: str
+    what: str
+    layout: Layout
+    environment: Callable[[], Environment] = Environment
+    arrange: Callable[[Machine], None] | None = None
+
+    def machine(self, rules: KernelRules | None = None) -> Machine:
+        """Build it."""
+        machine = build_machine(self.layout, self.environment(), rules)
+        if self.arrange is not None:
+            self.arrange(machine)
+        return machine
+
+
+def _small(*holes: HoleSpec, tables: str = "low", mem_map: str = "high") -> Layout:
+    """The allocator's own pages lie at the top of RAM, as they do on real machines, unless `mem_map` says else."""
+    return Layout(
+        RAM, holes=holes, tables=tables, mem_map=mem_map, zone="high", pcp="high", free="high", free_pages=256
+    )
+
+
+def _one_gib() -> Layout:
+    """Pages of two blocks of it are to be saved, the rest is nosave, so that no way is long about it."""
+    rest = (GIB + SAVED_PAGES, GIB - SAVED_PAGES)
+    return Layout(BIG, holes=(hole_1g(GIB),), largest=Level.PUD, tables=0x1000, free_pages=1024, nosave=(rest,))
+
+
+def _stale(machine: Machine) -> None:
+    """A page was mapped, read, and taken out of the direct map again without a flush; the slot was used likewise."""
+    set_direct_map_default(machine, STALE)
+    machine.read_page(machine.vaddr(STALE))
+    set_direct_map_invalid(machine, STALE)
+    machine.read_page(machine.fixmap.set_fixmap(STALE_IN_SLOT))
+    machine.fixmap.clear_fixmap(flush=False)
+
+
+SITUATIONS: tuple[Situation, ...] = (
+    Situation("plain", "every page is present", _small()),
+    Situation("4K hole", "three pages not present, each by its own entry", _small(hole_4k(0x801, 3))),
+    Situation(
+        "2M hole, table below",
+        "2 MiB not present as one entry; its PMD table is copied before the block",
+        _small(hole_2m(BLOCK), tables="low"),
+    ),
+    Situation(
+        "2M hole, table above",
+        "2 MiB not present as one entry; its PMD table is copied after the block",
+        _small(hole_2m(BLOCK), tables="high"),
+    ),
+    Situation(
+        "2M hole, mem_map below",
+        "the array of struct page is copied before the block, the heads of the free lists after it",
+        _small(hole_2m(BLOCK), tables="low", mem_map="low"),
+    ),
+    Situation("1G hole", "1 GiB not present as one entry, pages of two of its blocks to be saved", _one_gib()),
+    Situation("none entry", "a zero entry in a PTE table that exists", _small(none_entries(0x905))),
+    Situation("no table", "2 MiB without even a PTE table", _small(no_table(0x1400))),
+    Situation(
+        "2M hole, 1st allocation fails",
+        "2 MiB not present, and no page for the split",
+        _small(hole_2m(BLOCK), tables="high"),
+        lambda: FailAllocations(1),
+    ),
+    Situation(
+        "1G hole, 2nd allocation fails",
+        "1 GiB not present, a page for the first split and none for the second",
+        _one_gib(),
+        lambda: FailAllocations(2),
+    ),
+    Situation(
+        "stale TLB, used",
+        "a page unmapped and the slot cleared just before; the CPU goes on using what it remembers",
+        _small(hole_4k(0x801, 2)),
+        Environment,
+        _stale,
+    ),
+    Situation(
+        "stale TLB, dropped",
+        "the same, and the CPU has forgotten it",
+        _small(hole_4k(0x801, 2)),
+        _Forgets,
+        _stale,
+    ),
+)
+
+MATRIX_WAYS: tuple[str, ...] = (
+    "remap",
+    "fixmap",
+    "fixmap-v1",
+    "remap-generic",
+    "remap-generic-zero",
+    "remap-generic-abort",
+    "remap-whole",
+    "reserved:1",
+    "reserved:4",
+    "fixmap-no-flush",
+    "fixmap-no-clear",
+    "remap-no-unmap",
+    "remap-no-flush",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One way in one situation: what came of it.
+
+    Attributes:
+        way: the way.
+        situation: the situation.
+        before: the machine as it was.
+        after: the machine as the copy left it.
+        snapshot: what was saved; None if nothing was.
+        resumed: the machine that goes on from it.
+        error: why nothing was saved.
+        findings: of all checks.
+    """
+
+    way: Way
+    situation: Situation
+    before: Machine
+    after: Machine
+    snapshot: Snapshot | None
+    resumed: Machine | None
+    error: MachineFault | HibernationRefused | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def outcome(self) -> str:
+        """saved, died or refused."""
+        if self.error is None:
+            return "saved"
+        return "died" if isinstance(self.error, MachineFault) else "refused"
+
+    @property
+    def failed_checks(self) -> tuple[str, ...]:
+        """Names of the checks that found something, in their order."""
+        return tuple(name for name in CHECKS if any(finding.check == name for finding in self.findings))
+
+    @property
+    def verdict(self) -> str:
+        """One of: as it was; died; refused; or what the checks say, as names."""
+        return self.outcome if self.error is not None else ", ".join(self.failed_checks) or "as it was"
+
+
+def run_cell(way: Way, situation: Situation, rules: KernelRules | None = None, machine: Machine | None = None) -> Cell:
+    """Hibernate and resume one machine by one way, and ask every check.
+
+    Args:
+        way: how pages are copied that are not present.
+        situation: the machine.
+        rules: of its kernel.
+        machine: the situation's machine, where it has been built already; it is not changed.
+    """
+    before = situation.machine(rules) if machine is None else machine
+    after = before.fork()
+    try:
+        snapshot = hibernate(after, way)
+    except (MachineFault, HibernationRefused) as error:
+        return Cell(way, situation, before, after, None, None, error, ())
+    resumed = resume(snapshot, BootKernel.beside(snapshot))
+    return Cell(way, situation, before, after, snapshot, resumed, None, check_resumed(before, snapshot, resumed))
+
+
+def run_matrix(
+    ways: Iterable[str] = MATRIX_WAYS,
+    situations: Iterable[Situation] = SITUATIONS,
+    rules: KernelRules | None = None,
+) -> Iterator[Cell]:
+    """Every way in every situation, situation by situation; each machine is built once.
+
+    Raises:
+        HibernautError: no way of that name.
+    """
+    chosen = [way_named(name) for name in ways]
+    for situation in situations:
+        machine = situation.machine(rules)
+        for way in chosen:
+            yield run_cell(way, situation, rules, machine)

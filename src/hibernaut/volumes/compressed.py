@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compressed files: recognised by their first bytes, unpacked to an unlinked sparse temporary file.
+
+zstd, gzip and xz, each with any number of frames (members, streams) one after the other. The unpacked bytes go to a
+file in $TMPDIR that has no name and disappears with its last descriptor; pages of zeroes become holes, so a mostly
+empty dump costs what it holds. Memory stays bounded whatever the input says: output is made a block at a time, and
+the decoders' own windows are limited (zstd 128 MiB, xz 256 MiB).
+
+makedumpfile's flattened form is treated alike: it is no compression, but a dump file in pieces that have to be put in
+their places before anything can be found in it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, Protocol, cast
+
+import numpy as np
+
+from hibernaut.errors import FormatError
+from hibernaut.volumes.declarations import (
+    FLATTENED_HEADER_BYTES,
+    FLATTENED_LIMIT_BYTES,
+    FLATTENED_MAGIC,
+    FLATTENED_RECORD,
+)
+from hibernaut.volumes.output import write_all
+
+__all__ = ["MAGIC_BYTES", "compression_of", "unpack"]
+
+ZSTD_MAGIC = 0xFD2FB528
+"""RFC 8878, 3.1.1."""
+ZSTD_SKIPPABLE = 0x184D2A50
+"""RFC 8878, 3.1.2: the low 4 bits are free. Such a frame comes first in files of parallel packers."""
+MAGICS: dict[str, tuple[bytes, ...]] = {
+    "zstd": tuple(magic.to_bytes(4, "little") for magic in (ZSTD_MAGIC, *range(ZSTD_SKIPPABLE, ZSTD_SKIPPABLE + 16))),
+    "gzip": (b"\x1f\x8b\x08",),  # RFC 1952, 2.3.1; 8 is deflate, the only method there is
+    "xz": (b"\xfd7zXZ\x00",),  # The .xz File Format, 2.1.1.1
+    "flattened": (FLATTENED_MAGIC,),
+}
+MAGIC_BYTES = 16
+"""How many first bytes `compression_of` wants."""
+
+HOLE_BYTES = 4096
+"""Zero bytes become holes of the temporary file in multiples of this."""
+INPUT_BYTES = 1 << 18
+"""Compressed bytes read at a time."""
+OUTPUT_BYTES = 1 << 20
+"""Unpacked bytes handled at a time: whole pages, so that holes fall on page boundaries."""
+ZSTD_WINDOW_BYTES = 1 << 27
+XZ_MEMORY_BYTES = 1 << 28
+
+
+def compression_of(first: bytes) -> str | None:
+    """What a file starting with these bytes was packed with: zstd, gzip, xz, flattened; None if with nothing."""
+    for name, magics in MAGICS.items():
+        if first.startswith(magics):
+            return name
+    return None
+
+
+def unpack(source: IO[bytes], compression: str, name: str) -> IO[bytes]:
+    """Unpack all of `source` into an unlinked temporary file.
+
+    Args:
+        source: the compressed file at its start, unbuffered.
+        compression: as `compression_of` names it.
+        name: what messages call the file.
+
+    Raises:
+        FormatError: the data is damaged or ends early; the offset is where in the *compressed* file it was noticed.
+        OSError: the temporary file cannot be made or grows beyond the disk.
+    """
+    target = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller owns and closes it
+    try:
+        if compression == "flattened":
+            _rearrange(source, target.fileno(), name)
+        else:
+            blocks = _zstd_blocks(source, name) if compression == "zstd" else _blocks(source, compression, name)
+            _write_sparse(blocks, target.fileno())
+    except BaseException:
+        target.close()
+        raise
+    return target
+
+
+def _zstd_blocks(source: IO[bytes], name: str) -> Iterator[memoryview]:
+    """Unpacked bytes, `OUTPUT_BYTES` at a time, each block valid until the next is asked for."""
+    import zstandard
+
+    # The library's reader takes an early end for the end: look at the frames' own structure first.
+    _check_zstd_frames(source, name)
+    unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
+    buffer = memoryview(bytearray(OUTPUT_BYTES))
+    with unpacker.stream_reader(source, read_size=INPUT_BYTES, read_across_frames=True, closefd=False) as reader:
+        filled = OUTPUT_BYTES
+        while filled == OUTPUT_BYTES:
+            filled = 0
+            try:
+                while filled < OUTPUT_BYTES and (got := reader.readinto(buffer[filled:])):
+                    filled += got
+            except zstandard.ZstdError as error:
+                raise FormatError(f"damaged zstd data ({error})", source=name, offset=source.tell()) from error
+            yield buffer[:filled]
+
+
+def _check_zstd_frames(source: IO[bytes], name: str) -> None:
+    """Walk frames and block headers (RFC 8878, 3.1) without unpacking: each must be whole, nothing may follow.
+
+    Leaves `source` at its start.
+    """
+    fd = source.fileno()
+    size_bytes = os.fstat(fd).st_size or os.lseek(fd, 0, os.SEEK_END)
+    at = 0
+    while at < size_bytes:
+        start, head = at, os.pread(fd, 18, at)
+        magic = int.from_bytes(head[:4], "little")
+        if magic & ~0xF == ZSTD_SKIPPABLE:
+            at += 8 + int.from_bytes(head[4:8], "little")
+        elif magic == ZSTD_MAGIC and len(head) > 4:
+            at = _zstd_frame_end(fd, at, head[4])
+        else:
+            raise FormatError("damaged zstd data", source=name, offset=at, expected="a frame", found=head[:4].hex())
+        if at > size_bytes or len(head) < 8:
+            raise FormatError("zstd data ends in the middle of the frame that starts here", source=name, offset=start)
+    os.lseek(fd, 0, os.SEEK_SET)
+
+
+def _zstd_frame_end(fd: int, at: int, descriptor: int) -> int:
+    """Where the frame at `at` ends by its own headers, perhaps beyond the file (RFC 8878, 3.1.1.1 and 3.1.1.2)."""
+    single_segment = descriptor >> 5 & 1
+    content_size_bytes = (single_segment, 2, 4, 8)[descriptor >> 6]
+    dictionary_bytes = (0, 1, 2, 4)[descriptor & 3]
+    at += 5 + (1 - single_segment) + dictionary_bytes + content_size_bytes
+    last = 0
+    while not last:
+        header = os.pread(fd, 3, at)
+        value = int.from_bytes(header, "little")
+        last = value & 1 if len(header) == 3 else 1
+        run_length = value >> 1 & 3 == 1
+        at += 3 + (1 if run_length else value >> 3)
+    return at + 4 * (descriptor >> 2 & 1)
+
+
+class _Decoder(Protocol):
+    """One frame's decoder, as `lzma.LZMADecompressor` and `isal.igzip_lib.IgzipDecompressor` behave."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+
+
+def _codec(compression: str) -> tuple[Callable[[], _Decoder], tuple[type[Exception], ...]]:
+    """A maker of decoders and the exceptions by which they report damage; imported only when such a file is opened."""
+    if compression == "gzip":
+        from isal import igzip_lib
+
+        # The class is declared as an instance in the library's stubs.
+        damage = cast("type[Exception]", igzip_lib.IsalError)
+        return (lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)), (damage, EOFError)
+    import lzma
+
+    return (lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY_BYTES)), (lzma.LZMAError, EOFError)
+
+
+def _blocks(source: IO[bytes], compression: str, name: str) -> Iterator[memoryview]:
+    """Unpacked bytes, `OUTPUT_BYTES` at a time."""
+    pending: list[bytes] = []
+    pending_bytes = 0
+    for piece in _pieces(source, compression, name):
+        pending.append(piece)
+        pending_bytes += len(piece)
+        while pending_bytes >= OUTPUT_BYTES:
+            joined = b"".join(pending)
+            yield memoryview(joined)[:OUTPUT_BYTES]
+            pending, pending_bytes = [joined[OUTPUT_BYTES:]], pending_bytes - OUTPUT_BYTES
+    yield memoryview(b"".join(pending))
+
+
+def _pieces(source: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
+    """Unpacked bytes of gzip or xz, frame after frame; zero bytes between and after frames are padding."""
+    make, damage = _codec(compression)
+    decoder: _Decoder | None = make()
+    data = b""
+    while True:
+        if not data and (decoder is None or decoder.needs_input):
+            data = source.read(INPUT_BYTES)
+            if not data:
+                break
+        if decoder is None:
+            data = data.lstrip(b"\x00")
+            if not data:
+                continue
+            decoder = make()
+        try:
+            yield decoder.decompress(data, OUTPUT_BYTES)
+        except damage as error:
+            raise FormatError(f"damaged {compression} data ({error})", source=name, offset=source.tell()) from error
+        data = b""
+        if decoder.eof:
+            data, decoder = decoder.unused_data, None
+    if decoder is not None:
+        raise FormatError(f"{compression} data ends in the middle of a frame", source=name, offset=source.tell())
+
+
+def _write_sparse(blocks: Iterator[memoryview], fd: int) -> None:
+    """Write blocks one after the other, leaving holes where whole pages are zero."""
+    at = 0
+    for block in blocks:
+        whole = len(block) - len(block) % HOLE_BYTES
+        pages = np.frombuffer(block, dtype=np.uint64, count=whole // 8).reshape(-1, HOLE_BYTES // 8)
+        used = np.concatenate(([False], pages.any(axis=1), [whole < len(block)], [False]))
+        edges = np.flatnonzero(used[1:] != used[:-1]) * HOLE_BYTES
+        for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            write_all(fd, block[first : min(last, len(block))], at + first)
+        at += len(block)
+    os.ftruncate(fd, at)
+
+
+def _rearrange(source: IO[bytes], fd: int, name: str) -> None:
+    """Put the records of a flattened file where they belong."""
+    end = os.lseek(source.fileno(), 0, os.SEEK_END)
+    at = FLATTENED_HEADER_BYTES
+    while True:
+        raw = os.pread(source.fileno(), FLATTENED_RECORD.itemsize, at)
+        if len(raw) < FLATTENED_RECORD.itemsize:
+            raise FormatError("flattened dump ends without its end mark", source=name, offset=at)
+        place, size_bytes = np.frombuffer(raw, dtype=FLATTENED_RECORD)[0].tolist()
+        if place == size_bytes == -1:
+            return
+        at += len(raw)
+        if place < 0 or size_bytes < 0 or place + size_bytes > FLATTENED_LIMIT_BYTES or size_bytes > end - at:
+            raise FormatError(
+                f"impossible record of a flattened dump: {size_bytes} bytes for {place}",
+                source=name,
+                offset=at - len(raw),
+            )
+        for done in range(0, size_bytes, OUTPUT_BYTES):
+            piece = os.pread(source.fileno(), min(OUTPUT_BYTES, size_bytes - done), at + done)
+            write_all(fd, memoryview(piece), place + done)
+        at += size_bytes

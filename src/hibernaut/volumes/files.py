@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Input files: plain bytes by position, mapped or read, whatever compression they came in."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hibernaut.errors import FormatError
+from hibernaut.volumes.closing import Closing
+from hibernaut.volumes.compressed import MAGIC_BYTES, compression_of, unpack
+
+__all__ = ["PlainFile", "open_plain"]
+
+Bytes = NDArray[np.uint8]
+"""Shape (n,)."""
+
+
+class PlainFile(Closing):
+    """A regular file or block device as plain bytes; a compressed one appears unpacked.
+
+    Attributes:
+        path: the file as it was named.
+        name: what messages call it.
+        size_bytes: length of the plain bytes, never 0.
+        compression: zstd, gzip, xz, or None if it was plain already.
+    """
+
+    def __init__(self, path: Path, stream: IO[bytes], size_bytes: int, compression: str | None) -> None:
+        self.path = path
+        self.name = str(path)
+        self.size_bytes = size_bytes
+        self.compression = compression
+        self._stream = stream
+        self._map: mmap.mmap | None = None
+
+    def fileno(self) -> int:
+        """The descriptor of the plain bytes (of the temporary file if they were compressed), open for reading."""
+        return self._stream.fileno()
+
+    def pread(self, offset: int, size_bytes: int) -> bytes:
+        """Bytes at a position: fewer than asked for only where the file ends, none beyond it."""
+        size_bytes = min(size_bytes, self.size_bytes - offset)
+        parts: list[bytes] = []
+        while size_bytes > 0:
+            part = os.pread(self.fileno(), size_bytes, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset, size_bytes = offset + len(part), size_bytes - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def pread_into(self, offset: int, out: Bytes) -> int:
+        """Bytes at a position into an array, shape (n,), contiguous; returns how many there were (see `pread`)."""
+        view = out.data
+        done = 0
+        while done < len(view):
+            got = os.preadv(self.fileno(), [view[done:]], offset + done)
+            if not got:
+                break
+            done += got
+        return done
+
+    def map(self) -> Bytes:
+        """All bytes, shape (size_bytes,), read-only, mapped: nothing is read until it is touched.
+
+        The mapping lives as long as an array on it does, beyond `close`. A file that shrinks meanwhile ends the process
+        (SIGBUS): do not map what somebody else may cut.
+
+        Raises:
+            FormatError: the system does not map such a file (some of /proc).
+        """
+        if self._map is None:
+            try:
+                self._map = mmap.mmap(self.fileno(), self.size_bytes, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise FormatError(f"the file cannot be mapped ({error.strerror})", source=self.name) from error
+        return np.frombuffer(self._map, dtype=np.uint8)
+
+    def data_extents(self) -> list[tuple[int, int]]:
+        """(first byte, one past the last) of what is not a hole, ascending: everything where nobody can tell."""
+        extents: list[tuple[int, int]] = []
+        at = 0
+        try:
+            while at < self.size_bytes:
+                at = os.lseek(self.fileno(), at, os.SEEK_DATA)
+                end = min(os.lseek(self.fileno(), at, os.SEEK_HOLE), self.size_bytes)
+                extents.append((at, end))
+                at = end
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: only a hole is left
+                return [(0, self.size_bytes)]
+        return extents
+
+    def release(self, offset: int, size_bytes: int) -> None:
+        """Say that a mapped range has been used up: it leaves this process's resident memory (not the page cache).
+
+        Arrays on it stay valid; touching them maps the pages again.
+        """
+        if self._map is None:
+            return
+        first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = min(offset + size_bytes, self.size_bytes)
+        last = last if last == self.size_bytes else last - last % mmap.PAGESIZE
+        if first < last:
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def close(self) -> None:
+        """Close the descriptor; the mapping goes when the last array on it does."""
+        self._map = None
+        self._stream.close()
+
+
+def open_plain(path: str | os.PathLike[str]) -> PlainFile:
+    """Open a file for reading; zstd, gzip and xz files are unpacked first (see `hibernaut.volumes.compressed`).
+
+    Raises:
+        FormatError: a directory, something that is neither a file nor a block device, an empty file, or damaged
+            compressed data.
+        OSError: the file does not exist or may not be read, or there is no room to unpack it.
+    """
+    name = os.fspath(path)
+    size_bytes, stream = _open(name)
+    try:
+        compression = compression_of(stream.read(MAGIC_BYTES))
+        stream.seek(0)
+        if compression is None:
+            return PlainFile(Path(name), stream, size_bytes, None)
+        plain = unpack(stream, compression, name)
+    except BaseException:
+        stream.close()
+        raise
+    stream.close()
+    unpacked_bytes = os.fstat(plain.fileno()).st_size
+    if not unpacked_bytes:
+        plain.close()
+        raise FormatError(f"the {compression} file holds nothing", source=name)
+    return PlainFile(Path(name), plain, unpacked_bytes, compression)
+
+
+def _open(name: str) -> tuple[int, IO[bytes]]:
+    """Size and stream, at the start, of something whose bytes have positions."""
+    # Without O_NONBLOCK a named pipe would wait for its writer here.
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise FormatError("is a directory", source=name, expected="a file")
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise FormatError("is neither a regular file nor a block device", source=name)
+        size_bytes = os.lseek(fd, 0, os.SEEK_END)  # a block device has no st_size
+        if not size_bytes:
+            raise FormatError("the file is empty", source=name)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return size_bytes, os.fdopen(fd, "rb", buffering=0)
+    except BaseException:
+        os.close(fd)
+        raise

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Families of machines: every table where it was asked to lie, every region what it was asked to be."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from hibernaut.errors import HibernautError
+from hibernaut.exploration.families import MOST_REGIONS, SAVED_PAGES, Family, RegionAt, Situated, region_named
+from hibernaut.exploration.scopes import bounds_of_words, family_of_words
+from hibernaut.exploration.search import Bounds
+from hibernaut.exploration.sweep import layouts
+from hibernaut.hibernation.saveable import saveable_pages
+from hibernaut.linux.build import build_machine
+from hibernaut.linux.environment import Place, Region, Replay, Structure
+from hibernaut.linux.machine import Machine
+from hibernaut.paging.entries import Level
+from hibernaut.paging.spans import Stop
+
+BOTH = (Place.ABOVE, Place.BELOW)
+LEVELS = {
+    Region.PAGE: (Stop.NOT_PRESENT, Level.PTE),
+    Region.BLOCK: (Stop.NOT_PRESENT, Level.PMD),
+    Region.GIB: (Stop.NOT_PRESENT, Level.PUD),
+    Region.MIXED: (Stop.NOT_PRESENT, Level.PTE),
+    Region.NONE: (Stop.NONE, Level.PTE),
+    Region.NO_TABLE: (Stop.NONE, Level.PMD),
+}
+
+
+def machines(family: Family) -> list[tuple[Situated, Machine]]:
+    chosen = [family.choose(Replay(unit)) for unit in layouts(family)]
+    return [(situated, build_machine(situated.layout)) for situated in chosen]
+
+
+def tables_on_the_way(machine: Machine, pfn: int) -> list[int]:
+    """Frames of the tables below the root."""
+    return [step.table_pfn for step in machine.tables.walk(machine.vaddr(pfn)).steps][1:]
+
+
+def check(situated: Situated, machine: Machine) -> None:
+    regions = situated.regions
+    lowest, highest = regions[0].start_pfn, regions[-1].start_pfn + Level.PUD.pages
+    saved = saveable_pages(machine)
+    for region in regions:
+        walk = machine.tables.walk(machine.vaddr(region.start_pfn))
+        assert (walk.stop, walk.level) == LEVELS[region.kind]
+        for table in tables_on_the_way(machine, region.start_pfn):
+            assert (table < lowest) if region.tables == Place.BELOW else (table >= highest)
+        inside = [pfn for pfn in region.saved if saved.contains([pfn])[0]]
+        assert tuple(inside) == region.saved
+        span = range(region.start_pfn, region.start_pfn + Level.PMD.pages)
+        whole = region.kind in (Region.BLOCK, Region.MIXED, Region.NO_TABLE)
+        assert not whole or sum(saved.contains(list(span))) == SAVED_PAGES[region.kind]
+    places = {
+        Structure.ROOT: machine.cr3 >> 12,
+        Structure.MEM_MAP: machine.allocator.places.mem_map >> 12,  # type: ignore[attr-defined]
+        Structure.ZONE: machine.allocator.places.zone >> 12,  # type: ignore[attr-defined]
+        Structure.PCP: machine.allocator.places.pcps[0] >> 12,  # type: ignore[attr-defined]
+        Structure.FREE: int(machine.allocator.free_ranges().starts[0]),
+    }
+    for structure, pfn in places.items():
+        assert (pfn < lowest) if situated.where[structure] == Place.BELOW else (pfn >= highest), structure
+
+
+def test_every_kind_with_its_tables_on_either_side() -> None:
+    """One and two regions of every kind: the walk stops where it must, in tables where they must be."""
+    for situated, machine in machines(Family(regions=(1, 2), kinds=tuple(Region))):
+        check(situated, machine)
+
+
+def test_three_regions_have_tables_of_their_own() -> None:
+    """Three regions of 1 GiB, whose tables lie on any side each: eight machines, all different."""
+    found = machines(Family(regions=(3,), kinds=(Region.GIB,)))
+    for situated, machine in found:
+        check(situated, machine)
+    assert {tuple(region.tables for region in situated.regions) for situated, _ in found} == set(
+        itertools.product(BOTH, repeat=3)
+    )
+
+
+def test_the_kernels_own_pages_lie_where_they_are_asked_to() -> None:
+    """All 32 combinations of places, one region and three."""
+    family = Family(
+        regions=(1, 3),
+        kinds=(Region.BLOCK,),
+        tables=(Place.ABOVE,),
+        root=BOTH,
+        mem_map=BOTH,
+        zone=BOTH,
+        pcp=BOTH,
+        free=BOTH,
+    )
+    found = machines(family)
+    assert len(found) == 2 * 32
+    for situated, machine in found:
+        check(situated, machine)
+
+
+def test_without_regions_nothing_is_asked_about_sides() -> None:
+    """A machine without regions is one machine, whatever the family varies."""
+    family = Family(regions=(0,), mem_map=BOTH, pcp=BOTH, cpus=(1, 2), remembered=(False, True))
+    assert list(layouts(family)) == [(0,)]
+
+
+def test_words_describe_families() -> None:
+    """What the command line takes is the family that it says; bounds likewise."""
+    words = ["regions=0,3", "kinds=2m,no-table", "tables=below", "mem-map=above,below", "remembered=no,yes"]
+    assert family_of_words([*words, "cpus=2", "free-pages=9"]) == Family(
+        regions=(0, 3),
+        kinds=(Region.BLOCK, Region.NO_TABLE),
+        tables=(Place.BELOW,),
+        mem_map=BOTH,
+        remembered=(False, True),
+        cpus=(2,),
+        free_pages=9,
+    )
+    assert bounds_of_words(["failures=1", "frames=0", "states=7"]) == Bounds(1, 0, 7)
+    assert (family_of_words([]), bounds_of_words([])) == (Family(), Bounds())
+
+
+def test_kinds_have_words() -> None:
+    """Every kind is found by its word, and a region says what it is."""
+    assert [region_named(kind.word) for kind in Region] == list(Region)
+    assert str(RegionAt(Region.BLOCK, Place.BELOW, 0)) == "2m:below"
+    assert str(RegionAt(Region.NO_TABLE, Place.BELOW, 0)) == "no-table"
+    assert MOST_REGIONS == 3
+
+
+def test_families_that_cannot_be() -> None:
+    """Nothing to choose from, something twice, numbers out of bounds: refused."""
+    for fields in (
+        {"regions": ()},
+        {"regions": (1, 1)},
+        {"regions": (4,)},
+        {"kinds": ()},
+        {"cpus": (0,)},
+        {"free_pages": 0},
+        {"free_pages": 5000},
+    ):
+        with pytest.raises(HibernautError, match="a family"):
+            Family(**fields)

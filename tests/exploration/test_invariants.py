@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which invariant catches which way: the whole table, each mutant by each invariant, found by a sweep."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+
+import pytest
+
+from hibernaut.exploration.families import Family
+from hibernaut.exploration.invariants import INVARIANTS, TRACES
+from hibernaut.exploration.sweep import Sweep, layouts, run_unit
+from hibernaut.hibernation.ways import MUTANTS
+from hibernaut.linux.environment import Place, Region
+from tests.exploration.wander import THOROUGH
+
+ABOVE, BELOW = Place.ABOVE, Place.BELOW
+BOTH = (ABOVE, BELOW)
+
+SMALL = (
+    Family((0, 1), (Region.PAGE, Region.BLOCK, Region.NONE, Region.NO_TABLE), BOTH),
+    Family((1,), (Region.BLOCK,), (BELOW,), root=(ABOVE,), mem_map=(BELOW,), pcp=BOTH),
+)
+"""Ten machines suffice: one region of each kind, its tables on either side; and those where the array of `struct page`
+is copied before the region, and the heads of the lists and the fixmap's table after it."""
+
+LARGE = (
+    Family((1,), tuple(Region), BOTH, root=BOTH, mem_map=BOTH, zone=BOTH, pcp=BOTH, free=BOTH),
+    Family((2,), tuple(Region), BOTH, remembered=(False, True)),
+)
+"""Hundreds; the default run takes every twentieth."""
+
+OF_REMAP = {"no-fault", "tables-closed", "same-translations", "same-direct-map", "lists-whole", "allocator-sound"}
+
+BROKEN: dict[str, set[str]] = {
+    # for reference
+    "fixmap": set(),
+    "fixmap-v3": {"no-fault"},
+    "remap": OF_REMAP,
+    "reserved:1": {"no-fault", "same-rights", "same-direct-map"},
+    # mutants
+    "fixmap-no-flush": {"same-data", "nothing-stale"},
+    "fixmap-no-clear": {"slot-empty"},
+    "fixmap-no-map": {"no-fault"},
+    "fixmap-skips": {"every-listed-page", "same-data"},
+    "fixmap-bounce": {"no-fault", "lists-whole", "allocator-sound"},
+    "remap-no-unmap": OF_REMAP,
+    "remap-no-flush": OF_REMAP | {"nothing-stale"},
+    "remap-whole-no-write": {"no-fault", "same-rights", "same-direct-map"},
+    "remap-write-anyway": OF_REMAP | {"every-listed-page", "nothing-on-failure"},
+}
+"""By way the invariants that some run of it breaks, one page being allocated after the resume; no run breaks another.
+
+`no-fault` is broken wherever there is no table or no entry, and by who allocates from torn lists.
+"""
+
+
+def broken(families: tuple[Family, ...], ways: tuple[str, ...], every: int = 1) -> dict[str, set[str]]:
+    """By way every invariant that some run on some machine breaks; of the machines one in `every`."""
+    found: dict[str, set[str]] = {way: set() for way in ways}
+    for family in families:
+        sweep = Sweep(family, ways, allocations_after=1)
+        for unit in islice(layouts(family), 0, None, every):
+            for name, way in run_unit(sweep, unit).ways.items():
+                assert way.cut is None
+                found[name].update(*(one.verdict.violated for one in way.endings))
+    return found
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[str, set[str]]:
+    return broken(SMALL, tuple(BROKEN))
+
+
+@pytest.mark.parametrize("way", BROKEN)
+def test_each_way_breaks_exactly_these(table: dict[str, set[str]], way: str) -> None:
+    """The table, a row for each way: no invariant more, none less."""
+    assert table[way] == BROKEN[way]
+
+
+def test_every_mutant_is_in_the_table() -> None:
+    """No mutant is left out, and each is caught by something that costs more than a trace."""
+    assert set(MUTANTS) <= set(BROKEN)
+    assert all(BROKEN[way] - TRACES for way in MUTANTS)
+
+
+@pytest.mark.parametrize("invariant", INVARIANTS)
+def test_each_invariant_can_fail(invariant: str) -> None:
+    """Every invariant is broken by a mutant."""
+    assert any(invariant in BROKEN[way] for way in MUTANTS)
+
+
+@pytest.mark.parametrize("way", MUTANTS)
+def test_mutants_say_what_catches_them(way: str) -> None:
+    """Each mutant's docstring names an invariant, and that one does catch it."""
+    says = re.search(r"Caught by ([a-z-]+)\.", type(MUTANTS[way]).__doc__ or "")
+    assert says is not None
+    assert says[1] in BROKEN[way]
+
+
+def test_fixmap_breaks_none() -> None:
+    """By the slot nothing is broken, and as it was posted only where there is no table."""
+    assert BROKEN["fixmap"] == set()
+    for way, kinds in (("fixmap", tuple(Region)), ("fixmap-v3", tuple(set(Region) - {Region.NO_TABLE}))):
+        assert broken((Family((1,), kinds, BOTH), Family((2,), kinds, (ABOVE,))), (way,)) == {way: set()}
+
+
+def test_larger_families_add_nothing() -> None:
+    """With anything on either side, and two regions, no way breaks what it does not in the small families.
+
+    But for a pool that is too small for the machine: that is today's way with some tables reserved.
+    """
+    found = broken(LARGE, tuple(BROKEN), every=1 if THOROUGH else 20)
+    found["reserved:1"] -= OF_REMAP
+    assert {way: names - BROKEN[way] for way, names in found.items() if names - BROKEN[way]} == {}

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The search: what it leaves out loses nothing, and what it finds is so. Witness: an enumeration run by run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hibernaut.errors import HibernautError
+from hibernaut.exploration.families import Family
+from hibernaut.exploration.operations import operations_of
+from hibernaut.exploration.replay import FamilyMachine, Written, fingerprint, play
+from hibernaut.exploration.run import Run, Verdict
+from hibernaut.exploration.search import Bounds, Chooser, Explored, explore_run
+from hibernaut.exploration.sweep import layouts
+from hibernaut.hibernation.ways import WAYS
+from hibernaut.linux.build import build_machine
+from hibernaut.linux.environment import Environment, Kind, Place, Region, Replay
+from tests.exploration.wander import THOROUGH, Drawn
+
+BOTH = (Place.ABOVE, Place.BELOW)
+EACH_FRAME, CLASSES = Bounds(frames=0), Bounds(frames=3)
+
+# Five free frames: so few that each can be tried for each allocation.
+ONE = Family((1,), (Region.BLOCK,), BOTH, mem_map=BOTH, zone=BOTH, pcp=BOTH, free=BOTH, free_pages=5)
+TWO = Family((2,), (Region.BLOCK,), BOTH, mem_map=BOTH, free=BOTH, free_pages=5)
+HEADS_ABOVE = replace(ONE, zone=(Place.ABOVE,))
+LARGE = Family((1,), (Region.GIB,), BOTH, mem_map=BOTH, free=BOTH, free_pages=5)
+SCOPES = [
+    *((ONE, way) for way in ("remap", "fixmap", "reserved:1")),
+    (HEADS_ABOVE, "fixmap-bounce"),
+    *((TWO, way) for way in ("remap", "fixmap", "reserved:1")),
+    (LARGE, "remap"),
+]
+
+
+def run_of(family: Family, unit: tuple[int, ...], way: str, allocations_after: int = 0) -> Run:
+    situated = family.choose(Replay(unit))
+    machine = build_machine(situated.layout, Environment())
+    return Run(machine, operations_of(situated, way, allocations_after))
+
+
+def runs_of(family: Family, way: str, allocations_after: int = 0) -> Iterator[Run]:
+    for unit in layouts(family):
+        yield run_of(family, unit, way, allocations_after)
+
+
+# --- what is left out --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "way"), SCOPES, ids=lambda one: one if isinstance(one, str) else None)
+def test_one_frame_of_each_class_is_enough(family: Family, way: str) -> None:
+    """A hibernation and its resume end in the same ways whether each free frame is tried or one of each class."""
+    ended = set()
+    for run in runs_of(family, way):
+        every, some = explore_run(run, EACH_FRAME), explore_run(run, CLASSES)
+        assert set(every.futures) == set(some.futures)
+        assert every.runs >= some.runs
+        ended |= set(every.futures)
+    assert (len(ended) > 1) == (way != "fixmap")
+
+
+@pytest.mark.parametrize("way", ["remap", "fixmap-bounce"])
+def test_the_ends_of_the_list_say_who_dies_of_torn_lists(way: str) -> None:
+    """The same of who allocates after the resume: a page's neighbours on its list decide, so its ends are tried."""
+    for run in runs_of(HEADS_ABOVE, way, allocations_after=1):
+        assert set(explore_run(run, EACH_FRAME).futures) == set(explore_run(run, CLASSES).futures)
+
+
+# --- merging -----------------------------------------------------------------------------------------------------
+
+
+def one_by_one(run: Run, bounds: Bounds) -> dict[Verdict, tuple[int, int]]:
+    """(number of runs, fewest deviations) by verdict: every run from the start, nothing merged.
+
+    The frames are all of them, or only the one that the kernel takes.
+    """
+    found: dict[Verdict, tuple[int, int]] = {}
+    prefixes: list[tuple[int, ...]] = [()]
+    while prefixes:
+        prefix = prefixes.pop()
+        twin = run.fork(Replay(prefix))
+        twin.finish()
+        schedule = twin.machine.environment.schedule
+        indices = tuple(choice.index for choice in schedule)
+        runs, deviations = found.get(twin.verdict, (0, len(indices)))
+        found[twin.verdict] = runs + 1, min(deviations, sum(map(bool, indices)))
+        failed = sum(one.index for one in schedule[: len(prefix)] if one.kind == Kind.ALLOCATION_FAILS)
+        for at, choice in list(enumerate(schedule))[len(prefix) :]:
+            if choice.kind == Kind.FREE_FRAME and bounds.frames:
+                continue
+            if choice.kind == Kind.ALLOCATION_FAILS and bounds.failures is not None and failed >= bounds.failures:
+                continue
+            prefixes += [(*indices[:at], other) for other in range(1, choice.options)]
+    return found
+
+
+MERGED = [
+    ((Region.PAGE, Region.BLOCK), "remap", Bounds(frames=0)),
+    ((Region.BLOCK, Region.BLOCK), "remap", Bounds(frames=0)),
+    ((Region.BLOCK, Region.GIB), "remap", Bounds()),
+    ((Region.BLOCK, Region.GIB), "remap", Bounds(failures=1)),
+    ((Region.BLOCK, Region.PAGE), "reserved:1", Bounds(frames=0)),
+    ((Region.BLOCK, Region.BLOCK), "reserved:3", Bounds()),
+    ((Region.PAGE, Region.BLOCK), "fixmap-bounce", Bounds()),
+    ((Region.BLOCK,), "fixmap-bounce", Bounds(frames=0)),
+    ((Region.PAGE, Region.BLOCK), "fixmap-no-flush", Bounds()),
+    ((Region.BLOCK, Region.NONE), "remap-no-flush", Bounds()),
+    ((Region.BLOCK, Region.GIB), "remap-write-anyway", Bounds(frames=0, failures=1)),
+    ((Region.GIB, Region.MIXED), "remap-generic-zero", Bounds()),
+    ((Region.BLOCK, Region.NO_TABLE), "fixmap", Bounds(frames=0)),
+]
+
+
+@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize(("kinds", "way", "bounds"), MERGED, ids=str)
+def test_merging_equal_states_loses_no_run(kinds: tuple[Region, ...], way: str, bounds: Bounds, after: int) -> None:
+    """Verdicts, runs of each and fewest deviations are those of an enumeration that executes every run by itself."""
+    for run in machines_of(kinds, way, after):
+        found, expected = explore_run(run, bounds), one_by_one(run, bounds)
+        assert {one: (best.runs, best.deviations) for one, best in found.futures.items()} == expected
+        assert found.runs == sum(runs for runs, _ in expected.values())
+        assert found.cut is None
+
+
+def machines_of(kinds: tuple[Region, ...], way: str, after: int) -> Iterator[Run]:
+    """Regions of these kinds, the tables of all above or the first one's below; four free frames."""
+    family = Family((len(kinds),), tuple(dict.fromkeys(kinds)), BOTH, zone=(Place.BELOW,), free_pages=4)
+    for unit in layouts(family):
+        regions = family.choose(Replay(unit)).regions
+        if tuple(region.kind for region in regions) == kinds and all(one.tables == Place.ABOVE for one in regions[1:]):
+            yield run_of(family, unit, way, after)
+
+
+# --- what is found -----------------------------------------------------------------------------------------------
+
+ANY = Family(
+    (1, 2, 0),
+    tuple(Region),
+    BOTH,
+    root=BOTH,
+    mem_map=BOTH,
+    zone=BOTH,
+    pcp=BOTH,
+    free=BOTH,
+    cpus=(1, 2),
+    remembered=(False, True),
+    free_pages=8,
+)
+
+
+@settings(max_examples=500 if THOROUGH else 25, derandomize=not THOROUGH)
+@given(
+    data=st.data(),
+    way=st.sampled_from([*WAYS, "reserved:2"]),
+    after=st.integers(0, 2),
+    failures=st.sampled_from((None, 1)),
+    frames=st.sampled_from((1, 2)),
+)
+def test_each_verdict_has_a_run(data: st.DataObject, way: str, after: int, failures: int | None, frames: int) -> None:
+    """For every verdict the choices that come with it, played from the beginning, lead to exactly that verdict."""
+    asked = Drawn(data)
+    situated = ANY.choose(asked)
+    unit = tuple(choice.index for choice in asked.schedule)
+    operations = operations_of(situated, way, after)
+    run = Run(build_machine(situated.layout, Environment()), operations)
+    found = explore_run(run, Bounds(failures=failures, frames=frames, states=400))
+    assert found.futures
+    for verdict, best in found.futures.items():
+        played = play(Written(FamilyMachine(ANY, unit), "6.1", operations, best.choices()))
+        assert played.verdict == verdict
+        assert sum(bool(choice.index) for choice in played.schedule) == best.deviations
+
+
+def test_bounds_are_kept() -> None:
+    """No allocation fails, or one of a run at most; with more it is more runs, none of the others lost."""
+    by_failures: dict[int | None, Explored] = {}
+    for failures in (0, 1, 2, None):
+        run = next(machines_of((Region.BLOCK, Region.GIB), "remap-generic", 0))
+        by_failures[failures] = explore_run(run, Bounds(failures=failures))
+        for best in by_failures[failures].futures.values():
+            chooser = Chooser(best.choices(), EACH_FRAME)
+            run.fork(chooser).finish()
+            schedule = chooser.schedule
+            failed = sum(choice.index for choice in schedule if choice.kind == Kind.ALLOCATION_FAILS)
+            assert failures is None or failed <= failures
+    runs = [found.runs for found in by_failures.values()]
+    assert runs == sorted(set(runs))
+    assert by_failures[0].runs == 1
+    verdicts = [set(found.futures) for found in by_failures.values()]
+    assert verdicts[0] < verdicts[1] <= verdicts[2] <= verdicts[3]
+
+
+@pytest.mark.parametrize("states", [1, 2, 5])
+def test_a_search_that_is_cut_says_where(states: int) -> None:
+    """After so many states it ends, and says so; what it has found until then is so."""
+    run = next(machines_of((Region.BLOCK, Region.GIB), "remap", 0))
+    whole, part = explore_run(run), explore_run(run, Bounds(states=states))
+    assert whole.cut is None
+    assert whole.states > 2 * states - 1
+    assert part.cut is not None
+    assert part.cut.startswith(f"after {states} states")
+    assert part.states <= states + 1
+    assert set(part.futures) <= set(whole.futures)
+    assert part.runs < whole.runs
+
+
+def test_the_state_that_a_search_begins_with_is_not_changed() -> None:
+    """A second search from the same state finds the same."""
+    run = next(machines_of((Region.BLOCK, Region.BLOCK), "remap", 2))
+    digest = run.digest()
+    first, second = explore_run(run), explore_run(run)
+    assert first == second
+    assert run.digest() == digest
+
+
+@pytest.mark.parametrize("bounds", [{"failures": -1}, {"frames": -1}, {"states": 0}])
+def test_bounds_that_cannot_be(bounds: dict[str, int]) -> None:
+    """A negative number is refused, and a search without any state."""
+    with pytest.raises(HibernautError, match="not negative"):
+        Bounds(**bounds)
+
+
+def test_every_layout_of_a_family_is_another_machine() -> None:
+    """Six kinds of region of 4K, 2M and 1G, tables above or below: 6^n machines of n regions, no two of them alike."""
+    family = Family((0, 1, 2, 3), (Region.PAGE, Region.BLOCK, Region.GIB), BOTH)
+    units = list(layouts(family))
+    assert len(set(units)) == len(units) == 1 + 6 + 36 + 216
+    regions = [family.choose(Replay(unit)).regions for unit in units]
+    assert len(set(regions)) == len(units)
+    small = [family.choose(Replay(unit)).layout for unit, own in zip(units, regions, strict=True) if len(own) < 3]
+    prints = {fingerprint(build_machine(layout)) for layout in small}
+    assert len(prints) == len(small) == 1 + 6 + 36

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The page of answers: it is what the studies found, its runs replay, and its claims are such that can fail."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hibernaut.exploration.families import Family
+from hibernaut.exploration.replay import replay
+from hibernaut.exploration.run import Verdict
+from hibernaut.exploration.sweep import Ending, Way
+from hibernaut.hibernation.ways import MUTANTS
+from hibernaut.linux.environment import Replay
+from hibernaut.report.answers import answers_page
+from hibernaut.studies.answers import CLAIMS, STUDIES, Answers, Case, Claim, answer
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+PAGE = REPOSITORY / "docs" / "answers.md"
+RUNS = sorted((REPOSITORY / "docs" / "answers").glob("*.json"))
+LINE = next(study for study in STUDIES if study.name == "line 7.3")
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """The smallest study once more, by today's code."""
+    return answer(tmp_path_factory.mktemp("answers"), [LINE])
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_run_of_the_page_replays(path: Path) -> None:
+    """Byte for byte: the page is not older than the code."""
+    assert replay(path)[1] is None
+
+
+def test_every_claim_has_its_scope_and_its_run() -> None:
+    """Every claim stands on the page, holds, names its studies, and its file is there; no file is left over."""
+    page = PAGE.read_text()
+    for claim in CLAIMS:
+        section = page.split(f"### {claim.title}\n")[1].split("\n### ")[0].split("\n## ")[0]
+        assert "**Holds** on all of" in section
+        assert f"studies: {', '.join(claim.studies)}" in section
+        assert f"(answers/{claim.name}.json)" in section
+    assert [path.stem for path in RUNS] == sorted(claim.name for claim in CLAIMS)
+
+
+def test_the_page_is_what_the_studies_find(again: Answers) -> None:
+    """One study, run again: its row and its scope are on the page, number for number; all scopes were covered."""
+    page = PAGE.read_text()
+    rows = [
+        line for line in answers_page(again, "answers").splitlines() if line.startswith((f"| {LINE.name} |", "- **"))
+    ]
+    assert len(rows) == 2
+    for row in rows:
+        assert row in page
+    assert "CUT" not in page
+
+
+def test_the_scope_is_what_was_asked_for() -> None:
+    """All layouts of three regions x {4K, 2M, 1G} x {table below, above}, with and without stale translations."""
+    row = re.search(r"^\| regions \|.*?\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| all \|$", PAGE.read_text(), re.MULTILINE)
+    assert row is not None
+    assert int(row[1]) == 1 + 2 * (6 + 36 + 216)
+
+
+def test_every_mutant_is_caught() -> None:
+    """The page's own table says so of each."""
+    section = PAGE.read_text().split("## The mutants")[1].split("\n## ")[0]
+    assert section.count(": yes |") == len(MUTANTS)
+    assert "NO" not in section
+
+
+def with_endings(case: Case, *verdicts: Verdict) -> Case:
+    endings = tuple(Ending(verdict, 1, 0, ()) for verdict in verdicts)
+    return Case(case.machine, case.name, Way(len(endings), 1, 1, None, endings))
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_every_claim_can_fail(claim: Claim) -> None:
+    """On some machine some outcome contradicts it: no claim is true of whatever comes."""
+    worst = (
+        Verdict("saved"),
+        Verdict("refused"),
+        Verdict("saved", ("tables-closed", "lists-whole")),
+        Verdict("saved", ("every-listed-page",), warned=True),
+        Verdict("died", ("no-fault",), death="something else"),
+        Verdict("died", ("lists-whole", "no-fault"), death="NULL, __rmqueue_pcplist"),
+        Verdict("saved", ("same-direct-map",)),
+    )
+    family: Family = STUDIES[0].sweep.family
+    units = ([0], [1, 0, 0], [1, 1, 0], [1, 1, 1])
+    machines = [family.choose(Replay(unit)) for unit in units]
+    kinds = STUDIES[1].sweep.family
+    machines += [kinds.choose(Replay([1, kind, 0])) for kind in (4, 5)]
+    name = claim.ways[0]
+    empty = Way(0, 0, 0, None, ())
+    cases = [with_endings(Case(machine, name, empty), verdict) for machine in machines for verdict in worst]
+    assert any(not claim.holds(case) for case in cases)
+    assert any(claim.holds(case) for case in cases)
+
+
+def test_the_null_on_a_cpu_list_is_a_write() -> None:
+    """list_del writes through the NULL link: the kernel's words of a write, at the offset of `prev`."""
+    log = replay(PAGE.parent / "answers" / "null-on-a-cpu-list.json")[0].run.machine.log.kernel_lines
+    assert log[-4:-1] == (
+        "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "#PF: supervisor write access in kernel mode",
+        "#PF: error_code(0x0002) - not-present page",
+    )
