@@ -5,14 +5,29 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# UNLOCKED=1 develops with the newest packages that pyproject.toml admits, instead of those in requirements/.
+UNLOCKED ?=
+# The interpreter's own pip may be older than dependency groups.
+NEW_PIP := 'pip>=25.1'
 
-.PHONY: demo test lint types answers lab bench clean
+.PHONY: demo test test-wheel lint types answers lab bench dist lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
 
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n auto
+
+# The same tests on an installed wheel, of any interpreter: make test-wheel PYTHON=python3.14. WHEEL names one that is
+# built already.
+WHEEL ?=
+WHEEL_VENV := build/wheel-venv
+test-wheel: $(if $(WHEEL),,dist)
+	rm -rf $(WHEEL_VENV)
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/dev.txt
+	$(WHEEL_VENV)/bin/python -m pip --quiet --disable-pip-version-check install --no-deps $(or $(WHEEL),dist/*.whl)
+	HIBERNAUT_WHEEL=required $(WHEEL_VENV)/bin/python -m pytest -n auto
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
@@ -30,23 +45,46 @@ lab: $(VENV)/ready-dev
 	$(BIN)/hibernaut lab prove --write docs/support.md
 
 bench: $(VENV)/ready-dev
-	$(PIP) install -e '.[bench]'
 	$(BIN)/python benchmarks/images.py
 	$(BIN)/python benchmarks/page_tables.py
 	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/explore.py
 
-# python-lzo has no wheels for Linux: where it cannot be built, lzallright (a dependency) does its work, slower.
-$(VENV)/ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+# The source distribution, and the wheel built from it.
+dist: $(VENV)/ready-dev
+	rm -rf dist
+	$(BIN)/uv build --quiet --python $(BIN)/python
+
+# The newest packages that pyproject.toml admits, for every Python that it names, with the digests of their files.
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--upgrade --custom-compile-command 'make lock'
+lock: $(VENV)/ready-dev
+	$(UV_COMPILE) pyproject.toml --extra lab --extra dask --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) --group lzo --output-file requirements/lzo.txt
+
+# What a user gets: the newest packages that pyproject.toml admits.
+$(VENV)/ready: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -e .
-	@$(PIP) install 'python-lzo>=1.15' >/dev/null 2>&1 || echo "python-lzo was not built (it needs a C compiler and \
-	liblzo2's headers, Debian: liblzo2-dev): LZO goes through lzallright, which is slower"
+	@$(LZO)
 	touch $@
 
-$(VENV)/ready-dev: $(VENV)/ready
-	$(PIP) install -e '.[dev]'
+$(VENV)/ready-dev: pyproject.toml requirements/dev.txt requirements/lzo.txt | $(VENV)/bin/python
+ifdef UNLOCKED
+	$(PIP) install -e '.[lab,dask]' --group dev
+else
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --no-deps -e .
+endif
+	@$(LZO)
 	touch $@
+
+# python-lzo has no wheels for Linux: where it cannot be built, lzallright (a dependency) does its work, slower.
+LZO = $(PIP) install --require-hashes -r requirements/lzo.txt >/dev/null 2>&1 || echo "python-lzo was not built (it \
+	needs a C compiler and liblzo2's headers, Debian: liblzo2-dev): LZO goes through lzallright, which is slower"
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade $(NEW_PIP)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 """Page tables: scan and translation against NumPy's own speed and against volatility3 and memprocfs.
 
 `python benchmarks/page_tables.py` prints one table of ratios. Every number is the best of several runs of both sides,
-taken in turn in this process, so that a busy machine hurts both alike. Peers: `pip install hibernaut[bench]`; one that
+taken in turn in this process, so that a busy machine hurts both alike. Peers: the dependency group `bench`; one that
 cannot be run is reported as not measured, with the reason. memprocfs needs libusb-1.0.
 """
 
