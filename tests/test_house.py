@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The house rules that a machine can check: who imports whom, what the package exports, what importing costs."""
+"""The house rules that a machine can check: imports between rooms and modules, public names, the cost of importing."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,43 +33,110 @@ ROOMS = (
     "report",
     "cli",
 )
-"""From the bottom up: a room imports only from itself and from rooms before it."""
+"""From the top down: a room imports only from itself and from rooms before it."""
+KNOWS_NOTHING_OF = {"kernel": {"linux"}, "report": {"lab"}}
+"""Rooms that stand before another in the list and yet are not its business: a real kernel is not the model, and a
+report does not know how a result was computed."""
 
 
 def modules() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in ROOMS]
 
 
-def room_of(dotted: str) -> str | None:
-    parts = dotted.split(".")
-    return parts[1] if parts[0] == "hibernaut" and len(parts) > 1 else None
+def dotted_name(path: Path) -> str:
+    """Return the name that a module of the package is imported by."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> set[str]:
-    """Rooms that a module imports from, also under TYPE_CHECKING and inside functions."""
-    found: set[str] = set()
+@cache
+def known_modules() -> Mapping[str, Path]:
+    return {dotted_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the modules of the package that a module imports, also under TYPE_CHECKING and inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = (
-                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "hibernaut" else [node.module]
-            )
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            module = node.module or ""
+            inner = [f"{module}.{alias.name}" for alias in node.names]
+            names = [name if name in known_modules() else module for name in inner]
         else:
             continue
-        found.update(room for name in names if (room := room_of(name)))
-    return found
+        yield from (name for name in names if name in known_modules())
+
+
+def room_of(dotted: str) -> str:
+    """Return the room of a module; the package itself is its own."""
+    return [*dotted.split("."), "hibernaut"][1]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_room_reaches_down(path: Path) -> None:
-    """The list of rooms in docs/design is an order, and every import follows it."""
-    relative = path.relative_to(PACKAGE)
-    mine = relative.stem if len(relative.parts) == 1 else relative.parts[0]
-    allowed = set(ROOMS[: ROOMS.index(mine) + 1])
+    """The list of rooms is an order, and every import follows it."""
+    mine = room_of(dotted_name(path))
+    allowed = set(ROOMS[: ROOMS.index(mine) + 1]) - KNOWS_NOTHING_OF.get(mine, set())
     if mine == "cli":
-        allowed.add("__version__")
-    assert imported(path) <= allowed
+        allowed.add("hibernaut")  # its version
+    assert {room_of(name) for name in imports(path)} <= allowed
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return the strongly connected sets of more than one module, by Tarjan's algorithm."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        number[name] = lowest[name] = len(number)
+        stack.append(name)
+        for other in sorted(graph.get(name, ())):
+            if other not in number:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], number[other])
+        if lowest[name] == number[name]:
+            members = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(members) > 1:
+                found.append(sorted(members))
+
+    for name in sorted(graph):
+        if name not in number:
+            visit(name)
+    return found
+
+
+@pytest.mark.xfail(reason="being mended; remove this mark as soon as it passes", strict=True)
+def test_no_import_circle() -> None:
+    """No module reaches itself through its imports, type-only and lazy ones included.
+
+    A package's `__init__` re-exports its modules; a module that imports a sibling does not import its package.
+    """
+    graph = {name: set(imports(path)) - {name} for name, path in known_modules().items() if name != "hibernaut"}
+    assert circles(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    """Two modules that import each other, over a third, are a circle; a chain is none."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+@pytest.mark.xfail(reason="being mended; remove this mark as soon as it passes", strict=True)
+def test_a_public_class_name_exists_once() -> None:
+    """A name means one thing: no two modules define a public class of the same name."""
+    homes: dict[str, set[str]] = defaultdict(set)
+    for name, path in known_modules().items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].add(name)
+    assert {name: sorted(where) for name, where in homes.items() if len(where) > 1} == {}
 
 
 def test_every_public_name_is_there() -> None:
