@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from hibernaut.kernel.suspend import kernel_symbols
+from hibernaut.kernel.symbols import kernel_symbols
 from hibernaut.linux.pgtable import PRESENT, PSE
 from hibernaut.memory.physical import Bytes, PhysicalMemory
 from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, parse_vmcoreinfo

@@ -16,7 +16,8 @@ import pytest
 from hibernaut.errors import MachineFault
 from hibernaut.hibernation import Fixmap, Remap, Snapshot, hibernate, resume
 from hibernaut.hibernation.source_machine import machine_from_memory
-from hibernaut.kernel.suspend import kernel_state, kernel_symbols
+from hibernaut.kernel.suspend import kernel_state
+from hibernaut.kernel.symbols import kernel_symbols
 from hibernaut.linux.direct_map import DirectMap, FrameState
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations
 from hibernaut.linux.machine import Machine

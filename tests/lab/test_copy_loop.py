@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from hibernaut.errors import HibernautError
-from hibernaut.kernel.suspend import kernel_symbols
+from hibernaut.kernel.symbols import kernel_symbols
 from hibernaut.lab.copy_loop import find_copy_loop, symbols_of
 from hibernaut.paging.tables import PageTables
 from hibernaut.sources import open_memory

@@ -71,7 +71,7 @@ def _from_memory(path: Path) -> ResumingMachine:
         if source.image is not None:
             info, hw_sig = source.image.info, source.image.header.hw_sig
             return ResumingMachine(source.name, info.e820_checksum, info.physical_pages, hw_sig)
-        from hibernaut.kernel.suspend import machine_facts
+        from hibernaut.kernel.facts import machine_facts
 
         facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
     return ResumingMachine(source.name, facts.e820_checksum, facts.physical_pages, release=facts.release)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the running system tells of its machine that a kernel compares when it resumes: /sys and /proc, nothing else."""
+"""Facts of the running machine that a resuming kernel compares, from /sys and /proc."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ E820_TYPES = {
     "Persistent Memory (legacy)": 12,
     "Soft Reserved": 0xEFFFFFFF,
 }
-"""`e820_type_to_string` (arch/x86/kernel/e820.c), turned round."""
+"""`e820_type_to_string` (arch/x86/kernel/e820.c), inverted."""
 
 MAX_ENTRIES = 4096
 PRESENT = re.compile(r"^ +present +(\d+)$", re.MULTILINE)
@@ -31,16 +31,16 @@ FACS_HARDWARE_SIGNATURE = 8
 
 
 def running_machine(root: Path = Path("/")) -> ResumingMachine:
-    """The machine that this runs on. What cannot be read is None.
+    """Return the facts of the running machine; a fact that cannot be read is None.
 
-    The checksum is that of the map in /sys/firmware/memmap (`e820__reserve_resources`, arch/x86/kernel/e820.c), which
-    is the one that hibernation compares; newer kernels (7.3, for one) show `e820_table_kexec` there, which differs
-    under `alloc_mptable` only. Memory that was added since boot is in it too, and makes it another one. The hardware
-    signature is the one in ACPI's FACS, which root can read; whether the kernel compares it at all depends on
-    `acpi_sleep=` and on whether it runs in a virtual machine.
+    The checksum covers the map in /sys/firmware/memmap (`e820__reserve_resources`, arch/x86/kernel/e820.c), the one
+    that hibernation compares. In Debian's 7.3.4 that folder shows `e820_table_kexec`, which differs from it only under
+    `alloc_mptable`. Memory hot-added since boot is listed there as well and changes the checksum. The hardware
+    signature comes from ACPI's FACS, which only root can read; whether the kernel compares it depends on `acpi_sleep=`
+    and on whether it runs in a virtual machine.
 
     Args:
-        root: where sys and proc are.
+        root: folder that has sys and proc.
     """
     release = _text(root / "proc/sys/kernel/osrelease")
     return ResumingMachine(
@@ -60,7 +60,7 @@ def _text(path: Path) -> str | None:
 
 
 def _e820_checksum(folder: Path) -> int | None:
-    """CRC-32 over `struct e820_table`: u32 count, then packed entries of u64 address, u64 size, u32 type."""
+    """Return the CRC-32 of `struct e820_table`: u32 count, then packed entries of u64 addr, u64 size, u32 type."""
     try:
         numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
     except OSError:
@@ -74,7 +74,7 @@ def _e820_checksum(folder: Path) -> int | None:
         if start is None or end is None or code is None:
             return None
         try:
-            first, last = int(start, 16), int(end, 16)  # the last byte, not one past it
+            first, last = int(start, 16), int(end, 16)  # end is inclusive
             table += struct.pack("<QQI", first, last - first + 1, code)
         except (ValueError, struct.error):
             return None
@@ -82,13 +82,13 @@ def _e820_checksum(folder: Path) -> int | None:
 
 
 def _physical_pages(path: Path) -> int | None:
-    """`get_num_physpages`: present pages of all zones of all nodes."""
+    """Return `get_num_physpages()`: present pages of all zones of all nodes."""
     found = PRESENT.findall(_text(path) or "")
     return sum(map(int, found)) or None
 
 
 def _hw_sig(tables: Path) -> int | None:
-    """The hardware signature; 0 if ACPI has no FACS."""
+    """Return the hardware signature; 0 if ACPI has no FACS."""
     try:
         names = {entry.name for entry in tables.iterdir()}
         if "FACS" not in names:

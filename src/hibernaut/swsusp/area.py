@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +12,9 @@ from numpy.typing import NDArray
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.physical import PAGE_SIZE, Bytes
 from hibernaut.volumes.files import PlainFile
+from hibernaut.volumes.partitions import find_partition
 
 __all__ = ["SwapArea", "contiguous_runs", "locate_area"]
-
-SECTOR_BYTES = 512
-MBR_EXTENDED = {0x05, 0x0F, 0x85}
-MBR_PROTECTIVE = 0xEE
-MAX_LOGICAL_PARTITIONS = 128
-MAX_GPT_ENTRIES = 1024
-GPT_ENTRY_BYTES = (128, 4096)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +105,7 @@ def locate_area(file: PlainFile, *, offset: int = 0, partition: int | None = Non
     if base is not None:
         start, size = base, file.size_bytes - base
     elif partition is not None:
-        start, size = _partition(file, partition)
+        start, size = find_partition(file, partition)
     if start < 0 or size < PAGE_SIZE:
         raise FormatError(
             f"the swap area would begin at byte {start}",
@@ -126,82 +118,3 @@ def locate_area(file: PlainFile, *, offset: int = 0, partition: int | None = Non
             f"swap header at block {offset} lies outside the device", source=file.name, expected=f"below {area.blocks}"
         )
     return area
-
-
-def _partition(file: PlainFile, number: int) -> tuple[int, int]:
-    """First byte and length of a partition, cut at the end of the file."""
-    table = file.pread(0, SECTOR_BYTES)
-    if len(table) < SECTOR_BYTES or table[510:512] != b"\x55\xaa":
-        raise FormatError("no partition table", source=file.name, offset=510, expected="55 aa, the mark of an MBR")
-    entries = _mbr_entries(table)
-    is_gpt = any(kind == MBR_PROTECTIVE for kind, _, _ in entries)
-    found = _gpt(file) if is_gpt else _mbr(file, entries)
-    if number not in found:
-        known = ", ".join(map(str, sorted(found))) or "none"
-        raise FormatError(f"no partition {number}", source=file.name, expected=f"one of: {known}")
-    start, size = found[number]
-    return start, min(size, file.size_bytes - start)
-
-
-def _mbr_entries(sector: bytes) -> list[tuple[int, int, int]]:
-    """(type, first sector, sectors) of the four entries of an MBR or EBR."""
-    entries = []
-    for index in range(4):
-        entry = sector[446 + 16 * index : 462 + 16 * index]
-        first, sectors = struct.unpack_from("<II", entry, 8)
-        entries.append((entry[4], first, sectors))
-    return entries
-
-
-def _mbr(file: PlainFile, entries: list[tuple[int, int, int]]) -> dict[int, tuple[int, int]]:
-    found = {}
-    for index, (kind, first, sectors) in enumerate(entries):
-        if not kind or not sectors:
-            continue
-        if kind in MBR_EXTENDED:
-            found.update(_logical(file, first))
-        else:
-            found[index + 1] = (first * SECTOR_BYTES, sectors * SECTOR_BYTES)
-    return found
-
-
-def _logical(file: PlainFile, extended: int) -> dict[int, tuple[int, int]]:
-    """Logical partitions: a chain of boot records, each naming one partition and the next record."""
-    found: dict[int, tuple[int, int]] = {}
-    record, seen = extended, set[int]()
-    while record not in seen and len(seen) < MAX_LOGICAL_PARTITIONS:
-        seen.add(record)
-        sector = file.pread(record * SECTOR_BYTES, SECTOR_BYTES)
-        if len(sector) < SECTOR_BYTES or sector[510:512] != b"\x55\xaa":
-            break
-        mine, following = _mbr_entries(sector)[:2]
-        if mine[0] and mine[2]:
-            found[5 + len(found)] = ((record + mine[1]) * SECTOR_BYTES, mine[2] * SECTOR_BYTES)
-        if following[0] not in MBR_EXTENDED:
-            break
-        record = extended + following[1]
-    return found
-
-
-def _gpt(file: PlainFile) -> dict[int, tuple[int, int]]:
-    header = file.pread(SECTOR_BYTES, SECTOR_BYTES)
-    if header[:8] != b"EFI PART" or len(header) < SECTOR_BYTES:
-        raise FormatError("no GPT header", source=file.name, offset=SECTOR_BYTES, expected="EFI PART")
-    first_entry, count, entry_bytes = struct.unpack_from("<QII", header, 72)
-    low, high = GPT_ENTRY_BYTES
-    if not low <= entry_bytes <= high or not 0 < count <= MAX_GPT_ENTRIES:
-        raise FormatError(
-            "GPT header is damaged",
-            source=file.name,
-            offset=SECTOR_BYTES + 72,
-            expected=f"at most {MAX_GPT_ENTRIES} entries of {low} to {high} bytes",
-            found=f"{count} of {entry_bytes}",
-        )
-    table = file.pread(first_entry * SECTOR_BYTES, count * entry_bytes)
-    found = {}
-    for index in range(len(table) // entry_bytes):
-        entry = table[index * entry_bytes : index * entry_bytes + 48]
-        first, last = struct.unpack_from("<QQ", entry, 32)
-        if UUID(bytes_le=entry[:16]).int and first <= last:
-            found[index + 1] = (first * SECTOR_BYTES, (last + 1 - first) * SECTOR_BYTES)
-    return found

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The memory of a kernel by virtual address, translated by that kernel's own page tables.
+
+Nothing that is read is trusted: every address goes through the page tables, every failure is a FormatError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hibernaut.errors import FormatError
+from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
+from hibernaut.memory.declarations import START_KERNEL_MAP
+from hibernaut.memory.physical import PAGE_SIZE, PhysicalMemory
+from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, page_table_root, parse_vmcoreinfo
+from hibernaut.paging.tables import PageTables, Stop
+
+__all__ = ["KernelMemory", "u64_at"]
+
+
+class KernelMemory:
+    """A kernel in physical memory, found by its VMCOREINFO.
+
+    Args:
+        memory: physical memory of the machine; frames may be absent, as in an image.
+        vmcoreinfo: text of VMCOREINFO; searched for in the memory if None.
+        name: name of the source in messages.
+        layouts: layouts of the kernel's structures.
+
+    Attributes:
+        memory: as given.
+        name: as given.
+        vmcoreinfo: text of VMCOREINFO.
+        facts: its keys and values.
+        levels: levels of paging, 4 or 5.
+        tables: the kernel's page tables.
+        phys_base: difference between physical addresses of the kernel image and their offset from __START_KERNEL_map.
+        layouts: as given.
+
+    Raises:
+        FormatError: there is no VMCOREINFO, or it does not describe the page tables.
+    """
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        vmcoreinfo: bytes | None = None,
+        name: str | None = None,
+        layouts: StructureLayouts = HAND_WRITTEN,
+    ) -> None:
+        text = vmcoreinfo if vmcoreinfo is not None else find_vmcoreinfo(memory)
+        if text is None:
+            raise FormatError(
+                "no VMCOREINFO in memory: not a Linux kernel, or built without CONFIG_VMCORE_INFO", source=name
+            )
+        self.memory = memory
+        self.name = name
+        self.vmcoreinfo = text
+        self.layouts = layouts
+        self.facts = parse_vmcoreinfo(text)
+        root, levels = page_table_root(self.facts)
+        if root is None or levels is None:
+            raise FormatError("VMCOREINFO does not say where the kernel's page tables are", source=name)
+        self.levels = levels
+        self.tables = PageTables(memory, root, levels)
+        self.phys_base = self.number("NUMBER(phys_base)")
+
+    @property
+    def release(self) -> str:
+        """The kernel release, as `uname -r` prints it."""
+        return self.facts.get("OSRELEASE", "")
+
+    def number(self, key: str, base: int = 10) -> int:
+        """Return a number from VMCOREINFO. Raises FormatError if it is absent or malformed."""
+        try:
+            return int(self.facts[key], base)
+        except (KeyError, ValueError):
+            raise self.damaged(f"VMCOREINFO has no {key}") from None
+
+    def damaged(self, what: str, expected: str | None = None) -> FormatError:
+        """Return the error for a contradiction in this kernel's memory."""
+        return FormatError(what, source=self.name, expected=expected)
+
+    def image_paddr(self, vaddr: int) -> int:
+        """Return the physical address of an address in the kernel image (`__pa_symbol`)."""
+        return vaddr - START_KERNEL_MAP + self.phys_base
+
+    def read(self, vaddr: int, size_bytes: int, what: str) -> bytes:
+        """Return bytes at a virtual address.
+
+        Args:
+            vaddr: the address.
+            size_bytes: number of bytes.
+            what: name of the object read, for the error.
+
+        Raises:
+            FormatError: the address is not mapped or its frame is absent; the message has the address.
+        """
+        found = bytearray()
+        while len(found) < size_bytes:
+            at = vaddr + len(found)
+            count = min(size_bytes - len(found), PAGE_SIZE - at % PAGE_SIZE)
+            walk = self.tables.walk(at % (1 << 64))
+            piece = self.memory.read(walk.paddr, count) if walk.paddr is not None else None
+            if piece is None:
+                why = f"frame {walk.pfn:#x} is not in memory" if walk.stop == Stop.PRESENT else str(walk.stop)
+                raise self.damaged(f"{what}: nothing to read at {at:#x}: {why}")
+            found += piece
+        return bytes(found)
+
+    def u32(self, vaddr: int, what: str) -> int:
+        """Return the u32 at a virtual address; `what` names it in the error."""
+        return int.from_bytes(self.read(vaddr, 4, what), "little")
+
+    def u64(self, vaddr: int, what: str) -> int:
+        """Return the u64 at a virtual address; `what` names it in the error."""
+        return u64_at(self.read(vaddr, 8, what), 0)
+
+    def list_entries(self, head: int, max_entries: int, size_bytes: int, what: str) -> Iterator[tuple[int, bytes]]:
+        """Yield the address and the first bytes of each entry of a `struct list_head` that starts with its links.
+
+        Args:
+            head: address of the list head.
+            max_entries: bound for the number of entries.
+            size_bytes: bytes to read of each entry.
+            what: name of the list, for the error.
+
+        Raises:
+            FormatError: the list is longer than `max_entries`, or a `prev` pointer does not lead back.
+        """
+        links = self.layouts.structure("list_head").offsets
+        previous = head
+        at = self.u64(head + links["next"], what)
+        while at != head:
+            max_entries -= 1
+            if max_entries < 0:
+                raise self.damaged(f"{what}: the list has no end")
+            record = self.read(at, size_bytes, what)
+            if u64_at(record, links["prev"]) != previous:
+                raise self.damaged(f"{what}: the list is broken at {at:#x}")
+            yield at, record
+            previous, at = at, u64_at(record, links["next"])
+
+
+def u64_at(record: bytes, offset: int) -> int:
+    """Return the little-endian u64 at an offset of a record."""
+    return int.from_bytes(record[offset : offset + 8], "little")
