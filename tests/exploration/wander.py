@@ -254,7 +254,7 @@ class Wander(RuleBasedStateMachine):
     def _can_hibernate(self) -> bool:
         """Whether there are safe frames for the resume."""
         twin = self.run.machine.fork()
-        twin.allocator.drain()
+        twin.allocator.drain_pages()
         return twin.allocator.free_ranges().total_pages >= SAFE_FRAMES
 
 

@@ -103,7 +103,7 @@ def test_a_resumed_machine_hibernates_again() -> None:
         ]
     free = machine.allocator.free_ranges().total_pages
     machine.alloc_page("its allocator works")
-    machine.allocator.drain()
+    machine.allocator.drain_pages()
     assert machine.allocator.free_ranges().total_pages == free - 1
 
 

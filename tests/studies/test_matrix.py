@@ -408,7 +408,7 @@ def test_pages_for_the_image_are_allocated_before_the_list_is_fixed() -> None:
     poor = machine.fork(FailAllocations(7))
     with pytest.raises(HibernationRefused, match="no page for the image"):
         hibernate(poor, Remap())
-    poor.allocator.drain()
+    poor.allocator.drain_pages()
     assert list(poor.allocator.free_ranges()) == list(machine.allocator.free_ranges())
 
 

@@ -26,8 +26,9 @@ from hibernaut.hibernation.checks import (
 )
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.snapshot import Snapshot
-from hibernaut.linux.buddy import LEAKED, BuddyAllocator
+from hibernaut.linux.check_allocator import LEAKED
 from hibernaut.linux.machine import Machine
+from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.memory.physical import PAGE_SHIFT, FrameRanges
 
 __all__ = [
@@ -85,7 +86,7 @@ def every_listed_page(done: Hibernation) -> tuple[Finding, ...]:
     if done.snapshot is None:
         return ()
     begun = done.before.fork()
-    begun.allocator.drain()
+    begun.allocator.drain_pages()
     missing = saveable_pages(begun).without(done.snapshot.frames)
     found = [Finding("every-listed-page", "not in the image", start, pages) for start, pages in missing]
     skipped = FrameRanges.of_frames(done.snapshot.skipped)

@@ -18,9 +18,9 @@ from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.snapshot import Copy, Snapshot
 from hibernaut.hibernation.ways import way_named
-from hibernaut.linux.buddy import BuddyAllocator
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine
+from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.memory.physical import Bytes
 
 __all__ = ["Run", "Verdict"]

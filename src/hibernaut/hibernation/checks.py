@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hibernaut.hibernation.snapshot import CHUNK_PAGES, Snapshot
-from hibernaut.linux.buddy import BuddyAllocator, check_allocator
+from hibernaut.linux.check_allocator import check_allocator
 from hibernaut.linux.machine import Machine
+from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, BoolArray, FrameRanges, Frames, Overlay, PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames, is_leaf
 from hibernaut.paging.scan import TABLE, entry_rights, entry_states

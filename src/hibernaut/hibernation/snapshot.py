@@ -306,11 +306,11 @@ class Copy:
         log = SwsuspLog(machine)
         log.creating_image()
         _only_this_cpu(machine)
-        machine.allocator.drain(machine.cpu)
+        machine.allocator.drain_pages(machine.cpu)
         log.need_to_copy(saveable_pages(machine).total_pages)
         _swsusp_alloc(machine)
         self.way.prepare(machine)
-        machine.allocator.drain(machine.cpu)
+        machine.allocator.drain_pages(machine.cpu)
         frames = saveable_pages(machine)
         if machine.listed is not None:  # a list that was fixed elsewhere does not know of them
             pool = FrameRanges.of([(pfn, 1) for pfn in machine.table_pool]).within(machine.memory.ranges)
@@ -358,7 +358,7 @@ def _only_this_cpu(machine: Machine) -> None:
     for cpu, tlb in enumerate(machine.tlbs):
         if cpu != machine.cpu and tlb is not None:
             machine.tlbs[cpu] = None
-            machine.allocator.drain(cpu)
+            machine.allocator.drain_pages(cpu)
     machine.preemptible = False
 
 

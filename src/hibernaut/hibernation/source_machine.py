@@ -15,7 +15,7 @@ from hibernaut.errors import HibernautError
 from hibernaut.linux.allocator import FreePages
 from hibernaut.linux.direct_map import DirectMap, FrameState, frames_in_state
 from hibernaut.linux.environment import Environment
-from hibernaut.linux.machine import Machine, ascending
+from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.physical import PAGE_SHIFT, FrameRanges, Frames, Overlay, PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, Level
@@ -69,7 +69,7 @@ def machine_from_memory(
         chosen, aside = choose_saveable(overlay, direct_map, set_aside=free is None)
         free = aside if free is None else free
     else:
-        chosen = listed if isinstance(listed, FrameRanges) else FrameRanges.of_frames(ascending(listed))
+        chosen = listed if isinstance(listed, FrameRanges) else FrameRanges.of_frames(_ascending(listed))
         free = choose_free(overlay, direct_map, chosen) if free is None else free
     if chosen.end and direct_map.base + ((chosen.end - 1) << PAGE_SHIFT) >= 1 << 64:
         raise HibernautError(f"frame {chosen.end - 1:#x} has no address in the direct map at {direct_map.base:#x}")
@@ -85,7 +85,7 @@ def machine_from_memory(
         levels=direct_map.levels,
         base=direct_map.base,
         end_pfn=direct_map.end_pfn,
-        allocator=FreePages(ascending(free)),
+        allocator=FreePages(_ascending(free)),
         listed=chosen,
         environment=environment,
         rules=rules,
@@ -159,3 +159,17 @@ def _zero_frames_at_top(memory: PhysicalMemory, direct_map: DirectMap, chosen: F
             found.insert(0, chunk[empty][-missing:])
             missing -= len(found[0])
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def _ascending(pfns: ArrayLike) -> Frames:
+    """Return frames as a read-only int64 array. Raise HibernautError if they do not ascend."""
+    frames = np.array(pfns, dtype=np.int64).reshape(-1)
+    wrong = np.flatnonzero(np.diff(frames) <= 0)
+    if len(wrong):
+        raise HibernautError(
+            f"frames must ascend without repeats: {int(frames[wrong[0] + 1]):#x} follows {int(frames[wrong[0]]):#x}"
+        )
+    if len(frames) and (frames[0] < 0 or frames[-1] >= 1 << 40):
+        raise HibernautError(f"frame {int(frames[0] if frames[0] < 0 else frames[-1]):#x} cannot exist")
+    frames.flags.writeable = False
+    return frames

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Pages for tables: what a page allocator is asked for, and one for machines whose real allocator is left alone.
+"""Allocation of pages for tables: the protocol of a page allocator, and one for machines in a dump or an image.
 
-`FreePages` hands out frames of a fixed list; its state is beside the machine's memory: an allocation changes nothing
-there but the page that is handed out. It serves dumps and images. The allocator whose state lies in a simulated
-machine's own memory is in `buddy.py`.
+`FreePages` hands out frames of a fixed list. Its state is kept beside the machine's memory, where an allocation changes
+nothing but the page that it hands out. The allocator whose state lies in a simulated machine's own memory is
+`page_alloc.BuddyAllocator`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.errors import OutOfMemory
+from hibernaut.errors import MachineFault, OutOfMemory
 from hibernaut.linux.environment import Environment
-from hibernaut.memory.physical import FrameRanges, Frames
+from hibernaut.linux.printk import EventLog
+from hibernaut.memory.physical import FrameRanges, Frames, PhysicalMemory
 
-if TYPE_CHECKING:
-    from hibernaut.linux.machine import Machine
-
-__all__ = ["Allocation", "FreeFrames", "FreePages", "PageAllocator"]
+__all__ = ["Allocation", "AllocatorMachine", "FreeFrames", "FreePages", "PageAllocator"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Allocation:
     """One page allocation.
 
     Attributes:
-        number: which one since the machine was made, counted from 1.
-        purpose: what it was for, a clause.
+        number: number of the allocation since the machine was created, counted from 1.
+        purpose: purpose of the page, a clause.
         pfn: the frame, or None if the allocation failed.
     """
 
@@ -42,7 +40,7 @@ class Allocation:
 
 
 class FreeFrames(Sequence[int]):
-    """The frames that are free, ascending: a set of frames less those taken. Costs follow the number taken.
+    """The free frames, ascending: a set of frames less those taken. Cost follows the number of frames taken.
 
     Args:
         frames: int64, ascending, without repeats.
@@ -50,11 +48,11 @@ class FreeFrames(Sequence[int]):
 
     def __init__(self, frames: ArrayLike) -> None:
         self._frames: Frames = np.asarray(frames, dtype=np.int64)
-        self._head = 0  # everything below it is taken: all that ever happens while the lowest frame is chosen
-        self._taken: list[int] = []  # positions taken at or above it, ascending
+        self._head = 0  # all positions below are taken; while the lowest frame is chosen, nothing else changes
+        self._taken: list[int] = []  # positions taken at or above the head, ascending
 
     def take(self, pfn: int) -> None:
-        """Remove one frame. Raises ValueError if it is not there."""
+        """Remove one frame. Raise ValueError if it is not free."""
         position = self._position(pfn)
         if position is None:
             raise ValueError(f"frame {pfn:#x} is not free")
@@ -64,13 +62,13 @@ class FreeFrames(Sequence[int]):
             self._head += 1
 
     def fork(self) -> FreeFrames:
-        """An independent set in the same state."""
+        """Return an independent copy."""
         twin = FreeFrames(self._frames)
         twin._head, twin._taken = self._head, self._taken.copy()
         return twin
 
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        """Position of a frame among those free. Raises ValueError if it is not free."""
+        """Return the position of a frame among the free ones. Raise ValueError if it is not free."""
         position = self._position(int(value))
         if position is not None:
             index = position - self._head - bisect.bisect_left(self._taken, position)
@@ -110,40 +108,77 @@ class FreeFrames(Sequence[int]):
         return len(self._frames) - self._head - len(self._taken)
 
 
+class AllocatorMachine(Protocol):
+    """The part of a machine that a page allocator needs."""
+
+    @property
+    def memory(self) -> PhysicalMemory:
+        """Memory of the machine, as the CPU reads it now."""
+        ...
+
+    @property
+    def base(self) -> int:
+        """Virtual address of frame 0 in the direct map."""
+        ...
+
+    @property
+    def end_pfn(self) -> int:
+        """One past the last frame of the direct map."""
+        ...
+
+    @property
+    def log(self) -> EventLog:
+        """Log of the kernel."""
+        ...
+
+    def write_u64(self, paddr: int, value: int) -> None:
+        """Write 8 bytes at a multiple of 8. Raise KeyError if the frame does not exist."""
+        ...
+
+    def page_fault_oops(
+        self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True, write: bool = False
+    ) -> MachineFault:
+        """Print the kernel's lines for a page fault, and return the fault."""
+        ...
+
+
 class PageAllocator(Protocol):
     """`alloc_pages(GFP_KERNEL, 0)` and `__free_page` of the modelled kernel."""
 
     @property
     def allocations(self) -> tuple[Allocation, ...]:
-        """Every allocation so far, failed ones too, in order."""
+        """All allocations so far, failed ones included, in order."""
         ...
 
     def alloc_page(self, environment: Environment, purpose: str, cpu: int = 0) -> int:
-        """One free frame. Raises OutOfMemory: the environment makes it fail, or nothing is free."""
+        """Return a free frame. Raise OutOfMemory if the environment makes it fail, or nothing is free."""
         ...
 
     def free_page(self, pfn: int, cpu: int = 0) -> None:
-        """Give a page back."""
+        """Free a page."""
         ...
 
-    def drain(self, cpu: int | None = None) -> None:
-        """drain_local_pages: what a CPU (None: each) keeps for itself goes back to the lists of all."""
+    def drain_pages(self, cpu: int | None = None) -> None:
+        """`drain_pages`: return the pages on a CPU's own list (None: on each CPU's) to the free lists."""
         ...
 
     def free_ranges(self) -> FrameRanges:
-        """What mark_free_pages sees: the frames on the free lists."""
+        """Return the frames that `mark_free_pages` marks: those on the free lists."""
         ...
 
-    def fork(self, machine: Machine) -> PageAllocator:
-        """An independent allocator in the same state, of a twin of its machine."""
+    def fork(self, machine: AllocatorMachine) -> PageAllocator:
+        """Return an independent allocator in the same state, for a twin of its machine."""
         ...
 
 
 class FreePages:
-    """A page allocator on a fixed list of frames, one at a time.
+    """A page allocator on a fixed list of frames.
 
     Args:
-        free: the frames it may hand out, ascending, without repeats.
+        free: the frames to hand out, ascending, without repeats.
+
+    Attributes:
+        free: the frames that are left.
     """
 
     def __init__(self, free: ArrayLike) -> None:
@@ -152,11 +187,11 @@ class FreePages:
 
     @property
     def allocations(self) -> tuple[Allocation, ...]:
-        """Every allocation so far, failed ones too, in order."""
+        """All allocations so far, failed ones included, in order."""
         return tuple(self._allocations)
 
     def alloc_page(self, environment: Environment, purpose: str, cpu: int = 0) -> int:
-        """One free frame, chosen by the environment.
+        """Return a free frame, chosen by the environment.
 
         Raises:
             OutOfMemory: the environment makes it fail, or nothing is free.
@@ -173,17 +208,17 @@ class FreePages:
         return pfn
 
     def free_page(self, pfn: int, cpu: int = 0) -> None:
-        """The page is lost: the list only shrinks."""
+        """Do nothing: the page is lost, since the list only shrinks."""
 
-    def drain(self, cpu: int | None = None) -> None:
-        """Nothing is kept by a CPU."""
+    def drain_pages(self, cpu: int | None = None) -> None:
+        """Do nothing: CPUs have no lists of their own."""
 
     def free_ranges(self) -> FrameRanges:
-        """The frames that are left."""
+        """Return the frames that are left."""
         return FrameRanges.of_frames(list(self.free))
 
-    def fork(self, machine: Machine) -> FreePages:
-        """An independent allocator in the same state."""
+    def fork(self, machine: AllocatorMachine) -> FreePages:
+        """Return an independent allocator in the same state."""
         del machine
         twin = FreePages(())
         twin.free = self.free.fork()

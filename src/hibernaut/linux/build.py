@@ -17,18 +17,12 @@ import numpy as np
 
 from hibernaut.errors import HibernautError
 from hibernaut.linux.allocator import FreePages
-from hibernaut.linux.buddy import (
-    STRUCT_PAGE,
-    AllocatorPlaces,
-    BuddyAllocator,
-    init_zone,
-    mem_map_page,
-    zone_batchsize,
-)
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
 from hibernaut.linux.formula import FormulaMemory
 from hibernaut.linux.machine import Machine, PageFlags
+from hibernaut.linux.mmzone import SIZEOF_STRUCT_PAGE, AllocatorPlaces, mem_map_page
+from hibernaut.linux.page_alloc import BuddyAllocator, init_zone, zone_batchsize
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL, PAGE_KERNEL_LARGE, PAGE_TABLE
 from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_invalid, set_memory_np
@@ -211,7 +205,7 @@ def build_machine(layout: Layout, environment: Environment | None = None, rules:
     batch = max(1, zone_batchsize(ram.total_pages))
     init_zone(builder, where, batch=batch, high=PCP_HIGH_BATCHES * batch)
     buddy = BuddyAllocator(builder, where)
-    buddy.free_area(places.free, layout.free_pages)
+    buddy.free_pages_memory(places.free, layout.free_pages)
     written = builder.memory.written
     segments = [*_segments(written, builder.memory), *segments, mem_map]
     machine = Machine(
@@ -264,7 +258,7 @@ class _Places:
             ram: all of it.
             table_pages: of the tables in general, then of each of `layout.tables_of`.
         """
-        mem_map_pages = -(-ram.end * STRUCT_PAGE.itemsize // PAGE_SIZE)
+        mem_map_pages = -(-ram.end * SIZEOF_STRUCT_PAGE // PAGE_SIZE)
         parts = {
             "mem_map": (layout.mem_map, mem_map_pages),
             "zone": (layout.zone, 1),

@@ -1,48 +1,46 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The fixmap: virtual addresses near the top whose page-table pages exist from boot, so that mapping never allocates.
+"""The fixmap: virtual addresses near the top whose page tables exist from boot on, so that mapping never allocates.
 
-arch/x86/include/asm/fixmap.h: slot i is at FIXADDR_TOP - i * 4096; arch/x86/kernel/head_64.S: two static PTE tables
-(`level1_fixmap_pgt`) at PMD index 506 and 507, none above or below. arch/x86/mm/pgtable.c, `native_set_fixmap`: one PTE
-is written and the address is dropped from this CPU's TLB, for mapping and for clearing alike.
+Slot i is at FIXADDR_TOP - i * 4096 (arch/x86/include/asm/fixmap.h). Two static PTE tables (`level1_fixmap_pgt`) are at
+PMD indices 506 and 507, none above or below (arch/x86/kernel/head_64.S). `native_set_fixmap` (arch/x86/mm/pgtable.c)
+writes one PTE and drops the address from the TLB of its own CPU, for mapping and for clearing alike.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from hibernaut.errors import HibernautError
 from hibernaut.linux.pgtable import PAGE_KERNEL, lookup_address, pfn_entry
 from hibernaut.memory.physical import PAGE_SIZE, PhysicalMemory
 from hibernaut.paging.entries import Level
+from hibernaut.paging.tlb import Tlb
 
-if TYPE_CHECKING:
-    from hibernaut.linux.machine import Machine
-
-__all__ = ["FIXADDR_TOP", "FIXMAP_SLOTS", "Fixmap", "find_free_slot", "fix_to_virt"]
+__all__ = ["FIXADDR_TOP", "FIXMAP_SLOTS", "FixmapMachine", "FixmapSlot", "find_free_slot", "fix_to_virt"]
 
 VSYSCALL_ADDR = (1 << 64) - (10 << 20)
 """0xffffffffff600000 (arch/x86/include/uapi/asm/vsyscall.h)."""
 
 FIXADDR_TOP = -(-(VSYSCALL_ADDR + PAGE_SIZE) // (2 << 20)) * (2 << 20) - PAGE_SIZE
-"""0xffffffffff7ff000: the last page of the 2 MiB that hold the vsyscall page."""
+"""0xffffffffff7ff000: the last page of the 2 MiB around the vsyscall page."""
 
 FIXMAP_SLOTS = 1024
 """Two static tables (FIXMAP_PMD_NUM) of 512 slots."""
 
 
 def fix_to_virt(index: int) -> int:
-    """`__fix_to_virt`: the address of a slot."""
+    """`__fix_to_virt`: return the address of a slot."""
     return FIXADDR_TOP - index * PAGE_SIZE
 
 
 def find_free_slot(memory: PhysicalMemory, cr3: int, levels: int) -> tuple[int, int]:
-    """A slot that nothing uses: its PTE table exists and its entry is zero. Lowest number first.
+    """Return the lowest unused slot: its PTE table exists and its entry is zero.
 
-    FIX_HIBERNATE exists in no released kernel, so its number is unknown: any free slot stands for it. Where the kernel
-    emulates vsyscall, `enum fixed_addresses` starts at 511, and slots 0 to 510 of the existing table belong to nobody.
+    FIX_HIBERNATE exists in no released kernel, so its number is unknown, and any free slot stands for it. Where the
+    kernel emulates vsyscall, `enum fixed_addresses` starts at 511, and slots 0 to 510 of the existing table are unused.
 
     Returns:
-        The slot's number, and the physical address of its PTE.
+        The number of the slot, and the physical address of its PTE.
 
     Raises:
         HibernautError: the tables have no fixmap, or no slot of it is free.
@@ -64,21 +62,39 @@ def find_free_slot(memory: PhysicalMemory, cr3: int, levels: int) -> tuple[int, 
     raise HibernautError(f"no fixmap: the page tables have no PTE table for its addresses ({where})")
 
 
-class Fixmap:
-    """One slot of a machine's fixmap, for saving unmapped pages.
+class FixmapMachine(Protocol):
+    """The part of a machine that a fixmap slot needs."""
+
+    @property
+    def memory(self) -> PhysicalMemory:
+        """Memory of the machine, as the CPU reads it now."""
+        ...
+
+    @property
+    def tlb(self) -> Tlb:
+        """TLB of the CPU that runs."""
+        ...
+
+    def write_entry(self, paddr: int, entry: int) -> None:
+        """Write a page-table entry."""
+        ...
+
+
+class FixmapSlot:
+    """One slot of a machine's fixmap, for copying unmapped pages.
 
     Args:
-        machine: whose tables hold the slot.
-        index: the slot's number.
+        machine: machine whose tables hold the slot.
+        index: number of the slot.
         paddr: physical address of its PTE.
 
     Attributes:
         index: as given.
         paddr: as given.
-        vaddr: the slot's address.
+        vaddr: address of the slot.
     """
 
-    def __init__(self, machine: Machine, index: int, paddr: int) -> None:
+    def __init__(self, machine: FixmapMachine, index: int, paddr: int) -> None:
         self._machine = machine
         self.index = index
         self.paddr = paddr
@@ -86,18 +102,18 @@ class Fixmap:
 
     @property
     def entry(self) -> int:
-        """The slot's PTE; it must be zero whenever no copy is in progress."""
+        """PTE of the slot; zero whenever no copy is in progress."""
         return self._machine.memory.read_u64(self.paddr) or 0
 
     def set_fixmap(self, pfn: int, *, flush: bool = True) -> int:
-        """Map a frame in the slot (PAGE_KERNEL) and invalidate its address. Never allocates.
+        """Map a frame in the slot (PAGE_KERNEL) and invalidate its address. Allocate nothing.
 
         Args:
             pfn: the frame.
-            flush: False leaves the invalidation out, as no kernel does: for mutants.
+            flush: False leaves out the invalidation, for mutants.
 
         Returns:
-            The address to read the frame from.
+            The address at which to read the frame.
         """
         return self._write(pfn_entry(pfn, PAGE_KERNEL), flush)
 

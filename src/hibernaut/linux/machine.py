@@ -9,23 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from hibernaut.errors import HibernautError, MachineFault, OutOfMemory
 from hibernaut.linux.allocator import Allocation, PageAllocator
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.environment import Environment
-from hibernaut.linux.fixmap import Fixmap, find_free_slot
+from hibernaut.linux.fixmap import FixmapSlot, find_free_slot
 from hibernaut.linux.kernel_image import KernelImage
+from hibernaut.linux.oops import page_fault_oops
 from hibernaut.linux.pgtable import KernelEntry, TableNotInSource, lookup_address
 from hibernaut.linux.printk import EventLog
 from hibernaut.linux.rules import LINES, KernelRules
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Bytes, FrameRanges, Frames, Overlay, PhysicalMemory
+from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Bytes, FrameRanges, Overlay, PhysicalMemory
 from hibernaut.paging.entries import Entries, Level, entry_pfn
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb
 
-__all__ = ["FLUSH_CEILING_PAGES", "Machine", "PageFlags", "ascending"]
+__all__ = ["FLUSH_CEILING_PAGES", "Machine", "PageFlags"]
 
 FLUSH_CEILING_PAGES = 33
 """tlb_single_page_flush_ceiling: a larger change flushes the whole TLB (arch/x86/mm/tlb.c)."""
@@ -120,7 +120,7 @@ class Machine:
         self.direct_pages_count: dict[Level, int] | None = None
         self.log = EventLog()
         self._direct_map = direct_map
-        self._fixmap: Fixmap | None = None
+        self._fixmap: FixmapSlot | None = None
         self._watchers: list[Callable[[int], None]] = []
 
     def fork(self, environment: Environment | None = None) -> Machine:
@@ -142,7 +142,7 @@ class Machine:
         twin.direct_pages_count = None if self.direct_pages_count is None else self.direct_pages_count.copy()
         twin.log = self.log.fork()
         twin._direct_map = None
-        twin._fixmap = None if self._fixmap is None else Fixmap(twin, self._fixmap.index, self._fixmap.paddr)
+        twin._fixmap = None if self._fixmap is None else FixmapSlot(twin, self._fixmap.index, self._fixmap.paddr)
         twin._watchers = []
         return twin
 
@@ -194,10 +194,10 @@ class Machine:
         return self._direct_map
 
     @property
-    def fixmap(self) -> Fixmap:
+    def fixmap(self) -> FixmapSlot:
         """The slot for unmapped pages: one that was free when first asked for. Raises as `find_free_slot`."""
         if self._fixmap is None:
-            self._fixmap = Fixmap(self, *find_free_slot(self.memory, self.cr3, self.levels))
+            self._fixmap = FixmapSlot(self, *find_free_slot(self.memory, self.cr3, self.levels))
         return self._fixmap
 
     @property
@@ -321,30 +321,11 @@ class Machine:
     def page_fault_oops(
         self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True, write: bool = False
     ) -> MachineFault:
-        """Print what the kernel prints for an access to an unmapped address (`show_fault_oops`), and make the fault.
+        """Print the kernel's lines for an access to an unmapped address, and return the fault.
 
-        Args:
-            vaddr: the address; below 4096 it is reported as a NULL dereference.
-            doing: what the machine was doing.
-            pfn: the frame that was wanted, if known.
-            table: False if the fault is to carry no entry: there was none to read.
-            write: whether it was a write: bit 1 of the error code (X86_PF_WRITE).
+        Arguments are those of `oops.page_fault_oops`.
         """
-        walk = self.tables.walk(vaddr)
-        null = vaddr < PAGE_SIZE
-        what = "kernel NULL pointer dereference, address" if null else "unable to handle page fault for address"
-        self.log.printk(f"BUG: {what}: {vaddr:016x}")
-        self.log.printk(f"#PF: supervisor {'write' if write else 'read'} access in kernel mode")
-        self.log.printk(f"#PF: error_code({2 if write else 0:#06x}) - not-present page")
-        self.log.printk(_dump_pagetable(walk, self.levels))
-        return MachineFault(
-            what.split(",")[0].removesuffix(" for address"),
-            address=vaddr,
-            entry=walk.entry if table and walk.steps else None,
-            pfn=pfn,
-            doing=doing,
-            log=self.log.kernel_lines,
-        )
+        return page_fault_oops(self.tables, self.log, vaddr, doing=doing, pfn=pfn, table=table, write=write)
 
     def _before_write(self, pfn: int) -> None:
         self._direct_map = None
@@ -361,27 +342,3 @@ def _table_missing(walk: Walk, doing: str) -> TableNotInSource:
         pfn=table,
         doing=doing,
     )
-
-
-def _dump_pagetable(walk: Walk, levels: int) -> str:
-    """The line of `dump_pagetable` (arch/x86/mm/fault.c): every entry on the way; with 4 levels PGD and P4D are one."""
-    parts = [f"{step.level.name_of(levels)} {step.entry:x}" for step in walk.steps]
-    if levels == Level.P4D and parts:
-        parts.insert(1, f"P4D {walk.steps[0].entry:x}")
-    if walk.stop == Stop.TABLE_MISSING:
-        parts.append("BAD")
-    return " ".join(parts)
-
-
-def ascending(pfns: ArrayLike) -> Frames:
-    """Frames as an int64 array that cannot be written to. Raises HibernautError if they do not ascend."""
-    frames = np.array(pfns, dtype=np.int64).reshape(-1)
-    wrong = np.flatnonzero(np.diff(frames) <= 0)
-    if len(wrong):
-        raise HibernautError(
-            f"frames must ascend without repeats: {int(frames[wrong[0] + 1]):#x} follows {int(frames[wrong[0]]):#x}"
-        )
-    if len(frames) and (frames[0] < 0 or frames[-1] >= 1 << 40):
-        raise HibernautError(f"frame {int(frames[0] if frames[0] < 0 else frames[-1]):#x} cannot exist")
-    frames.flags.writeable = False
-    return frames

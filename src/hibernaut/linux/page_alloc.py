@@ -1,0 +1,565 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The page allocator (mm/page_alloc.c), whose whole state lies in the simulated machine's own memory.
+
+Only the record of allocations is kept in Python. `struct page`s, the zone's free lists and the lists of each CPU are
+bytes of the machine's memory, linked by direct-map addresses as in the kernel. A copy of memory made page by page while
+the allocator runs therefore tears its lists as it would tear a real kernel's, and a resumed machine continues or
+crashes as a real one. `check_allocator` reports what is wrong with such a copy.
+
+Facts from Linux 6.1: mm/page_alloc.c, mm/internal.h, and the order of the four writes of `list_add` and `list_del`
+(include/linux/list.h). Functions bear the kernel's names, without leading underscores. Left out: more than one zone and
+one migrate type, orders above 0 on the lists of CPUs, watermarks, `vm_stat` differences that a CPU has not yet added
+up, and the additions of CONFIG_DEBUG_LIST, CONFIG_DEBUG_VM and page shuffling. A kernel with CONFIG_DEBUG_LIST reports
+a broken list ("list_del corruption") and may stop there; the modelled kernel follows the link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hibernaut.errors import MachineFault, OutOfMemory
+from hibernaut.linux.allocator import Allocation, AllocatorMachine
+from hibernaut.linux.environment import Environment
+from hibernaut.linux.mmzone import (
+    FREE_AREA_NR_FREE,
+    IN_USE_TYPE,
+    LIST_POISON1,
+    LIST_POISON2,
+    NR_PAGE_ORDERS,
+    PAGE_LIST,
+    PAGE_MAPPING,
+    PAGE_MEMCG_DATA,
+    PAGE_PRIVATE,
+    PAGE_STATE,
+    PAGE_TYPE_BASE,
+    PAGE_TYPE_MASK,
+    PAGES_PER_MAP_PAGE,
+    PCP_COUNT,
+    PCP_FREE_FACTOR,
+    PCP_HIGH,
+    PCP_LIST,
+    PER_CPU_PAGES,
+    PG_BUDDY,
+    SIZEOF_FREE_AREA,
+    SIZEOF_STRUCT_PAGE,
+    STRUCT_PAGE,
+    ZONE,
+    ZONE_FREE_AREA,
+    ZONE_MANAGED_PAGES,
+    ZONE_NR_FREE_PAGES,
+    AllocatorPlaces,
+)
+from hibernaut.linux.oops import bug_in_snapshot, endless_loop, general_protection_fault, hard_lockup
+from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, FrameRanges
+
+__all__ = ["BuddyAllocator", "init_zone", "zone_batchsize"]
+
+MAX_LIST_STEPS = 1 << 14
+"""Longer than any list of a CPU (`high` is some hundreds). A larger count, or a loop, is damage, in which the CPU stays
+with interrupts off."""
+
+PCP_BATCH_SCALE_MAX = 5
+"""CONFIG_PCP_BATCH_SCALE_MAX, by default."""
+
+_U64 = (1 << 64) - 1
+
+
+def init_zone(machine: AllocatorMachine, places: AllocatorPlaces, *, batch: int, high: int) -> None:
+    """Write a zone without free pages, and an empty list for each CPU, into the machine's memory.
+
+    Args:
+        machine: machine whose memory is written; the pages that `places` names exist there.
+        places: addresses of the state.
+        batch: pages that a CPU's list takes from the free lists at a time (`zone_batchsize`).
+        high: length at which a CPU's list returns pages; the kernel's is at least `4 * batch` (`zone_highsize`).
+    """
+    zone = np.zeros((), dtype=ZONE)
+    heads = machine.base + places.zone + ZONE_FREE_AREA + SIZEOF_FREE_AREA * np.arange(NR_PAGE_ORDERS, dtype=np.uint64)
+    zone["free_area"]["next"] = zone["free_area"]["prev"] = heads
+    _write_structure(machine, places.zone, zone)
+    for paddr in places.pcps:
+        pcp = np.zeros((), dtype=PER_CPU_PAGES)
+        pcp["high"], pcp["batch"] = high, batch
+        pcp["next"] = pcp["prev"] = machine.base + paddr + PCP_LIST
+        _write_structure(machine, paddr, pcp)
+
+
+def _write_structure(machine: AllocatorMachine, paddr: int, structure: NDArray[np.void]) -> None:
+    for number, word in enumerate(np.frombuffer(structure.tobytes(), dtype="<u8").tolist()):
+        machine.write_u64(paddr + 8 * number, word)
+
+
+def zone_batchsize(managed_pages: int) -> int:
+    """Return how many pages a CPU's list of order 0 takes at a time (6.1): 2^n - 1, from 0 to 63.
+
+    That is a thousandth of the zone, at most 1 MiB; of it a quarter, rounded half up to a power of two, less one. The
+    kernel stores at least 1 in `batch` (`zone_set_pageset_high_and_batch`).
+    """
+    batch = max(1, min(managed_pages >> 10, (1 << 20) // PAGE_SIZE) // 4)
+    return (1 << ((batch + batch // 2).bit_length() - 1)) - 1
+
+
+class BuddyAllocator:
+    """`alloc_pages(GFP_KERNEL, 0)`, `__free_pages` and their callees, on the state in a machine's memory.
+
+    A broken link is followed as the CPU follows it: the access reads or writes whatever lies there, or the machine
+    crashes. All methods may therefore raise `MachineFault`.
+
+    Args:
+        machine: machine whose memory is read and written; it must hold the state (`init_zone`).
+        places: addresses of the state.
+
+    Attributes:
+        places: as given.
+    """
+
+    def __init__(self, machine: AllocatorMachine, places: AllocatorPlaces) -> None:
+        self._machine = machine
+        self.places = places
+        self._allocations: list[Allocation] = []
+        self._mem_map = machine.base + places.mem_map
+        self._zone = machine.base + places.zone
+        self._direct_map_bytes = machine.end_pfn << PAGE_SHIFT
+
+    @property
+    def allocations(self) -> tuple[Allocation, ...]:
+        """All allocations so far, failed ones included, in order."""
+        return tuple(self._allocations)
+
+    @property
+    def nr_free_pages(self) -> int:
+        """NR_FREE_PAGES: the zone's own count of pages on the free lists, without those on the lists of CPUs."""
+        return self._load(self._zone + ZONE_NR_FREE_PAGES, "reading NR_FREE_PAGES")
+
+    def fork(self, machine: AllocatorMachine) -> BuddyAllocator:
+        """Return an allocator with the same record, on the state in a twin's memory."""
+        twin = BuddyAllocator(machine, self.places)
+        twin._allocations = self._allocations.copy()
+        return twin
+
+    # --- allocation ---------------------------------------------------------------------------------------------
+
+    def alloc_page(self, environment: Environment, purpose: str, cpu: int = 0) -> int:
+        """Allocate one page for a CPU from its list, which is refilled in bulk when empty.
+
+        Args:
+            environment: decides whether the allocation fails, and which page of the CPU's list it gets; position 0 is
+                the kernel's choice. It is not asked for a page if the list cannot be read.
+            purpose: purpose of the page, a clause.
+            cpu: CPU that allocates.
+
+        Returns:
+            The frame; its `_refcount` is 1.
+
+        Raises:
+            OutOfMemory: the environment makes it fail (nothing is touched then), or nothing is free.
+            MachineFault: the lists are broken.
+        """
+        number = len(self._allocations) + 1
+        injected = environment.allocation_fails(number)
+        page = None if injected else self._rmqueue_pcplist(environment, number, cpu)
+        if page is None:
+            self._allocations.append(Allocation(number, purpose, None))
+            raise OutOfMemory(number, injected=injected)
+        pfn = self._prep_new_page(page)
+        self._allocations.append(Allocation(number, purpose, pfn))
+        return pfn
+
+    def _rmqueue_pcplist(self, environment: Environment, number: int, cpu: int) -> int | None:
+        """`rmqueue_pcplist` and `__rmqueue_pcplist`: take a page off the CPU's list; None if nothing is free."""
+        doing = "allocating a page (__rmqueue_pcplist)"
+        pcp = self._pcp(cpu)
+        head = pcp + PCP_LIST
+        factor = self._load(pcp + PCP_FREE_FACTOR, doing)
+        self._store(pcp + PCP_FREE_FACTOR, (factor & ~0xFFFF) | (factor & 0xFFFF) >> 1, doing)
+        total = 0
+        while self._load(head, doing) == head:  # once more if all pages that came were bad, as the slow path would
+            batch = _signed(self._load(pcp + PCP_HIGH, doing) >> 32)
+            taken, added = self._rmqueue_bulk(batch, head)
+            self._add_count(pcp, added, doing)
+            if not taken:
+                return None
+            total += taken
+            if total > MAX_LIST_STEPS:
+                raise self._lockup(head, doing)
+        pfns = list(self._readable(head))
+        entry = self._page(environment.free_frame(number, pfns)) + PAGE_LIST if pfns else self._load(head, doing)
+        self._list_del(entry, doing)
+        self._add_count(pcp, -1, doing)
+        return entry - PAGE_LIST
+
+    def _rmqueue_bulk(self, count: int, head: int) -> tuple[int, int]:
+        """`rmqueue_bulk`: move pages from the free lists to the tail of a CPU's list.
+
+        Returns:
+            The number of pages that left the free lists, and of those the number that arrived.
+        """
+        doing = "refilling the CPU's list (rmqueue_bulk)"
+        taken = added = 0
+        while taken < count:
+            page = self._rmqueue_smallest(doing)
+            if page is None:
+                break
+            taken += 1
+            if taken > MAX_LIST_STEPS:
+                raise self._lockup(head, doing)
+            if self._page_is_bad(page, doing):  # check_pcp_refill: such a page is lost
+                continue
+            self._list_add(page + PAGE_LIST, self._load(head + 8, doing), head, doing)
+            added += 1
+        self._add(self._zone + ZONE_NR_FREE_PAGES, -taken, doing)
+        return taken, added
+
+    def _rmqueue_smallest(self, doing: str) -> int | None:
+        """`__rmqueue_smallest`: take a page out of the first block of the smallest order that has one."""
+        for order in range(NR_PAGE_ORDERS):
+            head = self._area(order)
+            entry = self._load(head, doing)
+            if entry == head:
+                continue
+            page = entry - PAGE_LIST
+            self._del_page_from_free_list(page, order, doing)
+            self._expand(page, order, doing)
+            return page
+        return None
+
+    def _expand(self, page: int, high: int, doing: str) -> None:
+        """`expand`: return the upper halves of a block of order `high` to the free lists, down to its first page."""
+        for order in reversed(range(high)):
+            upper = page + (SIZEOF_STRUCT_PAGE << order)
+            self._add_to_free_list(upper, order, tail=False, doing=doing)
+            self._set_buddy_order(upper, order, doing)
+
+    def _prep_new_page(self, page: int) -> int:
+        """`prep_new_page`: set `private` and `_refcount`, and return the frame."""
+        doing = "preparing a page (post_alloc_hook)"
+        self._store(page + PAGE_PRIVATE, 0, doing)
+        state = self._load(page + PAGE_STATE, doing)
+        self._store(page + PAGE_STATE, (state & 0xFFFF_FFFF) | 1 << 32, doing)
+        pfn = self._pfn(page)
+        if not 0 <= pfn < self.places.end_pfn:  # a wild link was taken for a page: using it faults
+            raise self._fault((self._machine.base + (pfn << PAGE_SHIFT)) & _U64, "using the page that was allocated")
+        return pfn
+
+    # --- freeing ------------------------------------------------------------------------------------------------
+
+    def free_page(self, pfn: int, cpu: int = 0) -> None:
+        """Free a page (`__free_pages`, `free_unref_page`): put it at the head of the CPU's list.
+
+        A list that is full then returns pages to the free lists. Only dropping the last reference frees: of a page that
+        is free already only `_refcount` changes, to -1.
+
+        Raises:
+            ValueError: the frame has no `struct page`.
+            MachineFault: the lists are broken.
+        """
+        if not 0 <= pfn < self.places.end_pfn:
+            raise ValueError(f"frame {pfn:#x} has no struct page")
+        doing = "freeing a page (free_unref_page)"
+        page = self._page(pfn)
+        state = (self._load(page + PAGE_STATE, doing) - (1 << 32)) & _U64
+        self._store(page + PAGE_STATE, state, doing)
+        if state >> 32:
+            return
+        self._store(page + PAGE_PRIVATE, 0, doing)
+        self._free_unref_page_commit(page, self._pcp(cpu), doing)
+
+    def _free_unref_page_commit(self, page: int, pcp: int, doing: str) -> None:
+        """`free_unref_page_commit`: put a page on a CPU's list, and cut the list where it reaches `high`."""
+        head = pcp + PCP_LIST
+        self._list_add(page + PAGE_LIST, head, self._load(head, doing), doing)
+        count = self._add_count(pcp, 1, doing)
+        limits = self._load(pcp + PCP_HIGH, doing)
+        high, batch = _signed(limits), _signed(limits >> 32)
+        if count >= high:
+            self._free_pcppages_bulk(self._nr_pcp_free(pcp, high, batch, doing), pcp)
+
+    def drain_pages(self, cpu: int | None = None) -> None:
+        """`drain_pages`: return all pages on a CPU's list to the free lists; None for every CPU, in order."""
+        doing = "draining the CPU's list (drain_pages)"
+        for number in range(len(self.places.pcps)) if cpu is None else (cpu,):
+            pcp = self._pcp(number)
+            left = _signed(self._load(pcp + PCP_COUNT, doing) >> 32)
+            if left > MAX_LIST_STEPS:
+                raise self._lockup(pcp, doing)
+            while left:
+                batch = _signed(self._load(pcp + PCP_HIGH, doing) >> 32)
+                to_drain = min(left, batch << PCP_BATCH_SCALE_MAX)
+                if to_drain <= 0 < left:
+                    raise self._lockup(pcp, doing)
+                self._free_pcppages_bulk(to_drain, pcp)
+                left -= to_drain
+
+    def free_pages_memory(self, start: int, pages: int) -> None:
+        """`__free_pages_memory` (mm/memblock.c): free a range of frames at boot, in the largest aligned blocks.
+
+        Cost follows the number of blocks, and of pages that were in use until now.
+
+        Raises:
+            ValueError: frames without a `struct page`.
+        """
+        if start < 0 or pages < 0 or start + pages > self.places.end_pfn:
+            raise ValueError(f"{pages} frames from {start:#x} on: struct pages end at {self.places.end_pfn:#x}")
+        end = start + pages
+        while start < end:
+            order = min(NR_PAGE_ORDERS - 1, (start & -start).bit_length() - 1 if start else NR_PAGE_ORDERS)
+            order = min(order, (end - start).bit_length() - 1)
+            self._free_pages_core(start, order)
+            start += 1 << order
+
+    def _free_pages_core(self, pfn: int, order: int) -> None:
+        """`__free_pages_core`: free one block of boot memory, to the tail of its list."""
+        doing = "freeing boot memory (__free_pages_core)"
+        for used in self._in_use(pfn, 1 << order):
+            state = self._load(self._page(used) + PAGE_STATE, doing)
+            self._store(self._page(used) + PAGE_STATE, state & 0xFFFF_FFFF, doing)
+        self._add(self._zone + ZONE_MANAGED_PAGES, 1 << order, doing)
+        self._free_one_page(self._page(pfn), pfn, order, to_tail=True, doing=doing)
+
+    def _in_use(self, start: int, pages: int) -> Iterator[int]:
+        """Yield the frames of a range whose `_refcount` is not 0."""
+        at, end = start, start + pages
+        while at < end:
+            page, row = divmod(at, PAGES_PER_MAP_PAGE)
+            got = self._machine.memory.run((self.places.mem_map >> PAGE_SHIFT) + page, 1)
+            rows = min(PAGES_PER_MAP_PAGE - row, end - at)
+            counts = got.reshape(-1).view(STRUCT_PAGE)["_refcount"][row : row + rows]
+            yield from (at + np.flatnonzero(counts)).tolist()
+            at += rows
+
+    def _nr_pcp_free(self, pcp: int, high: int, batch: int, doing: str) -> int:
+        """`nr_pcp_free`: how many pages a full list returns, more each time if nothing was allocated in between."""
+        if high < batch:
+            return 1
+        min_nr_free, max_nr_free = batch, high - batch
+        word = self._load(pcp + PCP_FREE_FACTOR, doing)
+        factor = word & 0xFFFF
+        wanted = batch << min(factor, PCP_BATCH_SCALE_MAX)
+        if wanted < max_nr_free and factor < PCP_BATCH_SCALE_MAX:
+            self._store(pcp + PCP_FREE_FACTOR, (word & ~0xFFFF) | factor + 1, doing)
+        return min(max(wanted, min_nr_free), max_nr_free)
+
+    def _free_pcppages_bulk(self, count: int, pcp: int) -> None:
+        """`free_pcppages_bulk`: return the oldest pages of a CPU's list, from its tail."""
+        doing = "giving pages back (free_pcppages_bulk)"
+        head = pcp + PCP_LIST
+        count = min(count, _signed(self._load(pcp + PCP_COUNT, doing) >> 32))
+        for step in range(count):
+            if step == MAX_LIST_STEPS or self._load(head, doing) == head:
+                raise self._lockup(head, doing)
+            entry = self._load(head + 8, doing)
+            self._list_del(entry, doing)
+            self._add_count(pcp, -1, doing)
+            page = entry - PAGE_LIST
+            if not self._page_is_bad(page, doing):  # bulkfree_pcp_prepare
+                self._free_one_page(page, self._pfn(page), 0, to_tail=False, doing=doing)
+
+    def _free_one_page(self, page: int, pfn: int, order: int, *, to_tail: bool, doing: str) -> None:
+        """`__free_one_page`: merge a block with its buddy while that is free, then put it on a free list."""
+        self._add(self._zone + ZONE_NR_FREE_PAGES, 1 << order, doing)
+        while order < NR_PAGE_ORDERS - 1:
+            buddy_pfn = pfn ^ 1 << order
+            buddy = page + (buddy_pfn - pfn) * SIZEOF_STRUCT_PAGE
+            if not self._page_is_buddy(buddy, buddy_pfn, order, doing):
+                to_tail = to_tail or self._buddy_merge_likely(page, pfn, buddy_pfn, order, doing)
+                break
+            self._del_page_from_free_list(buddy, order, doing)
+            page, pfn = min(page, buddy), buddy_pfn & pfn
+            order += 1
+        self._set_buddy_order(page, order, doing)
+        self._add_to_free_list(page, order, tail=to_tail, doing=doing)
+
+    def _buddy_merge_likely(self, page: int, pfn: int, buddy_pfn: int, order: int, doing: str) -> bool:
+        """`buddy_merge_likely`: whether the buddy of the next larger block is free already."""
+        if order >= NR_PAGE_ORDERS - 2:
+            return False
+        higher_pfn = buddy_pfn & pfn
+        higher_page = page + (higher_pfn - pfn) * SIZEOF_STRUCT_PAGE
+        higher_buddy_pfn = higher_pfn ^ 1 << (order + 1)
+        higher_buddy = higher_page + (higher_buddy_pfn - higher_pfn) * SIZEOF_STRUCT_PAGE
+        return self._page_is_buddy(higher_buddy, higher_buddy_pfn, order + 1, doing)
+
+    # --- lists --------------------------------------------------------------------------------------------------
+
+    def free_ranges(self) -> FrameRanges:
+        """Return the frames that `mark_free_pages` marks: those on the free lists, not those on the lists of CPUs.
+
+        Raises:
+            MachineFault: a link leads to no page (`memory_bm_set_bit` finds no such frame), or into a circle that does
+                not contain the head of the list.
+        """
+        doing = "marking free pages (mark_free_pages)"
+        blocks: list[tuple[int, int]] = []
+        for order in range(NR_PAGE_ORDERS):
+            head = self._area(order)
+            entry, seen = self._load(head, doing), set[int]()
+            while entry != head:
+                pfn = self._pfn(entry - PAGE_LIST)
+                if not 0 <= pfn <= self.places.end_pfn - (1 << order):  # before anything is read there, NULL or not
+                    raise bug_in_snapshot(self._machine.log, entry, doing)
+                if entry in seen:
+                    raise endless_loop(self._machine.log, entry, doing)
+                seen.add(entry)
+                blocks.append((pfn, 1 << order))
+                entry = self._load(entry, doing)
+        return FrameRanges.of(blocks)
+
+    def _readable(self, head: int) -> Iterator[int]:
+        """Yield the frames on a list in order, the candidates of an allocation; end where the list breaks."""
+        entry, seen = self._load(head, "reading a list"), set[int]()
+        while entry != head and entry not in seen:
+            pfn, within = divmod(entry - PAGE_LIST - self._mem_map, SIZEOF_STRUCT_PAGE)
+            if within or not 0 <= pfn < self.places.end_pfn:
+                return
+            after = self._machine.memory.read_u64(entry - self._machine.base)
+            if after is None:
+                return
+            seen.add(entry)
+            yield pfn
+            entry = after
+
+    def _list_add(self, new: int, before: int, after: int, doing: str) -> None:
+        """`__list_add`: four writes, in the kernel's order."""
+        self._store(after + 8, new, doing)
+        self._store(new, after, doing)
+        self._store(new + 8, before, doing)
+        self._store(before, new, doing)
+
+    def _list_del(self, entry: int, doing: str) -> None:
+        """`list_del`: four writes, in the kernel's order."""
+        after, before = self._load(entry, doing), self._load(entry + 8, doing)
+        self._store(after + 8, before, doing)
+        self._store(before, after, doing)
+        self._store(entry, LIST_POISON1, doing)
+        self._store(entry + 8, LIST_POISON2, doing)
+
+    def _add_to_free_list(self, page: int, order: int, *, tail: bool, doing: str) -> None:
+        """`add_to_free_list`, `add_to_free_list_tail`."""
+        head = self._area(order)
+        before, after = (self._load(head + 8, doing), head) if tail else (head, self._load(head, doing))
+        self._list_add(page + PAGE_LIST, before, after, doing)
+        self._add(head + FREE_AREA_NR_FREE, 1, doing)
+
+    def _del_page_from_free_list(self, page: int, order: int, doing: str) -> None:
+        """`del_page_from_free_list`."""
+        self._list_del(page + PAGE_LIST, doing)
+        self._store(page + PAGE_STATE, self._load(page + PAGE_STATE, doing) | PG_BUDDY, doing)
+        self._store(page + PAGE_PRIVATE, 0, doing)
+        self._add(self._area(order) + FREE_AREA_NR_FREE, -1, doing)
+
+    def _set_buddy_order(self, page: int, order: int, doing: str) -> None:
+        """`set_buddy_order`."""
+        self._store(page + PAGE_PRIVATE, order, doing)
+        self._store(page + PAGE_STATE, self._load(page + PAGE_STATE, doing) & ~PG_BUDDY, doing)
+
+    def _page_is_buddy(self, page: int, pfn: int, order: int, doing: str) -> bool:
+        """`page_is_buddy`: whether a page is the first of a free block of this order."""
+        if not 0 <= pfn < self.places.end_pfn:  # the kernel's array extends to a multiple of the largest block
+            return False
+        state = self._load(page + PAGE_STATE, doing)
+        return state & PAGE_TYPE_MASK == PAGE_TYPE_BASE and self._load(page + PAGE_PRIVATE, doing) == order
+
+    def _page_is_bad(self, page: int, doing: str) -> bool:
+        """`page_expected_state`, checked when a page moves between a free list and a CPU's list; `bad_page` if not.
+
+        Since v6.3 the check is off by default (`check_pages_enabled`).
+        """
+        state = self._load(page + PAGE_STATE, doing)
+        reasons = {
+            "page still charged to cgroup": self._load(page + PAGE_MEMCG_DATA, doing) != 0,
+            "nonzero _refcount": state >> 32 != 0,
+            "non-NULL mapping": self._load(page + PAGE_MAPPING, doing) != 0,
+            "nonzero mapcount": state & 0xFFFF_FFFF != IN_USE_TYPE,
+        }
+        reason = next((reason for reason, applies in reasons.items() if applies), None)
+        if reason is None:
+            return False
+        self._bad_page(page, reason)
+        self._store(page + PAGE_STATE, state | IN_USE_TYPE, doing)
+        return True
+
+    def _bad_page(self, page: int, reason: str) -> None:
+        """`bad_page`: print its lines."""
+        self._machine.log.printk(f"BUG: Bad page state in process systemd-sleep  pfn:{self._pfn(page) & _U64:05x}")
+        self._machine.log.printk(f"page dumped because: {reason}")
+
+    # --- addresses ----------------------------------------------------------------------------------------------
+
+    def _page(self, pfn: int) -> int:
+        return self._mem_map + pfn * SIZEOF_STRUCT_PAGE
+
+    def _pfn(self, page: int) -> int:
+        return (page - self._mem_map) // SIZEOF_STRUCT_PAGE
+
+    def _area(self, order: int) -> int:
+        return self._zone + ZONE_FREE_AREA + order * SIZEOF_FREE_AREA
+
+    def _pcp(self, cpu: int) -> int:
+        return self._machine.base + self.places.pcps[cpu]
+
+    def _add(self, vaddr: int, amount: int, doing: str) -> None:
+        self._store(vaddr, (self._load(vaddr, doing) + amount) & _U64, doing)
+
+    def _add_count(self, pcp: int, amount: int, doing: str) -> int:
+        """Add to the `count` of a CPU's list, and return it."""
+        word = (self._load(pcp + PCP_COUNT, doing) + (amount << 32)) & _U64
+        self._store(pcp + PCP_COUNT, word, doing)
+        return _signed(word >> 32)
+
+    def _load(self, vaddr: int, doing: str) -> int:
+        """Read 8 bytes at a virtual address, aligned or not."""
+        within = vaddr & 7
+        if within:
+            low, high = self._load(vaddr - within, doing), self._load(vaddr - within + 8, doing)
+            return (high << 64 | low) >> 8 * within & _U64
+        paddr = (vaddr & _U64) - self._machine.base
+        value = self._machine.memory.read_u64(paddr) if 0 <= paddr < self._direct_map_bytes else None
+        if value is None:
+            raise self._fault(vaddr & _U64, doing)
+        return value
+
+    def _store(self, vaddr: int, value: int, doing: str) -> None:
+        """Write 8 bytes at a virtual address, aligned or not."""
+        within = vaddr & 7
+        if within:
+            start, mask = vaddr - within, _U64 << 8 * within
+            both = self._load(start + 8, doing) << 64 | self._load(start, doing)
+            both = (both & ~mask) | value << 8 * within
+            self._store(start, both & _U64, doing)
+            self._store(start + 8, both >> 64, doing)
+            return
+        paddr = (vaddr & _U64) - self._machine.base
+        if not 0 <= paddr < self._direct_map_bytes:
+            raise self._fault(vaddr & _U64, doing, write=True)
+        try:
+            self._machine.write_u64(paddr, value)
+        except KeyError:
+            raise self._fault(vaddr & _U64, doing, write=True) from None
+
+    def _fault(self, vaddr: int, doing: str, *, write: bool = False) -> MachineFault:
+        """Return the fault of an address that cannot be read or written."""
+        if not _is_canonical(vaddr, self._machine.base):
+            return general_protection_fault(self._machine.log, vaddr, doing)
+        paddr = vaddr - self._machine.base
+        pfn = paddr >> PAGE_SHIFT if 0 <= paddr < self._direct_map_bytes else None
+        return self._machine.page_fault_oops(vaddr, doing=doing, pfn=pfn, write=write)
+
+    def _lockup(self, vaddr: int, doing: str) -> MachineFault:
+        return hard_lockup(self._machine.log, vaddr, doing)
+
+
+def _signed(value: int) -> int:
+    """Return the lower 32 bits as an `int` of C."""
+    return (value & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000
+
+
+def _is_canonical(vaddr: int, base: int) -> bool:
+    """Return whether all bits above the reach of the tables are equal.
+
+    The direct map of five levels lies below that of four.
+    """
+    unused_from = 47 if base >= 0xFFFF_8000_0000_0000 else 56
+    return vaddr >> unused_from in (0, _U64 >> unused_from)
