@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ import pytest
 
 from hibernaut.errors import FormatError
 from hibernaut.sources import open_memory
+from hibernaut.swsusp import open_image, parallel
+from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.writer import NewArea, write_image
 from tests.conftest import Golden
 from tests.memory.naive import PAGE, Load, elf_core, flattened, kdump, lime, packed_file, page_of, qemu_cpu
+from tests.swsusp import naive as images
 
 CONTENTS = {
     "elf": elf_core([Load(5 * PAGE, page_of(5))], qemu_cpu(0x9000)),
@@ -38,6 +43,60 @@ def test_content_decides(tmp_path: Path, kind: str, how: str | None) -> None:
         assert page.tobytes() == page_of(5)
         assert source.memory.frame(6) is None
         assert source.cr3 == (0x9000 if kind == "elf" else None)
+
+
+def mixed_page(pfn: int) -> bytes:
+    """A page that packs to a size of its own, and takes its time to unpack: few different bytes, then zeroes."""
+    return np.random.default_rng(pfn).integers(1, 13, pfn * 97 % 4000, dtype=np.uint8).tobytes().ljust(PAGE, b"\0")
+
+
+MIXED: dict[int, bytes] = {pfn: mixed_page(pfn) for pfn in (*range(1, 200), *range(300, 400))}
+SHARED = {
+    "elf": elf_core([Load(PAGE, b"".join(MIXED[pfn] for pfn in range(1, 200)))]),
+    "lime": lime([(PAGE, b"".join(MIXED[pfn] for pfn in range(1, 200)))]),
+    "raw": b"".join(MIXED.get(pfn, bytes(PAGE)) for pfn in range(400)),
+    **{f"kdump, flags {flags:#x}": kdump(MIXED, flags=flags) for flags in (0, 1, 2, 0x20)},
+    **{
+        f"image, {name}": images.build(dict(MIXED), images.Layout(compressor=name, shuffle_seed=5))
+        for name in ("lzo", "lz4", "none")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_threads_read_what_one_thread_reads(tmp_path: Path, kind: str) -> None:
+    """Whatever the format, four threads reading one source at once get its bytes, and no false damage."""
+    path = tmp_path / "source"
+    path.write_bytes(SHARED[kind])
+    with open_memory(path) as source:
+        memory = source.memory
+        frames = memory.ranges.frames()
+        expected, _ = memory.gather(frames)
+        assert all(page.tobytes() == MIXED.get(pfn, bytes(PAGE)) for pfn, page in zip(frames, expected, strict=True))
+
+        def read(seed: int) -> bool:
+            first, count = np.random.default_rng(seed).integers(0, len(frames) - 64), 64
+            pages, present = memory.gather(frames[first : first + count])
+            return bool(present.all()) and np.array_equal(pages, expected[first : first + count])
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(read, range(200)))
+
+
+def test_image_of_a_zstd_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image written by four threads from a zstd-compressed kdump holds its pages."""
+    monkeypatch.setattr(parallel, "worker_count", lambda: 4)
+    path = tmp_path / "dump"
+    frames = {pfn: mixed_page(pfn) for pfn in range(4096)}
+    path.write_bytes(kdump(frames, flags=0x20))
+    pfns = np.array(sorted(frames), dtype=np.int64)
+    info = ImageInfo.blank(cr3=0, physical_pages=len(pfns))
+    with open_memory(path) as source:
+        write_image(tmp_path / "out", source.memory, pfns, info, NewArea(), compressor="lzo", zero_pages=True)
+    with open_image(tmp_path / "out") as image:
+        for first, pages in image.memory().blocks():
+            for row, page in enumerate(pages):
+                assert page.tobytes() == frames[first + row]
 
 
 def test_golden_core_opens_packed(golden: Golden) -> None:

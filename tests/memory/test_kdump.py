@@ -6,10 +6,14 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +72,36 @@ def test_damaged_pages_are_corrupt_when_they_are_read(opening: Opening) -> None:
         page = memory.frame(6)
         assert page is not None
         assert page.tobytes() == page_of(6)
+
+
+def test_no_thread_uses_the_decompressor_of_another(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zstd decompressor holds state while it works: three threads at once have three of them."""
+    real = zstandard.ZstdDecompressor
+    users: list[set[int]] = []
+
+    class Watched:
+        def __init__(self, **options: Any) -> None:
+            self._real = real(**options)
+            self._users: set[int] = set()
+            users.append(self._users)
+
+        def decompress(self, data: bytes, **options: Any) -> bytes:
+            self._users.add(threading.get_ident())
+            return self._real.decompress(data, **options)
+
+    memory = opening.dump(open_kdump, kdump({pfn: page_of(pfn) for pfn in range(8)}, flags=0x20)).memory
+    monkeypatch.setattr("zstandard.ZstdDecompressor", Watched)
+    together = threading.Barrier(3, timeout=60)
+
+    def read(_number: int) -> None:
+        together.wait()  # all three are there: none has the identifier of one that ended
+        for pfn in range(8):
+            memory.frame(pfn)
+        together.wait()
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(read, range(3)))
+    assert [len(threads) for threads in users] == [1, 1, 1]
 
 
 def test_headers_that_claim_too_much(opening: Opening) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import lz4.block
@@ -85,6 +86,23 @@ def test_garbage_is_a_value_error(name: str, data: bytes) -> None:
     """Bytes that are no stream never give another exception."""
     with pytest.raises(ValueError, match=r"decompress"):
         unpacked(CODECS[name](), data, UNIT)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_threads_share_a_codec(name: str) -> None:
+    """One codec used by four threads at once packs and unpacks as for one: the libraries keep no state in it."""
+    codec = CODECS[name]()
+    plain = [unit(seed, 9000 * seed) for seed in range(12)]
+    packed = [codec.compress(one) for one in plain]
+
+    def use(number: int) -> bool:
+        one = number % len(plain)
+        return codec.compress(plain[one]) == packed[one] and bool(
+            (unpacked(codec, packed[one], UNIT) == plain[one]).all()
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(use, range(400)))
 
 
 def test_python_lzo_is_preferred() -> None:

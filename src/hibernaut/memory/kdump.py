@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def open_kdump(plain: PlainFile) -> Dump | Refusal:
 class KdumpMemory(PhysicalMemory):
     """Frames of a kdump-compressed file, decompressed when they are asked for.
 
-    Reading a damaged page raises CorruptImage.
+    Safe to use from several threads. Reading a damaged page raises CorruptImage.
     """
 
     def __init__(self, plain: PlainFile, ranges: FrameRanges, descriptors_at: int) -> None:
@@ -84,7 +85,7 @@ class KdumpMemory(PhysicalMemory):
         self._ranges = ranges
         self._rows = np.cumsum(ranges.pages) - ranges.pages
         self._descriptors_at = descriptors_at
-        self._codecs: dict[int, Callable[[bytes], bytes]] = {}
+        self._codecs = _Codecs()
 
     @property
     def ranges(self) -> FrameRanges:
@@ -114,10 +115,8 @@ class KdumpMemory(PhysicalMemory):
                 source=self._plain.name,
                 offset=at,
             )
-        if flags not in self._codecs:
-            self._codecs[flags] = _codec(c.KDUMP_COMPRESSED[flags])
         try:
-            page = self._codecs[flags](self._plain.pread(offset, size_bytes))
+            page = self._codecs.of(flags)(self._plain.pread(offset, size_bytes))
         except ValueError as error:
             raise CorruptImage(f"damaged page ({error})", source=self._plain.name, offset=offset) from error
         if len(page) != PAGE_SIZE:
@@ -135,8 +134,24 @@ class KdumpMemory(PhysicalMemory):
         self._plain.close()
 
 
+class _Codecs(threading.local):
+    """Decompressors by a page's flags, each thread's own: a zstd decompressor holds state while it works."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Callable[[bytes], bytes]] = {}
+
+    def of(self, flags: int) -> Callable[[bytes], bytes]:
+        """The calling thread's decompressor of pages with these flags, see `_codec`."""
+        if flags not in self._made:
+            self._made[flags] = _codec(c.KDUMP_COMPRESSED[flags])
+        return self._made[flags]
+
+
 def _codec(compression: str) -> Callable[[bytes], bytes]:
-    """A function that decompresses one page and raises ValueError if it cannot; libraries are imported when needed."""
+    """A function that decompresses one page and raises ValueError if it cannot, for one thread.
+
+    Libraries are imported when they are needed.
+    """
     if compression == "zlib":
 
         def unpack(data: bytes) -> bytes:

@@ -209,7 +209,11 @@ def rows_among(pfns: Frames, ascending: Frames) -> Frames:
 
 
 class PhysicalMemory(Closing, ABC):
-    """Page frames with gaps. Arrays handed out are read-only views wherever the backing allows."""
+    """Page frames with gaps. Arrays handed out are read-only views wherever the backing allows.
+
+    Several threads may read one memory at once, as writers of images and dumps do: an implementation keeps per thread,
+    or locks, whatever state it reads with.
+    """
 
     @property
     @abstractmethod
