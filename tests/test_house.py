@@ -173,3 +173,55 @@ def test_no_module_is_callable() -> None:
     """No module replaces its class to become callable."""
     for path in modules():
         assert "ModuleType" not in path.read_text(), path
+
+
+MADE_ELSEWHERE = {
+    ("cache", "locked"): "an empty file to lock",
+    ("qemu", "qemu"): "QEMU's own messages, in a folder of mode 0700",
+    ("scenario", "boot"): "modules of a distribution's kernel",
+    ("golden", "_machine"): "the memory map, in a folder of mode 0700",
+    ("debian", "_configured"): "configuration of apt",
+    ("region", "build"): "sources and a module",
+    ("sweep", "__enter__"): "records of simulated machines, appended",
+    ("table", "_patch"): "damages a disk that is there; its mode stays",
+    ("rewrite", "_claimed"): "the area of an image; its mode stays",
+    ("__init__", "main"): "the null device",
+}
+"""Functions (module, name) that make files or open them for writing themselves, and why these need not be private."""
+
+
+def opens_for_writing(call: ast.Call) -> bool:
+    """Whether a call makes a file, opens one for writing, or copies one."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name == "copy":
+        return ast.unparse(call.func) == "shutil.copy"
+    words = [*call.args, *(keyword.value for keyword in call.keywords)]
+    if name == "open":
+        flags = {node.attr for word in words for node in ast.walk(word) if isinstance(node, ast.Attribute)}
+        modes = [set(word.value) for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)]
+        return bool(flags & {"O_CREAT", "O_TMPFILE", "O_RDWR", "O_WRONLY"}) or any(
+            mode <= set("rwaxbt+") and mode & set("wax+") for mode in modes
+        )
+    return name in ("write_text", "write_bytes", "touch", "copyfile", "copy2", "copytree", "NamedTemporaryFile")
+
+
+def makers(path: Path) -> set[tuple[str, str]]:
+    """(module, function) of every such call in a module, the innermost named function that it is in."""
+    found: set[tuple[str, str]] = set()
+
+    def visit(node: ast.AST, function: str) -> None:
+        if isinstance(node, ast.FunctionDef):
+            function = node.name
+        if isinstance(node, ast.Call) and opens_for_writing(node):
+            found.add((path.stem, function))
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(path.read_text()), "")
+    return found
+
+
+def test_every_file_is_made_by_the_writer_of_private_files() -> None:
+    """`replacing` makes all files that hold memory; each other place that makes files is known, and why it may."""
+    found = {maker for path in PACKAGE.rglob("*.py") for maker in makers(path)}
+    assert found == {("output", "replacing"), *MADE_ELSEWHERE}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ def test_demo_image_holds_the_unmapped_pages(tmp_path: Path) -> None:
         assert page.startswith(f"frame {pfn:#07x}".encode())
     inspected = hibernaut("inspect", tmp_path / "image", "--json")
     assert (inspected.status, inspected.document["saved_pages"]) == (0, len(pages))
+    assert stat.S_IMODE((tmp_path / "image").stat().st_mode) == 0o600
 
 
 def test_the_module_runs_as_a_program() -> None:

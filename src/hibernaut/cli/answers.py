@@ -16,7 +16,7 @@ from hibernaut.exploration.replay import write_run
 from hibernaut.exploration.sweep import Progress
 from hibernaut.report.answers import answers_page
 from hibernaut.studies.answers import STUDIES, Answers, Study, answer
-from hibernaut.volumes.output import replacing, write_all
+from hibernaut.volumes.output import write_file
 
 __all__ = ["answers_"]
 
@@ -79,8 +79,7 @@ def _write(path: Path, page: str, answers: Answers) -> None:
     for judged in answers.judged:
         if judged.shown is not None:
             write_run(folder / f"{judged.claim.name}.json", judged.shown.played)
-    with replacing(path) as fd:
-        write_all(fd, memoryview(page.encode()), 0)
+    write_file(path, page.encode(), public=True)
 
 
 def _document(answers: Answers) -> dict[str, Any]:

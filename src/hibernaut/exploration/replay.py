@@ -27,7 +27,7 @@ from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Choice, Environment, Kind, Replay
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import rules_named
-from hibernaut.volumes.output import replacing, write_all
+from hibernaut.volumes.output import write_file
 
 __all__ = [
     "FamilyMachine",
@@ -220,8 +220,7 @@ def fingerprint(machine: Machine) -> str:
 
 def write_run(path: Path, played: Played) -> None:
     """Save a run. A file that is there is replaced as a whole."""
-    with replacing(path) as fd:
-        write_all(fd, memoryview(run_text(played).encode()), 0)
+    write_file(path, run_text(played).encode(), public=True)
 
 
 def read_run(path: Path) -> tuple[Written, str]:

@@ -29,6 +29,7 @@ from hibernaut.linux.environment import Kind, Place, Structure
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 from hibernaut.swsusp import open_image
+from hibernaut.volumes.output import write_file
 
 __all__ = ["Confirmation", "Prediction", "Torn", "cannot_arrange", "confirm", "died_of_a_list", "foretold", "judge"]
 
@@ -246,7 +247,7 @@ def confirm(lab: Lab, prediction: Prediction, folder: Path) -> Confirmation:
     if reason:
         raise LabError(f"this cannot be arranged: {reason}")
     done = lab.hibernate(prediction.variant, folder)
-    (folder / LOG_NAME).write_text(done.log)
+    write_file(folder / LOG_NAME, done.log.encode())
     record = done.record
     if record.regions:
         see_arranged(record)
@@ -258,7 +259,7 @@ def confirm(lab: Lab, prediction: Prediction, folder: Path) -> Confirmation:
     torn = _torn(done)
     disks = [done.image, done.folder / SPARE_NAME]
     resumed = lab.resume(record, disks, folder, partition=record.partition, offset=record.offset)
-    (folder / RESUMED_LOG_NAME).write_text(resumed.log)
+    write_file(folder / RESUMED_LOG_NAME, resumed.log.encode())
     return judge(prediction, done, torn, resumed)
 
 

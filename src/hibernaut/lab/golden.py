@@ -8,6 +8,7 @@ own reader.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from hibernaut.swsusp import inspect_image
 from hibernaut.swsusp.kernels import rules_for
 from hibernaut.swsusp.verdict import ResumingMachine
 from hibernaut.volumes.files import open_plain
+from hibernaut.volumes.output import replacing, write_file
 
 __all__ = ["check_golden", "make_golden"]
 
@@ -67,9 +69,8 @@ def make_golden(lab: Lab, folder: Path, workshop: Path, tell: Tell) -> dict[str,
     tell(f"{name}: secret")
     path = folder / "expected.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**known, **expected}, indent=1) + "\n")
-    partial.rename(path)
+    text = json.dumps({**known, **expected}, indent=1) + "\n"
+    write_file(path, text.encode(), public=True)
     return expected
 
 
@@ -248,7 +249,5 @@ def _machine(guest: Up) -> ResumingMachine:
 
 def _pack(source: Path, target: Path) -> None:
     """Compress a file; it appears whole or not at all."""
-    partial = target.with_name(f".{target.name}.partial")
-    with source.open("rb") as plain, partial.open("wb") as packed:
+    with source.open("rb") as plain, replacing(target) as fd, os.fdopen(fd, "wb", closefd=False) as packed:
         zstandard.ZstdCompressor(level=3, threads=-1).copy_stream(plain, packed)
-    partial.rename(target)

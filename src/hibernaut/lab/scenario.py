@@ -29,6 +29,7 @@ from hibernaut.lab.vm.port import Port, Reply, facts_of
 from hibernaut.lab.vm.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp.declarations import SIGNATURE
+from hibernaut.volumes.output import write_file
 
 __all__ = [
     "IMAGE_NAME",
@@ -101,7 +102,8 @@ class Record:
 
     def save(self, folder: Path) -> None:
         """Write it beside the image."""
-        (folder / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        text = json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        write_file(folder / RECORD_NAME, text.encode(), public=True)
 
     @classmethod
     def load(cls, folder: Path) -> Record:

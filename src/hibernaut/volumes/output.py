@@ -1,30 +1,41 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Output files: written beside their target and renamed over it once they are complete and synced."""
+"""Output files: private, written beside their target and renamed over it once they are complete and synced."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Writeback", "replacing", "write_all", "write_vector"]
+__all__ = ["Writeback", "replacing", "write_all", "write_file", "write_vector"]
 
 
 IOVECS = 512
 """Buffers given to one system call; the system allows 1024 (IOV_MAX)."""
 WRITEBACK_BYTES = 32 << 20
+PRIVATE = 0o600
+PUBLIC = 0o666
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[int]:
-    """A descriptor, open for reading and writing, of a new file that takes the place of `path` on success.
+def replacing(path: str | os.PathLike[str], *, public: bool = False) -> Iterator[int]:
+    """Yield a descriptor, open for reading and writing, of a new file that takes the place of `path` on success.
 
     On leaving without an exception the file is synced and renamed over `path`, and the folder is synced; on an
-    exception it is removed and `path` stays what it was. A symbolic link is followed: what it names is replaced. Mode
-    follows the umask, nothing of the old file is kept.
+    exception it is removed and `path` stays what it was. A symbolic link is followed: the file that it names is
+    replaced.
+
+    The memory of a machine holds its keys and passwords, so the file is private from its first moment on: mode 0600,
+    whatever the umask. It keeps the owner of a file that it replaces, as far as the system permits, and never has a
+    bit in its mode that the replaced file lacks. File systems without modes (FAT) apply those of their mount.
+
+    Args:
+        path: the file to make or replace.
+        public: the file holds no memory: a new file's mode follows the umask.
 
     Raises:
         IsADirectoryError: `path` is a directory.
@@ -32,18 +43,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[int]:
         OSError: as the system reports it.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
+    replaced = _status(target)
+    if replaced is not None and stat.S_ISDIR(replaced.st_mode):
         raise IsADirectoryError(21, os.strerror(21), str(path))
-    if target.exists() and not target.is_file():
+    if replaced is not None and not stat.S_ISREG(replaced.st_mode):
         raise FileExistsError(17, "is not a regular file", str(path))
     partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    mode = PUBLIC if public else PRIVATE
     try:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
         error.filename = str(path)  # the name that the caller knows
         raise
     try:
         try:
+            _protect(fd, None if public else PRIVATE, replaced)
             yield fd
             os.fsync(fd)
         finally:
@@ -54,6 +68,39 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[int]:
             partial.unlink()
         raise
     _sync_folder(target.parent)
+
+
+def write_file(path: str | os.PathLike[str], data: bytes, *, public: bool = False) -> None:
+    """Write a whole file, which appears complete or not at all. Arguments and errors as for `replacing`."""
+    with replacing(path, public=public) as fd:
+        write_all(fd, memoryview(data), 0)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """The status of a file; None if there is none."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _protect(fd: int, mode: int | None, replaced: os.stat_result | None) -> None:
+    """Set the mode of a new file (None: the one that it was made with), cut to that of the replaced file; its owner."""
+    made = os.fstat(fd)
+    mode = stat.S_IMODE(made.st_mode) if mode is None else mode
+    if replaced is not None:
+        mode &= replaced.st_mode
+        if made.st_gid != replaced.st_gid:
+            try:
+                os.fchown(fd, -1, replaced.st_gid)
+            except OSError:  # not a member of it: what the group might do, another group must not
+                mode &= ~stat.S_IRWXG
+    if mode != stat.S_IMODE(os.fstat(fd).st_mode):
+        with suppress(PermissionError):  # FAT
+            os.fchmod(fd, mode)
+    if replaced is not None and made.st_uid != replaced.st_uid:
+        with suppress(OSError):  # only root gives files away
+            os.fchown(fd, replaced.st_uid, -1)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -45,7 +45,7 @@ from hibernaut.lab.takeover import take_over
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS, VARIANTS, Swap, Variant, variant_named
 from hibernaut.lab.vm.qemu import Disk, command_text, usable_accelerator
 from hibernaut.report.text import columns, doctor_text, support_page, support_text
-from hibernaut.volumes.output import replacing, write_all
+from hibernaut.volumes.output import write_file
 
 __all__ = ["DryRunOption", "Place", "lab", "takeover", "workshop"]
 
@@ -290,7 +290,7 @@ def hibernate(
     with workshop(folder):
         stop = Stop(folder / "before.elf" if dump_before else None, folder / "after.elf" if dump_after else None)
         done = laboratory.hibernate(guest_kind, folder, stop)
-        (folder / LOG_NAME).write_text(done.log)
+        write_file(folder / LOG_NAME, done.log.encode())
     _tell_hibernated(done, json, quiet)
     return None
 
@@ -490,8 +490,7 @@ def prove_(
         say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", quiet or json)
     document = {"passed": all(one.passed for one in results), "results": [_row(one) for one in results]}
     if write:
-        with replacing(write) as fd:
-            write_all(fd, memoryview(support_page(document).encode()), 0)
+        write_file(write, support_page(document).encode(), public=True)
     if json:
         print_json(document)
     elif not quiet:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hibernaut.lab.host.programs import program, run
 from hibernaut.lab.variants import Swap
 from hibernaut.swsusp.writer import copy_sparse
 from hibernaut.volumes.files import open_plain
+from hibernaut.volumes.output import replacing, write_all
 
 __all__ = ["PARTITION_START_BYTES", "copy_disk", "make_disk"]
 
@@ -21,18 +23,19 @@ SWAP_TYPE = 0x82
 
 def make_disk(path: Path, size_mib: int, swap: Swap) -> None:
     """Make a sparse disk, ready for the guest to put its swap area on. Raises LabUnavailable, OSError."""
-    with path.open("wb") as file:
-        file.truncate(size_mib << 20)
+    with replacing(path) as fd:
+        os.ftruncate(fd, size_mib << 20)
         if swap is Swap.PARTITION:
-            file.write(_mbr(PARTITION_START_BYTES // SECTOR_BYTES, (size_mib << 20) // SECTOR_BYTES))
+            mbr = _mbr(PARTITION_START_BYTES // SECTOR_BYTES, (size_mib << 20) // SECTOR_BYTES)
+            write_all(fd, memoryview(mbr), 0)
     if swap is Swap.FILE:
         run([program("mkfs.ext4"), "-q", "-F", "-b", "4096", path], doing="making a file system")
 
 
 def copy_disk(source: Path, target: Path) -> None:
     """Copy a disk, holes as holes. Raises OSError."""
-    with open_plain(source) as plain, target.open("wb") as file:
-        copy_sparse(plain, file.fileno())
+    with open_plain(source) as plain, replacing(target) as fd:
+        copy_sparse(plain, fd)
 
 
 def _mbr(first_sector: int, end_sector: int) -> bytes:

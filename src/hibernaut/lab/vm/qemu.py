@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 
 from hibernaut.errors import LabError, LabUnavailable
 from hibernaut.lab.host.programs import program
+from hibernaut.volumes.output import replacing
 
 __all__ = ["Disk", "Hardware", "Qemu", "command_line", "command_text", "qemu", "usable_accelerator"]
 
@@ -165,13 +167,16 @@ class Qemu:
         return self._answer()
 
     def dump(self, path: Path) -> None:
-        """RAM and CPU state as an ELF core (QEMU's `dump-guest-memory`), whole or not at all. Raises LabError."""
-        partial = path.absolute().with_name(f".{path.name}.partial")
-        try:
-            self.execute("dump-guest-memory", paging=False, protocol=f"file:{partial}")
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        """RAM and CPU state as an ELF core (QEMU's `dump-guest-memory`), whole or not at all.
+
+        QEMU gets the name of a descriptor, so the file has the mode and the owner that `replacing` gives it.
+
+        Raises:
+            LabError: QEMU refuses.
+            OSError: as the system reports it.
+        """
+        with replacing(path) as fd:
+            self.execute("dump-guest-memory", paging=False, protocol=f"file:/proc/{os.getpid()}/fd/{fd}")
 
     def wait(self, seconds: float) -> int:
         """Wait for its end and give its exit status. Raises LabError if it goes on."""
