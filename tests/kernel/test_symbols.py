@@ -11,7 +11,7 @@ import pytest
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.kernel.facts import machine_facts
 from hibernaut.kernel.suspend import kernel_state, pages_to_save
-from hibernaut.kernel.symbols import kernel_symbols
+from hibernaut.kernel.symbols import _Reader, kernel_symbols
 from hibernaut.memory.physical import Segment, SegmentMemory
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
@@ -30,6 +30,29 @@ def test_symbols_are_at_run_time_addresses(golden: Golden) -> None:
     assert symbols.get("no_such_symbol") is None
     with pytest.raises(FormatError, match="no symbol no_such_symbol"):
         symbols["no_such_symbol"]
+
+
+def test_threads_share_the_page_that_is_kept() -> None:
+    """A thread that reads between any two steps of another one gets its own page, and so does the other one."""
+    memory = SegmentMemory([Segment(0, np.repeat(np.arange(4, dtype=np.uint8), 4096).reshape(4, 4096))])
+    found: list[bytes] = []
+    switching: list[bool] = []
+
+    class Switching(_Reader):
+        """After every change of its state, another thread reads frame 1."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if switching and switching.pop():
+                found.append(self(1 << 12, 4, 0, True))
+                switching.append(True)
+
+    reader = Switching(memory, 0)
+    reader(1 << 12, 4, 0, True)
+    switching.append(True)
+    assert reader(2 << 12, 4, 0, True) == b"\2\2\2\2"
+    assert len(found) >= 3
+    assert set(found) == {b"\1\1\1\1"}
 
 
 def test_no_kernel_in_memory() -> None:

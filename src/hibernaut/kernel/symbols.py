@@ -162,8 +162,7 @@ class _Reader:
     def __init__(self, memory: PhysicalMemory, shift: int) -> None:
         self._memory = memory
         self._shift = shift
-        self._pfn = -1
-        self._page = b""
+        self._last = (-1, b"")
         self._reads: float = MAX_SYMBOL_READS
         self._bytes: float = MAX_SYMBOL_BYTES
 
@@ -180,10 +179,11 @@ class _Reader:
         pfn, within = paddr >> PAGE_SHIFT, paddr & (PAGE_SIZE - 1)
         if within + count > PAGE_SIZE:
             return self._read(paddr, count)
-        if pfn != self._pfn:
-            self._page = self._read(pfn << PAGE_SHIFT, PAGE_SIZE)
-            self._pfn = pfn
-        return self._page[within : within + count]
+        last, page = self._last  # one attribute: another thread replaces number and bytes together
+        if pfn != last:
+            page = self._read(pfn << PAGE_SHIFT, PAGE_SIZE)
+            self._last = pfn, page
+        return page[within : within + count]
 
     def _read(self, paddr: int, count: int) -> bytes:
         import drgn
