@@ -51,7 +51,7 @@ inline alloc_page()
 #endif
 }
 
-/* set_direct_map_default: ok says whether it worked. */
+/* set_direct_map_default_noflush: ok says whether it worked. */
 inline split(which)
 {
 	ok = true;

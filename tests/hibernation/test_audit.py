@@ -88,7 +88,7 @@ def test_what_the_audit_foretells_is_what_happens(layout: Layout) -> None:
     torn = {finding.check for finding in findings}
     assert ("tables-closed" in torn) == any(split.order == Order.ABOVE for split in found.splits)
     if found.safe_today:
-        # Of an entry that set_memory_np made not present, RW goes with it: set_direct_map_invalid clears both.
+        # Of an entry that set_memory_np made not present, RW goes with it: set_direct_map_invalid_noflush clears both.
         assert torn <= {"same-direct-map"}
         assert all(finding.what.startswith("4K entry") for finding in findings)
 

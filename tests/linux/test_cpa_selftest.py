@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hibernaut.linux.build import Layout, build_machine
 from hibernaut.linux.machine import Machine
-from hibernaut.linux.pgtable import is_none, large_2_4k, pfn_and_prot
+from hibernaut.linux.pgtable import is_none, pfn_and_prot, pgprot_large_2_4k
 from hibernaut.linux.rules import LINES, KernelRules
 from hibernaut.linux.set_memory import change_page_attr_set_clr, direct_pages_count
 from hibernaut.paging.entries import Entry, Level
@@ -68,7 +68,7 @@ def rights(machine: Machine, pfn: int) -> tuple[bool, int]:
     if found is None:
         return False, 0
     prot = pfn_and_prot(found.entry, found.level)[1]
-    return found.present, (large_2_4k(prot) if found.level > Level.PTE else prot) & ~TEST_BIT
+    return found.present, (pgprot_large_2_4k(prot) if found.level > Level.PTE else prot) & ~TEST_BIT
 
 
 def uniform_run(machine: Machine, pfn: int, pages: int, busy: set[int]) -> list[int]:

@@ -12,8 +12,8 @@ from hibernaut.linux.pgtable import pfn_entry
 from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
 from hibernaut.linux.set_memory import (
     AttributeChangeError,
-    set_direct_map_invalid,
-    set_direct_map_valid,
+    set_direct_map_invalid_noflush,
+    set_direct_map_valid_noflush,
     set_memory_4k,
     set_memory_np_noalias,
     set_memory_ro,
@@ -92,7 +92,7 @@ def test_no_kernel_asks_whether_the_lookup_found_anything() -> None:
 def test_set_direct_map_invalid_clears_dirty_since_6_6(line: str, left: int) -> None:
     """invalid_clears: a page taken out of the direct map keeps DIRTY on 6.1 only."""
     m = machine(line)
-    set_direct_map_invalid(m, 0x1001)
+    set_direct_map_invalid_noflush(m, 0x1001)
     assert entry_of(m, 0x1001) == (Level.PTE, pfn_entry(0x1001, NX | left))
 
 
@@ -108,7 +108,7 @@ def test_set_memory_ro_clears_dirty_since_6_6(line: str, low: int) -> None:
 def test_a_whole_block_stays_one_entry_where_many_pages_are_one_request(line: str, level: Level) -> None:
     """direct_map_pages: 512 pages out of the direct map are one PMD entry since 6.13, before that a split table."""
     m = machine(line)
-    set_direct_map_valid(m, 0x1000, 512, valid=False)
+    set_direct_map_valid_noflush(m, 0x1000, 512, valid=False)
     dirty = 0 if m.rules.invalid_clears & Entry.DIRTY else 0x40
     prot = NX | 0x20 | dirty
     assert entry_of(m, 0x1000) == (level, pfn_entry(0x1000, prot))
@@ -116,7 +116,7 @@ def test_a_whole_block_stays_one_entry_where_many_pages_are_one_request(line: st
     for pfn in (0x1001, 0x11FF):
         found = entry_of(m, pfn)
         assert found == (level, pfn_entry(pfn if level == Level.PTE else 0x1000, prot))
-    set_direct_map_valid(m, 0x1000, 512, valid=True)
+    set_direct_map_valid_noflush(m, 0x1000, 512, valid=True)
     back = NX | 0x23 | dirty | (0x80 if level == Level.PMD else 0)
     assert entry_of(m, 0x1000) == (level, 0x1000000 | back)
 

@@ -16,14 +16,14 @@ from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, pfn_and_prot, pfn_entries, pfn_entry
 from hibernaut.linux.rules import LINES, KernelRules, rules_named
 from hibernaut.linux.set_memory import (
-    KERNEL_4K,
+    PAGE_KERNEL_4K,
     AttributeChangeError,
     change_page_attr_set_clr,
     direct_pages_count,
     kernel_page_present,
     remapped_entries,
-    set_direct_map_default,
-    set_direct_map_invalid,
+    set_direct_map_default_noflush,
+    set_direct_map_invalid_noflush,
     set_memory_4k,
     set_memory_np,
     set_memory_np_noalias,
@@ -102,13 +102,13 @@ def test_split_of_a_not_present_large_page_as_the_kernel_was_seen_to_do() -> Non
     """set_direct_map_default in a not-present 2M entry: 512 inverted 4K entries, one of them then present and RW."""
     m = machine(hole_2m(0x1000))
     free = m.allocator.free_ranges()
-    set_direct_map_default(m, 0x1003)
+    set_direct_map_default_noflush(m, 0x1003)
     assert entry_of(m, 0x1003) == (Level.PTE, 0x8000000001003063)
     expected = [pfn_entry(0x1000 + i, 0x8000000000000062) for i in range(512)]
     expected[3] = 0x8000000001003063
     assert table_of(m, 0x1000).tolist() == expected
     assert [a.pfn is not None and free.contains([a.pfn])[0] for a in m.allocations] == [True]
-    set_direct_map_invalid(m, 0x1003)
+    set_direct_map_invalid_noflush(m, 0x1003)
     assert entry_of(m, 0x1003) == (Level.PTE, 0x800FFFFFFEFFC060)  # RW goes with PRESENT
     assert len(m.allocations) == 1
 
@@ -116,7 +116,7 @@ def test_split_of_a_not_present_large_page_as_the_kernel_was_seen_to_do() -> Non
 def test_split_of_a_present_large_page_keeps_its_protection() -> None:
     """One 4K page out of a present 2M page: 511 neighbours keep rights and GLOBAL, without PSE."""
     m = machine()
-    set_direct_map_invalid(m, 0x1001)
+    set_direct_map_invalid_noflush(m, 0x1001)
     table = table_of(m, 0x1000)
     assert int(table[1]) == pfn_entry(0x1001, 0x8000000000000060)
     rest = [0x8000000000000163 | (0x1000 + i) << 12 for i in range(512) if i != 1]
@@ -126,7 +126,7 @@ def test_split_of_a_present_large_page_keeps_its_protection() -> None:
 def test_a_4k_change_in_a_1g_page_takes_two_allocations() -> None:
     """1G -> 512 x 2M (PSE kept as they are present) -> 512 x 4K."""
     m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
-    set_direct_map_invalid(m, GIB + 5)
+    set_direct_map_invalid_noflush(m, GIB + 5)
     assert len(m.allocations) == 2
     assert entry_of(m, GIB + 5) == (Level.PTE, pfn_entry(GIB + 5, 0x8000000000000060))
     assert entry_of(m, GIB + 512) == (Level.PMD, 0x80000000000001E3 | (GIB + 512) << 12)
@@ -136,7 +136,7 @@ def test_a_not_present_1g_entry_splits_into_not_present_2m_entries() -> None:
     """A not-present PUD entry splits into PMD entries with neither PRESENT nor PSE, each with its inverted frame."""
     m = machine(hole_1g(GIB), ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
     assert entry_of(m, GIB) == (Level.PUD, pfn_entry(GIB, 0x8000000000000062))
-    set_direct_map_default(m, GIB + 700)
+    set_direct_map_default_noflush(m, GIB + 700)
     assert entry_of(m, GIB + 700) == (Level.PTE, 0x8000000000000063 | (GIB + 700) << 12)
     assert entry_of(m, GIB) == (Level.PMD, pfn_entry(GIB, 0x8000000000000062))
     assert entry_of(m, GIB + 511 * 512) == (Level.PMD, pfn_entry(GIB + 511 * 512, 0x8000000000000062))
@@ -148,7 +148,7 @@ def test_pse_of_a_1g_entry_that_is_not_present_is_lost_in_its_split() -> None:
     found = m.lookup_address(m.vaddr(GIB))
     assert found is not None
     m.write_entry(found.paddr, found.entry | Entry.PSE)
-    set_direct_map_default(m, GIB + 700)
+    set_direct_map_default_noflush(m, GIB + 700)
     assert entry_of(m, GIB) == (Level.PMD, pfn_entry(GIB, 0x8000000000000062))
 
 
@@ -156,7 +156,7 @@ def test_second_allocation_fails_without_rollback() -> None:
     """A 4K change in a 1G page whose second allocation fails leaves the first split in place."""
     m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000, environment=FailAllocations(2))
     with pytest.raises(OutOfMemory) as failure:
-        set_direct_map_invalid(m, GIB + 5)
+        set_direct_map_invalid_noflush(m, GIB + 5)
     assert failure.value.number == 2
     assert entry_of(m, GIB + 5) == (Level.PMD, 0x80000000000001E3 | GIB << 12)
 
@@ -177,7 +177,7 @@ def test_no_entry_inside_the_direct_map_counts_as_success() -> None:
     m = machine(none_entries(0x1003), no_table(0x1400))
     before = m.memory.written.tolist()
     for pfn in (0x1003, 0x1400):
-        set_direct_map_default(m, pfn)
+        set_direct_map_default_noflush(m, pfn)
     set_memory_np(m, m.vaddr(0x1400), 3)
     assert m.memory.written.tolist() == before
     assert m.allocations == ()
@@ -204,7 +204,7 @@ def test_changes_flush_the_tlb_and_set_direct_map_does_not() -> None:
     set_memory_ro(m, m.vaddr(0x1000), 512)
     assert m.tlb.lookup(m.vaddr(0x1000)) is None
     m.read_page(m.vaddr(0x800))
-    set_direct_map_invalid(m, 0x800)
+    set_direct_map_invalid_noflush(m, 0x800)
     assert m.tlb.lookup(m.vaddr(0x800)) is not None
 
 
@@ -218,7 +218,7 @@ def test_stale_translation_is_the_environments_choice() -> None:
 
     m = machine(hole_4k(0x801))
     m.read_page(m.vaddr(0x800))
-    set_direct_map_invalid(m, 0x800)
+    set_direct_map_invalid_noflush(m, 0x800)
     twin = m.fork(Forgets())
     assert m.read_page(m.vaddr(0x800)).view("<u8")[0] & 0xFFFFFFFFFFF == 0x800000
     with pytest.raises(MachineFault) as fault:
@@ -242,7 +242,7 @@ def test_table_outside_the_source_is_said_and_never_guessed() -> None:
     found = m.lookup_address(m.vaddr(0x1000))
     assert found is not None
     m.write_entry(found.paddr, pfn_entry(0x99999, KERNPG_TABLE))
-    for act in (kernel_page_present, set_direct_map_default):
+    for act in (kernel_page_present, set_direct_map_default_noflush):
         with pytest.raises(TableNotInSource) as fault:
             act(m, 0x1000)
         assert fault.value.pfn == 0x99999
@@ -413,8 +413,8 @@ def test_a_change_of_the_kernel_image_reaches_the_direct_map(line: str) -> None:
 def test_what_leaves_the_other_mapping_alone(line: str) -> None:
     """set_direct_map_*, *_noalias and pure NX changes concern the mapping that they name."""
     m = machine_with_image(line)
-    set_direct_map_invalid(m, 0x1001)
-    set_direct_map_default(m, 0x1002)
+    set_direct_map_invalid_noflush(m, 0x1001)
+    set_direct_map_default_noflush(m, 0x1002)
     set_memory_np_noalias(m, m.vaddr(0x1003), 1)
     set_memory_x(m, m.vaddr(0x1004), 1)
     assert text_entry(m, 0x1001) == (Level.PMD, 0x1000000 | TEXT_PROT)
@@ -567,7 +567,7 @@ def test_what_does_not_fit_is_not_collapsed(spoil: str) -> None:
     set_memory_rox(m, m.vaddr(0x1000), 511)
     if spoil == "marked":
         set_memory_4k(m, m.vaddr(0x1000), 512)
-        assert entry_of(m, 0x1000)[1] & KERNEL_4K
+        assert entry_of(m, 0x1000)[1] & PAGE_KERNEL_4K
     else:
         found = m.lookup_address(m.vaddr(0x1064))
         assert found is not None
@@ -627,10 +627,10 @@ def test_tables_come_from_the_pool_first() -> None:
     m = machine()
     m.reserve_table("a pool of one")
     (reserved,) = m.table_pool
-    set_direct_map_invalid(m, 0x1001)
+    set_direct_map_invalid_noflush(m, 0x1001)
     assert upper_entry(m, 0x1000, Level.PMD)[1] >> 12 == reserved
     assert (m.table_pool, len(m.allocations)) == ([], 1)
-    set_direct_map_invalid(m, 0x1201)
+    set_direct_map_invalid_noflush(m, 0x1201)
     assert len(m.allocations) == 2
 
 
@@ -649,7 +649,7 @@ def test_counters_go_on_counting_what_is_not_present() -> None:
     assert before[Level.PTE] == 0xA0 + 0x100 + 510
     set_memory_np(m, m.vaddr(0x1000), 512)
     assert direct_pages_count(m) == before
-    set_direct_map_default(m, 0x1001)
+    set_direct_map_default_noflush(m, 0x1001)
     assert direct_pages_count(m)[Level.PMD] == before[Level.PMD] - 1
     assert direct_pages_count(m.fork()) == direct_pages_count(m)
 
@@ -670,7 +670,7 @@ def test_counters_go_on_counting_what_is_not_present() -> None:
 def test_entries_remapped_all_at_once_are_those_remapped_one_by_one(
     rules: KernelRules, wanted: list[tuple[int, bool, int]]
 ) -> None:
-    """remapped_entries equals set_direct_map_default and set_direct_map_invalid on each page, whatever bits it has."""
+    """remapped_entries equals setting each page default, then invalid, whatever bits its entry has."""
     m = machine(hole_4k(0x1000), rules=rules)
     prots = [low | (Entry.NX if nx else 0) for low, nx, _ in wanted]
     entries = [pfn_entry(0x2000 + place, prot) or 2 for (_, _, place), prot in zip(wanted, prots, strict=True)]
@@ -680,7 +680,7 @@ def test_entries_remapped_all_at_once_are_those_remapped_one_by_one(
     for index, entry in enumerate(entries):
         m.write_entry(found.paddr + 8 * index, entry)
     for pfn in range(0x1000, 0x1000 + len(entries)):
-        set_direct_map_default(m, pfn)
-        set_direct_map_invalid(m, pfn)
+        set_direct_map_default_noflush(m, pfn)
+        set_direct_map_invalid_noflush(m, pfn)
     one_by_one = table_of(m, 0x1000)[: len(entries)].tolist()
     assert remapped_entries(np.array(entries, dtype=np.uint64), rules).tolist() == one_by_one

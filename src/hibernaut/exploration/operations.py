@@ -132,14 +132,14 @@ def _changes(change: Callable[[Machine, int, int], None]) -> Callable[[Machine, 
 
 def _invalid(machine: Machine, operation: Operation, held: list[int]) -> None:
     del held
-    set_memory.set_direct_map_valid(machine, operation.pfn, operation.pages, valid=False)
+    set_memory.set_direct_map_valid_noflush(machine, operation.pfn, operation.pages, valid=False)
     start = machine.vaddr(operation.pfn)
     machine.flush_tlb_kernel_range(start, start + (operation.pages << 12))
 
 
 def _valid(machine: Machine, operation: Operation, held: list[int]) -> None:
     del held
-    set_memory.set_direct_map_valid(machine, operation.pfn, operation.pages, valid=True)
+    set_memory.set_direct_map_valid_noflush(machine, operation.pfn, operation.pages, valid=True)
 
 
 OPERATIONS: dict[str, Callable[[Machine, Operation, list[int]], None]] = {

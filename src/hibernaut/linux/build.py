@@ -25,7 +25,7 @@ from hibernaut.linux.mmzone import SIZEOF_STRUCT_PAGE, AllocatorPlaces, mem_map_
 from hibernaut.linux.page_alloc import BuddyAllocator, init_zone, zone_batchsize
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL, PAGE_KERNEL_LARGE, PAGE_TABLE
 from hibernaut.linux.rules import KernelRules
-from hibernaut.linux.set_memory import set_direct_map_invalid, set_memory_np
+from hibernaut.linux.set_memory import set_direct_map_invalid_noflush, set_memory_np
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, FrameRanges, Frames, Overlay, PhysicalMemory, Segment
 from hibernaut.paging.entries import ENTRIES, Entries, Level
 
@@ -58,7 +58,7 @@ class HoleKind(StrEnum):
     NOT_PRESENT = "not-present"
     """Entries without PRESENT, made by one change of the whole hole: large where it covers large pages."""
     INVALID = "invalid"
-    """4K entries without PRESENT, made page by page by set_direct_map_invalid, as secret memory is."""
+    """4K entries without PRESENT, made page by page by set_direct_map_invalid_noflush, as secret memory is."""
     NONE = "none"
     """Zero entries in a PTE table that exists."""
     NO_TABLE = "no-table"
@@ -473,4 +473,4 @@ def _apply_holes(holes: Sequence[HoleSpec], machine: Machine) -> None:
             set_memory_np(machine, machine.vaddr(hole.start_pfn), hole.pages)
         elif hole.kind == HoleKind.INVALID:
             for pfn in range(hole.start_pfn, hole.end_pfn):
-                set_direct_map_invalid(machine, pfn)
+                set_direct_map_invalid_noflush(machine, pfn)

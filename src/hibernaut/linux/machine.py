@@ -25,9 +25,9 @@ from hibernaut.paging.entries import Entries, Level, entry_pfn
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb
 
-__all__ = ["FLUSH_CEILING_PAGES", "Machine", "PageFlags"]
+__all__ = ["TLB_SINGLE_PAGE_FLUSH_CEILING", "Machine", "PageFlags"]
 
-FLUSH_CEILING_PAGES = 33
+TLB_SINGLE_PAGE_FLUSH_CEILING = 33
 """tlb_single_page_flush_ceiling: a larger change flushes the whole TLB (arch/x86/mm/tlb.c)."""
 
 NO_FRAMES = FrameRanges.of([])
@@ -169,7 +169,7 @@ class Machine:
 
     def flush_tlb_kernel_range(self, start: int, end: int) -> None:
         """Every CPU that is online forgets the addresses from `start` to `end`; everything if they are many."""
-        if end - start > FLUSH_CEILING_PAGES << PAGE_SHIFT:
+        if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING << PAGE_SHIFT:
             self.flush_tlb_all()
             return
         for tlb in self.tlbs:

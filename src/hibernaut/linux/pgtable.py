@@ -28,12 +28,12 @@ __all__ = [
     "KernelEntry",
     "TableNotInSource",
     "is_none",
-    "large_2_4k",
-    "large_4k_2",
     "lookup_address",
     "pfn_and_prot",
     "pfn_entries",
     "pfn_entry",
+    "pgprot_4k_2_large",
+    "pgprot_large_2_4k",
 ]
 
 # Plain ints: an IntFlag makes a new object of every result, and these are asked for every entry of every walk.
@@ -118,13 +118,13 @@ def pfn_and_prot(entry: int, level: Level) -> tuple[int, int]:
     return (frame & mask) >> 12, entry & ~mask
 
 
-def large_2_4k(prot: int) -> int:
-    """pgprot_large_2_4k: PSE dropped (it is PAT in a 4K entry), a large page's PAT moved to where a 4K entry has it."""
+def pgprot_large_2_4k(prot: int) -> int:
+    """Drop PSE, which is PAT in a 4K entry, and move a large page's PAT to its bit in a 4K entry."""
     return (prot & ~(_PAT | _PAT_LARGE)) | (_PAT if prot & _PAT_LARGE else 0)
 
 
-def large_4k_2(prot: int) -> int:
-    """pgprot_4k_2_large: a 4K entry's PAT moved to where a large page has it."""
+def pgprot_4k_2_large(prot: int) -> int:
+    """Move a 4K entry's PAT to its bit in a large page's entry."""
     return (prot & ~(_PAT | _PAT_LARGE)) | (_PAT_LARGE if prot & _PAT else 0)
 
 

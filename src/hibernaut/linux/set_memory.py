@@ -27,11 +27,11 @@ from hibernaut.linux.pgtable import (
     RW,
     KernelEntry,
     is_none,
-    large_2_4k,
-    large_4k_2,
     pfn_and_prot,
     pfn_entries,
     pfn_entry,
+    pgprot_4k_2_large,
+    pgprot_large_2_4k,
 )
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.entries import FRAME_MASK, Entries, Entry, Level, entry_frames
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
     from hibernaut.paging.tables import Step
 
 __all__ = [
-    "KERNEL_4K",
+    "PAGE_KERNEL_4K",
     "AttributeChangeError",
     "change_page_attr_set_clr",
     "direct_pages_count",
     "kernel_page_present",
     "remapped_entries",
-    "set_direct_map_default",
-    "set_direct_map_invalid",
-    "set_direct_map_valid",
+    "set_direct_map_default_noflush",
+    "set_direct_map_invalid_noflush",
+    "set_direct_map_valid_noflush",
     "set_memory_4k",
     "set_memory_np",
     "set_memory_np_noalias",
@@ -64,7 +64,7 @@ __all__ = [
     "split_large_page",
 ]
 
-KERNEL_4K = int(Entry.SOFTW3)
+PAGE_KERNEL_4K = int(Entry.SOFTW3)
 """_PAGE_KERNEL_4K: an entry that set_memory_4k made small on purpose, not to be collapsed (since v6.15)."""
 
 KERNEL_IMAGE_SIZE = 1 << 30
@@ -121,8 +121,8 @@ class _Request:
     changed: bool = False
 
 
-def set_direct_map_invalid(machine: Machine, pfn: int) -> None:
-    """`set_direct_map_invalid_noflush`: one page not present and not writable. The TLB is the caller's business.
+def set_direct_map_invalid_noflush(machine: Machine, pfn: int) -> None:
+    """Make one page not present and not writable; the TLB is left to the caller.
 
     Raises:
         OutOfMemory: it lies in a large page and there was no page for the split.
@@ -132,23 +132,23 @@ def set_direct_map_invalid(machine: Machine, pfn: int) -> None:
     _set_pages_np(machine, pfn, 1)
 
 
-def set_direct_map_default(machine: Machine, pfn: int) -> None:
-    """`set_direct_map_default_noflush`: one page present and writable. GLOBAL, once lost, does not come back.
+def set_direct_map_default_noflush(machine: Machine, pfn: int) -> None:
+    """Make one page present and writable; GLOBAL, once lost, does not come back.
 
     Raises:
-        OutOfMemory, AttributeChangeError, TableNotInSource: as `set_direct_map_invalid`.
+        OutOfMemory, AttributeChangeError, TableNotInSource: as `set_direct_map_invalid_noflush`.
     """
     _set_pages_p(machine, pfn, 1)
 
 
-def set_direct_map_valid(machine: Machine, pfn: int, pages: int, *, valid: bool) -> None:
-    """`set_direct_map_valid_noflush`: default or invalid for many pages.
+def set_direct_map_valid_noflush(machine: Machine, pfn: int, pages: int, *, valid: bool) -> None:
+    """Make many pages present and writable (default), or neither (invalid).
 
-    Where the kernel has it, in one request: a large page that is covered whole stays one entry. Older kernels have to
-    go page by page, and split everything they touch.
+    Where the kernel has the function, this is one request: a large page that is covered whole stays one entry. Older
+    kernels go page by page, and split everything that they touch.
 
     Raises:
-        OutOfMemory, AttributeChangeError, TableNotInSource: as `set_direct_map_invalid`; steps done stay done.
+        OutOfMemory, AttributeChangeError, TableNotInSource: as `set_direct_map_invalid_noflush`; steps done stay done.
     """
     change = _set_pages_p if valid else _set_pages_np
     if machine.rules.direct_map_pages:
@@ -216,12 +216,12 @@ def set_memory_rox(machine: Machine, vaddr: int, pages: int) -> None:
 
 
 def set_memory_4k(machine: Machine, vaddr: int, pages: int) -> None:
-    """Pages mapped by 4K entries, marked `KERNEL_4K` where large ones could be made of them again. Flushes.
+    """Pages mapped by 4K entries, marked `PAGE_KERNEL_4K` where large ones could be made of them again. Flushes.
 
     Raises:
         OutOfMemory, AttributeChangeError, TableNotInSource: as `change_page_attr_set_clr`.
     """
-    mark = KERNEL_4K if machine.rules.collapses else 0
+    mark = PAGE_KERNEL_4K if machine.rules.collapses else 0
     change_page_attr_set_clr(machine, vaddr, pages, set_=mark, force_split=True)
 
 
@@ -347,7 +347,7 @@ def _should_split_large_page(machine: Machine, found: KernelEntry, vaddr: int, r
     within = (vaddr >> PAGE_SHIFT) & (size - 1)
     first = vaddr - within * PAGE_SIZE
     request.pages = min(request.pages, size - within)
-    wanted = _not_protnone(large_4k_2((large_2_4k(prot) & ~request.mask_clr) | request.mask_set))
+    wanted = _not_protnone(pgprot_4k_2_large((pgprot_large_2_4k(prot) & ~request.mask_clr) | request.mask_set))
     if wanted & PRESENT:
         wanted |= PSE
     request.pfn = pfn + within
@@ -383,7 +383,7 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_
     table = machine.alloc_table(purpose)
     pfn, prot = pfn_and_prot(found.entry, found.level)
     if found.level == Level.PMD:
-        prot = large_2_4k(prot)
+        prot = pgprot_large_2_4k(prot)
     elif not prot & PRESENT:
         prot &= ~PSE
     smaller = Level(found.level - 1)
@@ -511,10 +511,10 @@ def _collapse_block(machine: Machine, vaddr: int, tables: list[int]) -> None:
         return
     pud, pmd, pte = steps[-3:]
     large = _collapsed(machine, pte)
-    if large is None or large[1] & KERNEL_4K:
+    if large is None or large[1] & PAGE_KERNEL_4K:
         return
     pfn, prot = large
-    _replace_table(machine, pmd, pfn_entry(pfn, large_4k_2(prot) | PSE), pte.table_pfn, tables)
+    _replace_table(machine, pmd, pfn_entry(pfn, pgprot_4k_2_large(prot) | PSE), pte.table_pfn, tables)
     _collapse_page_count(machine, vaddr, Level.PMD)
     if not _direct_gbpages(machine):
         return
@@ -637,11 +637,11 @@ def kernel_page_present(machine: Machine, pfn: int) -> bool:
 
 
 def remapped_entries(entries: Entries, rules: KernelRules) -> Entries:
-    """What not-present 4K entries become after set_direct_map_default and set_direct_map_invalid, one page each.
+    """Return what not-present 4K entries become when each page is made default, then invalid.
 
     Args:
         entries: uint64, shape (n,), not one present or none (`is_none`).
-        rules: whose set_direct_map_invalid.
+        rules: whose set_direct_map_invalid_noflush.
 
     Returns:
         uint64, shape (n,).

@@ -19,7 +19,7 @@ from hibernaut.linux.build import HoleSpec, Layout, build_machine, hole_1g, hole
 from hibernaut.linux.environment import Environment, FailAllocations
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import KernelRules
-from hibernaut.linux.set_memory import set_direct_map_default, set_direct_map_invalid
+from hibernaut.linux.set_memory import set_direct_map_default_noflush, set_direct_map_invalid_noflush
 from hibernaut.paging.entries import Level
 
 __all__ = ["MATRIX_WAYS", "SITUATIONS", "Cell", "Situation", "run_cell", "run_matrix"]
@@ -83,9 +83,9 @@ def _one_gib() -> Layout:
 
 def _stale(machine: Machine) -> None:
     """A page was mapped, read, and taken out of the direct map again without a flush; the slot was used likewise."""
-    set_direct_map_default(machine, STALE)
+    set_direct_map_default_noflush(machine, STALE)
     machine.read_page(machine.vaddr(STALE))
-    set_direct_map_invalid(machine, STALE)
+    set_direct_map_invalid_noflush(machine, STALE)
     machine.read_page(machine.fixmap.set_fixmap(STALE_IN_SLOT))
     machine.fixmap.clear_fixmap(flush=False)
 

@@ -10,7 +10,7 @@ from hibernaut.hibernation.ways.remap import Remap, RemapGenericAbort
 from hibernaut.hibernation.ways.remap_whole import RemapWhole
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, RW, TableNotInSource
-from hibernaut.linux.set_memory import AttributeChangeError, set_direct_map_invalid
+from hibernaut.linux.set_memory import AttributeChangeError, set_direct_map_invalid_noflush
 from hibernaut.memory.physical import Bytes
 
 __all__ = [
@@ -139,7 +139,7 @@ class RemapNoFlush(Remap):
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
         """set_direct_map_invalid_noflush, and no flush after it."""
         try:
-            set_direct_map_invalid(machine, pfn)
+            set_direct_map_invalid_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
             machine.log.printk_once(FAILED_TO_REMAP)
 

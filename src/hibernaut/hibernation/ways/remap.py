@@ -13,8 +13,8 @@ from hibernaut.linux.pgtable import TableNotInSource
 from hibernaut.linux.set_memory import (
     AttributeChangeError,
     remapped_entries,
-    set_direct_map_default,
-    set_direct_map_invalid,
+    set_direct_map_default_noflush,
+    set_direct_map_invalid_noflush,
 )
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.entries import Level, entry_frames
@@ -32,7 +32,7 @@ class Remap(Way):
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int | None:
         """set_direct_map_default_noflush; the page's own address, whether that worked or not."""
         try:
-            set_direct_map_default(machine, pfn)
+            set_direct_map_default_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
             machine.log.printk_once(FAILED_TO_REMAP)
         return machine.vaddr(pfn)
@@ -40,7 +40,7 @@ class Remap(Way):
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
         """set_direct_map_invalid_noflush, then flush_tlb_kernel_range of the one page."""
         try:
-            set_direct_map_invalid(machine, pfn)
+            set_direct_map_invalid_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
             machine.log.printk_once(FAILED_TO_REMAP)
         machine.flush_tlb_kernel_range(machine.vaddr(pfn), machine.vaddr(pfn) + PAGE_SIZE)
@@ -81,7 +81,7 @@ class RemapGeneric(Remap):
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int | None:
         """set_direct_map_default_noflush; None if it failed."""
         try:
-            set_direct_map_default(machine, pfn)
+            set_direct_map_default_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
             machine.log.printk_once(FAILED_TO_REMAP)
             return None
