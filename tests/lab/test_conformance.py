@@ -65,7 +65,7 @@ def test_kernel_and_model_agree(guest: Hibernated) -> None:
 
 
 def test_another_kernels_rules_are_noticed(guest: Hibernated) -> None:
-    """Since v6.6 set_direct_map_invalid_noflush clears DIRTY too: one bit in the entries of every split; 6.1 keeps it."""
+    """Since v6.6 set_direct_map_invalid_noflush clears DIRTY too: one bit in each entry of a split; 6.1 keeps it."""
     rules = rules_for_release(guest.record.release)
     other = replace(rules, invalid_clears=rules.invalid_clears ^ Entry.DIRTY)
     before, after = guest.folder / "before.elf", guest.folder / "after.elf"
