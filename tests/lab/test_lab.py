@@ -23,7 +23,7 @@ from hibernaut.lab.variants import VARIANTS, Swap, variant_named
 from hibernaut.lab.vm.disks import PARTITION_START_BYTES, copy_disk, make_disk
 from hibernaut.report.text import support_page, support_text
 from hibernaut.swsusp.area import locate_area
-from hibernaut.swsusp.kernels import rules_for
+from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.volumes.files import open_plain
 from tests.cli.run import hibernaut, refused
 
@@ -36,7 +36,7 @@ BEFORE = {"block": "0x400", "pmd": "0x800fffffffbff062", "damaged": "0"}
 
 def test_every_kernel_line_has_rules_and_every_variant_a_kernel() -> None:
     """What the lab boots, the image rules know; what a guest compresses with, some kernel can."""
-    known = {name for line in KERNEL_LINES for name in (*rules_for(line.name).compressors, "none")}
+    known = {name for line in KERNEL_LINES for name in (*image_rules_for_release(line).compressors, "none")}
     assert {variant.compressor for variant in VARIANTS} <= known
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     assert all(variant_named(swap.value).swap is swap for swap in (Swap.PARTITION, Swap.FILE))

@@ -9,7 +9,7 @@ from hibernaut.errors import HibernautError
 from hibernaut.linux.build import Layout, build_machine
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import pfn_entry
-from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
+from hibernaut.linux.rules import LINES, RULES, KernelRules, rules_for_release, rules_named
 from hibernaut.linux.set_memory import (
     AttributeChangeError,
     set_direct_map_invalid_noflush,
@@ -52,8 +52,11 @@ def entry_of(of: Machine, pfn: int) -> tuple[Level, int]:
         ("6.13.0", "6.13"),
         ("6.14.11", "6.13"),
         ("6.15.0", "6.15"),
-        ("6.19.2", "6.15"),
-        ("7.2.0-rc1", "6.15"),
+        ("6.18.15", "6.15"),
+        ("6.19.2", "6.19"),
+        ("7.2.0-rc1", "6.19"),
+        ("6.13.0-rc5", "6.13-rc"),
+        ("7.3.0-rc3", "7.3"),
         ("7.3.4", "7.3"),
         ("8.0", "7.3"),
     ],
@@ -64,11 +67,11 @@ def test_a_release_has_the_rules_of_the_newest_line_that_is_not_newer(release: s
 
 
 def test_lines_are_found_by_name_and_by_release() -> None:
-    """Every line with a name is itself; 6.13-rc alone is no release's."""
-    for rules in LINES:
+    """Every line is itself by its name and as a release."""
+    for rules in RULES.values():
         assert rules_named(rules.line) is rules
-        if rules.line != "6.13-rc":
-            assert rules_for_release(rules.line) is rules
+        assert rules_for_release(rules.line) is rules
+    assert set(LINES) <= set(RULES.values())
     for wrong in ("", "6", "linux-6.1", "6.x"):
         with pytest.raises(HibernautError):
             rules_for_release(wrong)
@@ -77,20 +80,20 @@ def test_lines_are_found_by_name_and_by_release() -> None:
 
 
 def test_blocks_were_taken_by_release_candidates_only() -> None:
-    """takes_blocks is true of 6.13-rc and of nothing that was released."""
-    assert [rules.line for rules in LINES if rules.takes_blocks] == ["6.13-rc"]
-    assert not rules_for_release("6.13.2").takes_blocks
+    """execmem_unmaps_2m is true of 6.13-rc and of nothing that was released."""
+    assert [rules.line for rules in LINES if rules.execmem_unmaps_2m] == ["6.13-rc"]
+    assert not rules_for_release("6.13.2").execmem_unmaps_2m
 
 
 def test_no_kernel_asks_whether_the_lookup_found_anything() -> None:
     """kernel_page_present reads through NULL in every kernel read; every one inverts and refuses secret memory."""
-    assert not any(rules.asks_null for rules in LINES)
-    assert all(rules.inverts_not_present and rules.refuses_secret_memory for rules in LINES)
+    assert not any(rules.checks_null_pte for rules in LINES)
+    assert all(rules.inverts_not_present and rules.checks_secretmem for rules in LINES)
 
 
-@pytest.mark.parametrize(("line", "left"), [("6.1", 0x60), ("6.12", 0x20), ("7.3", 0x20)])
-def test_set_direct_map_invalid_clears_dirty_since_6_6(line: str, left: int) -> None:
-    """invalid_clears: a page taken out of the direct map keeps DIRTY on 6.1 only."""
+@pytest.mark.parametrize(("line", "left"), [("6.1", 0x60), ("6.12", 0x20), ("6.13-rc", 0x60), ("7.3", 0x20)])
+def test_set_direct_map_invalid_clears_dirty(line: str, left: int) -> None:
+    """invalid_clears: a page taken out of the direct map keeps DIRTY on 6.1 and on the candidates of 6.13."""
     m = machine(line)
     set_direct_map_invalid_noflush(m, 0x1001)
     assert entry_of(m, 0x1001) == (Level.PTE, pfn_entry(0x1001, NX | left))
@@ -106,7 +109,7 @@ def test_set_memory_ro_clears_dirty_since_6_6(line: str, low: int) -> None:
 
 @pytest.mark.parametrize(("line", "level"), [("6.1", Level.PTE), ("6.12", Level.PTE), ("7.3", Level.PMD)])
 def test_a_whole_block_stays_one_entry_where_many_pages_are_one_request(line: str, level: Level) -> None:
-    """direct_map_pages: 512 pages out of the direct map are one PMD entry since 6.13, before that a split table."""
+    """512 pages out of the direct map are one PMD entry since 6.13, before that a split table."""
     m = machine(line)
     set_direct_map_valid_noflush(m, 0x1000, 512, valid=False)
     dirty = 0 if m.rules.invalid_clears & Entry.DIRTY else 0x40
@@ -122,7 +125,7 @@ def test_a_whole_block_stays_one_entry_where_many_pages_are_one_request(line: st
 
 
 def test_set_memory_rox_is_refused_where_there_is_none() -> None:
-    """rox: 6.1 has no set_memory_rox."""
+    """has_set_memory_rox: 6.1 has no set_memory_rox."""
     m = machine("6.1")
     with pytest.raises(HibernautError, match="no set_memory_rox"):
         set_memory_rox(m, m.vaddr(0x1000), 512)
@@ -131,7 +134,7 @@ def test_set_memory_rox_is_refused_where_there_is_none() -> None:
 
 @pytest.mark.parametrize(("line", "level"), [("6.12", Level.PTE), ("7.3", Level.PMD)])
 def test_small_entries_become_a_large_one_where_the_kernel_collapses(line: str, level: Level) -> None:
-    """collapses: rox of half a block and then of the other half leaves a split table on 6.12, one PMD entry on 7.3."""
+    """Rox of half a block and then of the other half leaves a split table on 6.12, one PMD entry on 7.3."""
     m = machine(line)
     set_memory_rox(m, m.vaddr(0x1000), 256)
     set_memory_rox(m, m.vaddr(0x1100), 256)
@@ -140,7 +143,7 @@ def test_small_entries_become_a_large_one_where_the_kernel_collapses(line: str, 
 
 @pytest.mark.parametrize(("line", "mark"), [("6.1", 0), ("6.12", 0), ("7.3", int(Entry.SOFTW3))])
 def test_set_memory_4k_marks_entries_where_they_could_be_collapsed(line: str, mark: int) -> None:
-    """collapses: pages mapped small on purpose carry _PAGE_KERNEL_4K, so that they stay small; only those asked for."""
+    """Pages mapped small on purpose carry _PAGE_KERNEL_4K, so that they stay small; only those asked for."""
     m = machine(line)
     set_memory_4k(m, m.vaddr(0x1000), 2)
     assert entry_of(m, 0x1001) == (Level.PTE, NX | 0x1001163 | mark)
@@ -149,7 +152,7 @@ def test_set_memory_4k_marks_entries_where_they_could_be_collapsed(line: str, ma
 
 @pytest.mark.parametrize(("line", "warns"), [("6.1", False), ("6.12", False), ("7.3", True)])
 def test_a_writable_executable_page_is_noticed_by_7_3_alone(line: str, warns: bool) -> None:
-    """finds_wx: 6.1 and 6.12 take every address for write-protected by the levels above."""
+    """detects_wx: 6.1 and 6.12 take every address for write-protected by the levels above."""
     m = machine(line)
     set_memory_x(m, m.vaddr(0x1000), 512)
     assert entry_of(m, 0x1000) == (Level.PMD, 0x10001E3)
@@ -163,7 +166,7 @@ def test_a_writable_executable_page_is_noticed_by_7_3_alone(line: str, warns: bo
 
 @pytest.mark.parametrize(("line", "fails"), [("6.1", False), ("6.12", True), ("7.3", True)])
 def test_no_entry_outside_the_direct_map_without_alias_checks(line: str, fails: bool) -> None:
-    """untangled_alias: on 6.1 a request that checks no aliases succeeds where there is nothing to change."""
+    """noalias_is_primary: on 6.1 a request that checks no aliases succeeds where there is nothing to change."""
     m = machine(line)
     nowhere = m.vaddr(m.end_pfn) + (1 << 40)
     if fails:
@@ -182,7 +185,8 @@ def test_6_2_to_6_5_have_rox_and_the_old_bits() -> None:
     m = machine(rules)
     set_memory_rox(m, m.vaddr(0x1000), 512)
     assert entry_of(m, 0x1000) == (Level.PMD, 0x10001E1)
-    assert rules.untangled_alias
+    assert rules.alias_keeps_nx
+    assert rules.noalias_is_primary
 
 
 @pytest.mark.parametrize("line", READ)

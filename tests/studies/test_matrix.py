@@ -414,7 +414,7 @@ def test_pages_for_the_image_are_allocated_before_the_list_is_fixed() -> None:
 
 def test_a_kernel_that_asked_for_null_would_fault_in_the_copy_instead() -> None:
     """The NULL check alone does not help today's way: CPA then reports success without a table, and the copy faults."""
-    asks = replace(rules_named("7.3"), asks_null=True)
+    asks = replace(rules_named("7.3"), checks_null_pte=True)
     cell = run_cell(Remap(), situation("no table"), asks)
     assert isinstance(cell.error, MachineFault)
     assert cell.error.address == cell.before.vaddr(0x1400)

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import CorruptImage, FormatError
+from hibernaut.kernel_line import parse_release
 from hibernaut.swsusp import inspect_image
-from hibernaut.swsusp.kernels import KERNELS, rules_for
+from hibernaut.swsusp.rules import IMAGE_RULES, image_rules_for_release
 from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_on
 from hibernaut.volumes.files import open_plain
 from tests.conftest import Golden
@@ -30,7 +31,7 @@ ORDER = ["signature", "hw_sig", "compressor", "swap_map", "magic", "e820_checksu
 
 def judge(path: Path, kernel: str, machine: ResumingMachine = GUEST, offset: int = 0) -> Verdict:
     with open_plain(path) as file:
-        return verdict_on(inspect_image(file, offset=offset), rules_for(kernel), machine)
+        return verdict_on(inspect_image(file, offset=offset), image_rules_for_release(kernel), machine)
 
 
 def refusals(verdict: Verdict) -> dict[str, str | None]:
@@ -54,7 +55,7 @@ def test_golden_images_resume_on_their_machine(golden: Golden, name: str, kernel
     with open_plain(golden(name)) as file:
         found = inspect_image(file)
         for kernel in kernels:
-            verdict = verdict_on(found, rules_for(kernel), GUEST)
+            verdict = verdict_on(found, image_rules_for_release(kernel), GUEST)
             assert verdict.resumes is True, verdict
             assert [check.check for check in verdict.checks] == [*ORDER, "frames", "units", "crc32"]
 
@@ -245,11 +246,11 @@ def test_releases() -> None:
     lines = {"6.1": "6.1", "6.1.0-56-amd64": "6.1", "6.5.3": "6.1", "6.8": "6.6", "6.11.2-arch1": "6.9",
              "6.12.107": "6.12", "6.18.44+deb13": "6.12", "7.3": "7.3", "8.0-rc1": "7.3", "5.15.0": "5.10"}  # fmt: skip
     for release, line in lines.items():
-        assert rules_for(release).line == line
+        assert image_rules_for_release(release).line == line
     for release in ("4.19", "5.9.16", "6", "", "new", "6.x", "6.1 "):
         with pytest.raises(FormatError, match="kernel"):
-            rules_for(release)
-    versions = [rules.version for rules in KERNELS]
+            image_rules_for_release(release)
+    versions = [parse_release(rules.line) for rules in IMAGE_RULES.values()]
     assert versions == sorted(versions)
 
 

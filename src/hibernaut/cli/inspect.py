@@ -24,7 +24,7 @@ from hibernaut.cli.machine import machine_named
 from hibernaut.errors import FormatError
 from hibernaut.report.text import inspection_text
 from hibernaut.swsusp import Image, Inspection, inspect_image
-from hibernaut.swsusp.kernels import ImageRules, rules_for
+from hibernaut.swsusp.rules import ImageRules, image_rules_for_release
 from hibernaut.swsusp.verdict import ResumingMachine, Verdict, verdict_on
 from hibernaut.volumes.files import open_plain
 
@@ -80,12 +80,12 @@ def _asked(for_kernel: str | None, on_machine: str | None) -> tuple[ImageRules, 
     """Kernel and machine of a verdict; None if none is asked for. Raises FormatError, OSError."""
     if for_kernel is None and on_machine is None:
         return None
-    rules = rules_for(for_kernel) if for_kernel is not None else None
+    rules = image_rules_for_release(for_kernel) if for_kernel is not None else None
     machine = machine_named(on_machine) if on_machine is not None else ResumingMachine("a machine that is not known")
     if rules is None:
         if machine.release is None:
             raise FormatError("does not say which kernel runs there; give --for-kernel", source=on_machine)
-        rules = rules_for(machine.release)
+        rules = image_rules_for_release(machine.release)
     return rules, machine
 
 

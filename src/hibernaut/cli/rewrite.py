@@ -65,7 +65,9 @@ def rewrite(
     compressor: Annotated[Compressor | None, typer.Option("--compressor", help="Default: as in the image.")] = None,
     zero_pages: Annotated[
         YesNo | None,
-        typer.Option("--zero-pages", help="Leave out zero pages (kernels since 6.6). Default: as in the image."),
+        typer.Option(
+            "--zero-pages", help="Leave out zero pages (read by Linux 6.6 and later). Default: as in the image."
+        ),
     ] = None,
     write: Annotated[
         list[str] | None,

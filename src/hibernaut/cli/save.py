@@ -101,7 +101,7 @@ def save(
         YesNo | None,
         typer.Option(
             "--zero-pages",
-            help="Leave out zero pages (kernels since 6.6). Default: as --like or an image as SOURCE; else no.",
+            help="Leave out zero pages (read by Linux 6.6 and later). Default: as --like or an image SOURCE; else no.",
         ),
     ] = None,
     size: Annotated[

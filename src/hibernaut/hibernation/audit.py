@@ -119,7 +119,7 @@ def audit(machine: Machine) -> Audit:
     frames = saveable_pages(machine)
     splits = tuple(_splits(machine, frames))
     refused = None
-    if machine.secret_users and machine.rules.refuses_secret_memory:
+    if machine.secret_users and machine.rules.checks_secretmem:
         refused = f"secret memory is in use ({machine.secret_users} open)"
     classes = tuple(one for one in _classes(machine, frames, splits) if len(one.frames))
     return Audit(frames.total_pages, classes, splits, refused)
@@ -147,7 +147,7 @@ def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -
             False,
         )
     yield PageClass("no entry, in a table", of(FrameState.NONE_IN_TABLE), "page fault, no warning", COPIED, True, False)
-    null = "NULL dereference" if not machine.rules.asks_null else "page fault, no warning"
+    null = "NULL dereference" if not machine.rules.checks_null_pte else "page fault, no warning"
     yield PageClass("no table", of(FrameState.NONE_ABOVE), null, COPIED, True, False)
     yield PageClass(
         "table not in the source",

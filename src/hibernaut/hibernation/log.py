@@ -27,8 +27,8 @@ class SwsuspLog:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._says = machine.log.printk if machine.rules.says_progress else machine.log.note
-        self._colon = ":" if machine.rules.says_progress else ""
+        self._says = machine.log.printk if machine.rules.prints_progress else machine.log.note
+        self._colon = ":" if machine.rules.prints_progress else ""
 
     def creating_image(self) -> None:
         """First of all."""
@@ -50,7 +50,7 @@ class SwsuspLog:
             changed: what was copied otherwise than the base has it.
         """
         total = frames.total_pages
-        if not self._machine.rules.names_zero_pages:
+        if not self._machine.rules.prints_zero_count:
             self._says(f"{PREFIX}Image created ({total} pages copied)")
             return
         others = np.union1d(np.array(sorted(changed), dtype=np.int64), before)

@@ -31,7 +31,7 @@ def saveable_pages(machine: Machine) -> FrameRanges:
     reserved = flags.reserved.within(candidates)
     if len(reserved):
         no_table = reserved.within(frames_in_state(machine.direct_map, FrameState.NONE_ABOVE))
-        if len(no_table) and not machine.rules.asks_null:
+        if len(no_table) and not machine.rules.checks_null_pte:
             pfn = int(no_table.starts[0])
             raise machine.page_fault_oops(0, doing=f"counting reserved frame {pfn:#x}", pfn=pfn, table=False)
         present = frames_in_state(machine.direct_map, FrameState.PRESENT)

@@ -301,7 +301,7 @@ class Copy:
 
     def _begin(self) -> FrameRanges:
         machine = self.machine
-        if machine.secret_users and machine.rules.refuses_secret_memory:
+        if machine.secret_users and machine.rules.checks_secretmem:
             raise HibernationRefused("secret memory is in use", errno="EPERM")
         log = SwsuspLog(machine)
         log.creating_image()

@@ -74,7 +74,8 @@ HAND_WRITTEN: StructureLayouts = _Declared(
         name="mem_zone_bm_rtree",
         size_bytes=64,
         offsets={"list": 0, "leaves": 32, "start_pfn": 48, "end_pfn": 56},
-        source="kernel/power/snapshot.c",
+        source='kernel/power/snapshot.c. Linux kernel commit f469f02dc6fa ("PM / Hibernate: Create a Radix-Tree to '
+        'store memory bitmap") introduced it. Read in linux-source-5.10 5.10.262-1, linux-source-7.3 7.3.4-1~bpo13+1.',
     ),
     StructureLayout(
         name="rtree_node",

@@ -34,10 +34,10 @@ def running_machine(root: Path = Path("/")) -> ResumingMachine:
     """Return the facts of the running machine; a fact that cannot be read is None.
 
     The checksum covers the map in /sys/firmware/memmap (`e820__reserve_resources`, arch/x86/kernel/e820.c), the one
-    that hibernation compares. In Debian's 7.3.4 that folder shows `e820_table_kexec`, which differs from it only under
-    `alloc_mptable`. Memory hot-added since boot is listed there as well and changes the checksum. The hardware
-    signature comes from ACPI's FACS, which only root can read; whether the kernel compares it depends on `acpi_sleep=`
-    and on whether it runs in a virtual machine.
+    that hibernation compares. That folder may show `e820_table_kexec`, which differs only under `alloc_mptable`. Read
+    in linux-source-7.3 7.3.4-1~bpo13+1: it does. Memory hot-added since boot is listed there as well and changes the
+    checksum. The hardware signature comes from ACPI's FACS, which only root can read; whether the kernel compares it
+    depends on `acpi_sleep=` and on whether it runs in a virtual machine.
 
     Args:
         root: folder that has sys and proc.

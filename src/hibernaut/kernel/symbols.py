@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Symbols of a kernel, read from its memory without debug information.
 
-Symbols come from kallsyms, whose location VMCOREINFO has since v6.0 (kernel/vmcore_info.c); drgn reads it.
+Symbols come from kallsyms; drgn reads it. Since Linux kernel commit 5fd8fea935a1 ("vmcoreinfo: include kallsyms
+symbols") (in v6.0), VMCOREINFO has its location.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class SymbolicKernel(KernelMemory):
 
     Raises:
         HibernautError: drgn is not installed.
-        FormatError: as for `KernelMemory`; or VMCOREINFO does not locate kallsyms (before v6.0), or kallsyms is damaged
+        FormatError: as for `KernelMemory`; or VMCOREINFO does not locate kallsyms, or kallsyms is damaged
             or absent.
     """
 
@@ -116,7 +117,7 @@ def kernel_symbols(
 
     Raises:
         HibernautError: drgn is not installed.
-        FormatError: there is no VMCOREINFO, or it does not locate kallsyms (before v6.0), or kallsyms is damaged or
+        FormatError: there is no VMCOREINFO, or it does not locate kallsyms, or kallsyms is damaged or
             absent.
     """
     return SymbolicKernel(memory, vmcoreinfo, name).symbols

@@ -28,7 +28,7 @@ from hibernaut.linux.formula import formula_pages
 from hibernaut.paging.spans import Stop as Reason
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import inspect_image
-from hibernaut.swsusp.kernels import rules_for
+from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.swsusp.verdict import ResumingMachine
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.output import replacing, write_file
@@ -151,7 +151,7 @@ def _read_dump(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _knows_lz4(lab: Lab) -> bool:
-    return "lz4" in rules_for(lab.kernel.release).compressors
+    return "lz4" in image_rules_for_release(lab.kernel.release).compressors
 
 
 def _hibernated(lab: Lab, variant: Variant, workshop: Path, folder: Path, dump_too: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed,
 from hibernaut.lab.variants import Variant
 from hibernaut.linux.rules import rules_for_release
 from hibernaut.sources import Source, open_memory
-from hibernaut.swsusp.kernels import ImageRules, rules_for
+from hibernaut.swsusp.rules import ImageRules, image_rules_for_release
 from hibernaut.swsusp.writer import NewArea, WrittenImage, write_image
 
 __all__ = ["Takeover", "save_dump", "take_over"]
@@ -96,7 +96,8 @@ def take_over(
     image = folder / "ours.img"
     how = way or Fixmap()
     with open_memory(before) as source:
-        written = save_dump(source, image, (folder / SPARE_NAME).stat().st_size, how, rules_for(record.release))
+        rules = image_rules_for_release(record.release)
+        written = save_dump(source, image, (folder / SPARE_NAME).stat().st_size, how, rules)
     _refuse_other_list(written, record)
     tell("ours", f"built from the dump via {how.name}: {written.saved_pages} pages, into a fresh swap area")
     after = folder / "after.elf"

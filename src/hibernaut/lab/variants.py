@@ -85,7 +85,7 @@ TYPES = {"name": str, "memory_mib": int, "levels": int, "kaslr": bool, "compress
 
 VARIANTS = (
     Variant("lzo", "an ordinary machine, image compressed with LZO"),
-    Variant("lz4", "an ordinary machine with KASLR, image compressed with LZ4 (since Linux 6.9)", kaslr=True,
+    Variant("lz4", "an ordinary machine with KASLR, image compressed with LZ4 (6.9 and later)", kaslr=True,
             compressor="lz4"),
     Variant("none", "an ordinary machine, image not compressed", compressor="none"),
     Variant("kaslr", "kernel and direct map moved by KASLR", kaslr=True),

@@ -46,7 +46,10 @@ __all__ = [
 ]
 
 NR_PAGE_ORDERS = 11
-"""Free blocks have orders 0 to 10. The name is that of 6.12; in 6.1 it is MAX_ORDER, which stands for 10 since v6.4."""
+"""Free blocks have orders 0 to 10.
+
+The name is that of 6.12; in 6.1 it is MAX_ORDER. Since Linux kernel commit 23baf831a32c ("mm, treewide: redefine
+MAX_ORDER sanely") (in v6.4), that stands for 10. Read in linux-source-6.12 6.12.118-1: include/linux/mmzone.h."""
 
 STRUCT_PAGE = np.dtype(
     {

@@ -465,7 +465,8 @@ class BuddyAllocator:
     def _page_is_bad(self, page: int, doing: str) -> bool:
         """`page_expected_state`, checked when a page moves between a free list and a CPU's list; `bad_page` if not.
 
-        Since v6.3 the check is off by default (`check_pages_enabled`).
+        Since Linux kernel commit 700d2e9a36b9 ("mm, page_alloc: reduce page alloc/free sanity checks") (in v6.4), the
+        check is off by default (`check_pages_enabled`).
         """
         state = self._load(page + PAGE_STATE, doing)
         reasons = {

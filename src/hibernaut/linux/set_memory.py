@@ -65,7 +65,9 @@ __all__ = [
 ]
 
 PAGE_KERNEL_4K = int(Entry.SOFTW3)
-"""_PAGE_KERNEL_4K: an entry that set_memory_4k made small on purpose, not to be collapsed (since v6.15)."""
+"""_PAGE_KERNEL_4K: an entry that set_memory_4k made small on purpose, not to be collapsed.
+
+See `KernelRules.collapses_large_pages`."""
 
 KERNEL_IMAGE_SIZE = 1 << 30
 """What the second mapping of the kernel's image may span, with KASLR (arch/x86/include/asm/page_64_types.h)."""
@@ -151,7 +153,7 @@ def set_direct_map_valid_noflush(machine: Machine, pfn: int, pages: int, *, vali
         OutOfMemory, AttributeChangeError, TableNotInSource: as `set_direct_map_invalid_noflush`; steps done stay done.
     """
     change = _set_pages_p if valid else _set_pages_np
-    if machine.rules.direct_map_pages:
+    if machine.rules.has_set_direct_map_valid_noflush:
         change(machine, pfn, pages)
         return
     for each in range(pfn, pfn + pages):
@@ -210,9 +212,9 @@ def set_memory_rox(machine: Machine, vaddr: int, pages: int) -> None:
         OutOfMemory, AttributeChangeError, TableNotInSource: as `change_page_attr_set_clr`.
     """
     rules = machine.rules
-    if not rules.rox:
-        raise HibernautError(f"a kernel by the rules of {rules.line} has no set_memory_rox: it came with v6.2")
-    change_page_attr_set_clr(machine, vaddr, pages, clear=rules.ro_clears | NX, collapse=rules.collapses)
+    if not rules.has_set_memory_rox:
+        raise HibernautError(f"a kernel by the rules of {rules.line} has no set_memory_rox; rules of 6.6 and later do")
+    change_page_attr_set_clr(machine, vaddr, pages, clear=rules.ro_clears | NX, collapse=rules.collapses_large_pages)
 
 
 def set_memory_4k(machine: Machine, vaddr: int, pages: int) -> None:
@@ -221,7 +223,7 @@ def set_memory_4k(machine: Machine, vaddr: int, pages: int) -> None:
     Raises:
         OutOfMemory, AttributeChangeError, TableNotInSource: as `change_page_attr_set_clr`.
     """
-    mark = PAGE_KERNEL_4K if machine.rules.collapses else 0
+    mark = PAGE_KERNEL_4K if machine.rules.collapses_large_pages else 0
     change_page_attr_set_clr(machine, vaddr, pages, set_=mark, force_split=True)
 
 
@@ -272,10 +274,14 @@ def change_page_attr_set_clr(
 
 
 def _start(machine: Machine, request: _Request) -> None:
-    """Run a request on the mapping it names; before v6.2 one that checks no aliases counts as secondary itself."""
-    primary = machine.rules.untangled_alias or (
-        request.check_alias and request.mask_set | request.mask_clr != NX  # pure NX changes checked none
-    )
+    """Run a request on the mapping it names.
+
+    Before `KernelRules.noalias_is_primary` a request that checks no aliases counts as one for an alias itself, and
+    before `KernelRules.alias_keeps_nx` a request that changes NX alone checks none.
+    """
+    rules = machine.rules
+    checks = request.check_alias and (rules.alias_keeps_nx or request.mask_set | request.mask_clr != NX)
+    primary = rules.noalias_is_primary or checks
     _change_page_attr_set_clr(machine, request, primary=primary)
 
 
@@ -447,7 +453,7 @@ def _verify_rwx(machine: Machine, found: KernelEntry, old: int, new: int, vaddr:
     """`verify_rwx`: a change that makes pages writable and executable is let through, and warned about once."""
     if not (old ^ new) & (RW | NX) or new & (RW | NX) != RW:
         return
-    if found.nx or not found.rw or not machine.rules.finds_wx:
+    if found.nx or not found.rw or not machine.rules.detects_wx:
         return
     if any(line.startswith(_WX_WARNING) for line in machine.log.kernel_lines):
         return
@@ -481,8 +487,8 @@ def _process_alias(machine: Machine, vaddr: int, request: _Request) -> None:
 
 
 def _alias(machine: Machine, request: _Request, vaddr: int) -> _Request:
-    """The request for another mapping; NX stays out of it since v6.2 (the direct map is never executable)."""
-    mask = ~NX if machine.rules.untangled_alias else ~0
+    """Return the request for another mapping, NX left out by `KernelRules.alias_keeps_nx`."""
+    mask = ~NX if machine.rules.alias_keeps_nx else ~0
     return replace(request, vaddr=vaddr, mask_set=request.mask_set & mask, mask_clr=request.mask_clr & mask)
 
 
@@ -620,14 +626,14 @@ def kernel_page_present(machine: Machine, pfn: int) -> bool:
     """Whether the direct-map entry of a frame has PRESENT, asked as the kernel asks: without a NULL check.
 
     A 2M or 1G entry that is not present is such an entry, and answers False; so does a zero entry at PTE level.
-    By rules that ask (`KernelRules.asks_null`; no kernel's) no entry is not present either.
+    By rules that check (`KernelRules.checks_null_pte`; no kernel's) no entry is not present either.
 
     Raises:
         MachineFault: no table at PTE level and no large entry either: `lookup_address` returned NULL, and it is read.
         TableNotInSource: a table on the way is not in the memory.
     """
     found = machine.lookup_address(machine.vaddr(pfn))
-    if found is None and machine.rules.asks_null:
+    if found is None and machine.rules.checks_null_pte:
         return False
     if found is None:
         raise machine.page_fault_oops(

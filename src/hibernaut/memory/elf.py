@@ -45,7 +45,9 @@ def open_elf(plain: PlainFile) -> Dump | Refusal:
     What `p_filesz` covers exists, the rest of `p_memsz` does not. Of frames that several headers name (kdump's segment
     for kernel text) the first counts; a frame that is there only in part is left out. Headers without a physical
     address are skipped: those marked so (`PADDR_UNKNOWN`), and, where several claim physical address 0, those whose
-    virtual address does not lie as the others' do (/proc/kcore before v4.11, cores of processes).
+    virtual address does not lie as the others' do (cores of processes; old /proc/kcore). Since Linux kernel commit
+    464920104bf7 ("/proc/kcore: update physical address for kcore ram and text") (in v4.11), /proc/kcore has physical
+    addresses.
 
     CR3 and levels: of the first CPU of QEMU's notes that runs in kernel mode (page-table isolation gives user mode
     tables without the direct map), else by VMCOREINFO, else of QEMU's first CPU.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """VMCOREINFO: the text in which a kernel tells crash tools about itself, found in its own memory.
 
-The kernel keeps it in two places (kernel/vmcore_info.c, before v6.9 kernel/crash_core.c): the ELF note that a crash
-dump gets and a page that the note is filled from. The text starts with `OSRELEASE=` and is followed by zeroes.
+The kernel keeps it in two places: the ELF note that a crash dump gets and a page that the note is filled from. The
+text starts with `OSRELEASE=` and is followed by zeroes. Since Linux kernel commit 443cbaf9e2fd ("crash: split
+vmcoreinfo exporting code out from crash_core.c") (in v6.9), its code is in kernel/vmcore_info.c.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def page_table_root(facts: Mapping[str, str]) -> tuple[int | None, int | None]:
 
     A symbol of the kernel image at virtual address v is at v - __START_KERNEL_map + phys_base
     (`__phys_addr_nodebug`, arch/x86/include/asm/page_64.h); both numbers contain what KASLR added.
-    `pgtable_l5_enabled` is exported since v4.17; without it there are 4 levels.
+    Without `pgtable_l5_enabled` there are 4 levels. Read in linux-source-5.10 5.10.262-1 and later:
+    `arch_crash_save_vmcoreinfo` (arch/x86/kernel) exports it.
     """
     try:
         cr3 = int(facts[MUST_HAVE], 16) - START_KERNEL_MAP + int(facts["NUMBER(phys_base)"])

@@ -95,8 +95,9 @@ def is_leaf(entry: int, level: Level) -> bool:
 def entry_pfn(entry: int, level: Level) -> int:
     """The frame an entry speaks of: a table's, a leaf's first, or a not-present leaf's.
 
-    Bits 12-51 of a not-present entry that is not zero are stored inverted: Linux's L1TF mitigation
-    (arch/x86/include/asm/pgtable-invert.h, since v4.18). A large leaf's low frame bits (PAT among them) are dropped.
+    Since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation")
+    (in v4.19), bits 12-51 of a not-present entry that is not zero are stored inverted
+    (arch/x86/include/asm/pgtable-invert.h). A large leaf's low frame bits (PAT among them) are dropped.
     """
     frame = entry & FRAME_MASK
     if entry and not entry & _PRESENT:

@@ -146,10 +146,11 @@ def _mutants(studied: Sequence[Studied]) -> str:
 
 
 STORY = """\
-In January 2025, during the candidates of Linux 6.13, resuming from hibernation broke ("[REGRESSION] This breaks resume
-from hibernation"): a NULL dereference in `__rmqueue_pcplist` after the resume. The change that was found and disabled
-took 2 MiB blocks of executable memory out of the direct map. The mechanism was never named. Whether it was this one is
-a question; what a machine can answer is which placements of the allocator's own pages would look like that.
+In January 2025, during the candidates of Linux 6.13, resuming from hibernation broke (Message-ID
+Z4QM_RFfhNX_li_C@intel.com): a NULL dereference in `__rmqueue_pcplist` after the resume. The change that was found and
+disabled, 5185e7f9f3bd ("x86/module: enable ROX caches for module text on 64 bit"), took 2 MiB blocks of executable
+memory out of the direct map. The mechanism was never named. Whether it was this one is a question; what a machine can
+answer is which placements of the allocator's own pages would look like that.
 
 By the rules of 6.13-rc, one to three 2 MiB blocks out of the direct map, Remap's copy with no failure in it; every
 placement of the array of struct page, of the heads of the free lists, of the CPUs' lists and of the free pages, below

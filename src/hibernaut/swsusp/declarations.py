@@ -2,9 +2,10 @@
 """The structures of a swsusp image, declared: nothing here reads or writes.
 
 Facts from `kernel/power/swap.c` (`struct swsusp_header`, `struct swap_map_page`, `UNC_PAGES`, `CMP_SIZE`),
-`kernel/power/power.h` (`struct swsusp_info`), `kernel/power/snapshot.c` (PFN list, `ENCODED_PFN_ZERO_FLAG`
-since v6.6), `arch/x86/power/hibernate.c` (`struct restore_data_record`) and `include/linux/swap.h`
-(`union swap_header`), checked in Linux 6.1, 6.12 and 7.3. All integers are little-endian.
+`kernel/power/power.h` (`struct swsusp_info`), `kernel/power/snapshot.c` (PFN list,
+`ENCODED_PFN_ZERO_FLAG`), `arch/x86/power/hibernate.c` (`struct restore_data_record`) and `include/linux/swap.h` (`union
+swap_header`). Read in linux-source-6.1 6.1.192-2, linux-source-6.12 6.12.118-1 and linux-source-7.3 7.3.4-1~bpo13+1.
+All integers are little-endian.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ HEADER = np.dtype(
         "itemsize": PAGE_SIZE,
     }
 )  # fmt: skip
-"""The header block. `hw_sig` is there since v5.18 or so: meaningful only under `Flags.HW_SIG`."""
+"""The header block.
+
+Since Linux kernel commit 74d9555580c4 ("PM: hibernate: Allow ACPI hardware signature to be honoured") (in v5.17),
+`hw_sig` is there: meaningful only under `Flags.HW_SIG`."""
 
 
 class Flags(IntFlag):
@@ -99,13 +103,19 @@ INFO = np.dtype(
 """The info page: first entry of the swap map, never compressed."""
 
 ARCH_MAGIC = 0x23456789ABCDEF02
-"""`RESTORE_MAGIC` since v5.10: the e820 map is checked by a CRC32."""
+"""`RESTORE_MAGIC`: the e820 map is checked by a CRC32.
+
+Since Linux kernel commit f5d1499ae209 ("PM: hibernate: x86: Use crc32 instead of md5 for hibernation e820 integrity
+check") (in v5.13), kernels have it. Read in linux-source-5.10 5.10.262-1: a backport has it."""
 ARCH_MAGIC_MD5 = 0x0123456789ABCDEF
 """Older kernels: an MD5 of 16 bytes stands at `e820_checksum`."""
 
 PFNS_PER_META_PAGE = PAGE_SIZE // 8
 END_OF_PFNS = 0xFFFF_FFFF_FFFF_FFFF
 ZERO_PAGE_FLAG = 1 << 63
-"""Since v6.6: the page was all zeroes and has no data page."""
+"""The page was all zeroes and has no data page.
+
+Since Linux kernel commit 005e8dddd497 ("PM: hibernate: don't store zero pages in the image file") (in v6.6), kernels
+write and read it."""
 MAX_PFN = (1 << 40) - 1
 """x86-64 has at most 52 bits of physical address."""

@@ -70,7 +70,7 @@ class ImageInfo:
         jump_address_phys: int = 0,
         e820_checksum: int = 0,
     ) -> ImageInfo:
-        """An info page as kernels since v5.10 make it, without the counts of an image: see `with_pages`.
+        """An info page of magic `ARCH_MAGIC`, without the counts of an image: see `with_pages`.
 
         The fields are those of the class.
         """

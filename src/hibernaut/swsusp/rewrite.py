@@ -58,8 +58,8 @@ def rewrite_image(
         out: a file to make, a copy of the image's own file but for the image; None: write into that very file or block
             device, see above for the order.
         writes: (physical address, bytes) to put into memory; where they overlap, the later one wins.
-        compressor: None: as the image has it. LZ4 only for kernels since v6.9.
-        zero_pages: leave out pages that are all zeroes (kernels since v6.6 understand that); None: if the image does.
+        compressor: None: as the image has it. Else one that the resuming kernel reads, see `ImageRules.compressors`.
+        zero_pages: leave out pages that are all zeroes, see `ImageRules.zero_pages`; None: if the image does.
         progress: told of pages written.
 
     Raises:

@@ -28,7 +28,7 @@ from hibernaut.swsusp.declarations import (
     Flags,
 )
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.kernels import ImageRules
+from hibernaut.swsusp.rules import ImageRules
 
 __all__ = ["Answer", "Check", "ResumingMachine", "Verdict", "verdict_on"]
 
@@ -197,7 +197,7 @@ class _Judge:
     def _hw_sig(self) -> Check:
         name, where = "hw_sig", "swsusp_check, kernel/power/swap.c"
         stored, now = self.found.header.hw_sig, self.machine.hw_sig
-        if not self.rules.hw_sig:
+        if not self.rules.compares_hw_sig:
             return Check(name, Answer.OK, where, remark="this kernel does not look at it")
         if stored is None:
             return Check(name, Answer.OK, where, remark="the image has none")
@@ -211,7 +211,7 @@ class _Judge:
     def _compressor(self) -> Check:
         name = "compressor"
         where = "software_resume, kernel/power/hibernate.c"
-        if not self.rules.asks_for_compressor:
+        if not self.rules.checks_compressor:
             where = "swsusp_read, kernel/power/swap.c"
         wanted = self.found.header.compressor
         if wanted == "none":
@@ -219,7 +219,7 @@ class _Judge:
         if wanted != self.compressor:
             flag = int(Flags.COMPRESSION_ALG_LZ4)
             return Check(name, Answer.OK, where, remark=f"flag {flag} means nothing to this kernel: it will try LZO")
-        if self.rules.asks_for_compressor and wanted != "lzo":
+        if self.rules.checks_compressor and wanted != "lzo":
             return Check(name, Answer.OK, where, remark=f"{wanted}, if the kernel was built with it")
         return Check(name, Answer.OK, where, remark=wanted)
 
@@ -298,8 +298,8 @@ class _Judge:
 
     def _units(self, failure: _Failure | None) -> Check:
         where = "load_image" if self.compressor == "none" else "load_compressed_image"
-        if self.compressor != "none" and not self.rules.asks_for_compressor:
-            where = "load_image_lzo"  # its name before v6.9
+        if self.compressor != "none" and not self.rules.checks_compressor:
+            where = "load_image_lzo"  # its older name, see ImageRules.checks_compressor
         where += ", kernel/power/swap.c"
         if failure is not None:
             return Check("units", Answer.REFUSES, where, failure.message, failure.remark)
@@ -317,7 +317,7 @@ class _Judge:
         header, computed = self.found.header, self.found.computed_crc
         if header.compressor == "none":
             return Check(name, Answer.OK, where, remark="not compared, for the data is not compressed")
-        if not self.rules.asks_for_compressor:
+        if not self.rules.checks_compressor:
             where = "load_image_lzo, kernel/power/swap.c"
         if header.crc32 is None:
             return Check(name, Answer.OK, where, remark="the image has none")

@@ -116,8 +116,8 @@ def write_image(
         pfns: the frames to save, ascending, shape (n,).
         info: the info page; its counts are set here.
         area: the swap area to write into.
-        compressor: what the resuming kernel understands: LZ4 only since v6.9.
-        zero_pages: leave out pages that are all zeroes (kernels since v6.6 understand that).
+        compressor: one that the resuming kernel reads, see `ImageRules.compressors`.
+        zero_pages: leave out pages that are all zeroes, for kernels that read that, see `ImageRules.zero_pages`.
         progress: told of pages done.
 
     Raises:

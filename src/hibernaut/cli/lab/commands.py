@@ -62,7 +62,7 @@ KernelOption = Annotated[
         "--kernel",
         metavar="LINE|VMLINUZ",
         show_default=False,
-        help=f"One of Debian's: {', '.join(one.name for one in KERNEL_LINES)}; with --modules, a bzImage of your own. "
+        help=f"One of Debian's: {', '.join(KERNEL_LINES)}; with --modules, a bzImage of your own. "
         f"Default: {USUAL_KERNEL}, or the guest's own.",
     ),
 ]
@@ -476,7 +476,7 @@ def prove_(
     if keep and keep.exists() and any(keep.iterdir()):
         raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
     cases = cases_of(QUICK if quick and not case else case)
-    lines = kernel or ([USUAL_KERNEL] if quick else [line.name for line in KERNEL_LINES])
+    lines = kernel or ([USUAL_KERNEL] if quick else list(KERNEL_LINES))
     if list_:
         return console().print("\n".join(columns([one.name, one.must] for one in cases)))
     if dry_run:

@@ -12,7 +12,9 @@ __all__ = ["Fixmap"]
 
 
 class Fixmap(Way):
-    """The series "x86/hibernate: Use fixmap for saving unmapped pages" (linux-kernel, v3, 2023-01-19), its x86 half.
+    """The series "x86/hibernate: Use fixmap for saving unmapped pages" (v3), its x86 half.
+
+    Message-ID 20230119235145.22740-1-rick.p.edgecombe@intel.com.
 
     Nothing is allocated and no entry of the direct map is touched. As posted, it keeps mainline's question first:
     `kernel_page_present` reads what `lookup_address` returns without a NULL check, so a page without a PTE table still

@@ -14,7 +14,9 @@ PREEMPTIBLE = "WARNING: hibernate_copy_unmapped_page: preemptible"
 
 
 class FixmapV1(Fixmap):
-    """Versions 1 and 2 of the series (2022-12-05, 2023-01-10): x86 has its own copy function for unmapped pages.
+    """Versions 1 and 2 of the series: x86 has its own copy function for unmapped pages.
+
+    Message-IDs 20221205002804.21225-1-rick.p.edgecombe@intel.com, 20230110211839.19572-1-rick.p.edgecombe@intel.com.
 
     Map the frame at the slot, invalidate, copy, clear the slot, all in one function, which warns if it could be
     preempted: only this CPU's translation is invalidated. v3 dropped the warning. `kernel_page_present` is asked first,

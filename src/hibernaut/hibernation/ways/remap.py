@@ -23,7 +23,11 @@ __all__ = ["Remap", "RemapGeneric", "RemapGenericAbort", "RemapGenericZero"]
 
 
 class Remap(Way):
-    """`hibernate_map_page` and `hibernate_unmap_page` of kernel/power/snapshot.c, Linux 5.11 to 7.3.
+    """`hibernate_map_page` and `hibernate_unmap_page` of kernel/power/snapshot.c.
+
+    Since Linux kernel commit 2abf962a8d42 ("PM: hibernate: make direct map manipulations more explicit") (in v5.11),
+    there are these functions. Read in linux-source-6.1 6.1.192-2, linux-source-6.12 6.12.118-1 and linux-source-7.3
+    7.3.4-1~bpo13+1: the same in all.
 
     Where the page lies in a large entry, that has to be split, and the split needs a page. An error is warned about
     once and otherwise ignored: the copy from the page, still not present, follows.

@@ -46,7 +46,7 @@ from hibernaut.paging.spans import Stop
 from hibernaut.swsusp import Image, inspect_image, open_image, rewrite_image
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import HEADER, INFO, SIGNATURE
-from hibernaut.swsusp.kernels import rules_for
+from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_on
 from hibernaut.volumes.files import open_plain
 
@@ -147,11 +147,11 @@ def _open(saved: Hibernated) -> Image:
 def _verdict(lab: Lab, disk: Path, machine: ResumingMachine) -> Verdict:
     """What `inspect` says that the guest's kernel will say. Raises FormatError if there is no image."""
     with open_plain(disk) as file:
-        return verdict_on(inspect_image(file), rules_for(lab.kernel.release), machine)
+        return verdict_on(inspect_image(file), image_rules_for_release(lab.kernel.release), machine)
 
 
 def _compressors(lab: Lab) -> list[CompressorName]:
-    return [*rules_for(lab.kernel.release).compressors, "none"]
+    return [*image_rules_for_release(lab.kernel.release).compressors, "none"]
 
 
 def _rewritten(lab: Lab, saved: Hibernated, compressor: CompressorName) -> str:

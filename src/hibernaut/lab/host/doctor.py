@@ -67,7 +67,7 @@ def examine(cache: Cache) -> list[Finding]:
         found.append(Finding(Need("mirror", "has Debian's packages"), True, "as apt is configured"))
     except LabUnavailable as error:
         found.append(Finding(Need("mirror", "has Debian's packages"), False, f"{error}"))
-    for line in KERNEL_LINES:
+    for line in KERNEL_LINES.values():
         folder = cache.root / "kernels" / line.name
         where = str(folder) if folder.exists() else f"downloaded from {line.suite} when it is wanted"
         found.append(Finding(Need(f"Linux {line.name}", "is booted", required=False), folder.exists(), where))

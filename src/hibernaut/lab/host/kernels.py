@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kernels the laboratory knows, as data, and how it gets them."""
+"""Kernels of the laboratory: Debian's packages for each line, as data, and a kernel of the user's own."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.errors import FormatError, LabUnavailable
+from hibernaut.kernel_line import LineTable
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.debian import Archive
 
-__all__ = ["KERNEL_LINES", "Kernel", "KernelLine", "get_kernel", "kernel_of_files", "line_named"]
+__all__ = ["KERNEL_LINES", "Kernel", "PackagedLine", "get_kernel", "kernel_of_files", "line_named"]
 
 
 @dataclass(frozen=True)
-class KernelLine:
-    """A line of kernels that Debian packages.
+class PackagedLine:
+    """A kernel line that Debian packages.
 
     Attributes:
-        name: what the user says.
-        suite: where the newest of it is.
+        name: name of the line.
+        suite: the suite with its newest kernel.
         release: pattern of its releases.
-        packages: what the names of the packages with kernel and modules begin with, the release following.
+        packages: prefixes of the names of the packages with kernel and modules; the release follows.
     """
 
     name: str
@@ -31,15 +32,20 @@ class KernelLine:
     packages: tuple[str, ...]
 
 
-KERNEL_LINES = (
-    KernelLine("6.1", "bookworm", r"6\.1\.\d+-\d+-amd64", ("linux-image-",)),
-    KernelLine("6.12", "trixie", r"6\.12\.\d+\+deb13-amd64", ("linux-image-",)),
-    KernelLine(
-        "7.3",
-        "trixie-backports",
-        r"7\.3\.\d+\+deb13-amd64",
-        ("linux-binary-", "linux-modules-", "linux-base-"),
-    ),
+KERNEL_LINES: LineTable[PackagedLine] = LineTable(
+    {
+        line.name: line
+        for line in (
+            PackagedLine("6.1", "bookworm", r"6\.1\.\d+-\d+-amd64", ("linux-image-",)),
+            PackagedLine("6.12", "trixie", r"6\.12\.\d+\+deb13-amd64", ("linux-image-",)),
+            PackagedLine(
+                "7.3",
+                "trixie-backports",
+                r"7\.3\.\d+\+deb13-amd64",
+                ("linux-binary-", "linux-modules-", "linux-base-"),
+            ),
+        )
+    }
 )
 
 
@@ -59,19 +65,21 @@ class Kernel:
     release: str
     vmlinuz: Path
     modules: Path
-    line: KernelLine | None = None
+    line: PackagedLine | None = None
 
 
-def line_named(name: str) -> KernelLine:
-    """One of `KERNEL_LINES`. Raises LabUnavailable, with the names there are."""
-    for line in KERNEL_LINES:
-        if line.name == name:
-            return line
-    known = ", ".join(line.name for line in KERNEL_LINES)
-    raise LabUnavailable(f"no kernel line {name!r} (known: {known}; any other by --kernel VMLINUZ --modules DIR)")
+def line_named(name: str) -> PackagedLine:
+    """Return one of `KERNEL_LINES`. Raises LabUnavailable, with the names there are."""
+    try:
+        return KERNEL_LINES[name]
+    except KeyError:
+        known = ", ".join(KERNEL_LINES)
+        raise LabUnavailable(
+            f"no kernel line {name!r} (known: {known}; any other by --kernel VMLINUZ --modules DIR)"
+        ) from None
 
 
-def get_kernel(cache: Cache, line: KernelLine, mirror: str | None = None) -> Kernel:
+def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> Kernel:
     """The newest kernel of a line: from the cache, else downloaded and unpacked, not installed.
 
     Once there, a kernel stays; delete the cache's `kernels/NAME` for a newer one.

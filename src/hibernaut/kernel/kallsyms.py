@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The compressed symbol names of kallsyms: found in a kernel's image, decoded.
+
+Each symbol is a length and as many indices into a table of 256 tokens; the tokens together are the symbol's type (nm's
+letter) and its name (`kallsyms_expand_symbol`, kernel/kallsyms.c; `write_src`, scripts/kallsyms.c). Since Linux kernel
+commit 73bbb94466fd ("kallsyms: support "big" kernel symbols") (in v6.1), a length above 127 takes two bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from hibernaut.errors import FormatError
+
+__all__ = ["MOST_SYMBOLS", "decode_names", "decode_tokens", "names_in_image"]
+
+MOST_SYMBOLS = 1 << 20
+"""Distributions' kernels have 100 to 250 thousand."""
+FEWEST_SYMBOLS = 1 << 10
+TOKENS = 256
+LONG = 0x80
+"""Bit of a length's first byte: the second one follows (ULEB128)."""
+MARKER_SYMBOLS = 256
+"""`kallsyms_markers` has the position of each 256th symbol."""
+MAX_PADDING = 8
+"""`output_label` aligns each table to 8 bytes, or to 4 (7.2 and later)."""
+FIRST_LENGTHS = 12
+"""So many lengths are followed, at all places at once, before symbols are decoded."""
+FIRST_SYMBOLS = 32
+SYMBOL = re.compile(rb"[A-Za-z?][!-~]+")
+LETTER = re.compile(rb"[A-Za-z?]")
+
+DIGITS = b"".join(b"%d\x00" % digit for digit in range(10))
+"""Tokens 0x30 to 0x39: a character that names use stands for itself."""
+DIGITS_AT = 0x30
+
+
+def decode_tokens(table: bytes, index: Sequence[int]) -> list[bytes]:
+    """Return the 256 tokens of `kallsyms_token_table`, which begin where `kallsyms_token_index` says.
+
+    Raises:
+        ValueError: one lies outside the table, or has no end.
+    """
+    return [table[start : table.index(b"\x00", start)] for start in index]
+
+
+def decode_names(names: bytes | memoryview, tokens: Sequence[bytes], count: int) -> list[bytes]:
+    """Return the first `count` symbols of `kallsyms_names`: type and name of each.
+
+    Raises:
+        ValueError: the table ends before.
+    """
+    symbols = []
+    for start, end in pairwise(_bounds(names, count)):
+        length_bytes = 2 if names[start] & LONG else 1
+        symbols.append(b"".join([tokens[one] for one in names[start + length_bytes : end]]))
+    return symbols
+
+
+def _bounds(names: bytes | memoryview, count: int) -> list[int]:
+    """Return where each of `count` symbols begins, and where the last one ends. Raises ValueError if it is cut."""
+    bounds, at = [0], 0
+    try:
+        for _ in range(count):
+            length, at = names[at], at + 1
+            if length & LONG:
+                length, at = length & ~LONG | names[at] << 7, at + 1
+            at += length
+            bounds.append(at)
+    except IndexError:
+        at = len(names) + 1
+    if at > len(names):
+        raise ValueError("kallsyms_names ends early")
+    return bounds
+
+
+def names_in_image(image: bytes, source: str | None = None) -> list[bytes]:
+    """Return the symbols of a kernel image without a symbol table: type and name of each.
+
+    The token table is found by its digits and confirmed by its index; the names before it, by the markers that follow
+    them.
+
+    Raises:
+        FormatError: no kallsyms in it.
+    """
+    for table_at, tokens in _token_tables(image):
+        for start, count in _likely_starts(image, table_at, tokens):
+            found = _names_at(memoryview(image)[start:table_at], tokens, count)
+            if found is not None:
+                return found
+    raise FormatError("no kallsyms in the kernel image", source=source)
+
+
+def _token_tables(image: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    digits_at = image.find(DIGITS)
+    while digits_at >= 0:
+        start = digits_at
+        for _ in range(DIGITS_AT):
+            start = image.rfind(b"\x00", 0, max(0, start - 1)) + 1
+        ends = [start]
+        while len(ends) <= TOKENS and ends[-1] > 0:
+            ends.append(image.find(b"\x00", ends[-1]) + 1)
+        index = np.array(ends[:TOKENS], dtype=np.int64) - start
+        if len(ends) > TOKENS and index[-1] < 1 << 16:
+            packed = index.astype("<u2").tobytes()
+            if packed in image[ends[-1] : ends[-1] + MAX_PADDING + len(packed)]:
+                yield start, decode_tokens(image[start : ends[-1]], index.tolist())
+        digits_at = image.find(DIGITS, digits_at + 1)
+
+
+def _likely_starts(image: bytes, end: int, tokens: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Return places where names may begin, ascending, and how many: 4 or 8 bytes after a plausible number of them."""
+    found = np.frombuffer(image, dtype=np.uint8, count=end)
+    words = np.frombuffer(image, dtype="<u4", count=end // 4)
+    letter = np.array([LETTER.match(token) is not None for token in tokens])
+    counts_at = 4 * np.flatnonzero((words >= FEWEST_SYMBOLS) & (words <= MOST_SYMBOLS))
+    likely: list[tuple[int, int]] = []
+    for aligned in (4, 8):
+        at = starts = counts_at + aligned
+        for _ in range(FIRST_LENGTHS):
+            inside = at < end - 1
+            at, starts = at[inside], starts[inside]
+            plausible = (found[at] > 1) & (found[at] < LONG) & letter[found[at + 1]]
+            at, starts = at[plausible], starts[plausible]
+            at = at + 1 + found[at]
+        likely += zip(starts.tolist(), words[(starts - aligned) // 4].tolist(), strict=True)
+    return sorted(likely)
+
+
+def _names_at(names: memoryview, tokens: Sequence[bytes], count: int) -> list[bytes] | None:
+    """Return `count` symbols if the table begins with them and their markers follow, else None."""
+    try:
+        if not all(map(SYMBOL.fullmatch, decode_names(names, tokens, FIRST_SYMBOLS))):
+            return None
+        *starts, end = _bounds(names, count)
+    except ValueError:
+        return None
+    markers = np.array(starts[::MARKER_SYMBOLS], dtype="<u4").tobytes()
+    if markers not in bytes(names[end : end + MAX_PADDING + len(markers)]):
+        return None
+    return decode_names(names, tokens, count)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernel releases and kernel lines: one parser, one order, one lookup for every table that is kept by line.
+
+A line is named by the version that begins it: `6.12`, or `6.13-rc` for the release candidates of a version that differ
+from its release. Tables that are kept by line (the rules of the memory model, the rules of reading an image, the
+laboratory's packages) hold their own fields only; `LineTable` looks them up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from hibernaut.errors import FormatError
+
+__all__ = ["LINES_BY_NAME", "KernelVersion", "LineTable", "line_named", "newest_not_newer", "parse_release"]
+
+RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.\d+)*([-~]rc\d*(?![0-9A-Za-z]))?(?:[.~+-]\S*)?")
+"""`6.1`, `6.1.0-56-amd64`, `6.12.118+deb13-amd64`, `6.13-rc`, `6.13.0-rc5-next-20241206`; Debian writes `~rc5`."""
+EXPECTED = "6.1, or in full: 6.1.0-56-amd64"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, order=True)
+class KernelVersion:
+    """The version of a kernel, as far as lines go: point releases do not count.
+
+    Versions are ordered; the candidates of a version precede it.
+
+    Attributes:
+        major: 6 in 6.13.2.
+        minor: 13 in 6.13.2.
+        final: False for the release candidates of the version.
+    """
+
+    major: int
+    minor: int
+    final: bool = True
+
+    def __str__(self) -> str:
+        """The name of a line that begins here."""
+        return f"{self.major}.{self.minor}{'' if self.final else '-rc'}"
+
+
+def parse_release(release: str) -> KernelVersion:
+    """Return the version in a release, as `uname -r` prints it.
+
+    Raises:
+        FormatError: not a kernel release.
+    """
+    match = RELEASE.fullmatch(release)
+    if not match:
+        raise FormatError(f"{release!r} is not a kernel release", expected=EXPECTED)
+    return KernelVersion(int(match[1]), int(match[2]), final=match[3] is None)
+
+
+LINES_BY_NAME: Mapping[str, KernelVersion] = {
+    str(version): version
+    for version in sorted(
+        map(parse_release, ("5.10", "6.1", "6.2", "6.6", "6.9", "6.12", "6.13-rc", "6.13", "6.15", "6.19", "7.3"))
+    )
+}
+"""Every line that a table knows, by name, oldest first."""
+
+
+def line_named(name: str, known: Iterable[str] = LINES_BY_NAME) -> KernelVersion:
+    """Return the version that begins a line.
+
+    Args:
+        name: of the line: `6.13-rc`.
+        known: the names to choose from, for the message.
+
+    Raises:
+        FormatError: there is no such line.
+    """
+    if name not in LINES_BY_NAME:
+        raise FormatError(f"no kernel line is named {name!r}", expected=", ".join(known))
+    return LINES_BY_NAME[name]
+
+
+def newest_not_newer(release: str, lines: Iterable[KernelVersion]) -> KernelVersion | None:
+    """Return the newest of some lines that is not newer than a release; None if all are.
+
+    What a version brings comes with its first candidate: a release candidate counts as its version, unless a line of
+    its own is among `lines`.
+
+    Raises:
+        FormatError: not a kernel release.
+    """
+    known = sorted(lines)
+    wanted = parse_release(release)
+    if not wanted.final and wanted not in known:
+        wanted = KernelVersion(wanted.major, wanted.minor)
+    return max((line for line in known if line <= wanted and (line.final or line == wanted)), default=None)
+
+
+class LineTable(Mapping[str, T], Generic[T]):
+    """What is known of some kernel lines: a mapping by name, oldest first.
+
+    Args:
+        entries: name of a line of `LINES_BY_NAME` -> what holds for it.
+    """
+
+    def __init__(self, entries: Mapping[str, T]) -> None:
+        self._entries = {name: entries[name] for name in sorted(entries, key=line_named)}
+
+    def __getitem__(self, name: str) -> T:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def oldest(self) -> T:
+        """What holds for the oldest line."""
+        return next(iter(self._entries.values()))
+
+    def for_release(self, release: str) -> T | None:
+        """Return what holds for a release: the entry of the newest line that is not newer; None if all are newer.
+
+        Raises:
+            FormatError: not a kernel release.
+        """
+        found = newest_not_newer(release, (LINES_BY_NAME[name] for name in self._entries))
+        return None if found is None else self._entries[str(found)]
