@@ -8,7 +8,7 @@
    many states, and against no search at all: every run from its start, with other answers each time, which must find
    as many runs, ending alike.
 2. `explore_run` against the model checker SPIN on a model of the same copy loop, `remap.pml`: every machine and way
-   must have as many runs to each verdict in both. SPIN (Debian package spin) and gcc are needed; if they are not there,
+   must have as many runs to each outcome in both. SPIN (Debian package spin) and gcc are needed; if they are not there,
    that part is reported as not measured.
 3. What a step costs on machines with more regions, more free pages, more RAM.
 """
@@ -25,17 +25,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hibernaut.exploration.families import Family, Situated
+from hibernaut.exploration.families import ChosenMachine, Family
+from hibernaut.exploration.layouts import RegionKind
 from hibernaut.exploration.operations import operations_of
-from hibernaut.exploration.run import Run, Verdict
+from hibernaut.exploration.plan import layouts
+from hibernaut.exploration.run import Outcome, Run
 from hibernaut.exploration.search import explore_run
-from hibernaut.exploration.sweep import layouts
 from hibernaut.linux.build import build_machine
-from hibernaut.linux.environment import Environment, Kind, Question, Region, Replay
+from hibernaut.linux.environment import Environment, Kind, Question, Replay
 from hibernaut.linux.machine import Machine
 
 WAYS = ("remap", "remap-generic", "fixmap")
-FAMILY = Family(regions=(1, 2), kinds=(Region.BLOCK, Region.GIB))
+FAMILY = Family(regions=(1, 2), kinds=(RegionKind.BLOCK, RegionKind.GIB))
 ROUNDS = 3
 SIZE_ROUNDS = 20
 MODEL = Path(__file__).with_name("remap.pml")
@@ -70,7 +71,7 @@ def others(told: Told, prefix: int) -> list[list[int]]:
 def breadth_first(start: Run) -> int:
     """The states of all runs, ends included: each state's next step for every combination of answers, from a fork."""
     seen = {start.digest()}
-    ends: set[tuple[bytes, Verdict]] = set()
+    ends: set[tuple[bytes, Outcome]] = set()
     queue = deque([start])
     while queue:
         state = queue.popleft()
@@ -83,16 +84,16 @@ def breadth_first(start: Run) -> int:
             run.advance()
             combinations += others(told, len(prefix))
             if run.finished:
-                ends.add((digest, run.verdict))
+                ends.add((digest, run.outcome))
             elif (key := run.digest()) not in seen:
                 seen.add(key)
                 queue.append(run)
     return len(seen) + len(ends)
 
 
-def one_by_one(start: Run) -> Counter[Verdict]:
+def one_by_one(start: Run) -> Counter[Outcome]:
     """Every run from its start to its end, for every combination of answers: how many end in each way."""
-    ends: Counter[Verdict] = Counter()
+    ends: Counter[Outcome] = Counter()
     combinations: list[list[int]] = [[]]
     while combinations:
         prefix = combinations.pop()
@@ -100,16 +101,16 @@ def one_by_one(start: Run) -> Counter[Verdict]:
         run = start.fork(told)
         run.finish()
         combinations += others(told, len(prefix))
-        ends[run.verdict] += 1
+        ends[run.outcome] += 1
     return ends
 
 
-def machines(family: Family) -> list[tuple[Situated, Machine]]:
+def machines(family: Family) -> list[tuple[ChosenMachine, Machine]]:
     """Every machine of a family."""
     found = []
-    for unit in layouts(family):
-        situated = family.choose(Replay(unit))
-        found.append((situated, build_machine(situated.layout)))
+    for layout_choices in layouts(family):
+        chosen = family.choose(Replay(layout_choices))
+        found.append((chosen, build_machine(chosen.layout)))
     return found
 
 
@@ -131,12 +132,12 @@ def plain_searches() -> tuple[int, float]:
     built = machines(FAMILY)
     all_states, all_seconds = 0, 0.0
     for way in WAYS:
-        starts = [Run(machine, operations_of(situated, way)) for situated, machine in built]
+        starts = [Run(machine, operations_of(chosen, way)) for chosen, machine in built]
         runs = states = 0
         for start in starts:
             found = explore_run(start)
             assert breadth_first(start) == found.states
-            assert one_by_one(start) == {verdict: known.runs for verdict, known in found.futures.items()}
+            assert one_by_one(start) == {outcome: known.runs for outcome, known in found.futures.items()}
             runs, states = runs + found.runs, states + found.states
         ours, plain, single = best(
             ROUNDS,
@@ -159,12 +160,12 @@ Ends = Counter[tuple[str, tuple[str, ...], str]]
 def our_ends() -> Ends:
     """What `explore_run` finds."""
     ends: Ends = Counter()
-    for situated, machine in machines(FAMILY):
+    for chosen, machine in machines(FAMILY):
         for way in WAYS:
-            for verdict, known in explore_run(Run(machine, operations_of(situated, way))).futures.items():
-                wrong = [verdict.outcome == "died"]
-                wrong += [name in verdict.violated for name in ("tables-closed", "every-listed-page")]
-                ends[way, tuple(map(str, situated.regions)), "".join(str(int(one)) for one in wrong)] += known.runs
+            for outcome, known in explore_run(Run(machine, operations_of(chosen, way))).futures.items():
+                wrong = [outcome.status == "died"]
+                wrong += [name in outcome.violated for name in ("tables-closed", "every-listed-page")]
+                ends[way, tuple(map(str, chosen.regions)), "".join(str(int(one)) for one in wrong)] += known.runs
     return ends
 
 
@@ -201,8 +202,8 @@ def against_spin(states: int, seconds: float) -> None:
         assert merged.keys() == ours.keys()
         _, many, long = model_checker(Path(folder), f"-DREGIONS={RATE_REGIONS}")
     machines_and_ways = len({key[:2] for key in ours})
-    print(f"machines and ways: {machines_and_ways}; verdicts that each can end in: {len(ours)}; runs: {ours.total()}")
-    print("SPIN: the same verdicts of each, each with the same number of runs")
+    print(f"machines and ways: {machines_and_ways}; outcomes that each can end in: {len(ours)}; runs: {ours.total()}")
+    print("SPIN: the same outcomes of each, each with the same number of runs")
     print(f"states of these: {states} real machines, {stored} of SPIN's model")
     print(
         f"states a second: {states / seconds:.0f} of ours, {many / long:.0f} of SPIN's (of {many}, with up to "
@@ -216,11 +217,11 @@ def sizes() -> None:
     cases += [(1, 256, more) for more in (4, 16, 64, 256)]
     lines, steps, jobs = [], [], []
     for regions, free, more in cases:
-        situated = Family(regions=(regions,), kinds=(Region.BLOCK,), free_pages=free).choose(Environment())
-        *rest, (first, pages) = situated.layout.ram
-        layout = replace(situated.layout, ram=(*rest, (first, pages + more * GIB_PAGES)))
+        chosen = Family(regions=(regions,), kinds=(RegionKind.BLOCK,), free_pages=free).choose(Environment())
+        *rest, (first, pages) = chosen.layout.ram
+        layout = replace(chosen.layout, ram=(*rest, (first, pages + more * GIB_PAGES)))
         machine = build_machine(layout)
-        starts = [Run(machine, operations_of(situated, way)) for way in WAYS]
+        starts = [Run(machine, operations_of(chosen, way)) for way in WAYS]
         ram, top = sum(count for _, count in layout.ram), first + pages + more * GIB_PAGES
         lines.append(f"{regions:>7}{free:>12}{ram / GIB_PAGES:>6.0f} GiB{top / GIB_PAGES:>6.0f} GiB")
         steps.append(sum(explore_run(start).steps for start in starts))

@@ -112,7 +112,6 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     return found
 
 
-@pytest.mark.xfail(reason="being mended; remove this mark as soon as it passes", strict=True)
 def test_no_import_circle() -> None:
     """No module reaches itself through its imports, type-only and lazy ones included.
 

@@ -15,15 +15,16 @@ import pytest
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.families import Family
-from hibernaut.exploration.sweep import Progress, Sweep, layouts, run_sweep
-from hibernaut.linux.environment import Region
+from hibernaut.exploration.layouts import RegionKind
+from hibernaut.exploration.plan import Sweep, layouts
+from hibernaut.exploration.sweep import Progress, run_sweep
 
 distributed = pytest.importorskip("distributed", reason="the cluster needs the extra dask")
 
 # Dask's own: what it warns of when workers are killed is what the test is about.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-SWEEP = Sweep(Family(regions=(0, 1, 2), kinds=(Region.PAGE, Region.BLOCK)), ("remap", "fixmap"))
+SWEEP = Sweep(Family(regions=(0, 1, 2), kinds=(RegionKind.PAGE, RegionKind.BLOCK)), ("remap", "fixmap"))
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_two_workers_are_killed_in_mid_sweep(cluster: Any, tmp_path: Path) -> No
 
     def told(progress: Progress) -> None:
         for at, number in ((3, 0), (8, 1)):
-            if progress.units == at and len(killed) == number:
+            if progress.machines == at and len(killed) == number:
                 process = list(cluster.workers.values())[number].process
                 os.kill(process.pid, signal.SIGKILL)
                 killed.append(process.pid)

@@ -8,31 +8,32 @@ import itertools
 import pytest
 
 from hibernaut.errors import HibernautError
-from hibernaut.exploration.families import MOST_REGIONS, SAVED_PAGES, Family, RegionAt, Situated, region_named
+from hibernaut.exploration.families import MOST_REGIONS, SAVED_PAGES, ChosenMachine, Family, Region, region_named
+from hibernaut.exploration.layouts import RegionKind, Side, Structure
+from hibernaut.exploration.plan import layouts
 from hibernaut.exploration.scopes import bounds_of_words, family_of_words
 from hibernaut.exploration.search import Bounds
-from hibernaut.exploration.sweep import layouts
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.linux.build import build_machine
-from hibernaut.linux.environment import Place, Region, Replay, Structure
+from hibernaut.linux.environment import Replay
 from hibernaut.linux.machine import Machine
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 
-BOTH = (Place.ABOVE, Place.BELOW)
+BOTH = (Side.ABOVE, Side.BELOW)
 LEVELS = {
-    Region.PAGE: (Stop.NOT_PRESENT, Level.PTE),
-    Region.BLOCK: (Stop.NOT_PRESENT, Level.PMD),
-    Region.GIB: (Stop.NOT_PRESENT, Level.PUD),
-    Region.MIXED: (Stop.NOT_PRESENT, Level.PTE),
-    Region.NONE: (Stop.NONE, Level.PTE),
-    Region.NO_TABLE: (Stop.NONE, Level.PMD),
+    RegionKind.PAGE: (Stop.NOT_PRESENT, Level.PTE),
+    RegionKind.BLOCK: (Stop.NOT_PRESENT, Level.PMD),
+    RegionKind.GIB: (Stop.NOT_PRESENT, Level.PUD),
+    RegionKind.MIXED: (Stop.NOT_PRESENT, Level.PTE),
+    RegionKind.NONE: (Stop.NONE, Level.PTE),
+    RegionKind.NO_TABLE: (Stop.NONE, Level.PMD),
 }
 
 
-def machines(family: Family) -> list[tuple[Situated, Machine]]:
-    chosen = [family.choose(Replay(unit)) for unit in layouts(family)]
-    return [(situated, build_machine(situated.layout)) for situated in chosen]
+def machines(family: Family) -> list[tuple[ChosenMachine, Machine]]:
+    machines = [family.choose(Replay(layout_choices)) for layout_choices in layouts(family)]
+    return [(chosen, build_machine(chosen.layout)) for chosen in machines]
 
 
 def tables_on_the_way(machine: Machine, pfn: int) -> list[int]:
@@ -40,19 +41,19 @@ def tables_on_the_way(machine: Machine, pfn: int) -> list[int]:
     return [step.table_pfn for step in machine.tables.walk(machine.vaddr(pfn)).steps][1:]
 
 
-def check(situated: Situated, machine: Machine) -> None:
-    regions = situated.regions
+def check(chosen: ChosenMachine, machine: Machine) -> None:
+    regions = chosen.regions
     lowest, highest = regions[0].start_pfn, regions[-1].start_pfn + Level.PUD.pages
     saved = saveable_pages(machine)
     for region in regions:
         walk = machine.tables.walk(machine.vaddr(region.start_pfn))
         assert (walk.stop, walk.level) == LEVELS[region.kind]
         for table in tables_on_the_way(machine, region.start_pfn):
-            assert (table < lowest) if region.tables == Place.BELOW else (table >= highest)
+            assert (table < lowest) if region.tables == Side.BELOW else (table >= highest)
         inside = [pfn for pfn in region.saved if saved.contains([pfn])[0]]
         assert tuple(inside) == region.saved
         span = range(region.start_pfn, region.start_pfn + Level.PMD.pages)
-        whole = region.kind in (Region.BLOCK, Region.MIXED, Region.NO_TABLE)
+        whole = region.kind in (RegionKind.BLOCK, RegionKind.MIXED, RegionKind.NO_TABLE)
         assert not whole or sum(saved.contains(list(span))) == SAVED_PAGES[region.kind]
     places = {
         Structure.ROOT: machine.cr3 >> 12,
@@ -62,21 +63,21 @@ def check(situated: Situated, machine: Machine) -> None:
         Structure.FREE: int(machine.allocator.free_ranges().starts[0]),
     }
     for structure, pfn in places.items():
-        assert (pfn < lowest) if situated.where[structure] == Place.BELOW else (pfn >= highest), structure
+        assert (pfn < lowest) if chosen.where[structure] == Side.BELOW else (pfn >= highest), structure
 
 
 def test_every_kind_with_its_tables_on_either_side() -> None:
     """One and two regions of every kind: the walk stops where it must, in tables where they must be."""
-    for situated, machine in machines(Family(regions=(1, 2), kinds=tuple(Region))):
-        check(situated, machine)
+    for chosen, machine in machines(Family(regions=(1, 2), kinds=tuple(RegionKind))):
+        check(chosen, machine)
 
 
 def test_three_regions_have_tables_of_their_own() -> None:
     """Three regions of 1 GiB, whose tables lie on any side each: eight machines, all different."""
-    found = machines(Family(regions=(3,), kinds=(Region.GIB,)))
-    for situated, machine in found:
-        check(situated, machine)
-    assert {tuple(region.tables for region in situated.regions) for situated, _ in found} == set(
+    found = machines(Family(regions=(3,), kinds=(RegionKind.GIB,)))
+    for chosen, machine in found:
+        check(chosen, machine)
+    assert {tuple(region.tables for region in chosen.regions) for chosen, _ in found} == set(
         itertools.product(BOTH, repeat=3)
     )
 
@@ -85,8 +86,8 @@ def test_the_kernels_own_pages_lie_where_they_are_asked_to() -> None:
     """All 32 combinations of places, one region and three."""
     family = Family(
         regions=(1, 3),
-        kinds=(Region.BLOCK,),
-        tables=(Place.ABOVE,),
+        kinds=(RegionKind.BLOCK,),
+        tables=(Side.ABOVE,),
         root=BOTH,
         mem_map=BOTH,
         zone=BOTH,
@@ -95,8 +96,8 @@ def test_the_kernels_own_pages_lie_where_they_are_asked_to() -> None:
     )
     found = machines(family)
     assert len(found) == 2 * 32
-    for situated, machine in found:
-        check(situated, machine)
+    for chosen, machine in found:
+        check(chosen, machine)
 
 
 def test_without_regions_nothing_is_asked_about_sides() -> None:
@@ -110,8 +111,8 @@ def test_words_describe_families() -> None:
     words = ["regions=0,3", "kinds=2m,no-table", "tables=below", "mem-map=above,below", "remembered=no,yes"]
     assert family_of_words([*words, "cpus=2", "free-pages=9"]) == Family(
         regions=(0, 3),
-        kinds=(Region.BLOCK, Region.NO_TABLE),
-        tables=(Place.BELOW,),
+        kinds=(RegionKind.BLOCK, RegionKind.NO_TABLE),
+        tables=(Side.BELOW,),
         mem_map=BOTH,
         remembered=(False, True),
         cpus=(2,),
@@ -123,9 +124,9 @@ def test_words_describe_families() -> None:
 
 def test_kinds_have_words() -> None:
     """Every kind is found by its word, and a region says what it is."""
-    assert [region_named(kind.word) for kind in Region] == list(Region)
-    assert str(RegionAt(Region.BLOCK, Place.BELOW, 0)) == "2m:below"
-    assert str(RegionAt(Region.NO_TABLE, Place.BELOW, 0)) == "no-table"
+    assert [region_named(kind.word) for kind in RegionKind] == list(RegionKind)
+    assert str(Region(RegionKind.BLOCK, Side.BELOW, 0)) == "2m:below"
+    assert str(Region(RegionKind.NO_TABLE, Side.BELOW, 0)) == "no-table"
     assert MOST_REGIONS == 3
 
 

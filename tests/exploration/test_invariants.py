@@ -10,24 +10,25 @@ import pytest
 
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.invariants import INVARIANTS, TRACES
-from hibernaut.exploration.sweep import Sweep, layouts, run_unit
+from hibernaut.exploration.layouts import RegionKind, Side
+from hibernaut.exploration.one_machine import explore_layout
+from hibernaut.exploration.plan import Sweep, layouts
 from hibernaut.hibernation.ways import MUTANTS
-from hibernaut.linux.environment import Place, Region
 from tests.exploration.wander import THOROUGH
 
-ABOVE, BELOW = Place.ABOVE, Place.BELOW
+ABOVE, BELOW = Side.ABOVE, Side.BELOW
 BOTH = (ABOVE, BELOW)
 
 SMALL = (
-    Family((0, 1), (Region.PAGE, Region.BLOCK, Region.NONE, Region.NO_TABLE), BOTH),
-    Family((1,), (Region.BLOCK,), (BELOW,), root=(ABOVE,), mem_map=(BELOW,), pcp=BOTH),
+    Family((0, 1), (RegionKind.PAGE, RegionKind.BLOCK, RegionKind.NONE, RegionKind.NO_TABLE), BOTH),
+    Family((1,), (RegionKind.BLOCK,), (BELOW,), root=(ABOVE,), mem_map=(BELOW,), pcp=BOTH),
 )
 """Ten machines suffice: one region of each kind, its tables on either side; and those where the array of `struct page`
 is copied before the region, and the heads of the lists and the fixmap's table after it."""
 
 LARGE = (
-    Family((1,), tuple(Region), BOTH, root=BOTH, mem_map=BOTH, zone=BOTH, pcp=BOTH, free=BOTH),
-    Family((2,), tuple(Region), BOTH, remembered=(False, True)),
+    Family((1,), tuple(RegionKind), BOTH, root=BOTH, mem_map=BOTH, zone=BOTH, pcp=BOTH, free=BOTH),
+    Family((2,), tuple(RegionKind), BOTH, remembered=(False, True)),
 )
 """Hundreds; the default run takes every twentieth."""
 
@@ -61,10 +62,10 @@ def broken(families: tuple[Family, ...], ways: tuple[str, ...], every: int = 1) 
     found: dict[str, set[str]] = {way: set() for way in ways}
     for family in families:
         sweep = Sweep(family, ways, allocations_after=1)
-        for unit in islice(layouts(family), 0, None, every):
-            for name, way in run_unit(sweep, unit).ways.items():
+        for layout_choices in islice(layouts(family), 0, None, every):
+            for name, way in explore_layout(sweep, layout_choices).ways.items():
                 assert way.cut is None
-                found[name].update(*(one.verdict.violated for one in way.endings))
+                found[name].update(*(one.outcome.violated for one in way.endings))
     return found
 
 
@@ -102,7 +103,7 @@ def test_mutants_say_what_catches_them(way: str) -> None:
 def test_fixmap_breaks_none() -> None:
     """By the slot nothing is broken, and as it was posted only where there is no table."""
     assert BROKEN["fixmap"] == set()
-    for way, kinds in (("fixmap", tuple(Region)), ("fixmap-v3", tuple(set(Region) - {Region.NO_TABLE}))):
+    for way, kinds in (("fixmap", tuple(RegionKind)), ("fixmap-v3", tuple(set(RegionKind) - {RegionKind.NO_TABLE}))):
         assert broken((Family((1,), kinds, BOTH), Family((2,), kinds, (ABOVE,))), (way,)) == {way: set()}
 
 

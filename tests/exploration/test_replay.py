@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.exploration.families import Family
+from hibernaut.exploration.layouts import RegionKind
 from hibernaut.exploration.operations import Operation, operations_of
 from hibernaut.exploration.replay import (
     FamilyMachine,
@@ -30,15 +31,15 @@ from hibernaut.exploration.replay import (
 )
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux.build import build_machine
-from hibernaut.linux.environment import Region, Replay
+from hibernaut.linux.environment import Replay
 from hibernaut.linux.machine import Machine
 
-FAMILY = Family(regions=(1,), kinds=(Region.BLOCK,))
+FAMILY = Family(regions=(1,), kinds=(RegionKind.BLOCK,))
 MACHINE = FamilyMachine(FAMILY, (0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
 
 def remap(choices: tuple[int, ...] = (1,)) -> Written:
-    return Written(MACHINE, "6.1", operations_of(MACHINE.situated()[0], "remap"), choices)
+    return Written(MACHINE, "6.1", operations_of(MACHINE.chosen()[0], "remap"), choices)
 
 
 @pytest.fixture

@@ -12,24 +12,25 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.families import Family
+from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import operations_of
+from hibernaut.exploration.plan import layouts
 from hibernaut.exploration.replay import FamilyMachine, Written, fingerprint, play
-from hibernaut.exploration.run import Run, Verdict
+from hibernaut.exploration.run import Outcome, Run
 from hibernaut.exploration.search import Bounds, Chooser, Explored, explore_run
-from hibernaut.exploration.sweep import layouts
 from hibernaut.hibernation.ways import WAYS
 from hibernaut.linux.build import build_machine
-from hibernaut.linux.environment import Environment, Kind, Place, Region, Replay
+from hibernaut.linux.environment import Environment, Kind, Replay
 from tests.exploration.wander import THOROUGH, Drawn
 
-BOTH = (Place.ABOVE, Place.BELOW)
+BOTH = (Side.ABOVE, Side.BELOW)
 EACH_FRAME, CLASSES = Bounds(frames=0), Bounds(frames=3)
 
 # Five free frames: so few that each can be tried for each allocation.
-ONE = Family((1,), (Region.BLOCK,), BOTH, mem_map=BOTH, zone=BOTH, pcp=BOTH, free=BOTH, free_pages=5)
-TWO = Family((2,), (Region.BLOCK,), BOTH, mem_map=BOTH, free=BOTH, free_pages=5)
-HEADS_ABOVE = replace(ONE, zone=(Place.ABOVE,))
-LARGE = Family((1,), (Region.GIB,), BOTH, mem_map=BOTH, free=BOTH, free_pages=5)
+ONE = Family((1,), (RegionKind.BLOCK,), BOTH, mem_map=BOTH, zone=BOTH, pcp=BOTH, free=BOTH, free_pages=5)
+TWO = Family((2,), (RegionKind.BLOCK,), BOTH, mem_map=BOTH, free=BOTH, free_pages=5)
+HEADS_ABOVE = replace(ONE, zone=(Side.ABOVE,))
+LARGE = Family((1,), (RegionKind.GIB,), BOTH, mem_map=BOTH, free=BOTH, free_pages=5)
 SCOPES = [
     *((ONE, way) for way in ("remap", "fixmap", "reserved:1")),
     (HEADS_ABOVE, "fixmap-bounce"),
@@ -38,15 +39,15 @@ SCOPES = [
 ]
 
 
-def run_of(family: Family, unit: tuple[int, ...], way: str, allocations_after: int = 0) -> Run:
-    situated = family.choose(Replay(unit))
-    machine = build_machine(situated.layout, Environment())
-    return Run(machine, operations_of(situated, way, allocations_after))
+def run_of(family: Family, layout_choices: tuple[int, ...], way: str, allocations_after: int = 0) -> Run:
+    chosen = family.choose(Replay(layout_choices))
+    machine = build_machine(chosen.layout, Environment())
+    return Run(machine, operations_of(chosen, way, allocations_after))
 
 
 def runs_of(family: Family, way: str, allocations_after: int = 0) -> Iterator[Run]:
-    for unit in layouts(family):
-        yield run_of(family, unit, way, allocations_after)
+    for layout_choices in layouts(family):
+        yield run_of(family, layout_choices, way, allocations_after)
 
 
 # --- what is left out --------------------------------------------------------------------------------------------
@@ -74,12 +75,12 @@ def test_the_ends_of_the_list_say_who_dies_of_torn_lists(way: str) -> None:
 # --- merging -----------------------------------------------------------------------------------------------------
 
 
-def one_by_one(run: Run, bounds: Bounds) -> dict[Verdict, tuple[int, int]]:
-    """(number of runs, fewest deviations) by verdict: every run from the start, nothing merged.
+def one_by_one(run: Run, bounds: Bounds) -> dict[Outcome, tuple[int, int]]:
+    """(number of runs, fewest deviations) by outcome: every run from the start, nothing merged.
 
     The frames are all of them, or only the one that the kernel takes.
     """
-    found: dict[Verdict, tuple[int, int]] = {}
+    found: dict[Outcome, tuple[int, int]] = {}
     prefixes: list[tuple[int, ...]] = [()]
     while prefixes:
         prefix = prefixes.pop()
@@ -87,8 +88,8 @@ def one_by_one(run: Run, bounds: Bounds) -> dict[Verdict, tuple[int, int]]:
         twin.finish()
         schedule = twin.machine.environment.schedule
         indices = tuple(choice.index for choice in schedule)
-        runs, deviations = found.get(twin.verdict, (0, len(indices)))
-        found[twin.verdict] = runs + 1, min(deviations, sum(map(bool, indices)))
+        runs, deviations = found.get(twin.outcome, (0, len(indices)))
+        found[twin.outcome] = runs + 1, min(deviations, sum(map(bool, indices)))
         failed = sum(one.index for one in schedule[: len(prefix)] if one.kind == Kind.ALLOCATION_FAILS)
         for at, choice in list(enumerate(schedule))[len(prefix) :]:
             if choice.kind == Kind.FREE_FRAME and bounds.frames:
@@ -100,26 +101,26 @@ def one_by_one(run: Run, bounds: Bounds) -> dict[Verdict, tuple[int, int]]:
 
 
 MERGED = [
-    ((Region.PAGE, Region.BLOCK), "remap", Bounds(frames=0)),
-    ((Region.BLOCK, Region.BLOCK), "remap", Bounds(frames=0)),
-    ((Region.BLOCK, Region.GIB), "remap", Bounds()),
-    ((Region.BLOCK, Region.GIB), "remap", Bounds(failures=1)),
-    ((Region.BLOCK, Region.PAGE), "reserved:1", Bounds(frames=0)),
-    ((Region.BLOCK, Region.BLOCK), "reserved:3", Bounds()),
-    ((Region.PAGE, Region.BLOCK), "fixmap-bounce", Bounds()),
-    ((Region.BLOCK,), "fixmap-bounce", Bounds(frames=0)),
-    ((Region.PAGE, Region.BLOCK), "fixmap-no-flush", Bounds()),
-    ((Region.BLOCK, Region.NONE), "remap-no-flush", Bounds()),
-    ((Region.BLOCK, Region.GIB), "remap-write-anyway", Bounds(frames=0, failures=1)),
-    ((Region.GIB, Region.MIXED), "remap-generic-zero", Bounds()),
-    ((Region.BLOCK, Region.NO_TABLE), "fixmap", Bounds(frames=0)),
+    ((RegionKind.PAGE, RegionKind.BLOCK), "remap", Bounds(frames=0)),
+    ((RegionKind.BLOCK, RegionKind.BLOCK), "remap", Bounds(frames=0)),
+    ((RegionKind.BLOCK, RegionKind.GIB), "remap", Bounds()),
+    ((RegionKind.BLOCK, RegionKind.GIB), "remap", Bounds(failures=1)),
+    ((RegionKind.BLOCK, RegionKind.PAGE), "reserved:1", Bounds(frames=0)),
+    ((RegionKind.BLOCK, RegionKind.BLOCK), "reserved:3", Bounds()),
+    ((RegionKind.PAGE, RegionKind.BLOCK), "fixmap-bounce", Bounds()),
+    ((RegionKind.BLOCK,), "fixmap-bounce", Bounds(frames=0)),
+    ((RegionKind.PAGE, RegionKind.BLOCK), "fixmap-no-flush", Bounds()),
+    ((RegionKind.BLOCK, RegionKind.NONE), "remap-no-flush", Bounds()),
+    ((RegionKind.BLOCK, RegionKind.GIB), "remap-write-anyway", Bounds(frames=0, failures=1)),
+    ((RegionKind.GIB, RegionKind.MIXED), "remap-generic-zero", Bounds()),
+    ((RegionKind.BLOCK, RegionKind.NO_TABLE), "fixmap", Bounds(frames=0)),
 ]
 
 
 @pytest.mark.parametrize("after", [0, 2])
 @pytest.mark.parametrize(("kinds", "way", "bounds"), MERGED, ids=str)
-def test_merging_equal_states_loses_no_run(kinds: tuple[Region, ...], way: str, bounds: Bounds, after: int) -> None:
-    """Verdicts, runs of each and fewest deviations are those of an enumeration that executes every run by itself."""
+def test_merging_equal_states_loses_no_run(kinds: tuple[RegionKind, ...], way: str, bounds: Bounds, after: int) -> None:
+    """Outcomes, runs of each and fewest deviations are those of an enumeration that executes every run by itself."""
     for run in machines_of(kinds, way, after):
         found, expected = explore_run(run, bounds), one_by_one(run, bounds)
         assert {one: (best.runs, best.deviations) for one, best in found.futures.items()} == expected
@@ -127,20 +128,20 @@ def test_merging_equal_states_loses_no_run(kinds: tuple[Region, ...], way: str, 
         assert found.cut is None
 
 
-def machines_of(kinds: tuple[Region, ...], way: str, after: int) -> Iterator[Run]:
+def machines_of(kinds: tuple[RegionKind, ...], way: str, after: int) -> Iterator[Run]:
     """Regions of these kinds, the tables of all above or the first one's below; four free frames."""
-    family = Family((len(kinds),), tuple(dict.fromkeys(kinds)), BOTH, zone=(Place.BELOW,), free_pages=4)
-    for unit in layouts(family):
-        regions = family.choose(Replay(unit)).regions
-        if tuple(region.kind for region in regions) == kinds and all(one.tables == Place.ABOVE for one in regions[1:]):
-            yield run_of(family, unit, way, after)
+    family = Family((len(kinds),), tuple(dict.fromkeys(kinds)), BOTH, zone=(Side.BELOW,), free_pages=4)
+    for layout_choices in layouts(family):
+        regions = family.choose(Replay(layout_choices)).regions
+        if tuple(region.kind for region in regions) == kinds and all(one.tables == Side.ABOVE for one in regions[1:]):
+            yield run_of(family, layout_choices, way, after)
 
 
 # --- what is found -----------------------------------------------------------------------------------------------
 
 ANY = Family(
     (1, 2, 0),
-    tuple(Region),
+    tuple(RegionKind),
     BOTH,
     root=BOTH,
     mem_map=BOTH,
@@ -162,17 +163,17 @@ ANY = Family(
     frames=st.sampled_from((1, 2)),
 )
 def test_each_verdict_has_a_run(data: st.DataObject, way: str, after: int, failures: int | None, frames: int) -> None:
-    """For every verdict the choices that come with it, played from the beginning, lead to exactly that verdict."""
+    """For every outcome the choices that come with it, played from the beginning, lead to exactly that outcome."""
     asked = Drawn(data)
-    situated = ANY.choose(asked)
-    unit = tuple(choice.index for choice in asked.schedule)
-    operations = operations_of(situated, way, after)
-    run = Run(build_machine(situated.layout, Environment()), operations)
+    chosen = ANY.choose(asked)
+    layout_choices = tuple(choice.index for choice in asked.schedule)
+    operations = operations_of(chosen, way, after)
+    run = Run(build_machine(chosen.layout, Environment()), operations)
     found = explore_run(run, Bounds(failures=failures, frames=frames, states=400))
     assert found.futures
-    for verdict, best in found.futures.items():
-        played = play(Written(FamilyMachine(ANY, unit), "6.1", operations, best.choices()))
-        assert played.verdict == verdict
+    for outcome, best in found.futures.items():
+        played = play(Written(FamilyMachine(ANY, layout_choices), "6.1", operations, best.choices()))
+        assert played.outcome == outcome
         assert sum(bool(choice.index) for choice in played.schedule) == best.deviations
 
 
@@ -180,7 +181,7 @@ def test_bounds_are_kept() -> None:
     """No allocation fails, or one of a run at most; with more it is more runs, none of the others lost."""
     by_failures: dict[int | None, Explored] = {}
     for failures in (0, 1, 2, None):
-        run = next(machines_of((Region.BLOCK, Region.GIB), "remap-generic", 0))
+        run = next(machines_of((RegionKind.BLOCK, RegionKind.GIB), "remap-generic", 0))
         by_failures[failures] = explore_run(run, Bounds(failures=failures))
         for best in by_failures[failures].futures.values():
             chooser = Chooser(best.choices(), EACH_FRAME)
@@ -191,14 +192,14 @@ def test_bounds_are_kept() -> None:
     runs = [found.runs for found in by_failures.values()]
     assert runs == sorted(set(runs))
     assert by_failures[0].runs == 1
-    verdicts = [set(found.futures) for found in by_failures.values()]
-    assert verdicts[0] < verdicts[1] <= verdicts[2] <= verdicts[3]
+    outcomes = [set(found.futures) for found in by_failures.values()]
+    assert outcomes[0] < outcomes[1] <= outcomes[2] <= outcomes[3]
 
 
 @pytest.mark.parametrize("states", [1, 2, 5])
 def test_a_search_that_is_cut_says_where(states: int) -> None:
     """After so many states it ends, and says so; what it has found until then is so."""
-    run = next(machines_of((Region.BLOCK, Region.GIB), "remap", 0))
+    run = next(machines_of((RegionKind.BLOCK, RegionKind.GIB), "remap", 0))
     whole, part = explore_run(run), explore_run(run, Bounds(states=states))
     assert whole.cut is None
     assert whole.states > 2 * states - 1
@@ -211,7 +212,7 @@ def test_a_search_that_is_cut_says_where(states: int) -> None:
 
 def test_the_state_that_a_search_begins_with_is_not_changed() -> None:
     """A second search from the same state finds the same."""
-    run = next(machines_of((Region.BLOCK, Region.BLOCK), "remap", 2))
+    run = next(machines_of((RegionKind.BLOCK, RegionKind.BLOCK), "remap", 2))
     digest = run.digest()
     first, second = explore_run(run), explore_run(run)
     assert first == second
@@ -227,11 +228,15 @@ def test_bounds_that_cannot_be(bounds: dict[str, int]) -> None:
 
 def test_every_layout_of_a_family_is_another_machine() -> None:
     """Six kinds of region of 4K, 2M and 1G, tables above or below: 6^n machines of n regions, no two of them alike."""
-    family = Family((0, 1, 2, 3), (Region.PAGE, Region.BLOCK, Region.GIB), BOTH)
-    units = list(layouts(family))
-    assert len(set(units)) == len(units) == 1 + 6 + 36 + 216
-    regions = [family.choose(Replay(unit)).regions for unit in units]
-    assert len(set(regions)) == len(units)
-    small = [family.choose(Replay(unit)).layout for unit, own in zip(units, regions, strict=True) if len(own) < 3]
+    family = Family((0, 1, 2, 3), (RegionKind.PAGE, RegionKind.BLOCK, RegionKind.GIB), BOTH)
+    listed = list(layouts(family))
+    assert len(set(listed)) == len(listed) == 1 + 6 + 36 + 216
+    regions = [family.choose(Replay(layout_choices)).regions for layout_choices in listed]
+    assert len(set(regions)) == len(listed)
+    small = [
+        family.choose(Replay(layout_choices)).layout
+        for layout_choices, own in zip(listed, regions, strict=True)
+        if len(own) < 3
+    ]
     prints = {fingerprint(build_machine(layout)) for layout in small}
     assert len(prints) == len(small) == 1 + 6 + 36

@@ -15,28 +15,23 @@ import pytest
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.exploration.families import Family
-from hibernaut.exploration.run import Verdict
+from hibernaut.exploration.layouts import RegionKind, Side
+from hibernaut.exploration.one_machine import explore_layout
+from hibernaut.exploration.plan import Sweep, layouts
+from hibernaut.exploration.records import MachineRecord
+from hibernaut.exploration.results import read_records
+from hibernaut.exploration.run import Outcome
+from hibernaut.exploration.scopes import family_from_json, family_json
 from hibernaut.exploration.search import Bounds
-from hibernaut.exploration.sweep import (
-    Progress,
-    Record,
-    Sweep,
-    Tally,
-    family_from_json,
-    family_json,
-    layouts,
-    read_records,
-    run_sweep,
-    run_unit,
-)
-from hibernaut.linux.environment import Place, Region
+from hibernaut.exploration.sweep import Progress, run_sweep
+from hibernaut.exploration.tally import Tally
 
-SMALL = Sweep(Family(regions=(0, 1), kinds=(Region.BLOCK, Region.NONE)), ("remap", "fixmap"))
+SMALL = Sweep(Family(regions=(0, 1), kinds=(RegionKind.BLOCK, RegionKind.NONE)), ("remap", "fixmap"))
 
 
-def endings(tallies: dict[str, Tally]) -> dict[str, dict[Verdict, tuple[int, int]]]:
+def endings(tallies: dict[str, Tally]) -> dict[str, dict[Outcome, tuple[int, int]]]:
     return {
-        way: {verdict: (runs, machines) for verdict, (runs, machines, _) in tally.endings.items()}
+        way: {outcome: (runs, machines) for outcome, (runs, machines, _) in tally.endings.items()}
         for way, tally in tallies.items()
     }
 
@@ -52,8 +47,8 @@ def test_remap_and_fixmap_on_the_smallest_family(whole: tuple[Path, dict[str, Ta
     remap, fixmap = whole[1]["remap"], whole[1]["fixmap"]
     assert (remap.machines, remap.runs, fixmap.machines, fixmap.runs) == (5, 7, 5, 5)
     found = {
-        (verdict.outcome, verdict.warned, verdict.violated[:1]): best.regions
-        for verdict, (_, _, best) in remap.endings.items()
+        (outcome.status, outcome.warned, outcome.violated[:1]): best.regions
+        for outcome, (_, _, best) in remap.endings.items()
     }
     assert found == {
         ("saved", False, ()): (),
@@ -62,7 +57,7 @@ def test_remap_and_fixmap_on_the_smallest_family(whole: tuple[Path, dict[str, Ta
         ("died", True, ("no-fault",)): ("2m:above",),
         ("died", False, ("no-fault",)): ("none:above",),
     }
-    assert set(fixmap.endings) == {Verdict("saved")}
+    assert set(fixmap.endings) == {Outcome("saved")}
 
 
 def test_cores_change_nothing(whole: tuple[Path, dict[str, Tally]], tmp_path: Path) -> None:
@@ -84,7 +79,7 @@ def test_an_interrupted_sweep_is_gone_on_with(whole: tuple[Path, dict[str, Tally
         path.write_text("\n".join(lines[:kept]) + "\n" + lines[kept][: len(lines[kept]) // 2])
         told: list[Progress] = []
         assert run_sweep(SMALL, path, processes=1, progress=told.append) == whole[1]
-        assert [one.units for one in told] == list(range(kept - 1, 6))
+        assert [one.machines for one in told] == list(range(kept - 1, 6))
         assert sorted(open_lines(path)) == sorted(lines)
 
 
@@ -125,15 +120,15 @@ def test_records_survive_their_file(whole: tuple[Path, dict[str, Tally]]) -> Non
     """A record is the same after a trip through its line."""
     for number, record in read_records(whole[0]):
         assert number >= 2
-        assert Record.from_line(record.line()) == record
-        assert run_unit(SMALL, record.unit) == record
+        assert MachineRecord.from_line(record.line()) == record
+        assert explore_layout(SMALL, record.layout_choices) == record
 
 
 def test_bounds_are_part_of_what_comes_out() -> None:
     """Without failing allocations Remap does not die; a search that is cut says so."""
-    family = Family(regions=(1,), kinds=(Region.BLOCK,), tables=(Place.BELOW,))
+    family = Family(regions=(1,), kinds=(RegionKind.BLOCK,), tables=(Side.BELOW,))
     calm = run_sweep(Sweep(family, ("remap",), bounds=Bounds(failures=0)), processes=1)["remap"]
-    assert {verdict.outcome for verdict in calm.endings} == {"saved"}
+    assert {outcome.status for outcome in calm.endings} == {"saved"}
     assert (calm.cut, calm.where) == (0, None)
     cut = run_sweep(Sweep(family, ("remap",), bounds=Bounds(states=3)), processes=1)["remap"]
     assert cut.cut == 1
@@ -143,7 +138,7 @@ def test_bounds_are_part_of_what_comes_out() -> None:
 
 def test_families_survive_their_file() -> None:
     """A family is the same after a trip through JSON; what is none is refused."""
-    family = Family(regions=(0, 3), kinds=tuple(Region), remembered=(False, True), cpus=(1, 4), free_pages=7)
+    family = Family(regions=(0, 3), kinds=tuple(RegionKind), remembered=(False, True), cpus=(1, 4), free_pages=7)
     assert family_from_json(json.loads(json.dumps(family_json(family)))) == family
     good = family_json(family)
     damaged: list[Any] = [
@@ -165,9 +160,9 @@ def test_families_survive_their_file() -> None:
 
 def test_layouts_come_simplest_first() -> None:
     """The machine without regions is the first, and no machine comes twice."""
-    units = list(layouts(Family(regions=(0, 1, 2), kinds=(Region.PAGE, Region.NO_TABLE))))
-    assert units[0] == (0,)
-    assert len(units) == len(set(units)) == 1 + 3 + 9
+    listed = list(layouts(Family(regions=(0, 1, 2), kinds=(RegionKind.PAGE, RegionKind.NO_TABLE))))
+    assert listed[0] == (0,)
+    assert len(listed) == len(set(listed)) == 1 + 3 + 9
 
 
 def test_a_sweep_needs_ways_that_exist() -> None:
@@ -179,10 +174,11 @@ def test_a_sweep_needs_ways_that_exist() -> None:
 
 LONG = """
 from hibernaut.exploration.families import Family
-from hibernaut.exploration.sweep import Sweep, run_sweep
+from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.sweep import run_sweep
 
 def told(progress):
-    print(progress.units, flush=True)
+    print(progress.machines, flush=True)
 
 if __name__ == "__main__":
     run_sweep(Sweep(Family(regions=(0, 1, 2, 3)), ("remap-generic",)), processes=2, progress=told)

@@ -10,20 +10,21 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from hibernaut.exploration.families import Family
+from hibernaut.exploration.layouts import RegionKind
 from hibernaut.exploration.operations import HIBERNATE, Operation
+from hibernaut.exploration.plan import layouts
 from hibernaut.exploration.replay import FamilyMachine, Written, play, replay, write_run
 from hibernaut.exploration.run import Run
-from hibernaut.exploration.sweep import layouts
 from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.linux.build import build_machine
-from hibernaut.linux.environment import Environment, Kind, Region
+from hibernaut.linux.environment import Environment, Kind
 from tests.exploration.wander import THOROUGH, Violated, wanderer
 
 WANDERING = settings(stateful_step_count=20, derandomize=not THOROUGH, report_multiple_bugs=False, print_blob=False)
 FINDING = settings(WANDERING, max_examples=200, derandomize=True, phases=(Phase.generate,))
 SHRINKING = settings(FINDING, phases=(Phase.generate, Phase.shrink))
 
-PAGES = Family(regions=(1,), kinds=(Region.PAGE,))
+PAGES = Family(regions=(1,), kinds=(RegionKind.PAGE,))
 
 
 def found(folder: Path, way: str, *, how: settings) -> Violated:
@@ -48,8 +49,8 @@ def test_remap_is_caught_and_the_run_shrinks_to_what_it_takes(tmp_path: Path, mo
     assert one.path == tmp_path / "wander-remap.json"
     played, difference = replay(one.path)
     assert difference is None
-    assert played.verdict == one.verdict
-    assert one.verdict.violated
+    assert played.outcome == one.outcome
+    assert one.outcome.violated
     assert one.operations == (Operation(HIBERNATE, way="remap"),)
     assert played.injected == ()
     told = "\n".join(one.__notes__)
@@ -65,7 +66,7 @@ def test_each_mutant_is_caught(way: str, tmp_path: Path, monkeypatch: pytest.Mon
     one = found(tmp_path, way, how=FINDING)
     played, difference = replay(one.path)
     assert difference is None
-    assert played.verdict == one.verdict
+    assert played.outcome == one.outcome
     assert any(operation.way == way for operation in one.operations)
 
 
@@ -87,12 +88,12 @@ def test_a_run_that_is_appended_to_is_the_run_with_all_operations() -> None:
     operations = (Operation("alloc", pages=3), Operation(HIBERNATE, way="remap"), Operation("free", pages=2))
     machine = FamilyMachine(PAGES, next(layouts(PAGES)))
     played = play(Written(machine, "6.1", operations, ()))
-    run = Run(build_machine(machine.situated()[0].layout, Environment()), ())
+    run = Run(build_machine(machine.chosen()[0].layout, Environment()), ())
     finished = [run.finished]
     for operation in operations:
         run.append(operation)
         finished.append(run.finished)
         run.finish()
     assert finished == [True, False, False, False]
-    assert (run.verdict, run.held) == (played.run.verdict, played.run.held)
+    assert (run.outcome, run.held) == (played.run.outcome, played.run.held)
     assert run.digest() == played.run.digest()

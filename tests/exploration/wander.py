@@ -18,23 +18,24 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hibernaut.exploration.families import Family, Situated
+from hibernaut.exploration.families import ChosenMachine, Family
+from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import HIBERNATE, Operation
 from hibernaut.exploration.replay import FamilyMachine, Played, Written, play, replay, run_text, write_run
-from hibernaut.exploration.run import Run, Verdict
+from hibernaut.exploration.run import Outcome, Run
 from hibernaut.linux.build import build_machine
-from hibernaut.linux.environment import Environment, Kind, Place, Question, Region
+from hibernaut.linux.environment import Environment, Kind, Question
 from hibernaut.linux.rules import LINES, rules_named
 from hibernaut.paging.entries import Level
 
 __all__ = ["Drawn", "Luck", "Violated", "Wander", "wanderer"]
 
 GIB, BLOCK = Level.PUD.pages, Level.PMD.pages
-BOTH = (Place.ABOVE, Place.BELOW)
+BOTH = (Side.ABOVE, Side.BELOW)
 
 WHEREVER = Family(
     regions=(1, 0, 2),
-    kinds=tuple(Region),
+    kinds=tuple(RegionKind),
     tables=BOTH,
     root=BOTH,
     mem_map=BOTH,
@@ -105,15 +106,15 @@ class Violated(AssertionError):
 
     Attributes:
         path: of the saved run.
-        verdict: how it ended.
+        outcome: how it ended.
         operations: what was done.
     """
 
-    def __init__(self, path: Path, verdict: Verdict, operations: tuple[Operation, ...]) -> None:
+    def __init__(self, path: Path, outcome: Outcome, operations: tuple[Operation, ...]) -> None:
         self.path = path
-        self.verdict = verdict
+        self.outcome = outcome
         self.operations = operations
-        super().__init__(f"{verdict}; saved as {path}")
+        super().__init__(f"{outcome}; saved as {path}")
 
 
 class Wander(RuleBasedStateMachine):
@@ -132,13 +133,13 @@ class Wander(RuleBasedStateMachine):
     @initialize(data=st.data(), line=RULES)
     def build(self, data: st.DataObject, line: str) -> None:
         asked = Drawn(data)
-        self.situated: Situated = WHEREVER.choose(asked)
-        self.unit = tuple(choice.index for choice in asked.schedule)
+        self.chosen: ChosenMachine = WHEREVER.choose(asked)
+        self.layout_choices = tuple(choice.index for choice in asked.schedule)
         self.line = line
         self.luck = Luck()
-        machine = build_machine(self.situated.layout, self.luck, rules_named(line))
+        machine = build_machine(self.chosen.layout, self.luck, rules_named(line))
         self.run = Run(machine, ())
-        self.places = [region.start_pfn for region in self.situated.regions]
+        self.places = [region.start_pfn for region in self.chosen.regions]
 
     # --- what is done -------------------------------------------------------------------------------------------
 
@@ -197,28 +198,28 @@ class Wander(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_broken(self) -> None:
-        if not self.run.findings:
+        if not self.run.violations:
             return
         played = self._played()
         path = self._path()
         write_run(path, played)
         again, difference = replay(path)
         assert difference is None, difference
-        assert again.verdict == self.run.verdict
+        assert again.outcome == self.run.outcome
         note(f"saved run: {path}")
-        for line in (*map(str, self.run.operations), *played.lines, *map(str, self.run.findings[:5])):
+        for line in (*map(str, self.run.operations), *played.lines, *map(str, self.run.violations[:5])):
             note(line)
-        raise Violated(path, self.run.verdict, self.run.operations)
+        raise Violated(path, self.run.outcome, self.run.operations)
 
     def teardown(self) -> None:
         """A run that broke nothing is one that can be replayed, too."""
-        if hasattr(self, "run") and not self.run.findings:
+        if hasattr(self, "run") and not self.run.violations:
             self._played()
 
     def _played(self) -> Played:
         """The run once more, from its beginning: it must come out as it did step by step."""
         written = Written(
-            FamilyMachine(WHEREVER, self.unit),
+            FamilyMachine(WHEREVER, self.layout_choices),
             self.line,
             self.run.operations,
             tuple(choice.index for choice in self.luck.schedule),
@@ -245,7 +246,7 @@ class Wander(RuleBasedStateMachine):
         return places[where % len(places)] + offset
 
     def _cpu(self, cpu: int) -> int:
-        return cpu % self.situated.layout.cpus
+        return cpu % self.chosen.layout.cpus
 
     def _present(self, pfn: int) -> bool:
         found = self.run.machine.lookup_address(self.run.machine.vaddr(pfn))

@@ -85,12 +85,12 @@ def test_what_the_audit_foretells_is_what_happens(layout: Layout) -> None:
     assert not deadly
     assert len(snapshot.allocations) == found.allocations
     findings = check_resumed(machine, snapshot, resume(snapshot))
-    torn = {finding.check for finding in findings}
+    torn = {violation.invariant for violation in findings}
     assert ("tables-closed" in torn) == any(split.order == Order.ABOVE for split in found.splits)
     if found.safe_today:
         # Of an entry that set_memory_np made not present, RW goes with it: set_direct_map_invalid_noflush clears both.
         assert torn <= {"same-direct-map"}
-        assert all(finding.what.startswith("4K entry") for finding in findings)
+        assert all(violation.what.startswith("4K entry") for violation in findings)
 
 
 def test_a_real_machine_that_the_kernel_tore(golden: Golden) -> None:

@@ -150,7 +150,7 @@ def test_a_real_machine_comes_back_with_the_same_garbage(golden: Golden) -> None
     states = resumed.direct_map.classify(np.arange(LOW2M_START - 512, LOW2M_START + LOW2M_PAGES + 512))
     good = np.isin(states, [FrameState.PRESENT, FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE])
     assert np.flatnonzero(~good).tolist() == list(range(512, 1024))
-    assert [finding.start_pfn for finding in tables_closed(torn, resumed)] == [0xAAC8]
+    assert [violation.start_pfn for violation in tables_closed(torn, resumed)] == [0xAAC8]
     whole = hibernate(machine_from_memory(memory, LOW2M_CR3, 4, pfns), Fixmap())
     back = resume(whole)
     assert back.direct_map.classify([LOW2M_START, LOW2M_START + 511]).tolist() == [FrameState.NOT_PRESENT_LARGE] * 2

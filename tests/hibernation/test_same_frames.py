@@ -56,8 +56,8 @@ def test_what_is_mapped_otherwise_is_found_page_by_page(writes: list[tuple[int, 
         step = before.tables.walk(before.vaddr(pfn)).steps[-1 - depth :][0]
         after.write_entry(step.paddr, step.entry ^ (bits & BITS) if only_rights else entry)
     found: dict[str, set[int]] = {"same-translations": set(), "same-rights": set()}
-    for finding in same_frames(before, after):
-        found[finding.check] |= set(range(finding.start_pfn, finding.start_pfn + finding.pages))
+    for violation in same_frames(before, after):
+        found[violation.invariant] |= set(range(violation.start_pfn, violation.start_pfn + violation.pages))
     translations, rights = by_pages(before, after)
     assert found == {"same-translations": translations, "same-rights": rights}
     assert same_frames(before, before.fork()) == ()

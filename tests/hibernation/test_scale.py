@@ -44,7 +44,7 @@ def test_a_terabyte_is_built_audited_saved_resumed_and_checked_in_little_memory(
     assert snapshot.frames.total_pages == 1024 * GIB - 4096
     assert found.saveable_pages == snapshot.frames.total_pages
     assert (found.allocations, len(snapshot.allocations)) == (HOLES // 2, 0 if isinstance(way, Fixmap) else HOLES // 2)
-    assert {finding.check for finding in findings} <= ({"allocator-sound"} if isinstance(way, Remap) else set())
+    assert {violation.invariant for violation in findings} <= ({"allocator-sound"} if isinstance(way, Remap) else set())
     for hole in machine_holes():
         assert np.array_equal(snapshot.page(hole), formula_pages([hole])[0])
         assert np.array_equal(resumed.memory.gather([hole])[0], formula_pages([hole]))

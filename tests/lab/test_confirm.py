@@ -11,7 +11,8 @@ import pytest
 
 from hibernaut.errors import LabError, LabUnavailable, MachineFault
 from hibernaut.exploration.families import Family
-from hibernaut.exploration.invariants import Hibernation, findings_of
+from hibernaut.exploration.invariants import Hibernation, violations_of
+from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import HIBERNATE, Operation
 from hibernaut.exploration.replay import FamilyMachine, Written, play
 from hibernaut.hibernation import Remap, hibernate
@@ -24,7 +25,7 @@ from hibernaut.lab.guest.region import region_module
 from hibernaut.lab.scenario import Hibernated, Lab, Record, Resumed, see_arranged
 from hibernaut.lab.variants import Variant
 from hibernaut.linux.build import HoleSpec, Layout, build_machine, hole_2m, hole_4k, none_entries
-from hibernaut.linux.environment import FailAllocations, Place, Region
+from hibernaut.linux.environment import FailAllocations
 from hibernaut.linux.rules import rules_for_release
 from tests.lab.conftest import unavailable
 
@@ -298,24 +299,24 @@ def test_a_guest_that_is_otherwise_than_its_variant_wants() -> None:
 HIBERNATED = Operation(HIBERNATE, way="remap")
 
 
-def placed(**places: Place) -> Prediction:
+def placed(**places: Side) -> Prediction:
     """What the explorer's machine of one block comes to, the allocator's own pages lying so."""
     at = {name: (place,) for name, place in places.items()}
-    family = Family(regions=(1,), kinds=(Region.BLOCK,), tables=(Place.BELOW,), **at)  # type: ignore[arg-type]
+    family = Family(regions=(1,), kinds=(RegionKind.BLOCK,), tables=(Side.BELOW,), **at)  # type: ignore[arg-type]
     operations = (HIBERNATED, Operation("exhaust", pages=64))
     return foretold_of(play(Written(FamilyMachine(family, (0,) * 9), "6.1", operations, ())))
 
 
-@pytest.mark.parametrize("pages", Place)
-@pytest.mark.parametrize("lists", Place)
-def test_what_the_model_foretells_of_the_free_lists(pages: Place, lists: Place) -> None:
+@pytest.mark.parametrize("pages", Side)
+@pytest.mark.parametrize("lists", Side)
+def test_what_the_model_foretells_of_the_free_lists(pages: Side, lists: Side) -> None:
     """All four placements can be arranged, in two nodes if need be; in one of them the resumed machine dies."""
     prediction = placed(mem_map=pages, zone=pages, free=pages, pcp=lists)
     assert cannot_arrange(prediction) is None
     assert (prediction.pages, prediction.lists, prediction.outcome) == (pages.word, lists.word, "saved")
-    dies = (pages, lists) == (Place.BELOW, Place.ABOVE)
+    dies = (pages, lists) == (Side.BELOW, Side.ABOVE)
     assert bool(prediction.dies_of) == dies
-    assert prediction.variant.two_nodes == ((pages, lists) != (Place.ABOVE, Place.ABOVE))
+    assert prediction.variant.two_nodes == ((pages, lists) != (Side.ABOVE, Side.ABOVE))
     assert judge(prediction, saved(), Torn(), DIED_LATER if dies else WHOLE).agrees
     assert not judge(prediction, saved(), Torn(), WHOLE if dies else DIED_LATER).agrees
 
@@ -331,14 +332,14 @@ def test_what_the_model_foretells_of_the_free_lists(pages: Place, lists: Place) 
 )
 def test_a_guest_hibernates_once(done: tuple[Operation, ...]) -> None:
     """And allocates afterwards; a run of anything else is refused."""
-    machine = FamilyMachine(Family(regions=(1,), kinds=(Region.BLOCK,), tables=(Place.BELOW,)), (0,) * 9)
+    machine = FamilyMachine(Family(regions=(1,), kinds=(RegionKind.BLOCK,), tables=(Side.BELOW,)), (0,) * 9)
     with pytest.raises(LabUnavailable, match="more than a hibernation"):
         foretold_of(play(Written(machine, "6.1", done, ())))
 
 
 def test_what_no_node_can_have() -> None:
     with pytest.raises(LabUnavailable, match=r"on both sides of the regions \(mem-map below, zone above, free above\)"):
-        placed(mem_map=Place.BELOW)
+        placed(mem_map=Side.BELOW)
 
 
 def foretold(release: str, regions: tuple[str, ...], hole: HoleSpec, fail: int, tables: str) -> Prediction:
@@ -352,7 +353,9 @@ def foretold(release: str, regions: tuple[str, ...], hole: HoleSpec, fail: int, 
         resumed = resume(snapshot)
     except MachineFault as fault:
         error = fault
-    broken = {finding.check: None for finding in findings_of(Hibernation(before, after, snapshot, resumed, error))}
+    broken = {
+        violation.invariant: None for violation in violations_of(Hibernation(before, after, snapshot, resumed, error))
+    }
     return Prediction(regions, fail, "died" if error else "saved", after.log.kernel_lines, tuple(broken))
 
 

@@ -11,16 +11,7 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError, OutOfMemory
 from hibernaut.linux.allocator import FreeFrames, FreePages
-from hibernaut.linux.environment import (
-    ChooseFrames,
-    Environment,
-    FailAllocations,
-    Kind,
-    Place,
-    Region,
-    Replay,
-    Structure,
-)
+from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations, Kind, Replay
 
 
 def test_default_environment_takes_the_lowest_frame_and_keeps_stale_translations() -> None:
@@ -29,23 +20,11 @@ def test_default_environment_takes_the_lowest_frame_and_keeps_stale_translations
     assert not environment.allocation_fails(1)
     assert environment.free_frame(1, [7, 9]) == 7
     assert environment.still_cached(0x1000)
-    assert environment.regions((0, 1)) == 0
-    assert environment.region(1, tuple(Region)) == Region.PAGE
-    assert environment.tables(1, tuple(Place)) == Place.ABOVE
-    assert environment.place(Structure.MEM_MAP, tuple(Place)) == Place.ABOVE
-    assert environment.cpus((1, 2)) == 1
-    assert not environment.remembered((0, 1))
     assert [choice.kind for choice in environment.schedule] == list(Kind)
     assert [str(choice) for choice in environment.schedule] == [
         "allocation 1 succeeds",
         "allocation 1 gets frame 0x7 (of 2 free)",
         "stale translation of 0x1000 is still cached",
-        "0 regions are out of the direct map",
-        "region 1: two pages not present, by 4K entries of their own",
-        "region 1: its tables lie above all regions",
-        "the array of struct page lies above all regions",
-        "1 CPU has pages on a list of its own",
-        "the CPU remembers nothing of the regions as they were before",
     ]
 
 

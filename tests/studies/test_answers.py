@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from hibernaut.exploration.families import Family
+from hibernaut.exploration.records import Ending, WayResult
 from hibernaut.exploration.replay import replay
-from hibernaut.exploration.run import Verdict
-from hibernaut.exploration.sweep import Ending, Way
+from hibernaut.exploration.run import Outcome
 from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.linux.environment import Replay
 from hibernaut.report.answers import answers_page
-from hibernaut.studies.answers import CLAIMS, STUDIES, Answers, Case, Claim, answer
+from hibernaut.studies.answers import CLAIMS, STUDIES, Answers, Claim, Trial, answer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGE = REPOSITORY / "docs" / "answers.md"
@@ -72,33 +72,33 @@ def test_every_mutant_is_caught() -> None:
     assert "NO" not in section
 
 
-def with_endings(case: Case, *verdicts: Verdict) -> Case:
-    endings = tuple(Ending(verdict, 1, 0, ()) for verdict in verdicts)
-    return Case(case.machine, case.name, Way(len(endings), 1, 1, None, endings))
+def with_endings(trial: Trial, *outcomes: Outcome) -> Trial:
+    endings = tuple(Ending(outcome, 1, 0, ()) for outcome in outcomes)
+    return Trial(trial.machine, trial.name, WayResult(len(endings), 1, 1, None, endings))
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 def test_every_claim_can_fail(claim: Claim) -> None:
     """On some machine some outcome contradicts it: no claim is true of whatever comes."""
     worst = (
-        Verdict("saved"),
-        Verdict("refused"),
-        Verdict("saved", ("tables-closed", "lists-whole")),
-        Verdict("saved", ("every-listed-page",), warned=True),
-        Verdict("died", ("no-fault",), death="something else"),
-        Verdict("died", ("lists-whole", "no-fault"), death="NULL, __rmqueue_pcplist"),
-        Verdict("saved", ("same-direct-map",)),
+        Outcome("saved"),
+        Outcome("refused"),
+        Outcome("saved", ("tables-closed", "lists-whole")),
+        Outcome("saved", ("every-listed-page",), warned=True),
+        Outcome("died", ("no-fault",), crash="something else"),
+        Outcome("died", ("lists-whole", "no-fault"), crash="NULL, __rmqueue_pcplist"),
+        Outcome("saved", ("same-direct-map",)),
     )
     family: Family = STUDIES[0].sweep.family
     units = ([0], [1, 0, 0], [1, 1, 0], [1, 1, 1])
-    machines = [family.choose(Replay(unit)) for unit in units]
+    machines = [family.choose(Replay(layout_choices)) for layout_choices in units]
     kinds = STUDIES[1].sweep.family
     machines += [kinds.choose(Replay([1, kind, 0])) for kind in (4, 5)]
     name = claim.ways[0]
-    empty = Way(0, 0, 0, None, ())
-    cases = [with_endings(Case(machine, name, empty), verdict) for machine in machines for verdict in worst]
-    assert any(not claim.holds(case) for case in cases)
-    assert any(claim.holds(case) for case in cases)
+    empty = WayResult(0, 0, 0, None, ())
+    trials = [with_endings(Trial(machine, name, empty), outcome) for machine in machines for outcome in worst]
+    assert any(not claim.holds(trial) for trial in trials)
+    assert any(claim.holds(trial) for trial in trials)
 
 
 def test_the_null_on_a_cpu_list_is_a_write() -> None:

@@ -30,7 +30,7 @@ from hibernaut.hibernation import (
     slot_empty,
     tables_closed,
 )
-from hibernaut.hibernation.checks import Finding
+from hibernaut.hibernation.checks import Violation
 from hibernaut.hibernation.resume import BootKernel
 from hibernaut.hibernation.ways import WAYS, FixmapNoClear, FixmapNoFlush, RemapNoFlush, RemapNoUnmap, way_named
 from hibernaut.hibernation.ways.fixmap_v1 import PREEMPTIBLE
@@ -202,7 +202,7 @@ def test_an_entry_with_another_frame_saves_what_the_cpu_reads() -> None:
         snapshot = hibernate(twin, way)
         assert np.array_equal(snapshot.page(0x805), formula_pages([0x2222])[0])
         assert same_data(machine.memory, snapshot) == (
-            Finding("same-data", "saved with other bytes than it held", 0x805, 1),
+            Violation("same-data", "saved with other bytes than it held", 0x805, 1),
         )
 
 
@@ -255,7 +255,7 @@ def test_every_mutant_is_caught_by_its_check(mutant: Way, honest: Way, caught_by
             *same_direct_map(machine, twin),
             *slot_empty(twin, snapshot),
         )
-        found = {finding.check for finding in findings}
+        found = {violation.invariant for violation in findings}
         # A CPU that was never told forgets nothing: the slot's translation stays, too.
         assert found - ({"nothing-stale"} if way.name == "FixmapNoFlush" else set()) == expected
         assert (f"Caught by {caught_by}." in str(type(way).__doc__)) == (way is mutant)
@@ -271,7 +271,7 @@ def test_a_resume_that_does_not_flush_is_caught() -> None:
     boot = BootKernel.beside(snapshot, FrameRanges.of([(0x700, 0x180)]))
     assert check_resumed(machine, snapshot, resume(snapshot, boot)) == ()
     found = check_resumed(machine, snapshot, resume(snapshot, boot, flush=False))
-    assert {finding.check for finding in found} == {"nothing-stale"}
+    assert {violation.invariant for violation in found} == {"nothing-stale"}
 
 
 # The verdicts of all ways in all situations, in the order of SITUATIONS: ok, or what the checks find by their letters.
@@ -295,7 +295,7 @@ def test_the_whole_matrix(way: str) -> None:
     """Every way in every situation, hibernated and resumed: the table of facts/direct-map.md section 5, and more."""
     names = {way_named(name).name: name for name in WAYS}
     seen = [
-        "".join(CHECK_LETTERS[check] for check in cell.failed_checks) or "ok" if cell.error is None else cell.outcome
+        "".join(CHECK_LETTERS[check] for check in cell.failed_checks) or "ok" if cell.error is None else cell.status
         for cell in run_matrix([names[way]])
     ]
     assert " ".join(seen) == EXPECTED[way]
@@ -309,7 +309,7 @@ def situation(name: str) -> Situation:
 def test_the_fixmap_needs_no_luck() -> None:
     """Fixmap saves every machine as it was, in every situation, without one allocation."""
     for cell in run_matrix(["fixmap"]):
-        assert (cell.verdict, len(cell.after.allocations)) == ("as it was", 0)
+        assert (cell.result, len(cell.after.allocations)) == ("as it was", 0)
 
 
 def test_a_skipped_page_is_lost_without_a_word() -> None:
@@ -378,7 +378,7 @@ def test_v1_warns_where_it_could_be_moved_to_another_cpu() -> None:
     slot.set_fixmap(0x802)
     machine.cpu = 0
     assert np.array_equal(machine.read_page(slot.vaddr), formula_pages([0x801])[0])
-    assert [finding.check for finding in nothing_stale(machine)] == ["nothing-stale"]
+    assert [violation.invariant for violation in nothing_stale(machine)] == ["nothing-stale"]
     quiet = build_machine(Layout(RAM, holes=(hole_4k(0x801, 2),), cpus=2))
     hibernate(quiet, FixmapV1())
     assert PREEMPTIBLE not in quiet.log.kernel_lines  # the others are offline by then
@@ -418,7 +418,7 @@ def test_a_kernel_that_asked_for_null_would_fault_in_the_copy_instead() -> None:
     cell = run_cell(Remap(), situation("no table"), asks)
     assert isinstance(cell.error, MachineFault)
     assert cell.error.address == cell.before.vaddr(0x1400)
-    assert run_cell(Fixmap(null_check=False), situation("no table"), asks).verdict == "as it was"
+    assert run_cell(Fixmap(null_check=False), situation("no table"), asks).result == "as it was"
     with pytest.raises(HibernautError, match="L1TF"):
         build_machine(Layout(RAM), rules=replace(asks, inverts_not_present=False))
 
@@ -456,7 +456,7 @@ def test_a_torn_allocator_kills_the_resumed_machine_when_it_is_used() -> None:
     """
     cell = run_cell(Remap(), situation("2M hole, mem_map below"))
     assert cell.failed_checks == ("allocator-sound",)
-    assert any("next is NULL" in finding.what for finding in cell.findings)
+    assert any("next is NULL" in violation.what for violation in cell.violations)
     assert cell.resumed is not None
 
     def use(machine: Machine) -> None:
@@ -492,7 +492,7 @@ def test_slot_is_found_in_the_saved_table_too() -> None:
     twin = machine.fork()
     snapshot = hibernate(twin, FixmapNoClear())
     twin.fixmap.clear_fixmap()
-    assert [finding.what for finding in slot_empty(twin, snapshot)] == [
+    assert [violation.what for violation in slot_empty(twin, snapshot)] == [
         f"slot 0 holds {pfn_entry(0x801, 0x8000000000000163):#x} in its saved table"
     ]
 
@@ -507,7 +507,7 @@ def test_machine_without_a_fixmap_cannot_use_the_slot() -> None:
 
 
 def test_only_what_a_cpu_sets_by_itself_may_be_ignored() -> None:
-    """A real machine that has run on: ACCESSED and DIRTY may differ on demand, every other bit is still a finding."""
+    """A real machine that has run on: ACCESSED and DIRTY may differ on demand, every other bit is still a violation."""
     case = CASES[1]  # a page of its own entry
     before, after = case.machine(), case.machine()
     found = lookup_address(after.memory, after.cr3, after.levels, after.vaddr(case.holes[0].start_pfn))

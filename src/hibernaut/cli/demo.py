@@ -65,7 +65,7 @@ def demo(
         print_json(document)
     elif not quiet:
         console().print(demo_text(document))
-    if image["wrong_pages"] or any(cell.verdict != "as it was" for cell in cells if cell.way.name == CURE):
+    if image["wrong_pages"] or any(cell.result != "as it was" for cell in cells if cell.way.name == CURE):
         raise typer.Exit(1)
 
 
@@ -74,12 +74,12 @@ def cell_facts(cell: Cell) -> dict[str, Any]:
     return {
         "way": cell.way.name,
         "situation": cell.situation.name,
-        "outcome": cell.outcome,
+        "outcome": cell.status,
         "saved_pages": cell.snapshot.frames.total_pages if cell.snapshot else 0,
         "allocations": len(cell.after.allocations),
         "failed_checks": list(cell.failed_checks),
-        "findings": len(cell.findings),
-        "first_findings": [str(finding) for finding in cell.findings[:5]],
+        "findings": len(cell.violations),
+        "first_findings": [str(violation) for violation in cell.violations[:5]],
         "error": str(cell.error) if cell.error else None,
     }
 

@@ -37,10 +37,10 @@ def explain_(rules: RulesOption = None, json: JsonOption = False, quiet: QuietOp
 
 def _run(cell: Cell) -> dict[str, Any]:
     told: dict[str, int] = {}
-    for finding in cell.findings:
-        told[finding.check] = told.get(finding.check, 0) + finding.pages
+    for violation in cell.violations:
+        told[violation.invariant] = told.get(violation.invariant, 0) + violation.pages
     return {
-        "outcome": cell.outcome,
+        "outcome": cell.status,
         "allocations": len(cell.after.allocations),
         "failed_checks": list(cell.failed_checks),
         "findings": [f"{check} ({pages} pages)" for check, pages in told.items()],

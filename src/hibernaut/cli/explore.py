@@ -20,11 +20,13 @@ from hibernaut.cli.source_machine import MachineOptions, machine_in
 from hibernaut.errors import HibernautError
 from hibernaut.exploration import explore
 from hibernaut.exploration.operations import hibernation, operations_of
+from hibernaut.exploration.plan import Sweep
 from hibernaut.exploration.replay import FamilyMachine, Played, SourceMachine, Written, fingerprint, play, write_run
-from hibernaut.exploration.run import Verdict
+from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words
 from hibernaut.exploration.search import Bounds
-from hibernaut.exploration.sweep import Counterexample, Progress, Sweep, Tally, run_sweep
+from hibernaut.exploration.sweep import Progress, run_sweep
+from hibernaut.exploration.tally import Counterexample, Tally
 from hibernaut.hibernation.ways import MUTANTS, WAYS, way_named
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import LINES
@@ -117,8 +119,8 @@ def explore_(
 
 
 def _play(sweep: Sweep, way: str, found: Counterexample) -> Played:
-    machine = FamilyMachine(sweep.family, found.unit)
-    operations = operations_of(machine.situated()[0], way, sweep.allocations_after)
+    machine = FamilyMachine(sweep.family, found.layout_choices)
+    operations = operations_of(machine.chosen()[0], way, sweep.allocations_after)
     return play(Written(machine, sweep.rules, operations, found.choices))
 
 
@@ -154,34 +156,34 @@ def _document(
     taken: set[str] = set()
     for name, tally in tallies.items():
         endings = []
-        for verdict, (runs, machines, shortest) in sorted(tally.endings.items(), key=lambda one: one[1][2].rank):
+        for outcome, (runs, machines, shortest) in sorted(tally.endings.items(), key=lambda one: one[1][2].rank):
             one = played(name, shortest)
-            if one.verdict != verdict:
-                raise HibernautError(f"{name}: a run that ended as {verdict!s} ends as {one.verdict!s} when replayed")
+            if one.outcome != outcome:
+                raise HibernautError(f"{name}: a run that ended as {outcome!s} ends as {one.outcome!s} when replayed")
             path = None
-            if save is not None and verdict.violated:
-                path = _file_of(save, name, verdict, taken)
+            if save is not None and outcome.violated:
+                path = _file_of(save, name, outcome, taken)
                 write_run(path, one)
             endings.append(
                 {
-                    "verdict": str(verdict),
-                    "outcome": verdict.outcome,
-                    "violated": list(verdict.violated),
-                    "warned": verdict.warned,
-                    "loses": verdict.loses,
+                    "verdict": str(outcome),
+                    "outcome": outcome.status,
+                    "violated": list(outcome.violated),
+                    "warned": outcome.warned,
+                    "loses": outcome.loses,
                     "runs": runs,
                     "machines": machines,
                     "choices_away": shortest.deviations,
                     "schedule": list(one.lines),
                     "injected": list(one.injected),
-                    "findings": [str(finding) for finding in one.run.findings[:SHOWN_FINDINGS]],
+                    "findings": [str(violation) for violation in one.run.violations[:SHOWN_FINDINGS]],
                     "file": None if path is None else str(path),
                 }
             )
         ways.append(
             {
                 "way": name,
-                "safe": not any(verdict.loses for verdict in tally.endings),
+                "safe": not any(outcome.loses for outcome in tally.endings),
                 "machines": tally.machines,
                 "runs": tally.runs,
                 "states": tally.states,
@@ -197,10 +199,10 @@ def _document(
 SHOWN_FINDINGS = 5
 
 
-def _file_of(folder: Path, way: str, verdict: Verdict, taken: set[str]) -> Path:
+def _file_of(folder: Path, way: str, outcome: Outcome, taken: set[str]) -> Path:
     """A file's name that says what the run in it comes to; `taken` are those given to other runs."""
-    warned = " after a warning" if verdict.warned else ""
-    stem = re.sub(r"[^a-z0-9]+", "-", f"{way} {verdict.outcome}{warned} {verdict.violated[0]}")
+    warned = " after a warning" if outcome.warned else ""
+    stem = re.sub(r"[^a-z0-9]+", "-", f"{way} {outcome.status}{warned} {outcome.violated[0]}")
     name, number = stem, 1
     while name in taken:
         number += 1
@@ -226,10 +228,10 @@ def sweep_progress(quiet: bool) -> Iterator[Callable[..., None]]:
 
         def told(progress: Progress, name: str = "") -> None:
             nonlocal started, before
-            if not progress.units or progress.states < before:  # another sweep, or one that is gone on with
+            if not progress.machines or progress.states < before:  # another sweep, or one that is gone on with
                 started, before = time.monotonic(), progress.states
             rate = (progress.states - before) / max(1e-9, time.monotonic() - started)
             line = f"{name} {progress.runs} runs, {progress.states} states, {rate:.0f} states/s"
-            bar.update(task, completed=progress.units, total=progress.total, description=line)
+            bar.update(task, completed=progress.machines, total=progress.total, description=line)
 
         yield told

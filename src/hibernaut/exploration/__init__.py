@@ -7,10 +7,13 @@ from hibernaut.errors import HibernautError
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.invariants import INVARIANTS, TRACES
 from hibernaut.exploration.operations import Operation, hibernation
+from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.records import WayResult
 from hibernaut.exploration.replay import FamilyMachine, Played, SourceMachine, Written, play, replay, write_run
-from hibernaut.exploration.run import Run, Verdict
+from hibernaut.exploration.run import Outcome, Run
 from hibernaut.exploration.search import Bounds, explore_run
-from hibernaut.exploration.sweep import Counterexample, Sweep, Tally, Way, endings_of, run_sweep
+from hibernaut.exploration.sweep import run_sweep
+from hibernaut.exploration.tally import Counterexample, Tally
 from hibernaut.hibernation import ways
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import LINES, KernelRules
@@ -23,11 +26,11 @@ __all__ = [
     "Family",
     "FamilyMachine",
     "Operation",
+    "Outcome",
     "Played",
     "SourceMachine",
     "Sweep",
     "Tally",
-    "Verdict",
     "Written",
     "explore",
     "play",
@@ -72,7 +75,7 @@ def explore(
         raise HibernautError(f"the machine has the rules of {what.rules.line}, not those of {rules and rules.line}")
     found = explore_run(Run(what, hibernation(name, allocations_after)), bounds)
     tally = Tally()
-    tally.add((), (), Way(found.runs, found.states, found.steps, found.cut, endings_of(found)))
+    tally.add((), (), WayResult.of(found))
     return tally
 
 

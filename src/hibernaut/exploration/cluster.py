@@ -1,41 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A sweep's units on a Dask cluster. Every worker needs the same version of this package."""
+"""The machines of a sweep on a Dask cluster. Every worker needs the same version of this package."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hibernaut.errors import HibernautError
-
-if TYPE_CHECKING:
-    from hibernaut.exploration.sweep import Record, Sweep
+from hibernaut.exploration.one_machine import explore_layout
+from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.records import MachineRecord
 
 __all__ = ["on_cluster"]
 
 AHEAD = 8
-"""So many units a worker core are handed out at a time."""
+"""Machines handed out ahead for each core of a worker."""
 MOST_AHEAD = 4096
 CONNECT_SECONDS = 10
 RETRIES = 10
-"""How often a unit is tried anew whose worker was lost: a unit that kills its workers must come to an end."""
+"""How often a machine is tried again after its worker was lost: one that kills its workers must come to an end."""
 
 
-def on_cluster(sweep: Sweep, units: Sequence[tuple[int, ...]], scheduler: str) -> Iterator[Record]:
-    """The records of some units, as they come.
+def on_cluster(sweep: Sweep, machines: Sequence[tuple[int, ...]], scheduler: str) -> Iterator[MachineRecord]:
+    """Yield the records of some machines, in the order in which they are done.
 
-    A unit whose worker dies is run again on another one; each gives one record.
+    A machine whose worker is lost is run again on another one; each gives one record.
 
     Args:
-        sweep: what is to be run.
-        units: its machines.
+        sweep: the sweep.
+        machines: the layout choices of each machine.
         scheduler: address of the scheduler.
 
     Raises:
-        HibernautError: Dask is not installed, the scheduler does not answer, a unit was lost again and again.
+        HibernautError: Dask is not installed, the scheduler does not answer, or a machine lost worker after worker.
     """
-    from hibernaut.exploration.sweep import run_unit
-
     try:
         import distributed
         from distributed.scheduler import KilledWorker
@@ -48,20 +46,23 @@ def on_cluster(sweep: Sweep, units: Sequence[tuple[int, ...]], scheduler: str) -
         raise HibernautError(f"no Dask scheduler answers at {scheduler}: {error}") from None
     with client:
         cores = max(1, sum(client.ncores().values()))
-        left = iter(units)
+        left = iter(machines)
         shared = client.scatter(sweep, broadcast=True)
 
-        def some(count: int) -> list[Any]:
-            taken = [unit for _, unit in zip(range(count), left, strict=False)]
-            return [client.submit(run_unit, shared, unit, pure=False, retries=RETRIES) for unit in taken]
+        def submit(count: int) -> list[Any]:
+            taken = [layout_choices for _, layout_choices in zip(range(count), left, strict=False)]
+            return [
+                client.submit(explore_layout, shared, layout_choices, pure=False, retries=RETRIES)
+                for layout_choices in taken
+            ]
 
-        going = dask.as_completed(some(min(MOST_AHEAD, AHEAD * cores)), loop=client.loop)
-        for future in going:
+        under_way = dask.as_completed(submit(min(MOST_AHEAD, AHEAD * cores)), loop=client.loop)
+        for future in under_way:
             try:
-                record: Record = future.result()
+                record: MachineRecord = future.result()
             except KilledWorker as error:
-                raise HibernautError(f"a unit lost one worker after the other: {error}") from None
+                raise HibernautError(f"a machine lost worker after worker: {error}") from None
             yield record
             future.release()
-            for more in some(1):
-                going.add(more)
+            for more in submit(1):
+                under_way.add(more)

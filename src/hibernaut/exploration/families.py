@@ -13,6 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hibernaut.errors import HibernautError
+from hibernaut.exploration.layouts import (
+    RegionKind,
+    Side,
+    Structure,
+    ask_cpus,
+    ask_region,
+    ask_regions,
+    ask_remembered,
+    ask_side,
+    ask_tables,
+)
 from hibernaut.linux.build import (
     PAGE_OFFSET,
     HoleSpec,
@@ -23,10 +34,10 @@ from hibernaut.linux.build import (
     no_table,
     none_entries,
 )
-from hibernaut.linux.environment import Environment, Place, Region, Structure
+from hibernaut.linux.environment import Environment
 from hibernaut.paging.entries import Level
 
-__all__ = ["MOST_REGIONS", "SAVED_PAGES", "Family", "RegionAt", "Situated", "region_named"]
+__all__ = ["MOST_REGIONS", "SAVED_PAGES", "ChosenMachine", "Family", "Region", "region_named"]
 
 GIB = Level.PUD.pages
 BLOCK = Level.PMD.pages
@@ -36,24 +47,31 @@ LOW_BANK_GIB = 10
 FAR_GIB = 512
 """How much higher the third region lies than the second."""
 
-SAVED_PAGES = {Region.PAGE: 2, Region.BLOCK: 2, Region.GIB: 3, Region.MIXED: 4, Region.NONE: 2, Region.NO_TABLE: 2}
+SAVED_PAGES = {
+    RegionKind.PAGE: 2,
+    RegionKind.BLOCK: 2,
+    RegionKind.GIB: 3,
+    RegionKind.MIXED: 4,
+    RegionKind.NONE: 2,
+    RegionKind.NO_TABLE: 2,
+}
 """How many pages of a region are to be saved, the rest of its large pages is nosave: enough to have a first page and
 one that follows it, in a GiB in two blocks."""
 
-_TABLE_MATTERS = frozenset({Region.PAGE, Region.BLOCK, Region.GIB, Region.MIXED, Region.NONE})
+_TABLE_MATTERS = frozenset({RegionKind.PAGE, RegionKind.BLOCK, RegionKind.GIB, RegionKind.MIXED, RegionKind.NONE})
 """Kinds for which it is asked where the tables lie: a region without a table has none of its own to change."""
 
 
-def region_named(word: str) -> Region:
+def region_named(word: str) -> RegionKind:
     """A kind of region by its word. Raises HibernautError, with the words there are."""
-    for kind in Region:
+    for kind in RegionKind:
         if kind.word == word:
             return kind
-    raise HibernautError(f"no region {word!r} (known: {', '.join(kind.word for kind in Region)})")
+    raise HibernautError(f"no region {word!r} (known: {', '.join(kind.word for kind in RegionKind)})")
 
 
 @dataclass(frozen=True)
-class RegionAt:
+class Region:
     """A region as it was chosen.
 
     Attributes:
@@ -62,28 +80,28 @@ class RegionAt:
         start_pfn: its first frame.
     """
 
-    kind: Region
-    tables: Place
+    kind: RegionKind
+    tables: Side
     start_pfn: int
 
     @property
     def holes(self) -> tuple[HoleSpec, ...]:
         """What it is in the direct map."""
         start = self.start_pfn
-        if self.kind == Region.MIXED:
+        if self.kind == RegionKind.MIXED:
             return tuple(hole_4k(pfn) for pfn in range(start, start + BLOCK, 2))
-        if self.kind == Region.PAGE:
+        if self.kind == RegionKind.PAGE:
             return (hole_4k(start, 2),)
-        if self.kind == Region.NONE:
+        if self.kind == RegionKind.NONE:
             return (none_entries(start, 2),)
-        whole = {Region.BLOCK: hole_2m, Region.GIB: hole_1g, Region.NO_TABLE: no_table}[self.kind]
+        whole = {RegionKind.BLOCK: hole_2m, RegionKind.GIB: hole_1g, RegionKind.NO_TABLE: no_table}[self.kind]
         return (whole(start),)
 
     @property
     def saved(self) -> tuple[int, ...]:
         """The frames of it that are to be saved."""
         start = self.start_pfn
-        if self.kind == Region.GIB:
+        if self.kind == RegionKind.GIB:
             return start, start + 1, start + BLOCK
         return tuple(range(start, start + SAVED_PAGES[self.kind]))
 
@@ -91,9 +109,9 @@ class RegionAt:
     def nosave(self) -> tuple[tuple[int, int], ...]:
         """The frames that are not, as (first, pages)."""
         start, saved = self.start_pfn, len(self.saved)
-        if self.kind == Region.GIB:
+        if self.kind == RegionKind.GIB:
             return (start + 2, BLOCK - 2), (start + BLOCK + 1, GIB - BLOCK - 1)
-        if self.kind in (Region.BLOCK, Region.MIXED, Region.NO_TABLE):
+        if self.kind in (RegionKind.BLOCK, RegionKind.MIXED, RegionKind.NO_TABLE):
             return ((start + saved, BLOCK - saved),)
         return ()
 
@@ -102,7 +120,7 @@ class RegionAt:
 
 
 @dataclass(frozen=True)
-class Situated:
+class ChosenMachine:
     """A machine of a family, before it is built.
 
     Attributes:
@@ -114,10 +132,10 @@ class Situated:
     """
 
     layout: Layout
-    regions: tuple[RegionAt, ...]
+    regions: tuple[Region, ...]
     remembered: bool
     refilled: int
-    where: Mapping[Structure, Place]
+    where: Mapping[Structure, Side]
 
 
 @dataclass(frozen=True)
@@ -146,13 +164,13 @@ class Family:
     """
 
     regions: tuple[int, ...] = (0, 1)
-    kinds: tuple[Region, ...] = (Region.PAGE, Region.BLOCK, Region.GIB)
-    tables: tuple[Place, ...] = (Place.ABOVE, Place.BELOW)
-    root: tuple[Place, ...] = (Place.BELOW,)
-    mem_map: tuple[Place, ...] = (Place.ABOVE,)
-    zone: tuple[Place, ...] = (Place.ABOVE,)
-    pcp: tuple[Place, ...] = (Place.ABOVE,)
-    free: tuple[Place, ...] = (Place.ABOVE,)
+    kinds: tuple[RegionKind, ...] = (RegionKind.PAGE, RegionKind.BLOCK, RegionKind.GIB)
+    tables: tuple[Side, ...] = (Side.ABOVE, Side.BELOW)
+    root: tuple[Side, ...] = (Side.BELOW,)
+    mem_map: tuple[Side, ...] = (Side.ABOVE,)
+    zone: tuple[Side, ...] = (Side.ABOVE,)
+    pcp: tuple[Side, ...] = (Side.ABOVE,)
+    free: tuple[Side, ...] = (Side.ABOVE,)
     cpus: tuple[int, ...] = (1,)
     remembered: tuple[bool, ...] = (False,)
     free_pages: int = 64
@@ -169,30 +187,30 @@ class Family:
         if not 1 <= self.free_pages <= 4096:
             raise HibernautError(f"a family has 1 to 4096 free pages: {self.free_pages}")
 
-    def choose(self, environment: Environment) -> Situated:
+    def choose(self, environment: Environment) -> ChosenMachine:
         """One machine of the family, as the environment answers."""
-        count = environment.regions(self.regions)
+        count = ask_regions(environment, self.regions)
         geometry = _Geometry.of(count)
         regions = []
         for number in range(1, count + 1):
-            kind = environment.region(number, self.kinds)
+            kind = ask_region(environment, number, self.kinds)
             asked = kind in _TABLE_MATTERS and len(self.tables) > 1
-            tables = environment.tables(number, self.tables) if asked else self.tables[0]
-            regions.append(RegionAt(kind, tables, geometry.slots[number - 1]))
+            tables = ask_tables(environment, number, self.tables) if asked else self.tables[0]
+            regions.append(Region(kind, tables, geometry.slots[number - 1]))
         remembered, cpus = False, 1
-        places = {Structure.ROOT: self.root, Structure.MEM_MAP: self.mem_map, Structure.ZONE: self.zone}
-        places |= {Structure.PCP: self.pcp, Structure.FREE: self.free}
-        where = {structure: options[0] for structure, options in places.items()}
+        sides = {Structure.ROOT: self.root, Structure.MEM_MAP: self.mem_map, Structure.ZONE: self.zone}
+        sides |= {Structure.PCP: self.pcp, Structure.FREE: self.free}
+        where = {structure: options[0] for structure, options in sides.items()}
         if count:
-            remembered = environment.remembered(self.remembered)
-            where = {structure: environment.place(structure, options) for structure, options in places.items()}
-            cpus = environment.cpus(self.cpus)
-        return Situated(self._layout(geometry, regions, where, cpus), tuple(regions), remembered, cpus, where)
+            remembered = ask_remembered(environment, self.remembered)
+            where = {structure: ask_side(environment, structure, options) for structure, options in sides.items()}
+            cpus = ask_cpus(environment, self.cpus)
+        return ChosenMachine(self._layout(geometry, regions, where, cpus), tuple(regions), remembered, cpus, where)
 
     def _layout(
-        self, geometry: _Geometry, regions: Sequence[RegionAt], where: dict[Structure, Place], cpus: int
+        self, geometry: _Geometry, regions: Sequence[Region], where: dict[Structure, Side], cpus: int
     ) -> Layout:
-        bank = {Place.ABOVE: "high", Place.BELOW: "low"}
+        bank = {Side.ABOVE: "high", Side.BELOW: "low"}
         return Layout(
             ram=geometry.ram,
             base=geometry.base,
@@ -214,12 +232,12 @@ class Family:
         """What it spans, in words and numbers."""
         words = [
             f"{_span(self.regions)} regions of {', '.join(kind.word for kind in self.kinds)}",
-            f"tables {_places(self.tables)}",
-            f"root {_places(self.root)}",
-            f"mem_map {_places(self.mem_map)}",
-            f"list heads {_places(self.zone)}",
-            f"CPU lists {_places(self.pcp)}",
-            f"free pages {_places(self.free)}",
+            f"tables {_sides(self.tables)}",
+            f"root {_sides(self.root)}",
+            f"mem_map {_sides(self.mem_map)}",
+            f"list heads {_sides(self.zone)}",
+            f"CPU lists {_sides(self.pcp)}",
+            f"free pages {_sides(self.free)}",
             f"{_span(self.cpus)} CPUs",
             "translations from before: " + " or ".join("remembered" if one else "none" for one in self.remembered),
             f"{self.free_pages} free frames",
@@ -269,5 +287,5 @@ def _span(counts: Sequence[int]) -> str:
     return " or ".join(map(str, counts))
 
 
-def _places(places: Sequence[Place]) -> str:
-    return " or ".join(place.word for place in places)
+def _sides(sides: Sequence[Side]) -> str:
+    return " or ".join(side.word for side in sides)

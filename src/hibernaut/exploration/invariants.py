@@ -14,7 +14,7 @@ import numpy as np
 
 from hibernaut.errors import HibernationRefused, MachineFault
 from hibernaut.hibernation.checks import (
-    Finding,
+    Violation,
     allocator_sound,
     nothing_stale,
     page_tables,
@@ -36,9 +36,9 @@ __all__ = [
     "TRACES",
     "Hibernation",
     "every_listed_page",
-    "findings_of",
     "no_fault",
     "nothing_on_failure",
+    "violations_of",
 ]
 
 
@@ -61,40 +61,40 @@ class Hibernation:
     error: MachineFault | HibernationRefused | None
 
     @cached_property
-    def allocator(self) -> tuple[Finding, ...]:
+    def allocator(self) -> tuple[Violation, ...]:
         """What `allocator_sound` says: two invariants ask."""
         assert self.snapshot is not None
         assert self.resumed is not None
         return allocator_sound(self.snapshot, self.resumed)
 
     @cached_property
-    def frames(self) -> tuple[Finding, ...]:
+    def frames(self) -> tuple[Violation, ...]:
         """What `same_frames` says: two invariants in one."""
         assert self.resumed is not None
         return same_frames(self.before, self.resumed)
 
 
-def no_fault(done: Hibernation) -> tuple[Finding, ...]:
+def no_fault(done: Hibernation) -> tuple[Violation, ...]:
     """The machine does not die, neither of the copy nor of the resume."""
     if not isinstance(done.error, MachineFault):
         return ()
-    return (Finding("no-fault", str(done.error), done.error.pfn or 0, 1),)
+    return (Violation("no-fault", str(done.error), done.error.pfn or 0, 1),)
 
 
-def every_listed_page(done: Hibernation) -> tuple[Finding, ...]:
+def every_listed_page(done: Hibernation) -> tuple[Violation, ...]:
     """Every page that was to be saved when hibernation began is in what was delivered, and was copied."""
     if done.snapshot is None:
         return ()
     begun = done.before.fork()
     begun.allocator.drain_pages()
     missing = saveable_pages(begun).without(done.snapshot.frames)
-    found = [Finding("every-listed-page", "not in the image", start, pages) for start, pages in missing]
+    found = [Violation("every-listed-page", "not in the image", start, pages) for start, pages in missing]
     skipped = FrameRanges.of_frames(done.snapshot.skipped)
-    found += [Finding("every-listed-page", "in the image, never copied", start, pages) for start, pages in skipped]
+    found += [Violation("every-listed-page", "in the image, never copied", start, pages) for start, pages in skipped]
     return tuple(found)
 
 
-def nothing_on_failure(done: Hibernation) -> tuple[Finding, ...]:
+def nothing_on_failure(done: Hibernation) -> tuple[Violation, ...]:
     """Where hibernation fails there is no image, and a machine that lives on has its data and an empty slot."""
     if done.error is None:
         return ()
@@ -102,15 +102,15 @@ def nothing_on_failure(done: Hibernation) -> tuple[Finding, ...]:
         frames = done.snapshot.frames
         first = int(frames.starts[0]) if len(frames) else 0
         what = f"an image is written although hibernation failed ({done.error})"
-        return (Finding("nothing-on-failure", what, first, frames.total_pages),)
+        return (Violation("nothing-on-failure", what, first, frames.total_pages),)
     if isinstance(done.error, MachineFault):
         return ()
     changed = [pfn for pfn in done.after.memory.written.tolist() if _differs(done, pfn)]
     found = [
-        Finding("nothing-on-failure", "changed, and hibernation failed", start, pages)
+        Violation("nothing-on-failure", "changed, and hibernation failed", start, pages)
         for start, pages in FrameRanges.of_frames(changed).without(_own_frames(done.before, done.after))
     ]
-    found += [Finding("nothing-on-failure", one.what, one.start_pfn, one.pages) for one in slot_empty(done.after)]
+    found += [Violation("nothing-on-failure", one.what, one.start_pfn, one.pages) for one in slot_empty(done.after)]
     return tuple(found)
 
 
@@ -130,13 +130,13 @@ def _differs(done: Hibernation, pfn: int) -> bool:
     return old is None or new is None or not np.array_equal(old, new)
 
 
-Invariant = Callable[[Hibernation], tuple[Finding, ...]]
+Invariant = Callable[[Hibernation], tuple[Violation, ...]]
 
 
-def _resumed(check: Callable[[Hibernation, Snapshot, Machine], tuple[Finding, ...]]) -> Invariant:
+def _resumed(check: Callable[[Hibernation, Snapshot, Machine], tuple[Violation, ...]]) -> Invariant:
     """An invariant of machines that were saved as a whole and went on."""
 
-    def asked(done: Hibernation) -> tuple[Finding, ...]:
+    def asked(done: Hibernation) -> tuple[Violation, ...]:
         if done.snapshot is None or done.resumed is None or done.snapshot.error is not None:
             return ()
         return check(done, done.snapshot, done.resumed)
@@ -144,13 +144,13 @@ def _resumed(check: Callable[[Hibernation, Snapshot, Machine], tuple[Finding, ..
     return asked
 
 
-def _only(check: str, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    return tuple(finding for finding in findings if finding.check == check)
+def _only(check: str, findings: tuple[Violation, ...]) -> tuple[Violation, ...]:
+    return tuple(violation for violation in findings if violation.invariant == check)
 
 
-def _lists_whole(done: Hibernation) -> tuple[Finding, ...]:
+def _lists_whole(done: Hibernation) -> tuple[Violation, ...]:
     found = (one for one in done.allocator if one.what != LEAKED)
-    return tuple(Finding("lists-whole", one.what, one.start_pfn, one.pages) for one in found)
+    return tuple(Violation("lists-whole", one.what, one.start_pfn, one.pages) for one in found)
 
 
 INVARIANTS: Mapping[str, Invariant] = {
@@ -178,11 +178,11 @@ TRACES = frozenset({"same-rights", "same-direct-map", "allocator-sound"})
 one entry, a page that is not present would come back read-only."""
 
 
-def findings_of(done: Hibernation, names: Collection[str] | None = None) -> tuple[Finding, ...]:
+def violations_of(done: Hibernation, names: Collection[str] | None = None) -> tuple[Violation, ...]:
     """What the invariants have to say: all, or those named."""
     return tuple(
-        finding
+        violation
         for name, invariant in INVARIANTS.items()
         if names is None or name in names
-        for finding in invariant(done)
+        for violation in invariant(done)
     )

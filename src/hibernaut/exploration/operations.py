@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hibernaut.errors import FormatError, HibernautError, OutOfMemory
-from hibernaut.exploration.families import Situated
+from hibernaut.exploration.families import ChosenMachine
 from hibernaut.hibernation.ways import way_named
 from hibernaut.linux import set_memory
 from hibernaut.linux.environment import Environment
@@ -176,19 +176,19 @@ def perform(machine: Machine, operation: Operation, held: list[int]) -> None:
         machine.cpu = 0
 
 
-def operations_of(situated: Situated, way: str, allocations_after: int = 0) -> tuple[Operation, ...]:
+def operations_of(chosen: ChosenMachine, way: str, allocations_after: int = 0) -> tuple[Operation, ...]:
     """The run of a family's machine: what happened before, the hibernation, and what follows the resume.
 
     Args:
-        situated: the machine.
+        chosen: the machine.
         way: by which way it hibernates.
         allocations_after: how many pages somebody allocates on the resumed machine, if there are as many.
     """
     before: list[Operation] = []
-    for cpu in range(situated.refilled if situated.refilled > 1 else 0):
+    for cpu in range(chosen.refilled if chosen.refilled > 1 else 0):
         before += [Operation("alloc", cpu=cpu), Operation("free", cpu=cpu)]
-    if situated.remembered:
-        before += [Operation("remember", pfn=region.start_pfn) for region in situated.regions]
+    if chosen.remembered:
+        before += [Operation("remember", pfn=region.start_pfn) for region in chosen.regions]
         before.append(Operation("remember-slot", pfn=REMEMBERED_IN_SLOT))
     return (*before, *hibernation(way, allocations_after))
 

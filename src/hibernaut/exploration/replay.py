@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from hibernaut.errors import FormatError, HibernautError
-from hibernaut.exploration.families import Family, Situated
+from hibernaut.exploration.families import ChosenMachine, Family
+from hibernaut.exploration.layouts import LayoutKind
 from hibernaut.exploration.operations import Operation, check_ways
-from hibernaut.exploration.run import Run, Verdict
+from hibernaut.exploration.run import Outcome, Run
+from hibernaut.exploration.scopes import family_from_json, family_json
 from hibernaut.exploration.search import Bounds, Chooser
-from hibernaut.exploration.sweep import family_from_json, family_json
 from hibernaut.hibernation.checks import page_tables
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Choice, Environment, Kind, Replay
@@ -55,19 +56,21 @@ class FamilyMachine:
 
     Attributes:
         family: which family.
-        unit: the choices that make it, as indices.
+        layout_choices: the choices that make it, as indices.
     """
 
     family: Family
-    unit: tuple[int, ...]
+    layout_choices: tuple[int, ...]
 
-    def situated(self) -> tuple[Situated, tuple[Choice, ...]]:
+    def chosen(self) -> tuple[ChosenMachine, tuple[Choice, ...]]:
         """The machine, and what was asked and answered for it. Raises HibernautError if the choices do not fit."""
-        environment = Replay(self.unit)
-        situated = self.family.choose(environment)
-        if len(environment.schedule) != len(self.unit):
-            raise HibernautError(f"the machine takes {len(environment.schedule)} choices, not {len(self.unit)}")
-        return situated, environment.schedule
+        environment = Replay(self.layout_choices)
+        chosen = self.family.choose(environment)
+        if len(environment.schedule) != len(self.layout_choices):
+            raise HibernautError(
+                f"the machine takes {len(environment.schedule)} choices, not {len(self.layout_choices)}"
+            )
+        return chosen, environment.schedule
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,9 @@ class Played:
     run: Run
 
     @property
-    def verdict(self) -> Verdict:
+    def outcome(self) -> Outcome:
         """How it ended."""
-        return self.run.verdict
+        return self.run.outcome
 
     @property
     def injected(self) -> tuple[str, ...]:
@@ -133,7 +136,7 @@ class Played:
 
         Of the frames that an allocation could get the one that the kernel takes goes without saying: the log has it.
         """
-        told = (one for one in (*self.before, *self.schedule) if one.options > 1 or one.kind == Kind.REGION)
+        told = (one for one in (*self.before, *self.schedule) if one.options > 1 or one.kind == LayoutKind.REGION)
         return tuple(str(choice) for choice in told if choice.kind != Kind.FREE_FRAME or choice.index)
 
     def document(self) -> dict[str, Any]:
@@ -141,10 +144,10 @@ class Played:
         machine = self.written.machine
         where: dict[str, Any]
         if isinstance(machine, FamilyMachine):
-            where = {"family": family_json(machine.family), "unit": list(machine.unit)}
+            where = {"family": family_json(machine.family), "unit": list(machine.layout_choices)}
         else:
             where = {"source": machine.name, "fingerprint": machine.fingerprint}
-        findings = [str(finding) for finding in self.run.findings]
+        findings = [str(violation) for violation in self.run.violations]
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -154,10 +157,10 @@ class Played:
             "choices": [choice.index for choice in self.schedule],
             "schedule": list(self.lines),
             "injected": list(self.injected) or ["nothing"],
-            "outcome": self.verdict.outcome,
-            "violated": list(self.verdict.violated),
-            "warned": self.verdict.warned,
-            "death": self.verdict.death,
+            "outcome": self.outcome.status,
+            "violated": list(self.outcome.violated),
+            "warned": self.outcome.warned,
+            "death": self.outcome.crash,
             "error": None if self.run.error is None else str(self.run.error),
             "findings": findings[:SHOWN_FINDINGS],
             "more_findings": max(0, len(findings) - SHOWN_FINDINGS),
@@ -189,8 +192,8 @@ def play(written: Written, machine: Machine | None = None) -> Played:
     """
     before: tuple[Choice, ...] = ()
     if isinstance(written.machine, FamilyMachine):
-        situated, before = written.machine.situated()
-        machine = build_machine(situated.layout, Environment(), rules_named(written.rules))
+        chosen, before = written.machine.chosen()
+        machine = build_machine(chosen.layout, Environment(), rules_named(written.rules))
     elif machine is None:
         raise HibernautError(f"the run begins on the machine of {written.machine.name}: give that file")
     elif fingerprint(machine) != written.machine.fingerprint:
@@ -258,7 +261,7 @@ def _written(found: dict[str, Any]) -> Written:
     machine: FamilyMachine | SourceMachine
     if "family" in where:
         machine = FamilyMachine(family_from_json(where["family"]), _indices(where["unit"]))
-        machine.situated()
+        machine.chosen()
     else:
         machine = SourceMachine(_text(where["source"]), _text(where["fingerprint"]))
     rules_named(_text(found["rules"]))

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibernaut.errors import HibernationRefused, MachineFault
-from hibernaut.exploration.invariants import TRACES, Hibernation, findings_of
+from hibernaut.exploration.invariants import TRACES, Hibernation, violations_of
 from hibernaut.exploration.operations import HIBERNATE, Operation, perform
-from hibernaut.hibernation.checks import Finding
+from hibernaut.hibernation.checks import Violation
 from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.snapshot import Copy, Snapshot
@@ -23,27 +23,27 @@ from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.memory.physical import Bytes
 
-__all__ = ["Run", "Verdict"]
+__all__ = ["Outcome", "Run"]
 
 BOOT_KERNEL_PAGES = 4
 """So many of the image's lowest frames are used by the kernel that resumes it: some pages go through safe frames."""
 
 
 @dataclass(frozen=True, order=True)
-class Verdict:
+class Outcome:
     """How a run ended: what runs are told apart by.
 
     Attributes:
-        outcome: "saved", "refused" (the machine lives, without an image) or "died".
+        status: "saved", "refused" (the machine lives, without an image) or "died".
         violated: names of the invariants that it broke, in their order.
         warned: whether the kernel said that it could not remap a page.
-        death: what the machine died of, numbers left out; empty if it lives.
+        crash: what the machine died of, numbers left out; empty if it lives.
     """
 
-    outcome: str
+    status: str
     violated: tuple[str, ...] = ()
     warned: bool = False
-    death: str = ""
+    crash: str = ""
 
     @property
     def loses(self) -> bool:
@@ -52,8 +52,8 @@ class Verdict:
 
     def __str__(self) -> str:
         said = " after a warning" if self.warned else ""
-        death = f" of {self.death}" if self.death else ""
-        return f"{self.outcome}{said}{death}" + (f": {', '.join(self.violated)}" if self.violated else "")
+        death = f" of {self.crash}" if self.crash else ""
+        return f"{self.status}{said}{death}" + (f": {', '.join(self.violated)}" if self.violated else "")
 
 
 class Run:
@@ -64,7 +64,7 @@ class Run:
         operations: all that is to be done.
         position: which of them is next, or under way.
         held: frames that operations have allocated.
-        findings: what invariants had to say of every hibernation so far.
+        violations: what invariants had to say of every hibernation so far.
         outcome: of the last hibernation: saved, refused, died.
         error: of what the machine died, or why it refused.
         snapshot: the last that was delivered.
@@ -75,8 +75,8 @@ class Run:
         self.operations = tuple(operations)
         self.position = 0
         self.held: list[int] = []
-        self.findings: tuple[Finding, ...] = ()
-        self.outcome = "saved"
+        self.violations: tuple[Violation, ...] = ()
+        self.status = "saved"
         self.error: MachineFault | HibernationRefused | None = None
         self.snapshot: Snapshot | None = None
         self._dead = False
@@ -91,14 +91,14 @@ class Run:
         return self._dead or self.position >= len(self.operations)
 
     @property
-    def verdict(self) -> Verdict:
+    def outcome(self) -> Outcome:
         """How it ended, or stands now."""
-        names = tuple(dict.fromkeys(finding.check for finding in self.findings))
+        names = tuple(dict.fromkeys(violation.invariant for violation in self.violations))
         death = ""
         if isinstance(self.error, MachineFault):
             doing = re.sub(r" (frame )?0x[0-9a-f]+", " a frame", self.error.doing)
             death = f"{self.error.what}, {doing}"
-        return Verdict(self.outcome, names, FAILED_TO_REMAP in self.machine.log.once, death)
+        return Outcome(self.status, names, FAILED_TO_REMAP in self.machine.log.once, death)
 
     def fork(self, environment: Environment) -> Run:
         """An independent run in the same state, whose choices another environment makes."""
@@ -123,7 +123,7 @@ class Run:
             perform(self.machine, operation, self.held)
         except MachineFault as fault:
             self._dies(fault)
-            self.findings += (Finding("no-fault", f"{operation}: {fault}", fault.pfn or 0, 1),)
+            self.violations += (Violation("no-fault", f"{operation}: {fault}", fault.pfn or 0, 1),)
         self.position += 1
 
     def finish(self) -> None:
@@ -155,16 +155,16 @@ class Run:
                 boot = BootKernel.beside(snapshot, snapshot.frames.lowest(BOOT_KERNEL_PAGES))
                 resumed = resume(snapshot, boot)
             except HibernationRefused as refusal:  # the boot kernel goes on: what was saved never runs again
-                self.findings += (Finding("no-fault", f"not resumed: {refusal}", 0, snapshot.frames.total_pages),)
+                self.violations += (Violation("no-fault", f"not resumed: {refusal}", 0, snapshot.frames.total_pages),)
                 self._dead = True
-        self.findings += findings_of(Hibernation(self._before, self.machine, snapshot, resumed, error))
+        self.violations += violations_of(Hibernation(self._before, self.machine, snapshot, resumed, error))
         self.snapshot, self.error = snapshot, error
         self._before = self._copy = None
         self.position += 1
         if isinstance(error, MachineFault):
             self._dies(error)
             return
-        self.outcome = "saved" if error is None else "refused"
+        self.status = "saved" if error is None else "refused"
         if resumed is not None and snapshot is not None:
             self._resumed_on(resumed, snapshot)
 
@@ -182,7 +182,7 @@ class Run:
 
     def _dies(self, fault: MachineFault) -> None:
         self.error = fault
-        self.outcome = "died"
+        self.status = "died"
         self._dead = True
 
     def digest(self) -> bytes:
@@ -193,7 +193,9 @@ class Run:
         warning is spent. The record of what happened does not: neither log nor schedule nor the number of allocations.
         """
         digest = hashlib.blake2b(self._lineage, digest_size=16)
-        _add(digest, self.position, self.outcome, self._dead, self.held, [str(finding) for finding in self.findings])
+        _add(
+            digest, self.position, self.status, self._dead, self.held, [str(violation) for violation in self.violations]
+        )
         _add_machine(digest, self.machine)
         if self._copy is not None:
             recorder = self._copy.recorder

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hibernaut.errors import HibernautError
+from hibernaut.errors import FormatError, HibernautError
 from hibernaut.exploration.families import Family, region_named
+from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.search import Bounds
-from hibernaut.linux.environment import Place
 
-__all__ = ["BOUND_WORDS", "FAMILY_WORDS", "bounds_of_words", "family_of_words"]
+__all__ = ["BOUND_WORDS", "FAMILY_WORDS", "bounds_of_words", "family_from_json", "family_json", "family_of_words"]
 
-PLACES = {place.word: place for place in Place}
+SIDES = {side.word: side for side in Side}
 
 FAMILY_WORDS = {
     "regions": "how many regions: 0,1,2,3",
@@ -56,13 +56,37 @@ def family_of_words(words: Iterable[str]) -> Family:
         elif key == "remembered":
             fields[name] = tuple(_one_of(key, value, {"no": False, "yes": True}) for value in values)
         else:
-            fields[name] = tuple(_one_of(key, value, PLACES) for value in values)
+            fields[name] = tuple(_one_of(key, value, SIDES) for value in values)
     return Family(**fields)
 
 
 def bounds_of_words(words: Iterable[str]) -> Bounds:
     """The bounds that `KEY=NUMBER` describe. Raises HibernautError."""
     return Bounds(**{key: _number(key, ",".join(values)) for key, values in _pairs(words, BOUND_WORDS)})
+
+
+def family_json(family: Family) -> dict[str, Any]:
+    """A family's fields, in words."""
+    found: dict[str, Any] = {}
+    for name, value in vars(family).items():
+        words = (
+            [one.word if isinstance(one, RegionKind | Side) else one for one in value]
+            if name != "free_pages"
+            else value
+        )
+        found[name] = words
+    return found
+
+
+def family_from_json(found: Any) -> Family:
+    """The family of `family_json`. Raises FormatError."""
+    try:
+        fields: dict[str, Any] = {}
+        for name, value in found.items():
+            fields[name] = _field(name, value)
+        return Family(**fields)
+    except (AttributeError, TypeError, ValueError, HibernautError) as error:
+        raise FormatError(f"not a family of machines: {error}") from None
 
 
 def _pairs(words: Iterable[str], known: dict[str, str]) -> list[tuple[str, list[str]]]:
@@ -87,3 +111,28 @@ def _one_of(key: str, word: str, known: dict[str, Any]) -> Any:
     if word not in known:
         raise HibernautError(f"{key}: {word!r} is none of {', '.join(known)}")
     return known[word]
+
+
+def _field(name: str, value: Any) -> Any:
+    if name == "free_pages":
+        return _typed(int, value)
+    if name == "kinds":
+        words = {kind.word: kind for kind in RegionKind}
+        return tuple(words[_known(word, words)] for word in value)
+    if name in ("regions", "cpus"):
+        return tuple(_typed(int, one) for one in value)
+    if name == "remembered":
+        return tuple(_typed(bool, one) for one in value)
+    return tuple(SIDES[_known(word, SIDES)] for word in value)
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _known(word: Any, words: Iterable[str]) -> str:
+    if word not in list(words):
+        raise ValueError(f"{word!r} is none of {', '.join(words)}")
+    return str(word)

@@ -5,7 +5,7 @@ A state is a machine between two steps (`Run`). From each, one step is executed 
 the questions that it asks: first with every answer the one without interference, then with each other answer that a
 question allowed, and so on, always from a fork of the state. A state whose digest was met before is not gone into
 again; what is known of its futures is added as often as it is reached, so the number of runs is exact, and the
-shortest way to each verdict is the true minimum.
+shortest way to each outcome is the true minimum.
 
 What is left out, and why nothing is lost by it:
 
@@ -29,7 +29,7 @@ from typing import Self
 import numpy as np
 
 from hibernaut.errors import HibernautError
-from hibernaut.exploration.run import Run, Verdict
+from hibernaut.exploration.run import Outcome, Run
 from hibernaut.hibernation.checks import page_tables
 from hibernaut.linux.environment import Environment, Kind, Question
 from hibernaut.linux.machine import Machine
@@ -159,16 +159,16 @@ class Best:
         return tuple(found)
 
 
-Futures = dict[Verdict, Best]
+Futures = dict[Outcome, Best]
 
 
-def _merge(futures: Futures, verdict: Verdict, best: Best) -> None:
-    known = futures.get(verdict)
+def _merge(futures: Futures, outcome: Outcome, best: Best) -> None:
+    known = futures.get(outcome)
     if known is None:
-        futures[verdict] = best
+        futures[outcome] = best
         return
     shorter = best if best.deviations < known.deviations else known
-    futures[verdict] = Best(known.runs + best.runs, shorter.deviations, shorter.path)
+    futures[outcome] = Best(known.runs + best.runs, shorter.deviations, shorter.path)
 
 
 @dataclass
@@ -197,7 +197,7 @@ class Explored:
     """What came of all runs of one machine by one way.
 
     Attributes:
-        futures: by verdict.
+        futures: by outcome.
         runs: how many runs there are: one for each combination of answers.
         states: how many distinct states they go through, ends included.
         steps: how many steps were executed for that.
@@ -222,7 +222,7 @@ def explore_run(start: Run, bounds: Bounds | None = None) -> Explored:
     marks = landmarks(start.machine) if bounds.frames > 1 else ()
     root = _Node((start.digest(), 0), start, 0)
     known: dict[tuple[bytes, int], Futures] = {}
-    ends: set[tuple[bytes, Verdict]] = set()
+    ends: set[tuple[bytes, Outcome]] = set()
     stack, steps, cut = [root], 0, None
     while stack:
         node = stack[-1]
@@ -230,8 +230,8 @@ def explore_run(start: Run, bounds: Bounds | None = None) -> Explored:
             stack.pop()
             known[node.key] = node.futures
             if stack:
-                for verdict, best in node.futures.items():
-                    _merge(stack[-1].futures, verdict, best.after(node.arrived))
+                for outcome, best in node.futures.items():
+                    _merge(stack[-1].futures, outcome, best.after(node.arrived))
             continue
         chooser = Chooser(node.branches.pop(), bounds, node.failures, marks)
         run = node.run.fork(chooser)
@@ -241,12 +241,12 @@ def explore_run(start: Run, bounds: Bounds | None = None) -> Explored:
         node.branches += _branches(choices, chooser)
         key = (run.digest(), chooser.failures if bounds.failures is not None else 0) if not run.finished else None
         if key is None:
-            verdict = run.verdict
-            ends.add((node.key[0], verdict))
-            _merge(node.futures, verdict, Best(1, 0, None).after(choices))
+            outcome = run.outcome
+            ends.add((node.key[0], outcome))
+            _merge(node.futures, outcome, Best(1, 0, None).after(choices))
         elif key in known:
-            for verdict, best in known[key].items():
-                _merge(node.futures, verdict, best.after(choices))
+            for outcome, best in known[key].items():
+                _merge(node.futures, outcome, best.after(choices))
         else:
             stack.append(_Node(key, run, chooser.failures, choices))
         full = bounds.states is not None and len(known) + len(stack) + len(ends) >= bounds.states

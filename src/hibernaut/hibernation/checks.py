@@ -25,7 +25,7 @@ from hibernaut.paging.spans import Codes, Rights, Stop
 __all__ = [
     "CHECKS",
     "CPU_SET_BITS",
-    "Finding",
+    "Violation",
     "allocator_sound",
     "check_resumed",
     "nothing_stale",
@@ -45,26 +45,26 @@ CPU_SET_BITS = int(Entry.ACCESSED | Entry.DIRTY)
 
 
 @dataclass(frozen=True)
-class Finding:
+class Violation:
     """Something that is not as it should be.
 
     Attributes:
-        check: name of the check.
+        invariant: the name of the invariant.
         what: what is wrong, a clause.
         start_pfn: first frame concerned.
         pages: how many frames from there on.
     """
 
-    check: str
+    invariant: str
     what: str
     start_pfn: int
     pages: int
 
     def __str__(self) -> str:
-        return f"{self.check}: {self.what}: {self.pages} pages from frame {self.start_pfn:#x}"
+        return f"{self.invariant}: {self.what}: {self.pages} pages from frame {self.start_pfn:#x}"
 
 
-def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Finding, ...]:
+def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Violation, ...]:
     """Every listed page was saved with the bytes that it had when the copy began.
 
     Pages that the copy itself wrote to (`Snapshot.written`: page tables, the allocator's own) are left out: when they
@@ -94,7 +94,7 @@ def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Finding, ...]
     return _runs("same-data", "saved with other bytes than it held", differing)
 
 
-def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]:
+def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
     """Every page table that the resumed machine reaches from CR3 was saved.
 
     A table that was not is whatever lies in its frame; it is not followed further. Each is looked at once.
@@ -122,7 +122,7 @@ def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]:
     return _runs("tables-closed", "a page table that was not saved", sorted(lost))
 
 
-def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]:
+def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
     """The allocator's lists are well formed, no page is both free and used, and none is in use that was not saved.
 
     A machine whose allocator does not lie in its memory (a dump's) passes: nothing was changed there.
@@ -135,10 +135,10 @@ def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]
     for known in (flags.nosave, flags.offline, flags.guard, flags.reserved):
         unsaved = unsaved.without(known)
     problems = check_allocator(resumed, allocator.places, tables=page_tables(resumed, snapshot.frames), unsaved=unsaved)
-    return tuple(Finding("allocator-sound", problem.what, problem.pfn, problem.pages) for problem in problems)
+    return tuple(Violation("allocator-sound", problem.what, problem.pfn, problem.pages) for problem in problems)
 
 
-def nothing_stale(machine: Machine, before: Machine | None = None) -> tuple[Finding, ...]:
+def nothing_stale(machine: Machine, before: Machine | None = None) -> tuple[Violation, ...]:
     """No CPU remembers a translation that the tables contradict.
 
     Args:
@@ -156,11 +156,11 @@ def nothing_stale(machine: Machine, before: Machine | None = None) -> tuple[Find
                 continue
             if walk.stop == Stop.PRESENT and _same_all_over(machine, vaddr, level, pfn):
                 continue
-            found.append(Finding("nothing-stale", f"{vaddr:#x} is remembered as frame {pfn:#x}", pfn, level.pages))
+            found.append(Violation("nothing-stale", f"{vaddr:#x} is remembered as frame {pfn:#x}", pfn, level.pages))
     return tuple(found)
 
 
-def check_resumed(before: Machine, snapshot: Snapshot, resumed: Machine) -> tuple[Finding, ...]:
+def check_resumed(before: Machine, snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
     """All checks: the machine as it was, what was saved of it, and the one that goes on from that."""
     lost = tables_closed(snapshot, resumed)
     return (
@@ -175,7 +175,7 @@ def check_resumed(before: Machine, snapshot: Snapshot, resumed: Machine) -> tupl
     )
 
 
-def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[Finding, ...]:
+def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[Violation, ...]:
     """Every frame has the direct-map entry that it had: same level, same frame, same bits.
 
     The tables of both machines are compared entry by entry; a split that stays is a difference, too.
@@ -188,12 +188,12 @@ def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[F
     comparison = _TableComparison(before, after, ignore)
     comparison.compare()
     return tuple(
-        Finding("same-direct-map", f"{level.size} entry {old:#x} became {new:#x}", pfn, pages)
+        Violation("same-direct-map", f"{level.size} entry {old:#x} became {new:#x}", pfn, pages)
         for level, old, new, pfn, pages in comparison.differences
     )
 
 
-def same_frames(before: Machine, after: Machine) -> tuple[Finding, ...]:
+def same_frames(before: Machine, after: Machine) -> tuple[Violation, ...]:
     """Every frame is mapped, or not, as it was: by an entry of whatever level that says the same. Two checks in one.
 
     Weaker than `same_direct_map`: large pages may have been split, bits besides frame and effective rights may differ.
@@ -229,7 +229,7 @@ def same_frames(before: Machine, after: Machine) -> tuple[Finding, ...]:
             new_entry = _Said(*(int(each[row]) for each in others))
             work.append((Level(level - 1), int(at[row]), old_entry, new_entry))
     return tuple(
-        Finding(check, what, start, pages)
+        Violation(check, what, start, pages)
         for check, what, ranges in (
             ("same-translations", "mapped otherwise than before", translations),
             ("same-rights", "not present, with other rights than before", rights_only),
@@ -278,7 +278,7 @@ def _tables_alike(before: Machine, after: Machine, old: _Said, new: _Said) -> bo
     return mine is not None and theirs is not None and np.array_equal(mine, theirs)
 
 
-def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Finding, ...]:
+def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Violation, ...]:
     """The fixmap slot is zero: in the machine now, and in the saved copy of its table.
 
     A machine without a fixmap passes: nothing can be left in a slot that does not exist.
@@ -289,11 +289,11 @@ def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Find
     table, within = slot.paddr >> PAGE_SHIFT, slot.paddr & 0xFFF
     findings = []
     if slot.entry:
-        findings.append(Finding("slot-empty", f"slot {slot.index} holds {slot.entry:#x} after the copy", table, 1))
+        findings.append(Violation("slot-empty", f"slot {slot.index} holds {slot.entry:#x} after the copy", table, 1))
     if snapshot is not None and snapshot.frames.end_of(table):
         saved = int.from_bytes(snapshot.page(table)[within : within + 8].tobytes(), "little")
         if saved:
-            findings.append(Finding("slot-empty", f"slot {slot.index} holds {saved:#x} in its saved table", table, 1))
+            findings.append(Violation("slot-empty", f"slot {slot.index} holds {saved:#x} in its saved table", table, 1))
     return tuple(findings)
 
 
@@ -327,9 +327,9 @@ def page_tables(machine: Machine, saved: FrameRanges | None = None) -> set[int]:
     return found
 
 
-def _runs(check: str, what: str, pfns: Frames | Iterable[int]) -> tuple[Finding, ...]:
+def _runs(check: str, what: str, pfns: Frames | Iterable[int]) -> tuple[Violation, ...]:
     frames = np.array(pfns, dtype=np.int64)
-    return tuple(Finding(check, what, start, pages) for start, pages in FrameRanges.of_frames(frames))
+    return tuple(Violation(check, what, start, pages) for start, pages in FrameRanges.of_frames(frames))
 
 
 class _TableComparison:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hibernaut.errors import LabError, LabUnavailable
+from hibernaut.exploration.layouts import Side, Structure
 from hibernaut.exploration.operations import EXHAUST, HIBERNATE
 from hibernaut.exploration.replay import FamilyMachine, Played
 from hibernaut.hibernation.log import FAILED_TO_REMAP
@@ -25,7 +26,7 @@ from hibernaut.lab.scenario import (
 )
 from hibernaut.lab.variants import MOST_REGIONS, REGIONS, Variant
 from hibernaut.linux import DirectMap
-from hibernaut.linux.environment import Kind, Place, Structure
+from hibernaut.linux.environment import Kind
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 from hibernaut.swsusp import open_image
@@ -175,29 +176,29 @@ def foretold(played: Played) -> Prediction:
             f"in this run there is more than a hibernation ({', '.join(done)}): a guest does no more, but for "
             "allocations afterwards"
         )
-    if run.outcome == "refused":
+    if run.status == "refused":
         raise LabUnavailable("in this run the kernel refuses to hibernate: nothing to be seen in a guest")
-    situated = machine.situated()[0]
-    sides = {one: situated.where[one] if situated.regions else Place.ABOVE for one in (*ON_A_NODE, Structure.PCP)}
+    chosen = machine.chosen()[0]
+    sides = {one: chosen.where[one] if chosen.regions else Side.ABOVE for one in (*ON_A_NODE, Structure.PCP)}
     if len({sides[one] for one in ON_A_NODE}) > 1:
         said = ", ".join(f"{one.word} {sides[one].word}" for one in ON_A_NODE)
         raise LabUnavailable(f"in this run what a guest has on one node lies on both sides of the regions ({said})")
-    if situated.remembered:
+    if chosen.remembered:
         raise LabUnavailable("in this run a CPU remembers what it should not: that cannot be arranged in a guest")
     failing = [choice.subject for choice in played.schedule if choice.kind == Kind.ALLOCATION_FAILS and choice.value]
     if failing != list(range(1, len(failing) + 1)):
         raise LabUnavailable(f"in this run allocation {failing[-1]} fails: in a guest only the first ones can")
-    dies_later = run.outcome == "died" and run.snapshot is not None
+    dies_later = run.status == "died" and run.snapshot is not None
     return Prediction(
-        regions=tuple(map(str, situated.regions)),
+        regions=tuple(map(str, chosen.regions)),
         fail_allocations=len(failing),
-        outcome="saved" if dies_later else run.outcome,
+        outcome="saved" if dies_later else run.status,
         kernel_lines=_of_the_copy(run.machine.log.kernel_lines) if dies_later else run.machine.log.kernel_lines,
-        violated=played.verdict.violated,
+        violated=played.outcome.violated,
         pages=sides[Structure.MEM_MAP].word,
         lists=sides[Structure.PCP].word,
         allocates=EXHAUST in done,
-        dies_of=played.verdict.death if dies_later else "",
+        dies_of=played.outcome.crash if dies_later else "",
     )
 
 

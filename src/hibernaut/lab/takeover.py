@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.errors import HibernautError, LabError
-from hibernaut.hibernation import CPU_SET_BITS, Finding, Fixmap, Way, hibernate, same_direct_map
+from hibernaut.hibernation import CPU_SET_BITS, Fixmap, Violation, Way, hibernate, same_direct_map
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.kernel.suspend import pages_to_save
 from hibernaut.lab.host.programs import need_module
@@ -46,7 +46,7 @@ class Takeover:
     stock_resumed: Resumed | None
     written: WrittenImage
     resumed: Resumed
-    findings: tuple[Finding, ...]
+    findings: tuple[Violation, ...]
 
     @property
     def passed(self) -> bool:
@@ -153,7 +153,7 @@ def _refuse_other_list(written: WrittenImage, record: Record) -> None:
         raise LabError(f"{written.saved_pages} pages on the list in the dump, the kernel said {record.saved_pages}")
 
 
-def _compare(before: Path, after: Path) -> tuple[Finding, ...]:
+def _compare(before: Path, after: Path) -> tuple[Violation, ...]:
     """The direct maps of two dumps, entry by entry: level, frame, presence and rights."""
     with open_memory(before) as old, open_memory(after) as new:
         if old.cr3 is None or new.cr3 is None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from hibernaut.exploration.invariants import INVARIANTS, TRACES
-from hibernaut.exploration.run import Verdict
-from hibernaut.exploration.sweep import Tally
+from hibernaut.exploration.run import Outcome
+from hibernaut.exploration.tally import Tally
 from hibernaut.hibernation.ways import MUTANTS, WAYS
 from hibernaut.studies.answers import ALLOCATOR, Answers, Judged, Studied
 
@@ -87,10 +87,10 @@ def _table(studied: Sequence[Studied]) -> str:
 
 
 def _cell(tally: Tally) -> str:
-    bad = sum(runs for verdict, (runs, _, _) in tally.endings.items() if verdict.loses)
+    bad = sum(runs for outcome, (runs, _, _) in tally.endings.items() if outcome.loses)
     if bad:
         return f"**{bad} of {tally.runs} runs**"
-    return "leaves traces" if any(verdict.violated for verdict in tally.endings) else "safe"
+    return "leaves traces" if any(outcome.violated for outcome in tally.endings) else "safe"
 
 
 def _claim(judged: Judged, folder: str) -> str:
@@ -111,10 +111,10 @@ def _run(judged: Judged, folder: str) -> Iterator[str]:
     played = judged.shown.played
     file = f"{judged.claim.name}.json"
     lines = [*played.lines, f"injected: {'; '.join(played.injected) or 'nothing'}"]
-    lines += [f"-> {finding}" for finding in played.run.findings[:SHOWN_FINDINGS]]
-    more = len(played.run.findings) - SHOWN_FINDINGS
+    lines += [f"-> {violation}" for violation in played.run.violations[:SHOWN_FINDINGS]]
+    more = len(played.run.violations) - SHOWN_FINDINGS
     lines += [f"-> and {more} findings more"] if more > 0 else []
-    lines.append(f"=> {played.verdict}" if played.verdict.violated else f"=> {played.verdict.outcome}, as it was")
+    lines.append(f"=> {played.outcome}" if played.outcome.violated else f"=> {played.outcome.status}, as it was")
     name = next(operation.way for operation in played.written.operations if operation.way)
     yield f"The run, by `{name}`: [{folder}/{file}]({folder}/{file})"
     yield "```\n" + "\n".join(lines) + "\n```"
@@ -122,8 +122,8 @@ def _run(judged: Judged, folder: str) -> Iterator[str]:
 
 def _broken(studied: Sequence[Studied], way: str) -> list[str]:
     """The invariants that a way breaks in any run of any study, in their order."""
-    verdicts: set[Verdict] = {verdict for one in studied if way in one.tallies for verdict in one.tallies[way].endings}
-    names = {name for verdict in verdicts for name in verdict.violated}
+    outcomes: set[Outcome] = {outcome for one in studied if way in one.tallies for outcome in one.tallies[way].endings}
+    names = {name for outcome in outcomes for name in outcome.violated}
     return [name for name in INVARIANTS if name in names]
 
 

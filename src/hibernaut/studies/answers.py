@@ -11,18 +11,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hibernaut.exploration.families import Family, Situated
+from hibernaut.exploration.families import ChosenMachine, Family
+from hibernaut.exploration.layouts import RegionKind, Side, Structure
 from hibernaut.exploration.operations import operations_of
+from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.records import WayResult
 from hibernaut.exploration.replay import FamilyMachine, Played, Written, play
-from hibernaut.exploration.run import Verdict
-from hibernaut.exploration.sweep import Counterexample, Progress, Sweep, Tally, Way, read_records, run_sweep
+from hibernaut.exploration.results import read_records
+from hibernaut.exploration.run import Outcome
+from hibernaut.exploration.sweep import Progress, run_sweep
+from hibernaut.exploration.tally import Counterexample, Tally
 from hibernaut.hibernation.ways import MUTANTS
-from hibernaut.linux.environment import Place, Region, Replay, Structure
+from hibernaut.linux.environment import Replay
 from hibernaut.linux.rules import LINES
 
-__all__ = ["CLAIMS", "STUDIES", "Answers", "Case", "Claim", "Judged", "Shown", "Studied", "Study", "answer"]
+__all__ = ["CLAIMS", "STUDIES", "Answers", "Claim", "Judged", "Shown", "Studied", "Study", "Trial", "answer"]
 
-BOTH = (Place.ABOVE, Place.BELOW)
+BOTH = (Side.ABOVE, Side.BELOW)
 WAYS_IN_QUESTION = (
     "remap",
     "fixmap",
@@ -34,7 +39,7 @@ WAYS_IN_QUESTION = (
     "remap-whole",
     "reserved:9",
 )
-SPLITS = {Region.BLOCK: 1, Region.GIB: 3}
+SPLITS = {RegionKind.BLOCK: 1, RegionKind.GIB: 3}
 """How many tables it takes to map the pages of a region that are saved: a GiB has them in two blocks."""
 MOST_SPLITS = 9
 """Of three regions of 1 GiB."""
@@ -65,7 +70,7 @@ STUDIES: tuple[Study, ...] = (
         "kinds",
         "what else a page can be: among 4K entries that are present, without an entry, without a table",
         Sweep(
-            Family(regions=(0, 1, 2), kinds=tuple(Region), root=BOTH),
+            Family(regions=(0, 1, 2), kinds=tuple(RegionKind), root=BOTH),
             (*WAYS_IN_QUESTION, *MUTANTS),
         ),
     ),
@@ -75,7 +80,7 @@ STUDIES: tuple[Study, ...] = (
         Sweep(
             Family(
                 regions=(0, 1),
-                kinds=(Region.BLOCK, Region.GIB),
+                kinds=(RegionKind.BLOCK, RegionKind.GIB),
                 root=BOTH,
                 mem_map=BOTH,
                 zone=BOTH,
@@ -91,7 +96,7 @@ STUDIES: tuple[Study, ...] = (
         "reserve",
         "how many pages for tables have to be reserved",
         Sweep(
-            Family(regions=(0, 1, 2, 3), kinds=(Region.BLOCK, Region.GIB), free=BOTH),
+            Family(regions=(0, 1, 2, 3), kinds=(RegionKind.BLOCK, RegionKind.GIB), free=BOTH),
             tuple(f"reserved:{pages}" for pages in range(MOST_SPLITS + 1)),
         ),
     ),
@@ -101,7 +106,7 @@ STUDIES: tuple[Study, ...] = (
         Sweep(
             Family(
                 regions=(0, 1, 2, 3),
-                kinds=(Region.BLOCK,),
+                kinds=(RegionKind.BLOCK,),
                 mem_map=BOTH,
                 zone=BOTH,
                 pcp=BOTH,
@@ -119,12 +124,12 @@ STUDIES: tuple[Study, ...] = (
         Sweep(
             Family(
                 regions=(0, 1, 2, 3),
-                kinds=(Region.BLOCK, Region.GIB),
-                tables=(Place.BELOW,),
-                mem_map=(Place.BELOW,),
-                zone=(Place.BELOW,),
-                pcp=(Place.ABOVE,),
-                free=(Place.BELOW,),
+                kinds=(RegionKind.BLOCK, RegionKind.GIB),
+                tables=(Side.BELOW,),
+                mem_map=(Side.BELOW,),
+                zone=(Side.BELOW,),
+                pcp=(Side.ABOVE,),
+                free=(Side.BELOW,),
                 cpus=(1, 2),
             ),
             ("remap", "fixmap", "remap-whole"),
@@ -136,7 +141,7 @@ STUDIES: tuple[Study, ...] = (
             f"line {rules.line}",
             f"whether it is otherwise by the rules of {rules.line}",
             Sweep(
-                Family(regions=(0, 1, 2), kinds=tuple(Region)),
+                Family(regions=(0, 1, 2), kinds=tuple(RegionKind)),
                 ("remap", "fixmap", "fixmap-v3", "remap-whole"),
                 rules=rules.line,
             ),
@@ -147,7 +152,7 @@ STUDIES: tuple[Study, ...] = (
 
 
 @dataclass(frozen=True)
-class Case:
+class Trial:
     """One machine of a study, by one way: what a claim speaks of.
 
     Attributes:
@@ -156,15 +161,15 @@ class Case:
         way: what came of it.
     """
 
-    machine: Situated
+    machine: ChosenMachine
     name: str
-    way: Way
+    way: WayResult
 
-    def ends(self, which: Callable[[Verdict], bool]) -> bool:
+    def ends(self, which: Callable[[Outcome], bool]) -> bool:
         """Whether any of its runs ends so."""
-        return any(which(ending.verdict) for ending in self.way.endings)
+        return any(which(ending.outcome) for ending in self.way.endings)
 
-    def has(self, *kinds: Region) -> bool:
+    def has(self, *kinds: RegionKind) -> bool:
         """Whether the machine has such a region."""
         return any(region.kind in kinds for region in self.machine.regions)
 
@@ -176,17 +181,17 @@ class Case:
     @property
     def split_above(self) -> bool:
         """Whether a large entry that has to be split lies in a table above its region."""
-        return any(region.kind in SPLITS and region.tables == Place.ABOVE for region in self.machine.regions)
+        return any(region.kind in SPLITS and region.tables == Side.ABOVE for region in self.machine.regions)
 
     @property
-    def first_without_entry(self) -> Region | None:
+    def first_without_entry(self) -> RegionKind | None:
         """The kind of the first region that has no entry, or no table."""
         kinds = (region.kind for region in self.machine.regions)
-        return next((kind for kind in kinds if kind in (Region.NONE, Region.NO_TABLE)), None)
+        return next((kind for kind in kinds if kind in (RegionKind.NONE, RegionKind.NO_TABLE)), None)
 
     def below(self, structure: Structure) -> bool:
         """Whether something of the kernel's lies below all regions."""
-        return self.machine.where[structure] == Place.BELOW
+        return self.machine.where[structure] == Side.BELOW
 
     @property
     def reserve(self) -> int:
@@ -194,36 +199,36 @@ class Case:
         return int(self.name.partition(":")[2])
 
 
-def _clean(verdict: Verdict) -> bool:
-    return not verdict.violated
+def _clean(outcome: Outcome) -> bool:
+    return not outcome.violated
 
 
-def _loses(verdict: Verdict) -> bool:
-    return verdict.loses
+def _loses(outcome: Outcome) -> bool:
+    return outcome.loses
 
 
-def _died(verdict: Verdict) -> bool:
-    return verdict.outcome == "died"
+def _died(outcome: Outcome) -> bool:
+    return outcome.status == "died"
 
 
-def _torn(verdict: Verdict) -> bool:
-    return "tables-closed" in verdict.violated
+def _torn(outcome: Outcome) -> bool:
+    return "tables-closed" in outcome.violated
 
 
-def _skipped(verdict: Verdict) -> bool:
-    return verdict.outcome == "saved" and "every-listed-page" in verdict.violated
+def _skipped(outcome: Outcome) -> bool:
+    return outcome.status == "saved" and "every-listed-page" in outcome.violated
 
 
-def _lists(verdict: Verdict) -> bool:
-    return "lists-whole" in verdict.violated
+def _lists(outcome: Outcome) -> bool:
+    return "lists-whole" in outcome.violated
 
 
-def _null_in_pcplist(verdict: Verdict) -> bool:
-    return "NULL" in verdict.death and "__rmqueue_pcplist" in verdict.death
+def _null_in_pcplist(outcome: Outcome) -> bool:
+    return "NULL" in outcome.crash and "__rmqueue_pcplist" in outcome.crash
 
 
-def _dies_later(verdict: Verdict) -> bool:
-    return _died(verdict) and _lists(verdict)
+def _dies_later(outcome: Outcome) -> bool:
+    return _died(outcome) and _lists(outcome)
 
 
 @dataclass(frozen=True)
@@ -247,8 +252,8 @@ class Claim:
     says: str
     studies: tuple[str, ...]
     ways: tuple[str, ...]
-    holds: Callable[[Case], bool]
-    shows: tuple[str, Callable[[Verdict], bool]]
+    holds: Callable[[Trial], bool]
+    shows: tuple[str, Callable[[Outcome], bool]]
     plays: str | None = None
 
 
@@ -263,7 +268,7 @@ CLAIMS: tuple[Claim, ...] = (
         "played through the slot",
         tuple(name for name in _ALL if name != "reserve"),
         ("fixmap",),
-        lambda case: not case.ends(lambda verdict: not _clean(verdict) or verdict.outcome != "saved"),
+        lambda trial: not trial.ends(lambda outcome: not _clean(outcome) or outcome.status != "saved"),
         ("remap", _torn),
         "fixmap",
     ),
@@ -275,9 +280,9 @@ CLAIMS: tuple[Claim, ...] = (
         "only by dying while reading the NULL entry",
         ("kinds", *_LINES),
         ("fixmap-v1", "fixmap-v3"),
-        lambda case: (
-            case.ends(lambda verdict: not _clean(verdict)) == case.has(Region.NO_TABLE)
-            and not case.ends(lambda verdict: not _clean(verdict) and "reading the NULL entry" not in verdict.death)
+        lambda trial: (
+            trial.ends(lambda outcome: not _clean(outcome)) == trial.has(RegionKind.NO_TABLE)
+            and not trial.ends(lambda outcome: not _clean(outcome) and "reading the NULL entry" not in outcome.crash)
         ),
         ("fixmap-v3", _died),
     ),
@@ -288,7 +293,7 @@ CLAIMS: tuple[Claim, ...] = (
         "region without a table; what comes with it is the run in which `fixmap-v3` dies, with the line",
         ("kinds", *_LINES),
         ("fixmap",),
-        lambda case: not case.has(Region.NO_TABLE) or not case.ends(lambda verdict: not _clean(verdict)),
+        lambda trial: not trial.has(RegionKind.NO_TABLE) or not trial.ends(lambda outcome: not _clean(outcome)),
         ("fixmap-v3", _died),
         "fixmap",
     ),
@@ -300,11 +305,11 @@ CLAIMS: tuple[Claim, ...] = (
         "the warning",
         ("regions",),
         ("remap",),
-        lambda case: (
-            case.ends(_died) == (case.splits > 0)
-            and not case.ends(lambda verdict: _died(verdict) and not verdict.warned)
+        lambda trial: (
+            trial.ends(_died) == (trial.splits > 0)
+            and not trial.ends(lambda outcome: _died(outcome) and not outcome.warned)
         ),
-        ("remap", lambda verdict: _died(verdict) and verdict.warned),
+        ("remap", lambda outcome: _died(outcome) and outcome.warned),
     ),
     Claim(
         "remap-dies-without-a-warning",
@@ -314,11 +319,11 @@ CLAIMS: tuple[Claim, ...] = (
         "dies of that page fault without a warning; on machines without such regions they have none",
         ("kinds", *_LINES),
         ("remap", "remap-whole"),
-        lambda case: (
-            case.ends(lambda verdict: "page fault" in verdict.death and not verdict.warned)
-            == (case.first_without_entry == Region.NONE)
+        lambda trial: (
+            trial.ends(lambda outcome: "page fault" in outcome.crash and not outcome.warned)
+            == (trial.first_without_entry == RegionKind.NONE)
         ),
-        ("remap", lambda verdict: "page fault" in verdict.death and not verdict.warned),
+        ("remap", lambda outcome: "page fault" in outcome.crash and not outcome.warned),
     ),
     Claim(
         "remap-tears-the-image",
@@ -329,8 +334,8 @@ CLAIMS: tuple[Claim, ...] = (
         "in the replay",
         ("regions", "6.13-rc"),
         ("remap",),
-        lambda case: case.ends(lambda verdict: _torn(verdict) and not verdict.warned) == case.split_above,
-        ("remap", lambda verdict: _torn(verdict) and not verdict.warned),
+        lambda trial: trial.ends(lambda outcome: _torn(outcome) and not outcome.warned) == trial.split_above,
+        ("remap", lambda outcome: _torn(outcome) and not outcome.warned),
     ),
     Claim(
         "remap-without-a-table-dereferences-null",
@@ -339,11 +344,11 @@ CLAIMS: tuple[Claim, ...] = (
         "entry has no table",
         ("kinds", *_LINES),
         ("remap",),
-        lambda case: (
-            case.ends(lambda verdict: "reading the NULL entry" in verdict.death)
-            == (case.first_without_entry == Region.NO_TABLE)
+        lambda trial: (
+            trial.ends(lambda outcome: "reading the NULL entry" in outcome.crash)
+            == (trial.first_without_entry == RegionKind.NO_TABLE)
         ),
-        ("remap", lambda verdict: "reading the NULL entry" in verdict.death),
+        ("remap", lambda outcome: "reading the NULL entry" in outcome.crash),
     ),
     Claim(
         "remap-leaks-where-it-does-not-tear",
@@ -353,12 +358,12 @@ CLAIMS: tuple[Claim, ...] = (
         "`allocator-sound` by a leak, and `same-rights` at most besides",
         ("regions",),
         ("remap",),
-        lambda case: (
-            case.splits == 0
-            or case.split_above
-            or not case.ends(lambda verdict: verdict.outcome == "saved" and (verdict.loses or _clean(verdict)))
+        lambda trial: (
+            trial.splits == 0
+            or trial.split_above
+            or not trial.ends(lambda outcome: outcome.status == "saved" and (outcome.loses or _clean(outcome)))
         ),
-        ("remap", lambda verdict: verdict.outcome == "saved" and not verdict.loses and not _clean(verdict)),
+        ("remap", lambda outcome: outcome.status == "saved" and not outcome.loses and not _clean(outcome)),
     ),
     Claim(
         "remap-whole-is-safe-for-entries",
@@ -366,7 +371,7 @@ CLAIMS: tuple[Claim, ...] = (
         "no run of `remap-whole` violates any invariant on machines without regions that lack an entry or a table",
         ("regions", "kinds", "places", "6.13-rc", *_LINES),
         ("remap-whole",),
-        lambda case: case.first_without_entry is not None or not case.ends(lambda verdict: not _clean(verdict)),
+        lambda trial: trial.first_without_entry is not None or not trial.ends(lambda outcome: not _clean(outcome)),
         ("remap", _torn),
         "remap-whole",
     ),
@@ -378,10 +383,10 @@ CLAIMS: tuple[Claim, ...] = (
         "splits, and where the free pages lie above the regions or no large entry to be split lies in a table above",
         ("reserve",),
         tuple(f"reserved:{pages}" for pages in range(MOST_SPLITS + 1)),
-        lambda case: (
-            case.ends(_loses) == (case.splits > case.reserve or (case.split_above and case.below(Structure.FREE)))
+        lambda trial: (
+            trial.ends(_loses) == (trial.splits > trial.reserve or (trial.split_above and trial.below(Structure.FREE)))
         ),
-        ("reserved:1", lambda verdict: verdict.loses and not _torn(verdict) and not _died(verdict)),
+        ("reserved:1", lambda outcome: outcome.loses and not _torn(outcome) and not _died(outcome)),
     ),
     Claim(
         "reserved-leaves-traces",
@@ -390,8 +395,8 @@ CLAIMS: tuple[Claim, ...] = (
         "does the resumed machine has it split",
         ("regions",),
         ("reserved:9",),
-        lambda case: case.ends(lambda verdict: not _clean(verdict)) == case.split_above,
-        ("reserved:9", lambda verdict: not _clean(verdict)),
+        lambda trial: trial.ends(lambda outcome: not _clean(outcome)) == trial.split_above,
+        ("reserved:9", lambda outcome: not _clean(outcome)),
     ),
     Claim(
         "skipping-loses-pages",
@@ -401,7 +406,7 @@ CLAIMS: tuple[Claim, ...] = (
         "which a listed page is missing exactly on those with something to split",
         ("regions",),
         ("remap-generic", "remap-generic-zero"),
-        lambda case: not case.ends(_died) and case.ends(_skipped) == (case.splits > 0),
+        lambda trial: not trial.ends(_died) and trial.ends(_skipped) == (trial.splits > 0),
         ("remap-generic", _skipped),
     ),
     Claim(
@@ -410,8 +415,8 @@ CLAIMS: tuple[Claim, ...] = (
         "`remap-generic-abort` never dies, never skips a page, and is torn exactly where `remap` is",
         ("regions",),
         ("remap-generic-abort",),
-        lambda case: not case.ends(_died) and not case.ends(_skipped) and case.ends(_torn) == case.split_above,
-        ("remap-generic-abort", lambda verdict: verdict.outcome == "refused"),
+        lambda trial: not trial.ends(_died) and not trial.ends(_skipped) and trial.ends(_torn) == trial.split_above,
+        ("remap-generic-abort", lambda outcome: outcome.status == "refused"),
     ),
     Claim(
         "a-stale-translation-hides-the-failure",
@@ -420,11 +425,11 @@ CLAIMS: tuple[Claim, ...] = (
         "remembers the regions from before",
         ("regions",),
         ("remap",),
-        lambda case: (
-            case.ends(lambda verdict: verdict.outcome == "saved" and verdict.warned)
-            == (case.splits > 0 and case.machine.remembered)
+        lambda trial: (
+            trial.ends(lambda outcome: outcome.status == "saved" and outcome.warned)
+            == (trial.splits > 0 and trial.machine.remembered)
         ),
-        ("remap", lambda verdict: verdict.outcome == "saved" and verdict.warned and not verdict.loses),
+        ("remap", lambda outcome: outcome.status == "saved" and outcome.warned and not outcome.loses),
     ),
     Claim(
         "torn-lists-need-both-sides",
@@ -435,8 +440,8 @@ CLAIMS: tuple[Claim, ...] = (
         "of free pages); else in every run that is saved",
         ("places", "6.13-rc"),
         ("remap",),
-        lambda case: case.splits == 0 or _as_the_sides_say(case),
-        ("remap", lambda verdict: _lists(verdict) and not _died(verdict)),
+        lambda trial: trial.splits == 0 or _as_the_sides_say(trial),
+        ("remap", lambda outcome: _lists(outcome) and not _died(outcome)),
     ),
     Claim(
         "null-on-a-cpu-list",
@@ -447,11 +452,11 @@ CLAIMS: tuple[Claim, ...] = (
         "split the next allocations are fatal, if not of NULL then of a poisoned link",
         ("places", "6.13-rc"),
         ("remap",),
-        lambda case: (
-            case.splits == 0
+        lambda trial: (
+            trial.splits == 0
             or (
-                case.ends(lambda verdict: _dies_later(verdict) and "__rmqueue_pcplist" in verdict.death)
-                == (case.below(Structure.MEM_MAP) and not case.below(Structure.PCP))
+                trial.ends(lambda outcome: _dies_later(outcome) and "__rmqueue_pcplist" in outcome.crash)
+                == (trial.below(Structure.MEM_MAP) and not trial.below(Structure.PCP))
             )
         ),
         ("remap", _null_in_pcplist),
@@ -465,10 +470,10 @@ CLAIMS: tuple[Claim, ...] = (
         "allocation dies of its free lists, once resumed",
         ("two nodes",),
         ("remap",),
-        lambda case: (
-            not case.ends(_torn)
-            and not case.ends(lambda verdict: verdict.outcome == "saved" and case.splits > 0)
-            and case.ends(_dies_later) == (case.splits > 0)
+        lambda trial: (
+            not trial.ends(_torn)
+            and not trial.ends(lambda outcome: outcome.status == "saved" and trial.splits > 0)
+            and trial.ends(_dies_later) == (trial.splits > 0)
         ),
         ("remap", _dies_later),
     ),
@@ -476,15 +481,15 @@ CLAIMS: tuple[Claim, ...] = (
 """In the order of the page."""
 
 
-def _as_the_sides_say(case: Case) -> bool:
+def _as_the_sides_say(trial: Trial) -> bool:
     """See the claim about torn lists."""
-    below = {case.below(each) for each in (Structure.MEM_MAP, Structure.ZONE, Structure.PCP)}
-    torn = case.ends(lambda verdict: _lists(verdict))
+    below = {trial.below(each) for each in (Structure.MEM_MAP, Structure.ZONE, Structure.PCP)}
+    torn = trial.ends(lambda outcome: _lists(outcome))
     if below == {False}:
         return not torn
     if below == {True}:
-        return torn == case.split_above
-    return torn and not case.ends(lambda verdict: verdict.outcome == "saved" and not _lists(verdict))
+        return torn == trial.split_above
+    return torn and not trial.ends(lambda outcome: outcome.status == "saved" and not _lists(outcome))
 
 
 # ---- asking ----
@@ -538,12 +543,12 @@ class Studied:
     tallies: Mapping[str, Tally]
     path: Path
 
-    def cases(self) -> Iterator[Case]:
+    def trials(self) -> Iterator[Trial]:
         """Every machine by every way."""
         for _, record in read_records(self.path):
-            machine = self.study.sweep.family.choose(Replay(record.unit))
+            machine = self.study.sweep.family.choose(Replay(record.layout_choices))
             for name, way in record.ways.items():
-                yield Case(machine, name, way)
+                yield Trial(machine, name, way)
 
 
 @dataclass(frozen=True)
@@ -558,7 +563,7 @@ class Answers:
 
     studied: tuple[Studied, ...]
     judged: tuple[Judged, ...]
-    placements: Mapping[tuple[Place, ...], Placement]
+    placements: Mapping[tuple[Side, ...], Placement]
 
 
 @dataclass
@@ -621,15 +626,15 @@ def _judge(claim: Claim, studied: Sequence[Studied]) -> Judged:
     for one in studied:
         if one.study.name not in claim.studies:
             continue
-        for case in one.cases():
-            if case.name not in claim.ways:
+        for trial in one.trials():
+            if trial.name not in claim.ways:
                 continue
             machines += 1
-            runs += case.way.runs
-            if not claim.holds(case):
+            runs += trial.way.runs
+            if not claim.holds(trial):
                 against += 1
-                regions = ", ".join(map(str, case.machine.regions)) or "no regions"
-                first = first or f"{one.study.name}: {case.name}: {regions}"
+                regions = ", ".join(map(str, trial.machine.regions)) or "no regions"
+                first = first or f"{one.study.name}: {trial.name}: {regions}"
     return Judged(claim, machines, runs, against, first, _shown(claim, studied))
 
 
@@ -640,32 +645,32 @@ def _shown(claim: Claim, studied: Sequence[Studied]) -> Shown | None:
         tally = one.tallies.get(way)
         if one.study.name not in claim.studies or tally is None:
             continue
-        found = [best for verdict, (_, _, best) in tally.endings.items() if which(verdict)]
+        found = [best for outcome, (_, _, best) in tally.endings.items() if which(outcome)]
         if found:
             shortest = min(found, key=lambda each: each.rank)
             choices = shortest.choices if claim.plays is None else ()
-            return Shown(one.study, shortest, _played(one.study, claim.plays or way, shortest.unit, choices))
+            return Shown(one.study, shortest, _played(one.study, claim.plays or way, shortest.layout_choices, choices))
     return None
 
 
-def _played(study: Study, way: str, unit: tuple[int, ...], choices: tuple[int, ...]) -> Played:
-    machine = FamilyMachine(study.sweep.family, unit)
-    operations = operations_of(machine.situated()[0], way, study.sweep.allocations_after)
+def _played(study: Study, way: str, layout_choices: tuple[int, ...], choices: tuple[int, ...]) -> Played:
+    machine = FamilyMachine(study.sweep.family, layout_choices)
+    operations = operations_of(machine.chosen()[0], way, study.sweep.allocations_after)
     return play(Written(machine, study.sweep.rules, operations, choices))
 
 
-def _placements(studied: Sequence[Studied]) -> dict[tuple[Place, ...], Placement]:
-    found: dict[tuple[Place, ...], Placement] = {}
+def _placements(studied: Sequence[Studied]) -> dict[tuple[Side, ...], Placement]:
+    found: dict[tuple[Side, ...], Placement] = {}
     for one in studied:
         if one.study.name != "6.13-rc":
             continue
-        for case in one.cases():
-            if case.name != "remap" or not case.splits:
+        for trial in one.trials():
+            if trial.name != "remap" or not trial.splits:
                 continue
-            row = found.setdefault(tuple(case.machine.where[each] for each in ALLOCATOR), Placement())
+            row = found.setdefault(tuple(trial.machine.where[each] for each in ALLOCATOR), Placement())
             row.machines += 1
-            row.table_lost += case.ends(_torn)
-            row.lists_torn += case.ends(_lists)
-            for death in {ending.verdict.death for ending in case.way.endings if _dies_later(ending.verdict)}:
+            row.table_lost += trial.ends(_torn)
+            row.lists_torn += trial.ends(_lists)
+            for death in {ending.outcome.crash for ending in trial.way.endings if _dies_later(ending.outcome)}:
                 row.deaths[death] = row.deaths.get(death, 0) + 1
     return found

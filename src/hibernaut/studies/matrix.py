@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hibernaut.errors import HibernationRefused, MachineFault
-from hibernaut.hibernation.checks import CHECKS, Finding, check_resumed
+from hibernaut.hibernation.checks import CHECKS, Violation, check_resumed
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.snapshot import Snapshot, hibernate
 from hibernaut.hibernation.ways import Way, way_named
@@ -168,7 +168,7 @@ class Cell:
         snapshot: what was saved; None if nothing was.
         resumed: the machine that goes on from it.
         error: why nothing was saved.
-        findings: of all checks.
+        violations: of all checks.
     """
 
     way: Way
@@ -178,10 +178,10 @@ class Cell:
     snapshot: Snapshot | None
     resumed: Machine | None
     error: MachineFault | HibernationRefused | None
-    findings: tuple[Finding, ...]
+    violations: tuple[Violation, ...]
 
     @property
-    def outcome(self) -> str:
+    def status(self) -> str:
         """saved, died or refused."""
         if self.error is None:
             return "saved"
@@ -190,12 +190,12 @@ class Cell:
     @property
     def failed_checks(self) -> tuple[str, ...]:
         """Names of the checks that found something, in their order."""
-        return tuple(name for name in CHECKS if any(finding.check == name for finding in self.findings))
+        return tuple(name for name in CHECKS if any(violation.invariant == name for violation in self.violations))
 
     @property
-    def verdict(self) -> str:
+    def result(self) -> str:
         """One of: as it was; died; refused; or what the checks say, as names."""
-        return self.outcome if self.error is not None else ", ".join(self.failed_checks) or "as it was"
+        return self.status if self.error is not None else ", ".join(self.failed_checks) or "as it was"
 
 
 def run_cell(way: Way, situation: Situation, rules: KernelRules | None = None, machine: Machine | None = None) -> Cell:

@@ -26,9 +26,10 @@ import numpy as np
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError, LabUnavailable
 from hibernaut.exploration.families import Family
+from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import hibernation
+from hibernaut.exploration.plan import layouts
 from hibernaut.exploration.replay import FamilyMachine, Written, play
-from hibernaut.exploration.sweep import layouts
 from hibernaut.hibernation.ways import FixmapNoFlush, Remap, Way
 from hibernaut.lab.confirm import confirm, died_of_a_list, foretold
 from hibernaut.lab.conformance import Compared, compare_copy, compare_death, random_variant
@@ -39,7 +40,6 @@ from hibernaut.lab.takeover import Takeover, take_over
 from hibernaut.lab.variants import Swap, Variant, variant_named
 from hibernaut.lab.vm.disks import PARTITION_START_BYTES, copy_disk
 from hibernaut.linux import DirectMap
-from hibernaut.linux.environment import Place, Region
 from hibernaut.linux.rules import LINES
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.paging.spans import Stop
@@ -443,17 +443,17 @@ def _state_of(area: Path) -> str:
         return "none"
 
 
-def _as_explored(region: Region, tables: Place, choices: tuple[int, ...], lab: Lab, folder: Path) -> str:
+def _as_explored(region: RegionKind, tables: Side, choices: tuple[int, ...], lab: Lab, folder: Path) -> str:
     """One of the explorer's counterexamples, arranged in a guest: its kernel must do what the model did."""
     return _confirmed(Family(regions=(1,), kinds=(region,), tables=(tables,)), choices, lab, folder)
 
 
-def _allocator_as_explored(pages: Place, lists: Place, lab: Lab, folder: Path) -> str:
+def _allocator_as_explored(pages: Side, lists: Side, lab: Lab, folder: Path) -> str:
     """The same with the allocator's own pages elsewhere, and pages allocated on the resumed machine."""
     family = Family(
         regions=(1,),
-        kinds=(Region.BLOCK,),
-        tables=(Place.BELOW,),
+        kinds=(RegionKind.BLOCK,),
+        tables=(Side.BELOW,),
         mem_map=(pages,),
         zone=(pages,),
         free=(pages,),
@@ -469,7 +469,7 @@ def _confirmed(family: Family, choices: tuple[int, ...], lab: Lab, folder: Path,
     played = play(Written(FamilyMachine(family, unit), LINES[0].line, operations, choices))
     found = confirm(lab, foretold(played), folder)
     if not found.agrees:
-        raise Failed(f"the model says {played.verdict}; {found.seen}")
+        raise Failed(f"the model says {played.outcome}; {found.seen}")
     return found.seen
 
 
@@ -506,32 +506,32 @@ CASES = (
     Case(
         "explored: an allocation fails",
         "a warning, then a page fault in the copy",
-        partial(_as_explored, Region.BLOCK, Place.ABOVE, (1,)),
+        partial(_as_explored, RegionKind.BLOCK, Side.ABOVE, (1,)),
     ),
     Case(
         "explored: an entry that is zero",
         "a page fault in the copy, no warning",
-        partial(_as_explored, Region.NONE, Place.BELOW, ()),
+        partial(_as_explored, RegionKind.NONE, Side.BELOW, ()),
     ),
     Case(
         "explored: nothing fails, table above",
         "no sign, an image without a table, garbage",
-        partial(_as_explored, Region.BLOCK, Place.ABOVE, ()),
+        partial(_as_explored, RegionKind.BLOCK, Side.ABOVE, ()),
     ),
     Case(
         "explored: struct pages below, CPU lists above",
         "no sign, every table saved, the resumed kernel dies of its free lists",
-        partial(_allocator_as_explored, Place.BELOW, Place.ABOVE),
+        partial(_allocator_as_explored, Side.BELOW, Side.ABOVE),
     ),
     Case(
         "explored: struct pages above, CPU lists below",
         "no sign, every table saved, the resumed kernel lives",
-        partial(_allocator_as_explored, Place.ABOVE, Place.BELOW),
+        partial(_allocator_as_explored, Side.ABOVE, Side.BELOW),
     ),
     Case(
         "explored: struct pages and CPU lists below",
         "no sign, every table saved, the resumed kernel lives",
-        partial(_allocator_as_explored, Place.BELOW, Place.BELOW),
+        partial(_allocator_as_explored, Side.BELOW, Side.BELOW),
     ),
     Case(
         "struct pages below, CPU lists above: saved from a dump",

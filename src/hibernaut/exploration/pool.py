@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The machines of a sweep on the cores of this computer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+
+from hibernaut.errors import HibernautError
+from hibernaut.exploration.one_machine import explore_layout
+from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.records import MachineRecord
+
+__all__ = ["local_pool", "on_pool"]
+
+AHEAD = 4
+"""Machines handed out ahead for each worker: enough to keep it busy, few enough to stop soon."""
+
+
+@contextmanager
+def local_pool(processes: int | None = None) -> Iterator[tuple[ProcessPoolExecutor, int]]:
+    """Give a pool of worker processes and their number, by default one for each core."""
+    count = processes or len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(count, mp_context=get_context("forkserver"), initializer=_end_with_parent) as pool:
+        try:
+            yield pool, count
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent ends: one that is killed must not leave it waiting for work."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def on_pool(sweep: Sweep, machines: Sequence[tuple[int, ...]], processes: int | None) -> Iterator[MachineRecord]:
+    """Yield the records of some machines, in the order in which they are done.
+
+    Args:
+        sweep: the sweep.
+        machines: the layout choices of each machine.
+        processes: the number of worker processes; None for one a core.
+
+    Raises:
+        HibernautError: a worker process ended.
+    """
+    if processes == 1 or len(machines) < 2:
+        for layout_choices in machines:
+            yield explore_layout(sweep, layout_choices)
+        return
+    with local_pool(processes) as (pool, count):
+        left = iter(machines)
+        under_way: set[Future[MachineRecord]] = set()
+        while True:
+            for layout_choices in left:
+                under_way.add(pool.submit(explore_layout, sweep, layout_choices))
+                if len(under_way) >= AHEAD * count:
+                    break
+            if not under_way:
+                return
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            try:
+                for future in done:
+                    yield future.result()
+            except BrokenProcessPool:
+                raise HibernautError(
+                    "a worker process ended (killed, out of memory, or started by a script without "
+                    '`if __name__ == "__main__":`); the results hold every finished machine, run the sweep again to '
+                    "resume it"
+                ) from None

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The sums of a sweep: how many runs ended in each way, and the shortest run to each end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hibernaut.exploration.records import WayResult
+from hibernaut.exploration.run import Outcome
+
+__all__ = ["Counterexample", "Tally"]
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """The shortest run with some outcome.
+
+    Attributes:
+        layout_choices: the choices that make the machine.
+        choices: the choices of the run.
+        regions: the machine's regions, in words.
+        deviations: how many choices of both are not the ones without interference.
+    """
+
+    layout_choices: tuple[int, ...]
+    choices: tuple[int, ...]
+    regions: tuple[str, ...]
+    deviations: int
+
+    @property
+    def rank(self) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+        """Its place in the order of runs: fewest deviations first, then the smallest machine."""
+        return self.deviations, len(self.regions), self.layout_choices, self.choices
+
+
+@dataclass
+class Tally:
+    """The sums of one way over the machines of a sweep so far.
+
+    Attributes:
+        machines, runs, states, steps: the totals.
+        cut: on how many machines the search was cut.
+        where: where it was cut first.
+        endings: (runs, machines, the shortest run) by outcome.
+    """
+
+    machines: int = 0
+    runs: int = 0
+    states: int = 0
+    steps: int = 0
+    cut: int = 0
+    where: str | None = None
+    endings: dict[Outcome, tuple[int, int, Counterexample]] = field(default_factory=dict)
+
+    def add(self, layout_choices: tuple[int, ...], regions: tuple[str, ...], way: WayResult) -> None:
+        """Add the result of one machine."""
+        self.machines += 1
+        self.runs += way.runs
+        self.states += way.states
+        self.steps += way.steps
+        self.cut += way.cut is not None
+        self.where = self.where or way.cut
+        for one in way.endings:
+            deviations = one.deviations + sum(map(bool, layout_choices))
+            found = Counterexample(layout_choices, one.choices, regions, deviations)
+            runs, machines, best = self.endings.get(one.outcome, (0, 0, found))
+            shortest = min(best, found, key=lambda each: each.rank)
+            self.endings[one.outcome] = runs + one.runs, machines + 1, shortest
