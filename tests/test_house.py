@@ -181,7 +181,7 @@ MADE_ELSEWHERE = {
     ("golden", "_machine"): "the memory map, in a folder of mode 0700",
     ("debian", "_configured"): "configuration of apt",
     ("region", "build"): "sources and a module",
-    ("sweep", "__enter__"): "records of simulated machines, appended",
+    ("results", "__enter__"): "records of simulated machines, appended",
     ("table", "_patch"): "damages a disk that is there; its mode stays",
     ("rewrite", "_claimed"): "the area of an image; its mode stays",
     ("__init__", "main"): "the null device",
