@@ -39,3 +39,17 @@ def test_errors_survive_a_trip_to_another_process(error: HibernautError) -> None
     assert type(again) is type(error)
     assert vars(again) == vars(error)
     assert (str(again), again.args) == (str(error), error.args)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_with_other_facts_is_a_copy(error: HibernautError) -> None:
+    """The copy is of the same kind and differs in the facts given; the error itself does not change."""
+    before = dict(vars(error))
+    for name in before:
+        twin = error.with_facts(**{name: "changed"})
+        assert type(twin) is type(error)
+        assert vars(twin) == {**before, name: "changed"}
+        assert twin.args == error.args
+    assert vars(error) == before
+    with pytest.raises(TypeError, match="nonsense"):
+        error.with_facts(nonsense=1)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 __all__ = [
     "CorruptImage",
@@ -22,6 +23,19 @@ class HibernautError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (type(self), self.args), self.__dict__
+
+    def with_facts(self, **facts: object) -> Self:
+        """Return a copy in which some attributes have other values, to be raised from this error.
+
+        Raises:
+            TypeError: the error has no such attribute.
+        """
+        unknown = facts.keys() - self.__dict__.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
+        twin = copy.copy(self)
+        twin.__dict__.update(facts)
+        return twin
 
 
 def _again(kind: type[HibernautError], args: tuple[Any, ...]) -> HibernautError:

@@ -211,6 +211,6 @@ def direct_map_of(source: Source, cr3: int | None, levels: int | None) -> Direct
     try:
         return DirectMap.find(source.memory, root, known_levels)
     except FormatError as error:
-        if error.source is None:
-            error.source = source.name
-        raise
+        if error.source is not None:
+            raise
+        raise error.with_facts(source=source.name) from error

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hibernaut.exploration.invariants import INVARIANTS, TRACES
 from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.tally import Tally
-from hibernaut.hibernation.ways import MUTANTS, WAYS
+from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.studies.answers import ALLOCATOR, Answers, Judged, Studied
 
 __all__ = ["answers_page"]
@@ -129,12 +129,11 @@ def _broken(studied: Sequence[Studied], way: str) -> list[str]:
 
 def _mutants(studied: Sequence[Studied]) -> str:
     rows = []
-    for way in MUTANTS:
+    for way, mutant in MUTANTS.items():
         if any(way in one.tallies for one in studied):
-            what = (type(WAYS[way]).__doc__ or "").split("\n")[0].split(" Caught by ")
-            caught = what[1].rstrip(".") if len(what) > 1 else ""
             broken = _broken(studied, way)
-            rows.append((f"`{way}`", what[0], f"{caught}: {'yes' if caught in broken else 'NO'}", ", ".join(broken)))
+            caught = f"{mutant.caught_by}: {'yes' if mutant.caught_by in broken else 'NO'}"
+            rows.append((f"`{way}`", mutant.defect, caught, ", ".join(broken)))
     return "\n\n".join(
         [
             "## The mutants",

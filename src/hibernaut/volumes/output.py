@@ -53,8 +53,7 @@ def replacing(path: str | os.PathLike[str], *, public: bool = False) -> Iterator
     try:
         fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
-        error.filename = str(path)  # the name that the caller knows
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the caller knows
     try:
         try:
             _protect(fd, None if public else PRIVATE, replaced)

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ways to save a page that the direct map does not show, one file each, one interface."""
+"""Ways to copy a page that the direct map does not map: one file each, one interface."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from hibernaut.errors import HibernautError
 from hibernaut.hibernation.ways.base import Way
@@ -13,6 +16,7 @@ from hibernaut.hibernation.ways.mutants import (
     FixmapNoFlush,
     FixmapNoMap,
     FixmapSkips,
+    Mutant,
     RemapNoFlush,
     RemapNoUnmap,
     RemapWholeNoWrite,
@@ -32,6 +36,7 @@ __all__ = [
     "FixmapNoMap",
     "FixmapSkips",
     "FixmapV1",
+    "Mutant",
     "Remap",
     "RemapGeneric",
     "RemapGenericAbort",
@@ -46,37 +51,44 @@ __all__ = [
     "way_named",
 ]
 
-WAYS: dict[str, Way] = {
-    "remap": Remap(),
-    "fixmap": Fixmap(),
-    "fixmap-v1": FixmapV1(),
-    "fixmap-v3": Fixmap(null_check=False),
-    "remap-generic": RemapGeneric(),
-    "remap-generic-zero": RemapGenericZero(),
-    "remap-generic-abort": RemapGenericAbort(),
-    "remap-whole": RemapWhole(),
-    "reserved": Reserved(),
-}
-"""By the name that the command line knows them by, and `MUTANTS` behind them."""
+MUTANTS: Mapping[str, Mutant] = MappingProxyType(
+    {
+        "fixmap-no-flush": FixmapNoFlush(),
+        "fixmap-no-clear": FixmapNoClear(),
+        "fixmap-no-map": FixmapNoMap(),
+        "fixmap-skips": FixmapSkips(),
+        "fixmap-bounce": FixmapBounce(),
+        "remap-no-unmap": RemapNoUnmap(),
+        "remap-no-flush": RemapNoFlush(),
+        "remap-whole-no-write": RemapWholeNoWrite(),
+        "remap-write-anyway": RemapWriteAnyway(),
+    }
+)
+"""Ways that are wrong on purpose, by name."""
 
-MUTANTS: dict[str, Way] = {
-    "fixmap-no-flush": FixmapNoFlush(),
-    "fixmap-no-clear": FixmapNoClear(),
-    "fixmap-no-map": FixmapNoMap(),
-    "fixmap-skips": FixmapSkips(),
-    "fixmap-bounce": FixmapBounce(),
-    "remap-no-unmap": RemapNoUnmap(),
-    "remap-no-flush": RemapNoFlush(),
-    "remap-whole-no-write": RemapWholeNoWrite(),
-    "remap-write-anyway": RemapWriteAnyway(),
-}
-"""Those that are wrong on purpose."""
-
-WAYS |= MUTANTS
+WAYS: Mapping[str, Way] = MappingProxyType(
+    {
+        "remap": Remap(),
+        "fixmap": Fixmap(),
+        "fixmap-v1": FixmapV1(),
+        "fixmap-v3": Fixmap(null_check=False),
+        "remap-generic": RemapGeneric(),
+        "remap-generic-zero": RemapGenericZero(),
+        "remap-generic-abort": RemapGenericAbort(),
+        "remap-whole": RemapWhole(),
+        "reserved": Reserved(),
+        **MUTANTS,
+    }
+)
+"""All ways by the name that the command line uses, mutants last."""
 
 
 def way_named(name: str) -> Way:
-    """A way by its name; `reserved:N` has a pool of N pages. Raises HibernautError, with the names there are."""
+    """Return a way by its name; `reserved:N` has a pool of N pages.
+
+    Raises:
+        HibernautError: no such way; the message lists the names.
+    """
     kind, colon, number = name.partition(":")
     if kind == "reserved" and colon and number.isdecimal() and int(number) <= 1 << 20:
         return Reserved(int(number))

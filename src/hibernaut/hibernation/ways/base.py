@@ -69,9 +69,8 @@ class Way(ABC):
             page = machine.read_page(vaddr, doing).copy()
             self.hibernate_unmap_page(machine, pfn)
         except MachineFault as fault:
-            fault.pfn = pfn if fault.pfn is None else fault.pfn
-            fault.log = machine.log.kernel_lines
-            raise
+            at = pfn if fault.pfn is None else fault.pfn
+            raise fault.with_facts(pfn=at, log=machine.log.kernel_lines) from fault
         return page
 
     def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:

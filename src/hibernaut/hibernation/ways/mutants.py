@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ways with one step left out. Each must be caught by the check that its docstring names."""
+"""Ways with one step left out or wrong: each shows that an invariant can fail."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from hibernaut.errors import HibernationRefused, OutOfMemory
 from hibernaut.hibernation.log import FAILED_TO_REMAP
+from hibernaut.hibernation.ways.base import Way
 from hibernaut.hibernation.ways.fixmap import Fixmap
 from hibernaut.hibernation.ways.remap import Remap, RemapGenericAbort
 from hibernaut.hibernation.ways.remap_whole import RemapWhole
@@ -19,6 +22,7 @@ __all__ = [
     "FixmapNoFlush",
     "FixmapNoMap",
     "FixmapSkips",
+    "Mutant",
     "RemapNoFlush",
     "RemapNoUnmap",
     "RemapWholeNoWrite",
@@ -26,72 +30,88 @@ __all__ = [
 ]
 
 
-class FixmapNoFlush(Fixmap):
-    """Forgets every invalidation: the second unmapped page is saved with the first one's bytes. Caught by same-data."""
+class Mutant(Way):
+    """A way that is wrong on purpose.
+
+    Attributes:
+        defect: what is wrong with it, a sentence.
+        caught_by: name of the invariant that it must break.
+    """
+
+    defect: ClassVar[str]
+    caught_by: ClassVar[str]
+
+
+class _PageByPage(Mutant):
+    """A mutant whose defect depends on the order of pages, so that no pages are copied at once."""
+
+    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
+        """See `Way.copy_run`: 0, for every page goes through `safe_copy_page`."""
+        del machine, pfn, pages
+        return 0
+
+
+class FixmapNoFlush(_PageByPage, Fixmap):
+    """`Fixmap` without any invalidation."""
+
+    defect = "Forgets every invalidation: the second unmapped page is saved with the first one's bytes."
+    caught_by = "same-data"
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
-        """One PTE written, no invalidation."""
+        """Write one PTE; invalidate nothing."""
         return machine.fixmap.set_fixmap(pfn, flush=False)
 
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
-        """The PTE zero again, no invalidation."""
+        """Zero the PTE; invalidate nothing."""
         del pfn
         machine.fixmap.clear_fixmap(flush=False)
 
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """Always one by one: what the slot shows depends on what it showed before."""
-        del machine, pfn, pages
-        return 0
 
+class FixmapNoClear(_PageByPage, Fixmap):
+    """`Fixmap` without `clear_fixmap`."""
 
-class FixmapNoClear(Fixmap):
-    """Leaves the last frame mapped in the slot. Caught by slot-empty."""
+    defect = "Leaves the last frame mapped in the slot."
+    caught_by = "slot-empty"
 
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
-        """Nothing."""
-
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """Always one by one: the slot stays in use."""
-        del machine, pfn, pages
-        return 0
+        """Do nothing."""
 
 
-class FixmapNoMap(Fixmap):
-    """Fills the slot and reads the page's own address all the same. Caught by no-fault."""
+class FixmapNoMap(_PageByPage, Fixmap):
+    """`Fixmap` that reads from the wrong address."""
+
+    defect = "Fills the slot and reads the page's own address all the same."
+    caught_by = "no-fault"
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
-        """The slot set, and not used."""
+        """Set the slot, and return the page's own address."""
         super().hibernate_map_page(machine, pfn)
         return machine.vaddr(pfn)
 
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """Always one by one: the first is fatal."""
-        del machine, pfn, pages
-        return 0
 
+class FixmapSkips(_PageByPage, Fixmap):
+    """`Fixmap` that skips pages without an entry."""
 
-class FixmapSkips(Fixmap):
-    """Takes a page without an entry for one that need not be saved. Caught by every-listed-page."""
+    defect = "Takes a page without an entry for one that need not be saved."
+    caught_by = "every-listed-page"
 
     def safe_copy_page(self, machine: Machine, pfn: int) -> Bytes | None:
-        """Nothing of a page that has no entry."""
+        """See `Way.safe_copy_page`; None for a page without an entry."""
         try:
             found = machine.lookup_address(machine.vaddr(pfn))
         except TableNotInSource:
             return None
         return None if found is None or not found.entry else super().safe_copy_page(machine, pfn)
 
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """Always one by one."""
-        del machine, pfn, pages
-        return 0
 
+class FixmapBounce(_PageByPage, Fixmap):
+    """`Fixmap` with an allocation for each page."""
 
-class FixmapBounce(Fixmap):
-    """Copies through a page of its own, which it allocates for each and frees again. Caught by allocator-sound."""
+    defect = "Copies through a page of its own, which it allocates for each and frees again."
+    caught_by = "allocator-sound"
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
-        """A page from the allocator before the slot is set. Raises HibernationRefused if there is none."""
+        """Allocate a page, then set the slot. Raise HibernationRefused if there is none."""
         try:
             machine.alloc_page(f"bounce page for frame {pfn:#x}")
         except OutOfMemory:
@@ -99,51 +119,46 @@ class FixmapBounce(Fixmap):
         return super().hibernate_map_page(machine, pfn)
 
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
-        """The slot cleared, the page given back."""
+        """Clear the slot, then free the page."""
         super().hibernate_unmap_page(machine, pfn)
         machine.allocator.free_page(machine.allocations[-1].pfn or 0, machine.cpu)
 
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """Always one by one."""
-        del machine, pfn, pages
-        return 0
 
-
-class RemapWriteAnyway(RemapGenericAbort):
-    """Gives up where a page cannot be mapped, and the image is written all the same. Caught by nothing-on-failure."""
+class RemapWriteAnyway(Mutant, RemapGenericAbort):
+    """`RemapGenericAbort` whose image is written in spite of the error."""
 
     policy = "write-anyway"
+    defect = "Gives up where a page cannot be mapped, and the image is written all the same."
+    caught_by = "nothing-on-failure"
 
 
-class RemapWholeNoWrite(RemapWhole):
-    """Takes RW from the large entry together with PRESENT, as CPA does of 4K entries. Caught by same-rights."""
+class RemapWholeNoWrite(Mutant, RemapWhole):
+    """`RemapWhole` that clears RW as well."""
 
     clears = PRESENT | PSE | RW
+    defect = "Takes RW from the large entry together with PRESENT, as CPA does of 4K entries."
+    caught_by = "same-rights"
 
 
-class RemapNoUnmap(Remap):
-    """Leaves every page that it mapped present in the direct map. Caught by same-direct-map."""
+class RemapNoUnmap(_PageByPage, Remap):
+    """`Remap` without `hibernate_unmap_page`."""
 
-    def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
-        """Nothing."""
-
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """Always one by one."""
-        del machine, pfn, pages
-        return 0
-
-
-class RemapNoFlush(Remap):
-    """Unmaps a page and lets the CPU remember it. Caught by nothing-stale."""
+    defect = "Leaves every page that it mapped present in the direct map."
+    caught_by = "same-direct-map"
 
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
-        """set_direct_map_invalid_noflush, and no flush after it."""
+        """Do nothing."""
+
+
+class RemapNoFlush(_PageByPage, Remap):
+    """`Remap` without `flush_tlb_kernel_range`."""
+
+    defect = "Unmaps a page and lets the CPU remember it."
+    caught_by = "nothing-stale"
+
+    def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
+        """Call `set_direct_map_invalid_noflush`; flush nothing."""
         try:
             set_direct_map_invalid_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
             machine.log.printk_once(FAILED_TO_REMAP)
-
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """Always one by one."""
-        del machine, pfn, pages
-        return 0
