@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+pip = $(1)/bin/python -m pip --quiet --disable-pip-version-check
+PIP := $(call pip,$(VENV))
 # UNLOCKED=1 develops with the newest packages that pyproject.toml admits, instead of those in requirements/.
 UNLOCKED ?=
 # The interpreter's own pip may be older than dependency groups.
@@ -25,8 +26,9 @@ WHEEL_VENV := build/wheel-venv
 test-wheel: $(if $(WHEEL),,dist)
 	rm -rf $(WHEEL_VENV)
 	$(PYTHON) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/dev.txt
-	$(WHEEL_VENV)/bin/python -m pip --quiet --disable-pip-version-check install --no-deps $(or $(WHEEL),dist/*.whl)
+	$(call pip,$(WHEEL_VENV)) install --require-hashes -r requirements/dev.txt
+	$(call pip,$(WHEEL_VENV)) install --no-deps $(or $(WHEEL),dist/*.whl)
+	@$(call lzo,$(WHEEL_VENV))
 	HIBERNAUT_WHEEL=required $(WHEEL_VENV)/bin/python -m pytest -n auto
 
 lint: $(VENV)/ready-dev
@@ -65,7 +67,7 @@ lock: $(VENV)/ready-dev
 # What a user gets: the newest packages that pyproject.toml admits.
 $(VENV)/ready: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -e .
-	@$(LZO)
+	@$(call lzo,$(VENV))
 	touch $@
 
 $(VENV)/ready-dev: pyproject.toml requirements/dev.txt requirements/lzo.txt | $(VENV)/bin/python
@@ -75,12 +77,12 @@ else
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --no-deps -e .
 endif
-	@$(LZO)
+	@$(call lzo,$(VENV))
 	touch $@
 
 # python-lzo has no wheels for Linux: where it cannot be built, lzallright (a dependency) does its work, slower.
-LZO = $(PIP) install --require-hashes -r requirements/lzo.txt >/dev/null 2>&1 || echo "python-lzo was not built (it \
-	needs a C compiler and liblzo2's headers, Debian: liblzo2-dev): LZO goes through lzallright, which is slower"
+lzo = $(call pip,$(1)) install --require-hashes -r requirements/lzo.txt >/dev/null 2>&1 || echo "python-lzo was not \
+	built (it needs a C compiler and liblzo2's headers, Debian: liblzo2-dev): LZO goes through lzallright, which is slower"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
