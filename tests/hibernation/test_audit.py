@@ -11,9 +11,12 @@ from hypothesis import given
 from hibernaut.errors import MachineFault
 from hibernaut.hibernation import Fixmap, Remap, check_resumed, hibernate, resume
 from hibernaut.hibernation.audit import Order, audit
+from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux.build import Layout, build_machine, hole_1g, hole_2m, hole_4k, no_table, none_entries
 from hibernaut.paging.entries import Level
+from hibernaut.paging.tables import PageTables
+from hibernaut.studies.demo import demo_layout
 from tests.linux.witness import (
     LOW2M_CR3,
     LOW2M_PAGES,
@@ -119,3 +122,17 @@ def test_a_real_machine_with_secret_memory(golden: Golden) -> None:
     machine.secret_users = 1
     refused = audit(machine)
     assert (refused.safe_today, refused.safe_by_fixmap) == (False, False)
+
+
+def test_a_page_table_of_zeroes_is_not_taken_for_a_free_frame() -> None:
+    """A dump without a list of pages: every table is saved, though one is empty; a split takes a frame beside them."""
+    snapshot = hibernate(build_machine(demo_layout()), Fixmap())
+    machine = machine_from_memory(snapshot.memory, snapshot.cr3)
+    tables = PageTables(snapshot.memory, snapshot.cr3).frames()
+    assert any(not snapshot.page(int(pfn)).any() for pfn in tables)
+    assert saveable_pages(machine).frames().tolist() == snapshot.pfns.tolist()
+    free = machine.allocator.free_ranges()
+    assert free.total_pages == 1
+    assert not free.contains(snapshot.pfns).any()
+    again = hibernate(machine.fork(), Fixmap())
+    assert check_resumed(machine, again, resume(again)) == ()

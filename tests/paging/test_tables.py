@@ -17,7 +17,21 @@ from hibernaut.paging import scan as scan_module
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import entry_steps
 from hibernaut.paging.tables import PageTables, Rights, Span, Spans, Stop
-from tests.paging.layouts import KERNEL, NX, PSE, RW, TABLE_FLAGS, USER, A, D, P, TableLayout, inverted, naive_walk
+from tests.paging.layouts import (
+    FRAME,
+    KERNEL,
+    NX,
+    PSE,
+    RW,
+    TABLE_FLAGS,
+    USER,
+    A,
+    D,
+    P,
+    TableLayout,
+    inverted,
+    naive_walk,
+)
 from tests.strategies import table_addresses, table_layouts
 
 BASE = 0xFFFF_8880_0000_0000
@@ -160,6 +174,23 @@ def test_splitting_spans_and_joining_them_again_changes_nothing(data: st.DataObj
     assert int(parts.pages.sum()) == int(clipped.pages.sum())
     assert list(parts.coalesced()) == list(clipped)
     assert list(spans.split(cuts).coalesced()) == list(spans)
+
+
+@given(data=st.data())
+def test_the_frames_of_all_tables_are_found(data: st.DataObject) -> None:
+    """Every table that the root reaches and the memory has, empty ones too, whatever names it how often."""
+    layout = data.draw(table_layouts())
+    found, level = {layout.root} - layout.missing, {layout.root} - layout.missing
+    for number in range(layout.levels, 1, -1):
+        named = {
+            (entry & FRAME) >> 12
+            for pfn in level
+            for entry in layout.tables[pfn].values()
+            if entry & P and not (number <= 3 and entry & PSE)
+        }
+        level = {pfn for pfn in named if pfn in layout.tables and pfn not in layout.missing}
+        found |= level
+    assert tables_of(layout).frames().tolist() == sorted(found)
 
 
 def test_a_large_not_present_entry_is_a_span_with_its_frame() -> None:

@@ -94,7 +94,7 @@ def machine_from_memory(
 
 
 def choose_saveable(memory: PhysicalMemory, direct_map: DirectMap, *, set_aside: bool) -> tuple[FrameRanges, Frames]:
-    """Every frame of the memory that the direct map has an entry for, and frames set aside from them for tables.
+    """Every frame of the memory that the direct map has an entry for, and frames set aside for tables.
 
     Args:
         memory: the source.
@@ -102,33 +102,48 @@ def choose_saveable(memory: PhysicalMemory, direct_map: DirectMap, *, set_aside:
         set_aside: whether to set frames aside at all.
 
     Returns:
-        The frames to save, and those set aside, ascending (at most `MAX_SET_ASIDE`, zero-filled, plainly
-        mapped, from the top of memory; as many as splitting every not-present large page takes, none if there is none).
+        The frames to save, and those set aside, ascending: as many as splitting every not-present large page takes,
+        none if there is none, at most `MAX_SET_ASIDE`. They are zero-filled and plainly mapped, no page tables, from
+        the top of memory; if there are too few, mapped frames that the source lacks, see `choose_free`.
     """
     none = frames_in_state(direct_map, FrameState.NONE_IN_TABLE, FrameState.NONE_ABOVE)
     chosen = memory.ranges.within(FrameRanges.of([(0, direct_map.end_pfn)])).without(none)
     wanted = min(splits_possible(direct_map), MAX_SET_ASIDE) if set_aside else 0
-    aside = _zero_frames_at_top(memory, direct_map, chosen, wanted)
-    return chosen.without(FrameRanges.of_frames(aside)), aside
+    if not wanted:
+        return chosen, np.empty(0, dtype=np.int64)
+    free = _not_tables(direct_map)
+    aside = _zero_frames_at_top(memory, free.within(chosen), wanted)
+    above = free.without(memory.ranges).without(FrameRanges.of([(0, LOW_MEMORY_PFN)]))
+    lacking = above.lowest(wanted - len(aside)).frames()
+    return chosen.without(FrameRanges.of_frames(aside)), np.union1d(aside, lacking)
 
 
 def choose_free(memory: PhysicalMemory, direct_map: DirectMap, listed: FrameRanges) -> Frames:
     """Frames for page tables beside a given list: plainly mapped and not on it, above the first MiB if there are any.
 
     Those of the source first; if it has none (an image holds what was saved and nothing else), mapped frames that the
-    source lacks: on that machine they are RAM, and free or of no interest to the image.
+    source lacks: on that machine they are RAM, and free or of no interest to the image. A page table is never free.
 
     Returns:
         Ascending frames, at most `MAX_SET_ASIDE`, the lowest.
     """
-    mapped = frames_in_state(direct_map, FrameState.PRESENT).within(FrameRanges.of([(0, direct_map.end_pfn)]))
-    for there in (memory.ranges, mapped.without(memory.ranges)):
-        beside = there.within(mapped).without(listed)
+    free = _not_tables(direct_map).without(listed)
+    for beside in (memory.ranges.within(free), free.without(memory.ranges)):
         for floor in (LOW_MEMORY_PFN, 0):
             found = beside.without(FrameRanges.of([(0, floor)]))
             if len(found):
                 return found.lowest(MAX_SET_ASIDE).frames()
     return np.empty(0, dtype=np.int64)
+
+
+def _not_tables(direct_map: DirectMap) -> FrameRanges:
+    """Plainly mapped frames that hold no page table.
+
+    A table can be all zeroes (the fixmap's second one, as long as none of its slots is used): only the tables above it
+    tell it from a free frame.
+    """
+    mapped = frames_in_state(direct_map, FrameState.PRESENT).within(FrameRanges.of([(0, direct_map.end_pfn)]))
+    return mapped.without(FrameRanges.of_frames(direct_map.tables.frames()))
 
 
 def splits_possible(direct_map: DirectMap) -> int:
@@ -142,13 +157,12 @@ def splits_possible(direct_map: DirectMap) -> int:
     return total
 
 
-def _zero_frames_at_top(memory: PhysicalMemory, direct_map: DirectMap, chosen: FrameRanges, wanted: int) -> Frames:
-    """The highest zero-filled, plainly mapped frames, ascending; fewer than wanted if they are not found in 1 GiB."""
+def _zero_frames_at_top(memory: PhysicalMemory, among: FrameRanges, wanted: int) -> Frames:
+    """The highest zero-filled frames, ascending; fewer than wanted if they are not found in 1 GiB."""
     found: list[Frames] = []
     missing = wanted
-    top = chosen.within(frames_in_state(direct_map, FrameState.PRESENT)) if wanted else chosen
     left = SEARCH_PAGES
-    for start, pages in reversed(list(top)):
+    for start, pages in reversed(list(among)):
         end = start + pages
         while missing > 0 and left > 0 and end > start:
             chunk = np.arange(max(start, end - CHUNK_PAGES), end, dtype=np.int64)

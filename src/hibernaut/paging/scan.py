@@ -26,7 +26,7 @@ from hibernaut.paging.spans import Addresses, Codes, Rights, Spans, Stop, entry_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TABLE", "entry_rights", "entry_states", "scan"]
+__all__ = ["TABLE", "entry_rights", "entry_states", "scan", "table_frames"]
 
 UNIFORM_CHUNK = 480
 """Tables that a thread asks at a time whether they are uniform (2 MiB). Below 500, as NumPy does not pass the lock of
@@ -185,6 +185,28 @@ def _rootless(levels: int, root_pfn: int) -> Spans:
         np.zeros(2, dtype=np.uint64),
         two * 0,
     )
+
+
+def table_frames(memory: PhysicalMemory, root_pfn: int, levels: int) -> Frames:
+    """See `PageTables.frames`. Each table is read once a level, however many entries name it."""
+    reader = TableReader(memory)
+    tables = np.array([root_pfn], dtype=np.int64)
+    found = []
+    for level in range(levels, 0, -1):
+        tables = tables[reader.exist(tables)]
+        found.append(tables)
+        if level > Level.PTE:
+            tables = _named_by(reader, tables, Level(level))
+    return np.unique(np.concatenate(found))
+
+
+def _named_by(reader: TableReader, tables: Frames, level: Level) -> Frames:
+    """The frames that entries of these tables name as tables, ascending, each once."""
+    named: list[Frames] = [np.empty(0, dtype=np.int64)]
+    for first in range(0, len(tables), MIXED_CHUNK):
+        entries = reader.tables(tables[first : first + MIXED_CHUNK]).reshape(-1)
+        named.append(np.unique(entry_frames(entries[entry_states(entries, level) == TABLE], level)))
+    return np.unique(np.concatenate(named))
 
 
 class _Scanner:

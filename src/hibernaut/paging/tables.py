@@ -10,7 +10,7 @@ import numpy as np
 
 from hibernaut.paging.bulk import translate
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_pfn, is_leaf
-from hibernaut.paging.scan import scan
+from hibernaut.paging.scan import scan, table_frames
 from hibernaut.paging.spans import Codes, Rights, Span, Spans, Stop
 
 if TYPE_CHECKING:
@@ -175,6 +175,14 @@ class PageTables:
             ValueError: a bound is not canonical.
         """
         return scan(self.memory, self.root_pfn, self.levels, start, end)
+
+    def frames(self) -> NDArray[np.int64]:
+        """Return the frames of all tables that the root reaches and the memory has, ascending, each once.
+
+        Raises:
+            FormatError: the memory lists the frame of a table but does not give it.
+        """
+        return table_frames(self.memory, self.root_pfn, self.levels)
 
     def translate(self, vaddrs: ArrayLike) -> Translation:
         """Look many addresses up at once: what `walk` says of each, without the path.
