@@ -16,60 +16,145 @@ from hibernaut.errors import (
     FormatError,
     HibernationRefused,
     HibernautError,
+    LabError,
+    LabUnavailable,
     MachineFault,
     OutOfMemory,
 )
 
 if TYPE_CHECKING:
-    from hibernaut.exploration import explore
-    from hibernaut.hibernation import Fixmap, Remap, RemapWhole, Snapshot, hibernate, resume
-    from hibernaut.linux import DirectMap, Machine, build_machine
+    from hibernaut.exploration import Bounds, Family, Tally, explore, replay
+    from hibernaut.hibernation import Fixmap, Remap, RemapWhole, Snapshot, check_resumed, hibernate, resume, way_named
+    from hibernaut.hibernation.audit import Audit, audit
+    from hibernaut.hibernation.source_machine import machine_from_memory
+    from hibernaut.kernel.facts import machine_facts
+    from hibernaut.kernel.suspend import PagesToSave, pages_to_save
+    from hibernaut.kernel.symbols import kernel_symbols
+    from hibernaut.linux import DirectMap, Environment, FailAllocations, Layout, Machine, build_machine
+    from hibernaut.linux.build import hole_1g, hole_2m, hole_4k, no_table, none_entries
+    from hibernaut.linux.rules import KernelRules, rules_for_release, rules_named
     from hibernaut.paging.tables import PageTables
     from hibernaut.sources import Source, open_memory
-    from hibernaut.swsusp import Image, open_image
+    from hibernaut.studies.demo import demo_layout
+    from hibernaut.studies.matrix import Cell, run_matrix
+    from hibernaut.swsusp import Image, Inspection, inspect_image, open_image, rewrite_image
+    from hibernaut.swsusp.info import ImageInfo
+    from hibernaut.swsusp.writer import ExistingArea, NewArea, WrittenImage, write_image
 
 __all__ = [
+    "Audit",
+    "Bounds",
+    "Cell",
     "CorruptImage",
     "DirectMap",
+    "Environment",
+    "ExistingArea",
+    "FailAllocations",
+    "Family",
     "Fixmap",
     "FormatError",
     "HibernationRefused",
     "HibernautError",
     "Image",
+    "ImageInfo",
+    "Inspection",
+    "KernelRules",
+    "LabError",
+    "LabUnavailable",
+    "Layout",
     "Machine",
     "MachineFault",
+    "NewArea",
     "OutOfMemory",
     "PageTables",
+    "PagesToSave",
     "Remap",
     "RemapWhole",
     "Snapshot",
     "Source",
+    "Tally",
+    "WrittenImage",
+    "audit",
     "build_machine",
+    "check_resumed",
+    "demo_layout",
     "explore",
     "hibernate",
+    "hole_1g",
+    "hole_2m",
+    "hole_4k",
+    "inspect_image",
+    "kernel_symbols",
+    "machine_facts",
+    "machine_from_memory",
+    "no_table",
+    "none_entries",
     "open_image",
     "open_memory",
+    "pages_to_save",
+    "replay",
     "resume",
+    "rewrite_image",
+    "rules_for_release",
+    "rules_named",
+    "run_matrix",
+    "way_named",
+    "write_image",
 ]
 
 __version__ = version("hibernaut")
 
 _HOMES = {
+    "Audit": "hibernaut.hibernation.audit",
+    "Bounds": "hibernaut.exploration",
+    "Cell": "hibernaut.studies.matrix",
     "DirectMap": "hibernaut.linux",
+    "Environment": "hibernaut.linux",
+    "ExistingArea": "hibernaut.swsusp.writer",
+    "FailAllocations": "hibernaut.linux",
+    "Family": "hibernaut.exploration",
     "Fixmap": "hibernaut.hibernation",
     "Image": "hibernaut.swsusp",
+    "ImageInfo": "hibernaut.swsusp.info",
+    "Inspection": "hibernaut.swsusp",
+    "KernelRules": "hibernaut.linux.rules",
+    "Layout": "hibernaut.linux",
     "Machine": "hibernaut.linux",
+    "NewArea": "hibernaut.swsusp.writer",
     "PageTables": "hibernaut.paging.tables",
+    "PagesToSave": "hibernaut.kernel.suspend",
     "Remap": "hibernaut.hibernation",
     "RemapWhole": "hibernaut.hibernation",
     "Snapshot": "hibernaut.hibernation",
     "Source": "hibernaut.sources",
+    "Tally": "hibernaut.exploration",
+    "WrittenImage": "hibernaut.swsusp.writer",
+    "audit": "hibernaut.hibernation.audit",
     "build_machine": "hibernaut.linux",
+    "check_resumed": "hibernaut.hibernation",
+    "demo_layout": "hibernaut.studies.demo",
     "explore": "hibernaut.exploration",
     "hibernate": "hibernaut.hibernation",
+    "hole_1g": "hibernaut.linux.build",
+    "hole_2m": "hibernaut.linux.build",
+    "hole_4k": "hibernaut.linux.build",
+    "inspect_image": "hibernaut.swsusp",
+    "kernel_symbols": "hibernaut.kernel.symbols",
+    "machine_facts": "hibernaut.kernel.facts",
+    "machine_from_memory": "hibernaut.hibernation.source_machine",
+    "no_table": "hibernaut.linux.build",
+    "none_entries": "hibernaut.linux.build",
     "open_image": "hibernaut.swsusp",
     "open_memory": "hibernaut.sources",
+    "pages_to_save": "hibernaut.kernel.suspend",
+    "replay": "hibernaut.exploration",
     "resume": "hibernaut.hibernation",
+    "rewrite_image": "hibernaut.swsusp",
+    "rules_for_release": "hibernaut.linux.rules",
+    "rules_named": "hibernaut.linux.rules",
+    "run_matrix": "hibernaut.studies.matrix",
+    "way_named": "hibernaut.hibernation",
+    "write_image": "hibernaut.swsusp.writer",
 }
 
 
