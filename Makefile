@@ -11,7 +11,7 @@ UNLOCKED ?=
 # The interpreter's own pip may be older than dependency groups.
 NEW_PIP := 'pip>=25.1'
 
-.PHONY: demo test test-wheel lint types answers lab bench dist lock clean
+.PHONY: demo test test-wheel lint types docs answers lab bench dist lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -37,6 +37,10 @@ lint: $(VENV)/ready-dev
 
 types: $(VENV)/ready-dev
 	$(BIN)/mypy
+
+# The documentation site, in build/docs; a warning is an error, a broken link is a warning.
+docs: $(VENV)/ready-dev
+	$(BIN)/python -m sphinx -b html -W --keep-going -q -d build/doctrees docs build/docs
 
 # Every run of every study; the page and the runs that it names are written anew.
 answers: $(VENV)/ready

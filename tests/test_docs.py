@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+from hibernaut.cli.app import app
 from tests.cli.run import hibernaut
 from tests.conftest import Golden
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GOLDEN = re.compile(r"\b(?:swap|ram)-6\.\d+-\w+\.(?:img|elf)\b")
@@ -53,21 +57,30 @@ def run_block(block: str) -> str:
         if words[0] == "hibernaut":
             result = hibernaut(*words[1:])
             output = result.out + result.err
-        elif words[:2] == ["echo", "$?"]:
+        elif words == ["echo", "$?"]:
             output = f"{result.status}\n"
+        elif words[0] == "cat":
+            output = Path(words[1]).read_text()
         shown.append(f"$ {command}\n{output}")
     return "".join(shown)
 
 
-@pytest.mark.parametrize("document", names(DOCUMENTS))
+def compare(path: Path, run: Callable[[str], str]) -> None:
+    """A document is as it is with each console block run; or it is made so, if that is asked for."""
+    text = path.read_text()
+    printed = BLOCK.sub(lambda match: f"```console\n{run(match[1])}```", text)
+    if os.environ.get("HIBERNAUT_UPDATE_DOCS"):
+        path.write_text(printed)
+    assert printed == path.read_text()
+
+
+@pytest.mark.parametrize("document", names([path for path in DOCUMENTS if BLOCK.search(path.read_text())]))
 def test_sessions_that_need_no_data_print_what_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
 ) -> None:
-    """The console blocks that name no golden file, everywhere: the README's first session among them."""
+    """The console blocks that name no golden file, everywhere."""
     monkeypatch.chdir(tmp_path)
-    for block in BLOCK.findall((REPOSITORY / document).read_text()):
-        if not GOLDEN.search(block):
-            assert run_block(block) == block
+    compare(REPOSITORY / document, lambda block: block if GOLDEN.search(block) else run_block(block))
 
 
 @pytest.mark.parametrize("document", names([path for path in DOCUMENTS if GOLDEN.search(path.read_text())]))
@@ -80,10 +93,7 @@ def test_sessions_print_what_is_shown(
     text = path.read_text()
     provide("".join(BLOCK.findall(text)), tmp_path, golden)
     monkeypatch.chdir(tmp_path)
-    printed = BLOCK.sub(lambda match: f"```console\n{run_block(match[1])}```", text)
-    if os.environ.get("HIBERNAUT_UPDATE_DOCS"):
-        path.write_text(printed)
-    assert printed == path.read_text()
+    compare(path, run_block)
 
 
 @pytest.mark.parametrize("document", names([path for path in DOCUMENTS if PYTHON.search(path.read_text())]))
@@ -96,10 +106,40 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do
     exec(compile(code, document, "exec"), {"__name__": "example"})
 
 
-def test_the_readme_begins_with_a_sentence_and_a_session() -> None:
-    """First screen: what it is, a session as it really ran, the two commands."""
+def test_the_readme_begins_with_three_sentences_and_a_session() -> None:
+    """First screen: what goes wrong, what this does about it, for whom; a session as it ran; the two commands."""
     lines = (REPOSITORY / "README.md").read_text().splitlines()[:45]
-    assert lines[0] == "# hibernaut"
-    assert any(line == "$ hibernaut demo" for line in lines)
-    assert any("make demo" in line for line in lines)
-    assert any("make test" in line for line in lines)
+    assert lines[:2] == ["# hibernaut", ""]
+    sentences = lines[2 : lines.index("", 2)]
+    assert len(sentences) == 3
+    assert all(sentence.count(". ") == 0 and sentence.endswith(".") for sentence in sentences)
+    assert any(line == "$ hibernaut takeover" for line in lines)
+    assert any(line.startswith("make demo") for line in lines)
+    assert any(line.startswith("make test") for line in lines)
+
+
+LAB = re.compile(r"^```console (?:lab|example)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+IN_TABLE = re.compile(r"^\|.*?`(hibernaut [a-z][^`]*)`", re.MULTILINE)
+
+
+def described_commands() -> Iterator[tuple[str, str]]:
+    """(document, command) of the commands that are shown and not run: laboratory, devices, the README's table."""
+    for name, document in zip(names(DOCUMENTS), DOCUMENTS, strict=True):
+        text = document.read_text()
+        for block in LAB.findall(text):
+            yield from ((name, command.removeprefix("sudo ")) for command, _ in steps(block))
+        if name == "README.md":
+            yield from ((name, command) for command in IN_TABLE.findall(text))
+
+
+@pytest.mark.parametrize(("document", "command"), list(described_commands()))
+def test_commands_that_are_only_shown_are_understood(document: str, command: str) -> None:
+    """A command that needs a laboratory or a device: it exists, and each of its options does."""
+    words = shlex.split(command)
+    assert words[0] == "hibernaut", document
+    found: Any = typer.main.get_command(app)
+    rest = words[1:]
+    while hasattr(found, "commands"):
+        found = found.commands[rest.pop(0)]
+    options = {spelled for one in found.params for spelled in (*one.opts, *one.secondary_opts)}
+    assert [word for word in rest if word.startswith("-") and word not in options] == []
