@@ -136,7 +136,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def source(kind: int) -> Machine:
     built = build_machine(Family().choose(Replay([1, kind, 0])).layout)
-    return machine_from_memory(built.memory, built.cr3, listed=built.memory.ranges.lowest(0x9F))
+    return machine_from_memory(built.memory, built.cr3, saveable=built.memory.ranges.lowest(0x9F))
 
 
 def test_a_run_on_a_source_needs_that_source(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_real_machine_with_secret_memory(golden: Golden) -> None:
     found = audit(machine)
     assert {one.name: one.frames.total_pages for one in found.classes}["not present, 4K"] == 1292
     assert (found.allocations, found.safe_today) == (0, True)
-    machine.secret_users = 1
+    machine.secretmem_users = 1
     refused = audit(machine)
     assert (refused.safe_today, refused.safe_by_fixmap) == (False, False)
 

@@ -121,7 +121,7 @@ def test_bulk_copy_equals_the_copy_page_by_page(layout: Layout, way: Way) -> Non
     pfns = saveable_pages(machine).frames()
     near = [np.abs(pfns - edge) < 3 for hole in layout.holes for edge in (hole.start_pfn, hole.end_pfn)]
     tables = list(table_frames(machine))
-    machine.listed = FrameRanges.of_frames(pfns[np.logical_or.reduce([pfns % 61 == 0, np.isin(pfns, tables), *near])])
+    machine.saveable = FrameRanges.of_frames(pfns[np.logical_or.reduce([pfns % 61 == 0, np.isin(pfns, tables), *near])])
     bulk, single = machine.fork(), machine.fork()
     died: MachineFault | None = None
     try:

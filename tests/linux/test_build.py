@@ -187,7 +187,7 @@ def test_machine_of_a_source_takes_unlisted_frames_for_tables() -> None:
     """With a list: mapped frames above the first MiB that are not on it are free."""
     built = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
     listed = saveable_pages(built).without(FrameRanges.of([(0x50, 0xC0)]))
-    machine = machine_from_memory(built.memory, built.cr3, listed=listed)
+    machine = machine_from_memory(built.memory, built.cr3, saveable=listed)
     assert next(iter(machine.allocator.free_ranges())) == (0x100, 0x10)
 
 
@@ -201,13 +201,13 @@ def test_machine_of_a_source_refuses_a_list_that_cannot_be() -> None:
         ([-1], "cannot exist"),
     ):
         with pytest.raises(HibernautError, match=reason):
-            machine_from_memory(built.memory, built.cr3, listed=wrong)
+            machine_from_memory(built.memory, built.cr3, saveable=wrong)
 
 
 def test_source_is_never_written_and_forks_are_independent() -> None:
     """Whatever a machine writes stays in its own overlay; its twin does not see it."""
     built = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
-    machine = machine_from_memory(built.memory, built.cr3, listed=saveable_pages(built))
+    machine = machine_from_memory(built.memory, built.cr3, saveable=saveable_pages(built))
     twin = machine.fork()
     machine.fixmap.set_fixmap(0x1000)
     machine.alloc_page("a test")

@@ -152,7 +152,7 @@ def test_a_1g_entry(case: Case) -> None:
     """1 GiB as one not-present entry: two allocations for the first page, then one for each of the other 511 blocks."""
     machine = case.machine()
     pfns = saveable_pages(machine).frames()
-    machine.listed = FrameRanges.of_frames(pfns[(pfns < GIB + 3) | (pfns % 512 == 0)])
+    machine.saveable = FrameRanges.of_frames(pfns[(pfns < GIB + 3) | (pfns % 512 == 0)])
     for way, expected in ((Remap(), case.remap), (Fixmap(), "copied")):
         twin = machine.fork()
         if expected == "copied":
@@ -387,7 +387,7 @@ def test_v1_warns_where_it_could_be_moved_to_another_cpu() -> None:
 def test_secret_memory_keeps_the_kernel_from_hibernating() -> None:
     """hibernation_available: not while a file of secret memory is open; nothing is printed, nothing changed."""
     machine = build_machine(Layout(RAM, holes=(hole_4k(0x801, 2),)))
-    machine.secret_users = 1
+    machine.secretmem_users = 1
     with pytest.raises(HibernationRefused, match="EPERM"):
         hibernate(machine, Fixmap())
     assert (len(machine.log), len(machine.memory.written)) == (0, 0)
@@ -397,9 +397,8 @@ def test_pages_for_the_image_are_allocated_before_the_list_is_fixed() -> None:
     """swsusp_alloc: they tear nothing, wherever the allocator's pages lie, and are not saved; or all is given up."""
     where = situation("2M hole, mem_map below").layout
     machine = build_machine(replace(where, holes=(hole_4k(0x801),)))
-    machine.image_shortfall = 20
     twin = machine.fork()
-    snapshot = hibernate(twin, Remap())
+    snapshot = hibernate(twin, Remap(), image_shortfall=20)
     taken = [one.pfn for one in snapshot.allocations if one.pfn is not None]
     assert len(taken) == 20
     assert not snapshot.frames.contains(taken).any()
@@ -407,7 +406,7 @@ def test_pages_for_the_image_are_allocated_before_the_list_is_fixed() -> None:
     assert check_resumed(machine, snapshot, resume(snapshot)) == ()
     poor = machine.fork(FailAllocations(7))
     with pytest.raises(HibernationRefused, match="no page for the image"):
-        hibernate(poor, Remap())
+        hibernate(poor, Remap(), image_shortfall=20)
     poor.allocator.drain_pages()
     assert list(poor.allocator.free_ranges()) == list(machine.allocator.free_ranges())
 

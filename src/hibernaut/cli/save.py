@@ -212,7 +212,7 @@ def _machine(
         source.memory,
         root,
         known_levels,
-        listed=pages.pfns,
+        saveable=pages.pfns,
         environment=environment,
         rules=rules_of(rules, source, kernel.release if kernel else None),
     )

@@ -71,7 +71,7 @@ def machine_in(
             say(f"every frame that the direct map speaks of counts as one to save: {pages.reason}", quiet)
     root, known_levels = paging_of(opened, options.cr3, options.levels)
     machine = machine_from_memory(
-        opened.memory, root, known_levels, listed=listed, rules=rules_of(rules, opened, release)
+        opened.memory, root, known_levels, saveable=listed, rules=rules_of(rules, opened, release)
     )
-    machine.secret_users = secret_users(opened.memory) or 0
+    machine.secretmem_users = secret_users(opened.memory) or 0
     return machine

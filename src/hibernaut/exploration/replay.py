@@ -213,7 +213,7 @@ def fingerprint(machine: Machine) -> str:
     digest = hashlib.blake2b(digest_size=16)
     free = list(machine.allocator.free_ranges())
     digest.update(repr((machine.cr3, machine.levels, machine.base, machine.end_pfn, free)).encode())
-    digest.update(repr(None if machine.listed is None else list(machine.listed)).encode())
+    digest.update(repr(None if machine.saveable is None else list(machine.saveable)).encode())
     for pfn in sorted(page_tables(machine)):
         page = machine.memory.frame(pfn)
         digest.update(pfn.to_bytes(8, "little"))

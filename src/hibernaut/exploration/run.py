@@ -211,11 +211,11 @@ def _add(digest: hashlib.blake2b, *values: object) -> None:
 
 
 def _add_machine(digest: hashlib.blake2b, machine: Machine) -> None:
-    _add(digest, machine.cpu, machine.image_shortfall, machine.table_pool, sorted(machine.log.once))
+    _add(digest, machine.cpu, machine.table_pool, sorted(machine.log.once))
     for tlb in machine.tlbs:
         _add(digest, None if tlb is None else sorted(tlb.translations()))
-    if machine.flags is not None:
-        _add(digest, list(machine.flags.nosave))
+    if machine.page_flags is not None:
+        _add(digest, list(machine.page_flags.nosave))
     if not isinstance(machine.allocator, BuddyAllocator):  # the buddy allocator's state is in memory
         _add(digest, list(machine.allocator.free_ranges()))
     memory = machine.memory

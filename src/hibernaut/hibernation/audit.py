@@ -119,8 +119,8 @@ def audit(machine: Machine) -> Audit:
     frames = saveable_pages(machine)
     splits = tuple(_splits(machine, frames))
     refused = None
-    if machine.secret_users and machine.rules.checks_secretmem:
-        refused = f"secret memory is in use ({machine.secret_users} open)"
+    if machine.secretmem_users and machine.rules.checks_secretmem:
+        refused = f"secret memory is in use ({machine.secretmem_users} open)"
     classes = tuple(one for one in _classes(machine, frames, splits) if len(one.frames))
     return Audit(frames.total_pages, classes, splits, refused)
 

@@ -128,9 +128,9 @@ def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ..
     A machine whose allocator does not lie in its memory (a dump's) passes: nothing was changed there.
     """
     allocator = resumed.allocator
-    if not isinstance(allocator, BuddyAllocator) or resumed.flags is None:
+    if not isinstance(allocator, BuddyAllocator) or resumed.page_flags is None:
         return ()
-    flags = resumed.flags
+    flags = resumed.page_flags
     unsaved = flags.ram.without(snapshot.frames)
     for known in (flags.nosave, flags.offline, flags.guard, flags.reserved):
         unsaved = unsaved.without(known)

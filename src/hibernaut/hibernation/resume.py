@@ -60,7 +60,7 @@ class BootKernel:
         """
         machine = snapshot.machine
         ram = machine.memory.ranges
-        if machine.flags is None:
+        if machine.page_flags is None:
             states = (FrameState.PRESENT, FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE)
             mapped = frames_in_state(machine.direct_map, *states)
             ram = FrameRanges.of([*ram, *mapped])

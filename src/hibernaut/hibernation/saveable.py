@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which pages a snapshot saves: `saveable_page` and `mark_free_pages` of kernel/power/snapshot.c, for ranges."""
+"""Saveable pages: `saveable_page` and `mark_free_pages` of kernel/power/snapshot.c, for ranges."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ __all__ = ["saveable_pages"]
 
 
 def saveable_pages(machine: Machine) -> FrameRanges:
-    """The frames that `count_data_pages` counts and `copy_data_pages` lists, as the machine is now.
+    """Return the frames that `count_data_pages` counts and `copy_data_pages` copies, as the machine is now.
 
-    A list that somebody has fixed (`Machine.listed`) is taken as it is. Else, as the kernel asks: not nosave, not on a
-    free list, not offline, not reserved without being present, not a guard page. Pages that a CPU keeps for itself are
-    on no free list: drain first, as the kernel does. Costs follow the number of ranges.
+    A list that a real kernel has fixed (`Machine.saveable`) is returned as it is. Else a page is saveable under the
+    kernel's conditions: not nosave, not on a free list, not offline, not reserved unless present, not a guard page.
+    Pages on a CPU's own list are on no free list, so drain first, as the kernel does. Cost follows the number of
+    ranges.
 
     Raises:
         MachineFault: a reserved page has no table: `kernel_page_present` reads NULL.
-        HibernautError: neither a list nor flags.
+        HibernautError: the machine has neither page flags nor a list.
     """
-    if machine.listed is not None:
-        return machine.listed
-    flags = machine.flags
+    if machine.saveable is not None:
+        return machine.saveable
+    flags = machine.page_flags
     if flags is None:
-        raise HibernautError("nothing says which pages of this machine are to be saved")
+        raise HibernautError("machine has neither page flags nor a list of saveable pages")
     candidates = flags.ram.without(flags.nosave).without(machine.allocator.free_ranges()).without(flags.offline)
     reserved = flags.reserved.within(candidates)
     if len(reserved):

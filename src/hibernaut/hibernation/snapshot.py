@@ -218,25 +218,27 @@ class Recorder:
         return changed
 
 
-def hibernate(machine: Machine, way: Way) -> Snapshot:
-    """`swsusp_save`: count, drain, get what the copy needs, drain, fix the list, copy in ascending order.
+def hibernate(machine: Machine, way: Way, *, image_shortfall: int = 0) -> Snapshot:
+    """Save the memory of a machine, as `swsusp_save` does.
 
-    Pages plainly present are never visited one by one; each of the others goes through `way`. The machine is changed
-    as the kernel's is: run it on a `fork` to keep the original. The pages that hold the copies were set aside before
-    (`hibernate_preallocate_memory`), all but `Machine.image_shortfall`, which are allocated before the list is fixed.
+    The steps: count the saveable pages, drain the CPU's list, allocate what the copy needs, drain, fix the list of
+    pages, copy them in ascending order. Pages that are plainly present are never visited one by one; all others go
+    through `way`. The machine changes as the kernel's does; pass a `fork` to keep the original.
 
     Args:
-        machine: its memory, tables, environment.
-        way: how a page is reached that is not present.
+        machine: machine to save.
+        way: way of copying a page that is not present.
+        image_shortfall: pages for the image that are not allocated yet (`hibernate_preallocate_memory` allocates all
+            others beforehand); `swsusp_alloc` allocates them before the list is fixed.
 
     Raises:
-        HibernationRefused: secret memory is in use; no page for the image; or the way gave up (`abort`): nothing is
-            saved, the machine lives.
-        MachineFault: the machine dies; its log says what it printed, and nothing is saved.
-        HibernautError: the way needs something that the machine lacks (a fixmap, say).
+        HibernationRefused: secret memory is in use, there is no page for the image, or the way aborts. Nothing is
+            saved, and the machine continues.
+        MachineFault: the machine crashes, and nothing is saved; the log holds its last lines.
+        HibernautError: the machine lacks something that the way needs (a fixmap, for example).
     """
-    going_on = Copy(machine, way)
-    while (snapshot := going_on.step()) is None:
+    copying = Copy(machine, way, image_shortfall=image_shortfall)
+    while (snapshot := copying.step()) is None:
         pass
     return snapshot
 
@@ -254,10 +256,11 @@ class Copy:
         recorder: what was copied otherwise than the memory below the machine's own writes has it.
     """
 
-    def __init__(self, machine: Machine, way: Way) -> None:
+    def __init__(self, machine: Machine, way: Way, *, image_shortfall: int = 0) -> None:
         self.machine = machine
         self.way = way
         self.frames: FrameRanges | None = None
+        self._image_shortfall = image_shortfall
         self.recorder = Recorder(machine)
         self._pending: list[tuple[int, int]] = []
         self._online = [cpu for cpu, tlb in enumerate(machine.tlbs) if tlb is not None]
@@ -301,18 +304,18 @@ class Copy:
 
     def _begin(self) -> FrameRanges:
         machine = self.machine
-        if machine.secret_users and machine.rules.checks_secretmem:
+        if machine.secretmem_users and machine.rules.checks_secretmem:
             raise HibernationRefused("secret memory is in use", errno="EPERM")
         log = SwsuspLog(machine)
         log.creating_image()
         _only_this_cpu(machine)
         machine.allocator.drain_pages(machine.cpu)
         log.need_to_copy(saveable_pages(machine).total_pages)
-        _swsusp_alloc(machine)
+        _swsusp_alloc(machine, self._image_shortfall)
         self.way.prepare(machine)
         machine.allocator.drain_pages(machine.cpu)
         frames = saveable_pages(machine)
-        if machine.listed is not None:  # a list that was fixed elsewhere does not know of them
+        if machine.saveable is not None:  # a list that was fixed elsewhere does not know of them
             pool = FrameRanges.of([(pfn, 1) for pfn in machine.table_pool]).within(machine.memory.ranges)
             frames = FrameRanges.of([*frames, *pool])
         pieces = [(start, start + pages) for start, pages in frames.within(_not_present(machine))]
@@ -362,10 +365,9 @@ def _only_this_cpu(machine: Machine) -> None:
     machine.preemptible = False
 
 
-def _swsusp_alloc(machine: Machine) -> None:
-    """`swsusp_alloc`: pages for the image that are still missing. They are not saved (swsusp_set_page_forbidden)."""
+def _swsusp_alloc(machine: Machine, missing: int) -> None:
+    """`swsusp_alloc`: allocate the missing pages for the image. They are not saved (`swsusp_set_page_forbidden`)."""
     taken: list[int] = []
-    missing = machine.image_shortfall
     try:
         while len(taken) < missing:
             taken.append(machine.alloc_page(f"page {len(taken) + 1} of {missing} that the image lacks"))
@@ -373,10 +375,9 @@ def _swsusp_alloc(machine: Machine) -> None:
         for pfn in taken:
             machine.allocator.free_page(pfn, machine.cpu)
         raise HibernationRefused("no page for the image", errno="ENOMEM", log=machine.log.kernel_lines) from None
-    machine.image_shortfall = 0
-    if taken and machine.flags is not None:
-        nosave = FrameRanges.of([*machine.flags.nosave, *((pfn, 1) for pfn in taken)])
-        machine.flags = replace(machine.flags, nosave=nosave)
+    if taken and machine.page_flags is not None:
+        nosave = FrameRanges.of([*machine.page_flags.nosave, *((pfn, 1) for pfn in taken)])
+        machine.page_flags = replace(machine.page_flags, nosave=nosave)
 
 
 def _not_present(machine: Machine) -> FrameRanges:

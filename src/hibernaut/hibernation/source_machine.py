@@ -38,7 +38,7 @@ def machine_from_memory(
     memory: PhysicalMemory,
     cr3: int,
     levels: int | None = None,
-    listed: FrameRanges | ArrayLike | None = None,
+    saveable: FrameRanges | ArrayLike | None = None,
     environment: Environment | None = None,
     free: ArrayLike | None = None,
     rules: KernelRules | None = None,
@@ -51,7 +51,7 @@ def machine_from_memory(
         memory: the source.
         cr3: root of the kernel's page tables.
         levels: 4 or 5; found if not given.
-        listed: the frames to save, ascending. Default: every frame of the source whose direct map has an
+        saveable: the frames to save, ascending. Default: every frame of the source whose direct map has an
             entry for it, present or not (reserved memory has none), less those set aside for `free`.
         environment: answers every choice; by default nothing fails.
         free: frames for page tables, ascending. Default: frames of the source that are plainly mapped and not
@@ -65,11 +65,11 @@ def machine_from_memory(
     """
     overlay = Overlay(memory)
     direct_map = DirectMap.find(overlay, cr3, levels)
-    if listed is None:
+    if saveable is None:
         chosen, aside = choose_saveable(overlay, direct_map, set_aside=free is None)
         free = aside if free is None else free
     else:
-        chosen = listed if isinstance(listed, FrameRanges) else FrameRanges.of_frames(_ascending(listed))
+        chosen = saveable if isinstance(saveable, FrameRanges) else FrameRanges.of_frames(_ascending(saveable))
         free = choose_free(overlay, direct_map, chosen) if free is None else free
     if chosen.end and direct_map.base + ((chosen.end - 1) << PAGE_SHIFT) >= 1 << 64:
         raise HibernautError(f"frame {chosen.end - 1:#x} has no address in the direct map at {direct_map.base:#x}")
@@ -86,7 +86,7 @@ def machine_from_memory(
         base=direct_map.base,
         end_pfn=direct_map.end_pfn,
         allocator=FreePages(_ascending(free)),
-        listed=chosen,
+        saveable=chosen,
         environment=environment,
         rules=rules,
         direct_map=direct_map,
@@ -118,7 +118,7 @@ def choose_saveable(memory: PhysicalMemory, direct_map: DirectMap, *, set_aside:
     return chosen.without(FrameRanges.of_frames(aside)), np.union1d(aside, lacking)
 
 
-def choose_free(memory: PhysicalMemory, direct_map: DirectMap, listed: FrameRanges) -> Frames:
+def choose_free(memory: PhysicalMemory, direct_map: DirectMap, saveable: FrameRanges) -> Frames:
     """Frames for page tables beside a given list: plainly mapped and not on it, above the first MiB if there are any.
 
     Those of the source first; if it has none (an image holds what was saved and nothing else), mapped frames that the
@@ -127,7 +127,7 @@ def choose_free(memory: PhysicalMemory, direct_map: DirectMap, listed: FrameRang
     Returns:
         Ascending frames, at most `MAX_SET_ASIDE`, the lowest.
     """
-    free = _not_tables(direct_map).without(listed)
+    free = _not_tables(direct_map).without(saveable)
     for beside in (memory.ranges.within(free), free.without(memory.ranges)):
         for floor in (LOW_MEMORY_PFN, 0):
             found = beside.without(FrameRanges.of([(0, floor)]))

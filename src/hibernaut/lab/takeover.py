@@ -132,7 +132,7 @@ def save_dump(source: Source, out: Path, size_bytes: int, way: Way, rules: Image
         source.memory,
         pages.info.cr3,
         pages.kernel.levels,
-        listed=pages.pfns,
+        saveable=pages.pfns,
         rules=rules_for_release(pages.kernel.release),
     )
     snapshot = hibernate(machine, way)

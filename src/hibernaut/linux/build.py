@@ -20,9 +20,10 @@ from hibernaut.linux.allocator import FreePages
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
 from hibernaut.linux.formula import FormulaMemory
-from hibernaut.linux.machine import Machine, PageFlags
+from hibernaut.linux.machine import Machine
 from hibernaut.linux.mmzone import SIZEOF_STRUCT_PAGE, AllocatorPlaces, mem_map_page
 from hibernaut.linux.page_alloc import BuddyAllocator, init_zone, zone_batchsize
+from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL, PAGE_KERNEL_LARGE, PAGE_TABLE
 from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_invalid_noflush, set_memory_np
@@ -215,7 +216,7 @@ def build_machine(layout: Layout, environment: Environment | None = None, rules:
         base=layout.page_offset,
         end_pfn=ram.end,
         allocator=FreePages(()),
-        flags=PageFlags(
+        page_flags=PageFlags(
             ram,
             reserved=FrameRanges.of(layout.reserved),
             offline=FrameRanges.of(layout.offline),

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A modelled machine: memory, page tables, TLB, allocator, log. All state of a run lives here and nowhere else."""
+"""A modelled machine: memory, page tables, TLBs, allocator, log. All state of a run lives here."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import FixmapSlot, find_free_slot
 from hibernaut.linux.kernel_image import KernelImage
 from hibernaut.linux.oops import page_fault_oops
+from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.pgtable import KernelEntry, TableNotInSource, lookup_address
 from hibernaut.linux.printk import EventLog
 from hibernaut.linux.rules import LINES, KernelRules
@@ -25,61 +25,39 @@ from hibernaut.paging.entries import Entries, Level, entry_pfn
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb
 
-__all__ = ["TLB_SINGLE_PAGE_FLUSH_CEILING", "Machine", "PageFlags"]
+__all__ = ["TLB_SINGLE_PAGE_FLUSH_CEILING", "Machine"]
 
 TLB_SINGLE_PAGE_FLUSH_CEILING = 33
-"""tlb_single_page_flush_ceiling: a larger change flushes the whole TLB (arch/x86/mm/tlb.c)."""
-
-NO_FRAMES = FrameRanges.of([])
-
-
-@dataclass(frozen=True, eq=False)
-class PageFlags:
-    """What `struct page` and hibernation's own bitmaps say of frames of a simulated machine, where it is special.
-
-    Attributes:
-        ram: every frame that has a `struct page`.
-        reserved: PageReserved.
-        offline: PageOffline (a balloon's pages, say).
-        guard: guard pages of debug_pagealloc.
-        nosave: registered as nosave, or set aside for the image itself (swsusp_set_page_forbidden).
-    """
-
-    ram: FrameRanges
-    reserved: FrameRanges = NO_FRAMES
-    offline: FrameRanges = NO_FRAMES
-    guard: FrameRanges = NO_FRAMES
-    nosave: FrameRanges = NO_FRAMES
+"""A larger change flushes the whole TLB (arch/x86/mm/tlb.c)."""
 
 
 class Machine:
-    """A machine: memory, CPUs with their TLBs, what its kernel knows. One CPU runs (`cpu`); it may be the only one.
+    """A machine: memory, CPUs with their TLBs, and the state of its kernel. One CPU runs (`cpu`).
 
-    `hibernaut.linux.build.build_machine` builds a simulated one, `hibernaut.hibernation.source_machine` one on a real
-    machine's memory.
+    `hibernaut.linux.build.build_machine` builds a simulated machine, `hibernaut.hibernation.source_machine` one on a
+    real machine's memory.
 
     Attributes:
-        memory: everything the machine writes stays in this overlay.
-        cr3: root of its page tables.
+        memory: memory; all writes stay in this overlay.
+        cr3: root of the page tables.
         levels: 4 or 5.
         base: virtual address of frame 0 in the direct map.
-        end_pfn: one past the last frame that the direct map speaks of (`max_pfn_mapped`).
-        rules: of its kernel.
-        listed: the frames that a snapshot saves, where somebody has fixed them: the kernel in a dump, an image. None:
-            they are found as the kernel does, from `flags` and the allocator's free lists.
-        flags: of a simulated machine.
-        secret_users: how many files of secret memory are open.
-        image_shortfall: how many pages for the image hibernation still has to allocate when it begins to count; the
-            others were set aside before.
-        preemptible: whether what runs could be moved to another CPU; never so within `swsusp_save`.
+        end_pfn: one past the last frame of the direct map (`max_pfn_mapped`).
+        rules: rules of the kernel's line.
+        page_flags: flags of page frames; None for a machine in a dump or an image.
+        saveable: the saveable pages, where the kernel in a dump or an image has fixed them; None where they follow
+            from `page_flags` and the free lists. The list belongs to that kernel's state, so it stays with the machine:
+            whatever is asked of the machine is answered for the same pages.
+        secretmem_users: number of open files of secret memory (mm/secretmem.c).
+        preemptible: whether the running code can be moved to another CPU; False within `swsusp_save`.
         environment: answers every choice.
-        allocator: hands out pages for tables.
-        tlbs: what each CPU remembers of the tables; a CPU that is offline has None.
-        cpu: the one that runs.
-        table_pool: frames reserved for tables, taken before the allocator is asked.
-        kernel_image: where the kernel's own text and data are mapped a second time, if that is known.
+        allocator: allocator of pages for tables.
+        tlbs: TLB of each CPU; None for a CPU that is offline.
+        cpu: the CPU that runs.
+        table_pool: frames reserved for tables, used before the allocator is asked.
+        kernel_image: the second mapping of the kernel's own text and data, if it is known.
         direct_pages_count: entries of the direct map by level, as the kernel counts them; None until first asked for.
-        log: what was printed.
+        log: lines of the kernel and of the model.
     """
 
     def __init__(
@@ -91,8 +69,8 @@ class Machine:
         base: int,
         end_pfn: int,
         allocator: PageAllocator,
-        listed: FrameRanges | None = None,
-        flags: PageFlags | None = None,
+        saveable: FrameRanges | None = None,
+        page_flags: PageFlags | None = None,
         environment: Environment | None = None,
         rules: KernelRules | None = None,
         cpus: int = 1,
@@ -106,10 +84,9 @@ class Machine:
         self.rules = LINES[0] if rules is None else rules
         if not self.rules.inverts_not_present:
             raise HibernautError(f"kernel {self.rules.line}: entries before the L1TF mitigation are not modelled")
-        self.listed = listed
-        self.flags = flags
-        self.secret_users = 0
-        self.image_shortfall = 0
+        self.saveable = saveable
+        self.page_flags = page_flags
+        self.secretmem_users = 0
         self.preemptible = False
         self.environment = environment if environment is not None else Environment()
         self.allocator = allocator
@@ -124,15 +101,15 @@ class Machine:
         self._watchers: list[Callable[[int], None]] = []
 
     def fork(self, environment: Environment | None = None) -> Machine:
-        """An independent twin in the same state, for trying something else; the source's pages are shared.
+        """Return an independent twin in the same state; the pages of the source are shared.
 
         Args:
-            environment: the twin's; by default a copy of this machine's, with its record.
+            environment: environment of the twin; by default a copy of this machine's, with its record.
         """
         return self._twin(self.memory.fork(), environment)
 
     def _twin(self, memory: Overlay, environment: Environment | None = None) -> Machine:
-        """The machine in the same state on other memory."""
+        """Return the machine in the same state on other memory."""
         twin = copy.copy(self)
         twin.memory = memory
         twin.environment = self.environment.fork() if environment is None else environment
@@ -147,7 +124,7 @@ class Machine:
         return twin
 
     def on_memory(self, memory: PhysicalMemory) -> Machine:
-        """The machine that the same kernel is on other memory: its own places, lists and log, an empty TLB."""
+        """Return the same kernel on other memory: its places, lists and log stay, its TLBs are empty."""
         twin = self._twin(Overlay(memory))
         twin.tlbs = [Tlb() for _ in self.tlbs]
         twin.direct_pages_count = None
@@ -155,20 +132,20 @@ class Machine:
 
     @property
     def tlb(self) -> Tlb:
-        """The TLB of the CPU that runs."""
+        """TLB of the CPU that runs."""
         tlb = self.tlbs[self.cpu]
         if tlb is None:
             raise HibernautError(f"CPU {self.cpu} is offline")
         return tlb
 
     def flush_tlb_all(self) -> None:
-        """Every CPU that is online forgets everything (arch/x86/mm/tlb.c)."""
+        """Drop all translations of every CPU that is online (arch/x86/mm/tlb.c)."""
         for tlb in self.tlbs:
             if tlb is not None:
                 tlb.flush_all()
 
     def flush_tlb_kernel_range(self, start: int, end: int) -> None:
-        """Every CPU that is online forgets the addresses from `start` to `end`; everything if they are many."""
+        """Drop the translations from `start` to `end` of every CPU that is online; all if there are too many."""
         if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING << PAGE_SHIFT:
             self.flush_tlb_all()
             return
@@ -178,38 +155,38 @@ class Machine:
                     tlb.invlpg(vaddr)
 
     def vaddr(self, pfn: int) -> int:
-        """The direct-map address of a frame (`page_address`), mapped or not."""
+        """Return the direct-map address of a frame (`page_address`), mapped or not."""
         return self.base + (pfn << PAGE_SHIFT)
 
     @property
     def tables(self) -> PageTables:
-        """The page tables as the CPU reads them."""
+        """Page tables as the CPU reads them."""
         return PageTables(self.memory, self.cr3, self.levels)
 
     @property
     def direct_map(self) -> DirectMap:
-        """The direct map as the tables describe it now; found anew after tables were written."""
+        """Direct map as the tables describe it now; computed anew after a write to a table."""
         if self._direct_map is None:
             self._direct_map = DirectMap.at(self.memory, self.cr3, self.levels, self.base, self.end_pfn)
         return self._direct_map
 
     @property
     def fixmap(self) -> FixmapSlot:
-        """The slot for unmapped pages: one that was free when first asked for. Raises as `find_free_slot`."""
+        """Slot for unmapped pages: the lowest that was free when first asked for. Raises as `find_free_slot`."""
         if self._fixmap is None:
             self._fixmap = FixmapSlot(self, *find_free_slot(self.memory, self.cr3, self.levels))
         return self._fixmap
 
     @property
     def has_fixmap(self) -> bool:
-        """Whether there is a slot for unmapped pages to be had."""
+        """Whether there is a free slot for unmapped pages."""
         try:
             return self.fixmap.index >= 0
         except HibernautError:
             return False
 
     def write_entry(self, paddr: int, entry: int) -> None:
-        """Write one page-table entry. Raises TableNotInSource if its table is not in the memory."""
+        """Write one page-table entry. Raise TableNotInSource if its table is not in the memory."""
         self._before_write(paddr >> PAGE_SHIFT)
         try:
             self.memory.write_u64(paddr, entry)
@@ -223,18 +200,18 @@ class Machine:
             ) from None
 
     def write_u64(self, paddr: int, value: int) -> None:
-        """Write 8 bytes of the kernel's own data. Raises KeyError if the frame does not exist."""
+        """Write 8 bytes of the kernel's own data. Raise KeyError if the frame does not exist."""
         for watcher in self._watchers:
             watcher(paddr >> PAGE_SHIFT)
         self.memory.write_u64(paddr, value)
 
     def write_table(self, pfn: int, entries: Entries) -> None:
-        """Fill a whole page with entries, shape (512,); the frame comes into being if the source lacks it."""
+        """Fill a whole page with entries, shape (512,); a frame that the source lacks is created."""
         self._before_write(pfn)
         self.memory.write_page(pfn, np.ascontiguousarray(entries, dtype="<u8").view(np.uint8))
 
     def alloc_page(self, purpose: str) -> int:
-        """A page for a table; the log says so, or why there is none. Raises OutOfMemory."""
+        """Allocate a page and note the outcome in the log. Raise OutOfMemory."""
         try:
             pfn = self.allocator.alloc_page(self.environment, purpose, self.cpu)
         except OutOfMemory as error:
@@ -245,7 +222,7 @@ class Machine:
         return pfn
 
     def alloc_table(self, purpose: str) -> int:
-        """A page for a table: from the pool, while there is one in it, else from the allocator. Raises OutOfMemory."""
+        """Return a page for a table, from the pool or else from the allocator. Raise OutOfMemory."""
         if not self.table_pool:
             return self.alloc_page(purpose)
         pfn = self.table_pool.pop(0)
@@ -253,17 +230,17 @@ class Machine:
         return pfn
 
     def reserve_table(self, purpose: str) -> None:
-        """Put one page into the pool for tables. Raises OutOfMemory."""
+        """Add one page to the pool for tables. Raise OutOfMemory."""
         self.table_pool.append(self.alloc_page(purpose))
 
     @property
     def allocations(self) -> tuple[Allocation, ...]:
-        """Every page allocation so far."""
+        """All page allocations so far."""
         return self.allocator.allocations
 
     @contextmanager
     def watching(self, before_write: Callable[[int], None]) -> Iterator[None]:
-        """Within it, `before_write(pfn)` is called before the model writes to a frame."""
+        """Call `before_write(pfn)` before each write to a frame while the context is active."""
         self._watchers.append(before_write)
         try:
             yield
@@ -271,13 +248,13 @@ class Machine:
             self._watchers.remove(before_write)
 
     def lookup_address(self, vaddr: int) -> KernelEntry | None:
-        """The entry that decides an address, as the kernel finds it; see `pgtable.lookup_address`."""
+        """Return the entry that decides an address, as the kernel finds it; see `pgtable.lookup_address`."""
         return lookup_address(self.memory, self.cr3, self.levels, vaddr)
 
     def translate(self, vaddr: int, doing: str) -> int:
-        """The frame that a read of an address goes to, through the TLB; what is found in the tables is cached.
+        """Return the frame that a read of an address goes to, through the TLB; a translation that is found is cached.
 
-        Where the TLB and the tables disagree, the environment says whether the stale translation is still there.
+        Where the TLB contradicts the tables, the environment decides whether the stale translation is still cached.
 
         Raises:
             MachineFault: the address is not mapped.
@@ -300,10 +277,10 @@ class Machine:
         return walk.pfn
 
     def read_page(self, vaddr: int, doing: str = "reading a page") -> Bytes:
-        """The 4096 bytes that the CPU reads at a page's address, a read-only view, shape (4096,).
+        """Return the bytes that the CPU reads at the address of a page: a read-only view, shape (4096,).
 
         Raises:
-            MachineFault: not mapped, or mapped to a frame that the source does not hold.
+            MachineFault: the page is not mapped, or mapped to a frame that the source lacks.
         """
         pfn = self.translate(vaddr, doing)
         page = self.memory.frame(pfn)
