@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 
 from hibernaut.errors import HibernautError
+from hibernaut.hibernation.checks import page_tables
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux.build import (
@@ -184,11 +185,12 @@ def test_machine_of_a_source_chooses_what_to_save_and_what_is_free() -> None:
 
 
 def test_machine_of_a_source_takes_unlisted_frames_for_tables() -> None:
-    """With a list: mapped frames above the first MiB that are not on it are free."""
+    """With a list: mapped frames above the first MiB that are not on it are free, but for page tables."""
     built = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
     listed = saveable_pages(built).without(FrameRanges.of([(0x50, 0xC0)]))
     machine = machine_from_memory(built.memory, built.cr3, saveable=listed)
-    assert next(iter(machine.allocator.free_ranges())) == (0x100, 0x10)
+    assert page_tables(built) == set(range(0x100, 0x108))
+    assert next(iter(machine.allocator.free_ranges())) == (0x108, 8)
 
 
 def test_machine_of_a_source_refuses_a_list_that_cannot_be() -> None:
