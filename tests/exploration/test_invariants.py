@@ -8,10 +8,10 @@ from itertools import islice
 import pytest
 
 from hibernaut.exploration.families import Family
-from hibernaut.exploration.invariants import INVARIANTS, TRACES
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.one_machine import explore_layout
 from hibernaut.exploration.plan import Sweep, layouts
+from hibernaut.hibernation.invariants import INVARIANTS, TRACES, Invariant
 from hibernaut.hibernation.ways import MUTANTS
 from tests.exploration.wander import THOROUGH
 
@@ -89,6 +89,12 @@ def test_every_mutant_is_in_the_table() -> None:
 def test_each_invariant_can_fail(invariant: str) -> None:
     """Every invariant is broken by a mutant."""
     assert any(invariant in BROKEN[way] for way in MUTANTS)
+
+
+@pytest.mark.parametrize("invariant", INVARIANTS.values(), ids=lambda one: one.name)
+def test_the_registry_names_the_mutants_that_break_each(invariant: Invariant) -> None:
+    """The registry's mutants of an invariant are its column of the table: none more, none less."""
+    assert sorted(invariant.mutants) == sorted(way for way in MUTANTS if invariant.name in BROKEN[way])
 
 
 @pytest.mark.parametrize("way", MUTANTS)

@@ -11,11 +11,11 @@ import pytest
 
 from hibernaut.errors import LabError, LabUnavailable, MachineFault
 from hibernaut.exploration.families import Family
-from hibernaut.exploration.invariants import Hibernation, violations_of
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import HIBERNATE, Operation
 from hibernaut.exploration.replay import FamilyMachine, Written, play
 from hibernaut.hibernation import Remap, hibernate
+from hibernaut.hibernation.invariants import Hibernation, violations_of
 from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.hibernation.resume import resume
 from hibernaut.lab.cases.table import cases_of, prove

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.families import Family
-from hibernaut.exploration.invariants import INVARIANTS, TRACES
 from hibernaut.exploration.operations import Operation, hibernation
 from hibernaut.exploration.plan import Sweep
 from hibernaut.exploration.records import WayResult
@@ -15,6 +14,7 @@ from hibernaut.exploration.search import Bounds, explore_run
 from hibernaut.exploration.sweep import run_sweep
 from hibernaut.exploration.tally import Counterexample, Tally
 from hibernaut.hibernation import ways
+from hibernaut.hibernation.invariants import INVARIANTS, TRACES
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import LINES, KernelRules
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibernaut.errors import HibernationRefused, MachineFault
-from hibernaut.exploration.invariants import TRACES, Hibernation, violations_of
 from hibernaut.exploration.operations import HIBERNATE, Operation, perform
 from hibernaut.hibernation.checks import Violation
+from hibernaut.hibernation.invariants import TRACES, Hibernation, violations_of
 from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.snapshot import Copy, Snapshot

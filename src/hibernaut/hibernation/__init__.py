@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from hibernaut.hibernation.checks import (
-    CHECKS,
     CPU_SET_BITS,
     Violation,
     allocator_sound,
-    check_resumed,
     nothing_stale,
     same_data,
     same_direct_map,
     slot_empty,
     tables_closed,
 )
+from hibernaut.hibernation.invariants import INVARIANTS, TRACES, Hibernation, Invariant, check_resumed, violations_of
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.snapshot import Snapshot, SnapshotMemory, hibernate
@@ -33,12 +32,15 @@ from hibernaut.hibernation.ways import (
 )
 
 __all__ = [
-    "CHECKS",
     "CPU_SET_BITS",
+    "INVARIANTS",
+    "TRACES",
     "WAYS",
     "BootKernel",
     "Fixmap",
     "FixmapV1",
+    "Hibernation",
+    "Invariant",
     "Remap",
     "RemapGeneric",
     "RemapGenericAbort",
@@ -59,5 +61,6 @@ __all__ = [
     "saveable_pages",
     "slot_empty",
     "tables_closed",
+    "violations_of",
     "way_named",
 ]

@@ -23,11 +23,9 @@ from hibernaut.paging.scan import TABLE, entry_rights, entry_states
 from hibernaut.paging.spans import Codes, Rights, Stop
 
 __all__ = [
-    "CHECKS",
     "CPU_SET_BITS",
     "Violation",
     "allocator_sound",
-    "check_resumed",
     "nothing_stale",
     "page_tables",
     "same_data",
@@ -36,9 +34,6 @@ __all__ = [
     "slot_empty",
     "tables_closed",
 ]
-
-CHECKS = ("same-data", "tables-closed", "same-direct-map", "allocator-sound", "slot-empty", "nothing-stale")
-"""Their names, in the order in which they are asked."""
 
 CPU_SET_BITS = int(Entry.ACCESSED | Entry.DIRTY)
 """What the CPU sets in an entry by itself when the memory behind it is read or written (Intel SDM vol. 3, 5.8)."""
@@ -158,21 +153,6 @@ def nothing_stale(machine: Machine, before: Machine | None = None) -> tuple[Viol
                 continue
             found.append(Violation("nothing-stale", f"{vaddr:#x} is remembered as frame {pfn:#x}", pfn, level.pages))
     return tuple(found)
-
-
-def check_resumed(before: Machine, snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
-    """All checks: the machine as it was, what was saved of it, and the one that goes on from that."""
-    lost = tables_closed(snapshot, resumed)
-    return (
-        *_runs("same-data", "was not copied at all", snapshot.skipped),
-        *same_data(before.memory, snapshot),
-        *lost,
-        *same_direct_map(before, resumed),
-        *allocator_sound(snapshot, resumed),
-        *slot_empty(resumed, snapshot),
-        *nothing_stale(resumed),
-        *nothing_stale(snapshot.machine, before),
-    )
 
 
 def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[Violation, ...]:

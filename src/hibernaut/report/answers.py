@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from hibernaut.exploration.invariants import INVARIANTS, TRACES
 from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.tally import Tally
+from hibernaut.hibernation.invariants import INVARIANTS, TRACES
 from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.studies.answers import ALLOCATOR, Answers, Judged, Studied
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hibernaut.errors import HibernationRefused, MachineFault
+from hibernaut.hibernation.invariants import INVARIANTS
 
 __all__ = [
     "audit_text",
@@ -187,15 +188,8 @@ def died_text(error: MachineFault | HibernationRefused, log: Sequence[str]) -> s
     return "\n".join([*log, last, "nothing was written"])
 
 
-CHECK_LETTERS = {
-    "same-data": "D",
-    "tables-closed": "T",
-    "same-direct-map": "M",
-    "allocator-sound": "A",
-    "slot-empty": "S",
-    "nothing-stale": "X",
-}
-"""One letter for each check, for the table of `demo`."""
+CHECK_LETTERS = {name: invariant.letter for name, invariant in INVARIANTS.items() if invariant.letter}
+"""The letters of invariants in the table of `demo`."""
 
 
 def demo_text(document: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hibernaut.errors import HibernationRefused, MachineFault
-from hibernaut.hibernation.checks import CHECKS, Violation, check_resumed
+from hibernaut.hibernation.checks import Violation
+from hibernaut.hibernation.invariants import INVARIANTS, check_resumed
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.snapshot import Snapshot, hibernate
 from hibernaut.hibernation.ways import Way, way_named
@@ -189,8 +190,9 @@ class Cell:
 
     @property
     def failed_checks(self) -> tuple[str, ...]:
-        """Names of the checks that found something, in their order."""
-        return tuple(name for name in CHECKS if any(violation.invariant == name for violation in self.violations))
+        """Names of the invariants that are broken, in the order of the registry."""
+        broken = {violation.invariant for violation in self.violations}
+        return tuple(name for name in INVARIANTS if name in broken)
 
     @property
     def result(self) -> str:

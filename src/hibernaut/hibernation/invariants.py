@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The registry of invariants: what holds of every hibernation, and of the machine that resumes from it.
+
+Explorations ask all of them of every run; the matrix of ways and situations asks those with a letter. Each entry names
+the mutants (`ways.mutants`) that break it: an invariant that no mutant breaks could not be known to fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hibernaut.errors import HibernationRefused, MachineFault
+from hibernaut.hibernation.checks import (
+    Violation,
+    allocator_sound,
+    nothing_stale,
+    page_tables,
+    same_data,
+    same_direct_map,
+    same_frames,
+    slot_empty,
+    tables_closed,
+)
+from hibernaut.hibernation.saveable import saveable_pages
+from hibernaut.hibernation.snapshot import Snapshot
+from hibernaut.linux.check_allocator import LEAKED
+from hibernaut.linux.machine import Machine
+from hibernaut.linux.page_alloc import BuddyAllocator
+from hibernaut.memory.physical import PAGE_SHIFT, FrameRanges
+
+__all__ = ["INVARIANTS", "TRACES", "Hibernation", "Invariant", "check_resumed", "violations_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Hibernation:
+    """A hibernation, however it ended.
+
+    Attributes:
+        before: the machine before it.
+        after: the machine as the copy left it.
+        snapshot: the pages delivered to be written; None if none were.
+        resumed: the machine that resumed from them; None if none did.
+        error: the fault that the machine crashed of, or the reason for which the kernel gave up.
+    """
+
+    before: Machine
+    after: Machine
+    snapshot: Snapshot | None
+    resumed: Machine | None
+    error: MachineFault | HibernationRefused | None
+
+    @property
+    def completed(self) -> bool:
+        """Whether the whole machine was saved, and resumed."""
+        return self.snapshot is not None and self.resumed is not None and self.snapshot.error is None
+
+    @property
+    def saved(self) -> Snapshot:
+        """The snapshot of a hibernation that has one."""
+        assert self.snapshot is not None
+        return self.snapshot
+
+    @property
+    def continued(self) -> Machine:
+        """The resumed machine of a hibernation that has one."""
+        assert self.resumed is not None
+        return self.resumed
+
+    @cached_property
+    def allocator(self) -> tuple[Violation, ...]:
+        """The result of `allocator_sound`, of which two invariants are made."""
+        return allocator_sound(self.saved, self.continued)
+
+    @cached_property
+    def frames(self) -> tuple[Violation, ...]:
+        """The result of `same_frames`, of which two invariants are made."""
+        return same_frames(self.before, self.continued)
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """An entry of the registry.
+
+    Attributes:
+        name: its name, in files and texts.
+        meaning: a clause whose subject is the run, or the resumed machine.
+        mutants: names of all mutants that break it.
+        check: the function that looks for violations.
+        of_resumed: whether it is asked only of hibernations that completed.
+        trace: whether no page is lost where only such invariants are broken: a page of memory has leaked, a large page
+            is no longer one entry, or a page that is not present would come back read-only.
+        letter: its letter in the matrix; None if the matrix does not ask it.
+    """
+
+    name: str
+    meaning: str
+    mutants: tuple[str, ...]
+    check: Callable[[Hibernation], tuple[Violation, ...]]
+    of_resumed: bool = True
+    trace: bool = False
+    letter: str | None = None
+
+    def violations(self, done: Hibernation) -> tuple[Violation, ...]:
+        """Return the violations in a hibernation, none if the invariant does not apply to it."""
+        return self.check(done) if done.completed or not self.of_resumed else ()
+
+
+def _no_fault(done: Hibernation) -> tuple[Violation, ...]:
+    if not isinstance(done.error, MachineFault):
+        return ()
+    return (Violation("no-fault", str(done.error), done.error.pfn or 0, 1),)
+
+
+def _every_listed_page(done: Hibernation) -> tuple[Violation, ...]:
+    if done.snapshot is None:
+        return ()
+    begun = done.before.fork()
+    begun.allocator.drain_pages()
+    missing = saveable_pages(begun).without(done.snapshot.frames)
+    found = [Violation("every-listed-page", "not in the image", start, pages) for start, pages in missing]
+    skipped = FrameRanges.of_frames(done.snapshot.skipped)
+    found += [Violation("every-listed-page", "in the image, never copied", start, pages) for start, pages in skipped]
+    return tuple(found)
+
+
+def _nothing_on_failure(done: Hibernation) -> tuple[Violation, ...]:
+    if done.error is None:
+        return ()
+    if done.snapshot is not None:
+        frames = done.snapshot.frames
+        first = int(frames.starts[0]) if len(frames) else 0
+        what = f"an image is written although hibernation failed ({done.error})"
+        return (Violation("nothing-on-failure", what, first, frames.total_pages),)
+    if isinstance(done.error, MachineFault):
+        return ()
+    changed = [pfn for pfn in done.after.memory.written.tolist() if _differs(done, pfn)]
+    found = [
+        Violation("nothing-on-failure", "changed, and hibernation failed", start, pages)
+        for start, pages in FrameRanges.of_frames(changed).without(_own_frames(done.before, done.after))
+    ]
+    found += [Violation("nothing-on-failure", one.what, one.start_pfn, one.pages) for one in slot_empty(done.after)]
+    return tuple(found)
+
+
+def _own_frames(before: Machine, after: Machine) -> FrameRanges:
+    """Return the frames that the kernel itself writes to: tables, and those that the allocator keeps or handed out."""
+    own = [(pfn, 1) for machine in (before, after) for pfn in page_tables(machine)]
+    own += [(one.pfn, 1) for one in after.allocations if one.pfn is not None]
+    if isinstance(after.allocator, BuddyAllocator):
+        places = after.allocator.places
+        own.append((places.mem_map >> PAGE_SHIFT, places.mem_map_pages))
+        own += [(paddr >> PAGE_SHIFT, 1) for paddr in (places.zone, *places.pcps)]
+    return FrameRanges.of(own)
+
+
+def _differs(done: Hibernation, pfn: int) -> bool:
+    old, new = done.before.memory.frame(pfn), done.after.memory.frame(pfn)
+    return old is None or new is None or not np.array_equal(old, new)
+
+
+def _only(name: str, violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
+    return tuple(violation for violation in violations if violation.invariant == name)
+
+
+def _lists_whole(done: Hibernation) -> tuple[Violation, ...]:
+    found = (one for one in done.allocator if one.what != LEAKED)
+    return tuple(Violation("lists-whole", one.what, one.start_pfn, one.pages) for one in found)
+
+
+_OF_REMAP = ("remap-no-unmap", "remap-no-flush", "remap-write-anyway")
+"""Mutants that also break whatever `Remap` breaks: they are `Remap` with a step left out."""
+
+_REGISTRY = (
+    Invariant(
+        "no-fault",
+        "does not crash: neither in the copy, nor in the resume, nor in the allocations after it (`--then-allocate N`)",
+        ("fixmap-no-map", "fixmap-bounce", *_OF_REMAP, "remap-whole-no-write"),
+        _no_fault,
+        of_resumed=False,
+    ),
+    Invariant(
+        "every-listed-page",
+        "has each page in the image that was saveable when hibernation began, and each was copied",
+        ("fixmap-skips", "remap-write-anyway"),
+        _every_listed_page,
+        of_resumed=False,
+    ),
+    Invariant(
+        "nothing-on-failure",
+        "leaves no image where hibernation failed; a machine that continues then has its data and an empty slot",
+        ("remap-write-anyway",),
+        _nothing_on_failure,
+        of_resumed=False,
+    ),
+    Invariant(
+        "same-data",
+        "holds the same bytes in every saved page, except those that hibernation itself writes to",
+        ("fixmap-no-flush", "fixmap-skips"),
+        lambda done: same_data(done.before.memory, done.saved),
+        letter="D",
+    ),
+    Invariant(
+        "tables-closed",
+        "has every page table that it reaches from CR3",
+        _OF_REMAP,
+        lambda done: tables_closed(done.saved, done.continued),
+        letter="T",
+    ),
+    Invariant(
+        "same-translations",
+        "has every frame mapped, or not, as before, by an entry of whatever level",
+        _OF_REMAP,
+        lambda done: _only("same-translations", done.frames),
+    ),
+    Invariant(
+        "same-rights",
+        "has the rights with which frames that are not present would come back",
+        ("remap-whole-no-write",),
+        lambda done: _only("same-rights", done.frames),
+        trace=True,
+    ),
+    Invariant(
+        "same-direct-map",
+        "has every entry of the direct map as before, no large page split",
+        (*_OF_REMAP, "remap-whole-no-write"),
+        lambda done: same_direct_map(done.before, done.continued),
+        trace=True,
+        letter="M",
+    ),
+    Invariant(
+        "lists-whole",
+        "has well-formed free lists, no page both free and used, no page table on a free list",
+        ("fixmap-bounce", *_OF_REMAP),
+        _lists_whole,
+    ),
+    Invariant(
+        "allocator-sound",
+        "has sound free lists as well, and no page in use that was not saved: none leaked",
+        ("fixmap-bounce", *_OF_REMAP),
+        lambda done: done.allocator,
+        trace=True,
+        letter="A",
+    ),
+    Invariant(
+        "slot-empty",
+        "has the fixmap slot zero, in the saved copy of its table as well",
+        ("fixmap-no-clear",),
+        lambda done: slot_empty(done.continued, done.saved),
+        letter="S",
+    ),
+    Invariant(
+        "nothing-stale",
+        "has no CPU that caches a translation which the tables contradict",
+        ("fixmap-no-flush", "remap-no-flush"),
+        lambda done: (*nothing_stale(done.saved.machine, done.before), *nothing_stale(done.continued)),
+        letter="X",
+    ),
+)
+
+INVARIANTS: Mapping[str, Invariant] = {invariant.name: invariant for invariant in _REGISTRY}
+"""By name, in the order in which they are asked. `same-translations` and `same-rights` are `same-direct-map` without
+the differences that no user of the map can see (a large page that stays split), `lists-whole` is `allocator-sound`
+without pages that leaked."""
+
+TRACES = frozenset(name for name, invariant in INVARIANTS.items() if invariant.trace)
+"""The invariants whose violation alone loses no page; see `Invariant.trace`."""
+
+
+def violations_of(done: Hibernation, names: Collection[str] | None = None) -> tuple[Violation, ...]:
+    """Return the violations in a hibernation, of all invariants or of those named."""
+    return tuple(
+        violation
+        for name, invariant in INVARIANTS.items()
+        if names is None or name in names
+        for violation in invariant.violations(done)
+    )
+
+
+def check_resumed(before: Machine, snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
+    """Ask the invariants that the matrix shows.
+
+    A page that was not copied counts as one with wrong bytes: `every-listed-page` has no letter of its own.
+
+    Args:
+        before: the machine before the copy.
+        snapshot: the pages that were saved of it.
+        resumed: the machine that resumed from them.
+    """
+    done = Hibernation(before, snapshot.machine, snapshot, resumed, snapshot.error)
+    skipped = FrameRanges.of_frames(snapshot.skipped)
+    return (
+        *(Violation("same-data", "was not copied at all", start, pages) for start, pages in skipped),
+        *(violation for one in INVARIANTS.values() if one.letter for violation in one.check(done)),
+    )
