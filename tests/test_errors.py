@@ -17,7 +17,7 @@ from hibernaut.errors import (
     MachineFault,
     OutOfMemory,
 )
-from hibernaut.linux.set_memory import AttributeChangeError
+from hibernaut.linux.change_page_attr import AttributeChangeError
 
 ERRORS = (
     HibernautError("something"),

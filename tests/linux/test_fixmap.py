@@ -41,7 +41,7 @@ def test_mapping_a_slot_reads_that_frame_and_clearing_unmaps_it(levels: int) -> 
 
 
 def test_without_the_invalidation_the_next_frame_is_read_through_a_stale_translation() -> None:
-    """The CPU goes on using what it cached (facts/direct-map.md section 6)."""
+    """The CPU goes on using what it cached."""
     machine = build_machine(Layout(RAM))
     machine.read_page(machine.fixmap.set_fixmap(0x1111))
     vaddr = machine.fixmap.set_fixmap(0x2222, flush=False)

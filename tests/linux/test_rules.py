@@ -7,11 +7,11 @@ import pytest
 
 from hibernaut.errors import HibernautError
 from hibernaut.linux.build import Layout, build_machine
+from hibernaut.linux.change_page_attr import AttributeChangeError
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import pfn_entry
 from hibernaut.linux.rules import LINES, RULES, KernelRules, rules_for_release, rules_named
 from hibernaut.linux.set_memory import (
-    AttributeChangeError,
     set_direct_map_invalid_noflush,
     set_direct_map_valid_noflush,
     set_memory_4k,

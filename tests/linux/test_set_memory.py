@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Attribute changes: facts/direct-map.md section 3 on simulated machines, and entry values of real kernels."""
+"""Calls that change page attributes, on simulated machines."""
 
 from __future__ import annotations
 
@@ -9,82 +9,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hibernaut.errors import MachineFault, OutOfMemory
-from hibernaut.linux.build import Layout, build_machine, hole_1g, hole_2m, hole_4k, no_table, none_entries
+from hibernaut.linux.build import hole_2m, hole_4k, no_table, none_entries
+from hibernaut.linux.change_page_attr import AttributeChangeError, change_page_attr_set_clr
 from hibernaut.linux.environment import Environment, FailAllocations
-from hibernaut.linux.kernel_image import KernelImage
 from hibernaut.linux.machine import Machine
-from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, pfn_and_prot, pfn_entries, pfn_entry
-from hibernaut.linux.rules import LINES, KernelRules, rules_named
+from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, pfn_entry
+from hibernaut.linux.rules import LINES, KernelRules
 from hibernaut.linux.set_memory import (
-    PAGE_KERNEL_4K,
-    AttributeChangeError,
-    change_page_attr_set_clr,
-    direct_pages_count,
     kernel_page_present,
     remapped_entries,
     set_direct_map_default_noflush,
     set_direct_map_invalid_noflush,
     set_memory_4k,
     set_memory_np,
-    set_memory_np_noalias,
-    set_memory_nx,
     set_memory_p,
     set_memory_ro,
-    set_memory_rox,
     set_memory_rw,
-    set_memory_x,
 )
-from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.paging.entries import Entry, Level, entry_pfn
-
-RAM = ((0, 0xA0), (0x100, 0x3F00))
-GIB = 1 << 18
-
-
-def machine(
-    *holes: object, environment: Environment | None = None, rules: str | KernelRules = "6.1", **layout: object
-) -> Machine:
-    kernel = rules_named(rules) if isinstance(rules, str) else rules
-    return build_machine(Layout(**{"ram": RAM, "holes": holes, **layout}), environment, kernel)  # type: ignore[arg-type]
-
-
-def entry_of(of: Machine, pfn: int) -> tuple[Level, int]:
-    found = of.lookup_address(of.vaddr(pfn))
-    assert found is not None
-    return found.level, found.entry
-
-
-def table_of(of: Machine, pfn: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """The PTE table that the frame's PMD entry names."""
-    found = of.lookup_address(of.vaddr(pfn))
-    assert found is not None
-    assert found.level == Level.PTE
-    page = of.memory.frame(found.paddr >> 12)
-    assert page is not None
-    table: np.ndarray[tuple[int], np.dtype[np.uint64]] = page.view("<u8")
-    return table
-
-
-@pytest.mark.parametrize(
-    ("pfn", "prot", "entry"),
-    [
-        (0xF600, 0x8000000000000062, 0x800FFFFFF09FF062),
-        (0xF601, 0x8000000000000062, 0x800FFFFFF09FE062),
-        (0x400, 0x8000000000000062, 0x800FFFFFFFBFF062),
-        (0xAAC8, KERNPG_TABLE, 0x000000000AAC8063),
-    ],
+from tests.linux.attribute_machines import (
+    GIB,
+    entry_of,
+    machine,
+    table_of,
 )
-def test_entries_have_the_values_seen_on_real_kernels(pfn: int, prot: int, entry: int) -> None:
-    """Real 6.1 entries: frames of not-present ones inverted, a split's table put in with 0x63 (facts/observed.md)."""
-    assert pfn_entry(pfn, prot) == entry
-    assert pfn_and_prot(entry, Level.PTE) == (pfn, prot)
-
-
-@given(st.integers(0, (1 << 40) - 512 * GIB), st.sampled_from([1, 512]), st.integers(0, 0xFFF), st.booleans())
-def test_512_entries_at_once_are_512_entries(first: int, step: int, low: int, nx: bool) -> None:
-    """The vectorised form of a split's entries equals the one-entry form."""
-    prot = low | (Entry.NX if nx else 0)
-    assert pfn_entries(first, step, prot).tolist() == [pfn_entry(first + i * step, prot) for i in range(512)]
 
 
 def test_set_memory_np_of_a_whole_large_page_changes_the_large_entry() -> None:
@@ -96,60 +44,6 @@ def test_set_memory_np_of_a_whole_large_page_changes_the_large_entry() -> None:
     assert m.allocations == ()
     set_memory_p(m, m.vaddr(0x1000), 512)
     assert entry_of(m, 0x1000) == (Level.PMD, 0x80000000010000E3)  # GLOBAL does not come back
-
-
-def test_split_of_a_not_present_large_page_as_the_kernel_was_seen_to_do() -> None:
-    """set_direct_map_default in a not-present 2M entry: 512 inverted 4K entries, one of them then present and RW."""
-    m = machine(hole_2m(0x1000))
-    free = m.allocator.free_ranges()
-    set_direct_map_default_noflush(m, 0x1003)
-    assert entry_of(m, 0x1003) == (Level.PTE, 0x8000000001003063)
-    expected = [pfn_entry(0x1000 + i, 0x8000000000000062) for i in range(512)]
-    expected[3] = 0x8000000001003063
-    assert table_of(m, 0x1000).tolist() == expected
-    assert [a.pfn is not None and free.contains([a.pfn])[0] for a in m.allocations] == [True]
-    set_direct_map_invalid_noflush(m, 0x1003)
-    assert entry_of(m, 0x1003) == (Level.PTE, 0x800FFFFFFEFFC060)  # RW goes with PRESENT
-    assert len(m.allocations) == 1
-
-
-def test_split_of_a_present_large_page_keeps_its_protection() -> None:
-    """One 4K page out of a present 2M page: 511 neighbours keep rights and GLOBAL, without PSE."""
-    m = machine()
-    set_direct_map_invalid_noflush(m, 0x1001)
-    table = table_of(m, 0x1000)
-    assert int(table[1]) == pfn_entry(0x1001, 0x8000000000000060)
-    rest = [0x8000000000000163 | (0x1000 + i) << 12 for i in range(512) if i != 1]
-    assert np.delete(table, 1).tolist() == rest
-
-
-def test_a_4k_change_in_a_1g_page_takes_two_allocations() -> None:
-    """1G -> 512 x 2M (PSE kept as they are present) -> 512 x 4K."""
-    m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
-    set_direct_map_invalid_noflush(m, GIB + 5)
-    assert len(m.allocations) == 2
-    assert entry_of(m, GIB + 5) == (Level.PTE, pfn_entry(GIB + 5, 0x8000000000000060))
-    assert entry_of(m, GIB + 512) == (Level.PMD, 0x80000000000001E3 | (GIB + 512) << 12)
-
-
-def test_a_not_present_1g_entry_splits_into_not_present_2m_entries() -> None:
-    """A not-present PUD entry splits into PMD entries with neither PRESENT nor PSE, each with its inverted frame."""
-    m = machine(hole_1g(GIB), ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
-    assert entry_of(m, GIB) == (Level.PUD, pfn_entry(GIB, 0x8000000000000062))
-    set_direct_map_default_noflush(m, GIB + 700)
-    assert entry_of(m, GIB + 700) == (Level.PTE, 0x8000000000000063 | (GIB + 700) << 12)
-    assert entry_of(m, GIB) == (Level.PMD, pfn_entry(GIB, 0x8000000000000062))
-    assert entry_of(m, GIB + 511 * 512) == (Level.PMD, pfn_entry(GIB + 511 * 512, 0x8000000000000062))
-
-
-def test_pse_of_a_1g_entry_that_is_not_present_is_lost_in_its_split() -> None:
-    """With PSE the 2M entries would count as present (pmd_present)."""
-    m = machine(hole_1g(GIB), ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
-    found = m.lookup_address(m.vaddr(GIB))
-    assert found is not None
-    m.write_entry(found.paddr, found.entry | Entry.PSE)
-    set_direct_map_default_noflush(m, GIB + 700)
-    assert entry_of(m, GIB) == (Level.PMD, pfn_entry(GIB, 0x8000000000000062))
 
 
 def test_second_allocation_fails_without_rollback() -> None:
@@ -303,355 +197,12 @@ def test_spare_bits_can_be_set_and_cleared_again() -> None:
     assert not (table_of(m, 0x1000) & np.uint64(Entry.SOFTW1)).any()
 
 
-# --- effective rights ----------------------------------------------------------------------------------------------
-
-
-def upper_entry(of: Machine, pfn: int, level: Level) -> tuple[int, int]:
-    """Address and value of the table entry at a level above a frame's own."""
-    step = next(step for step in of.tables.walk(of.vaddr(pfn)).steps if step.level == level)
-    return step.paddr, step.entry
-
-
-def test_a_lookup_tells_what_the_levels_above_allow() -> None:
-    """The nx and rw of a found entry are those of the levels above, not its own."""
-    m = machine()
-    found = m.lookup_address(m.vaddr(0x1000))
-    assert found is not None
-    assert (found.nx, found.rw) == (False, True)
-    paddr, entry = upper_entry(m, 0x1000, Level.PUD)
-    m.write_entry(paddr, (entry | Entry.NX) & ~Entry.RW)
-    found = m.lookup_address(m.vaddr(0x1000))
-    assert found is not None
-    assert (found.nx, found.rw, bool(found.entry & Entry.NX)) == (True, False, True)
-
-
-@pytest.mark.parametrize(("set_", "clear"), [(Entry.NX, 0), (0, Entry.RW)])
-def test_writable_and_executable_is_no_violation_if_a_level_above_forbids_it(set_: int, clear: int) -> None:
-    """verify_rwx asks for the effective rights: one level above that forbids either is enough."""
-    m = machine(rules="7.3")
-    paddr, entry = upper_entry(m, 0x1000, Level.PUD)
-    m.write_entry(paddr, (entry | set_) & ~clear)
-    set_memory_x(m, m.vaddr(0x1000), 1)
-    assert not any("W^X" in line for line in m.log.kernel_lines)
-
-
-def test_a_violation_is_warned_about_once_and_allowed() -> None:
-    """The first W^X violation since boot is printed, with 4K protections and the one page; every one is let through."""
-    m = machine(rules="7.3")
-    set_memory_x(m, m.vaddr(0x1003), 2)
-    at = m.vaddr(0x1003)
-    assert m.log.kernel_lines == (
-        f"CPA detected W^X violation: 8000000000000163 -> 0000000000000163 range: 0x{at:016x} - 0x{at + 0xFFF:016x} "
-        "PFN 1003",
-    )
-    assert [entry_of(m, pfn)[1] & Entry.NX for pfn in (0x1003, 0x1004)] == [0, 0]
-
-
-def test_read_only_first_is_no_violation() -> None:
-    """RO, then X as modules do it; NX and RW again: nothing is ever both."""
-    m = machine(rules="7.3")
-    for change in (set_memory_ro, set_memory_x, set_memory_nx, set_memory_rw):
-        change(m, m.vaddr(0x1000), 512)
-    assert m.log.kernel_lines == ()
-    assert entry_of(m, 0x1000) == (Level.PMD, 0x80000000010001A3)
-
-
-# --- the kernel image's own mapping --------------------------------------------------------------------------------
-
-TEXT = 0xFFFFFFFF81000000
-IMAGE = KernelImage(0x1000, 0x1400, TEXT, rodata_start_pfn=0x1300, rodata_end_pfn=0x1310)
-TEXT_PROT = 0x1E3
-"""Writable and executable: what rights there are is not what these tests are about."""
-
-
-def machine_with_image(line: str, environment: Environment | None = None, free_pages: int = 64) -> Machine:
-    """A machine whose frames 0x1000 to 0x13ff are also mapped at TEXT, by two 2M entries."""
-    m = machine(rules=line, environment=environment, free_pages=free_pages)
-    pud_table = next(step for step in m.tables.walk(TEXT).steps if step.level == Level.PUD)
-    table = m.alloc_page("PMD table of the kernel image")
-    entries = np.zeros(512, dtype=np.uint64)
-    for block in (0, 1):
-        entries[(TEXT >> 21 & 511) + block] = (0x1000 + 512 * block) << 12 | TEXT_PROT
-    m.write_table(table, entries)
-    m.write_entry(pud_table.paddr, table << 12 | KERNPG_TABLE)
-    m.kernel_image = IMAGE
-    return m
-
-
-def text_entry(of: Machine, pfn: int) -> tuple[Level, int]:
-    found = of.lookup_address(TEXT + (pfn - 0x1000) * PAGE_SIZE)
-    assert found is not None
-    return found.level, found.entry
-
-
-@pytest.mark.parametrize("line", ["6.1", "6.12", "7.3"])
-def test_a_change_of_the_direct_map_reaches_the_kernel_image(line: str) -> None:
-    """set_memory_np of one page: both mappings are split and lose it; a page outside the image has but one."""
-    m = machine_with_image(line)
-    before = len(m.allocations)
-    set_memory_np(m, m.vaddr(0x1001), 1)
-    assert [level_entry[1] & Entry.PRESENT for level_entry in (entry_of(m, 0x1001), text_entry(m, 0x1001))] == [0, 0]
-    assert text_entry(m, 0x1002) == (Level.PTE, 0x1002163)
-    assert len(m.allocations) == before + 2
-    set_memory_np(m, m.vaddr(0x1601), 1)
-    assert len(m.allocations) == before + 3
-
-
-@pytest.mark.parametrize("line", ["6.1", "6.12", "7.3"])
-def test_a_change_of_the_kernel_image_reaches_the_direct_map(line: str) -> None:
-    """set_memory_ro of a whole block of the text mapping: the direct map's block is read-only too, both stay large."""
-    m = machine_with_image(line)
-    before = len(m.allocations)
-    set_memory_ro(m, TEXT, 512)
-    assert (entry_of(m, 0x1000)[0], text_entry(m, 0x1000)[0]) == (Level.PMD, Level.PMD)
-    assert [entry & Entry.RW for _, entry in (entry_of(m, 0x1000), text_entry(m, 0x1000))] == [0, 0]
-    assert text_entry(m, 0x1200)[1] & Entry.RW
-    assert len(m.allocations) == before
-
-
-@pytest.mark.parametrize("line", ["6.1", "6.12", "7.3"])
-def test_what_leaves_the_other_mapping_alone(line: str) -> None:
-    """set_direct_map_*, *_noalias and pure NX changes concern the mapping that they name."""
-    m = machine_with_image(line)
-    set_direct_map_invalid_noflush(m, 0x1001)
-    set_direct_map_default_noflush(m, 0x1002)
-    set_memory_np_noalias(m, m.vaddr(0x1003), 1)
-    set_memory_x(m, m.vaddr(0x1004), 1)
-    assert text_entry(m, 0x1001) == (Level.PMD, 0x1000000 | TEXT_PROT)
-    set_memory_nx(m, TEXT, 512)
-    assert text_entry(m, 0x1000) == (Level.PMD, 0x1000000 | TEXT_PROT | Entry.NX)
-    assert not entry_of(m, 0x1004)[1] & Entry.NX
-
-
-@pytest.mark.parametrize(("line", "nx_there"), [("6.1", False), ("6.12", True), ("7.3", True)])
-def test_nx_goes_to_the_other_mapping_on_6_1_if_more_than_nx_is_changed(line: str, nx_there: bool) -> None:
-    """Read-only and executable at once in the text mapping: on 6.1 the direct map becomes executable with it."""
-    m = machine_with_image(line)
-    change_page_attr_set_clr(m, TEXT, 512, clear=Entry.RW | Entry.NX)
-    assert entry_of(m, 0x1000)[1] & (Entry.RW | Entry.NX) == (Entry.NX if nx_there else 0)
-
-
-def test_a_failure_in_the_kernel_images_mapping_is_ignored() -> None:
-    """The split of the direct map's entry gets a page, that of the text mapping's none: success, half done."""
-    m = machine_with_image("6.12", FailAllocations(3))
-    set_memory_np(m, m.vaddr(0x1001), 1)
-    assert [a.pfn is None for a in m.allocations] == [False, False, True]
-    assert not entry_of(m, 0x1001)[1] & Entry.PRESENT
-    assert text_entry(m, 0x1001) == (Level.PMD, 0x1000000 | TEXT_PROT)
-
-
-def test_a_failure_in_the_direct_map_as_the_other_mapping_is_an_error() -> None:
-    """The same the other way round stops the request: the text mapping has changed, the direct map not."""
-    m = machine_with_image("6.12", FailAllocations(3))
-    with pytest.raises(OutOfMemory):
-        set_memory_np(m, TEXT + PAGE_SIZE, 1)
-    assert not text_entry(m, 0x1001)[1] & Entry.PRESENT
-    assert entry_of(m, 0x1001) == (Level.PMD, 0x80000000010001E3)
-
-
-def test_a_change_of_two_mappings_flushes_everything() -> None:
-    """Where another mapping may have changed, every translation goes, not just those of the pages asked for."""
-    for line, image in (("6.12", IMAGE), ("6.12", None)):
-        m = machine_with_image(line)
-        m.kernel_image = image
-        set_memory_np(m, m.vaddr(0x1001), 1)
-        m.read_page(m.vaddr(0x1800))
-        m.read_page(m.vaddr(0x1003))
-        set_memory_np(m, m.vaddr(0x1003) + 5, 1)  # below the page's start nothing counts
-        assert m.tlb.lookup(m.vaddr(0x1003)) is None
-        assert (m.tlb.lookup(m.vaddr(0x1800)) is None) == (image is not None)
-
-
-def test_beyond_the_kernel_image_is_an_error_without_a_warning() -> None:
-    """No entry behind the image's last page: -EFAULT, but nothing is said, as the mapping's end is not precise."""
-    m = machine_with_image("6.12")
-    with pytest.raises(AttributeChangeError, match="EFAULT"):
-        set_memory_np(m, TEXT + 0x3FF * PAGE_SIZE, 2)
-    assert not any("zero pte" in line for line in m.log.kernel_lines)
-
-
-def test_splits_of_the_text_mapping_are_counted_as_the_direct_maps() -> None:
-    """DirectMap2M and 4k count what was split, not where: one page of the image costs two blocks."""
-    m = machine_with_image("6.12")
-    before = direct_pages_count(m)
-    set_memory_np(m, m.vaddr(0x1001), 1)
-    assert direct_pages_count(m) == {
-        Level.PTE: before[Level.PTE] + 1024,
-        Level.PMD: before[Level.PMD] - 2,
-        Level.PUD: 0,
-    }
-
-
-def test_a_split_is_not_counted_where_nothing_of_its_size_is() -> None:
-    """With a direct map of 4K pages alone there is nothing to count down: splits of the text mapping leave it so."""
-    m = machine_with_image("6.12")
-    m.direct_pages_count = {Level.PTE: 100, Level.PMD: 0}
-    set_memory_np(m, TEXT, 1)
-    assert direct_pages_count(m) == {Level.PTE: 100, Level.PMD: 0, Level.PUD: 0}
-
-
-def test_read_only_data_cannot_be_made_writable() -> None:
-    """protect_rodata: RW is dropped from 4K entries of the kernel's read-only data, with a line for each page."""
-    m = machine_with_image("6.12")
-    set_memory_ro(m, m.vaddr(0x1300), 16)
-    before = m.log.kernel_lines
-    set_memory_rw(m, m.vaddr(0x130F), 2)
-    assert not entry_of(m, 0x130F)[1] & Entry.RW
-    assert entry_of(m, 0x1310)[1] & Entry.RW
-    at = m.vaddr(0x130F)
-    assert m.log.kernel_lines[len(before) :][0] == (
-        f"CPA  protect  Rodata RO: 0x{at:016x} - 0x{at + 0xFFF:016x} PFN 130f req 8000000000000123 "
-        "prevent 0000000000000002"
-    )
-
-
-def test_a_large_page_with_rights_that_it_must_not_have_is_put_right() -> None:
-    """A writable block that holds read-only data is split on any change of it, and its read-only data loses RW."""
-    m = machine_with_image("6.12")
-    set_memory_4k(m, m.vaddr(0x1000), 1)  # another block: nothing is wrong there
-    assert not any(m.log.kernel_lines)
-    change_page_attr_set_clr(m, m.vaddr(0x1200), 1, set_=Entry.SOFTW1)
-    at = m.vaddr(0x1200)
-    assert m.log.kernel_lines[0] == (
-        f"CPA conflict  Rodata RO: 0x{at:016x} - 0x{at + 0x1FFFFF:016x} PFN 1200 req 80000000000001e3 "
-        "prevent 0000000000000002"
-    )
-    writable = [pfn for pfn in range(0x1200, 0x1400) if entry_of(m, pfn)[1] & Entry.RW]
-    assert writable == [*range(0x1200, 0x1300), *range(0x1310, 0x1400)]
-
-
-def test_a_whole_block_with_read_only_data_is_split_rather_than_made_writable() -> None:
-    """A read-only block asked to be writable as a whole: the split keeps its read-only data out of it."""
-    m = machine_with_image("6.12")
-    found = m.lookup_address(m.vaddr(0x1200))
-    assert found is not None
-    m.write_entry(found.paddr, found.entry & ~Entry.RW)
-    set_memory_rw(m, m.vaddr(0x1200), 512)
-    writable = [pfn for pfn in range(0x1200, 0x1400) if entry_of(m, pfn)[1] & Entry.RW]
-    assert writable == [*range(0x1200, 0x1300), *range(0x1310, 0x1400)]
-
-
-def test_a_gigabyte_with_read_only_data_cannot_be_put_right_at_once() -> None:
-    """The 2M entries of a split 1G entry keep the wrong right, which is said once; the split of one mends it."""
-    m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
-    m.kernel_image = KernelImage(GIB, GIB + 1024, TEXT, rodata_start_pfn=GIB + 600, rodata_end_pfn=GIB + 700)
-    change_page_attr_set_clr(m, m.vaddr(GIB), 1, set_=Entry.SOFTW1)
-    assert m.log.kernel_lines.count("CPA: Cannot fixup static protections for PUD split") == 1
-    assert entry_of(m, GIB + 600)[1] & (Entry.RW | Entry.PSE) == Entry.RW | Entry.PSE
-    change_page_attr_set_clr(m, m.vaddr(GIB + 512), 1, set_=Entry.SOFTW1)
-    assert not entry_of(m, GIB + 600)[1] & Entry.RW
-
-
-# --- collapse, pools, counters -------------------------------------------------------------------------------------
-
-
-def test_a_collapse_frees_the_table_and_flushes() -> None:
-    """7.3: the second half made rox: one PMD entry, the table back at the allocator and the next one to be had."""
-    m = machine(rules="7.3")
-    before = direct_pages_count(m)
-    set_memory_rox(m, m.vaddr(0x1000), 511)
-    table = m.allocations[-1].pfn
-    assert direct_pages_count(m)[Level.PMD] == before[Level.PMD] - 1
-    m.read_page(m.vaddr(0x1800))
-    set_memory_rox(m, m.vaddr(0x11FF), 1)
-    assert entry_of(m, 0x1000) == (Level.PMD, 0x10001A1)
-    assert direct_pages_count(m) == before
-    assert m.tlb.lookup(m.vaddr(0x1800)) is None
-    assert m.alloc_page("whatever comes next") == table
-
-
-@pytest.mark.parametrize("spoil", ["marked", "flags", "frame", "not present", "zero"])
-def test_what_does_not_fit_is_not_collapsed(spoil: str) -> None:
-    """A marked first entry, other flags, a frame out of line, a page that is not present, a zero entry: all stay 4K."""
-    m = machine(rules="7.3")
-    set_memory_rox(m, m.vaddr(0x1000), 511)
-    if spoil == "marked":
-        set_memory_4k(m, m.vaddr(0x1000), 512)
-        assert entry_of(m, 0x1000)[1] & PAGE_KERNEL_4K
-    else:
-        found = m.lookup_address(m.vaddr(0x1064))
-        assert found is not None
-        change = {
-            "flags": found.entry ^ Entry.ACCESSED,
-            "frame": found.entry + 0x1000,
-            "not present": pfn_entry(0x1064, 0x20),
-            "zero": 0,
-        }
-        m.write_entry(found.paddr, change[spoil])
-    set_memory_rox(m, m.vaddr(0x11FF), 1)
-    assert entry_of(m, 0x1000)[0] == Level.PTE
-
-
-def test_a_gigabyte_is_collapsed_where_the_cpu_has_such_pages() -> None:
-    """One page of a 1G entry made rox costs two tables; the rest of it made rox gives both back."""
-    m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000, rules="7.3")
-    before = direct_pages_count(m)
-    assert before == {Level.PTE: 0, Level.PMD: 0, Level.PUD: 2}
-    set_memory_rox(m, m.vaddr(GIB), 1)
-    tables = [a.pfn for a in m.allocations]
-    assert direct_pages_count(m) == {Level.PTE: 512, Level.PMD: 511, Level.PUD: 1}
-    set_memory_rox(m, m.vaddr(GIB + 1), GIB - 1)
-    assert entry_of(m, GIB) == (Level.PUD, GIB << 12 | 0x1A1)
-    assert direct_pages_count(m) == before
-    assert [m.alloc_page("one"), m.alloc_page("other")] == tables[::-1]  # freed the last queued first, had LIFO
-
-
-def test_no_gigabyte_entry_where_the_cpu_has_none() -> None:
-    """The same where the direct map never had 1G entries: the block becomes one entry again, the table above stays."""
-    m = machine(ram=((0, 2 * GIB),), tables=0x1000, rules="7.3")
-    set_memory_rox(m, m.vaddr(GIB), 1)
-    set_memory_rox(m, m.vaddr(GIB + 1), GIB - 1)
-    assert entry_of(m, GIB) == (Level.PMD, GIB << 12 | 0x1A1)
-
-
-def test_frames_that_do_not_begin_a_block_are_not_collapsed() -> None:
-    """512 consecutive frames from one that is no multiple of 512 cannot be a large page."""
-    m = machine(rules="7.3")
-    set_memory_rox(m, m.vaddr(0x1000), 1)
-    found = m.lookup_address(m.vaddr(0x1000))
-    assert found is not None
-    m.write_table(found.paddr >> 12, pfn_entries(0x1001, 1, 0x161))
-    set_memory_rox(m, m.vaddr(0x1000), 512)
-    assert entry_of(m, 0x1000) == (Level.PTE, 0x1001121)
-
-
-def test_what_is_not_present_is_not_collapsed() -> None:
-    """A block of 4K entries that are all alike and all not present stays as it is."""
-    m = machine(hole_4k(0x1000, 512), rules="7.3")
-    set_memory_rox(m, m.vaddr(0x1000), 512)
-    assert entry_of(m, 0x1000) == (Level.PTE, pfn_entry(0x1000, 0x20))
-
-
-def test_tables_come_from_the_pool_first() -> None:
-    """While pages are reserved for tables, a split takes those in order; then it asks the allocator again."""
-    m = machine()
-    m.reserve_table("a pool of one")
-    (reserved,) = m.table_pool
-    set_direct_map_invalid_noflush(m, 0x1001)
-    assert upper_entry(m, 0x1000, Level.PMD)[1] >> 12 == reserved
-    assert (m.table_pool, len(m.allocations)) == ([], 1)
-    set_direct_map_invalid_noflush(m, 0x1201)
-    assert len(m.allocations) == 2
-
-
 def test_set_memory_4k_splits_all_the_way_down() -> None:
     """A page of a 1G entry: 1G to 2M to 4K, with the protection it had."""
     m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
     set_memory_4k(m, m.vaddr(GIB + 7), 1)
     assert entry_of(m, GIB + 7) == (Level.PTE, 0x8000000000000163 | (GIB + 7) << 12)
     assert len(m.allocations) == 2
-
-
-def test_counters_go_on_counting_what_is_not_present() -> None:
-    """A block made not present is still counted; a zero entry is not."""
-    m = machine(none_entries(0x1203, 2), no_table(0x1400))
-    before = direct_pages_count(m)
-    assert before[Level.PTE] == 0xA0 + 0x100 + 510
-    set_memory_np(m, m.vaddr(0x1000), 512)
-    assert direct_pages_count(m) == before
-    set_direct_map_default_noflush(m, 0x1001)
-    assert direct_pages_count(m)[Level.PMD] == before[Level.PMD] - 1
-    assert direct_pages_count(m.fork()) == direct_pages_count(m)
 
 
 @settings(max_examples=15)

@@ -11,6 +11,7 @@ from hibernaut.errors import FormatError, HibernautError, OutOfMemory
 from hibernaut.exploration.families import ChosenMachine
 from hibernaut.hibernation.ways import way_named
 from hibernaut.linux import set_memory
+from hibernaut.linux.change_page_attr import AttributeChangeError
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, pfn_and_prot, pfn_entry
@@ -170,7 +171,7 @@ def perform(machine: Machine, operation: Operation, held: list[int]) -> None:
     machine.log.note(str(operation))
     try:
         OPERATIONS[operation.do](machine, operation, held)
-    except (OutOfMemory, set_memory.AttributeChangeError) as error:
+    except (OutOfMemory, AttributeChangeError) as error:
         machine.log.note(f"{operation.do}: {error}")
     finally:
         machine.cpu = 0

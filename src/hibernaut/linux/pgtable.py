@@ -20,6 +20,7 @@ __all__ = [
     "KERNPG_TABLE",
     "NX",
     "PAGE_KERNEL",
+    "PAGE_KERNEL_4K",
     "PAGE_KERNEL_LARGE",
     "PAGE_TABLE",
     "PRESENT",
@@ -33,6 +34,7 @@ __all__ = [
     "pfn_entries",
     "pfn_entry",
     "pgprot_4k_2_large",
+    "pgprot_clear_protnone_bits",
     "pgprot_large_2_4k",
 ]
 
@@ -51,6 +53,10 @@ PAGE_KERNEL = KERNPG_TABLE | int(Entry.GLOBAL | Entry.NX)
 """__PAGE_KERNEL: 0x8000000000000163."""
 PAGE_KERNEL_LARGE = PAGE_KERNEL | PSE
 """__PAGE_KERNEL_LARGE: 0x80000000000001e3."""
+PAGE_KERNEL_4K = int(Entry.SOFTW3)
+"""_PAGE_KERNEL_4K: marks an entry that set_memory_4k made small on purpose, so that it is not collapsed.
+
+See `KernelRules.collapses_large_pages`."""
 
 _NONE_IGNORES = int(Entry.ACCESSED | Entry.DIRTY)
 _PAT = 1 << 7
@@ -126,6 +132,11 @@ def pgprot_large_2_4k(prot: int) -> int:
 def pgprot_4k_2_large(prot: int) -> int:
     """Move a 4K entry's PAT to its bit in a large page's entry."""
     return (prot & ~(_PAT | _PAT_LARGE)) | (_PAT_LARGE if prot & _PAT else 0)
+
+
+def pgprot_clear_protnone_bits(prot: int) -> int:
+    """Clear GLOBAL unless present: of an entry that is not present it would be read as PROTNONE."""
+    return prot if prot & PRESENT else prot & ~GLOBAL
 
 
 def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) -> KernelEntry | None:

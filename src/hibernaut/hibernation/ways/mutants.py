@@ -11,9 +11,10 @@ from hibernaut.hibernation.ways.base import Way
 from hibernaut.hibernation.ways.fixmap import Fixmap
 from hibernaut.hibernation.ways.remap import Remap, RemapGenericAbort
 from hibernaut.hibernation.ways.remap_whole import RemapWhole
+from hibernaut.linux.change_page_attr import AttributeChangeError
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, RW, TableNotInSource
-from hibernaut.linux.set_memory import AttributeChangeError, set_direct_map_invalid_noflush
+from hibernaut.linux.set_memory import set_direct_map_invalid_noflush
 from hibernaut.memory.physical import Bytes
 
 __all__ = [

@@ -8,14 +8,10 @@ import numpy as np
 from hibernaut.errors import HibernationRefused, OutOfMemory
 from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.hibernation.ways.base import Way, not_present_run, own_frames
+from hibernaut.linux.change_page_attr import AttributeChangeError
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import TableNotInSource
-from hibernaut.linux.set_memory import (
-    AttributeChangeError,
-    remapped_entries,
-    set_direct_map_default_noflush,
-    set_direct_map_invalid_noflush,
-)
+from hibernaut.linux.set_memory import remapped_entries, set_direct_map_default_noflush, set_direct_map_invalid_noflush
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.entries import Level, entry_frames
 
