@@ -17,8 +17,9 @@ from hibernaut.errors import MachineFault, OutOfMemory
 from hibernaut.linux.check_allocator import AllocatorProblem, check_allocator
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.formula import FormulaMemory
+from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import BUDDY_TYPE, LIST_POISON1, LIST_POISON2, STRUCT_PAGE, AllocatorPlaces, mem_map_page
-from hibernaut.linux.page_alloc import BuddyAllocator, init_zone
+from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.memory.physical import FrameRanges, Overlay, Segment
 from tests.linux.tiny_machine import (
     BASE,

@@ -11,8 +11,9 @@ import pytest
 from hibernaut.errors import MachineFault, OutOfMemory
 from hibernaut.linux.check_allocator import AllocatorProblem, check_allocator
 from hibernaut.linux.environment import Environment
+from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import LIST_POISON1, LIST_POISON2
-from hibernaut.linux.page_alloc import BuddyAllocator, init_zone
+from hibernaut.linux.page_alloc import BuddyAllocator
 from tests.linux.tiny_machine import (
     BASE,
     DATA,

@@ -14,8 +14,9 @@ import numpy as np
 from hibernaut.errors import MachineFault
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.formula import FormulaMemory
+from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import AllocatorPlaces, mem_map_page
-from hibernaut.linux.page_alloc import BuddyAllocator, init_zone
+from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.linux.printk import EventLog
 from hibernaut.memory.physical import FrameRanges, Overlay, Segment
 

@@ -21,8 +21,9 @@ from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
 from hibernaut.linux.formula import FormulaMemory
 from hibernaut.linux.machine import Machine
+from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import SIZEOF_STRUCT_PAGE, AllocatorPlaces, mem_map_page
-from hibernaut.linux.page_alloc import BuddyAllocator, init_zone, zone_batchsize
+from hibernaut.linux.page_alloc import BuddyAllocator, zone_batchsize
 from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL, PAGE_KERNEL_LARGE, PAGE_TABLE
 from hibernaut.linux.rules import KernelRules

@@ -6,11 +6,11 @@ bytes of the machine's memory, linked by direct-map addresses as in the kernel. 
 the allocator runs therefore tears its lists as it would tear a real kernel's, and a resumed machine continues or
 crashes as a real one. `check_allocator` reports what is wrong with such a copy.
 
-Facts from Linux 6.1: mm/page_alloc.c, mm/internal.h, and the order of the four writes of `list_add` and `list_del`
-(include/linux/list.h). Functions bear the kernel's names, without leading underscores. Left out: more than one zone and
-one migrate type, orders above 0 on the lists of CPUs, watermarks, `vm_stat` differences that a CPU has not yet added
-up, and the additions of CONFIG_DEBUG_LIST, CONFIG_DEBUG_VM and page shuffling. A kernel with CONFIG_DEBUG_LIST reports
-a broken list ("list_del corruption") and may stop there; the modelled kernel follows the link.
+Facts from Linux 6.1: mm/page_alloc.c, mm/internal.h. Functions bear the kernel's names, without leading underscores.
+Left out: more than one zone and one migrate type, orders above 0 on the lists of CPUs, watermarks, `vm_stat`
+differences that a CPU has not yet added up, and the additions of CONFIG_DEBUG_LIST, CONFIG_DEBUG_VM and page shuffling.
+A kernel with CONFIG_DEBUG_LIST reports a broken list ("list_del corruption") and may stop there; the modelled kernel
+follows the link.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hibernaut.errors import MachineFault, OutOfMemory
 from hibernaut.linux.allocator import Allocation, AllocatorMachine
 from hibernaut.linux.environment import Environment
+from hibernaut.linux.kernel_memory import U64_MAX, KernelMemory
 from hibernaut.linux.mmzone import (
     FREE_AREA_NR_FREE,
     IN_USE_TYPE,
-    LIST_POISON1,
-    LIST_POISON2,
     NR_PAGE_ORDERS,
     PAGE_LIST,
     PAGE_MAPPING,
@@ -41,21 +39,19 @@ from hibernaut.linux.mmzone import (
     PCP_FREE_FACTOR,
     PCP_HIGH,
     PCP_LIST,
-    PER_CPU_PAGES,
     PG_BUDDY,
     SIZEOF_FREE_AREA,
     SIZEOF_STRUCT_PAGE,
     STRUCT_PAGE,
-    ZONE,
     ZONE_FREE_AREA,
     ZONE_MANAGED_PAGES,
     ZONE_NR_FREE_PAGES,
     AllocatorPlaces,
 )
-from hibernaut.linux.oops import bug_in_snapshot, endless_loop, general_protection_fault, hard_lockup
+from hibernaut.linux.oops import bug_in_snapshot, endless_loop, hard_lockup
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, FrameRanges
 
-__all__ = ["BuddyAllocator", "init_zone", "zone_batchsize"]
+__all__ = ["BuddyAllocator", "zone_batchsize"]
 
 MAX_LIST_STEPS = 1 << 14
 """Longer than any list of a CPU (`high` is some hundreds). A larger count, or a loop, is damage, in which the CPU stays
@@ -63,33 +59,6 @@ with interrupts off."""
 
 PCP_BATCH_SCALE_MAX = 5
 """CONFIG_PCP_BATCH_SCALE_MAX, by default."""
-
-_U64 = (1 << 64) - 1
-
-
-def init_zone(machine: AllocatorMachine, places: AllocatorPlaces, *, batch: int, high: int) -> None:
-    """Write a zone without free pages, and an empty list for each CPU, into the machine's memory.
-
-    Args:
-        machine: machine whose memory is written; the pages that `places` names exist there.
-        places: addresses of the state.
-        batch: pages that a CPU's list takes from the free lists at a time (`zone_batchsize`).
-        high: length at which a CPU's list returns pages; the kernel's is at least `4 * batch` (`zone_highsize`).
-    """
-    zone = np.zeros((), dtype=ZONE)
-    heads = machine.base + places.zone + ZONE_FREE_AREA + SIZEOF_FREE_AREA * np.arange(NR_PAGE_ORDERS, dtype=np.uint64)
-    zone["free_area"]["next"] = zone["free_area"]["prev"] = heads
-    _write_structure(machine, places.zone, zone)
-    for paddr in places.pcps:
-        pcp = np.zeros((), dtype=PER_CPU_PAGES)
-        pcp["high"], pcp["batch"] = high, batch
-        pcp["next"] = pcp["prev"] = machine.base + paddr + PCP_LIST
-        _write_structure(machine, paddr, pcp)
-
-
-def _write_structure(machine: AllocatorMachine, paddr: int, structure: NDArray[np.void]) -> None:
-    for number, word in enumerate(np.frombuffer(structure.tobytes(), dtype="<u8").tolist()):
-        machine.write_u64(paddr + 8 * number, word)
 
 
 def zone_batchsize(managed_pages: int) -> int:
@@ -120,9 +89,9 @@ class BuddyAllocator:
         self._machine = machine
         self.places = places
         self._allocations: list[Allocation] = []
+        self._kernel = KernelMemory(machine)
         self._mem_map = machine.base + places.mem_map
         self._zone = machine.base + places.zone
-        self._direct_map_bytes = machine.end_pfn << PAGE_SHIFT
 
     @property
     def allocations(self) -> tuple[Allocation, ...]:
@@ -132,7 +101,7 @@ class BuddyAllocator:
     @property
     def nr_free_pages(self) -> int:
         """NR_FREE_PAGES: the zone's own count of pages on the free lists, without those on the lists of CPUs."""
-        return self._load(self._zone + ZONE_NR_FREE_PAGES, "reading NR_FREE_PAGES")
+        return self._kernel.load(self._zone + ZONE_NR_FREE_PAGES, "reading NR_FREE_PAGES")
 
     def fork(self, machine: AllocatorMachine) -> BuddyAllocator:
         """Return an allocator with the same record, on the state in a twin's memory."""
@@ -173,11 +142,11 @@ class BuddyAllocator:
         doing = "allocating a page (__rmqueue_pcplist)"
         pcp = self._pcp(cpu)
         head = pcp + PCP_LIST
-        factor = self._load(pcp + PCP_FREE_FACTOR, doing)
-        self._store(pcp + PCP_FREE_FACTOR, (factor & ~0xFFFF) | (factor & 0xFFFF) >> 1, doing)
+        factor = self._kernel.load(pcp + PCP_FREE_FACTOR, doing)
+        self._kernel.store(pcp + PCP_FREE_FACTOR, (factor & ~0xFFFF) | (factor & 0xFFFF) >> 1, doing)
         total = 0
-        while self._load(head, doing) == head:  # once more if all pages that came were bad, as the slow path would
-            batch = _signed(self._load(pcp + PCP_HIGH, doing) >> 32)
+        while self._kernel.load(head, doing) == head:  # again if all new pages were bad, as the slow path does
+            batch = _signed(self._kernel.load(pcp + PCP_HIGH, doing) >> 32)
             taken, added = self._rmqueue_bulk(batch, head)
             self._add_count(pcp, added, doing)
             if not taken:
@@ -186,8 +155,8 @@ class BuddyAllocator:
             if total > MAX_LIST_STEPS:
                 raise self._lockup(head, doing)
         pfns = list(self._readable(head))
-        entry = self._page(environment.free_frame(number, pfns)) + PAGE_LIST if pfns else self._load(head, doing)
-        self._list_del(entry, doing)
+        entry = self._page(environment.free_frame(number, pfns)) + PAGE_LIST if pfns else self._kernel.load(head, doing)
+        self._kernel.list_del(entry, doing)
         self._add_count(pcp, -1, doing)
         return entry - PAGE_LIST
 
@@ -208,16 +177,16 @@ class BuddyAllocator:
                 raise self._lockup(head, doing)
             if self._page_is_bad(page, doing):  # check_pcp_refill: such a page is lost
                 continue
-            self._list_add(page + PAGE_LIST, self._load(head + 8, doing), head, doing)
+            self._kernel.list_add(page + PAGE_LIST, self._kernel.load(head + 8, doing), head, doing)
             added += 1
-        self._add(self._zone + ZONE_NR_FREE_PAGES, -taken, doing)
+        self._kernel.add(self._zone + ZONE_NR_FREE_PAGES, -taken, doing)
         return taken, added
 
     def _rmqueue_smallest(self, doing: str) -> int | None:
         """`__rmqueue_smallest`: take a page out of the first block of the smallest order that has one."""
         for order in range(NR_PAGE_ORDERS):
             head = self._area(order)
-            entry = self._load(head, doing)
+            entry = self._kernel.load(head, doing)
             if entry == head:
                 continue
             page = entry - PAGE_LIST
@@ -236,12 +205,13 @@ class BuddyAllocator:
     def _prep_new_page(self, page: int) -> int:
         """`prep_new_page`: set `private` and `_refcount`, and return the frame."""
         doing = "preparing a page (post_alloc_hook)"
-        self._store(page + PAGE_PRIVATE, 0, doing)
-        state = self._load(page + PAGE_STATE, doing)
-        self._store(page + PAGE_STATE, (state & 0xFFFF_FFFF) | 1 << 32, doing)
+        self._kernel.store(page + PAGE_PRIVATE, 0, doing)
+        state = self._kernel.load(page + PAGE_STATE, doing)
+        self._kernel.store(page + PAGE_STATE, (state & 0xFFFF_FFFF) | 1 << 32, doing)
         pfn = self._pfn(page)
         if not 0 <= pfn < self.places.end_pfn:  # a wild link was taken for a page: using it faults
-            raise self._fault((self._machine.base + (pfn << PAGE_SHIFT)) & _U64, "using the page that was allocated")
+            vaddr = (self._machine.base + (pfn << PAGE_SHIFT)) & U64_MAX
+            raise self._kernel.fault(vaddr, "using the page that was allocated")
         return pfn
 
     # --- freeing ------------------------------------------------------------------------------------------------
@@ -260,19 +230,19 @@ class BuddyAllocator:
             raise ValueError(f"frame {pfn:#x} has no struct page")
         doing = "freeing a page (free_unref_page)"
         page = self._page(pfn)
-        state = (self._load(page + PAGE_STATE, doing) - (1 << 32)) & _U64
-        self._store(page + PAGE_STATE, state, doing)
+        state = (self._kernel.load(page + PAGE_STATE, doing) - (1 << 32)) & U64_MAX
+        self._kernel.store(page + PAGE_STATE, state, doing)
         if state >> 32:
             return
-        self._store(page + PAGE_PRIVATE, 0, doing)
+        self._kernel.store(page + PAGE_PRIVATE, 0, doing)
         self._free_unref_page_commit(page, self._pcp(cpu), doing)
 
     def _free_unref_page_commit(self, page: int, pcp: int, doing: str) -> None:
         """`free_unref_page_commit`: put a page on a CPU's list, and cut the list where it reaches `high`."""
         head = pcp + PCP_LIST
-        self._list_add(page + PAGE_LIST, head, self._load(head, doing), doing)
+        self._kernel.list_add(page + PAGE_LIST, head, self._kernel.load(head, doing), doing)
         count = self._add_count(pcp, 1, doing)
-        limits = self._load(pcp + PCP_HIGH, doing)
+        limits = self._kernel.load(pcp + PCP_HIGH, doing)
         high, batch = _signed(limits), _signed(limits >> 32)
         if count >= high:
             self._free_pcppages_bulk(self._nr_pcp_free(pcp, high, batch, doing), pcp)
@@ -282,11 +252,11 @@ class BuddyAllocator:
         doing = "draining the CPU's list (drain_pages)"
         for number in range(len(self.places.pcps)) if cpu is None else (cpu,):
             pcp = self._pcp(number)
-            left = _signed(self._load(pcp + PCP_COUNT, doing) >> 32)
+            left = _signed(self._kernel.load(pcp + PCP_COUNT, doing) >> 32)
             if left > MAX_LIST_STEPS:
                 raise self._lockup(pcp, doing)
             while left:
-                batch = _signed(self._load(pcp + PCP_HIGH, doing) >> 32)
+                batch = _signed(self._kernel.load(pcp + PCP_HIGH, doing) >> 32)
                 to_drain = min(left, batch << PCP_BATCH_SCALE_MAX)
                 if to_drain <= 0 < left:
                     raise self._lockup(pcp, doing)
@@ -314,9 +284,9 @@ class BuddyAllocator:
         """`__free_pages_core`: free one block of boot memory, to the tail of its list."""
         doing = "freeing boot memory (__free_pages_core)"
         for used in self._in_use(pfn, 1 << order):
-            state = self._load(self._page(used) + PAGE_STATE, doing)
-            self._store(self._page(used) + PAGE_STATE, state & 0xFFFF_FFFF, doing)
-        self._add(self._zone + ZONE_MANAGED_PAGES, 1 << order, doing)
+            state = self._kernel.load(self._page(used) + PAGE_STATE, doing)
+            self._kernel.store(self._page(used) + PAGE_STATE, state & 0xFFFF_FFFF, doing)
+        self._kernel.add(self._zone + ZONE_MANAGED_PAGES, 1 << order, doing)
         self._free_one_page(self._page(pfn), pfn, order, to_tail=True, doing=doing)
 
     def _in_use(self, start: int, pages: int) -> Iterator[int]:
@@ -335,23 +305,23 @@ class BuddyAllocator:
         if high < batch:
             return 1
         min_nr_free, max_nr_free = batch, high - batch
-        word = self._load(pcp + PCP_FREE_FACTOR, doing)
+        word = self._kernel.load(pcp + PCP_FREE_FACTOR, doing)
         factor = word & 0xFFFF
         wanted = batch << min(factor, PCP_BATCH_SCALE_MAX)
         if wanted < max_nr_free and factor < PCP_BATCH_SCALE_MAX:
-            self._store(pcp + PCP_FREE_FACTOR, (word & ~0xFFFF) | factor + 1, doing)
+            self._kernel.store(pcp + PCP_FREE_FACTOR, (word & ~0xFFFF) | factor + 1, doing)
         return min(max(wanted, min_nr_free), max_nr_free)
 
     def _free_pcppages_bulk(self, count: int, pcp: int) -> None:
         """`free_pcppages_bulk`: return the oldest pages of a CPU's list, from its tail."""
         doing = "giving pages back (free_pcppages_bulk)"
         head = pcp + PCP_LIST
-        count = min(count, _signed(self._load(pcp + PCP_COUNT, doing) >> 32))
+        count = min(count, _signed(self._kernel.load(pcp + PCP_COUNT, doing) >> 32))
         for step in range(count):
-            if step == MAX_LIST_STEPS or self._load(head, doing) == head:
+            if step == MAX_LIST_STEPS or self._kernel.load(head, doing) == head:
                 raise self._lockup(head, doing)
-            entry = self._load(head + 8, doing)
-            self._list_del(entry, doing)
+            entry = self._kernel.load(head + 8, doing)
+            self._kernel.list_del(entry, doing)
             self._add_count(pcp, -1, doing)
             page = entry - PAGE_LIST
             if not self._page_is_bad(page, doing):  # bulkfree_pcp_prepare
@@ -359,7 +329,7 @@ class BuddyAllocator:
 
     def _free_one_page(self, page: int, pfn: int, order: int, *, to_tail: bool, doing: str) -> None:
         """`__free_one_page`: merge a block with its buddy while that is free, then put it on a free list."""
-        self._add(self._zone + ZONE_NR_FREE_PAGES, 1 << order, doing)
+        self._kernel.add(self._zone + ZONE_NR_FREE_PAGES, 1 << order, doing)
         while order < NR_PAGE_ORDERS - 1:
             buddy_pfn = pfn ^ 1 << order
             buddy = page + (buddy_pfn - pfn) * SIZEOF_STRUCT_PAGE
@@ -395,7 +365,7 @@ class BuddyAllocator:
         blocks: list[tuple[int, int]] = []
         for order in range(NR_PAGE_ORDERS):
             head = self._area(order)
-            entry, seen = self._load(head, doing), set[int]()
+            entry, seen = self._kernel.load(head, doing), set[int]()
             while entry != head:
                 pfn = self._pfn(entry - PAGE_LIST)
                 if not 0 <= pfn <= self.places.end_pfn - (1 << order):  # before anything is read there, NULL or not
@@ -404,12 +374,12 @@ class BuddyAllocator:
                     raise endless_loop(self._machine.log, entry, doing)
                 seen.add(entry)
                 blocks.append((pfn, 1 << order))
-                entry = self._load(entry, doing)
+                entry = self._kernel.load(entry, doing)
         return FrameRanges.of(blocks)
 
     def _readable(self, head: int) -> Iterator[int]:
         """Yield the frames on a list in order, the candidates of an allocation; end where the list breaks."""
-        entry, seen = self._load(head, "reading a list"), set[int]()
+        entry, seen = self._kernel.load(head, "reading a list"), set[int]()
         while entry != head and entry not in seen:
             pfn, within = divmod(entry - PAGE_LIST - self._mem_map, SIZEOF_STRUCT_PAGE)
             if within or not 0 <= pfn < self.places.end_pfn:
@@ -421,46 +391,31 @@ class BuddyAllocator:
             yield pfn
             entry = after
 
-    def _list_add(self, new: int, before: int, after: int, doing: str) -> None:
-        """`__list_add`: four writes, in the kernel's order."""
-        self._store(after + 8, new, doing)
-        self._store(new, after, doing)
-        self._store(new + 8, before, doing)
-        self._store(before, new, doing)
-
-    def _list_del(self, entry: int, doing: str) -> None:
-        """`list_del`: four writes, in the kernel's order."""
-        after, before = self._load(entry, doing), self._load(entry + 8, doing)
-        self._store(after + 8, before, doing)
-        self._store(before, after, doing)
-        self._store(entry, LIST_POISON1, doing)
-        self._store(entry + 8, LIST_POISON2, doing)
-
     def _add_to_free_list(self, page: int, order: int, *, tail: bool, doing: str) -> None:
         """`add_to_free_list`, `add_to_free_list_tail`."""
         head = self._area(order)
-        before, after = (self._load(head + 8, doing), head) if tail else (head, self._load(head, doing))
-        self._list_add(page + PAGE_LIST, before, after, doing)
-        self._add(head + FREE_AREA_NR_FREE, 1, doing)
+        before, after = (self._kernel.load(head + 8, doing), head) if tail else (head, self._kernel.load(head, doing))
+        self._kernel.list_add(page + PAGE_LIST, before, after, doing)
+        self._kernel.add(head + FREE_AREA_NR_FREE, 1, doing)
 
     def _del_page_from_free_list(self, page: int, order: int, doing: str) -> None:
         """`del_page_from_free_list`."""
-        self._list_del(page + PAGE_LIST, doing)
-        self._store(page + PAGE_STATE, self._load(page + PAGE_STATE, doing) | PG_BUDDY, doing)
-        self._store(page + PAGE_PRIVATE, 0, doing)
-        self._add(self._area(order) + FREE_AREA_NR_FREE, -1, doing)
+        self._kernel.list_del(page + PAGE_LIST, doing)
+        self._kernel.store(page + PAGE_STATE, self._kernel.load(page + PAGE_STATE, doing) | PG_BUDDY, doing)
+        self._kernel.store(page + PAGE_PRIVATE, 0, doing)
+        self._kernel.add(self._area(order) + FREE_AREA_NR_FREE, -1, doing)
 
     def _set_buddy_order(self, page: int, order: int, doing: str) -> None:
         """`set_buddy_order`."""
-        self._store(page + PAGE_PRIVATE, order, doing)
-        self._store(page + PAGE_STATE, self._load(page + PAGE_STATE, doing) & ~PG_BUDDY, doing)
+        self._kernel.store(page + PAGE_PRIVATE, order, doing)
+        self._kernel.store(page + PAGE_STATE, self._kernel.load(page + PAGE_STATE, doing) & ~PG_BUDDY, doing)
 
     def _page_is_buddy(self, page: int, pfn: int, order: int, doing: str) -> bool:
         """`page_is_buddy`: whether a page is the first of a free block of this order."""
         if not 0 <= pfn < self.places.end_pfn:  # the kernel's array extends to a multiple of the largest block
             return False
-        state = self._load(page + PAGE_STATE, doing)
-        return state & PAGE_TYPE_MASK == PAGE_TYPE_BASE and self._load(page + PAGE_PRIVATE, doing) == order
+        state = self._kernel.load(page + PAGE_STATE, doing)
+        return state & PAGE_TYPE_MASK == PAGE_TYPE_BASE and self._kernel.load(page + PAGE_PRIVATE, doing) == order
 
     def _page_is_bad(self, page: int, doing: str) -> bool:
         """`page_expected_state`, checked when a page moves between a free list and a CPU's list; `bad_page` if not.
@@ -468,23 +423,23 @@ class BuddyAllocator:
         Since Linux kernel commit 700d2e9a36b9 ("mm, page_alloc: reduce page alloc/free sanity checks") (in v6.4), the
         check is off by default (`check_pages_enabled`).
         """
-        state = self._load(page + PAGE_STATE, doing)
+        state = self._kernel.load(page + PAGE_STATE, doing)
         reasons = {
-            "page still charged to cgroup": self._load(page + PAGE_MEMCG_DATA, doing) != 0,
+            "page still charged to cgroup": self._kernel.load(page + PAGE_MEMCG_DATA, doing) != 0,
             "nonzero _refcount": state >> 32 != 0,
-            "non-NULL mapping": self._load(page + PAGE_MAPPING, doing) != 0,
+            "non-NULL mapping": self._kernel.load(page + PAGE_MAPPING, doing) != 0,
             "nonzero mapcount": state & 0xFFFF_FFFF != IN_USE_TYPE,
         }
         reason = next((reason for reason, applies in reasons.items() if applies), None)
         if reason is None:
             return False
         self._bad_page(page, reason)
-        self._store(page + PAGE_STATE, state | IN_USE_TYPE, doing)
+        self._kernel.store(page + PAGE_STATE, state | IN_USE_TYPE, doing)
         return True
 
     def _bad_page(self, page: int, reason: str) -> None:
         """`bad_page`: print its lines."""
-        self._machine.log.printk(f"BUG: Bad page state in process systemd-sleep  pfn:{self._pfn(page) & _U64:05x}")
+        self._machine.log.printk(f"BUG: Bad page state in process systemd-sleep  pfn:{self._pfn(page) & U64_MAX:05x}")
         self._machine.log.printk(f"page dumped because: {reason}")
 
     # --- addresses ----------------------------------------------------------------------------------------------
@@ -501,52 +456,11 @@ class BuddyAllocator:
     def _pcp(self, cpu: int) -> int:
         return self._machine.base + self.places.pcps[cpu]
 
-    def _add(self, vaddr: int, amount: int, doing: str) -> None:
-        self._store(vaddr, (self._load(vaddr, doing) + amount) & _U64, doing)
-
     def _add_count(self, pcp: int, amount: int, doing: str) -> int:
         """Add to the `count` of a CPU's list, and return it."""
-        word = (self._load(pcp + PCP_COUNT, doing) + (amount << 32)) & _U64
-        self._store(pcp + PCP_COUNT, word, doing)
+        word = (self._kernel.load(pcp + PCP_COUNT, doing) + (amount << 32)) & U64_MAX
+        self._kernel.store(pcp + PCP_COUNT, word, doing)
         return _signed(word >> 32)
-
-    def _load(self, vaddr: int, doing: str) -> int:
-        """Read 8 bytes at a virtual address, aligned or not."""
-        within = vaddr & 7
-        if within:
-            low, high = self._load(vaddr - within, doing), self._load(vaddr - within + 8, doing)
-            return (high << 64 | low) >> 8 * within & _U64
-        paddr = (vaddr & _U64) - self._machine.base
-        value = self._machine.memory.read_u64(paddr) if 0 <= paddr < self._direct_map_bytes else None
-        if value is None:
-            raise self._fault(vaddr & _U64, doing)
-        return value
-
-    def _store(self, vaddr: int, value: int, doing: str) -> None:
-        """Write 8 bytes at a virtual address, aligned or not."""
-        within = vaddr & 7
-        if within:
-            start, mask = vaddr - within, _U64 << 8 * within
-            both = self._load(start + 8, doing) << 64 | self._load(start, doing)
-            both = (both & ~mask) | value << 8 * within
-            self._store(start, both & _U64, doing)
-            self._store(start + 8, both >> 64, doing)
-            return
-        paddr = (vaddr & _U64) - self._machine.base
-        if not 0 <= paddr < self._direct_map_bytes:
-            raise self._fault(vaddr & _U64, doing, write=True)
-        try:
-            self._machine.write_u64(paddr, value)
-        except KeyError:
-            raise self._fault(vaddr & _U64, doing, write=True) from None
-
-    def _fault(self, vaddr: int, doing: str, *, write: bool = False) -> MachineFault:
-        """Return the fault of an address that cannot be read or written."""
-        if not _is_canonical(vaddr, self._machine.base):
-            return general_protection_fault(self._machine.log, vaddr, doing)
-        paddr = vaddr - self._machine.base
-        pfn = paddr >> PAGE_SHIFT if 0 <= paddr < self._direct_map_bytes else None
-        return self._machine.page_fault_oops(vaddr, doing=doing, pfn=pfn, write=write)
 
     def _lockup(self, vaddr: int, doing: str) -> MachineFault:
         return hard_lockup(self._machine.log, vaddr, doing)
@@ -555,12 +469,3 @@ class BuddyAllocator:
 def _signed(value: int) -> int:
     """Return the lower 32 bits as an `int` of C."""
     return (value & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000
-
-
-def _is_canonical(vaddr: int, base: int) -> bool:
-    """Return whether all bits above the reach of the tables are equal.
-
-    The direct map of five levels lies below that of four.
-    """
-    unused_from = 47 if base >= 0xFFFF_8000_0000_0000 else 56
-    return vaddr >> unused_from in (0, _U64 >> unused_from)

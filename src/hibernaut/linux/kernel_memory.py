@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads and writes of the kernel's own data through the direct map, and the lists that it keeps there."""
+
+from __future__ import annotations
+
+from hibernaut.errors import MachineFault
+from hibernaut.linux.allocator import AllocatorMachine
+from hibernaut.linux.mmzone import LIST_POISON1, LIST_POISON2
+from hibernaut.linux.oops import general_protection_fault
+from hibernaut.memory.physical import PAGE_SHIFT
+
+__all__ = ["U64_MAX", "KernelMemory"]
+
+U64_MAX = (1 << 64) - 1
+
+
+class KernelMemory:
+    """A machine's memory at virtual addresses, as code of the kernel reads and writes it.
+
+    All of RAM counts as mapped. An address beyond it crashes the machine. `doing` says in each call what the kernel is
+    doing, for the message.
+
+    Args:
+        machine: the machine.
+    """
+
+    def __init__(self, machine: AllocatorMachine) -> None:
+        self._machine = machine
+        self._base = machine.base
+        self._bytes = machine.end_pfn << PAGE_SHIFT
+
+    def load(self, vaddr: int, doing: str) -> int:
+        """Return the 8 bytes at an address, aligned or not. Raise MachineFault."""
+        within = vaddr & 7
+        if within:
+            low, high = self.load(vaddr - within, doing), self.load(vaddr - within + 8, doing)
+            return (high << 64 | low) >> 8 * within & U64_MAX
+        paddr = (vaddr & U64_MAX) - self._base
+        value = self._machine.memory.read_u64(paddr) if 0 <= paddr < self._bytes else None
+        if value is None:
+            raise self.fault(vaddr & U64_MAX, doing)
+        return value
+
+    def store(self, vaddr: int, value: int, doing: str) -> None:
+        """Write 8 bytes at an address, aligned or not. Raise MachineFault."""
+        within = vaddr & 7
+        if within:
+            start, mask = vaddr - within, U64_MAX << 8 * within
+            both = self.load(start + 8, doing) << 64 | self.load(start, doing)
+            both = (both & ~mask) | value << 8 * within
+            self.store(start, both & U64_MAX, doing)
+            self.store(start + 8, both >> 64, doing)
+            return
+        paddr = (vaddr & U64_MAX) - self._base
+        if not 0 <= paddr < self._bytes:
+            raise self.fault(vaddr & U64_MAX, doing, write=True)
+        try:
+            self._machine.write_u64(paddr, value)
+        except KeyError:
+            raise self.fault(vaddr & U64_MAX, doing, write=True) from None
+
+    def add(self, vaddr: int, amount: int, doing: str) -> None:
+        """Add to the 8 bytes at an address, modulo 2^64. Raise MachineFault."""
+        self.store(vaddr, (self.load(vaddr, doing) + amount) & U64_MAX, doing)
+
+    def list_add(self, new: int, before: int, after: int, doing: str) -> None:
+        """`__list_add` (include/linux/list.h): four writes, in the kernel's order. Raise MachineFault."""
+        self.store(after + 8, new, doing)
+        self.store(new, after, doing)
+        self.store(new + 8, before, doing)
+        self.store(before, new, doing)
+
+    def list_del(self, entry: int, doing: str) -> None:
+        """`list_del` (include/linux/list.h): four writes, in the kernel's order. Raise MachineFault."""
+        after, before = self.load(entry, doing), self.load(entry + 8, doing)
+        self.store(after + 8, before, doing)
+        self.store(before, after, doing)
+        self.store(entry, LIST_POISON1, doing)
+        self.store(entry + 8, LIST_POISON2, doing)
+
+    def fault(self, vaddr: int, doing: str, *, write: bool = False) -> MachineFault:
+        """Return the fault of an address that cannot be read or written."""
+        if not _is_canonical(vaddr, self._base):
+            return general_protection_fault(self._machine.log, vaddr, doing)
+        paddr = vaddr - self._base
+        pfn = paddr >> PAGE_SHIFT if 0 <= paddr < self._bytes else None
+        return self._machine.page_fault_oops(vaddr, doing=doing, pfn=pfn, write=write)
+
+
+def _is_canonical(vaddr: int, base: int) -> bool:
+    """Return whether all bits above the reach of the tables are equal.
+
+    The direct map of five levels lies below that of four.
+    """
+    unused_from = 47 if base >= 0xFFFF_8000_0000_0000 else 56
+    return vaddr >> unused_from in (0, U64_MAX >> unused_from)
