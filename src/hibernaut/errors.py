@@ -164,10 +164,10 @@ class HibernationRefused(HibernautError):
 
 
 class LabError(HibernautError):
-    """A laboratory guest did not do what it was asked for.
+    """A failure of a laboratory guest.
 
     Attributes:
-        what: what went wrong, a clause.
+        what: the failure, a clause.
         log: the last lines of the guest's kernel log, oldest first.
     """
 
@@ -177,14 +177,14 @@ class LabError(HibernautError):
         super().__init__(what)
 
     def __str__(self) -> str:
-        return f"{self.what}; the guest's last words: {' / '.join(self.log)}" if self.log else self.what
+        return f"{self.what}; last log lines of the guest: {' / '.join(self.log)}" if self.log else self.what
 
 
 class LabUnavailable(LabError):
-    """The laboratory lacks something on this machine: a program, a package, a mirror.
+    """A need of the laboratory that this machine does not meet: a program, a package, a mirror.
 
     Attributes:
-        cure: the command that brings it, if one does.
+        cure: the command that meets it, if there is one.
     """
 
     def __init__(self, what: str, *, cure: str | None = None) -> None:

@@ -11,7 +11,7 @@ from hibernaut.errors import LabUnavailable
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.doctor import cures, examine
 from hibernaut.lab.host.kernels import get_kernel, line_named
-from hibernaut.lab.scenario import Lab
+from hibernaut.lab.laboratory import Lab
 
 SWITCH = "HIBERNAUT_LAB"
 """off: never boot anything; required: a laboratory that is not ready is a failure; else it is a skip."""

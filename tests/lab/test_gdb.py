@@ -31,7 +31,7 @@ class Stub:
     def connect(self, _name: str) -> socket.socket:
         return self.ours
 
-    def last_words(self) -> tuple[str, ...]:
+    def last_log_lines(self) -> tuple[str, ...]:
         return ()
 
     def _send(self, body: bytes) -> None:
@@ -88,7 +88,7 @@ def test_breakpoints_are_of_the_hardware(stub: Stub) -> None:
     """Z1, not Z0: the guest's memory, which is about to be saved, must not hold an int3."""
     debugger = Debugger(cast(Qemu, stub))
     debugger.add_breakpoint(BASE)
-    debugger.go_on()
+    debugger.resume()
     debugger.wait_for_stop(5)
     debugger.remove_breakpoint(BASE)
     assert stub.seen[2:] == [b"Z1,ffffffff81000000,1", b"c", b"z1,ffffffff81000000,1"]
@@ -97,19 +97,19 @@ def test_breakpoints_are_of_the_hardware(stub: Stub) -> None:
 def test_a_refused_breakpoint(stub: Stub) -> None:
     debugger = Debugger(cast(Qemu, stub))
     stub.refuse = True
-    with pytest.raises(LabError, match="refuses a breakpoint"):
+    with pytest.raises(LabError, match="refused a breakpoint"):
         debugger.add_breakpoint(BASE)
 
 
 def test_a_look_whether_it_has_stopped(stub: Stub) -> None:
     debugger = Debugger(cast(Qemu, stub))
     assert not debugger.stopped(0.01)
-    debugger.go_on()
+    debugger.resume()
     assert debugger.stopped(5)
 
 
 def test_a_guest_that_ends_instead_of_stopping(stub: Stub) -> None:
     debugger = Debugger(cast(Qemu, stub))
     stub.theirs.shutdown(socket.SHUT_RDWR)
-    with pytest.raises(LabError, match="did not stop where it was to"):
+    with pytest.raises(LabError, match="did not reach a breakpoint within 5 s"):
         debugger.wait_for_stop(5)

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from hibernaut.errors import LabUnavailable
-from hibernaut.lab.cases.table import QUICK, cases_of, prove
+from hibernaut.lab.cases.runner import prove
+from hibernaut.lab.cases.table import QUICK, cases_of
 from hibernaut.lab.golden import check_golden, make_golden
 from hibernaut.lab.guest.region import region_module
-from hibernaut.lab.scenario import Lab
+from hibernaut.lab.laboratory import Lab
 from tests.cli.run import hibernaut
 from tests.conftest import REPOSITORY, Golden
 from tests.lab.conftest import unavailable
@@ -79,8 +80,8 @@ def test_hibernate_and_resume_on_the_command_line(lab_61: Lab, tmp_path: Path) -
     assert hibernaut("inspect", folder / "swap.img", "--quiet").status == 0
 
 
-def test_a_strangers_image_resumes(lab_61: Lab, golden: Golden) -> None:
-    """An image of a guest that is not ours comes back, and nothing more is claimed; a foreign compressor is refused."""
+def test_an_image_without_a_record_resumes(lab_61: Lab, golden: Golden) -> None:
+    """An image without a lab record resumes, and nothing more is claimed; a foreign compressor is refused."""
     own = hibernaut("lab", "resume", golden("swap-6.1-lzo.img"), "--cache", lab_61.cache.root)
     assert own.status == 0, own.out + own.err
     assert own.out.startswith("PASS resumed; nothing was verified")

@@ -15,14 +15,15 @@ from typing import Any, cast
 import pytest
 
 from hibernaut.errors import LabError
-from hibernaut.lab.confirm import Prediction, confirm
+from hibernaut.lab.confirm import confirm
 from hibernaut.lab.golden import _pack
 from hibernaut.lab.host.programs import Program
-from hibernaut.lab.scenario import Hibernated, Lab
+from hibernaut.lab.laboratory import Hibernated, Lab
+from hibernaut.lab.prediction import Prediction
 from hibernaut.lab.variants import Swap
 from hibernaut.lab.vm.disks import copy_disk, make_disk
 from hibernaut.lab.vm.qemu import Qemu
-from tests.lab.test_lab import RECORD
+from tests.lab.records import RECORD
 
 
 class FakeProcess:

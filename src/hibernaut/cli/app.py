@@ -11,17 +11,17 @@ from hibernaut import __version__
 from hibernaut.cli.answers import answers_
 from hibernaut.cli.audit import audit_
 from hibernaut.cli.common import expand_options
-from hibernaut.cli.confirm import confirm_
 from hibernaut.cli.convert import convert
 from hibernaut.cli.demo import demo
 from hibernaut.cli.explain import explain_
 from hibernaut.cli.explore import explore_
 from hibernaut.cli.inspect import inspect
-from hibernaut.cli.lab.commands import lab, takeover
+from hibernaut.cli.lab.app import lab
 from hibernaut.cli.map import map_
 from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
+from hibernaut.cli.takeover import takeover
 from hibernaut.cli.walk import walk
 
 __all__ = ["app"]
@@ -63,6 +63,5 @@ app.command("explain")(explain_)
 app.command("explore")(expand_options(explore_))
 app.command("replay")(expand_options(replay_))
 app.command("answers")(answers_)
-app.command()(takeover)
-lab.command("confirm")(expand_options(confirm_))
+app.command()(expand_options(takeover))
 app.add_typer(lab, name="lab")

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A set of data from real kernels for tests, made here: images, RAM dumps, and what a reader must find in them.
+"""Test data from real kernels: images, RAM dumps, and the facts that a reader must find in them.
 
-What a reader must find comes from the guest and its kernel: its log, /proc, kallsyms, QEMU's registers; never from our
-own reader.
+The facts come from the guest and its kernel: its log, /proc, kallsyms, QEMU's registers; never from our own reader.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ import zstandard
 
 from hibernaut.errors import FormatError, LabError
 from hibernaut.kernel.running import running_machine
-from hibernaut.lab.scenario import IMAGE_NAME, Hibernated, Lab, Stop, Up
+from hibernaut.lab.guest_state import RunningGuest, direct_map_counters
+from hibernaut.lab.laboratory import DumpPoints, Hibernated, Lab
+from hibernaut.lab.record import IMAGE_NAME
 from hibernaut.lab.variants import Variant, variant_named
 from hibernaut.lab.vm.port import facts_of
 from hibernaut.linux import DirectMap
 from hibernaut.linux.formula import formula_pages
-from hibernaut.paging.spans import Stop as Reason
+from hibernaut.paging.spans import Stop
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import inspect_image
 from hibernaut.swsusp.rules import image_rules_for_release
@@ -38,7 +39,7 @@ __all__ = ["check_golden", "make_golden"]
 Tell = Callable[[str], None]
 
 DOCUMENTED_BASE = 0xFFFF_8880_0000_0000
-"""Where the direct map begins with 4 levels and without KASLR (Documentation/arch/x86/x86_64/mm.rst)."""
+"""Base of the direct map with 4 levels and without KASLR (Documentation/arch/x86/x86_64/mm.rst)."""
 MEMMAP = "/sys/firmware/memmap"
 
 
@@ -46,13 +47,13 @@ def make_golden(lab: Lab, folder: Path, workshop: Path, tell: Tell) -> dict[str,
     """Make the files `swap-LINE-*.img.zst`, `ram-LINE-*.elf.zst` and `expected.json` in a folder.
 
     Args:
-        lab: the kernel.
-        folder: where they go; what stands in expected.json of other kernels stays.
-        workshop: an empty folder for disks and dumps on the way.
-        tell: told of each file.
+        lab: laboratory with the kernel.
+        folder: folder for the files; facts of other kernels in its expected.json are kept.
+        workshop: empty folder for disks and dumps.
+        tell: called after each guest.
 
     Returns:
-        What went into expected.json.
+        The facts added to expected.json.
 
     Raises:
         LabUnavailable, LabError: see `Lab.hibernate`.
@@ -75,11 +76,11 @@ def make_golden(lab: Lab, folder: Path, workshop: Path, tell: Tell) -> dict[str,
 
 
 def check_golden(folder: Path, expected: Mapping[str, Any]) -> list[str]:
-    """What our own readers find otherwise in such a set than its expected.json says: a line each, none if all agrees.
+    """Return the differences between what our readers find in a set of files and its expected facts, one line each.
 
     Args:
-        folder: with the files.
-        expected: what `make_golden` gave.
+        folder: folder with the files.
+        expected: facts as `make_golden` returns them.
 
     Raises:
         FormatError, OSError: a file cannot be read.
@@ -96,7 +97,7 @@ def check_golden(folder: Path, expected: Mapping[str, Any]) -> list[str]:
 
 
 def _read_image(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """An image by our reader, in the words of expected.json; marker frames whose pages are not theirs are left out."""
+    """Return the facts of an image by our reader; marker frames that hold other pages are left out."""
     with open_plain(path) as file:
         found = inspect_image(file)
         image = found.image
@@ -123,30 +124,30 @@ def _read_image(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_dump(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A dump by our reader, in the words of expected.json.
+    """Return the facts of a dump by our reader.
 
-    The kernel's counters are compared as their sum: one by one they also count splits of its text's other mapping.
+    The kernel's counters are compared by their sum, since each of them also counts splits of the kernel text mapping.
     """
     with open_memory(path) as source:
         if source.cr3 is None:
-            raise FormatError("a dump without CR3", source=str(path))
+            raise FormatError("the dump has no CR3", source=str(path))
         direct_map = DirectMap.find(source.memory, source.cr3, source.levels)
-        hidden = [hole for hole in direct_map.holes if hole.kind is Reason.NOT_PRESENT]
+        hidden = [hole for hole in direct_map.holes if hole.kind is Stop.NOT_PRESENT]
         runs = [[f"{one.start_pfn:#x}", one.pages, one.level.size, f"{one.entry:#x}"] for one in hidden]
         mapped_kib = sum(direct_map.present_bytes.values()) // 1024 + 4 * sum(one.pages for one in hidden)
-        told = facts["direct_map_kib"]
+        expected = facts["direct_map_kib"]
         found = {
             "cr3": f"{source.cr3:#x}",
             "direct_map_base": f"{direct_map.base:#x}",
-            "direct_map_kib": told if mapped_kib == sum(told.values()) else mapped_kib,
+            "direct_map_kib": expected if mapped_kib == sum(expected.values()) else mapped_kib,
         }
         if "secret_frames" in facts:
             frames = [f"{pfn:#x}" for one in hidden for pfn in range(one.start_pfn, one.start_pfn + one.pages)]
             return {**found, "secret_frames": frames}
-        for one in hidden:  # the module's blocks hold what their frames' numbers say
+        for one in hidden:  # every page of the module's blocks holds its own addresses
             frames_of = np.arange(one.start_pfn, one.start_pfn + one.pages)
             if not np.array_equal(source.memory.gather(frames_of)[0], formula_pages(frames_of)):
-                runs.append([f"{one.start_pfn:#x}", "holds other data than its module put there"])
+                runs.append([f"{one.start_pfn:#x}", "holds other data than the module wrote"])
         return {**found, "not_present_runs": runs}
 
 
@@ -155,14 +156,14 @@ def _knows_lz4(lab: Lab) -> bool:
 
 
 def _hibernated(lab: Lab, variant: Variant, workshop: Path, folder: Path, dump_too: bool) -> dict[str, Any]:
-    """One guest's image, and if wanted its RAM right before the copy."""
+    """Make the image of a guest, and optionally the dump of its RAM right before the copy; return their facts."""
     facts: dict[str, Any] = {}
     dump = workshop / "before.elf"
     saved = lab.hibernate(
-        variant, workshop, Stop(before=dump) if dump_too else None, ask=lambda guest: facts.update(_facts(guest))
+        variant, workshop, DumpPoints(before=dump) if dump_too else None, ask=lambda guest: facts.update(_facts(guest))
     )
     if saved.outcome != "hibernated":
-        raise LabError(f"the guest did not hibernate: {saved.outcome}: {saved.reason}")
+        raise LabError(f"the guest did not hibernate: {saved.summary}")
     file = f"swap-{lab.kernel.name}-{variant.name}.img"
     made = {file: {**({"cr3": saved.cr3} if saved.cr3 else {}), **_of_image(saved, variant, facts)}}
     _pack(workshop / IMAGE_NAME, folder / f"{file}.zst")
@@ -175,11 +176,11 @@ def _hibernated(lab: Lab, variant: Variant, workshop: Path, folder: Path, dump_t
 
 
 def _of_image(saved: Hibernated, variant: Variant, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the kernel's log and the guest say of an image."""
+    """Return the facts of an image, from the kernel's log and the guest."""
     log = saved.log
     created = re.search(r"Image created \((\d+) pages copied(?:, (\d+) zero pages)?\)", log)
     if created is None:
-        raise LabError("the kernel did not say how many pages it copied")
+        raise LabError("the kernel did not log how many pages it copied")
     stored, zero = int(created[1]), int(created[2] or 0)
     return {
         "compressor": variant.compressor,
@@ -193,17 +194,17 @@ def _of_image(saved: Hibernated, variant: Variant, facts: dict[str, Any]) -> dic
 
 
 def _of_dump(facts: dict[str, Any]) -> dict[str, Any]:
-    """What the guest says of any dump of it."""
+    """Return the facts of any dump of a guest."""
     return {key: facts[key] for key in ("direct_map_base", "direct_map_kib")}
 
 
 def _secret(lab: Lab, workshop: Path, folder: Path) -> dict[str, Any]:
-    """The RAM of a guest with secret memory, and the frames that the guest itself says are secret."""
+    """Make the dump of a guest with secret memory; return its facts, with the secret frames that the guest reports."""
     variant = variant_named("secret")
     facts: dict[str, Any] = {}
     dump = workshop / "secret.elf"
 
-    def ask(guest: Up) -> None:
+    def ask(guest: RunningGuest) -> None:
         facts.update(_facts(guest))
         runs = [facts_of(line) for line in guest.port.run("!frames secret")]
         frames = sorted(int(one["first"], 16) + n for one in runs for n in range(int(one["count"])))
@@ -217,23 +218,22 @@ def _secret(lab: Lab, workshop: Path, folder: Path) -> dict[str, Any]:
     return {file: {**_of_dump(facts), "secret_frames": facts["secret_frames"]}}
 
 
-def _facts(guest: Up) -> dict[str, Any]:
-    """What the guest can say of its machine."""
+def _facts(guest: RunningGuest) -> dict[str, Any]:
+    """Return the facts that a guest reports of its machine."""
     run = guest.port.run
     (symbol,) = run("grep -w restore_registers /proc/kallsyms")
-    counters = [line.split() for line in run("grep ^DirectMap /proc/meminfo")]
     machine = _machine(guest)
     return {
         "jump_address": f"{int(symbol.split()[0], 16):#x}",
         "direct_map_base": f"{DOCUMENTED_BASE:#x}",
         "physical_pages": machine.physical_pages,
         "e820_checksum": f"{machine.e820_checksum:#x}",
-        "direct_map_kib": {words[0].rstrip(":").removeprefix("DirectMap"): int(words[1]) for words in counters},
+        "direct_map_kib": {name.removeprefix("DirectMap"): kib for name, kib in direct_map_counters(guest).items()},
     }
 
 
-def _machine(guest: Up) -> ResumingMachine:
-    """The guest as it sees itself: its /sys/firmware/memmap and /proc/zoneinfo, copied over."""
+def _machine(guest: RunningGuest) -> ResumingMachine:
+    """Return the guest as it sees itself, from copies of its /sys/firmware/memmap and /proc/zoneinfo."""
     with tempfile.TemporaryDirectory() as root:
         listing = guest.port.run(f"cd {MEMMAP} && for n in *; do echo $n $(cat $n/start $n/end $n/type); done")
         for number, start, end, kind in (line.split(maxsplit=3) for line in listing):
@@ -248,6 +248,6 @@ def _machine(guest: Up) -> ResumingMachine:
 
 
 def _pack(source: Path, target: Path) -> None:
-    """Compress a file; it appears whole or not at all."""
+    """Compress a file; the result appears complete or not at all."""
     with source.open("rb") as plain, replacing(target) as fd, os.fdopen(fd, "wb", closefd=False) as packed:
         zstandard.ZstdCompressor(level=3, threads=-1).copy_stream(plain, packed)

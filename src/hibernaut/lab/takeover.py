@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Take a hibernation over: a guest is stopped before its kernel copies anything, we save it, a stock kernel resumes it.
+"""The takeover of a hibernation: a guest is stopped before its kernel copies anything, and saved by us.
 
-The image goes to a second disk, in a fresh swap area: on the guest's own disk any block may hold a page that it has
-swapped out. Nothing is taken from an image of the kernel's own, so this works where the kernel does not survive the
-copy.
+The image goes to a second disk, into a fresh swap area: on the guest's own disk any block may hold a page that it has
+swapped out. Nothing comes from an image of the kernel's own, so this works where the kernel crashes in the copy.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from hibernaut.hibernation import CPU_SET_BITS, Fixmap, Violation, Way, hibernat
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.kernel.suspend import pages_to_save
 from hibernaut.lab.host.programs import need_module
-from hibernaut.lab.scenario import SPARE_NAME, Hibernated, Lab, Record, Resumed, Stop
+from hibernaut.lab.laboratory import DumpPoints, Hibernated, Lab, Resumed
+from hibernaut.lab.record import SPARE_NAME, GuestRecord
 from hibernaut.lab.variants import Variant
 from hibernaut.linux.rules import rules_for_release
 from hibernaut.sources import Source, open_memory
@@ -27,19 +27,19 @@ from hibernaut.swsusp.writer import NewArea, WrittenImage, write_image
 __all__ = ["Takeover", "save_dump", "take_over"]
 
 Tell = Callable[[str, str], None]
-"""Told of each step when it is done: (step, what came of it)."""
+"""Called after each step: (step, outcome)."""
 
 
 @dataclass(frozen=True)
 class Takeover:
-    """What came of it.
+    """Outcome of a takeover.
 
     Attributes:
-        stock: how the same guest's kernel went on by itself after the dump.
-        stock_resumed: whether it can be resumed from its own image, if it made one and that was asked for.
+        stock: outcome of the same guest's own hibernation, continued after the dump.
+        stock_resumed: outcome of a resume from its own image; None if it made none or this was not requested.
         written: our image.
-        resumed: what the guest that resumed from it found.
-        findings: differences between its direct map and that of the dump, empty if there are none.
+        resumed: outcome of the resume from our image.
+        findings: differences between the direct map of the resumed guest and that of the dump.
     """
 
     stock: Hibernated
@@ -50,7 +50,7 @@ class Takeover:
 
     @property
     def passed(self) -> bool:
-        """Resumed, every page right, the direct map entry by entry what it was."""
+        """Whether the guest resumed with every page and every entry of its direct map unchanged."""
         return self.resumed.passed and not self.findings
 
 
@@ -63,30 +63,30 @@ def take_over(
     resume_stock: bool = False,
     tell: Tell = lambda _step, _what: None,
 ) -> Takeover:
-    """The whole story.
+    """Run all steps: stop a guest, dump it, save it, resume it, compare.
 
     Args:
-        lab: the laboratory and its kernel.
-        variant: which guest.
-        folder: an existing folder; afterwards it holds the disks and dumps of both machines.
-        way: how pages that are not present are copied; `Fixmap` if not given.
-        resume_stock: also resume from the kernel's own image, if it makes one.
-        tell: told of each step.
+        lab: laboratory with the kernel.
+        variant: kind of guest.
+        folder: existing folder; the disks and dumps of both machines stay in it.
+        way: way in which pages that are not present are copied; `Fixmap` if None.
+        resume_stock: whether to resume from the kernel's own image as well, if it makes one.
+        tell: called after each step.
 
     Raises:
-        LabUnavailable: something is missing here.
-        LabError: a guest does not do as it is told, or there is nothing to resume.
-        HibernautError: the dump is not what it should be.
+        LabUnavailable: the laboratory lacks something on this machine.
+        LabError: a guest fails or times out, or the dump's list of pages is not the kernel's.
+        HibernautError: the dump is unusable.
     """
     need_module("drgn")
     before, disk = folder / "before.elf", folder / "swap-before.img"
-    stock = lab.hibernate(variant, folder, Stop(before=before, disk=disk))
+    stock = lab.hibernate(variant, folder, DumpPoints(before=before, disk=disk))
     record = stock.record
     tell("guest", f"Linux {record.release}, {variant.what}")
     for region in record.regions:
         tell("", f"block {region['block']}: PMD entry {region.get('pmd')} in table {region.get('table')}")
     tell("stopped", f"in swsusp_save, {record.saved_pages} pages to copy, none copied yet: RAM dumped")
-    tell("stock", f"the guest goes on by itself: {stock.outcome}{': ' if stock.reason else ''}{stock.reason}")
+    tell("stock", f"the guest continues on its own: {stock.summary}")
     stock_resumed = None
     if resume_stock and stock.outcome == "hibernated":
         stock_resumed = lab.resume(
@@ -94,12 +94,13 @@ def take_over(
         )
         tell("", f"resumed from its own image: {stock_resumed.reason}")
     image = folder / "ours.img"
-    how = way or Fixmap()
+    chosen = way or Fixmap()
     with open_memory(before) as source:
-        rules = image_rules_for_release(record.release)
-        written = save_dump(source, image, (folder / SPARE_NAME).stat().st_size, how, rules)
+        written = save_dump(
+            source, image, (folder / SPARE_NAME).stat().st_size, chosen, image_rules_for_release(record.release)
+        )
     _refuse_other_list(written, record)
-    tell("ours", f"built from the dump via {how.name}: {written.saved_pages} pages, into a fresh swap area")
+    tell("ours", f"built from the dump by {chosen.name}: {written.saved_pages} pages, in a fresh swap area")
     after = folder / "after.elf"
     resumed = lab.resume(record, [disk, image], folder, device="vdb", dump=after)
     tell("", f"stock Linux {record.release} on it: {resumed.reason}")
@@ -107,7 +108,7 @@ def take_over(
         tell("", f"block {region['block']}: PMD entry {region.get('pmd')}, {region['damaged']} pages damaged")
     findings = _compare(before, after) if after.exists() else ()
     if after.exists():
-        tell("direct map", "; ".join(map(str, findings[:3])) or "entry by entry what it was in the dump")
+        tell("direct map", "; ".join(map(str, findings[:3])) or "entry by entry the same as in the dump")
     return Takeover(stock, stock_resumed, written, resumed, findings)
 
 
@@ -116,14 +117,14 @@ def save_dump(source: Source, out: Path, size_bytes: int, way: Way, rules: Image
 
     Args:
         source: its dump.
-        out: the file to make.
-        size_bytes: of the swap area.
-        way: how pages that are not present are copied.
-        rules: of the kernel that is to read it: the image has all that this kernel's own could have (LZ4, zero pages).
+        out: file to make.
+        size_bytes: size of the swap area.
+        way: way in which pages that are not present are copied.
+        rules: rules of the kernel that resumes; the image uses every feature of them (LZ4, zero pages).
 
     Raises:
-        HibernautError: the kernel in the dump is not there, or the area is too small.
-        MachineFault: the way does not survive the copy.
+        HibernautError: the kernel in the dump is not in `swsusp_save`, or the area is too small.
+        MachineFault: the model's machine crashes in the copy.
     """
     pages = pages_to_save(source)
     if pages.info is None or pages.kernel is None:
@@ -147,17 +148,19 @@ def save_dump(source: Source, out: Path, size_bytes: int, way: Way, rules: Image
     )
 
 
-def _refuse_other_list(written: WrittenImage, record: Record) -> None:
-    """The list read from the dump must be as long as the kernel itself announced."""
+def _refuse_other_list(written: WrittenImage, record: GuestRecord) -> None:
+    """Refuse a list from the dump that is not as long as the kernel announced. Raises LabError."""
     if written.saved_pages != record.saved_pages:
-        raise LabError(f"{written.saved_pages} pages on the list in the dump, the kernel said {record.saved_pages}")
+        raise LabError(
+            f"the list in the dump has {written.saved_pages} pages; the kernel announced {record.saved_pages}"
+        )
 
 
 def _compare(before: Path, after: Path) -> tuple[Violation, ...]:
-    """The direct maps of two dumps, entry by entry: level, frame, presence and rights."""
+    """Return the differences between the direct maps of two dumps: level, frame, presence and rights of each entry."""
     with open_memory(before) as old, open_memory(after) as new:
         if old.cr3 is None or new.cr3 is None:
-            raise HibernautError("a dump without CR3")
+            raise HibernautError(f"{before} or {after}: the dump has no CR3")
         was = machine_from_memory(old.memory, old.cr3, old.levels)
         now = machine_from_memory(new.memory, new.cr3, new.levels)
         return same_direct_map(was, now, ignore=CPU_SET_BITS)

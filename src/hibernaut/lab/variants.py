@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What guests there are, as data."""
+"""The kinds of guests, as data."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from hibernaut.errors import LabUnavailable
 
-__all__ = ["MOST_REGIONS", "REGIONS", "VARIANTS", "Swap", "Variant", "variant_named"]
+__all__ = ["MAX_REGIONS", "REGIONS", "VARIANTS", "Swap", "Variant", "random_variant", "variant_named"]
 
 REGIONS = ("2m:above", "2m:below", "4k:above", "4k:below", "none:above", "none:below")
-"""What the module can take out: a block, a page of one, or the whole entry of a page ("none": it is zero then); the PMD
-table at a higher or a lower frame."""
-MOST_REGIONS = 16
+"""Regions that the module can take out of the direct map: a 2 MiB block, a page of one, or a page whose entry becomes
+zero ("none"); with the PMD table at a higher or a lower frame."""
+MAX_REGIONS = 16
 SIDES = ("above", "below")
 
 
 class Swap(StrEnum):
-    """Where the guest swaps to, and so hibernates to."""
+    """The place that a guest swaps and hibernates to."""
 
     DISK = "disk"
     PARTITION = "partition"
@@ -28,24 +29,24 @@ class Swap(StrEnum):
 
 @dataclass(frozen=True)
 class Variant:
-    """A guest.
+    """A kind of guest.
 
     Attributes:
-        name: what the user says.
-        what: a clause for `lab --help` and tables.
+        name: name on the command line.
+        what: noun phrase for help and tables.
         memory_mib: RAM, MiB.
         levels: levels of paging.
-        kaslr: whether the kernel moves itself and its maps.
-        compressor: of the image: lzo, lz4 or none.
-        swap: where it swaps to.
-        regions: what is taken out of the direct map, in the module's words (guest/region); those whose PMD table lies
-            on the same side are in ascending order of address.
-        seed: draws the regions' blocks from all that suit; 0: the first that are found.
-        fail_allocations: how many allocations for a split fail during the copy.
-        pages: where, seen from the regions, the pages lie that the hibernating process is given, and with them their
-            array of `struct page` and their zone: above or below.
-        lists: where the CPU's own lists of free pages lie, above or below.
-        secret_pages: pages of memfd_secret that a process holds; the kernel does not hibernate then.
+        kaslr: whether the kernel randomizes the addresses of itself and of its maps.
+        compressor: compressor of the image: lzo, lz4 or none.
+        swap: place that it swaps to.
+        regions: regions out of the direct map, in the module's words (guest/region); those whose PMD table is on the
+            same side ascend by address.
+        seed: seed that draws the regions' blocks from all that fit; 0 takes the first ones found.
+        fail_allocations: number of allocations for a split that fail during the copy.
+        pages: position, relative to the regions, of the pages that the hibernating process is given, of their array of
+            `struct page` and of their zone: above or below.
+        lists: position of the CPU's own lists of free pages: above or below.
+        secret_pages: pages of memfd_secret that a process holds, with which the kernel does not hibernate.
     """
 
     name: str
@@ -64,16 +65,16 @@ class Variant:
 
     @property
     def two_nodes(self) -> bool:
-        """Whether it takes two NUMA nodes: in a guest of one node the allocator has all of its own above the regions.
+        """Whether the guest has two NUMA nodes. With one node the allocator has all of its pages above the regions.
 
-        Of two the regions are in the upper one, the pages and the CPU each in the one or the other.
+        With two nodes, the regions are in the upper one, the pages and the CPU each in either.
         """
         return (self.pages, self.lists) != ("above", "above")
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Variant:
-        """A variant from its fields as JSON has them. Raises TypeError, ValueError or KeyError."""
-        fields = {"pages": "above", "lists": "above", **fields}  # records of before there were nodes
+        """Return a variant from its fields in JSON. Raises TypeError, ValueError or KeyError."""
+        fields = {"pages": "above", "lists": "above", **fields}  # absent from records older than these fields
         wrong = [name for name, kind in TYPES.items() if not isinstance(fields[name], kind)]
         wrong += [name for name in ("pages", "lists") if fields[name] not in SIDES]
         if wrong:
@@ -84,22 +85,22 @@ class Variant:
 TYPES = {"name": str, "memory_mib": int, "levels": int, "kaslr": bool, "compressor": str, "regions": list}
 
 VARIANTS = (
-    Variant("lzo", "an ordinary machine, image compressed with LZO"),
-    Variant("lz4", "an ordinary machine with KASLR, image compressed with LZ4 (6.9 and later)", kaslr=True,
+    Variant("lzo", "ordinary machine, image compressed with LZO"),
+    Variant("lz4", "ordinary machine with KASLR, image compressed with LZ4 (6.9 and later)", kaslr=True,
             compressor="lz4"),
-    Variant("none", "an ordinary machine, image not compressed", compressor="none"),
-    Variant("kaslr", "kernel and direct map moved by KASLR", kaslr=True),
+    Variant("none", "ordinary machine, image not compressed", compressor="none"),
+    Variant("kaslr", "kernel and direct map randomized by KASLR", kaslr=True),
     Variant("la57", "5 levels of paging and KASLR", levels=5, kaslr=True),
     Variant("big", "2 GiB of memory", memory_mib=2048),
     Variant("partition", "swap partition at an offset in a disk", swap=Swap.PARTITION),
     Variant("file", "swap file on ext4", swap=Swap.FILE),
-    Variant("secret", "1292 pages of memfd_secret; for dumps, the kernel refuses to hibernate", secret_pages=1292),
+    Variant("secret", "1292 pages of memfd_secret, for dumps: the kernel refuses to hibernate", secret_pages=1292),
     Variant("hole-4k", "one page not present in the direct map", regions=("4k:below",)),
     Variant("hole-2m", "a 2 MiB block not present, its PMD table at a higher frame", compressor="none",
             regions=("2m:above",)),
     Variant("hole-2m-below", "a 2 MiB block not present, its PMD table at a lower frame", compressor="none",
             regions=("2m:below",)),
-    Variant("holes", "three 2 MiB blocks and a page not present, tables on both sides", compressor="none",
+    Variant("holes", "three 2 MiB blocks and a page not present, PMD tables on both sides", compressor="none",
             regions=("2m:above", "2m:below", "2m:below", "4k:below")),
     Variant("hole-2m-fails", "a 2 MiB block not present, and the allocation for its split fails", compressor="none",
             regions=("2m:above",), fail_allocations=1),
@@ -110,8 +111,36 @@ VARIANTS = (
 
 
 def variant_named(name: str) -> Variant:
-    """One of `VARIANTS`. Raises LabUnavailable, with the names there are."""
+    """Return one of `VARIANTS`. Raises LabUnavailable, with the known names."""
     for variant in VARIANTS:
         if variant.name == name:
             return variant
     raise LabUnavailable(f"no guest variant {name!r} (known: {', '.join(one.name for one in VARIANTS)})")
+
+
+def random_variant(seed: int, *, levels: int = 4, kaslr: bool = False, fail_allocations: int = 0) -> Variant:
+    """Return a guest with random regions: their number, sizes, sides of their tables, and blocks.
+
+    Args:
+        seed: the same seed gives the same regions, and the same choice of blocks where the same ones are free.
+        levels: levels of paging.
+        kaslr: whether kernel and direct map are randomized.
+        fail_allocations: number of allocations for a split that fail during the copy.
+    """
+    chance = random.Random(seed)
+    # Low memory beside the kernel's image is scarce: one block of it for certain, perhaps a second one.
+    regions = ["2m:above", *chance.choices(["2m:above", "4k:above"], k=chance.randint(0, 1))]
+    regions += chance.choices(["2m:below", "4k:below"], weights=[3, 1], k=chance.randint(1, 6))
+    chance.shuffle(regions)
+    return Variant(
+        f"random-{seed}",
+        f"random regions, seed {seed}",
+        # Wherever KASLR puts the kernel, both sides of its tables must have enough blocks.
+        memory_mib=512 if kaslr else 256,
+        levels=levels,
+        kaslr=kaslr,
+        compressor="none",
+        regions=tuple(regions),
+        seed=seed,
+        fail_allocations=fail_allocations,
+    )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's side: the initramfs, its init program, and the module that takes regions out of the direct map."""
+"""The guest side: the initramfs, its init program, and the module that takes regions out of the direct map."""

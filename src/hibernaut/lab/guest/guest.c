@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The whole user space of a laboratory guest: process 1, a static program.
+ * User space of a laboratory guest: process 1, a static program.
  *
- * It loads the kernel modules named in /modules/order, opens its port (a serial line) and does what the host asks for,
- * one line at a time. hibernaut.lab.vm.port is the other end of the protocol:
+ * It loads the kernel modules named in /modules/order, opens its port (a serial line) and runs the host's commands, one
+ * line each. hibernaut.lab.vm.port is the other end of the protocol:
  *
  *   host to guest    SEQ COMMAND
  *   guest to host    @ SESSION SEQ KIND [TEXT]
  *
  * KIND is "hello" (once, SEQ 0, TEXT the kernel's release), "out" (a line of the command's output) or "end" (TEXT the
  * exit status). SESSION comes from the kernel command line (hlab_session=...): after a resume the lines carry the
- * session of the machine that was saved, so nobody can take a fresh boot for a resumed machine.
+ * session of the saved machine, so a fresh boot cannot be mistaken for a resume.
  * A COMMAND that starts with '!' is one of those below, anything else goes to the shell.
  *
- *   !fill REGION PAGES SEED      make a region of pages that name themselves: "locked" (mlocked, so it is in the
+ *   !fill REGION PAGES SEED      make a region of pages that contain their identity: "locked" (mlocked, so it is in the
  *                                image), "loose" (may be swapped out) or "secret" (memfd_secret)
- *   !verify REGION               compare every page with what it should hold
- *   !frames REGION               the frames that hold it, in runs
- *   !peek REGION PAGE AT COUNT   bytes as they are, in hex
- *   !extent FILE                 the first block of a file on its device, in pages of 4096 bytes
+ *   !verify REGION               compare every page with its expected content
+ *   !frames REGION               print the region's frames, in runs
+ *   !peek REGION PAGE AT COUNT   print bytes in hex
+ *   !extent FILE                 print the first block of a file on its device, in pages of 4096 bytes
  *   !insmod FILE [PARAMETERS]    load a kernel module
- *   !prefer NODE                 allocate memory from this node of a NUMA machine, from now on (set_mempolicy)
+ *   !prefer NODE                 prefer a NUMA node for all further allocations (set_mempolicy)
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -67,7 +67,7 @@ static void say(const char *kind, const char *format, ...)
 	fflush(port);
 }
 
-/* One line of a command's output; what is not printable ASCII goes as \xNN, so that a line stays a line. */
+/* One line of a command's output; bytes that are not printable ASCII go as \xNN, so that a line stays a line. */
 static void say_output(const char *text, size_t length)
 {
 	fprintf(port, "@ %s %s out ", session, sequence);
@@ -83,7 +83,7 @@ static void say_output(const char *text, size_t length)
 	fflush(port);
 }
 
-/* ---- regions of memory whose pages name themselves ---- */
+/* ---- regions of memory whose pages contain their identity ---- */
 
 struct region {
 	const char *name;
@@ -125,8 +125,8 @@ static uint64_t mix(uint64_t value)
 }
 
 /*
- * Page INDEX of a region: a line of text that names region, page and seed; then, by INDEX modulo 4, words that look
- * random, one word over and over, nothing, or half words and half nothing. So every compressor meets every kind.
+ * Page INDEX of a region: a line of text with region, page and seed; then, by INDEX modulo 4, pseudorandom words, one
+ * word repeated, zeroes, or half pseudorandom words and half zeroes: every kind of data for every compressor.
  */
 static void write_page(unsigned char *page, const struct region *region, long index)
 {
@@ -152,7 +152,7 @@ static unsigned char *region_memory(const char *name, long pages)
 	if (strcmp(name, "secret")) {
 		memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (memory != MAP_FAILED)
-			madvise(memory, length, MADV_NOHUGEPAGE); /* pages that are collapsed move */
+			madvise(memory, length, MADV_NOHUGEPAGE); /* collapsed pages change frames */
 		if (memory != MAP_FAILED && !strcmp(name, "locked") && mlock(memory, length))
 			return MAP_FAILED;
 		return memory;
@@ -366,7 +366,7 @@ static void load_modules(void)
 		fclose(order);
 }
 
-/* Opens the port both ways; returns the end to read from and sets `port`. */
+/* Open the port both ways, set `port` and return the end to read from. */
 static FILE *open_port(const char *path)
 {
 	struct termios settings;

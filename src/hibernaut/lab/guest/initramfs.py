@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guests' initramfs, made on the fly: our program as init, busybox, the modules in the order they need."""
+"""The initramfs of a guest: our program as init, busybox, and the modules in the order in which they load."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["GUEST_FOLDER", "cpio", "guest_program", "initramfs", "module_order"]
 GUEST_FOLDER = Path(__file__).parent
 
 NEEDED = ("virtio_pci", "virtio_blk")
-WELCOME = ("ext4", "crc32c", "crc32c_generic", "lzo", "lz4")
-"""Modules that some guests use: a swap file's file system, and what images are compressed with. Missing ones are built
-in, or the kernel lacks them and the guest that wants them will say so."""
+OPTIONAL = ("ext4", "crc32c", "crc32c_generic", "lzo", "lz4")
+"""Modules that some guests use: the file system of a swap file, the compressors of images. A missing one is built in,
+or the kernel lacks it and the guest that needs it fails."""
 
 DIRECTORY, LINK, FILE = 0o040755, 0o120777, 0o100755
 
 
 def cpio(files: Mapping[str, tuple[int, bytes]]) -> bytes:
-    """An archive in cpio's `newc` format, as the kernel unpacks it (Documentation/driver-api/early-userspace).
+    """Return an archive in cpio's `newc` format (Documentation/driver-api/early-userspace/buffer-format.rst).
 
     Args:
-        files: path -> (mode with type, content); folders before what is in them.
+        files: path -> (mode with type, content); folders before their content.
     """
     out = bytearray()
     trailer = {"TRAILER!!!": (0, b"")}
@@ -49,7 +49,7 @@ def cpio(files: Mapping[str, tuple[int, bytes]]) -> bytes:
 
 
 def guest_program(cache: Cache) -> bytes:
-    """The guests' user space (guest/guest.c), built as a static program. Raises LabUnavailable."""
+    """Return the guests' user space (guest.c), built as a static program. Raises LabUnavailable."""
     source = GUEST_FOLDER / "guest.c"
 
     def build(folder: Path) -> None:
@@ -64,12 +64,12 @@ def guest_program(cache: Cache) -> bytes:
 
 
 def initramfs(cache: Cache, kernel: Kernel, extra: Iterable[Path] = ()) -> bytes:
-    """A compressed initramfs for a kernel.
+    """Return a compressed initramfs.
 
     Args:
-        cache: where the guest's program is kept.
-        kernel: whose modules go in.
-        extra: further modules, for the guest to load by itself from /modules.
+        cache: cache for the guest's program.
+        kernel: kernel whose modules it contains.
+        extra: further modules, which the guest loads from /modules on command.
 
     Raises:
         LabUnavailable: a program or a needed module is missing.
@@ -88,11 +88,11 @@ def initramfs(cache: Cache, kernel: Kernel, extra: Iterable[Path] = ()) -> bytes
 
 
 def module_order(folder: Path) -> dict[str, Path]:
-    """The modules a guest loads, by name, each after those it depends on; what is built in is not among them.
+    """Return the modules that a guest loads, by name, each after its dependencies, without those that are built in.
 
     Args:
-        folder: lib/modules/RELEASE. Only the modules themselves are read (`depends` and `softdep` in their `.modinfo`),
-            since Debian's packages come without modules.dep.
+        folder: lib/modules/RELEASE. Dependencies come from the modules themselves (`depends` and `softdep` in
+            `.modinfo`), since Debian's packages lack modules.dep.
 
     Raises:
         LabUnavailable: a needed one is missing.
@@ -110,7 +110,7 @@ def module_order(folder: Path) -> dict[str, Path]:
             add(other, (*above, name))
         order[name] = path
 
-    for name in (*NEEDED, *WELCOME):
+    for name in (*NEEDED, *OPTIONAL):
         add(name, ())
         if name in NEEDED and name not in order and name not in builtin:
             raise LabUnavailable(f"{folder}: the kernel has no {name}")
@@ -122,7 +122,7 @@ def _name_of(path: Path) -> str:
 
 
 def _dependencies(path: Path) -> list[str]:
-    """What a module needs before it, from its `.modinfo`."""
+    """Return the modules that a module needs, from its `.modinfo`."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
@@ -140,7 +140,7 @@ def _dependencies(path: Path) -> list[str]:
 
 
 def _module_bytes(path: Path) -> bytes:
-    """A module as the kernel loads it, which not every kernel decompresses by itself."""
+    """Return a module decompressed, since not every kernel decompresses modules itself."""
     data = path.read_bytes()
     if path.suffix == ".xz":
         return lzma.decompress(data)

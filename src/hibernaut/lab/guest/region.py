@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel module that takes parts of the direct map out (guest/region), built for a kernel in a folder of its own.
+"""The build of the kernel module that takes regions out of the direct map (guest/region).
 
-The folder holds Debian's headers, compiler and make for that kernel, unpacked, nothing of it installed; the build runs
-in it by `chroot`. So the module fits kernels of other suites than this machine's.
+The module is built by `chroot` in a folder with Debian's headers, compiler and make for that kernel, unpacked and not
+installed, so that it fits kernels of other suites than this machine's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["REGION_MODULE", "region_module"]
 REGION_MODULE = "hlab_region.ko"
 SOURCES = GUEST_FOLDER / "region"
 TOOLS = ("make", "binutils", "bash", "dash", "coreutils", "sed", "grep", "gawk", "findutils", "perl-base")
-"""What a module's build calls besides what the headers depend on."""
+"""Packages with programs that the build runs, besides the dependencies of the headers."""
 
 SCRIPT = r"""
 set -e
@@ -39,13 +39,15 @@ exec chroot "$1" /bin/bash -ec '
 
 
 def region_module(cache: Cache, kernel: Kernel, mirror: str | None = None) -> Path:
-    """The module, built for a kernel; once built it stays in the cache.
+    """Return the module for a kernel, from the cache if it was built before.
 
     Raises:
-        LabUnavailable: the kernel is not one of Debian's, or something needed cannot be had.
+        LabUnavailable: the kernel is not one of Debian's, a package cannot be downloaded, or the build fails.
     """
     if kernel.line is None:
-        raise LabUnavailable(f"{kernel.release} is not one of Debian's kernels: no headers to build the module with")
+        raise LabUnavailable(
+            f"{kernel.release} is not one of Debian's kernels: there are no headers to build the module with"
+        )
     line, release = kernel.line, kernel.release
     sources = sorted(path for path in SOURCES.iterdir() if path.is_file())
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
@@ -69,8 +71,8 @@ def region_module(cache: Cache, kernel: Kernel, mirror: str | None = None) -> Pa
             run(command, doing="building the kernel module")
         except LabUnavailable:
             log = workshop / "log"
-            said = log.read_text(errors="replace").splitlines() if log.exists() else []
-            errors = [line for line in said if "error" in line.lower()]
+            printed = log.read_text(errors="replace").splitlines() if log.exists() else []
+            errors = [line for line in printed if "error" in line.lower()]
             if not errors:
                 raise
             raise LabUnavailable(f"building the kernel module for {release} failed: {errors[0]}") from None

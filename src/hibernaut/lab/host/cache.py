@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the laboratory keeps what it downloads and builds: each part is there whole or not at all."""
+"""The cache of downloads and builds: each part is complete or absent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Cache", "default_cache"]
 
 
 def default_cache() -> Path:
-    """`$HIBERNAUT_LAB_CACHE`, else a folder in the user's cache (XDG base directories)."""
+    """Return `$HIBERNAUT_LAB_CACHE`, else a folder in the user's cache (XDG base directories)."""
     named = os.environ.get("HIBERNAUT_LAB_CACHE")
     if named:
         return Path(named)
@@ -26,7 +26,7 @@ class Cache:
     """A folder that several processes may fill at once.
 
     Args:
-        root: the folder; made when something is put there.
+        root: the folder, made when first needed; `default_cache()` if None.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -34,7 +34,7 @@ class Cache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone in the cache, among all processes of this machine."""
+        """Hold the cache's lock, exclusive among all processes of this machine."""
         self.root.mkdir(parents=True, exist_ok=True)
         fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -44,7 +44,7 @@ class Cache:
             os.close(fd)
 
     def folder(self, name: str, make: Callable[[Path], None]) -> Path:
-        """A folder of the cache, made by `make` in an empty folder beside it if it is not there; for one process."""
+        """Return a folder of the cache, filled by `make` if it is absent. The caller holds the lock."""
         target = self.root / name
         if target.is_dir():
             return target

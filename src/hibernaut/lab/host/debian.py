@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian packages without installing them: any suite, from the mirror that this machine is configured with."""
+"""Debian packages without installing them: any suite, from the mirror in this machine's apt configuration."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ __all__ = ["Archive", "Mirrors", "configured_mirrors"]
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MERGED_FOLDERS = ("bin", "sbin", "lib", "lib64")
-"""Since Debian 12 these are links into usr (`usrmerge`); packages still name both."""
+"""Links into usr since Debian 12 (`usrmerge`); packages still contain paths of both kinds."""
 
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Where packages come from, as apt's `URI`s; `security` is None if none is configured."""
+    """Mirrors as apt's `URI`s; `security` is None if none is configured."""
 
     main: str
     security: str | None
 
 
 def configured_mirrors() -> Mirrors:
-    """The mirrors of Debian's archive in this machine's apt configuration.
+    """Return the mirrors of Debian's archive in this machine's apt configuration.
 
     Raises:
-        LabUnavailable: none is configured, or there is no apt.
+        LabUnavailable: none is configured, or apt is not installed.
     """
-    asked = [
+    command = [
         program("apt-get"),
         "indextargets",
         "--format",
         "$(ORIGIN)|$(REPO_URI)|$(CODENAME)",
         "Created-By: Packages",
     ]
-    found = [line.split("|") for line in run(asked, doing="asking apt for its mirrors").splitlines()]
+    found = [line.split("|") for line in run(command, doing="listing apt's mirrors").splitlines()]
     debian = [(uri, codename) for origin, uri, codename in found if origin == "Debian"]
     main = [uri for uri, codename in debian if "-" not in codename]
     security = [uri for uri, codename in debian if codename.endswith("-security")]
     if not main:
-        raise LabUnavailable("no mirror of Debian's archive in apt's configuration", cure="--mirror URL")
+        raise LabUnavailable("apt's configuration has no mirror of Debian's archive", cure="--mirror URL")
     return Mirrors(main[0], security[0] if security else None)
 
 
 class Archive:
-    """One suite of Debian's archive, looked at with an apt configuration of its own.
+    """One suite of Debian's archive, with an apt configuration of its own.
 
     Args:
-        cache: where its lists and packages go.
+        cache: cache for its lists and packages.
         suite: bookworm, trixie, trixie-backports, ...
-        mirror: instead of the configured ones.
+        mirror: mirror in place of the configured ones.
     """
 
     def __init__(self, cache: Cache, suite: str, mirror: str | None = None) -> None:
@@ -67,22 +67,22 @@ class Archive:
         self._root = cache.root / "apt" / suite
 
     def newest(self, pattern: str) -> str:
-        """The name of the package whose name matches and has the highest numbers in it.
+        """Return the package name that matches a pattern and has the highest numbers in it.
 
         Raises:
-            LabUnavailable: no such package in the suite, or the archive cannot be reached.
+            LabUnavailable: the suite has no such package, or the archive cannot be reached.
         """
         listed = self._apt("apt-cache", "pkgnames", doing=f"listing {self.suite}")
         names = [name for name in listed.split() if re.fullmatch(pattern, name)]
         if not names:
-            raise LabUnavailable(f"no package in {self.suite} is named like {pattern}")
+            raise LabUnavailable(f"no package in {self.suite} matches {pattern}")
         return max(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
     def unpack(self, names: Iterable[str], folder: Path) -> None:
-        """Download packages and unpack them over one another into a folder; nothing of them is run, nothing else kept.
+        """Download packages and unpack them into one folder, without running anything of them.
 
         Raises:
-            LabUnavailable: one cannot be had or is damaged, or there is no room.
+            LabUnavailable: a package cannot be downloaded or is damaged, or the disk is full.
         """
         self._root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._root, prefix="packages.") as packages:
@@ -90,7 +90,7 @@ class Archive:
             _unpack(sorted(Path(packages).glob("*.deb")), folder)
 
     def _download(self, names: list[str], folder: Path) -> None:
-        """Packages into a folder; lists that have aged, so that they name what is no longer there, are fetched anew."""
+        """Download packages into a folder; refresh lists that are so old that they name packages no longer there."""
         try:
             self._apt("apt-get", "download", *names, doing=f"downloading {names[0]}", cwd=folder)
         except LabUnavailable:
@@ -98,24 +98,26 @@ class Archive:
             self._apt("apt-get", "download", *names, doing=f"downloading {names[0]}", cwd=folder)
 
     def with_dependencies(self, names: Iterable[str]) -> list[str]:
-        """Packages and all that they depend on, as if nothing were installed. Raises LabUnavailable."""
-        asked = ["install", "--simulate", "--no-install-recommends", *names]
-        planned = self._apt("apt-get", *asked, doing=f"resolving dependencies in {self.suite}")
+        """Return packages and all their dependencies, as if nothing were installed. Raises LabUnavailable."""
+        arguments = ["install", "--simulate", "--no-install-recommends", *names]
+        planned = self._apt("apt-get", *arguments, doing=f"resolving dependencies in {self.suite}")
         return re.findall(r"^Inst (\S+)", planned, re.MULTILINE)
 
-    def _apt(self, tool: str, *words: str, doing: str, cwd: Path | None = None) -> str:
+    def _apt(self, tool: str, *arguments: str, doing: str, cwd: Path | None = None) -> str:
         configuration = self._configured()
         apt = str(Path(program("apt-get")).with_name(tool))
-        return run([apt, *words], cwd=cwd, env={"APT_CONFIG": str(configuration)}, doing=doing)
+        return run([apt, *arguments], cwd=cwd, env={"APT_CONFIG": str(configuration)}, doing=doing)
 
     def _configured(self) -> Path:
-        """The apt configuration, made and its lists fetched the first time, and when the mirror is another one."""
+        """Return the apt configuration; make it and fetch its lists the first time, and when the mirror has changed."""
         configuration, sources_list = self._root / "apt.conf", self._root / "sources.list"
         sources = "".join(f"{line}\n" for line in self._sources())
         if configuration.exists() and sources_list.read_text() == sources:
             return configuration
         if not KEYRING.exists():
-            raise LabUnavailable("Debian's archive keys are not here", cure="apt-get install debian-archive-keyring")
+            raise LabUnavailable(
+                "Debian's archive keys are not installed", cure="apt-get install debian-archive-keyring"
+            )
         for folder in ("lists/partial", "cache/archives/partial"):
             (self._root / folder).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
@@ -133,7 +135,7 @@ class Archive:
             'APT::Architectures "amd64";\n'
             'APT::Sandbox::User "root";\n'
         )
-        # A suite that a mirror lacks (security updates of a new suite, say) is no reason to fail, no lists at all are.
+        # A suite that a mirror lacks (security updates of a new suite, say) is fine; no lists at all are not.
         subprocess.run(
             [program("apt-get"), "-qq", "update"],
             env={**os.environ, "APT_CONFIG": str(partial)},
@@ -158,7 +160,7 @@ class Archive:
 
 
 def _unpack(packages: Iterable[Path], folder: Path) -> None:
-    """Unpack packages into a folder whose bin, lib and so on are links into usr. Raises LabUnavailable."""
+    """Unpack packages into a folder with a merged /usr. Raises LabUnavailable."""
     for name in MERGED_FOLDERS:
         (folder / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (folder / name).exists():

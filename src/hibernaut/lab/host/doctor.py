@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the laboratory needs, what of it is here, and the commands that bring the rest."""
+"""The needs of the laboratory: which are met on this machine, and the commands that meet the others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hibernaut.lab.host.debian import KEYRING, configured_mirrors
 from hibernaut.lab.host.kernels import KERNEL_LINES
 from hibernaut.lab.host.programs import MODULES, PROGRAMS
 
-__all__ = ["Finding", "Need", "cures", "examine"]
+__all__ = ["Need", "NeedStatus", "cures", "examine"]
 
 
 @dataclass(frozen=True)
 class Need:
-    """What the laboratory cannot do without (`required`), or can."""
+    """A need of the laboratory; without a `required` one it cannot work."""
 
     name: str
     purpose: str
@@ -26,15 +26,15 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing looked for.
+class NeedStatus:
+    """Status of a need on this machine.
 
     Attributes:
-        need: what.
-        there: whether it is here.
-        where: where, or why not.
-        packages: Debian packages that bring it.
-        modules: Python packages that bring it.
+        need: the need.
+        there: whether it is met.
+        where: place that it was found at, or the reason why it is not met.
+        packages: Debian packages that meet it.
+        modules: Python packages that meet it.
     """
 
     need: Need
@@ -44,18 +44,18 @@ class Finding:
     modules: tuple[str, ...] = ()
 
 
-def examine(cache: Cache) -> list[Finding]:
-    """Look for everything; nothing is changed or downloaded."""
+def examine(cache: Cache) -> list[NeedStatus]:
+    """Return the status of every need; nothing is changed or downloaded."""
     found = [
-        Finding(Need(one.name, one.purpose), bool(one.find()), one.find() or "missing", tuple(one.package.split()))
+        NeedStatus(Need(one.name, one.purpose), bool(one.find()), one.find() or "missing", tuple(one.package.split()))
         for one in PROGRAMS
     ]
     for name, purpose in MODULES.items():
         there = importlib.util.find_spec(name) is not None
-        found.append(Finding(Need(name, purpose), there, "installed" if there else "missing", modules=(name,)))
+        found.append(NeedStatus(Need(name, purpose), there, "installed" if there else "missing", modules=(name,)))
     keys = KEYRING.exists()
     found.append(
-        Finding(
+        NeedStatus(
             Need("archive keys", "sign Debian's packages"),
             keys,
             str(KEYRING) if keys else "missing",
@@ -64,25 +64,25 @@ def examine(cache: Cache) -> list[Finding]:
     )
     try:
         configured_mirrors()
-        found.append(Finding(Need("mirror", "has Debian's packages"), True, "as apt is configured"))
+        found.append(NeedStatus(Need("mirror", "has Debian's packages"), True, "as apt is configured"))
     except LabUnavailable as error:
-        found.append(Finding(Need("mirror", "has Debian's packages"), False, f"{error}"))
+        found.append(NeedStatus(Need("mirror", "has Debian's packages"), False, f"{error}"))
     for line in KERNEL_LINES.values():
         folder = cache.root / "kernels" / line.name
-        where = str(folder) if folder.exists() else f"downloaded from {line.suite} when it is wanted"
-        found.append(Finding(Need(f"Linux {line.name}", "is booted", required=False), folder.exists(), where))
+        where = str(folder) if folder.exists() else f"downloaded from {line.suite} when needed"
+        found.append(NeedStatus(Need(f"Linux {line.name}", "is booted", required=False), folder.exists(), where))
         roots = sorted(cache.root.glob(f"build-roots/{line.name}.*"))
         where = str(roots[-1]) if roots else f"downloaded from {line.suite} when a module is built"
         need = Need(f"headers of {line.name}", "build the module that makes holes", required=False)
-        found.append(Finding(need, bool(roots), where))
+        found.append(NeedStatus(need, bool(roots), where))
     kvm = Path("/dev/kvm").exists()
-    where = "there, tried when asked for (--accel auto)" if kvm else "not there: TCG does"
-    found.append(Finding(Need("/dev/kvm", "makes guests faster", required=False), kvm, where))
+    where = "present; used with --accel auto if a trial boot works" if kvm else "absent; guests run under TCG"
+    found.append(NeedStatus(Need("/dev/kvm", "makes guests faster", required=False), kvm, where))
     return found
 
 
-def cures(found: list[Finding]) -> list[str]:
-    """The commands that bring what is missing and required."""
+def cures(found: list[NeedStatus]) -> list[str]:
+    """Return the commands that meet the required needs that are not met."""
     missing = [one for one in found if one.need.required and not one.there]
     packages = sorted({package for one in missing for package in one.packages})
     modules = any(one.modules for one in missing)

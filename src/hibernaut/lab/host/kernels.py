@@ -54,11 +54,11 @@ class Kernel:
     """A kernel that can be booted.
 
     Attributes:
-        name: for tables: the line's name, or the release.
-        release: as `uname -r` says.
-        vmlinuz: the bzImage.
-        modules: the folder of its modules (lib/modules/RELEASE).
-        line: the line it is of; None for a kernel of the user's own.
+        name: name in tables: that of its line, or the release.
+        release: kernel release, as `uname -r` prints it.
+        vmlinuz: bzImage.
+        modules: folder of its modules (lib/modules/RELEASE).
+        line: its line; None for a kernel of the user's own.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Kernel:
 
 
 def line_named(name: str) -> PackagedLine:
-    """Return one of `KERNEL_LINES`. Raises LabUnavailable, with the names there are."""
+    """Return one of `KERNEL_LINES`. Raises LabUnavailable, with the known names."""
     try:
         return KERNEL_LINES[name]
     except KeyError:
@@ -80,12 +80,12 @@ def line_named(name: str) -> PackagedLine:
 
 
 def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> Kernel:
-    """The newest kernel of a line: from the cache, else downloaded and unpacked, not installed.
+    """Return the newest kernel of a line, from the cache, or downloaded and unpacked without installing it.
 
-    Once there, a kernel stays; delete the cache's `kernels/NAME` for a newer one.
+    A cached kernel is kept; delete the cache's `kernels/NAME` to get a newer one.
 
     Raises:
-        LabUnavailable: it cannot be had.
+        LabUnavailable: its packages cannot be downloaded.
     """
 
     def make(folder: Path) -> None:
@@ -102,25 +102,25 @@ def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> K
 
 
 def kernel_of_files(vmlinuz: Path, modules: Path) -> Kernel:
-    """A kernel of the user's own.
+    """Return a kernel of the user's own.
 
     Args:
-        vmlinuz: a bzImage.
-        modules: its lib/modules/RELEASE, or a folder that has this in it.
+        vmlinuz: bzImage.
+        modules: its lib/modules/RELEASE, or a folder with it.
 
     Raises:
         FormatError: `vmlinuz` is not a bzImage.
-        LabUnavailable: its modules are not there.
+        LabUnavailable: the folder has no modules of this release.
     """
     release = _release_of(vmlinuz)
     for folder in (modules, modules / "lib" / "modules" / release, modules / release):
         if (folder / "kernel").is_dir():
             return Kernel(release, release, vmlinuz, folder)
-    raise LabUnavailable(f"{modules}: no modules of {release} there")
+    raise LabUnavailable(f"{modules} has no modules of {release}")
 
 
 def _release_of(vmlinuz: Path) -> str:
-    """`uname -r` of a bzImage: 0x20e of its setup header says where it lies (Documentation/arch/x86/boot.rst)."""
+    """Return the release of a bzImage; 0x20e of its setup header points to it (Documentation/arch/x86/boot.rst)."""
     with vmlinuz.open("rb") as file:
         head = file.read(0x10000)
     if head[0x202:0x206] != b"HdrS":
@@ -128,5 +128,5 @@ def _release_of(vmlinuz: Path) -> str:
     at = 0x200 + int.from_bytes(head[0x20E:0x210], "little")
     found = re.match(rb"[0-9][!-~]*", head[at : at + 128])
     if not found:
-        raise FormatError("the bzImage does not say its release", source=str(vmlinuz), offset=at)
+        raise FormatError("the bzImage has no release", source=str(vmlinuz), offset=at)
     return found[0].decode()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The programs that the laboratory calls: found, or named with what installs them."""
+"""The programs that the laboratory runs, and the packages that install them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hibernaut.errors import LabUnavailable
 __all__ = ["MODULES", "PROGRAMS", "Program", "need_module", "program", "run"]
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Where programs for root lie, which are not on everybody's path."""
+"""Folders of programs for root, which an ordinary user's PATH lacks."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program from outside.
+    """An external program.
 
     Attributes:
-        name: as it is called.
-        package: the Debian package that has it.
-        purpose: what the laboratory wants it for.
+        name: name of its executable.
+        package: Debian packages that it needs.
+        purpose: what it does in the laboratory, a verb phrase.
     """
 
     name: str
@@ -34,14 +34,14 @@ class Program:
     purpose: str
 
     def find(self) -> str | None:
-        """Its path, None if it is not installed."""
+        """Return its path, None if it is not installed."""
         path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS])
         return shutil.which(self.name, path=path)
 
 
 PROGRAMS = (
     Program("qemu-system-x86_64", "qemu-system-x86", "runs the guests"),
-    Program("setpriv", "util-linux", "ends a guest when its parent dies"),
+    Program("setpriv", "util-linux", "ends a guest together with its parent"),
     Program("busybox", "busybox-static", "is the guests' shell"),
     Program("gcc", "gcc libc6-dev", "builds the guests' user space"),
     Program("apt-get", "apt", "downloads kernels"),
@@ -53,37 +53,37 @@ PROGRAMS = (
 
 
 MODULES = {"capstone": "finds the copy loop in the kernel's code", "drgn": "reads kallsyms"}
-"""Python packages of the extra `lab`, and what for."""
+"""Python packages of the extra `lab`, and what they do."""
 
 
 def need_module(name: str) -> None:
-    """See that one of `MODULES` is installed. Raises LabUnavailable if not."""
+    """Require one of `MODULES`. Raises LabUnavailable if it is not installed."""
     if importlib.util.find_spec(name) is None:
         raise LabUnavailable(f"{name} is not installed (it {MODULES[name]})", cure="pip install 'hibernaut[lab]'")
 
 
 def program(name: str) -> str:
-    """The path of one of `PROGRAMS`. Raises LabUnavailable if it is not installed."""
+    """Return the path of one of `PROGRAMS`. Raises LabUnavailable if it is not installed."""
     (wanted,) = (one for one in PROGRAMS if one.name == name)
     path = wanted.find()
     if path is None:
-        raise LabUnavailable(f"{name} is not installed ({wanted.purpose})", cure=f"apt-get install {wanted.package}")
+        raise LabUnavailable(f"{name} is not installed (it {wanted.purpose})", cure=f"apt-get install {wanted.package}")
     return path
 
 
 def run(
     command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, doing: str
 ) -> str:
-    """Run a program to its end and give its standard output.
+    """Run a program and return its standard output.
 
     Args:
-        command: the program and its arguments.
-        cwd: the folder to run in.
-        env: variables to add to the environment.
-        doing: a clause for the error.
+        command: program and arguments.
+        cwd: working folder.
+        env: variables added to the environment.
+        doing: a noun phrase for the error, as in "`doing` failed".
 
     Raises:
-        LabUnavailable: it failed; with the last line it said.
+        LabUnavailable: it failed; the message has the last line that it printed.
     """
     done = subprocess.run(
         [os.fspath(word) for word in command],
@@ -96,6 +96,6 @@ def run(
         check=False,
     )
     if done.returncode:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise LabUnavailable(f"{doing} failed: {said[-1] if said else f'exit status {done.returncode}'}")
+        printed = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise LabUnavailable(f"{doing} failed: {printed[-1] if printed else f'exit status {done.returncode}'}")
     return done.stdout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guests' disks: a whole disk, a partition in a disk, or a file system that will hold a swap file."""
+"""The guests' disks: a whole disk, a partition in a disk, or a file system for a swap file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hibernaut.lab.variants import Swap
 from hibernaut.swsusp.writer import copy_sparse
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.output import replacing, write_all
+from hibernaut.volumes.partitions import SECTOR_BYTES
 
 __all__ = ["PARTITION_START_BYTES", "copy_disk", "make_disk"]
 
-SECTOR_BYTES = 512
 PARTITION_START_BYTES = 3 << 20
 SWAP_TYPE = 0x82
-"""A Linux swap partition, in an MBR."""
+"""Type of a Linux swap partition in an MBR."""
 
 
 def make_disk(path: Path, size_mib: int, swap: Swap) -> None:
-    """Make a sparse disk, ready for the guest to put its swap area on. Raises LabUnavailable, OSError."""
+    """Make a sparse disk on which the guest can make its swap area. Raises LabUnavailable, OSError."""
     with replacing(path) as fd:
         os.ftruncate(fd, size_mib << 20)
         if swap is Swap.PARTITION:
@@ -33,13 +33,13 @@ def make_disk(path: Path, size_mib: int, swap: Swap) -> None:
 
 
 def copy_disk(source: Path, target: Path) -> None:
-    """Copy a disk, holes as holes. Raises OSError."""
+    """Copy a disk, keeping its holes. Raises OSError."""
     with open_plain(source) as plain, replacing(target) as fd:
         copy_sparse(plain, fd)
 
 
 def _mbr(first_sector: int, end_sector: int) -> bytes:
-    """A master boot record with one swap partition; addresses by cylinder are those that say "use the other ones"."""
+    """Return a master boot record with one swap partition; its CHS addresses are those that defer to the LBA ones."""
     entry = struct.pack(
         "<B3sB3sII", 0, b"\xfe\xff\xff", SWAP_TYPE, b"\xfe\xff\xff", first_sector, end_sector - first_sector
     )

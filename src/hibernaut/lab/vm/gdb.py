@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""As much of GDB's remote protocol as it takes to stop a guest at an address and read its memory there."""
+"""The part of GDB's remote protocol that stops a guest at an address and reads its memory there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Debugger"]
 
 ANSWER_SECONDS = 30
 STOPPED = (b"T", b"S")
-"""How packets begin that say that the guest has stopped."""
+"""First bytes of the packets that report a stop of the guest."""
 READ_BYTES = 1024
 """QEMU's packets hold 4096 characters."""
 
@@ -22,7 +22,7 @@ READ_BYTES = 1024
 class Debugger:
     """A debugger on a running guest's only CPU. Attaching stops the guest.
 
-    Raises LabError from every method if QEMU does not answer.
+    Every method raises LabError if QEMU does not answer.
     """
 
     def __init__(self, guest: Qemu) -> None:
@@ -34,7 +34,7 @@ class Debugger:
         self._command(b"Hg0")
 
     def read(self, address: int, size_bytes: int) -> bytes:
-        """Memory at a virtual address, as the CPU sees it now."""
+        """Return memory at a virtual address, as the CPU sees it now."""
         data = b""
         while len(data) < size_bytes:
             count = min(READ_BYTES, size_bytes - len(data))
@@ -46,24 +46,26 @@ class Debugger:
         return data
 
     def add_breakpoint(self, address: int) -> None:
-        """A hardware breakpoint: memory is not changed by it."""
-        self._done(b"Z1,%x,1" % address)
+        """Set a hardware breakpoint, which leaves memory unchanged."""
+        self._expect_ok(b"Z1,%x,1" % address)
 
     def remove_breakpoint(self, address: int) -> None:
-        """Take it away."""
-        self._done(b"z1,%x,1" % address)
+        """Remove a breakpoint."""
+        self._expect_ok(b"z1,%x,1" % address)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let the guest run."""
         self._send(b"c")
 
     def wait_for_stop(self, seconds: float) -> None:
-        """Until a breakpoint is hit."""
+        """Wait until a breakpoint is hit. Raises LabError if none is hit in time."""
         if not self.stopped(seconds):
-            raise LabError("the guest did not stop where it was to", log=self._guest.last_words())
+            raise LabError(
+                f"the guest did not reach a breakpoint within {seconds:.0f} s", log=self._guest.last_log_lines()
+            )
 
     def stopped(self, seconds: float) -> bool:
-        """Whether a breakpoint is hit within so many seconds."""
+        """Return whether a breakpoint is hit within so many seconds."""
         end = time.monotonic() + seconds
         while (packet := self._packet(end - time.monotonic())) is not None:
             if packet.startswith(STOPPED):
@@ -71,17 +73,17 @@ class Debugger:
         return False
 
     def close(self) -> None:
-        """Detach: the guest runs on."""
+        """Detach; the guest continues."""
         self._send(b"D")
         self._socket.close()
 
-    def _done(self, packet: bytes) -> None:
+    def _expect_ok(self, packet: bytes) -> None:
         answer = self._command(packet)
         if answer != b"OK":
-            raise LabError(f"QEMU refuses a breakpoint: {answer.decode('ascii', 'replace')}")
+            raise LabError(f"QEMU refused a breakpoint: {answer.decode('ascii', 'replace')}")
 
     def _command(self, packet: bytes) -> bytes:
-        """Ask and get the answer. That attaching has stopped the guest QEMU says twice: the second is no answer."""
+        """Send a packet and return its answer. QEMU reports the stop on attaching twice; the second is no answer."""
         self._send(packet)
         answer = self._receive(ANSWER_SECONDS)
         while answer.startswith(STOPPED):
@@ -89,17 +91,17 @@ class Debugger:
         return answer
 
     def _send(self, packet: bytes) -> None:
-        with suppress(ConnectionError):  # that QEMU is gone shows when its answer is read
+        with suppress(ConnectionError):  # the missing answer reports that QEMU is gone
             self._socket.sendall(b"$%s#%02x" % (packet, sum(packet) & 0xFF))
 
     def _receive(self, seconds: float) -> bytes:
         packet = self._packet(seconds)
         if packet is None:
-            raise LabError("QEMU's debugger does not answer", log=self._guest.last_words())
+            raise LabError("QEMU's debugger does not answer", log=self._guest.last_log_lines())
         return packet
 
     def _packet(self, seconds: float) -> bytes | None:
-        """The body of the next packet, acknowledgements passed over; None if none comes in time, or ever."""
+        """Return the body of the next packet, skipping acknowledgements; None if there is none in time."""
         end = time.monotonic() + seconds
         while True:
             start = self._pending.find(b"$")

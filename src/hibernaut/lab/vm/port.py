@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's port: commands in, lines out. The other end is guest/guest.c, which documents the protocol."""
+"""The guest's port: commands in, lines out. guest/guest.c, the other end, documents the protocol."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hibernaut.lab.vm.qemu import Qemu
 __all__ = ["Line", "Port", "Reply", "facts_of"]
 
 POKE_SECONDS = 2
-"""After so much silence an empty line is sent, which the guest ignores: an emulated serial line can lose an interrupt,
-and the next byte makes up for it."""
+"""Silence after which an empty line is sent, which the guest ignores: an emulated serial line can lose an interrupt,
+and the next byte recovers it."""
 
 LINE = re.compile(r"@ (?P<session>\S+) (?P<sequence>\d+) (?P<kind>hello|out|end) ?(?P<text>.*)")
 
 
 class Line(NamedTuple):
-    """A line from the guest."""
+    """One line of the protocol from the guest."""
 
     session: str
     sequence: int
@@ -33,12 +33,12 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a command did.
+    """Result of a command.
 
     Attributes:
-        session: of the machine that answered: after a resume that of the saved one.
+        session: session of the machine that answered; after a resume, that of the saved machine.
         status: exit status.
-        lines: its output.
+        lines: output of the command.
     """
 
     session: str
@@ -47,12 +47,16 @@ class Reply:
 
 
 def facts_of(line: str) -> dict[str, str]:
-    """The KEY=VALUE words of a line."""
+    """Return the KEY=VALUE words of a line."""
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
 class Port:
-    """Our end of the port of a running guest."""
+    """The host's end of the port of a running guest.
+
+    Attributes:
+        ended: whether the guest has closed its end, because QEMU ends or has ended.
+    """
 
     def __init__(self, guest: Qemu) -> None:
         self._guest = guest
@@ -62,57 +66,57 @@ class Port:
         self._seen: list[Line] = []
         """Lines since the last end that was waited for."""
         self.ended = False
-        """Whether the guest has closed its end: QEMU is gone, or about to be."""
 
     def hello(self, seconds: float) -> Line:
-        """Wait until the guest is up. Raises LabError if it does not come up in time."""
-        return self._expect("hello", None, seconds, "the guest did not come up")[-1]
+        """Wait until the guest has booted. Raises LabError if it does not boot in time."""
+        return self._expect("hello", None, seconds, "the guest did not boot")[-1]
 
     def send(self, command: str) -> int:
-        """Ask for something without waiting; returns the sequence number of the reply."""
+        """Send a command without waiting and return the sequence number of its reply."""
         self._sequence += 1
         self._socket.sendall(f"{self._sequence} {command}\n".encode())
         return self._sequence
 
     def reply(self, sequence: int | None, seconds: float, doing: str) -> Reply:
-        """Wait for the end of a command.
+        """Wait for the end of a command and return its result.
 
         Args:
-            sequence: which; None for whichever ends first, also one that was sent to a machine that has been resumed.
+            sequence: number of the command; None for whichever ends first, including one sent to the machine that has
+                been resumed since.
             seconds: how long to wait.
-            doing: what the guest was to do, for the error.
+            doing: what the guest does meanwhile, for the error.
 
         Raises:
-            LabError: the guest ended or said nothing in time.
+            LabError: the guest ended, or timed out.
         """
         return _reply(self._expect("end", sequence, seconds, doing))
 
     def poll(self, sequence: int, seconds: float) -> Reply | None:
-        """The end of a command if it comes in so many seconds, else None; `ended` says whether it still can come."""
+        """Return the result of a command if it ends within so many seconds, else None; see `ended`."""
         lines = self._until("end", sequence, seconds)
         return None if lines is None else _reply(lines)
 
     def run(self, command: str, seconds: float = 60) -> tuple[str, ...]:
-        """Run a command to its end and give its output. Raises LabError, also if its exit status is not 0."""
+        """Run a command and return its output. Raises LabError, also if its exit status is not 0."""
         reply = self.ask(command, seconds)
         if reply.status:
             said = f": {reply.lines[-1]}" if reply.lines else ""
-            raise LabError(f"{command!r} failed in the guest{said}", log=self._guest.last_words())
+            raise LabError(f"{command!r} failed in the guest{said}", log=self._guest.last_log_lines())
         return reply.lines
 
     def ask(self, command: str, seconds: float = 60) -> Reply:
-        """Run a command to its end, whatever its exit status. Raises LabError if there is no end."""
+        """Run a command and return its result, whatever its exit status. Raises LabError if it does not end."""
         return self.reply(self.send(command), seconds, f"running {command!r}")
 
     def _expect(self, kind: str, sequence: int | None, seconds: float, doing: str) -> list[Line]:
         lines = self._until(kind, sequence, seconds)
         if lines is None:
-            why = "ended" if self.ended else "said nothing in time"
-            raise LabError(f"{doing}: the guest {why}", log=self._guest.last_words())
+            why = "ended" if self.ended else f"timed out after {seconds:.0f} s"
+            raise LabError(f"{doing}: the guest {why}", log=self._guest.last_log_lines())
         return lines
 
     def _until(self, kind: str, sequence: int | None, seconds: float) -> list[Line] | None:
-        """All lines up to one of a kind; None if it does not come in time: then those that came are kept for later."""
+        """Return all lines up to one of a kind; None if it does not come in time, and keep the others for later."""
         end = time.monotonic() + seconds
         seen = self._seen
         while not (seen and seen[-1].kind == kind and sequence in (None, seen[-1].sequence)):
@@ -124,7 +128,7 @@ class Port:
         return seen
 
     def _line(self, seconds: float) -> Line | None:
-        """The next line of the protocol; None when time is up or the guest has ended."""
+        """Return the next line of the protocol; None when time is up or the guest has ended."""
         end = time.monotonic() + seconds
         while True:
             raw, newline, rest = self._pending.partition(b"\n")
@@ -151,7 +155,7 @@ class Port:
 
 
 def _reply(lines: list[Line]) -> Reply:
-    """What lines up to an end come to: output is what the same session said."""
+    """Return the result that lines up to an end amount to; output counts only from the session that ended."""
     end = lines[-1]
     said = tuple(line.text for line in lines if line.kind == "out" and line.session == end.session)
     return Reply(end.session, int(end.text or 0), said)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One QEMU process: its command line as data, its life bound to ours, its monitor."""
+"""One QEMU process: its command line as data, a lifetime bound to its parent's, its monitor."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Disk:
     """A disk of the guest: vda, vdb, ... in order.
 
     Attributes:
-        path: a raw image.
-        keep: whether what the guest writes is kept. If not, the file is opened for reading only and writes go to a
-            temporary file that QEMU has already deleted.
+        path: raw image.
+        keep: whether the guest writes to the file. If not, it is opened for reading only, and writes go to a temporary
+            file that QEMU has already deleted.
     """
 
     path: Path
@@ -45,19 +45,19 @@ class Disk:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A guest's machine and what it boots.
+    """A guest's machine and the kernel that it boots.
 
     Attributes:
-        kernel: a bzImage.
-        initramfs: its initramfs, if it is to have one.
-        parameters: the kernel's command line, without the console.
+        kernel: bzImage.
+        initramfs: initramfs, None for none.
+        parameters: kernel command line, without the console.
         disks: vda, vdb, ...
         memory_mib: RAM, MiB.
-        levels: levels of paging that the CPU offers, 4 or 5 (Linux uses what there is).
+        levels: levels of paging that the CPU supports, 4 or 5; Linux uses as many as there are.
         accelerator: tcg or kvm.
         gdb: whether a debugger can be attached.
-        cpu_node: of two NUMA nodes, which have half of the RAM each, the lower one and the upper one, the one that the
-            CPU is on: 0 or 1. None for a machine without nodes.
+        cpu_node: NUMA node of the CPU, 0 or 1, of two nodes that have the lower and the upper half of the RAM; None for
+            a machine without nodes.
     """
 
     kernel: Path
@@ -72,12 +72,12 @@ class Hardware:
 
 
 def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] = program) -> list[str]:
-    """What is run: QEMU under `setpriv`, so that it dies with us, whatever kills us.
+    """Return the command line: QEMU under `setpriv`, which ends it together with its parent, however that ends.
 
     Args:
         hardware: the machine.
-        sockets: the folder for its sockets and its console's file; no port of the network is used.
-        find: gives the path of a program. Raises LabUnavailable if there is none.
+        sockets: folder for its sockets and its console file; no network port is used.
+        find: function that returns the path of a program, and raises LabUnavailable if it is not installed.
     """
     cpu = {"tcg": "max", "kvm": "host"}[hardware.accelerator] + (",la57=off" if hardware.levels == 4 else "")
     words = [
@@ -109,7 +109,7 @@ def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] =
 
 
 def command_text(hardware: Hardware) -> str:
-    """The command line to look at, whether QEMU is here or not; SOCKETS stands for a temporary folder."""
+    """Return the command line for display, QEMU installed or not; SOCKETS stands for a temporary folder."""
     return shlex.join(command_line(hardware, Path("SOCKETS"), str))
 
 
@@ -118,8 +118,8 @@ class Qemu:
     """A running QEMU.
 
     Attributes:
-        process: it.
-        folder: its sockets and console.
+        process: its process.
+        folder: folder with its sockets and its console file.
     """
 
     process: subprocess.Popen[bytes]
@@ -128,7 +128,7 @@ class Qemu:
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def connect(self, name: str) -> socket.socket:
-        """A connection to one of its sockets: monitor, port, gdb. Raises LabError if QEMU ends before."""
+        """Connect to one of its sockets: monitor, port, gdb. Raises LabError if QEMU ends first or never listens."""
         end = time.monotonic() + CONNECT_SECONDS
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -138,26 +138,26 @@ class Qemu:
             except OSError:
                 connection.close()
                 if not self.running or time.monotonic() > end:
-                    raise LabError(f"QEMU did not start: {self._words()}") from None
+                    raise LabError(f"QEMU did not start: {self._error_text()}") from None
                 time.sleep(0.02)
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
     def console(self) -> str:
-        """All that the guest's kernel has printed, terminal controls removed."""
+        """Return everything that the guest's kernel has printed, carriage returns removed."""
         path = self.folder / "console"
         raw = path.read_bytes() if path.exists() else b""
         return raw.decode("utf-8", "replace").replace("\r", "")
 
-    def last_words(self, lines: int = LAST_LINES) -> tuple[str, ...]:
-        """The last lines on the console."""
+    def last_log_lines(self, lines: int = LAST_LINES) -> tuple[str, ...]:
+        """Return the last lines on the console."""
         return tuple(line for line in self.console().splitlines() if line.strip())[-lines:]
 
     def execute(self, command: str, **arguments: object) -> Any:
-        """A command of the monitor (QMP), and its answer. Raises LabError if it is refused."""
+        """Run a monitor command (QMP) and return its answer. Raises LabError if QEMU refuses it."""
         if self._monitor is None:
             self._monitor = self._open.enter_context(self.connect("monitor").makefile("rw"))
             self._answer()
@@ -167,7 +167,7 @@ class Qemu:
         return self._answer()
 
     def dump(self, path: Path) -> None:
-        """RAM and CPU state as an ELF core (QEMU's `dump-guest-memory`), whole or not at all.
+        """Dump RAM and CPU state to an ELF core (`dump-guest-memory`), complete or not at all.
 
         QEMU gets the name of a descriptor, so the file has the mode and the owner that `replacing` gives it.
 
@@ -179,17 +179,17 @@ class Qemu:
             self.execute("dump-guest-memory", paging=False, protocol=f"file:/proc/{os.getpid()}/fd/{fd}")
 
     def wait(self, seconds: float) -> int:
-        """Wait for its end and give its exit status. Raises LabError if it goes on."""
+        """Wait for the end of QEMU and return its exit status. Raises LabError if it keeps running."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise LabError(f"the guest was still running after {seconds:.0f} s", log=self.last_words()) from None
+            raise LabError(f"the guest was still running after {seconds:.0f} s", log=self.last_log_lines()) from None
 
     def end(self) -> None:
-        """Kill it and close all connections to it."""
+        """Kill QEMU and close all connections to it."""
         self.process.kill()
         self.process.wait()
-        with suppress(OSError):  # what was not yet sent to it is lost, as it should be
+        with suppress(OSError):  # unsent data goes with it
             self._open.close()
 
     def _answer(self) -> Any:
@@ -199,19 +199,19 @@ class Qemu:
                 raise LabError(f"QEMU's monitor: {said['error'].get('desc')}")
             if "return" in said or "QMP" in said:
                 return said.get("return")
-        raise LabError("QEMU ended", log=self.last_words())
+        raise LabError("QEMU ended", log=self.last_log_lines())
 
-    def _words(self) -> str:
+    def _error_text(self) -> str:
         return (self.folder / "errors").read_text(errors="replace").strip() or f"exit status {self.process.poll()}"
 
 
 @contextmanager
 def qemu(hardware: Hardware) -> Iterator[Qemu]:
-    """A running guest; on leaving, however, it is dead and its sockets are gone.
+    """Start a guest and yield it; on leaving, QEMU is killed and its sockets are removed.
 
     Raises:
-        LabUnavailable: no QEMU here.
-        LabError: it does not start.
+        LabUnavailable: QEMU is not installed.
+        LabError: QEMU does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="hibernaut-lab-"))
     try:
@@ -229,19 +229,19 @@ def qemu(hardware: Hardware) -> Iterator[Qemu]:
 
 
 def usable_accelerator(wish: str, kernel: Path) -> str:
-    """tcg, or kvm if it works: a trial boot must print something soon (a /dev/kvm that hangs is common).
+    """Return tcg or kvm; kvm only if a trial boot prints something soon, since a /dev/kvm that hangs is common.
 
     Args:
-        wish: tcg, kvm or auto (kvm if it works, else tcg).
-        kernel: a bzImage for the trial.
+        wish: tcg, kvm, or auto for kvm if it works and tcg otherwise.
+        kernel: bzImage for the trial.
 
     Raises:
-        LabUnavailable: kvm was asked for and does not work.
+        LabUnavailable: `wish` is kvm, and the trial boot prints nothing.
     """
     if wish == "tcg" or (Path("/dev/kvm").exists() and _kvm_works(kernel)):
         return "kvm" if wish != "tcg" else "tcg"
     if wish == "kvm":
-        raise LabUnavailable("KVM does not work here: a trial boot printed nothing", cure="--accel tcg")
+        raise LabUnavailable("KVM does not work on this machine: a trial boot printed nothing", cure="--accel tcg")
     return "tcg"
 
 

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Takes parts of the direct map out, the way a kernel would, and says what became of them.
+ * Takes regions out of the direct map, as a kernel does, and reports their state.
  *
  *   make=SIZE:ORDER[,...]   SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block. none: one
- *                           page whose entry is zero, in a table that is there.
- *                           ORDER above or below: where the PMD table lies, seen from the block. Pages are saved in
- *                           ascending order, so "above" means that the table is saved after a split it undergoes.
- *                           Regions of one ORDER lie as they are listed, the lowest block first.
- *   seed=N                  which of the blocks that suit: one drawn by chance. 0: the first that is found
- *   allocator=NAME          the function that split_large_page() gets its page from, if it is to be watched
- *   fail=N                  the first N allocations for a split during the copy get nothing
+ *                           page whose entry is zero, in an existing table.
+ *                           ORDER above or below: position of the PMD table relative to the block. Pages are saved in
+ *                           ascending order, so "above" means that the table is saved after the split it undergoes.
+ *                           Regions of one ORDER get blocks as they are listed, the lowest block first.
+ *   seed=N                  random choice among the blocks that fit. 0: the first one found
+ *   allocator=NAME          function that split_large_page() allocates its page with, to count its calls
+ *   fail=N                  the first N allocations for a split during the copy fail
  *
- * /proc/hlab_region tells, a line each, as KEY=VALUE; writing "arm" or "disarm" there says when allocations count.
+ * /proc/hlab_region reports, one line each, KEY=VALUE; writing "arm" or "disarm" there starts or stops the counting.
  * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
- * names the frame that it comes from (hibernaut.linux.formula).
+ * identifies the frame that it comes from (hibernaut.linux.formula).
  *
- * Once loaded it stays: there is no way back for what it took out, and the guest is thrown away.
+ * The module cannot be unloaded: the regions cannot be restored, and the guest is discarded.
  */
 #include <linux/io.h>
 #include <linux/kallsyms.h>
@@ -65,7 +65,7 @@ static int allocations, failures;
 
 static int (*call_set_memory_np)(unsigned long start, int pages);
 
-/* ---- the page tables, read as the CPU does ---- */
+/* ---- page tables, read as the CPU reads them ---- */
 
 static u64 frame_bits(u64 entry)
 {
@@ -74,8 +74,8 @@ static u64 frame_bits(u64 entry)
 }
 
 /*
- * The entry of an address at a level, which is named by how many bits of the address lie below its index; NULL if a
- * level above maps it or has nothing there.
+ * The entry of an address at a level, given by the number of address bits below its index; NULL if a higher level maps
+ * the address or has no table for it.
  */
 static u64 *entry_at(unsigned long address, int level_shift)
 {
@@ -100,7 +100,7 @@ static u64 *pmd_entry(unsigned long address)
 	return entry_at(address, PMD_SHIFT);
 }
 
-/* The frame that any address of the kernel's is mapped to, 0 for none. */
+/* The frame that a kernel address is mapped to, 0 for none. */
 static u64 frame_of(unsigned long address)
 {
 	int shift;
@@ -126,7 +126,7 @@ static unsigned long address_of(const struct region *region)
 
 /* ---- making a region ---- */
 
-static bool suits(struct page *block, bool above)
+static bool fits(struct page *block, bool above)
 {
 	u64 *entry = pmd_entry((unsigned long)page_address(block));
 
@@ -135,7 +135,7 @@ static bool suits(struct page *block, bool above)
 	return (__pa(entry) >> PAGE_SHIFT > page_to_pfn(block)) == above;
 }
 
-/* The same numbers for the same seed on every kernel (xorshift64). */
+/* A random number below a bound, the same for the same seed on every kernel (xorshift64). */
 static u64 draw(u64 below)
 {
 	seed ^= seed << 13;
@@ -145,15 +145,15 @@ static u64 draw(u64 below)
 }
 
 /*
- * A free block whose PMD table lies where it is wanted, looked for from the lowest zone up: the first one, or with a
- * seed any of all that there are, each as likely as the others.
+ * A free block whose PMD table is on the wanted side, searched from the lowest zone up: the first one, or with a seed a
+ * random one of all that exist, each with equal probability.
  */
 static struct page *take_block(bool above)
 {
 	static const gfp_t zones[] = { GFP_DMA, GFP_DMA32, 0 };
 	struct page **taken = kvcalloc(MOST_BLOCKS, sizeof(*taken), GFP_KERNEL);
 	struct page *block, *found = NULL;
-	int count = 0, suitable = 0;
+	int count = 0, fitting = 0;
 	size_t i;
 
 	for (i = 0; taken && i < ARRAY_SIZE(zones); i++) {
@@ -161,7 +161,7 @@ static struct page *take_block(bool above)
 			block = alloc_pages(GFP_KERNEL | zones[i] | __GFP_NOWARN | __GFP_NORETRY, BLOCK_ORDER);
 			if (!block)
 				break;
-			if (suits(block, above) && (!seed || !draw(++suitable)))
+			if (fits(block, above) && (!seed || !draw(++fitting)))
 				swap(block, found);
 			if (block)
 				taken[count++] = block;
@@ -204,7 +204,7 @@ static int add_region(const char *wish)
 	return 0;
 }
 
-/* Blocks come in no order: deal them out again, the lowest to the first region that wants its table there. */
+/* Blocks come in no order: assign them again, the lowest to the first region of each ORDER. */
 static void sort_blocks(void)
 {
 	int i, j;
@@ -216,7 +216,7 @@ static void sort_blocks(void)
 				swap(regions[i].block, regions[j].block);
 }
 
-/* The entry of a page that is not present already: no CPU has it cached, but nobody should have to think of that. */
+/* Clears the entry of a not-present page. No TLB has it, but the flush spares the reader that argument. */
 static int clear_entry(unsigned long address)
 {
 	u64 *pmd = pmd_entry(address), *table;
@@ -241,7 +241,7 @@ static int take_out(const struct region *region)
 	return error || region->kind == PAGE ? error : clear_entry(lone);
 }
 
-/* ---- saying what became of it ---- */
+/* ---- the report ---- */
 
 static void show_entries(struct seq_file *out, struct region *region, u64 pmd)
 {
@@ -275,7 +275,7 @@ static void show_entries(struct seq_file *out, struct region *region, u64 pmd)
 		   none, wrong);
 }
 
-/* The data through a mapping of its own, since the direct map is what is in doubt. */
+/* Reads the data through a separate mapping, since the direct map is under test. */
 static int damaged_pages(struct region *region)
 {
 	int page, bad = 0;
@@ -296,7 +296,7 @@ static int damaged_pages(struct region *region)
 	return bad;
 }
 
-/* Where the allocator has what it changes when the reader is given a page: frames. */
+/* Frames that the allocator changes when it gives the reader a page. */
 static void show_allocator(struct seq_file *out)
 {
 	struct page *page = alloc_page(GFP_KERNEL);
@@ -363,13 +363,13 @@ static const struct proc_ops report_ops = {
 
 /* ---- allocations during the copy ---- */
 
-/* A probe may send the CPU here instead of into the function it stopped at. */
+/* A probe can send the CPU here in place of the probed function. */
 static noinline notrace void *return_null(void)
 {
 	return NULL;
 }
 
-/* The copy runs with interrupts off and nothing else in it changes page attributes. */
+/* The copy runs with interrupts off, and nothing else in it changes page attributes. */
 static int on_allocation(struct kprobe *probe, struct pt_regs *regs)
 {
 	char caller[KSYM_SYMBOL_LEN];
@@ -383,7 +383,7 @@ static int on_allocation(struct kprobe *probe, struct pt_regs *regs)
 	if (failures >= fail)
 		return 0;
 	failures++;
-	pr_info("hlab_region: allocation %d for a split, from %s, gets nothing\n", allocations, caller);
+	pr_info("hlab_region: allocation %d for a split, from %s: failure injected\n", allocations, caller);
 	regs->ip = (unsigned long)return_null;
 	return 1;
 }
@@ -410,7 +410,7 @@ static int __init hlab_region_init(void)
 
 	call_set_memory_np = find_function("set_memory_np");
 	if (!call_set_memory_np || !wishes) {
-		pr_err("hlab_region: no set_memory_np here\n");
+		pr_err("hlab_region: this kernel has no set_memory_np\n");
 		kfree(wishes);
 		return -ENOENT;
 	}
@@ -425,7 +425,7 @@ static int __init hlab_region_init(void)
 		allocation_probe.symbol_name = allocator;
 		error = register_kprobe(&allocation_probe);
 	}
-	/* A failed attempt leaves holes behind in blocks that nobody frees: the guest is thrown away anyway. */
+	/* After a failure, blocks with holes are not freed: the guest is discarded anyway. */
 	if (!error && !proc_create("hlab_region", 0600, NULL, &report_ops)) {
 		error = -ENOMEM;
 		if (*allocator)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`hibernaut lab confirm FILE`: what the model says of a run, tried on a real kernel."""
+"""`hibernaut lab confirm`: the model's prediction of a run, tried on a real kernel."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
-from hibernaut.cli.lab.commands import DryRunOption, Place, workshop
+from hibernaut.cli.lab.options import DryRunOption, KeepOption, LabOptions, workshop
 from hibernaut.errors import HibernautError, LabUnavailable
 from hibernaut.exploration.replay import replay
-from hibernaut.lab.confirm import cannot_arrange, confirm, foretold
+from hibernaut.lab.confirm import confirm
+from hibernaut.lab.prediction import cannot_arrange, predict
 from hibernaut.report.explore import confirmed_text
 
 __all__ = ["confirm_"]
@@ -21,31 +22,29 @@ __all__ = ["confirm_"]
 
 def confirm_(
     *,
-    file: Annotated[Path, typer.Argument(help="A run of a simulated machine, saved by explore or answers.")],
-    place: Place,
-    keep: Annotated[
-        Path | None, typer.Option("--keep", metavar="DIR", help="Keep disks, record and logs there.")
-    ] = None,
+    file: Annotated[Path, typer.Argument(help="Run of a simulated machine, saved by explore or answers.")],
+    options: LabOptions,
+    keep: KeepOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Arrange a saved run's situation in a guest, let its kernel hibernate, and say whether the kernel agrees.
+    """Arrange a guest like the machine of a saved run, let its kernel hibernate, and compare with the model.
 
-    The regions, where their tables and the allocator's own pages lie, and failing allocations are arranged, as far as
-    a guest can be made so; what cannot be is refused with the reason. The exit status is 0 if the kernel agrees, 1 if
-    not.
+    The regions, the positions of their tables and of the allocator's own pages, and failing allocations are arranged
+    as far as a guest allows; a run that cannot be arranged is refused with the reason. The exit status is 0 if the
+    kernel agrees with the model, 1 if not.
     """
     played, difference = replay(file)
     if difference is not None:
-        raise HibernautError(f"{file} is not what the model says today: {difference}")
-    prediction = foretold(played)
+        raise HibernautError(f"{file} differs from what the model computes now: {difference}")
+    prediction = predict(played)
     why = cannot_arrange(prediction)
     if why is not None:
         raise LabUnavailable(f"this run cannot be arranged in a guest: {why}")
     if dry_run:
-        return place.dry_run(prediction.variant, keep or Path())
-    laboratory = place.lab()
+        return options.dry_run(prediction.variant, keep or Path())
+    laboratory = options.lab()
     with workshop(keep) as folder:
         found = confirm(laboratory, prediction, folder)
     document = {"file": str(file), **dataclasses.asdict(prediction), **dataclasses.asdict(found)}

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands of `hibernaut lab` put together."""
+
+from __future__ import annotations
+
+import typer
+
+from hibernaut.cli.common import expand_options
+from hibernaut.cli.lab.boot import boot
+from hibernaut.cli.lab.confirm import confirm_
+from hibernaut.cli.lab.doctor import doctor
+from hibernaut.cli.lab.dump import dump
+from hibernaut.cli.lab.golden import golden
+from hibernaut.cli.lab.hibernate import hibernate
+from hibernaut.cli.lab.prove import prove_
+from hibernaut.cli.lab.resume import resume
+from hibernaut.cli.lab.variants import variants
+
+__all__ = ["lab"]
+
+lab = typer.Typer(
+    help="Real kernels under QEMU: boot, hibernate, dump, resume, and prove hibernaut's claims.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+lab.command()(doctor)
+lab.command()(variants)
+lab.command()(expand_options(boot))
+lab.command()(expand_options(hibernate))
+lab.command()(expand_options(resume))
+lab.command()(expand_options(dump))
+lab.command()(expand_options(golden))
+lab.command("prove")(prove_)
+lab.command("confirm")(expand_options(confirm_))

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Running cases on kernels, several guests at a time."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hibernaut.errors import HibernautError, LabUnavailable
+from hibernaut.lab.cases.case import CaseFailed, CaseResult, LabCase
+from hibernaut.lab.laboratory import Lab
+
+__all__ = ["prove"]
+
+
+def prove(
+    labs: Sequence[Lab], cases: Sequence[LabCase], jobs: int = 1, keep: Path | None = None
+) -> Iterator[CaseResult]:
+    """Run every case on every kernel and yield each result as soon as all before it are in.
+
+    Args:
+        labs: one laboratory for each kernel.
+        cases: see `cases_of`.
+        jobs: number of cases at a time.
+        keep: folder in which all disks, dumps and records are kept; they are deleted if None.
+    """
+    pool = ThreadPoolExecutor(jobs)
+    pairs = [(lab, case) for lab in labs for case in cases]
+    try:
+        yield from pool.map(lambda pair: _run(pair[0], pair[1], keep), pairs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(lab: Lab, case: LabCase, keep: Path | None) -> CaseResult:
+    kernel = lab.kernel
+    started = time.monotonic()
+    name = re.sub(r"\W+", "-", f"{kernel.name}-{case.name}")
+    folder = Path(tempfile.mkdtemp(prefix=f"hibernaut-{name}-")) if keep is None else keep / name
+    folder.mkdir(parents=True, exist_ok=True)
+    passed: bool | None
+    try:
+        seen, passed = case.run(lab, folder), True
+    except LabUnavailable as error:
+        seen, passed = str(error), None
+    except (CaseFailed, HibernautError, OSError) as error:
+        seen, passed = str(error), False
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return CaseResult(kernel.name, kernel.release, case.name, case.must, passed, seen, time.monotonic() - started)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The preparation of a guest up to the moment of hibernating: swap, memory, regions out of the direct map."""
+
+from __future__ import annotations
+
+from hibernaut.lab.guest.region import REGION_MODULE
+from hibernaut.lab.guest_state import (
+    REPORT,
+    RunningGuest,
+    direct_map_counters,
+    frames_of_region,
+    module_report,
+    numa_nodes,
+)
+from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.record import GuestRecord, require_arranged
+from hibernaut.lab.variants import Swap, Variant
+from hibernaut.lab.vm.port import facts_of
+
+__all__ = ["prepare"]
+
+LOCKED_PAGES = 1024
+LOOSE_PAGES = 1024
+SEED = 0x1BADB002
+SWAP_FILE_SECONDS = 300
+
+
+def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel) -> GuestRecord:
+    """Prepare a guest for hibernation and return its record.
+
+    Args:
+        guest: a guest on fresh disks.
+        variant: kind of guest.
+        kernel: its kernel.
+
+    Raises:
+        LabError: a step fails in the guest, or the allocator's pages are not where the variant wants them.
+    """
+    run = guest.port.run
+    nodes = numa_nodes(guest) if variant.two_nodes else ()
+    if variant.regions:
+        if nodes:
+            run(f"!prefer {nodes[-1]}")
+        _make_regions(guest, variant)  # first, while whole blocks are free
+    device, partition, offset = _swap_on(guest, variant)
+    _fill_memory(guest, variant)
+    if variant.compressor == "lz4":
+        run("echo lz4 > /sys/module/hibernate/parameters/compressor")
+    if offset:
+        run(f"echo {offset} > /sys/power/resume_offset")
+    run(f"cat /sys/class/block/{device}/dev > /sys/power/resume")
+    if not variant.secret_pages:
+        run("echo shutdown > /sys/power/disk")
+    run("echo 1 > /sys/power/pm_debug_messages || true")  # newer kernels print the page counts only with it
+    if nodes:
+        run(f"!prefer {nodes[variant.pages == 'above']}")
+    report = module_report(guest)
+    record = GuestRecord(
+        session=guest.session,
+        release=kernel.release,
+        kernel=kernel.name,
+        variant=variant,
+        partition=partition,
+        offset=offset,
+        regions=report.regions,
+        frames=frames_of_region(guest, "locked"),
+        direct_map=direct_map_counters(guest),
+        allocator=report.allocator,
+    )
+    if variant.two_nodes:
+        require_arranged(record)
+    return record
+
+
+def _make_regions(guest: RunningGuest, variant: Variant) -> None:
+    """Load the module that takes regions out of the direct map."""
+    listed = guest.port.run("grep -w -E 'alloc_pages|alloc_pages_noprof' /proc/kallsyms || true")
+    allocator = next((line.split()[2] for line in listed), "")
+    parameters = [f"make={','.join(variant.regions)}", f"seed={variant.seed}"]
+    if variant.fail_allocations:
+        parameters += [f"allocator={allocator}", f"fail={variant.fail_allocations}"]
+    guest.port.run(f"!insmod /modules/{REGION_MODULE} {' '.join(parameters)}")
+    guest.port.run(f"echo arm > {REPORT}")
+
+
+def _swap_on(guest: RunningGuest, variant: Variant) -> tuple[str, int | None, int]:
+    """Make the guest's swap area, enable it, and return its block device, its partition and `resume_offset`."""
+    run = guest.port.run
+    if variant.swap is Swap.FILE:
+        run("mount -t ext4 /dev/vda /mnt")
+        run(f"dd if=/dev/zero of=/mnt/swapfile bs=1M count={variant.memory_mib} 2>/dev/null", SWAP_FILE_SECONDS)
+        run("chmod 600 /mnt/swapfile && mkswap /mnt/swapfile && swapon /mnt/swapfile && sync")
+        (extent,) = (facts_of(line) for line in run("!extent /mnt/swapfile"))
+        return "vda", None, int(extent["block"])
+    device, partition = ("vda1", 1) if variant.swap is Swap.PARTITION else ("vda", None)
+    run(f"mkswap /dev/{device} && swapon /dev/{device}")
+    return device, partition, 0
+
+
+def _fill_memory(guest: RunningGuest, variant: Variant) -> None:
+    """Fill regions of memory with pages that contain their own identity."""
+    run = guest.port.run
+    run("echo 0 > /proc/sys/vm/compact_unevictable_allowed")  # locked pages keep their frames
+    run(f"!fill locked {LOCKED_PAGES} {SEED:#x}")
+    run(f"!fill loose {LOOSE_PAGES} {SEED + 1:#x}")
+    if variant.secret_pages:
+        run(f"!fill secret {variant.secret_pages} {SEED + 2:#x}")

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table of cases and their results as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from hibernaut.errors import HibernautError, LabUnavailable
+from hibernaut.lab.cases.table import cases_of
+from hibernaut.lab.host.kernels import line_named
+from hibernaut.lab.variants import variant_named
+from hibernaut.report.text import support_page, support_text
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(LabUnavailable, match=r"no kernel line '5\.4' \(known: 6\.1, 6\.12, 7\.3"):
+        line_named("5.4")
+    with pytest.raises(LabUnavailable, match=r"no guest variant 'x' \(known: lzo, lz4"):
+        variant_named("x")
+    with pytest.raises(HibernautError, match="no case matches 'x y'"):
+        cases_of(["x y"])
+
+
+def test_the_table_of_proofs() -> None:
+    """What did not pass is said to have failed, with its reason; a guest's words are not taken for markup."""
+    row = {"kernel": "6.1", "release": "6.1.0", "case": "c", "must": "m", "seconds": 3}
+    document = {
+        "results": [
+            {**row, "result": "PASS", "seen": "fine"},
+            {**row, "case": "d", "result": "FAIL", "seen": "a|b `c` <d>"},
+        ]
+    }
+    text = support_text(document)
+    assert "1 of 2 pass" in text
+    assert "6.1, d: a|b `c` <d>" in text
+    assert "fine" not in text
+    page = support_page(document)
+    assert "| 6.1 | d | m | FAIL | 3 |" in page
+    assert r"a\|b \`c\` \<d\>" in page
