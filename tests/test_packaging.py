@@ -265,7 +265,7 @@ def test_make_targets_exist() -> None:
         for targets_together in MAKE.findall(path.read_text())
         for target in targets_together.split()
     }
-    assert {"demo", "test", "test-wheel", "lint", "types", "lock", "dist"} <= asked.keys()
+    assert {"demo", "test", "test-wheel", "lint", "types", "docs", "lock", "dist"} <= asked.keys()
     assert {target: name for target, name in asked.items() if target not in targets} == {}
 
 
