@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What Linux does with page tables: the direct map, attribute changes, the page allocator, the fixmap, a machine."""
+"""A model of Linux's mm: direct map, attribute changes, page allocator, fixmap, rules of a kernel line, machine."""
 
 from __future__ import annotations
 

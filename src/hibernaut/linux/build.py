@@ -88,27 +88,27 @@ class HoleSpec:
 
 
 def hole_4k(start_pfn: int, pages: int = 1) -> HoleSpec:
-    """Single pages not present, each by its own 4K entry."""
+    """Return a hole of single pages not present, each by its own 4K entry."""
     return HoleSpec(start_pfn, pages, HoleKind.INVALID)
 
 
 def hole_2m(start_pfn: int, blocks: int = 1) -> HoleSpec:
-    """2 MiB blocks not present, each as one PMD entry where the map has pages of 2 MiB or more."""
+    """Return a hole of 2 MiB blocks not present, each one PMD entry where the map has pages of 2 MiB or more."""
     return HoleSpec(start_pfn, blocks * Level.PMD.pages, HoleKind.NOT_PRESENT)
 
 
 def hole_1g(start_pfn: int) -> HoleSpec:
-    """1 GiB not present, as one PUD entry where the map has pages of 1 GiB."""
+    """Return a hole of 1 GiB not present, one PUD entry where the map has pages of 1 GiB."""
     return HoleSpec(start_pfn, Level.PUD.pages, HoleKind.NOT_PRESENT)
 
 
 def none_entries(start_pfn: int, pages: int = 1) -> HoleSpec:
-    """Pages without an entry, in PTE tables that exist."""
+    """Return a hole of pages without an entry, in PTE tables that exist."""
     return HoleSpec(start_pfn, pages, HoleKind.NONE)
 
 
 def no_table(start_pfn: int, blocks: int = 1) -> HoleSpec:
-    """2 MiB blocks for which there is not even a PTE table."""
+    """Return a hole of 2 MiB blocks without a PTE table."""
     return HoleSpec(start_pfn, blocks * Level.PMD.pages, HoleKind.NO_TABLE)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The direct map: all RAM, linearly mapped; found in the tables without symbols, with its holes.
+"""The direct map, the linear mapping of all RAM, with its holes; found in the tables without symbols.
 
 It is the one region where the difference between virtual address and frame is constant over nearly all RAM
 (Documentation/arch/x86/x86_64/mm.rst: "direct mapping of all physical memory", `page_offset_base`). KASLR moves it to
@@ -29,31 +29,30 @@ if TYPE_CHECKING:
 __all__ = ["START_KERNEL_MAP", "DirectMap", "FrameState", "Hole", "Mismatch", "Regions", "frames_in_state"]
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
-"""Where the kernel maps its own image, with KASLR or without (arch/x86/include/asm/page_64_types.h,
-`__START_KERNEL_map`). In a small machine, or an image of one, that mapping covers most frames, but it is no direct map.
-"""
+"""`__START_KERNEL_map`: the kernel maps its own image from here on, with or without KASLR
+(arch/x86/include/asm/page_64_types.h). In a small machine that mapping covers most frames, but it is no direct map."""
 
 _PAGES_PER_GIB = 1 << 18
 _TOP_PAGE = 1 << 52
 
 
 class FrameState(IntEnum):
-    """What the direct map has for one frame."""
+    """State of one frame in the direct map."""
 
     PRESENT = 0
-    """Plainly present: the frame's address maps the frame."""
+    """Plainly present: the address of the frame maps it."""
     NOT_PRESENT_4K = 1
-    """A not-present 4K entry with that frame."""
+    """A not-present 4K entry with the frame's own number."""
     NOT_PRESENT_LARGE = 2
     """Inside a not-present entry above PTE level."""
     NONE_IN_TABLE = 3
     """No entry, in a PTE table that exists."""
     NONE_ABOVE = 4
-    """No entry above PTE level: there is no table to put one in. Also every frame that has no address at all."""
+    """No entry above PTE level, so that there is no table for one. Also the state of frames without any address."""
     TABLE_MISSING = 5
-    """The table that would say is not in the source."""
+    """The table that decides is not in the source."""
     OTHER_FRAME = 6
-    """An entry, present or not, with another frame: garbage."""
+    """An entry, present or not, with another frame's number: garbage."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,11 @@ class Hole:
 
     Attributes:
         start_pfn: first frame.
-        pages: how many.
-        level: level of the entry that says so.
+        pages: number of frames.
+        level: level of the entry that decides.
         kind: NOT_PRESENT, NONE or TABLE_MISSING.
-        entry: the raw entry that covers the first frame.
-        in_source: whether the source has these frames: RAM without a mapping, rather than no RAM.
+        entry: raw entry that covers the first frame.
+        in_source: whether the source holds these frames: RAM without a mapping, rather than no RAM.
     """
 
     start_pfn: int
@@ -81,15 +80,15 @@ class Hole:
 class Mismatch:
     """Neighbouring entries inside the direct map, present or not, whose frame is not the one their address stands for.
 
-    Seen on real machines after a resume: a page table that the image did not contain.
+    They occur on real machines after a resume, in a page table that the image did not contain.
 
     Attributes:
-        start_pfn: the frame that the first address stands for.
-        pages: how many.
+        start_pfn: frame that the first address stands for.
+        pages: number of pages.
         level: level of the entries.
         entry: the first raw entry.
-        found_pfn: the frame that it names; the frames after it follow. -1 if it names none. Of an entry that names a
-            table which leads back up or is used over and over: the table's.
+        found_pfn: frame in that entry, which the next frames follow; -1 if there is none. For an entry that names a
+            table which was not followed (a loop, or shared): the table's frame.
     """
 
     start_pfn: int
@@ -101,12 +100,12 @@ class Mismatch:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Frames by what the direct map has for them: ascending, without gaps from frame 0; arrays of shape (n,).
+    """Frames by their state in the direct map: ascending, without gaps from frame 0; arrays of shape (n,).
 
     Attributes:
         start_pfn: first frame of each region, int64.
-        pages: its length, int64.
-        state: `FrameState`, uint8; neighbours differ.
+        pages: length of each region, int64.
+        state: `FrameState` of each region, uint8; neighbours differ.
     """
 
     start_pfn: Frames
@@ -116,19 +115,19 @@ class Regions:
 
 @dataclass(frozen=True, eq=False)
 class DirectMap:
-    """Where all RAM is mapped, and where it is not.
+    """The direct map, as its tables describe it.
 
     Attributes:
         base: address of frame 0 (`PAGE_OFFSET`).
-        levels: of the tables, 4 or 5.
-        cr3: the root that was read.
-        end_pfn: one past the last frame considered: the end of the last entry that maps its own frame (present or not),
-            or, where that is further, of the source's range of frames in which it lies and of not-present entries and
-            missing tables that follow without a gap. RAM that lies apart, further up, without any entry (a graphics
-            card's memory in QEMU's dumps) is not taken for a hole.
-        spans: what the tables say from frame 0 to `end_pfn`.
-        everything: the same from frame 0 to the top of the address space; beyond `end_pfn` there are other things.
-        tables: the tables themselves.
+        levels: levels of the tables, 4 or 5.
+        cr3: root of the tables.
+        end_pfn: one past the last frame considered. That is the end of the last entry that maps its own frame, present
+            or not; or, if further, of the source's range that contains it, and of not-present entries and missing
+            tables that follow without a gap. RAM further up without any entry (a graphics card's memory in QEMU's
+            dumps) does not count as a hole.
+        spans: spans of the tables from frame 0 to `end_pfn`.
+        everything: spans from frame 0 to the top of the address space; other mappings follow beyond `end_pfn`.
+        tables: the tables.
     """
 
     base: int
@@ -146,15 +145,15 @@ class DirectMap:
         """Find the direct map in the tables that `cr3` names.
 
         Args:
-            memory: RAM, or as much of it as there is.
-            cr3: the root.
+            memory: RAM, or the part of it that is known.
+            cr3: root of the tables.
             levels: 4 or 5; None to try both.
-            ram: the frames that count as RAM. Default: all that the memory has; if the tables map less than half of
-                that (a raw dump padded over the gaps between RAM), those that hold anything but zeroes.
+            ram: frames that count as RAM. Default: all frames of the memory; if the tables map less than half of them
+                (in a raw dump padded over the gaps between RAM), those that are not all zeroes.
 
         Raises:
-            FormatError: nothing maps at least half of those frames at one constant, 1 GiB-aligned difference in
-                the kernel half; or the tables are hostile.
+            FormatError: no constant, 1 GiB-aligned difference in the kernel half maps at least half of those frames,
+                or the tables are hostile.
         """
         refusals = []
         for number in (4, 5) if levels is None else (levels,):
@@ -174,12 +173,12 @@ class DirectMap:
         kernel_half = (1 << 64) - (1 << (11 + 9 * tables.levels))
         spans = tables.scan(kernel_half)
         _refuse_malformed(spans)
-        base, frames = _best_base(spans, kernel_half, ranges)
-        if not frames or 2 * frames < ranges.total_pages:
+        base, fitting = _best_base(spans, kernel_half, ranges)
+        if not fitting or 2 * fitting < ranges.total_pages:
             raise FormatError(
                 "no one difference between address and frame holds for most of RAM",
                 expected=f"at least half of {ranges.total_pages} frames",
-                found=f"{frames} of them at most",
+                found=f"{fitting} of them at most",
             )
         everything = spans.clipped(base >> 12, _TOP_PAGE)
         end = _end(everything, base, ranges)
@@ -188,7 +187,7 @@ class DirectMap:
 
     @classmethod
     def at(cls, memory: PhysicalMemory, cr3: int, levels: int, base: int, end_pfn: int) -> DirectMap:
-        """The direct map of a machine that is known, whatever its tables say by now.
+        """Return the direct map of a known machine, whatever its tables say by now.
 
         Raises:
             FormatError: the tables are hostile.
@@ -200,12 +199,12 @@ class DirectMap:
         return cls(base, levels, cr3, end_pfn, clipped, everything, tables)
 
     def vaddr(self, pfn: int) -> int:
-        """The direct-map address of a frame, whether it is mapped or not (`__va`)."""
+        """Return the direct-map address of a frame (`__va`), mapped or not."""
         return (self.base + (pfn << 12)) % (1 << 64)
 
     @cached_property
     def present_bytes(self) -> dict[str, int]:
-        """Bytes plainly present, by size of leaf: "4K", "2M", "1G". Entries with a wrong frame do not count."""
+        """Bytes plainly present, by size of leaf: "4K", "2M", "1G"; without entries that have a wrong frame."""
         states = _frame_states(self.spans, self.base)
         plain = states == FrameState.PRESENT
         return {
@@ -215,7 +214,7 @@ class DirectMap:
 
     @cached_property
     def holes(self) -> tuple[Hole, ...]:
-        """Every hole up to `end_pfn`, ascending: split where kind, level or `in_source` changes, and only there."""
+        """All holes up to `end_pfn`, ascending, split where kind, level or `in_source` changes, and only there."""
         states = _frame_states(self.spans, self.base)
         mapped = (states == FrameState.PRESENT) | (states == FrameState.OTHER_FRAME)
         ranges = self.tables.memory.ranges
@@ -238,7 +237,7 @@ class DirectMap:
 
     @cached_property
     def mismatches(self) -> tuple[Mismatch, ...]:
-        """Every run of entries up to `end_pfn` whose frame is not the one their address stands for, ascending."""
+        """All runs of entries up to `end_pfn` whose frame is not the one their address stands for, ascending."""
         wrong = self.spans.select(_frame_states(self.spans, self.base) == FrameState.OTHER_FRAME)
         starts = _first_frames(wrong, self.base).tolist()
         return tuple(
@@ -248,9 +247,9 @@ class DirectMap:
 
     @cached_property
     def regions(self) -> Regions:
-        """All frames, by state: as many regions as there are changes, however much RAM there is.
+        """All frames by state: as many regions as there are changes of state, whatever the size of RAM.
 
-        They go on beyond `end_pfn`, with what the tables say of the addresses there.
+        They continue beyond `end_pfn`, by the tables' entries for the addresses there.
         """
         states = _frame_states(self.everything, self.base)
         first = np.flatnonzero(np.concatenate(([True], states[1:] != states[:-1])))
@@ -259,33 +258,33 @@ class DirectMap:
         return Regions(start, np.diff(start, append=end), states[first])
 
     def classify(self, pfns: ArrayLike) -> Codes:
-        """The `FrameState` of each frame, uint8, shape as given; fastest for ascending frames.
+        """Return the `FrameState` of each frame, uint8, shape as given; fastest for ascending frames.
 
         Args:
             pfns: frame numbers, int64, shape (n,).
         """
-        frames = np.asarray(pfns, dtype=np.int64)
+        pfns = np.asarray(pfns, dtype=np.int64)
         regions = self.regions
         end = _TOP_PAGE - (self.base >> 12)
-        if len(frames) > 4 * len(regions.start_pfn) and bool((frames[1:] >= frames[:-1]).all()):
-            bounds = np.searchsorted(frames, np.append(regions.start_pfn, end))
+        if len(pfns) > 4 * len(regions.start_pfn) and bool((pfns[1:] >= pfns[:-1]).all()):
+            bounds = np.searchsorted(pfns, np.append(regions.start_pfn, end))
             counts = np.diff(bounds)
-            outside = np.full(len(frames) - int(bounds[-1]), FrameState.NONE_ABOVE, dtype=np.uint8)
+            outside = np.full(len(pfns) - int(bounds[-1]), FrameState.NONE_ABOVE, dtype=np.uint8)
             before = np.full(int(bounds[0]), FrameState.NONE_ABOVE, dtype=np.uint8)
             return np.concatenate((before, np.repeat(regions.state, counts), outside))
-        index = np.searchsorted(regions.start_pfn, frames, side="right") - 1
+        index = np.searchsorted(regions.start_pfn, pfns, side="right") - 1
         states = regions.state[np.maximum(index, 0)]
-        states[(index < 0) | (frames >= end)] = FrameState.NONE_ABOVE
+        states[(index < 0) | (pfns >= end)] = FrameState.NONE_ABOVE
         return states
 
 
 def _first_frames(spans: Spans, base: int) -> Frames:
-    """The frame that each span's address stands for."""
+    """Return the frame that each span's address stands for."""
     return (spans.vaddr >> np.uint64(12)).astype(np.int64) - (base >> 12)
 
 
 def _frame_states(spans: Spans, base: int) -> Codes:
-    """The `FrameState` of each span."""
+    """Return the `FrameState` of each span."""
     own = (spans.pfn == _first_frames(spans, base)) & ~_malformed(spans)
     pte = spans.level == Level.PTE
     none = spans.state == Stop.NONE.code
@@ -293,7 +292,7 @@ def _frame_states(spans: Spans, base: int) -> Codes:
     states = np.full(len(spans), FrameState.OTHER_FRAME, dtype=np.uint8)
     states[(spans.state == Stop.PRESENT.code) & own] = FrameState.PRESENT
     states[not_present & own & pte] = FrameState.NOT_PRESENT_4K
-    # Above PUD no leaf exists: such an entry names no frame, right or wrong.
+    # Above PUD no leaf exists, so that such an entry names no frame, right or wrong.
     states[not_present & ~pte & (own | (spans.pfn < 0))] = FrameState.NOT_PRESENT_LARGE
     states[none & pte] = FrameState.NONE_IN_TABLE
     states[none & ~pte] = FrameState.NONE_ABOVE
@@ -302,9 +301,10 @@ def _frame_states(spans: Spans, base: int) -> Codes:
 
 
 def _refuse_malformed(spans: Spans) -> None:
-    """Refuse tables read with the wrong number of levels: their 2M leaves look like 1G ones at impossible frames.
+    """Refuse tables that were read with the wrong number of levels: 2M leaves look like 1G ones at impossible frames.
 
-    The reserved bits of a large leaf (13 up to its size) are zero; a few that are not may be garbage in good tables.
+    The reserved bits of a large leaf (13 up to its size) are zero. A few leaves with other values may be garbage in
+    good tables.
     """
     leaves = spans.select((spans.state == Stop.PRESENT.code) & (spans.level > Level.PTE))
     count = leaves.pages >> (9 * (leaves.level.astype(np.int64) - 1))
@@ -314,7 +314,10 @@ def _refuse_malformed(spans: Spans) -> None:
 
 
 def _malformed(spans: Spans) -> NDArray[np.bool_]:
-    """Large leaves, present or not, whose frame is not a multiple of their size (PAT, bit 12, is no part of it)."""
+    """Return which spans are large leaves, present or not, whose frame is not a multiple of their size.
+
+    Bit 12 of such a leaf is PAT, no part of the frame.
+    """
     large = (spans.level == Level.PMD) | (spans.level == Level.PUD)
     size = np.uint64(1) << (12 + 9 * (spans.level.astype(np.uint64) - np.uint64(1)))
     inverted = spans.state == Stop.NOT_PRESENT.code
@@ -325,10 +328,10 @@ def _malformed(spans: Spans) -> NDArray[np.bool_]:
 
 
 def _best_base(spans: Spans, kernel_half: int, ranges: FrameRanges) -> tuple[int, int]:
-    """The 1 GiB-aligned difference between address and frame that holds for most frames of the memory; for how many.
+    """Return the 1 GiB-aligned difference between address and frame that holds for most frames, and for how many.
 
-    Not-present leaves count: their frames are in their entries. A difference that leads below the kernel half, or to
-    the mapping of the kernel's own image, does not.
+    Not-present leaves count, since their entries hold their frames. A difference that leads below the kernel half, or
+    to the mapping of the kernel's own image, does not count.
     """
     leaves = spans.of_state(Stop.PRESENT, Stop.NOT_PRESENT)
     page = (leaves.vaddr >> np.uint64(12)).astype(np.int64)
@@ -346,7 +349,7 @@ def _best_base(spans: Spans, kernel_half: int, ranges: FrameRanges) -> tuple[int
 
 
 def _frames_below(ranges: FrameRanges, pfns: Frames) -> NDArray[np.int64]:
-    """How many frames the memory has below each of these."""
+    """Return how many frames the memory has below each of these."""
     before = np.concatenate(([0], np.cumsum(ranges.pages)))
     index = np.searchsorted(ranges.starts, pfns, side="right")
     last = np.maximum(index - 1, 0)
@@ -355,7 +358,7 @@ def _frames_below(ranges: FrameRanges, pfns: Frames) -> NDArray[np.int64]:
 
 
 def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
-    """See `DirectMap.end_pfn`; `spans` begin at frame 0."""
+    """Return `DirectMap.end_pfn`; `spans` begin at frame 0."""
     start = _first_frames(spans, base)
     states = _frame_states(spans, base)
     own = np.isin(states, [FrameState.PRESENT, FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE])
@@ -366,16 +369,16 @@ def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
     index = int(np.searchsorted(ranges.starts, end, side="right")) - 1
     if index >= 0:
         end = max(end, int(ends[index]))
-    goes_on = np.isin(states, [FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE, FrameState.TABLE_MISSING])
+    continues = np.isin(states, [FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE, FrameState.TABLE_MISSING])
     index = int(np.searchsorted(start, end, side="right")) - 1
-    while index < len(spans) and goes_on[index]:
+    while index < len(spans) and continues[index]:
         end = int(start[index] + spans.pages[index])
         index += 1
     return end
 
 
 def _groups(key: NDArray[np.int64], start: Frames, pages: NDArray[np.int64]) -> zip[tuple[int, int]]:
-    """(first, end) positions of neighbours with the same key and without a gap between them."""
+    """Return (first, end) positions of neighbours with the same key and without a gap between them."""
     if not len(key):
         return zip([], [], strict=True)
     new = (key[1:] != key[:-1]) | (start[1:] != start[:-1] + pages[:-1])
@@ -384,7 +387,7 @@ def _groups(key: NDArray[np.int64], start: Frames, pages: NDArray[np.int64]) -> 
 
 
 def frames_in_state(direct_map: DirectMap, *states: FrameState) -> FrameRanges:
-    """The frames for which the direct map has one of these, as ranges."""
+    """Return the frames for which the direct map has one of these states."""
     regions = direct_map.regions
     which = np.isin(regions.state, states)
     starts, pages = regions.start_pfn[which], regions.pages[which]

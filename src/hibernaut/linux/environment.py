@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The environment: the one object asked for every choice that the modelled kernel does not make itself.
+"""The environment: the object that makes every choice which the modelled kernel does not make itself.
 
-Does this allocation fail, which free frame does it get, is that stale translation still in the TLB. Each is a
-`Question` with a list of possible answers, the first of which is the one without interference. Every question and its
-answer is recorded in order: that schedule, as a list of indices, replays the run exactly (`Replay`). Rooms further down
-ask questions of their own kinds, as of a machine's layout, by `Environment.ask`.
+Such choices are whether an allocation fails, which free frame it gets, and whether a stale translation is still in the
+TLB. Each is a `Question` with a list of possible answers, the first of which is the one without interference. The
+environment records every question and its answer in order; that schedule, as a list of indices, replays the run exactly
+(`Replay`). Rooms further down ask questions of their own kinds, such as a machine's layout, by `Environment.ask`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = [
 
 
 class QuestionKind(Protocol):
-    """A kind of question. Other rooms ask questions of their own kinds; each says in words how it was answered."""
+    """A kind of question. Other rooms define kinds of their own."""
 
     def describe(self, choice: Choice) -> str:
         """Return an answer to a question of this kind in words."""
 
 
 class Kind(StrEnum):
-    """The kinds of question that the kernel's code asks."""
+    """Kinds of question that the kernel's code asks."""
 
     ALLOCATION_FAILS = "allocation fails"
     FREE_FRAME = "free frame"
@@ -50,12 +50,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One choice to be made.
+    """A choice to make.
 
     Attributes:
         kind: the kind of question.
-        subject: the number of the allocation, counted from 1, or the address of the stale translation; for the kinds of
-            other rooms as these define it.
+        subject: number of the allocation, counted from 1, or address of the stale translation; kinds of other rooms
+            define their own.
         options: the possible answers, at least one; the first is the one without interference. For `FREE_FRAME` the
             frames as the allocator has them: ascending, or in the order of its list; else numbers, where 1 is yes.
     """
@@ -67,14 +67,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Choice:
-    """A question as it was answered.
+    """A question with its answer.
 
     Attributes:
-        kind: what was asked.
+        kind: the kind of question.
         subject: see `Question`.
-        options: how many answers there were.
-        index: which of them was taken.
-        value: that answer.
+        options: number of possible answers.
+        index: position of the answer among them.
+        value: the answer.
     """
 
     kind: QuestionKind
@@ -97,35 +97,38 @@ _WORDS: dict[Kind, Callable[[Choice], str]] = {
 
 
 class Environment:
-    """Nothing fails, the lowest free frame is taken, a stale translation stays cached. Subclasses override `decide`."""
+    """Environment without interference; subclasses override `decide`.
+
+    No allocation fails, each gets the first free frame, and a stale translation stays cached.
+    """
 
     def __init__(self) -> None:
         self._schedule: list[Choice] = []
 
     @property
     def schedule(self) -> tuple[Choice, ...]:
-        """Every choice so far, in order."""
+        """All choices so far, in order."""
         return tuple(self._schedule)
 
     def decide(self, question: Question) -> int:
-        """The index of the answer to take, from 0 to `len(question.options) - 1`. Here always 0."""
+        """Return the index of the answer, from 0 to `len(question.options) - 1`; 0 unless a subclass decides."""
         del question
         return 0
 
     def allocation_fails(self, number: int) -> bool:
-        """Whether page allocation `number` (counted from 1) fails although there may be memory."""
+        """Return whether page allocation `number` (counted from 1) fails although there may be memory."""
         return bool(self.ask(Question(Kind.ALLOCATION_FAILS, number, (0, 1))))
 
-    def free_frame(self, number: int, frames: Sequence[int]) -> int:
-        """Which of the free frames (ascending, not empty) page allocation `number` gets."""
-        return self.ask(Question(Kind.FREE_FRAME, number, frames))
+    def free_frame(self, number: int, pfns: Sequence[int]) -> int:
+        """Return the free frame (of `pfns`, which is not empty) that page allocation `number` gets."""
+        return self.ask(Question(Kind.FREE_FRAME, number, pfns))
 
     def still_cached(self, vaddr: int) -> bool:
-        """Whether the CPU still uses its cached translation of an address that the tables contradict by now."""
+        """Return whether the CPU still uses its cached translation of an address although the tables contradict it."""
         return bool(self.ask(Question(Kind.STILL_CACHED, vaddr, (1, 0))))
 
     def ask(self, question: Question) -> int:
-        """Put a question, record the choice and return the answer. Raises HibernautError if there is no such answer."""
+        """Ask a question, record the choice and return the answer. Raise HibernautError if there is no such answer."""
         index = self.decide(question)
         if not 0 <= index < len(question.options):
             raise HibernautError(
@@ -137,14 +140,14 @@ class Environment:
         return value
 
     def fork(self) -> Self:
-        """An independent environment in the same state, with the same record. What a subclass changes, it copies."""
+        """Return an independent environment in the same state. A subclass copies the state that it adds."""
         twin = copy.copy(self)
         twin._schedule = self._schedule.copy()
         return twin
 
 
 class FailAllocations(Environment):
-    """The page allocations with these numbers, counted from 1, fail.
+    """Environment in which the page allocations with these numbers, counted from 1, fail.
 
     Raises:
         ValueError: a number below 1.
@@ -162,9 +165,9 @@ class FailAllocations(Environment):
 
 
 class ChooseFrames(Environment):
-    """Page allocation n (counted from 1) gets the n-th of these frames; those after them the lowest free frame.
+    """Environment in which page allocation n (counted from 1) gets the n-th of these frames; later ones the first free.
 
-    Asking for a frame that is not free then raises HibernautError at that allocation.
+    An allocation whose frame is not free raises HibernautError.
     """
 
     def __init__(self, *pfns: int) -> None:
@@ -185,7 +188,7 @@ class ChooseFrames(Environment):
 
 
 class Replay(Environment):
-    """The answers of a recorded run, as indices in the order of its questions; after the last one, 0 for ever."""
+    """Environment that gives the answers of a recorded run, as indices in order; after the last one, always 0."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Simulated RAM whose pages are computed when they are read, so that a terabyte costs nothing until it is looked at."""
+"""Simulated RAM whose pages are computed when they are read, so that a terabyte costs nothing until then."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, 
 __all__ = ["BOOT_MARK", "FORMULA_MARK", "FormulaMemory", "formula_pages"]
 
 FORMULA_MARK = 0xA5C
-"""Top 12 bits of every word, so that no word of the formula is zero or looks like a page-table entry of small RAM."""
+"""Top 12 bits of every word, so that no word is zero or looks like a page-table entry of a small machine."""
 
 BOOT_MARK = 0xB07
-"""The same for RAM in which a boot kernel has run: what it left is not what the saved machine had there."""
+"""Top 12 bits for RAM in which a boot kernel has run, so that its content differs from the saved machine's."""
 
 RUN_PAGES = 1024
-"""At most so many pages are computed for one `run`, so that asking for a terabyte does not make one."""
+"""Most pages that one `run` computes, so that a request for a terabyte does not allocate one."""
 
 _WORDS = np.arange(PAGE_SIZE // 8, dtype="<u8") * 8
 
 
 def formula_pages(pfns: ArrayLike, mark: int = FORMULA_MARK) -> Bytes:
-    """What frames hold by formula: every u64 is its own physical address, with `FORMULA_MARK` in its top 12 bits.
+    """Return the content of frames by formula: every u64 is its own physical address, with a mark in its top 12 bits.
 
     Args:
         pfns: frame numbers below 2^40, shape (n,).
-        mark: the top 12 bits, instead of `FORMULA_MARK`.
+        mark: the top 12 bits.
 
     Returns:
-        Bytes of shape (n, 4096). A page in the wrong place names the frame that it comes from.
+        Bytes of shape (n, 4096). A page in the wrong place shows the frame that it comes from.
     """
     first = (np.asarray(pfns, dtype=np.int64).astype("<u8") << np.uint64(12)) | np.uint64(mark << 52)
     pages: Bytes = (first[:, None] | _WORDS[None, :]).view(np.uint8)
@@ -41,12 +41,12 @@ def formula_pages(pfns: ArrayLike, mark: int = FORMULA_MARK) -> Bytes:
 
 
 class FormulaMemory(PhysicalMemory):
-    """RAM by formula, except for some segments with bytes of their own.
+    """RAM by formula, except for segments with bytes of their own.
 
     Args:
-        ranges: which frames exist.
-        segments: what some of them really hold; the earlier wins where two overlap, and a frame of a segment exists
-            even if `ranges` lacks it.
+        ranges: frames that exist.
+        segments: content of some frames; the earlier wins where two overlap, and a frame of a segment exists even if
+            `ranges` lacks it.
         mark: see `formula_pages`.
     """
 
@@ -61,7 +61,7 @@ class FormulaMemory(PhysicalMemory):
 
     @property
     def ranges(self) -> FrameRanges:
-        """Which frames exist."""
+        """Frames that exist."""
         return self._ranges
 
     def run(self, pfn: int, pages: int) -> Bytes:
@@ -79,13 +79,13 @@ class FormulaMemory(PhysicalMemory):
         return formula_pages(np.arange(pfn, end), self._mark)
 
     def occupied(self) -> FrameRanges:
-        """See `PhysicalMemory.occupied`: by formula no page is zero, so only the segments are read."""
+        """See `PhysicalMemory.occupied`. No page is zero by formula, so only the segments are read."""
         zero = []
         for start, pages in self._segments.ranges:
             at = start
             while at < start + pages:
                 content = self._segments.run(at, min(pages - (at - start), RUN_PAGES))
-                if not content.strides[0]:  # one page over and over
+                if not content.strides[0]:  # one page, repeated
                     content = self._segments.run(at, pages - (at - start))
                     zero += [] if content[0].any() else [(at, len(content))]
                 else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The second mapping of the kernel's own text and data, at 0xffffffff80000000 and up."""
+"""The second mapping of the kernel's own text and data, from 0xffffffff80000000 on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["KernelImage"]
 
 @dataclass(frozen=True)
 class KernelImage:
-    """Where the kernel image lies and where it is mapped besides the direct map.
+    """Frames of the kernel image, and its mapping besides the direct map.
 
     Attributes:
         start_pfn: frame of `_text`.
         end_pfn: one past the last frame of `_brk_end`, rounded up to 2 MiB.
-        vaddr: where `_text` is mapped.
-        rodata_start_pfn: first frame of `__start_rodata`; None if that is not known.
-        rodata_end_pfn: one past the last frame of it.
+        vaddr: address of `_text`.
+        rodata_start_pfn: frame of `__start_rodata`; None if unknown.
+        rodata_end_pfn: one past the last frame of the read-only data.
     """
 
     start_pfn: int

@@ -64,14 +64,14 @@ class KernelMemory:
         self.store(vaddr, (self.load(vaddr, doing) + amount) & U64_MAX, doing)
 
     def list_add(self, new: int, before: int, after: int, doing: str) -> None:
-        """`__list_add` (include/linux/list.h): four writes, in the kernel's order. Raise MachineFault."""
+        """`__list_add` (include/linux/list.h): link an entry, by four writes in order. Raise MachineFault."""
         self.store(after + 8, new, doing)
         self.store(new, after, doing)
         self.store(new + 8, before, doing)
         self.store(before, new, doing)
 
     def list_del(self, entry: int, doing: str) -> None:
-        """`list_del` (include/linux/list.h): four writes, in the kernel's order. Raise MachineFault."""
+        """`list_del` (include/linux/list.h): unlink an entry, by four writes in order. Raise MachineFault."""
         after, before = self.load(entry, doing), self.load(entry + 8, doing)
         self.store(after + 8, before, doing)
         self.store(before, after, doing)

@@ -63,7 +63,7 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_
 
 
 def _split_set_pte(machine: Machine, entries: Entries, level: Level, first: int) -> None:
-    """`split_set_pte` with force_static_prot: correct 4K entries in place; warn of 2M entries, which cannot be."""
+    """`split_set_pte` with force_static_prot: set 4K entries right in place; warn of 2M entries, which cannot be."""
     for index, entry in enumerate(entries.tolist()):
         pfn, prot = pfn_and_prot(entry, level)
         allowed = static_protections(machine, prot, first + (index << level.shift), pfn, level.pages, "protect")

@@ -179,7 +179,7 @@ class Machine:
 
     @property
     def has_fixmap(self) -> bool:
-        """Whether there is a free slot for unmapped pages."""
+        """True if the tables have a free slot for unmapped pages."""
         try:
             return self.fixmap.index >= 0
         except HibernautError:

@@ -301,7 +301,7 @@ class BuddyAllocator:
             at += rows
 
     def _nr_pcp_free(self, pcp: int, high: int, batch: int, doing: str) -> int:
-        """`nr_pcp_free`: how many pages a full list returns, more each time if nothing was allocated in between."""
+        """`nr_pcp_free`: return how many pages a full list returns; more each time if nothing was allocated since."""
         if high < batch:
             return 1
         min_nr_free, max_nr_free = batch, high - batch
@@ -343,7 +343,7 @@ class BuddyAllocator:
         self._add_to_free_list(page, order, tail=to_tail, doing=doing)
 
     def _buddy_merge_likely(self, page: int, pfn: int, buddy_pfn: int, order: int, doing: str) -> bool:
-        """`buddy_merge_likely`: whether the buddy of the next larger block is free already."""
+        """`buddy_merge_likely`: return whether the buddy of the next larger block is free already."""
         if order >= NR_PAGE_ORDERS - 2:
             return False
         higher_pfn = buddy_pfn & pfn
@@ -411,14 +411,14 @@ class BuddyAllocator:
         self._kernel.store(page + PAGE_STATE, self._kernel.load(page + PAGE_STATE, doing) & ~PG_BUDDY, doing)
 
     def _page_is_buddy(self, page: int, pfn: int, order: int, doing: str) -> bool:
-        """`page_is_buddy`: whether a page is the first of a free block of this order."""
+        """`page_is_buddy`: return whether a page is the first of a free block of this order."""
         if not 0 <= pfn < self.places.end_pfn:  # the kernel's array extends to a multiple of the largest block
             return False
         state = self._kernel.load(page + PAGE_STATE, doing)
         return state & PAGE_TYPE_MASK == PAGE_TYPE_BASE and self._kernel.load(page + PAGE_PRIVATE, doing) == order
 
     def _page_is_bad(self, page: int, doing: str) -> bool:
-        """`page_expected_state`, checked when a page moves between a free list and a CPU's list; `bad_page` if not.
+        """`page_expected_state`: check a page that moves between a free list and a CPU's list; `bad_page` if wrong.
 
         Since Linux kernel commit 700d2e9a36b9 ("mm, page_alloc: reduce page alloc/free sanity checks") (in v6.4), the
         check is off by default (`check_pages_enabled`).

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Page-table entries as Linux reads and makes them (arch/x86/include/asm/pgtable.h, pgtable_types.h).
 
-`paging/` says what the CPU sees; this is what the kernel's own code concludes, which differs for entries that are not
-present: `pmd_present` is also true with PSE or PROTNONE (GLOBAL of a not-present entry) alone, `pud_present` is not.
+`paging/` shows what the CPU sees. The kernel's own code concludes otherwise for entries that are not present:
+`pmd_present` is true with PSE or PROTNONE (GLOBAL of a not-present entry) alone, `pud_present` is not.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "pgprot_large_2_4k",
 ]
 
-# Plain ints: an IntFlag makes a new object of every result, and these are asked for every entry of every walk.
+# Plain ints: an IntFlag creates an object for every result, and a walk tests these in every entry.
 PRESENT = int(Entry.PRESENT)
 RW = int(Entry.RW)
 PSE = int(Entry.PSE)
@@ -46,7 +46,7 @@ GLOBAL = int(Entry.GLOBAL)
 NX = int(Entry.NX)
 
 KERNPG_TABLE = int(Entry.PRESENT | Entry.RW | Entry.ACCESSED | Entry.DIRTY)
-"""_KERNPG_TABLE, without memory encryption: 0x63. What a split installs its table with."""
+"""_KERNPG_TABLE, without memory encryption: 0x63. A split installs its table with it."""
 PAGE_TABLE = KERNPG_TABLE | int(Entry.USER)
 """_PAGE_TABLE: 0x67."""
 PAGE_KERNEL = KERNPG_TABLE | int(Entry.GLOBAL | Entry.NX)
@@ -64,19 +64,19 @@ _PAT_LARGE = 1 << 12
 
 
 class TableNotInSource(MachineFault):
-    """The lookup needs a page table that the memory does not hold: a real CPU would read whatever is there."""
+    """A lookup needs a page table that is not in the memory; a real CPU would read whatever is there."""
 
 
 @dataclass(frozen=True)
 class KernelEntry:
-    """What `lookup_address` points to.
+    """An entry that `lookup_address` finds.
 
     Attributes:
-        level: where the entry is.
+        level: level of the entry.
         entry: its value.
         paddr: its physical address.
         nx: some level above forbids execution (`lookup_address_in_pgd_attr`, the same file); the entry itself may too.
-        rw: every level above allows writing.
+        rw: all levels above allow writing.
     """
 
     level: Level
@@ -87,17 +87,17 @@ class KernelEntry:
 
     @property
     def present(self) -> bool:
-        """The PRESENT bit: what `kernel_page_present` asks for."""
+        """The PRESENT bit, which `kernel_page_present` tests."""
         return bool(self.entry & PRESENT)
 
 
 def is_none(entry: int) -> bool:
-    """pte_none, pmd_none, pud_none, p4d_none: zero but for the two bits of an erratum (_PAGE_KNL_ERRATUM_MASK)."""
+    """`pte_none`, `pmd_none`, ...: return whether an entry is zero but for the bits of _PAGE_KNL_ERRATUM_MASK."""
     return not entry & ~_NONE_IGNORES
 
 
 def pfn_entry(pfn: int, prot: int) -> int:
-    """pfn_pte: frame and protection as one entry; the frame inverted if it is not present and not zero."""
+    """`pfn_pte`: return frame and protection as one entry; the frame is inverted if not present and not zero."""
     frame = pfn << 12
     if prot and not prot & PRESENT:
         frame = ~frame
@@ -105,7 +105,7 @@ def pfn_entry(pfn: int, prot: int) -> int:
 
 
 def pfn_entries(first_pfn: int, step: int, prot: int) -> Entries:
-    """`pfn_entry` of 512 frames, `step` frames apart."""
+    """Return `pfn_entry` of 512 frames that are `step` frames apart."""
     frames = (np.uint64(first_pfn) + np.arange(ENTRIES, dtype=np.uint64) * np.uint64(step)) << np.uint64(12)
     if prot and not prot & PRESENT:
         frames = ~frames
@@ -113,9 +113,9 @@ def pfn_entries(first_pfn: int, step: int, prot: int) -> Entries:
 
 
 def pfn_and_prot(entry: int, level: Level) -> tuple[int, int]:
-    """pte_pfn and pte_pgprot (pmd_, pud_): an entry's frame and all its other bits.
+    """`pte_pfn` and `pte_pgprot` (`pmd_`, `pud_`): return the frame of an entry, and all its other bits.
 
-    With PSE the bits below the large page belong to the protection (PAT is bit 12), without it to the frame.
+    With PSE the bits below the large page belong to the protection (PAT is bit 12), else to the frame.
     """
     mask = FRAME_MASK
     if level > Level.PTE and entry & PSE:
@@ -140,10 +140,10 @@ def pgprot_clear_protnone_bits(prot: int) -> int:
 
 
 def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) -> KernelEntry | None:
-    """The entry that decides an address, as the kernel finds it; None where a level above PTE has no entry.
+    """Return the entry that decides an address, as the kernel finds it; None if a level above PTE has no entry.
 
-    `lookup_address` in arch/x86/mm/pat/set_memory.c: stops at the first large or not-present entry; at PTE level a
-    zero entry is returned like any other.
+    `lookup_address` (arch/x86/mm/pat/set_memory.c) stops at the first large or not-present entry. At PTE level a zero
+    entry is returned like any other.
 
     Raises:
         TableNotInSource: a table on the way is not in the memory.
@@ -176,11 +176,11 @@ def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) ->
 
 
 def _stops(entry: int, level: Level) -> bool:
-    """Whether the kernel takes an entry that is not none for a leaf or a not-present mapping, not for a table."""
+    """Return whether the kernel takes an entry that is not none for a leaf or a not-present mapping."""
     if level == Level.PGD:
         return False
     if level == Level.PMD:
-        # pmd_large is PSE, whether present or not; pmd_present any of three bits.
+        # pmd_large tests PSE, present or not; pmd_present any of three bits.
         return bool(entry & PSE) or not entry & (PRESENT | GLOBAL)
     if level == Level.PUD:
         return not entry & PRESENT or bool(entry & PSE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The log: what the modelled kernel prints, and between its lines what the model knows and a kernel would not say."""
+"""The log: lines that the modelled kernel prints, and facts that only the model knows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Self
 __all__ = ["MODEL_MARK", "Event", "EventLog"]
 
 MODEL_MARK = "  [model] "
-"""Stands before every line that no kernel prints."""
+"""Prefix of lines that no kernel prints."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the log. There is no clock: order is all there is.
+    """One line of the log. There is no clock, only an order.
 
     Attributes:
         text: the line.
-        by_kernel: whether a real kernel prints it (True) or only the model knows it (False).
+        by_kernel: True if a real kernel prints it, False if only the model knows it.
     """
 
     text: str
@@ -37,41 +37,41 @@ class EventLog:
         self._once: set[str] = set()
 
     def printk(self, text: str) -> None:
-        """A line of the kernel's."""
+        """Add a line that the kernel prints."""
         self._events.append(Event(text, by_kernel=True))
 
     def printk_once(self, text: str) -> None:
-        """A line that the kernel prints once since boot (`pr_warn_once`), whoever asks again."""
+        """Add a line that the kernel prints once since boot (`pr_warn_once`), unless it did."""
         if text not in self._once:
             self._once.add(text)
             self.printk(text)
 
     @property
     def once(self) -> frozenset[str]:
-        """What `printk_once` will not print again."""
+        """Lines that `printk_once` will not print again."""
         return frozenset(self._once)
 
     def note(self, text: str) -> None:
-        """A fact that only the model knows."""
+        """Add a fact that only the model knows."""
         self._events.append(Event(text, by_kernel=False))
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Everything so far."""
+        """All events so far."""
         return tuple(self._events)
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Everything as text, the model's own lines marked."""
+        """All events as text, the model's own marked."""
         return tuple(str(event) for event in self._events)
 
     @property
     def kernel_lines(self) -> tuple[str, ...]:
-        """Only what a real kernel prints."""
+        """The lines that a real kernel prints."""
         return tuple(event.text for event in self._events if event.by_kernel)
 
     def fork(self) -> Self:
-        """An independent log in the same state."""
+        """Return an independent log in the same state."""
         twin = type(self)()
         twin._events = self._events.copy()
         twin._once = self._once.copy()

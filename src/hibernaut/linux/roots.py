@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Finding the root of the page tables in memory whose CR3 nobody noted.
+"""Search for the root of the page tables when CR3 is unknown.
 
-A candidate root is a frame whose tables map that very frame in a direct map of most of RAM. Every process's PGD is one,
-as all share the kernel half; the kernel's own (`init_top_pgt`, which is `swapper_pg_dir`) is told apart by its empty
-user half, and from PGDs that were freed by lying in the kernel's image.
+A candidate root is a frame whose tables map the frame itself in a direct map of most of RAM. Every process's PGD is
+one, since all share the kernel half. The kernel's own (`init_top_pgt`, also named `swapper_pg_dir`) differs from them
+by its empty user half, and from freed PGDs by its place in the kernel's image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HALF = ENTRIES // 2
 _SAMPLE = np.linspace(_HALF, ENTRIES - 1, 16).astype(np.int64)
 _PAGES_PER_GIB = 1 << 18
 _WITNESSES = 1 << 17
-"""More 1 GiB slots than this, beyond twice what the memory needs, are not a kernel's."""
+"""No kernel has more 1 GiB slots than this, beyond twice those that the memory needs."""
 _SHOWN = 8
 
 
@@ -43,11 +43,12 @@ class Root:
 
     Attributes:
         cr3: its physical address.
-        levels: of its tables, 4 or 5.
-        base: of the direct map.
-        mapped_bytes: plainly present in the direct map.
-        user_half_empty: the lower half of the table is all zero: it is no process's.
-        in_kernel_image: the kernel's mapping of its own image, at the top of the address space, covers the frame.
+        levels: levels of its tables, 4 or 5.
+        base: base of the direct map.
+        mapped_bytes: bytes plainly present in the direct map.
+        user_half_empty: whether the lower half of the table is all zero, as of no process.
+        in_kernel_image: whether the kernel's mapping of its own image, at the top of the address space, covers the
+            frame.
     """
 
     cr3: int
@@ -59,13 +60,12 @@ class Root:
 
 
 def find_root(memory: PhysicalMemory) -> Root:
-    """The kernel's own root.
+    """Return the kernel's own root.
 
-    That is the only candidate; or else the only one with an empty user half; or else the only one of those that lies in
-    the kernel's image.
+    It is the only candidate, or the only one with an empty user half, or the only one of those in the kernel's image.
 
     Raises:
-        FormatError: there is no candidate, or none that stands out; the message lists them.
+        FormatError: there is no candidate, or more than one remains; the message lists them.
     """
     roots = find_roots(memory)
     if not roots:
@@ -82,15 +82,15 @@ def find_root(memory: PhysicalMemory) -> Root:
 
 
 def find_roots(memory: PhysicalMemory, levels: int | None = None) -> list[Root]:
-    """Every candidate root, ascending by `cr3`.
+    """Return all candidate roots, ascending by `cr3`.
 
-    Reads all memory, in chunks; a frame of zeroes does not count as RAM. Frames with the same kernel half
-    share one look at their direct map.
+    All memory is read, in chunks; a frame of zeroes does not count as RAM. For frames with the same kernel half the
+    direct map is read once.
 
     Args:
         memory: RAM.
-        levels: 4 or 5; None for both, where a frame is only taken for a root of 4 levels if there is none of 5 (a table
-            of the second level can look like one).
+        levels: 4 or 5; None for both, where roots of 4 levels are returned only if there is none of 5 (a table of the
+            second level can look like a root of 4).
     """
     ram = memory.occupied()
     plausible = list(_plausible(memory, ram))
@@ -144,11 +144,11 @@ def _in_image(found: DirectMap, pfn: int) -> bool:
 
 
 def _plausible(memory: PhysicalMemory, ram: FrameRanges) -> Iterator[int]:
-    """Frames whose upper half could be a root's: some entries, each zero or a table's within the memory's bounds."""
+    """Yield frames whose upper half could be a root's: some entries, each zero or a table's within the memory."""
     end = np.uint64(memory.ranges.end << 12)
-    frames = ram.frames()
-    for first in range(0, len(frames), CHUNK_PAGES):
-        pfns = frames[first : first + CHUNK_PAGES]
+    candidates = ram.frames()
+    for first in range(0, len(candidates), CHUNK_PAGES):
+        pfns = candidates[first : first + CHUNK_PAGES]
         entries = memory.gather(pfns)[0].view(np.uint64)
         rows = np.flatnonzero(_like_tables(entries[:, _SAMPLE], end).all(axis=1))
         upper = entries[rows, _HALF:]
@@ -157,7 +157,7 @@ def _plausible(memory: PhysicalMemory, ram: FrameRanges) -> Iterator[int]:
 
 
 def _like_tables(entries: Entries, end: np.uint64) -> BoolArray:
-    """Which entries are zero, or such as Linux uses for the kernel's tables (`_KERNPG_TABLE`, `_PAGE_TABLE`).
+    """Return which entries are zero, or as Linux makes them for the kernel's tables (`_KERNPG_TABLE`, `_PAGE_TABLE`).
 
     They are present and writable, and neither NX, GLOBAL nor PSE: rights are taken away in leaves.
     """
@@ -168,9 +168,9 @@ def _like_tables(entries: Entries, end: np.uint64) -> BoolArray:
 
 
 def _bases(memory: PhysicalMemory, pfn: int, levels: int) -> set[int]:
-    """Every base at which a direct map would contain the root itself, by the root's own tables.
+    """Return every base at which a direct map would contain the root itself, by the root's own tables.
 
-    A direct map begins at a multiple of 1 GiB: so the root's frame has the same place in its GiB in both addresses.
+    A direct map begins at a multiple of 1 GiB, so the root's frame has the same place in its GiB in both addresses.
     """
     slots = _gib_slots(memory, pfn, levels)
     within = np.uint64((pfn % _PAGES_PER_GIB) << 12)
@@ -180,7 +180,7 @@ def _bases(memory: PhysicalMemory, pfn: int, levels: int) -> set[int]:
 
 
 def _gib_slots(memory: PhysicalMemory, pfn: int, levels: int) -> Addresses:
-    """Addresses in the kernel half that an entry at PUD level speaks of; none if there are more than a kernel has."""
+    """Return the addresses in the kernel half that have an entry at PUD level; none if a kernel never has so many."""
     reader = TableReader(memory)
     limit = _WITNESSES + 2 * (memory.ranges.end >> 18)
     tables = np.array([pfn], dtype=np.int64)
@@ -206,7 +206,7 @@ def _gib_slots(memory: PhysicalMemory, pfn: int, levels: int) -> Addresses:
 
 
 def _distinct(reader: TableReader, tables: Frames, vaddrs: Addresses) -> tuple[Frames, Addresses]:
-    """Existing tables, each once (a KASAN kernel's shadow names one table over and over), and their addresses."""
+    """Return the tables that exist, each once, and their addresses."""
     exist = reader.exist(tables)
     tables, first = np.unique(tables[exist], return_index=True)
     return tables, vaddrs[exist][first]

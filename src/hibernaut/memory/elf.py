@@ -40,7 +40,7 @@ class Note(NamedTuple):
 
 
 def open_elf(plain: PlainFile) -> Dump | Refusal:
-    """An ELF64 core as physical memory, by `p_paddr`.
+    """Open an ELF64 core as physical memory, by `p_paddr`.
 
     What `p_filesz` covers exists, the rest of `p_memsz` does not. Of frames that several headers name (kdump's segment
     for kernel text) the first counts; a frame that is there only in part is left out. Headers without a physical
@@ -73,7 +73,7 @@ def open_elf(plain: PlainFile) -> Dump | Refusal:
 
 
 def read_notes(plain: PlainFile, offset: int, size_bytes: int) -> Iterator[Note]:
-    """The notes of one PT_NOTE segment that lies inside the file.
+    """Return the notes of one PT_NOTE segment that lies inside the file.
 
     Raises:
         FormatError: a note runs past its segment, or there are absurdly many.
@@ -96,7 +96,7 @@ def read_notes(plain: PlainFile, offset: int, size_bytes: int) -> Iterator[Note]
 
 
 def _why_not(head: bytes) -> str | None:
-    """Why a file with these first bytes is no ELF core of an x86-64 machine; None if it is one."""
+    """Return why a file with these first bytes is no ELF core of an x86-64 machine; None if it is one."""
     if not head.startswith(c.ELF_MAGIC):
         return "no ELF magic"
     if len(head) < c.ELF_HEADER.itemsize:
@@ -112,7 +112,7 @@ def _why_not(head: bytes) -> str | None:
 
 
 def _program_headers(plain: PlainFile, header: Any) -> Headers:
-    """All program headers, as many as there are (PN_XNUM)."""
+    """Return all program headers, however many (PN_XNUM)."""
     if header["e_phentsize"] != c.PROGRAM_HEADER.itemsize:
         raise FormatError(
             "wrong size of program headers",
@@ -149,7 +149,7 @@ def _check_inside(plain: PlainFile, headers: Headers, what: str) -> None:
 
 
 def _has_paddr(loads: Headers) -> NDArray[np.bool_]:
-    """Which segments hold bytes with a physical address."""
+    """Return which segments hold bytes with a physical address."""
     known = (loads["p_filesz"] > 0) & (loads["p_paddr"] != np.uint64(c.PADDR_UNKNOWN))
     at_zero = known & (loads["p_paddr"] == 0) & (loads["p_vaddr"] != 0)
     if np.count_nonzero(at_zero) > 1:
@@ -159,7 +159,7 @@ def _has_paddr(loads: Headers) -> NDArray[np.bool_]:
 
 
 def _pieces(plain: PlainFile, physical: Headers) -> Pieces:
-    """Where the segments' whole frames lie."""
+    """Return the places of the segments' whole frames."""
     limit = np.uint64(c.PADDR_LIMIT)
     beyond = physical["p_paddr"] > limit - np.minimum(physical["p_filesz"], limit)
     for header in physical[beyond][:1]:
@@ -176,7 +176,7 @@ def _machine_notes(plain: PlainFile, headers: Headers) -> list[Note]:
 
 
 def _dump(plain: PlainFile, pieces: Pieces, notes: list[Note]) -> Dump:
-    """The dump with what its notes say."""
+    """Return the dump, with the facts of its notes."""
     text = max(
         (note.description.split(b"\x00", 1)[0] for note in notes if note.name == c.VMCOREINFO_NOTE),
         key=len,
@@ -197,7 +197,7 @@ def _dump(plain: PlainFile, pieces: Pieces, notes: list[Note]) -> Dump:
 
 
 def _cpu_state(note: Note) -> Any:
-    """QEMU's state of one CPU, a record of `QEMU_CPU_STATE`; None if the note is something else."""
+    """Return QEMU's state of one CPU, a record of `QEMU_CPU_STATE`; None if the note is something else."""
     if note.name != c.QEMU_NOTE or len(note.description) < c.QEMU_CPU_STATE.itemsize:
         return None
     state = np.frombuffer(note.description, dtype=c.QEMU_CPU_STATE, count=1)[0]

@@ -33,7 +33,7 @@ DESCRIPTORS = 1 << 16
 
 
 def open_kdump(plain: PlainFile) -> Dump | Refusal:
-    """A kdump-compressed dump as physical memory; pages that makedumpfile left out do not exist.
+    """Open a kdump-compressed dump as physical memory; pages that makedumpfile left out do not exist.
 
     zlib, LZO and zstd pages are read, and uncompressed ones. The flattened form is put in order by `open_plain`.
 
@@ -89,7 +89,7 @@ class KdumpMemory(PhysicalMemory):
 
     @property
     def ranges(self) -> FrameRanges:
-        """Which frames the dump holds."""
+        """Frames that the dump holds."""
         return self._ranges
 
     def run(self, pfn: int, pages: int) -> Bytes:
@@ -107,7 +107,7 @@ class KdumpMemory(PhysicalMemory):
         return out
 
     def _page(self, at: int, descriptor: Any) -> NDArray[np.uint8]:
-        """One page by its descriptor, which stands at byte `at`. Raises CorruptImage."""
+        """Return one page by its descriptor, which is at byte `at`. Raise CorruptImage."""
         offset, size_bytes, flags = int(descriptor["offset"]), int(descriptor["size"]), int(descriptor["flags"])
         if size_bytes > PAGE_SIZE or offset + size_bytes > self._plain.size_bytes or flags not in c.KDUMP_COMPRESSED:
             raise CorruptImage(
@@ -141,14 +141,14 @@ class _Codecs(threading.local):
         self._made: dict[int, Callable[[bytes], bytes]] = {}
 
     def of(self, flags: int) -> Callable[[bytes], bytes]:
-        """The calling thread's decompressor of pages with these flags, see `_codec`."""
+        """Return the calling thread's decompressor of pages with these flags, see `_codec`."""
         if flags not in self._made:
             self._made[flags] = _codec(c.KDUMP_COMPRESSED[flags])
         return self._made[flags]
 
 
 def _codec(compression: str) -> Callable[[bytes], bytes]:
-    """A function that decompresses one page and raises ValueError if it cannot, for one thread.
+    """Return a function that decompresses one page and raises ValueError if it cannot, for one thread.
 
     Libraries are imported when they are needed.
     """
@@ -182,7 +182,7 @@ def _reporting(unpack: Callable[[bytes], bytes], damage: type[Exception]) -> Cal
 
 
 def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
-    """The frames that have a descriptor: the bits of the second bitmap. Memory is bounded by the bitmap in the file."""
+    """Return the frames that have a descriptor: the bits of the second bitmap. Its size in the file bounds memory."""
     half = int(header["bitmap_blocks"]) * PAGE_SIZE // 2
     start = (1 + int(header["sub_hdr_size"])) * PAGE_SIZE + half
     if start + half > plain.size_bytes:
@@ -204,7 +204,7 @@ def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
 
 
 def _compressions(plain: PlainFile, at: int, pages: int) -> set[str]:
-    """Which compressions the pages say they have; unknown ones are left for whoever reads the page."""
+    """Return the compressions that the pages claim; unknown ones are left to the reader of the page."""
     found: set[int] = set()
     for first in range(0, pages, DESCRIPTORS):
         raw = plain.pread(at + first * c.KDUMP_PAGE.itemsize, min(DESCRIPTORS, pages - first) * c.KDUMP_PAGE.itemsize)

@@ -20,7 +20,7 @@ __all__ = ["open_lime"]
 
 
 def open_lime(plain: PlainFile) -> Dump | Refusal:
-    """A LiME dump as physical memory. Frames there only in part are left out; of overlapping ranges the first counts.
+    """Open a LiME dump as physical memory, without frames that it holds only in part; of overlaps the first wins.
 
     Returns:
         The dump, which owns `plain`; a refusal if the file does not start with a LiME header of version 1.

@@ -31,7 +31,7 @@ The byte need not be a multiple of anything.
 
 
 def whole_frames(paddrs: ArrayLike, sizes_bytes: ArrayLike, offsets: ArrayLike) -> Pieces:
-    """The frames that lie wholly in ranges of physical bytes stored at `offsets`; all int64 of shape (n,).
+    """Return the frames that lie wholly in ranges of physical bytes stored at `offsets`; all int64 of shape (n,).
 
     Frames of which the dump has only a part are left out: their other bytes are unknown, and the kernel itself uses no
     page that is not RAM as a whole (`e820_end_pfn` and `e820__memblock_setup`, arch/x86/kernel/e820.c, round inwards).
@@ -44,7 +44,7 @@ def whole_frames(paddrs: ArrayLike, sizes_bytes: ArrayLike, offsets: ArrayLike) 
 
 
 def first_wins(pieces: Pieces) -> Pieces:
-    """The same frames without overlaps, ascending: a frame that several pieces have is the earliest piece's.
+    """Return the frames without overlaps, ascending: a frame in several pieces belongs to the earliest piece.
 
     ELF readers look for the first header that names an address. n log n in the number of pieces.
     """
@@ -58,7 +58,7 @@ def first_wins(pieces: Pieces) -> Pieces:
 
 
 def _sweep(starts: list[int], ends: list[int], order: list[int]) -> list[tuple[int, int, int]]:
-    """Disjoint (piece, first, end), ascending; of overlapping ones the smallest number wins. `order` sorts by start."""
+    """Return disjoint (piece, first, end), ascending; of overlaps the smallest number wins. `order` sorts by start."""
     active: list[int] = []
     kept: list[tuple[int, int, int]] = []
     at = taken = 0
@@ -104,7 +104,7 @@ class MappedMemory(PhysicalMemory):
 
     @property
     def ranges(self) -> FrameRanges:
-        """Which frames exist."""
+        """Frames that exist."""
         return self._ranges
 
     @property
@@ -182,7 +182,7 @@ class MappedMemory(PhysicalMemory):
 
 
 def _merged(pieces: Pieces) -> FrameRanges:
-    """The frames of ascending disjoint pieces."""
+    """Return the frames of ascending disjoint pieces."""
     ends = pieces[:, 0] + pieces[:, 1]
     begins = np.append(True, pieces[1:, 0] != ends[:-1])[: len(pieces)]
     starts = pieces[begins, 0]

@@ -66,7 +66,7 @@ class FrameRanges:
 
     @classmethod
     def of(cls, ranges: Sequence[tuple[int, int]]) -> FrameRanges:
-        """Ranges from (first frame, pages) pairs in any order; neighbours merge, overlaps are joined."""
+        """Return ranges from (first frame, pages) pairs in any order; neighbours merge, overlaps are joined."""
         ordered = sorted((start, pages) for start, pages in ranges if pages > 0)
         merged: list[tuple[int, int]] = []
         for start, pages in ordered:
@@ -82,7 +82,7 @@ class FrameRanges:
 
     @classmethod
     def of_frames(cls, pfns: ArrayLike) -> FrameRanges:
-        """Ranges covering exactly these frames, given in ascending order without repeats."""
+        """Return the ranges of exactly these frames, given in ascending order without repeats."""
         frames = np.asarray(pfns, dtype=np.int64)
         if not len(frames):
             return cls(frames, frames)
@@ -93,7 +93,7 @@ class FrameRanges:
 
     @property
     def total_pages(self) -> int:
-        """How many frames there are."""
+        """Number of frames."""
         return int(self.pages.sum())
 
     @property
@@ -107,19 +107,19 @@ class FrameRanges:
         return self.starts.tolist(), (self.starts + self.pages).tolist()
 
     def end_of(self, pfn: int) -> int:
-        """One past the last frame of the range that a frame is in; 0 if it does not exist."""
+        """Return one past the last frame of the range that contains a frame; 0 if the frame does not exist."""
         starts, ends = self._bounds
         row = bisect.bisect_right(starts, pfn) - 1
         return ends[row] if row >= 0 and pfn < ends[row] else 0
 
     def start_after(self, pfn: int) -> int | None:
-        """First frame of the first range that begins behind a frame; None if there is none."""
+        """Return the first frame of the first range that begins behind a frame; None if there is none."""
         starts = self._bounds[0]
         row = bisect.bisect_right(starts, pfn)
         return starts[row] if row < len(starts) else None
 
     def rows(self, pfns: ArrayLike) -> Frames:
-        """Position of each frame in the concatenation of all ranges; -1 where the frame does not exist."""
+        """Return the position of each frame in the concatenation of all ranges; -1 where the frame does not exist."""
         frames = np.asarray(pfns, dtype=np.int64)
         if not len(self.starts):
             return np.full(frames.shape, -1, dtype=np.int64)
@@ -131,7 +131,7 @@ class FrameRanges:
         return np.where(present, base[safe] + within, -1)
 
     def contains(self, pfns: ArrayLike) -> BoolArray:
-        """Which of these frames exist, shape as given."""
+        """Return which of these frames exist, shape as given."""
         frames = np.asarray(pfns, dtype=np.int64)
         if not len(self.starts):
             return np.zeros(frames.shape, dtype=np.bool_)
@@ -141,7 +141,7 @@ class FrameRanges:
         return present
 
     def within(self, other: FrameRanges) -> FrameRanges:
-        """The frames that are in both; costs follow the number of ranges, not of frames."""
+        """Return the frames that are in both; cost follows the number of ranges, not of frames."""
         if not len(self.starts) or not len(other.starts):
             return FrameRanges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
         ends = other.starts + other.pages
@@ -156,7 +156,7 @@ class FrameRanges:
         return FrameRanges(first[common], length[common])
 
     def without(self, other: FrameRanges) -> FrameRanges:
-        """The frames of these that are not in the other; costs as `within`."""
+        """Return the frames that are not in the other; cost as for `within`."""
         if not len(self.starts) or not len(other.starts):
             return self
         # Only those of the other that lie between the first and the last frame here: a few frames cost little.
@@ -169,20 +169,20 @@ class FrameRanges:
         return self.within(FrameRanges(begins[gaps], length[gaps]))
 
     def frames(self) -> Frames:
-        """Every frame, ascending. Sized by `total_pages`: for machines that fit in memory."""
+        """Return all frames, ascending: an array of `total_pages` numbers."""
         if not len(self.starts):
             return np.empty(0, dtype=np.int64)
         base = np.cumsum(self.pages) - self.pages
         return np.repeat(self.starts - base, self.pages) + np.arange(self.total_pages, dtype=np.int64)
 
     def lowest(self, pages: int) -> FrameRanges:
-        """The lowest frames, at most so many."""
+        """Return the lowest frames, at most so many."""
         before = np.cumsum(self.pages) - self.pages
         kept = before < pages
         return FrameRanges(self.starts[kept], np.minimum(self.pages[kept], pages - before[kept]))
 
     def chunks(self, pages: int) -> Iterator[Frames]:
-        """Every frame, ascending, at most `pages` at a time."""
+        """Yield all frames, ascending, at most `pages` at a time."""
         before = np.cumsum(self.pages) - self.pages
         for first in range(0, self.total_pages, pages):
             last = min(first + pages, self.total_pages)
@@ -201,7 +201,7 @@ class FrameRanges:
 
 
 def rows_among(pfns: Frames, ascending: Frames) -> Frames:
-    """Positions of those frames, given in any order, that are among some ascending ones, however many these are."""
+    """Return the positions of those frames, given in any order, that are among some ascending ones."""
     if not len(ascending):
         return np.empty(0, dtype=np.int64)
     at = np.minimum(np.searchsorted(ascending, pfns), len(ascending) - 1)
@@ -218,18 +218,18 @@ class PhysicalMemory(Closing, ABC):
     @property
     @abstractmethod
     def ranges(self) -> FrameRanges:
-        """Which frames exist."""
+        """Frames that exist."""
 
     @abstractmethod
     def run(self, pfn: int, pages: int) -> Bytes:
-        """Frames from `pfn` on, at most `pages` of them, as one array of shape (k, 4096).
+        """Return frames from `pfn` on, at most `pages` of them, as one array of shape (k, 4096).
 
         k is 0 exactly if `pfn` does not exist; it may be less than `pages` where a gap follows or the backing changes,
         so a caller that wants more asks again from `pfn + k`.
         """
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
-        """Many frames in any order: bytes of shape (n, 4096) and a mask of those that exist; absent rows are zero.
+        """Return many frames in any order: bytes of shape (n, 4096), and a mask of those that exist; others are zero.
 
         Args:
             pfns: frame numbers, shape (n,).
@@ -254,12 +254,12 @@ class PhysicalMemory(Closing, ABC):
         return pages, present
 
     def frame(self, pfn: int) -> Bytes | None:
-        """One frame, shape (4096,); None if it does not exist."""
+        """Return one frame, shape (4096,); None if it does not exist."""
         got = self.run(pfn, 1)
         return got[0] if len(got) else None
 
     def read(self, paddr: int, size_bytes: int) -> bytes | None:
-        """Bytes at a physical address, across neighbouring frames; None if any of them does not exist."""
+        """Return bytes at a physical address, across neighbouring frames; None if any of them does not exist."""
         first, within = divmod(paddr, PAGE_SIZE)
         pages, present = self.gather(np.arange(first, (paddr + size_bytes + PAGE_SIZE - 1) // PAGE_SIZE))
         if not present.all():
@@ -267,7 +267,7 @@ class PhysicalMemory(Closing, ABC):
         return pages.reshape(-1)[within : within + size_bytes].tobytes()
 
     def read_u64(self, paddr: int) -> int | None:
-        """The little-endian u64 at a physical address that is a multiple of 8; None if the frame does not exist."""
+        """Return the little-endian u64 at a physical address, a multiple of 8; None if the frame does not exist."""
         page = self.frame(paddr >> PAGE_SHIFT)
         if page is None:
             return None
@@ -275,17 +275,17 @@ class PhysicalMemory(Closing, ABC):
         return value
 
     def blocks(self, pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
-        """All memory in ascending order: (first frame, bytes of shape (k, 4096)), k at most `pages`."""
+        """Yield all memory in ascending order: (first frame, bytes of shape (k, 4096)), k at most `pages`."""
         for start, length in self.ranges:
             yield from self._stretch(start, length, pages)
 
     @property
     def stored(self) -> FrameRanges:
-        """The frames that may hold something: `ranges` less those known to be zero without reading them."""
+        """Frames that may hold something: `ranges` less those known to be zero without reading them."""
         return self.ranges
 
     def occupied(self) -> FrameRanges:
-        """The frames that hold anything but zeroes. Reads all that is `stored`, at memory speed."""
+        """Return the frames that are not all zeroes. Reads all that is `stored`, at memory speed."""
         found = []
         for start, length in self.stored:
             for at, pages in self._stretch(start, length, CHUNK_PAGES):
@@ -294,7 +294,7 @@ class PhysicalMemory(Closing, ABC):
         return FrameRanges.of(found)
 
     def _stretch(self, start: int, length: int, pages: int) -> Iterator[tuple[int, Bytes]]:
-        """One range in blocks, see `blocks`."""
+        """Yield one range in blocks, see `blocks`."""
         at, end = start, start + length
         while at < end:
             got = self.run(at, min(pages, end - at))
@@ -336,7 +336,7 @@ class SegmentMemory(PhysicalMemory):
 
     @property
     def ranges(self) -> FrameRanges:
-        """Which frames exist."""
+        """Frames that exist."""
         return self._ranges
 
     def run(self, pfn: int, pages: int) -> Bytes:
@@ -378,7 +378,7 @@ def _without_overlaps(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _free_of(segment: Segment, kept: list[Segment], starts: list[int]) -> list[tuple[int, int]]:
-    """The parts of a segment that none of the others has, which are ascending and disjoint: (first, end)."""
+    """Return the parts of a segment that none of the others has, which are ascending and disjoint: (first, end)."""
     free = []
     at = segment.start
     row = max(0, bisect.bisect_right(starts, at) - 1)
@@ -410,7 +410,7 @@ class Overlay(PhysicalMemory):
 
     @property
     def ranges(self) -> FrameRanges:
-        """Which frames exist: those of the base and those written here."""
+        """Frames that exist: those of the base and those written here."""
         if self._ranges is None:
             extra = FrameRanges.of_frames(self._order)
             self._ranges = FrameRanges.of([*self.base.ranges, *extra])
@@ -486,7 +486,7 @@ class Overlay(PhysicalMemory):
             at += len(piece)
 
     def write_u64(self, paddr: int, value: int) -> None:
-        """Write one little-endian u64. Raises KeyError if the frame does not exist."""
+        """Write one little-endian u64. Raise KeyError if the frame does not exist."""
         within = paddr & (PAGE_SIZE - 1)
         if within > PAGE_SIZE - 8:
             self.write(paddr, value.to_bytes(8, "little"))
@@ -494,7 +494,7 @@ class Overlay(PhysicalMemory):
             _U64.pack_into(self._own(paddr >> PAGE_SHIFT).data, within, value)
 
     def fork(self) -> Overlay:
-        """An independent overlay in the same state, on the same base."""
+        """Return an independent overlay in the same state, on the same base."""
         twin = Overlay(self.base)
         twin._written = self._written.copy()
         twin._order = self._order.copy()
@@ -503,7 +503,7 @@ class Overlay(PhysicalMemory):
         return twin
 
     def _own(self, pfn: int) -> Bytes:
-        """A frame's bytes, to be written to."""
+        """Return a frame's bytes, to be written to."""
         if pfn not in self._unshared:
             page = self.frame(pfn)
             if page is None:

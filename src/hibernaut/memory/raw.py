@@ -22,7 +22,7 @@ LOOKED_AT_BYTES = 1 << 16
 
 
 def foreign_format(head: bytes) -> str | None:
-    """What a file with these first bytes is, if it is something known that is not raw memory; else None."""
+    """Return the name of a known format that begins with these bytes, if it is not raw memory; else None."""
     for what, offset, magics in c.FOREIGN:
         if head[offset : offset + 64].startswith(magics):
             return what
@@ -32,7 +32,7 @@ def foreign_format(head: bytes) -> str | None:
 
 
 def open_raw(plain: PlainFile) -> Dump | Refusal:
-    """A file of whole pages as physical memory from frame 0 on; anything known to be something else is refused.
+    """Open a file of whole pages as physical memory from frame 0 on; a file of another known format is refused.
 
     Returns:
         The dump, which owns `plain`, or a refusal that names what the file is.

@@ -41,7 +41,7 @@ LINE = re.compile(r"[^\x00-\x1f=]+=[^\x00-\x1f]*")
 
 
 def parse_vmcoreinfo(text: bytes) -> dict[str, str]:
-    """VMCOREINFO's lines as key -> value, in order; lines without `=` are left out.
+    """Return VMCOREINFO's lines as key -> value, in order; lines without `=` are left out.
 
     Bytes that are not UTF-8 become backslash escapes.
     """
@@ -50,7 +50,7 @@ def parse_vmcoreinfo(text: bytes) -> dict[str, str]:
 
 
 def is_vmcoreinfo(text: bytes) -> bool:
-    """Whether a text is a whole VMCOREINFO of a kernel, not a fragment or a mention of one."""
+    """Return whether a text is a whole VMCOREINFO of a kernel, not a fragment or a mention of one."""
     try:
         lines = text.decode("ascii").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
@@ -64,7 +64,7 @@ def is_vmcoreinfo(text: bytes) -> bool:
 
 
 def page_table_root(facts: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """CR3 and levels of paging by VMCOREINFO: the physical address of `swapper_pg_dir`; None where it does not tell.
+    """Return CR3 and paging levels by VMCOREINFO: the physical address of `swapper_pg_dir`; None where unknown.
 
     A symbol of the kernel image at virtual address v is at v - __START_KERNEL_map + phys_base
     (`__phys_addr_nodebug`, arch/x86/include/asm/page_64.h); both numbers contain what KASLR added.
@@ -82,13 +82,13 @@ def page_table_root(facts: Mapping[str, str]) -> tuple[int | None, int | None]:
 
 
 def chunks_of(memory: PhysicalMemory) -> Iterator[tuple[Frames, Bytes]]:
-    """All of a memory as a stream of (frames, pages): int64 (n,) and uint8 (n, 4096), ascending."""
+    """Yield all of a memory as (frames, pages): int64 (n,) and uint8 (n, 4096), ascending."""
     for first, pages in memory.blocks():
         yield np.arange(first, first + len(pages), dtype=np.int64), pages
 
 
 def find_vmcoreinfo(memory: PhysicalMemory) -> bytes | None:
-    """VMCOREINFO's text in a memory, the longest copy; None if there is none. Reads everything, at memory speed."""
+    """Return VMCOREINFO's text in a memory, the longest copy; None if there is none. Reads everything."""
     finder = VmcoreinfoFinder()
     for pfns, pages in chunks_of(memory):
         finder.feed(pfns, pages)
@@ -120,7 +120,7 @@ class VmcoreinfoFinder:
                 self._consider(window)
 
     def found(self, memory: PhysicalMemory) -> bytes | None:
-        """The longest copy seen, without the NUL that ends it; None if none was.
+        """Return the longest copy seen, without the NUL that ends it; None if there is none.
 
         Args:
             memory: what went by, for texts that were cut between chunks.
@@ -141,7 +141,7 @@ class VmcoreinfoFinder:
 
 
 def _candidates(data: Bytes) -> list[int]:
-    """Where texts may start: positions, multiples of 8, of `START`'s first 8 bytes."""
+    """Return where texts may start: positions, multiples of 8, of `START`'s first 8 bytes."""
     words: NDArray[np.uint64] = data.view(np.uint64)
     hits = np.flatnonzero(words == np.uint64(int.from_bytes(START[:ALIGN_BYTES], "little")))
     return [at * ALIGN_BYTES for at in hits.tolist()]

@@ -37,7 +37,7 @@ Feed = Callable[[Put], None]
 
 
 def write_raw(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
-    """Frame n at byte 4096 n; frames that do not exist are holes, which read as zeroes.
+    """Write frame n at byte 4096 n; frames that do not exist are holes, which read as zeroes.
 
     Args:
         chunks: the frames of `ranges`, each once: an iterable, or a function that hands them over (`Feed`).
@@ -54,7 +54,7 @@ def write_raw(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages
 
 
 def write_lime(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
-    """LiME, version 1: a header and its pages for each range. Arguments and errors as for `write_raw`."""
+    """Write LiME, version 1: a header and its pages for each range. Arguments and errors as for `write_raw`."""
     headers = np.zeros(len(ranges), dtype=c.LIME_RANGE)
     headers["magic"], headers["version"] = c.LIME_MAGIC, c.LIME_VERSION
     headers["s_addr"] = ranges.starts * PAGE_SIZE
@@ -77,7 +77,7 @@ def write_elf(
     vaddr_base: int | None = None,
     notes: Callable[[], Sequence[Note]] = tuple,
 ) -> None:
-    """An ELF64 core of an x86-64 machine: one PT_NOTE, first as `crash` wants it, and one PT_LOAD a range.
+    """Write an ELF64 core of an x86-64 machine: one PT_NOTE, first as `crash` wants it, and one PT_LOAD a range.
 
     The notes stand at the end of the file and are asked for when all memory has gone by, since their text may be found
     in it. Headers are written last: an unfinished file is not an ELF file.
@@ -113,19 +113,19 @@ def write_elf(
 
 
 def vmcoreinfo_note(text: bytes) -> Note:
-    """The note by which `drgn` and `crash` know a Linux kernel's core: VMCOREINFO's text, type 0."""
+    """Return the note by which `drgn` and `crash` know a Linux kernel's core: VMCOREINFO's text, type 0."""
     return Note(c.VMCOREINFO_NOTE, 0, text)
 
 
 def _packed(note: Note) -> bytes:
-    """A note as it stands in the file: header, name with NUL and description, each padded to 4 bytes."""
+    """Return a note as it is in the file: header, name with NUL and description, each padded to 4 bytes."""
     name = note.name + b"\x00"
     header = np.array([(len(name), len(note.description), note.kind)], dtype=c.NOTE_HEADER).tobytes()
     return header + b"".join(part.ljust(-(-len(part) // 4) * 4, b"\x00") for part in (name, note.description))
 
 
 def _elf_head(segments: int) -> bytes:
-    """What stands before the program headers: the ELF header, and section header 0 where it holds their number."""
+    """Return what precedes the program headers: the ELF header, and section header 0 if it holds their number."""
     header = np.zeros(1, dtype=c.ELF_HEADER)[0]
     ident = c.ELF_MAGIC + bytes([c.ELFCLASS64, c.ELFDATA2LSB, c.EV_CURRENT])
     header["e_ident"][: len(ident)] = np.frombuffer(ident, dtype=np.uint8)
@@ -142,7 +142,7 @@ def _elf_head(segments: int) -> bytes:
 
 
 def _after(ranges: FrameRanges) -> NDArray[np.int64]:
-    """How many bytes of pages stand before each range, shape (n,)."""
+    """Return the number of bytes of pages before each range, shape (n,)."""
     return (np.cumsum(ranges.pages) - ranges.pages) * PAGE_SIZE
 
 
@@ -171,7 +171,7 @@ def _write_all_of(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, at: NDArr
 
 
 def _placed(pfns: Frames, pages: Bytes, ranges: FrameRanges, at: NDArray[np.int64]) -> list[tuple[int, memoryview]]:
-    """A chunk as (byte in the file, bytes) pairs, one for each run that is one in the file."""
+    """Yield a chunk as (byte in the file, bytes) pairs, one for each run that is one in the file."""
     if not len(pfns):
         return []
     index = np.maximum(np.searchsorted(ranges.starts, pfns, side="right") - 1, 0)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the CPU sees: entry bits, one-address lookup, whole-table scan, the TLB."""
+"""Page tables as the CPU sees them: entry bits, one-address lookup, whole-table scan, TLB."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Many addresses at once: what `PageTables.translate` does.
+"""Translation of many addresses at once, for `PageTables.translate`.
 
-Addresses come in crowds that share the upper levels. Where they do, these are walked once for each 2 MiB block that is
-asked about, level by level; only the last level is looked up for each address.
+Addresses often share the upper levels. Where they do, these are walked once for each 2 MiB block, level by level, and
+only the last level is looked up for each address.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["translate"]
 
 CHUNK_ADDRESSES = 1 << 18
-"""Addresses a thread handles at a time."""
+"""Addresses that a thread handles at a time."""
 
 CHUNK_TABLES = 4096
-"""Tables that are looked into at a time (16 MiB)."""
+"""Tables that are read at a time (16 MiB)."""
 
 THREADS = 2
 
@@ -63,7 +63,7 @@ def translate(
 
 
 class _Results:
-    """What is found of each address, as `tables.Translation` describes; nothing yet is non-canonical."""
+    """Results for each address, as in `tables.Translation`; an address without a result is non-canonical."""
 
     def __init__(self, count: int, levels: int) -> None:
         self.pfns: Frames = np.full(count, -1, dtype=np.int64)
@@ -72,7 +72,7 @@ class _Results:
         self.entries: Entries = np.zeros(count, dtype=np.uint64)
 
     def part(self, part: slice) -> _Results:
-        """A view of some of them."""
+        """Return a view of some of the results."""
         view = _Results(0, 0)
         view.pfns, view.levels = self.pfns[part], self.levels[part]
         view.reasons, view.entries = self.reasons[part], self.entries[part]
@@ -86,10 +86,10 @@ class _Results:
         entries: Entries,
         missing: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Write down the addresses at these places, whose walk ends with these entries."""
+        """Note the addresses at these places, whose walk ends with these entries."""
         self.levels[where] = level
         self.entries[where] = entries
-        if level == Level.PTE and (entries & np.uint64(1)).all():  # nearly always: the rest need not be asked
+        if level == Level.PTE and (entries & np.uint64(1)).all():  # nearly always, so that nothing else is computed
             self.reasons[where] = Stop.PRESENT.code
             self.pfns[where] = ((entries & np.uint64(FRAME_MASK)) >> np.uint64(12)).view(np.int64)
             return
@@ -134,7 +134,7 @@ class _Walker:
     def _crowd(
         self, vaddrs: Addresses, where: Places, block: NDArray[np.int64], lowest: int, count: int, results: _Results
     ) -> None:
-        """Addresses in `count` neighbouring 2 MiB blocks, from `lowest` on; `block` says in which of them each is."""
+        """Look up addresses in `count` neighbouring 2 MiB blocks from `lowest` on; `block` numbers each one's block."""
         asked = np.zeros(count, dtype=np.bool_)
         asked[block] = True
         blocks = np.flatnonzero(asked)
@@ -156,7 +156,11 @@ class _Walker:
     def _upper(
         self, vaddrs: Addresses, where: NDArray[np.int64], results: _Results
     ) -> tuple[Addresses, NDArray[np.int64], NDArray[np.int64], Frames]:
-        """All levels but the last: notes what stops; the addresses that go on, which PTE table each, the tables."""
+        """Walk all levels but the last, and note the addresses that stop there.
+
+        Returns:
+            The addresses that continue, their places, the index of each one's PTE table, and these tables.
+        """
         if not self._reader.exist(self._root)[0]:
             results.reasons[where] = Stop.TABLE_MISSING.code
             return vaddrs[:0], where[:0], where[:0], self._root[:0]
@@ -175,7 +179,7 @@ class _Walker:
         tables: Frames,
         results: _Results,
     ) -> tuple[Addresses, NDArray[np.int64], NDArray[np.int64], Frames]:
-        """One level above PTE; arguments and results as of `_upper`."""
+        """Walk one level above PTE; arguments and results as for `_upper`."""
         below = np.empty(len(table), dtype=np.int64)
         found: list[Frames] = [tables[:0]]
         total = 0
@@ -198,7 +202,7 @@ class _Walker:
     def _last(
         self, vaddrs: Addresses, where: Places, table: NDArray[np.int64], tables: Frames, results: _Results
     ) -> None:
-        """PTE level: notes every address."""
+        """Look the addresses up at PTE level, and note them all."""
         for rows, here, entries in self._in_tables(Level.PTE, vaddrs, table, tables):
             places = where if isinstance(rows, slice) else _at(where, rows)
             results.note(Level.PTE, places, vaddrs[rows], entries[here])
@@ -206,7 +210,7 @@ class _Walker:
     def _in_tables(
         self, level: Level, vaddrs: Addresses, table: NDArray[np.int64], tables: Frames
     ) -> Iterator[tuple[Places, NDArray[np.int64], Entries]]:
-        """A part of the tables at a time: which addresses they decode, where in their entries, and these (flat)."""
+        """Yield the addresses that some of the tables decode, their positions in the entries, and the flat entries."""
         if not len(vaddrs):
             return
         at = ((vaddrs >> np.uint64(level.shift)) & np.uint64(ENTRIES - 1)).view(np.int64)
@@ -221,9 +225,9 @@ class _Walker:
                 yield rows, at[rows] - low * ENTRIES, entries.reshape(-1)
 
     def _named(self, level: Level, entries: Entries, here: NDArray[np.int64]) -> tuple[NDArray[np.int64], Frames]:
-        """For each entry: which of the tables below it names, `_NO_TABLE` or `_MISSING`; and these tables.
+        """Return for each entry the index of the table that it names, `_NO_TABLE` or `_MISSING`; and these tables.
 
-        Only entries that some address meets are looked at.
+        Only entries that some address needs are read.
         """
         met = np.zeros(len(entries), dtype=np.bool_)
         met[here] = True
@@ -240,7 +244,7 @@ class _Walker:
 
 
 def _at(where: Places, rows: Places) -> NDArray[np.int64]:
-    """`where[rows]`, where a slice for either means all."""
+    """Return `where[rows]`; a slice for either means all."""
     if isinstance(where, slice):
         assert not isinstance(rows, slice)
         return rows
@@ -250,7 +254,7 @@ def _at(where: Places, rows: Places) -> NDArray[np.int64]:
 def _spread(
     blocks: _Results, number: NDArray[np.int64], vaddrs: Addresses, where: NDArray[np.int64], results: _Results
 ) -> None:
-    """Note addresses whose walk ends above PTE level, by what was found of the first address of each one's block."""
+    """Note addresses whose walk ends above PTE level, from the result for the first address of each one's block."""
     results.levels[where] = blocks.levels[number]
     results.reasons[where] = blocks.reasons[number]
     results.entries[where] = blocks.entries[number]

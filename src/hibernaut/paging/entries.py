@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page-table entries: the bits, the levels, and what an entry says (Intel SDM volume 3, chapter 5)."""
+"""Page-table entries: bits, levels and frames (Intel SDM volume 3, chapter 5)."""
 
 from __future__ import annotations
 
@@ -43,28 +43,27 @@ class Level(IntEnum):
     def shift(self) -> int:
         """Lowest virtual address bit that an entry of this level decodes: 12, 21, 30, 39, 48.
 
-        With 4 levels the kernel's PGD is the hardware's fourth level: the tables call it `P4D` by number and `PGD`
-        by name, see `name_of`.
+        With 4 levels the kernel's PGD is the hardware's fourth level, `P4D` here; `name_of` gives its name.
         """
         return 12 + 9 * (self - 1)
 
     @property
     def pages(self) -> int:
-        """How many 4096-byte pages one entry of this level spans."""
+        """Number of 4096-byte pages that one entry of this level spans."""
         return 1 << (self.shift - 12)
 
     @property
     def size(self) -> str:
-        """What one entry spans, as people say it: 4K, 2M, 1G, 512G, 256T."""
+        """Size that one entry spans: 4K, 2M, 1G, 512G, 256T."""
         return ("4K", "2M", "1G", "512G", "256T")[self - 1]
 
     def name_of(self, levels: int) -> str:
-        """The kernel's name for this level in a machine with that many levels (the root is always the PGD)."""
+        """Return the kernel's name of this level in a machine with that many levels (the root is always the PGD)."""
         return "PGD" if self == levels else self.name
 
 
 class Entry(IntFlag):
-    """Bits of an entry. PAT of a 4K leaf and PSE are one bit; Linux reads GLOBAL of a not-present entry as PROTNONE."""
+    """Bits of an entry. PAT of a 4K leaf is the bit of PSE; Linux reads GLOBAL of a not-present entry as PROTNONE."""
 
     PRESENT = 1 << 0
     RW = 1 << 1
@@ -82,18 +81,18 @@ class Entry(IntFlag):
     NX = 1 << 63
 
 
-# Plain ints: an IntFlag makes a new object of every result, and a walk asks these of every entry.
+# Plain ints: an IntFlag creates an object for every result, and a walk tests these in every entry.
 _PRESENT = int(Entry.PRESENT)
 _PSE = int(Entry.PSE)
 
 
 def is_leaf(entry: int, level: Level) -> bool:
-    """Whether a present entry maps memory rather than names a table: every PTE, and PSE at PMD and PUD."""
+    """Return whether a present entry maps memory rather than names a table: any PTE, and PSE at PMD and PUD."""
     return level == Level.PTE or (level in (Level.PMD, Level.PUD) and bool(entry & _PSE))
 
 
 def entry_pfn(entry: int, level: Level) -> int:
-    """The frame an entry speaks of: a table's, a leaf's first, or a not-present leaf's.
+    """Return the frame in an entry: that of a table, or the first of a leaf, present or not.
 
     Since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation")
     (in v4.19), bits 12-51 of a not-present entry that is not zero are stored inverted
@@ -108,7 +107,7 @@ def entry_pfn(entry: int, level: Level) -> int:
 
 
 def entry_frames(entries: Entries, level: Level) -> NDArray[np.int64]:
-    """`entry_pfn` of many entries of one level, shape as given."""
+    """Return `entry_pfn` of many entries of one level, shape as given."""
     present = (entries & np.uint64(Entry.PRESENT)) != 0
     frame = entries & np.uint64(FRAME_MASK)
     frame = np.where(present | (entries == 0), frame, frame ^ np.uint64(FRAME_MASK))
@@ -119,7 +118,7 @@ def entry_frames(entries: Entries, level: Level) -> NDArray[np.int64]:
 
 
 def entry_flags(entry: int, level: Level) -> list[str]:
-    """Names of the bits that are set, for people: the frame left out, bit 7 named by what it means at that level."""
+    """Return the names of the bits that are set, without the frame; bit 7 is named by its meaning at that level."""
     large = level > Level.PTE and bool(entry & Entry.PSE)
     names = []
     for bit in Entry:

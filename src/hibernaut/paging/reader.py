@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fetching many tables: without a copy where their frames are neighbours, gathered where not."""
+"""Reading many tables: without a copy where their frames are neighbours, gathered elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["TableReader"]
 
 
 class TableReader:
-    """Reads tables as arrays of entries. Safe to share between threads: the memory itself is asked by one at a time."""
+    """Reader of tables as arrays of entries. Threads may share it: one at a time reads the memory."""
 
     def __init__(self, memory: PhysicalMemory) -> None:
         self._memory = memory
@@ -27,23 +27,23 @@ class TableReader:
         self._lock = threading.Lock()
 
     @property
-    def frames(self) -> int:
-        """How many frames the memory has."""
+    def memory_pages(self) -> int:
+        """Number of pages in the memory."""
         return self._ranges.total_pages
 
     def exist(self, pfns: Frames) -> BoolArray:
-        """Which of these tables the memory has."""
+        """Return which of these tables exist in the memory."""
         return self._ranges.contains(pfns)
 
     def tables(self, pfns: Frames, buffer: Bytes | None = None) -> Entries:
-        """The entries of tables that exist, uint64, shape (n, 512); to be read, not written, and not kept.
+        """Return the entries of tables that exist, uint64, shape (n, 512): read-only, valid until the next call.
 
         Args:
             pfns: frames of the tables, shape (n,), all of them existing.
-            buffer: where to gather, shape (at least n, 4096); made if not given and needed.
+            buffer: buffer for gathering, shape (at least n, 4096); allocated if needed and not given.
 
         Raises:
-            FormatError: the memory lists such a frame but does not give it.
+            FormatError: the memory lists a frame that it cannot read.
         """
         count = len(pfns)
         with self._lock:
@@ -61,5 +61,5 @@ class TableReader:
 
 def _entries(pages: NDArray[np.uint8]) -> Entries:
     entries = pages.view(np.uint64)
-    # A file's segment need not begin at a multiple of 8: NumPy copies such an array faster than it computes with it.
+    # A file's segment need not begin at a multiple of 8; NumPy copies such an array faster than it computes with it.
     return (entries if entries.flags.aligned else entries.copy()).reshape(-1, ENTRIES)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whole-table scan, level by level: what `PageTables.scan` does.
+"""Whole-table scan, level by level, for `PageTables.scan`.
 
-A level is one list of tables. All of them are first asked one question: is this table one run of consecutive frames
-with the same flags? That is what most tables of a direct map are, and it costs one subtraction and one comparison an
-entry, in the order in which the tables lie in memory, by two threads, in chunks that stay in a cache. Only the tables
-that are not are looked at entry by entry.
+A level is one list of tables. The scan first tests each table for being one run of consecutive frames with the same
+flags, as most tables of a direct map are. The test costs one subtraction and one comparison an entry; two threads run
+it in the order of the tables in memory, in chunks that fit in a cache. Only the other tables are read entry by entry.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ if TYPE_CHECKING:
 __all__ = ["TABLE", "entry_rights", "entry_states", "scan", "table_frames"]
 
 UNIFORM_CHUNK = 480
-"""Tables that a thread asks at a time whether they are uniform (2 MiB). Below 500, as NumPy does not pass the lock of
-the interpreter to another thread for arrays so short: what is done once a table would cost more waiting than work.
+"""Tables that a thread tests at a time for being uniform (2 MiB). For arrays below 500 elements NumPy keeps the
+interpreter's lock, so that work once a table does not wait for the other thread.
 """
 
 MIXED_CHUNK = 128
-"""Tables that a thread looks at entry by entry at a time (64 Ki entries; some fifteen arrays of that length)."""
+"""Tables that a thread reads entry by entry at a time (64 Ki entries; some fifteen arrays of that length)."""
 
 THREADS = 2
 
 EXPANSIONS = 16
-"""How often one frame is expanded as a table of one level before it is reported as shared."""
+"""Number of times that one frame is expanded as a table of one level before it is reported as shared."""
 
 TABLE = 0xFF
 """State of an entry that names a table, among `Stop` codes."""
@@ -58,9 +57,9 @@ class _Tables:
     """Tables of one level, ascending by address.
 
     Attributes:
-        vaddr: first address that each one decodes, uint64, shape (n,).
-        pfn: its frame, int64.
-        rights: what the entries above it allow, uint8.
+        vaddr: first address that each table decodes, uint64, shape (n,).
+        pfn: frame of each table, int64.
+        rights: rights by the entries above each table, uint8.
         above: frames of the tables above it: one array of shape (n,) for each level above.
     """
 
@@ -80,7 +79,7 @@ class _Tables:
 
 @dataclass(frozen=True, eq=False)
 class _Named:
-    """Entries that name tables: the address each decodes, itself, its rights, and which table of the level holds it."""
+    """Entries that name tables: address, entry, rights, and the row of the table that holds the entry."""
 
     vaddr: Addresses
     entry: Entries
@@ -89,16 +88,16 @@ class _Named:
 
 
 class _Budget:
-    """Counts what a scan reads and keeps, so that hostile tables end it in time.
+    """Limit on the tables that a scan reads and the spans that it keeps, so that hostile tables end it in time.
 
-    Page tables in earnest are no more than the frames that hold them, and say little about each frame: beyond twice the
-    frames, or 64 spans a frame, plus what a small memory may ask for, they are not in earnest.
+    Real page tables are no more than the pages that hold them, and few spans fall to a page. Tables beyond twice the
+    pages of the memory, or spans beyond 64 a page, with an allowance for small memories, are not real.
     """
 
-    def __init__(self, frames: int) -> None:
-        self._frames = frames
-        self._tables_left = 2 * frames + (1 << 16)
-        self._spans_left = 64 * frames + (1 << 20)
+    def __init__(self, memory_pages: int) -> None:
+        self._memory_pages = memory_pages
+        self._tables_left = 2 * memory_pages + (1 << 16)
+        self._spans_left = 64 * memory_pages + (1 << 20)
         self._lock = threading.Lock()
 
     def tables(self, count: int) -> None:
@@ -113,7 +112,9 @@ class _Budget:
 
     def _check(self, left: int, what: str) -> None:
         if left < 0:
-            raise FormatError(f"page tables name too many {what} for {self._frames} frames of memory: not real tables")
+            raise FormatError(
+                f"page tables name too many {what} for {self._memory_pages} frames of memory: not real tables"
+            )
 
 
 def scan(memory: PhysicalMemory, root_pfn: int, levels: int, start: int | None, end: int | None) -> Spans:
@@ -136,7 +137,7 @@ def scan(memory: PhysicalMemory, root_pfn: int, levels: int, start: int | None, 
 
 
 def entry_states(entries: Entries, level: Level) -> Codes:
-    """What each entry is by itself, shape as given.
+    """Return what each entry is by itself, shape as given.
 
     Returns:
         The `Stop.code` of present (a leaf), not-present or none; `TABLE` for an entry that names a table.
@@ -155,7 +156,7 @@ def entry_states(entries: Entries, level: Level) -> Codes:
 
 
 def entry_rights(entries: Entries, above: Codes) -> Codes:
-    """Effective `Rights` of each entry under what the levels above it allow; shapes alike."""
+    """Return the effective `Rights` of each entry, given those of the levels above it; shapes alike."""
     own = ((entries >> np.uint64(1)) & np.uint64(Rights.RW | Rights.USER)).astype(np.uint8)
     forbidden = (entries >> np.uint64(61)).astype(np.uint8) & np.uint8(Rights.NX)
     rights: Codes = (own & above) | forbidden | (above & np.uint8(Rights.NX))
@@ -163,7 +164,7 @@ def entry_rights(entries: Entries, above: Codes) -> Codes:
 
 
 def _page_range(levels: int, start: int | None, end: int | None) -> tuple[int, int]:
-    """First and one-past-last page number (address / 4096) of a request."""
+    """Return the first and one-past-last page number (address / 4096) of a request."""
     half = 1 << (11 + 9 * levels)
     first = 0 if start is None else start
     last = (1 << 64) - 1 if end is None else end - 1
@@ -201,7 +202,7 @@ def table_frames(memory: PhysicalMemory, root_pfn: int, levels: int) -> Frames:
 
 
 def _named_by(reader: TableReader, tables: Frames, level: Level) -> Frames:
-    """The frames that entries of these tables name as tables, ascending, each once."""
+    """Return the frames that entries of these tables name as tables, ascending, without repeats."""
     named: list[Frames] = [np.empty(0, dtype=np.int64)]
     for first in range(0, len(tables), MIXED_CHUNK):
         entries = reader.tables(tables[first : first + MIXED_CHUNK]).reshape(-1)
@@ -210,21 +211,25 @@ def _named_by(reader: TableReader, tables: Frames, level: Level) -> Frames:
 
 
 class _Scanner:
-    """One scan: its memory, its bounds and its budget."""
+    """A scan: memory, bounds and budget."""
 
     def __init__(self, reader: TableReader, levels: int, pages: tuple[int, int]) -> None:
         self._reader = reader
         self._levels = levels
         self._pages = pages
         self._whole = pages == (0, 1 << 52)
-        self._budget = _Budget(reader.frames)
+        self._budget = _Budget(reader.memory_pages)
 
     def level(self, tables: _Tables, level: Level) -> tuple[list[Spans], _Tables]:
-        """All tables of one level: spans that stop here, in parts of any order, and the tables of the next level."""
+        """Scan all tables of one level.
+
+        Returns:
+            The spans that end at this level, in parts of any order, and the tables of the next level.
+        """
         self._budget.tables(len(tables))
-        # The root is never asked: its two halves are not neighbours. Above PUD there are no leaves.
-        asks = level <= Level.PUD and level < self._levels
-        uniform, heads = self._uniform(tables, level) if asks else (np.zeros(len(tables), dtype=np.bool_), None)
+        # The root is not tested: its two halves are not neighbours. Above PUD there are no leaves.
+        tested = level <= Level.PUD and level < self._levels
+        uniform, heads = self._uniform(tables, level) if tested else (np.zeros(len(tables), dtype=np.bool_), None)
         found = []
         if heads is not None and uniform.any():
             rows = np.flatnonzero(uniform)
@@ -240,7 +245,7 @@ class _Scanner:
         return [*found, cut], below
 
     def _uniform(self, tables: _Tables, level: Level) -> tuple[BoolArray, Entries]:
-        """Which tables are one run of present leaves, shape (n,); and every table's first entry."""
+        """Return which tables are one run of present leaves, shape (n,), and the first entry of every table."""
         order = None if _ascends(tables.pfn) else np.argsort(tables.pfn)
         pfns = tables.pfn if order is None else tables.pfn[order]
         heads = np.empty(len(pfns), dtype=np.uint64)
@@ -269,12 +274,12 @@ class _Scanner:
         return runs[back], heads[back]
 
     def _mixed(self, tables: _Tables, level: Level, rows: NDArray[np.int64]) -> tuple[Spans, _Named | None]:
-        """Any tables, entry by entry (in arrays): spans, and entries that name tables.
+        """Scan any tables entry by entry (in arrays): return spans, and the entries that name tables.
 
         Args:
             tables: all tables of the level.
             level: the level.
-            rows: positions in `tables` of those to look at.
+            rows: positions in `tables` of those to read.
         """
         entries = self._reader.tables(tables.pfn[rows])
         states = entry_states(entries, level).reshape(-1)
@@ -324,7 +329,7 @@ class _Scanner:
         return _Named(vaddr, flat[on], entry_rights(flat[on], tables.rights[at]), at)
 
     def _below(self, tables: _Tables, level: Level, parts: list[_Named]) -> tuple[_Tables, Spans]:
-        """The tables that entries name, and spans for those that cannot or must not be followed."""
+        """Return the tables that entries name, and spans for those that cannot or must not be followed."""
         vaddr = np.concatenate([np.empty(0, dtype=np.uint64), *(part.vaddr for part in parts)])
         entry = np.concatenate([np.empty(0, dtype=np.uint64), *(part.entry for part in parts)])
         rights = np.concatenate([np.empty(0, dtype=np.uint8), *(part.rights for part in parts)])
@@ -363,7 +368,7 @@ class _Scanner:
 
 
 class _Scratch:
-    """Buffers that a thread uses for chunk after chunk."""
+    """Buffers that a thread uses again for each chunk."""
 
     def __init__(self, tables: int) -> None:
         self.pages = np.empty((tables, PAGE_SIZE), dtype=np.uint8)
@@ -372,7 +377,7 @@ class _Scratch:
 
 
 def _in_chunks(job: Callable[[int], Part], count: int, size: int) -> list[Part]:
-    """`job(first)` for 0, size, 2 size, ... below `count`: in two threads, results in order."""
+    """Return `job(first)` for 0, size, 2 size, ... below `count`, in order; two threads run the jobs."""
     firsts = range(0, count, size)
     if len(firsts) <= 1:
         return [job(first) for first in firsts]
@@ -388,7 +393,7 @@ def _in_chunks(job: Callable[[int], Part], count: int, size: int) -> list[Part]:
 
 
 def _progressions(entries: Entries, level: Level, scratch: _Scratch) -> BoolArray | bool:
-    """In which tables each entry is the one before it plus one leaf's size, shape (n,); or True, for all of them."""
+    """Return in which tables each entry is its predecessor plus one leaf's size, shape (n,); True if in all."""
     flat = entries.reshape(-1)
     steps = scratch.steps[: len(flat)]
     follows = scratch.follows[: len(entries)]
@@ -396,14 +401,14 @@ def _progressions(entries: Entries, level: Level, scratch: _Scratch) -> BoolArra
     np.equal(steps[1:], np.uint64(1 << level.shift), out=follows.reshape(-1)[1:])
     follows[:, 0] = True
     words = follows.view(np.uint64)
-    if words.min() == _ALL_TRUE:  # nearly always: then the tables need not be told apart
+    if words.min() == _ALL_TRUE:  # nearly always, so that the tables need no result each
         return True
     progressions: BoolArray = np.bitwise_and.reduce(words, axis=1) == _ALL_TRUE
     return progressions
 
 
 def _row_spans(tables: _Tables, level: Level, heads: Entries, rows: NDArray[np.int64]) -> Spans:
-    """One span for each of these tables, all of them runs of present leaves; `heads` are their first entries."""
+    """Return one span for each of these tables, all runs of present leaves with first entries `heads`."""
     count = len(rows)
     return Spans(
         tables.vaddr[rows],
@@ -417,7 +422,7 @@ def _row_spans(tables: _Tables, level: Level, heads: Entries, rows: NDArray[np.i
 
 
 def _begins(flat: Entries, states: Codes, level: Level) -> BoolArray:
-    """For each entry: whether it does not go on from the one before it, as `Spans` defines it, or names a table."""
+    """Return for each entry whether it names a table, or does not continue its predecessor's span (see `Spans`)."""
     begins = np.ones(len(flat), dtype=np.bool_)
     steps = entry_steps(np.full(256, level, dtype=np.uint8), np.arange(256, dtype=np.uint8))
     begins[1:] = (flat[:-1] + steps[states[:-1]]) != flat[1:]
@@ -433,7 +438,7 @@ def _ascends(values: Frames) -> bool:
 
 
 def _repeats(pfns: Frames) -> NDArray[np.int64]:
-    """For each frame: how many times it stands before in the list."""
+    """Return for each frame how often it occurs before its own place in the list."""
     counts = np.zeros(len(pfns), dtype=np.int64)
     if _ascends(pfns) or _ascends(np.sort(pfns)):
         return counts

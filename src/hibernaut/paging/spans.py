@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Spans: what a whole-table scan says, as arrays; and the reasons why a walk stops."""
+"""Spans, the result of a whole-table scan, as arrays; and the reasons why a walk stops."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ Codes = NDArray[np.uint8]
 
 
 class Stop(enum.StrEnum):
-    """Why a walk stopped. In arrays a stop is its `code`, the position in this list."""
+    """Reason why a walk stops. Arrays hold its `code`, the position in this list."""
 
     PRESENT = "present"
     """A present leaf."""
     NOT_PRESENT = "not-present"
     """An entry that is not none, without PRESENT: at PTE, PMD and PUD a leaf that keeps its frame (inverted)."""
     NONE = "none"
-    """No entry: zero, ACCESSED and DIRTY aside (arch/x86/include/asm/pgtable_64.h and pgtable.h, `pte_none` and its
-    like: an erratum of some Knights Landing CPUs sets those two in entries that are not present)."""
+    """No entry: zero but for ACCESSED and DIRTY, which an erratum of some Knights Landing CPUs sets in such entries
+    (`pte_none` in arch/x86/include/asm/pgtable.h, its counterparts in pgtable_64.h)."""
     TABLE_MISSING = "table-missing"
-    """A present entry names a table whose frame the memory does not have."""
+    """A present entry names a table whose frame is not in the memory."""
     LOOP = "loop"
     """Scan only: an entry names a table that is above it."""
     SHARED = "shared"
-    """Scan only: an entry names a table that was already expanded at this level as often as is allowed."""
+    """Scan only: an entry names a table that was expanded at this level as often as allowed."""
     NON_CANONICAL = "non-canonical"
     """One-address lookups only: no table is consulted for such an address."""
 
     @property
     def code(self) -> int:
-        """The number that stands for this stop in arrays."""
+        """Number of this stop in arrays."""
         return _CODES[self]
 
     @classmethod
     def of_code(cls, code: int) -> Stop:
-        """The stop that a number in an array stands for."""
+        """Return the stop with this number."""
         return _STOPS[code]
 
 
@@ -56,7 +56,7 @@ _CODES = {stop: code for code, stop in enumerate(_STOPS)}
 
 
 class Rights(enum.IntFlag):
-    """What all entries on the way to a leaf, itself included, allow: RW and USER if all have it, NX if any has."""
+    """Rights by all entries on the way to a leaf, itself included: RW and USER if all have it, NX if any has."""
 
     RW = 1
     USER = 2
@@ -77,12 +77,12 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Runs of neighbouring entries that say the same, ascending by virtual address; arrays of shape (n,).
+    """Runs of neighbouring entries of one kind, ascending by virtual address; arrays of shape (n,).
 
-    Two neighbours are in one span if level, state and effective rights are the same, *all* bits outside the frame are
-    the same (ACCESSED, DIRTY and software bits too), and the frame goes on: present leaves and not-present leaves name
-    the next frame, entries that name a table which was not followed repeat the same one. So a span loses nothing: the
-    i-th raw entry follows from the first (`entry_at`).
+    Two neighbours are in one span if level, state and effective rights are equal, *all* bits outside the frame are
+    equal (ACCESSED, DIRTY and software bits included), and the frame continues: leaves, present or not, name the next
+    frame; entries of a table that was not followed name the same one. A span therefore loses nothing: the i-th raw
+    entry follows from the first (`entry_at`).
 
     Attributes:
         vaddr: first address, uint64.
@@ -105,7 +105,7 @@ class Spans:
 
     @classmethod
     def empty(cls) -> Spans:
-        """No spans."""
+        """Return no spans."""
         none = np.empty(0, dtype=np.uint8)
         signed = np.empty(0, dtype=np.int64)
         unsigned = np.empty(0, dtype=np.uint64)
@@ -113,7 +113,7 @@ class Spans:
 
     @classmethod
     def concatenate(cls, parts: list[Spans]) -> Spans:
-        """All spans of all parts, in that order."""
+        """Return all spans of all parts, in order."""
         parts = [part for part in parts if len(part)]
         if len(parts) < 2:
             return parts[0] if parts else cls.empty()
@@ -121,7 +121,7 @@ class Spans:
 
     @classmethod
     def merged(cls, parts: list[Spans]) -> Spans:
-        """All spans of all parts, ascending by address."""
+        """Return all spans of all parts, ascending by address."""
         parts = [part for part in parts if len(part)]
         vaddr = np.concatenate([np.empty(0, dtype=np.uint64), *(part.vaddr for part in parts)])
         if (vaddr[1:] >= vaddr[:-1]).all():
@@ -141,11 +141,11 @@ class Spans:
         return cls(*columns)
 
     def select(self, which: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Spans:
-        """The spans that a mask, an array of indices or a slice picks."""
+        """Return the spans that a mask, an array of indices or a slice selects."""
         return Spans(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def of_state(self, *stops: Stop) -> Spans:
-        """The spans with one of these states."""
+        """Return the spans with one of these states."""
         return self.select(np.isin(self.state, [stop.code for stop in stops]))
 
     @property
@@ -154,14 +154,14 @@ class Spans:
         return (self.vaddr >> np.uint64(12)) + self.pages.astype(np.uint64)
 
     def entry_at(self, index: int, page: int) -> int:
-        """The raw entry that covers one page (counted from 0) of one span."""
+        """Return the raw entry that covers one page (counted from 0) of one span."""
         level = Level(int(self.level[index]))
         within = (int(self.vaddr[index]) >> 12) & (level.pages - 1)  # a clipped span may begin inside its entry
         step = int(entry_steps(self.level[index : index + 1], self.state[index : index + 1])[0])
         return (int(self.entry[index]) + step * ((within + page) // level.pages)) % (1 << 64)
 
     def coalesced(self) -> Spans:
-        """Neighbours in this order joined where nothing is lost; see the class."""
+        """Return the spans with neighbours joined where nothing is lost; see the class."""
         if len(self) < 2:
             return self
         joins = _joins(self)
@@ -180,7 +180,7 @@ class Spans:
         )
 
     def clipped(self, first_page: int, end_page: int) -> Spans:
-        """The parts of all spans within a range of page numbers (address / 4096), `end_page` excluded."""
+        """Return the parts of all spans within a range of page numbers (address / 4096), `end_page` excluded."""
         if first_page >= end_page:
             return self.empty()
         begin = self.vaddr >> np.uint64(12)
@@ -195,7 +195,7 @@ class Spans:
         return kept._advanced((new_begin - begin).astype(np.int64), (new_end - new_begin).astype(np.int64))
 
     def split(self, pages: NDArray[np.uint64]) -> Spans:
-        """The same, cut at these page numbers (address / 4096; ascending) where they fall inside a span."""
+        """Return the spans, cut at these page numbers (address / 4096; ascending) where they fall inside a span."""
         begin = self.vaddr >> np.uint64(12)
         end = self.end_page
         low = np.searchsorted(pages, begin, side="right")
@@ -214,7 +214,7 @@ class Spans:
         return self.select(which)._advanced((starts - begin[which]).astype(np.int64), (ends - starts).astype(np.int64))
 
     def _advanced(self, by: NDArray[np.int64], pages: NDArray[np.int64]) -> Spans:
-        """Each span begun `by` pages later and `pages` long."""
+        """Return the spans, each begun `by` pages later and `pages` long."""
         steps = entry_steps(self.level, self.state)
         shift = (9 * (self.level.astype(np.int64) - 1)).astype(np.int64)
         within = (self.vaddr >> np.uint64(12)).astype(np.int64) & ((np.int64(1) << shift) - 1)
@@ -240,7 +240,7 @@ class Spans:
 
 
 def entry_steps(levels: Codes, states: Codes) -> Entries:
-    """What is added to a raw entry to get its next neighbour's in the same span (modulo 2^64).
+    """Return the difference between neighbouring raw entries of the same span (modulo 2^64).
 
     One leaf's size for present leaves, minus that for not-present ones (their frame bits are inverted), 0 for all else.
     """
@@ -251,7 +251,7 @@ def entry_steps(levels: Codes, states: Codes) -> Entries:
 
 
 def _joins(spans: Spans) -> NDArray[np.bool_]:
-    """For each span but the first: whether it goes on where the one before it ends."""
+    """Return for each span but the first whether it continues the one before it."""
     same_entry = spans.entry[1:] == spans.entry[:-1]
     next_frame = (spans.pfn + spans.pages)[:-1] == spans.pfn[1:]
     likely = np.flatnonzero(same_entry | next_frame)  # few, where spans are many
@@ -261,12 +261,12 @@ def _joins(spans: Spans) -> NDArray[np.bool_]:
 
 
 def _follow(before: Spans, after: Spans) -> NDArray[np.bool_]:
-    """For each pair of spans: whether the second goes on where the first ends."""
+    """Return for each pair of spans whether the second continues the first."""
     shift = 9 * (before.level.astype(np.int64) - 1)
-    within = (before.vaddr >> np.uint64(12)).astype(np.int64) & ((np.int64(1) << shift) - 1)  # a clipped span's
+    within = (before.vaddr >> np.uint64(12)).astype(np.int64) & ((np.int64(1) << shift) - 1)  # of a clipped span
     counts = ((within + before.pages) >> shift).astype(np.uint64)
-    going_on = before.entry + entry_steps(before.level, before.state) * counts
-    follow: NDArray[np.bool_] = going_on == after.entry
+    continued = before.entry + entry_steps(before.level, before.state) * counts
+    follow: NDArray[np.bool_] = continued == after.entry
     follow &= ((before.entry ^ after.entry) & np.uint64(~FRAME_MASK & (2**64 - 1))) == 0
     follow &= before.end_page == (after.vaddr >> np.uint64(12))
     for name in ("level", "state", "rights"):

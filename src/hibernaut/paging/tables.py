@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page tables as the CPU reads them: one address with its whole path, many addresses at once, the whole space."""
+"""Page tables as the CPU reads them: one address with its path, many addresses at once, the whole space."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Step:
     """One level of a walk.
 
     Attributes:
-        level: the table's level; the root of a 4-level machine is `Level.P4D` (`Level.name_of` names it).
-        table_pfn: the table's frame.
-        index: which of its 512 entries.
+        level: level of the table; the root of a 4-level machine is `Level.P4D` (`Level.name_of` names it).
+        table_pfn: frame of the table.
+        index: position among its 512 entries.
         entry: the raw entry; its bits by name: `entries.entry_flags`.
         paddr: physical address of the entry.
     """
@@ -44,16 +44,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Walk:
-    """The path of one address through the tables.
+    """Path of one address through the tables.
 
     Attributes:
         vaddr: the address.
         steps: every entry read, from the root down; empty if the address is not canonical or the root is missing.
-        stop: why it ended: present, not-present, none, table-missing or non-canonical.
+        stop: reason why the walk ends: present, not-present, none, table-missing or non-canonical.
         level: level of the last entry read; the root's if none was.
         pfn: the 4K frame of the address itself: of a present leaf, or of a not-present one (PTE, PMD, PUD) that keeps
             its frame, inverted; else None.
-        paddr: where an access goes: None unless present.
+        paddr: physical address of an access; None unless present.
         rw: every entry read allows writing; like the next two False where there is no entry.
         nx: some entry read forbids execution.
         user: every entry read allows user mode.
@@ -71,7 +71,7 @@ class Walk:
 
     @property
     def entry(self) -> int:
-        """The last entry read; 0 if none was."""
+        """Last entry read; 0 if none was."""
         return self.steps[-1].entry if self.steps else 0
 
 
@@ -93,10 +93,10 @@ class Translation:
 
 
 class PageTables:
-    """The tables that a CR3 value names, in some physical memory. Nothing is cached: it may change between calls.
+    """Tables that a CR3 value names, in some physical memory. Nothing is cached: memory may change between calls.
 
     Args:
-        memory: where the tables are; they need not all be there.
+        memory: memory that holds the tables, or some of them.
         cr3: the register; bits outside the frame (PCID, flags) are ignored for the lookup.
         levels: 4, or 5 where CR4.LA57 is set.
 
@@ -122,12 +122,12 @@ class PageTables:
         return Level(self.levels)
 
     def is_canonical(self, vaddr: int) -> bool:
-        """Whether bits 47 (4 levels) or 56 (5) and up are all equal."""
+        """Return whether bits 47 (4 levels) or 56 (5 levels) and up are all equal."""
         top = vaddr >> (11 + 9 * self.levels)
         return top in (0, (1 << (53 - 9 * self.levels)) - 1)
 
     def walk(self, vaddr: int) -> Walk:
-        """Look one address up: every level's entry, and why it stopped. Ends after `levels` steps whatever the tables.
+        """Look one address up, with the entry of each level and the reason why the walk ends.
 
         Raises:
             ValueError: `vaddr` is not within 64 bits.
@@ -157,10 +157,10 @@ class PageTables:
         raise AssertionError("every present PTE is a leaf")
 
     def scan(self, start: int | None = None, end: int | None = None) -> Spans:
-        """Everything the tables say about a range of addresses, by default the whole canonical space.
+        """Return everything that the tables say of a range of addresses, by default of the whole canonical space.
 
-        Reads each table once, whole, level by level; cost follows the number of tables. A table that is its own
-        ancestor is reported as a loop; one named again and again at the same level is expanded 16 times, then
+        The scan reads each table once, level by level; cost follows the number of tables. A table that is its own
+        ancestor is reported as a loop. A table that is named repeatedly at one level is expanded 16 times, then
         reported as shared (a KASAN kernel's shadow names one empty table thousands of times).
 
         Args:
@@ -171,7 +171,7 @@ class PageTables:
             Spans that cover the range without gaps (but for the addresses that are not canonical).
 
         Raises:
-            FormatError: hostile tables: more of them, or more spans, than the memory's frames could hold in earnest.
+            FormatError: hostile tables: more tables or spans than the memory can really hold.
             ValueError: a bound is not canonical.
         """
         return scan(self.memory, self.root_pfn, self.levels, start, end)
@@ -180,12 +180,12 @@ class PageTables:
         """Return the frames of all tables that the root reaches and the memory has, ascending, each once.
 
         Raises:
-            FormatError: the memory lists the frame of a table but does not give it.
+            FormatError: the memory lists the frame of a table but cannot read it.
         """
         return table_frames(self.memory, self.root_pfn, self.levels)
 
     def translate(self, vaddrs: ArrayLike) -> Translation:
-        """Look many addresses up at once: what `walk` says of each, without the path.
+        """Look many addresses up at once: the result of `walk` for each, without its path.
 
         Args:
             vaddrs: uint64, shape (n,), in any order, repeats allowed.

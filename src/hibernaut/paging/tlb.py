@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The TLB of a modelled CPU: which translations it still remembers. Pure data; others say when to fill or flush it.
+"""The TLB of a modelled CPU: the translations that it has cached. The model decides when to fill and flush it.
 
 Intel SDM volume 3, section 5.10: a translation is cached by page number and page size, with the entry's bits as they
 were; a not-present entry is never cached; INVLPG drops every translation of that address, global or not, whatever its
@@ -19,7 +19,7 @@ __all__ = ["CachedTranslation", "Tlb"]
 
 @dataclass(frozen=True)
 class CachedTranslation:
-    """A translation as the TLB remembers it.
+    """A translation in the TLB.
 
     Attributes:
         pfn: the 4K frame of the address that was looked up.
@@ -33,18 +33,18 @@ class CachedTranslation:
 
 
 class Tlb:
-    """Cached translations of one CPU, as many as are inserted: the worst case for staleness, never evicting."""
+    """Cached translations of one CPU. Nothing is evicted, which is the worst case for staleness."""
 
     def __init__(self) -> None:
         self._cached: dict[tuple[Level, int], tuple[int, int]] = {}
 
     def lookup(self, vaddr: int) -> CachedTranslation | None:
-        """What the TLB has for an address, the smallest page if it has several; None if it must walk the tables."""
+        """Return the cached translation of an address, of the smallest page if there are several; None on a miss."""
         found = self.lookup_all(vaddr)
         return found[0] if found else None
 
     def lookup_all(self, vaddr: int) -> tuple[CachedTranslation, ...]:
-        """Every translation cached for an address, smallest page first. A CPU with several may use any of them."""
+        """Return all cached translations of an address, smallest page first; a CPU may use any of them."""
         found = []
         for level in (Level.PTE, Level.PMD, Level.PUD):
             hit = self._cached.get((level, vaddr >> level.shift))
@@ -54,7 +54,7 @@ class Tlb:
         return tuple(found)
 
     def insert(self, vaddr: int, level: Level, pfn_of_leaf: int, entry: int) -> None:
-        """Remember a translation; one of the same address and size is replaced.
+        """Cache a translation, in place of one of the same address and size.
 
         Args:
             vaddr: any address within the leaf.
@@ -63,7 +63,7 @@ class Tlb:
             entry: the leaf's raw entry.
 
         Raises:
-            ValueError: the entry is not present, or is not a leaf at that level: a CPU caches no such thing.
+            ValueError: the entry is not present, or is not a leaf at that level; a CPU caches neither.
         """
         if not entry & Entry.PRESENT:
             raise ValueError(f"a not-present entry is never cached: {entry:#x}")
@@ -72,25 +72,25 @@ class Tlb:
         self._cached[level, vaddr >> level.shift] = (pfn_of_leaf, entry)
 
     def invlpg(self, vaddr: int) -> None:
-        """Forget every translation of one address, global ones too."""
+        """Drop all translations of one address, global ones included."""
         for level in (Level.PTE, Level.PMD, Level.PUD):
             self._cached.pop((level, vaddr >> level.shift), None)
 
     def flush_not_global(self) -> None:
-        """Forget what a load of CR3 forgets: every translation without GLOBAL."""
+        """Drop the translations without GLOBAL, as a load of CR3 does."""
         self._cached = {key: hit for key, hit in self._cached.items() if hit[1] & Entry.GLOBAL}
 
     def flush_all(self) -> None:
-        """Forget everything."""
+        """Drop all translations."""
         self._cached.clear()
 
     def translations(self) -> Iterator[tuple[int, Level, int, int]]:
-        """Everything cached: (first address of the page, level, first frame, the raw entry)."""
+        """Yield all cached translations: (first address of the page, level, first frame, raw entry)."""
         for (level, number), (pfn, entry) in self._cached.items():
             yield number << level.shift, level, pfn, entry
 
     def copy(self) -> Self:
-        """An independent TLB with the same contents."""
+        """Return an independent TLB with the same contents."""
         twin = type(self)()
         twin._cached = self._cached.copy()
         return twin
