@@ -22,7 +22,7 @@ import numpy as np
 from hibernaut.errors import MachineFault, OutOfMemory
 from hibernaut.linux.allocator import Allocation, AllocatorMachine
 from hibernaut.linux.environment import Environment
-from hibernaut.linux.kernel_memory import U64_MAX, KernelMemory
+from hibernaut.linux.kernel_data import U64_MAX, KernelData
 from hibernaut.linux.mmzone import (
     FREE_AREA_NR_FREE,
     IN_USE_TYPE,
@@ -89,7 +89,7 @@ class BuddyAllocator:
         self._machine = machine
         self.places = places
         self._allocations: list[Allocation] = []
-        self._kernel = KernelMemory(machine)
+        self._kernel = KernelData(machine)
         self._mem_map = machine.base + places.mem_map
         self._zone = machine.base + places.zone
 

@@ -9,13 +9,13 @@ from hibernaut.linux.mmzone import LIST_POISON1, LIST_POISON2
 from hibernaut.linux.oops import general_protection_fault
 from hibernaut.memory.physical import PAGE_SHIFT
 
-__all__ = ["U64_MAX", "KernelMemory"]
+__all__ = ["U64_MAX", "KernelData"]
 
 U64_MAX = (1 << 64) - 1
 
 
-class KernelMemory:
-    """A machine's memory at virtual addresses, as code of the kernel reads and writes it.
+class KernelData:
+    """The data of the kernel at virtual addresses, as its code reads and writes it.
 
     All of RAM counts as mapped. An address beyond it crashes the machine. `doing` says in each call what the kernel is
     doing, for the message.
