@@ -15,20 +15,11 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.exploration.families import Family
+from hibernaut.exploration.fingerprint import fingerprint
 from hibernaut.exploration.layouts import RegionKind
 from hibernaut.exploration.operations import Operation, operations_of
-from hibernaut.exploration.replay import (
-    FamilyMachine,
-    Played,
-    SourceMachine,
-    Written,
-    fingerprint,
-    play,
-    read_run,
-    replay,
-    run_text,
-    write_run,
-)
+from hibernaut.exploration.play import FamilyMachine, Played, SourceMachine, Written, play
+from hibernaut.exploration.replay import read_run, replay, run_document, run_text, write_run
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Replay
@@ -61,7 +52,7 @@ def test_the_file_reads_like_a_log(saved: Path) -> None:
 
 def test_without_failure_it_says_so() -> None:
     """The report always says what was injected: here nothing."""
-    assert play(remap(())).document()["injected"] == ["nothing"]
+    assert run_document(play(remap(())))["injected"] == ["nothing"]
 
 
 def test_it_replays_byte_for_byte(saved: Path) -> None:
@@ -115,7 +106,7 @@ def test_a_damaged_file_is_refused(saved: Path, change: dict[str, Any]) -> None:
 @given(st.data())
 def test_whatever_is_cut_out_of_it(data: st.DataObject) -> None:
     """Any field missing, or of another kind: an error of ours, or the difference."""
-    found = play(remap()).document()
+    found = run_document(play(remap()))
     key = data.draw(st.sampled_from(sorted(found)))
     junk = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=3)
     value = data.draw(junk | st.dictionaries(st.text(max_size=3), junk, max_size=2))

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.families import Family
+from hibernaut.exploration.fingerprint import fingerprint
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import operations_of
-from hibernaut.exploration.plan import layouts
-from hibernaut.exploration.replay import FamilyMachine, Written, fingerprint, play
+from hibernaut.exploration.plan import Sweep, layouts
+from hibernaut.exploration.play import FamilyMachine, Written, play
 from hibernaut.exploration.run import Outcome, Run
 from hibernaut.exploration.search import Bounds, Chooser, Explored, explore_run
+from hibernaut.exploration.sweep import run_sweep
 from hibernaut.hibernation.ways import WAYS
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Kind, Replay
@@ -208,6 +210,17 @@ def test_a_search_that_is_cut_says_where(states: int) -> None:
     assert part.states <= states + 1
     assert set(part.futures) <= set(whole.futures)
     assert part.runs < whole.runs
+
+
+def test_the_number_of_states_is_exact() -> None:
+    """Runs, states and steps of two ways on all machines of one or two large regions, as they always were.
+
+    A digest that told equal states apart would have more states, one that confused states fewer.
+    """
+    family = Family(regions=(1, 2), kinds=(RegionKind.BLOCK, RegionKind.GIB))
+    tallies = run_sweep(Sweep(family, ("remap", "fixmap")), processes=1)
+    counts = {way: (tally.runs, tally.states, tally.steps) for way, tally in tallies.items()}
+    assert counts == {"remap": (92, 184, 182), "fixmap": (20, 94, 74)}
 
 
 def test_the_state_that_a_search_begins_with_is_not_changed() -> None:

@@ -13,7 +13,8 @@ from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind
 from hibernaut.exploration.operations import HIBERNATE, Operation
 from hibernaut.exploration.plan import layouts
-from hibernaut.exploration.replay import FamilyMachine, Written, play, replay, write_run
+from hibernaut.exploration.play import FamilyMachine, Written, play
+from hibernaut.exploration.replay import replay, write_run
 from hibernaut.exploration.run import Run
 from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.linux.build import build_machine

@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hibernaut.exploration.families import ChosenMachine, Family
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import HIBERNATE, Operation
-from hibernaut.exploration.replay import FamilyMachine, Played, Written, play, replay, run_text, write_run
+from hibernaut.exploration.play import FamilyMachine, Played, Written, play
+from hibernaut.exploration.replay import replay, run_text, write_run
 from hibernaut.exploration.run import Outcome, Run
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Kind, Question

@@ -13,7 +13,7 @@ from hibernaut.errors import LabError, LabUnavailable, MachineFault
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import HIBERNATE, Operation
-from hibernaut.exploration.replay import FamilyMachine, Written, play
+from hibernaut.exploration.play import FamilyMachine, Written, play
 from hibernaut.hibernation import Remap, hibernate
 from hibernaut.hibernation.invariants import Hibernation, violations_of
 from hibernaut.hibernation.resume import resume

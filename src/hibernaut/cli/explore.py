@@ -19,9 +19,11 @@ from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, console, 
 from hibernaut.cli.source_machine import MachineOptions, machine_in
 from hibernaut.errors import HibernautError
 from hibernaut.exploration import explore
+from hibernaut.exploration.fingerprint import fingerprint
 from hibernaut.exploration.operations import hibernation, operations_of
 from hibernaut.exploration.plan import Sweep
-from hibernaut.exploration.replay import FamilyMachine, Played, SourceMachine, Written, fingerprint, play, write_run
+from hibernaut.exploration.play import FamilyMachine, Played, SourceMachine, Written, play
+from hibernaut.exploration.replay import write_run
 from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words
 from hibernaut.exploration.search import Bounds

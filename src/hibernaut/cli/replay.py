@@ -11,7 +11,8 @@ import typer
 
 from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
 from hibernaut.cli.source_machine import MachineOptions, machine_in
-from hibernaut.exploration.replay import SourceMachine, read_run, replay
+from hibernaut.exploration.play import SourceMachine
+from hibernaut.exploration.replay import read_run, replay, run_document
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.report.explore import played_text
@@ -40,7 +41,7 @@ def replay_(
             return machine_in(stack, source, options, rules_named(read_run(file)[0].rules), quiet)
 
         played, difference = replay(file, machine_of)
-        document = {**played.document(), "same": difference is None, "difference": difference}
+        document = {**run_document(played), "same": difference is None, "difference": difference}
     if json:
         print_json(document)
     elif not quiet:

@@ -7,8 +7,9 @@ from hibernaut.errors import HibernautError
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.operations import Operation, hibernation
 from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.play import FamilyMachine, Played, SourceMachine, Written, play
 from hibernaut.exploration.records import WayResult
-from hibernaut.exploration.replay import FamilyMachine, Played, SourceMachine, Written, play, replay, write_run
+from hibernaut.exploration.replay import replay, write_run
 from hibernaut.exploration.run import Outcome, Run
 from hibernaut.exploration.search import Bounds, explore_run
 from hibernaut.exploration.sweep import run_sweep

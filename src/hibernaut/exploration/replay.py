@@ -7,41 +7,20 @@ file again from the machine, the operations and the choices: it must come out by
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from hibernaut.errors import FormatError, HibernautError
-from hibernaut.exploration.families import ChosenMachine, Family
-from hibernaut.exploration.layouts import LayoutKind
 from hibernaut.exploration.operations import Operation, check_ways
-from hibernaut.exploration.run import Outcome, Run
+from hibernaut.exploration.play import FamilyMachine, Played, SourceMachine, Written, play
 from hibernaut.exploration.scopes import family_from_json, family_json
-from hibernaut.exploration.search import Bounds, Chooser
-from hibernaut.hibernation.checks import page_tables
-from hibernaut.linux.build import build_machine
-from hibernaut.linux.environment import Choice, Environment, Kind, Replay
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.volumes.output import write_file
 
-__all__ = [
-    "FamilyMachine",
-    "Played",
-    "SourceMachine",
-    "Written",
-    "fingerprint",
-    "play",
-    "read_run",
-    "replay",
-    "run_text",
-    "write_run",
-]
+__all__ = ["Replayed", "read_run", "replay", "run_document", "run_text", "write_run"]
 
 FORMAT, VERSION = "hibernaut run", 1
 MOST_BYTES = 1 << 24
@@ -50,127 +29,38 @@ MOST_OPERATIONS = 1000
 SHOWN_FINDINGS = 20
 
 
-@dataclass(frozen=True)
-class FamilyMachine:
-    """A machine of a family.
-
-    Attributes:
-        family: which family.
-        layout_choices: the choices that make it, as indices.
-    """
-
-    family: Family
-    layout_choices: tuple[int, ...]
-
-    def chosen(self) -> tuple[ChosenMachine, tuple[Choice, ...]]:
-        """The machine, and what was asked and answered for it. Raises HibernautError if the choices do not fit."""
-        environment = Replay(self.layout_choices)
-        chosen = self.family.choose(environment)
-        if len(environment.schedule) != len(self.layout_choices):
-            raise HibernautError(
-                f"the machine takes {len(environment.schedule)} choices, not {len(self.layout_choices)}"
-            )
-        return chosen, environment.schedule
-
-
-@dataclass(frozen=True)
-class SourceMachine:
-    """A real machine: a dump or an image.
-
-    Attributes:
-        name: of its file.
-        fingerprint: of what it is, see `fingerprint`.
-    """
-
-    name: str
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Written:
-    """A run to be played: everything but its outcome.
-
-    Attributes:
-        machine: where it begins.
-        rules: name of the kernel line.
-        operations: what is done.
-        choices: as indices; after the last one none differs from what happens without interference.
-    """
-
-    machine: FamilyMachine | SourceMachine
-    rules: str
-    operations: tuple[Operation, ...]
-    choices: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Played:
-    """A run that was played.
-
-    Attributes:
-        written: what was played.
-        before: the choices that made the machine.
-        schedule: the choices of the run.
-        run: the run at its end.
-    """
-
-    written: Written
-    before: tuple[Choice, ...]
-    schedule: tuple[Choice, ...]
-    run: Run
-
-    @property
-    def outcome(self) -> Outcome:
-        """How it ended."""
-        return self.run.outcome
-
-    @property
-    def injected(self) -> tuple[str, ...]:
-        """The failures that were injected, in words."""
-        failed = (one for one in self.schedule if one.kind == Kind.ALLOCATION_FAILS and one.value)
-        return tuple(map(str, failed))
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The schedule in words, as far as there was something to choose.
-
-        Of the frames that an allocation could get the one that the kernel takes goes without saying: the log has it.
-        """
-        told = (one for one in (*self.before, *self.schedule) if one.options > 1 or one.kind == LayoutKind.REGION)
-        return tuple(str(choice) for choice in told if choice.kind != Kind.FREE_FRAME or choice.index)
-
-    def document(self) -> dict[str, Any]:
-        """What its file says."""
-        machine = self.written.machine
-        where: dict[str, Any]
-        if isinstance(machine, FamilyMachine):
-            where = {"family": family_json(machine.family), "unit": list(machine.layout_choices)}
-        else:
-            where = {"source": machine.name, "fingerprint": machine.fingerprint}
-        findings = [str(violation) for violation in self.run.violations]
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "machine": where,
-            "rules": self.written.rules,
-            "operations": [operation.as_json() for operation in self.written.operations],
-            "choices": [choice.index for choice in self.schedule],
-            "schedule": list(self.lines),
-            "injected": list(self.injected) or ["nothing"],
-            "outcome": self.outcome.status,
-            "violated": list(self.outcome.violated),
-            "warned": self.outcome.warned,
-            "death": self.outcome.crash,
-            "error": None if self.run.error is None else str(self.run.error),
-            "findings": findings[:SHOWN_FINDINGS],
-            "more_findings": max(0, len(findings) - SHOWN_FINDINGS),
-            "log": list(self.run.machine.log.lines),
-        }
+def run_document(played: Played) -> dict[str, Any]:
+    """Return the contents of a run's file."""
+    machine = played.written.machine
+    where: dict[str, Any]
+    if isinstance(machine, FamilyMachine):
+        where = {"family": family_json(machine.family), "unit": list(machine.layout_choices)}
+    else:
+        where = {"source": machine.name, "fingerprint": machine.fingerprint}
+    findings = [str(violation) for violation in played.run.violations]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "machine": where,
+        "rules": played.written.rules,
+        "operations": [operation.as_json() for operation in played.written.operations],
+        "choices": [choice.index for choice in played.schedule],
+        "schedule": list(played.lines),
+        "injected": list(played.injected) or ["nothing"],
+        "outcome": played.outcome.status,
+        "violated": list(played.outcome.violated),
+        "warned": played.outcome.warned,
+        "death": played.outcome.crash,
+        "error": None if played.run.error is None else str(played.run.error),
+        "findings": findings[:SHOWN_FINDINGS],
+        "more_findings": max(0, len(findings) - SHOWN_FINDINGS),
+        "log": list(played.run.machine.log.lines),
+    }
 
 
 def run_text(played: Played) -> str:
     """The file's text: JSON, a line for each thing that it says."""
-    parts = [f"{json.dumps(key)}: {_value(value)}" for key, value in played.document().items()]
+    parts = [f"{json.dumps(key)}: {_value(value)}" for key, value in run_document(played).items()]
     return "{\n " + ",\n ".join(parts) + "\n}\n"
 
 
@@ -178,47 +68,6 @@ def _value(value: Any) -> str:
     if isinstance(value, list) and value and not isinstance(value[0], int):
         return "[\n  " + ",\n  ".join(json.dumps(one) for one in value) + "\n ]"
     return json.dumps(value)
-
-
-def play(written: Written, machine: Machine | None = None) -> Played:
-    """Play a run.
-
-    Args:
-        written: the run.
-        machine: the machine of a source; it is not changed.
-
-    Raises:
-        HibernautError: the choices do not fit the machine, or there is no machine of the source.
-    """
-    before: tuple[Choice, ...] = ()
-    if isinstance(written.machine, FamilyMachine):
-        chosen, before = written.machine.chosen()
-        machine = build_machine(chosen.layout, Environment(), rules_named(written.rules))
-    elif machine is None:
-        raise HibernautError(f"the run begins on the machine of {written.machine.name}: give that file")
-    elif fingerprint(machine) != written.machine.fingerprint:
-        raise HibernautError(f"the run begins on another machine than this one: {written.machine.name}")
-    if any(operation.cpu >= len(machine.tlbs) for operation in written.operations):
-        raise HibernautError(f"the machine has {len(machine.tlbs)} CPUs: an operation runs on none of them")
-    chooser = Chooser(written.choices, Bounds(frames=0))
-    run = Run(machine.fork(chooser), written.operations)
-    run.finish()
-    if len(chooser.schedule) < len(written.choices):
-        raise HibernautError(f"the run asks for {len(chooser.schedule)} choices, {len(written.choices)} are given")
-    return Played(written, before, chooser.schedule, run)
-
-
-def fingerprint(machine: Machine) -> str:
-    """What tells a source's machine from others: its root, its list of pages, its free frames, its page tables."""
-    digest = hashlib.blake2b(digest_size=16)
-    free = list(machine.allocator.free_ranges())
-    digest.update(repr((machine.cr3, machine.levels, machine.base, machine.end_pfn, free)).encode())
-    digest.update(repr(None if machine.saveable is None else list(machine.saveable)).encode())
-    for pfn in sorted(page_tables(machine)):
-        page = machine.memory.frame(pfn)
-        digest.update(pfn.to_bytes(8, "little"))
-        digest.update(b"" if page is None else np.ascontiguousarray(page).tobytes())
-    return digest.hexdigest()
 
 
 def write_run(path: Path, played: Played) -> None:
@@ -286,15 +135,29 @@ def _indices(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def replay(path: Path, machine_of: Callable[[SourceMachine], Machine] | None = None) -> tuple[Played, str | None]:
+class Replayed(NamedTuple):
+    """A saved run, played again.
+
+    Attributes:
+        played: the run.
+        difference: the first line of the file that comes out otherwise; None if it is the same byte for byte.
+    """
+
+    played: Played
+    difference: str | None
+
+    @property
+    def same(self) -> bool:
+        """Whether the run came out as it was saved."""
+        return self.difference is None
+
+
+def replay(path: Path, machine_of: Callable[[SourceMachine], Machine] | None = None) -> Replayed:
     """Play a saved run again.
 
     Args:
         path: its file.
-        machine_of: gives the machine of a source, if one is to be had.
-
-    Returns:
-        The run, and the first line of the file that comes out otherwise; None if it is the same byte for byte.
+        machine_of: returns the machine of a source, if there is one.
 
     Raises:
         FormatError, OSError: as `read_run`.
@@ -305,7 +168,7 @@ def replay(path: Path, machine_of: Callable[[SourceMachine], Machine] | None = N
     if isinstance(written.machine, SourceMachine) and machine_of is not None:
         machine = machine_of(written.machine)
     played = play(written, machine)
-    return played, _first_difference(text, run_text(played))
+    return Replayed(played, _first_difference(text, run_text(played)))
 
 
 def _first_difference(old: str, new: str) -> str | None:

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from hibernaut.errors import HibernationRefused, MachineFault
+from hibernaut.exploration.encoding import Value, encode, encode_pages
 from hibernaut.exploration.operations import HIBERNATE, Operation, perform
+from hibernaut.exploration.state import digest_of, encoded_copy, encoded_machine, frame_ranges
 from hibernaut.hibernation.checks import Violation
 from hibernaut.hibernation.invariants import TRACES, Hibernation, violations_of
 from hibernaut.hibernation.log import FAILED_TO_REMAP
@@ -20,8 +19,6 @@ from hibernaut.hibernation.snapshot import Copy, Snapshot
 from hibernaut.hibernation.ways import way_named
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine
-from hibernaut.linux.page_alloc import BuddyAllocator
-from hibernaut.memory.physical import Bytes
 
 __all__ = ["Outcome", "Run"]
 
@@ -134,9 +131,7 @@ class Run:
     def _hibernate(self, operation: Operation) -> None:
         if self._copy is None:
             self._before = self.machine.fork(Environment())
-            before = hashlib.blake2b(digest_size=16)
-            _add_machine(before, self._before)
-            self._before_digest = before.digest()
+            self._before_digest = digest_of(encoded_machine(self._before))
             self._copy = Copy(self.machine, way_named(operation.way))
         try:
             snapshot = self._copy.step()
@@ -175,10 +170,8 @@ class Run:
         """
         resumed.environment = self.machine.environment
         self.machine = resumed
-        lineage = hashlib.blake2b(self._lineage, digest_size=16)
-        _add(lineage, list(snapshot.frames))
-        _add_pages(lineage, snapshot.changed)
-        self._lineage = lineage.digest()
+        image = encode([self._lineage, frame_ranges(snapshot.frames)])
+        self._lineage = digest_of((image, *encode_pages(snapshot.changed)))
 
     def _dies(self, fault: MachineFault) -> None:
         self.error = fault
@@ -186,45 +179,16 @@ class Run:
         self._dead = True
 
     def digest(self) -> bytes:
-        """What tells this state from others: equal states have equal futures, whatever the choices.
+        """Return the digest that tells this state from others: equal states have equal futures."""
+        return digest_of(self.encoded())
 
-        Everything that decides what follows goes in: memory as far as it was written to, TLBs, the pool of tables, the
-        list of pages, what was copied of them and how far the copy is, what was found so far, whether the one-time
-        warning is spent. The record of what happened does not: neither log nor schedule nor the number of allocations.
-        """
-        digest = hashlib.blake2b(self._lineage, digest_size=16)
-        _add(
-            digest, self.position, self.status, self._dead, self.held, [str(violation) for violation in self.violations]
-        )
-        _add_machine(digest, self.machine)
-        if self._copy is not None:
-            recorder = self._copy.recorder
-            digest.update(self._before_digest)
-            _add(digest, recorder.cursor, recorder.skipped, sorted(recorder.written), self._copy.pending)
-            _add(digest, None if self._copy.frames is None else list(self._copy.frames))
-            _add_pages(digest, recorder.kept)
-        return digest.digest()
-
-
-def _add(digest: hashlib.blake2b, *values: object) -> None:
-    digest.update(repr(values).encode())
-
-
-def _add_machine(digest: hashlib.blake2b, machine: Machine) -> None:
-    _add(digest, machine.cpu, machine.table_pool, sorted(machine.log.once))
-    for tlb in machine.tlbs:
-        _add(digest, None if tlb is None else sorted(tlb.translations()))
-    if machine.page_flags is not None:
-        _add(digest, list(machine.page_flags.nosave))
-    if not isinstance(machine.allocator, BuddyAllocator):  # the buddy allocator's state is in memory
-        _add(digest, list(machine.allocator.free_ranges()))
-    memory = machine.memory
-    _add_pages(digest, {pfn: memory.frame(pfn) for pfn in memory.written.tolist()})
-
-
-def _add_pages(digest: hashlib.blake2b, pages: Mapping[int, Bytes | None]) -> None:
-    for pfn in sorted(pages):
-        page = pages[pfn]
-        digest.update(pfn.to_bytes(8, "little"))
-        if page is not None:
-            digest.update(np.ascontiguousarray(page).data)
+    def encoded(self) -> Iterator[bytes | memoryview]:
+        """Yield the encoded state: this run's own, its machine's, that of the copy under way or None; see `state`."""
+        violations: list[Value] = [[one.invariant, one.what, one.start_pfn, one.pages] for one in self.violations]
+        yield encode([self._lineage, self.position, self.status, self._dead, self.held, violations])
+        yield from encoded_machine(self.machine)
+        if self._copy is None:
+            yield encode(None)
+        else:
+            yield encode(self._before_digest)
+            yield from encoded_copy(self._copy)

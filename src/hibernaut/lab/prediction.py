@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hibernaut.errors import LabUnavailable
 from hibernaut.exploration.layouts import Side, Structure
 from hibernaut.exploration.operations import EXHAUST, HIBERNATE
-from hibernaut.exploration.replay import FamilyMachine, Played
+from hibernaut.exploration.play import FamilyMachine, Played
 from hibernaut.lab.variants import MAX_REGIONS, REGIONS, Variant
 from hibernaut.linux.environment import Kind
 

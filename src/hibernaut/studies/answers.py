@@ -15,8 +15,8 @@ from hibernaut.exploration.families import ChosenMachine, Family
 from hibernaut.exploration.layouts import RegionKind, Side, Structure
 from hibernaut.exploration.operations import operations_of
 from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.play import FamilyMachine, Played, Written, play
 from hibernaut.exploration.records import WayResult
-from hibernaut.exploration.replay import FamilyMachine, Played, Written, play
 from hibernaut.exploration.results import read_records
 from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.sweep import Progress, run_sweep

@@ -9,7 +9,7 @@ from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import hibernation
 from hibernaut.exploration.plan import layouts
-from hibernaut.exploration.replay import FamilyMachine, Written, play
+from hibernaut.exploration.play import FamilyMachine, Written, play
 from hibernaut.lab.cases.case import CaseFailed
 from hibernaut.lab.confirm import confirm
 from hibernaut.lab.laboratory import Lab
