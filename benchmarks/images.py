@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, PhysicalMemory
+from hibernaut.parallel import worker_count
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.declarations import UNIT_BYTES, UNIT_PAGES
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.parallel import worker_count
 from hibernaut.swsusp.writer import NewArea, write_image
 
 ROUNDS = 10

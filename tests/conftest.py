@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +13,8 @@ from typing import IO, Any
 import pytest
 import zstandard
 from hypothesis import HealthCheck, settings
+
+from tests.interrupts import Interrupts
 
 # Examples are few by default so that the whole run stays short; HYPOTHESIS_PROFILE=thorough digs deeper.
 # No deadlines: the machine may be busy. Function-scoped fixtures are folders, which examples may share.
@@ -111,3 +114,11 @@ def golden_copy(golden: Golden, tmp_path: Path) -> Any:
         return target
 
     return copy
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Interrupts]:
+    """See `Interrupts`."""
+    made = Interrupts()
+    yield made
+    made.close()

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hibernaut import parallel
 from hibernaut.errors import FormatError
 from hibernaut.sources import open_memory
-from hibernaut.swsusp import open_image, parallel
+from hibernaut.swsusp import open_image
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.writer import NewArea, write_image
 from tests.conftest import Golden

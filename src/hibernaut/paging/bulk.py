@@ -8,7 +8,6 @@ only the last level is looked up for each address.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -17,6 +16,7 @@ from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Level, entry_
 from hibernaut.paging.reader import TableReader
 from hibernaut.paging.scan import TABLE, entry_states
 from hibernaut.paging.spans import Addresses, Codes, Stop
+from hibernaut.parallel import in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,12 +53,7 @@ def translate(
         walker.chunk(vaddrs[part], results.part(part))
 
     firsts = range(0, len(vaddrs), CHUNK_ADDRESSES)
-    if len(firsts) == 1:
-        chunk(0)
-    elif firsts:
-        with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(chunk, firsts):
-                pass
+    in_order(len(firsts), lambda number: chunk(firsts[number]), lambda _done: None, workers=THREADS)
     return results.pfns, results.levels, results.reasons, results.entries
 
 

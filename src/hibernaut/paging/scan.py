@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +20,7 @@ from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Frames, PhysicalMemo
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames
 from hibernaut.paging.reader import TableReader
 from hibernaut.paging.spans import Addresses, Codes, Rights, Spans, Stop, entry_steps
+from hibernaut.parallel import in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -379,17 +379,9 @@ class _Scratch:
 def _in_chunks(job: Callable[[int], Part], count: int, size: int) -> list[Part]:
     """Return `job(first)` for 0, size, 2 size, ... below `count`, in order; two threads run the jobs."""
     firsts = range(0, count, size)
-    if len(firsts) <= 1:
-        return [job(first) for first in firsts]
-
-    def share(number: int) -> list[Part]:
-        return [job(first) for first in firsts[number::THREADS]]
-
-    results: list[Part | None] = [None] * len(firsts)
-    with ThreadPoolExecutor(THREADS) as pool:
-        for number, part in enumerate(pool.map(share, range(THREADS))):
-            results[number::THREADS] = part
-    return results  # type: ignore[return-value]  # every place was filled by the one share that it belongs to
+    results: list[Part] = []
+    in_order(len(firsts), lambda number: job(firsts[number]), results.append, workers=THREADS)
+    return results
 
 
 def _progressions(entries: Entries, level: Level, scratch: _Scratch) -> BoolArray | bool:

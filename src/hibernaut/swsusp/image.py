@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike
 
 from hibernaut.errors import CorruptImage
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory
+from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import UNIT_PAGES
 from hibernaut.swsusp.header import SwapHeader, read_header
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.parallel import ordered_results
 from hibernaut.swsusp.pfns import unpack_pfns
 from hibernaut.swsusp.stream import Crc, UnitStream, index_units
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map

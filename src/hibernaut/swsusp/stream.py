@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage
 from hibernaut.memory.physical import PAGE_SIZE, Bytes
+from hibernaut.parallel import in_order, ordered_results
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_BYTES, UNIT_PAGES
-from hibernaut.swsusp.parallel import in_order, ordered_results
 from hibernaut.swsusp.swapmap import SwapMap
 
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames, PhysicalMemory
+from hibernaut.parallel import in_order, ordered_results
 from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.declarations import (
@@ -35,7 +36,6 @@ from hibernaut.swsusp.declarations import (
 from hibernaut.swsusp.header import SwapHeader
 from hibernaut.swsusp.image import Image, Progress
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.parallel import in_order, ordered_results
 from hibernaut.swsusp.pfns import pack_pfns
 from hibernaut.swsusp.stream import BATCH_UNITS, Crc
 from hibernaut.volumes.files import PlainFile

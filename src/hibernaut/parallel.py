@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Work on all cores whose results count in order, on threads that end before the call does.
+
+Workers write to descriptors and read from mappings that their caller closes next, so none of them may run when a call
+has ended, however it ended. Python raises KeyboardInterrupt, or whatever a signal handler raises, between any two
+instructions of the main thread. Hence:
+
+- The calling thread starts workers and waits for them, and uses nothing for that but locks of C, which an interrupt
+  finds either taken or not. `threading.Condition` is written in Python: an interrupt inside it leaves its lock taken,
+  or released twice. `Thread.start` and `Event.wait` are made of it. An interrupted `Thread.join` marks a thread as
+  ended that is not (before Python 3.13).
+- Each worker holds a lock while it runs, and looks at `_Workers.stopped` once it has it. To end them all, the calling
+  thread sets `stopped` and passes through each lock. A worker that comes to run later finds `stopped` and does nothing.
+- No results are handed to the calling thread one by one where that is not asked for: with few cores and short pieces of
+  work that would cost more than the results.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+__all__ = ["in_order", "ordered_results", "worker_count"]
+
+Result = TypeVar("Result")
+Committed = TypeVar("Committed")
+
+WINDOW = 4
+"""Pieces of work, for each worker, that may be begun before the first of them is committed: bounds memory."""
+
+
+def worker_count() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def in_order(
+    count: int,
+    work: Callable[[int], Result],
+    commit: Callable[[Result], Committed],
+    finish: Callable[[Committed], None] | None = None,
+    *,
+    workers: int | None = None,
+) -> None:
+    """Do `work(i)` for i below `count` on all cores; `commit` each result in order, then `finish` it in any order.
+
+    An interrupt of the calling thread is raised when the pieces under way have ended; nothing further is begun.
+
+    Args:
+        count: how many pieces of work.
+        work: called from several threads at once.
+        commit: called for results 0, 1, 2, ... one at a time: must be quick.
+        finish: called with what `commit` returned, from several threads at once.
+        workers: threads; None: one a core.
+
+    Raises:
+        BaseException: whatever the first piece that failed raised; no further work is begun then.
+    """
+    workers = min(worker_count() if workers is None else workers, count)
+    if workers <= 1:
+        for number in range(count):
+            committed = commit(work(number))
+            if finish is not None:
+                finish(committed)
+        return
+    pieces = _Pieces(count, WINDOW * workers, work, commit, finish)
+    with _Workers(pieces.run, pieces.stop) as threads, threads:
+        for _ in range(workers):
+            threads.start()
+        threads.wait()
+    if pieces.error is not None:
+        raise pieces.error
+
+
+def ordered_results(
+    tasks: Iterator[Callable[[], Result]],
+    *,
+    workers: int | None = None,
+    ahead: int | None = None,
+    stop: Callable[[], None] | None = None,
+) -> Generator[Result, None, None]:
+    """Run tasks on threads and yield their results in the order of the tasks.
+
+    When the generator is closed, or interrupted, tasks under way are waited for and no other is begun.
+
+    Args:
+        tasks: called on the threads; the iterator itself is advanced by the calling thread.
+        workers: threads; None: one a core.
+        ahead: tasks begun before the result of the first of them is asked for; None: two a worker.
+        stop: makes tasks under way end soon, called before they are waited for: more than once if that is interrupted,
+            and also when none is left. Must not fail.
+
+    Raises:
+        BaseException: whatever a task raised, in its turn.
+    """
+    workers = worker_count() if workers is None else workers
+    ahead = 2 * workers if ahead is None else ahead
+    queue: SimpleQueue[_Task[Result] | None] = SimpleQueue()
+    flying: deque[_Task[Result]] = deque()
+
+    def run() -> None:
+        while (task := queue.get()) is not None and not threads.stopped:
+            task.run()
+
+    def end() -> None:
+        if stop is not None:
+            stop()
+        for _ in range(workers):
+            queue.put(None)
+
+    with _Workers(run, end) as threads, threads:
+        for number, call in enumerate(tasks):
+            if number < workers:
+                threads.start()
+            flying.append(_Task(call))
+            queue.put(flying[-1])
+            if len(flying) >= ahead:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+
+
+class _Workers:
+    """Threads that run one function; none of them runs any more when the block is left, however that happens.
+
+    Enter it twice, `with _Workers(...) as threads, threads`: an interrupt between leaving the block and the first
+    instruction of `__exit__` then meets the other one.
+
+    Args:
+        run: what each thread does; must not raise.
+        stop: makes `run` return soon; may be called more than once. Must not fail.
+
+    Attributes:
+        stopped: whether the block is being left.
+    """
+
+    def __init__(self, run: Callable[[], None], stop: Callable[[], None]) -> None:
+        self.stopped = False
+        self._run = run
+        self._stop = stop
+        self._running: list[threading.Lock] = []
+        self._pending: list[threading.Lock] = []
+
+    def start(self) -> None:
+        """Start one more thread."""
+        running, pending = threading.Lock(), threading.Lock()
+        pending.acquire()
+        self._running.append(running)
+        self._pending.append(pending)
+        _thread.start_new_thread(self._work, (running, pending))
+
+    def wait(self) -> None:
+        """Wait until all threads return from `run`."""
+        for pending in self._pending:
+            with pending:
+                pass
+
+    def _work(self, running: threading.Lock, pending: threading.Lock) -> None:
+        with running:
+            if not self.stopped:
+                self._run()
+        pending.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                self.stopped = True
+                self._stop()
+                for running in self._running:
+                    with running:
+                        pass
+                break
+            except BaseException as another:
+                interrupt = another
+        if interrupt is not None:
+            raise interrupt
+
+
+class _Task(Generic[Result]):
+    """One call, made by a worker, and its result."""
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self._call = call
+        self._results: list[Result] = []
+        self._error: BaseException | None = None
+        self._pending = threading.Lock()
+        self._pending.acquire()
+
+    def run(self) -> None:
+        """Make the call; it raises nothing here."""
+        try:
+            self._results.append(self._call())
+        except BaseException as error:  # whoever asks for the result gets it
+            self._error = error
+        finally:
+            self._pending.release()
+
+    def result(self) -> Result:
+        """Wait for the result, or raise what the call raised."""
+        with self._pending:
+            pass
+        if self._error is not None:
+            raise self._error
+        return self._results.pop()
+
+
+class _Pieces(Generic[Result, Committed]):
+    """Numbered pieces of work, whose results are committed in order; see `in_order`."""
+
+    def __init__(
+        self,
+        count: int,
+        window: int,
+        work: Callable[[int], Result],
+        commit: Callable[[Result], Committed],
+        finish: Callable[[Committed], None] | None,
+    ) -> None:
+        self.error: BaseException | None = None
+        self._failed_at = count
+        self._count = count
+        self._work = work
+        self._commit = commit
+        self._finish = finish
+        self._window = window
+        self._changed = threading.Condition()
+        self._begun = 0
+        self._committed = 0
+        self._waiting: dict[int, Result] = {}
+        self._stopped = False
+
+    def run(self) -> None:
+        """One worker: until there is nothing left to begin, or something failed."""
+        while (number := self._begin()) is not None:
+            try:
+                self._complete(number, self._work(number))
+            except BaseException as error:  # the caller raises it, whatever it is
+                with self._changed:
+                    if number < self._failed_at:
+                        self.error, self._failed_at = error, number
+                    self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Begin nothing further. Wakes nobody: workers wait only for one that is at work, which wakes them."""
+        self._stopped = True
+
+    def _begin(self) -> int | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._done() or self._begun - self._committed < self._window)
+            if self._done():
+                return None
+            self._begun += 1
+            return self._begun - 1
+
+    def _done(self) -> bool:
+        return self._stopped or self.error is not None or self._begun >= self._count
+
+    def _complete(self, number: int, result: Result) -> None:
+        ready = []
+        with self._changed:
+            self._waiting[number] = result
+            while self._committed in self._waiting and not self._stopped:
+                ready.append(self._commit(self._waiting.pop(self._committed)))
+                self._committed += 1
+            self._changed.notify_all()
+        for committed in ready:
+            if self._finish is not None and not self._stopped:
+                self._finish(committed)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real interrupts of the main thread, at instants that a test chooses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from types import FrameType
+
+__all__ = ["Interrupted", "Interrupts", "see_gone", "system_threads"]
+
+AGAIN_SECONDS = 0.2
+
+
+def system_threads() -> set[str]:
+    """The threads of this process that the system knows, by their numbers."""
+    return set(os.listdir("/proc/self/task"))
+
+
+def see_gone(before: set[str]) -> None:
+    """Wait until all threads that were not there before are gone: the system needs a moment after their last act."""
+    for _ in range(6000):
+        if system_threads() <= before:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"threads are left: {system_threads() - before}")
+
+
+class Interrupted(BaseException):
+    """Raised in the main thread by a signal, as KeyboardInterrupt is."""
+
+
+class Interrupts:
+    """A signal whose handler raises `Interrupted` in the main thread, for as long as the test expects it."""
+
+    def __init__(self) -> None:
+        self._main = threading.main_thread().ident
+        self._handled: SimpleQueue[None] = SimpleQueue()
+        self._expected = False
+        self._before = signal.signal(signal.SIGUSR1, self._handle)
+
+    def send(self) -> None:
+        """Interrupt the main thread from another one; returns when the handler has begun.
+
+        A signal that comes just before the main thread begins to wait for a lock does not end the wait: it is sent
+        again.
+        """
+        assert self._main is not None
+        assert threading.get_ident() != self._main
+        while True:
+            signal.pthread_kill(self._main, signal.SIGUSR1)
+            with suppress(Empty):
+                return self._handled.get(timeout=AGAIN_SECONDS)
+
+    def once(self, function: Callable[..., object], times: int = 1) -> Callable[..., object]:
+        """A function that interrupts the main thread when another thread first calls it, then does what it should."""
+        left = [None] * times
+
+        def wrapped(*arguments: object, **options: object) -> object:
+            if threading.get_ident() != self._main:
+                while left:
+                    left.pop()
+                    self.send()
+            return function(*arguments, **options)
+
+        return wrapped
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """The block ends with `Interrupted`, and no thread is left that was not there before."""
+        before = system_threads()
+        try:
+            self._expected = True
+            yield
+        except Interrupted:
+            self._expected = False
+        else:
+            self._expected = False
+            raise AssertionError("the block was not interrupted")
+        see_gone(before)
+
+    def close(self) -> None:
+        """Put back the handler that was there."""
+        signal.signal(signal.SIGUSR1, self._before)
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        self._handled.put(None)
+        if self._expected:
+            raise Interrupted

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Work on all cores: every piece once, results in order, errors not lost, memory bounded, no thread left."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hibernaut import parallel
+from hibernaut.parallel import in_order, ordered_results
+from hibernaut.volumes.output import replacing, write_all
+from tests import storm
+from tests.interrupts import Interrupted, Interrupts, see_gone, system_threads
+
+
+@pytest.fixture(autouse=True)
+def four_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More threads than this machine may have, so that they get in each other's way."""
+    monkeypatch.setattr(parallel, "worker_count", lambda: 4)
+
+
+@given(st.lists(st.integers(0, 2), max_size=40))
+def test_results_are_committed_in_order_and_finished_once(delays: list[int]) -> None:
+    """Pieces that take longer than later ones do not overtake them; each is finished exactly once."""
+    committed: list[int] = []
+    finished: list[int] = []
+
+    def work(number: int) -> int:
+        time.sleep(delays[number] / 2000)
+        return number
+
+    def commit(number: int) -> int:
+        committed.append(number)
+        return number
+
+    in_order(len(delays), work, commit, finished.append)
+    assert committed == list(range(len(delays)))
+    assert sorted(finished) == committed
+    assert list(ordered_results(partial(work, number) for number in range(len(delays)))) == committed
+
+
+@pytest.mark.parametrize("where", ["work", "commit", "finish"])
+def test_the_first_failure_is_raised(where: str) -> None:
+    """An exception in any part reaches the caller, and soon nothing more is begun."""
+    begun: list[int] = []
+
+    def fail_at_7(part: str, number: int) -> int:
+        if part == where and number >= 7:
+            raise ValueError(f"{part} {number}")
+        return number
+
+    def work(number: int) -> int:
+        begun.append(number)
+        return fail_at_7("work", number)
+
+    def finish(number: int) -> None:
+        fail_at_7("finish", number)
+
+    with pytest.raises(ValueError, match=f"{where} "):
+        in_order(10_000, work, lambda number: fail_at_7("commit", number), finish)
+    assert len(begun) < 1000
+    assert threading.active_count() < 10
+
+
+def test_no_more_is_begun_than_the_window_allows() -> None:
+    """While the first piece is slow the others do not run away: at most four a worker are begun."""
+    gate = threading.Event()
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            gate.wait(5)
+        elif len(begun) == 4 * parallel.WINDOW:
+            time.sleep(0.05)  # would be enough for the others to begin hundreds more
+            assert len(begun) == 4 * parallel.WINDOW
+            gate.set()
+        return number
+
+    in_order(500, work, lambda number: number)
+    assert len(begun) == 500
+
+
+# ---- interrupts ----
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("where", ["work", "commit", "finish"])
+def test_an_interrupt_waits_for_the_threads(interrupts: Interrupts, where: str, times: int) -> None:
+    """However often the calling thread is interrupted: the piece under way ends first, and nothing else begins."""
+    begun: list[int] = []
+    ended: list[int] = []
+    sent = threading.Event()
+
+    def part(name: str, number: int) -> int:
+        if name == "work":
+            begun.append(number)
+            assert number < 50 or sent.wait(60)  # the other threads do not come to an end of the work meanwhile
+        if name == where and number == 5:
+            for _ in range(times):
+                interrupts.send()
+            sent.set()
+            ended.append(number)
+        return number
+
+    def finish(number: int) -> None:
+        part("finish", number)
+
+    with interrupts.expected():
+        in_order(1_000_000, lambda number: part("work", number), lambda number: part("commit", number), finish)
+    assert ended == [5]
+    assert len(begun) < 1_000_000
+
+
+def test_an_interrupted_writer_leaves_the_descriptor_alone(interrupts: Interrupts, tmp_path: Path) -> None:
+    """When `replacing` closes the descriptor no thread has it any more: the next file with its number stays empty."""
+    target, other = tmp_path / "out", tmp_path / "other"
+    numbers: list[int] = []
+    begun: list[int] = []
+    slow: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if not slow and threading.current_thread() is not threading.main_thread():
+            slow.append(number)
+            while len(begun) < number + 4 * parallel.WINDOW:  # then all others wait for this piece
+                time.sleep(0.001)
+            interrupts.send()
+            time.sleep(0.3)  # in which a calling thread that does not wait closes the file, and another is opened
+        return number
+
+    def write() -> None:
+        with replacing(target) as fd:
+            numbers.append(fd)
+            in_order(500, work, lambda number: number, lambda number: write_all(fd, memoryview(b"page"), 4096 * number))
+
+    with ExitStack() as stack:
+        with interrupts.expected():
+            try:
+                write()
+            finally:
+                victim = stack.enter_context(other.open("wb"))
+        assert victim.fileno() == numbers[0]
+        assert os.fstat(victim.fileno()).st_size == 0
+    assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_interrupted_results_wait_for_the_threads(interrupts: Interrupts, times: int) -> None:
+    """The same for results one after the other; the tasks under way are told to end soon."""
+    ended: list[int] = []
+    told = threading.Event()
+
+    def task(number: int) -> int:
+        if number == 5:
+            for _ in range(times):
+                interrupts.send()
+            assert told.wait(60)
+            ended.append(number)
+        return number
+
+    with interrupts.expected():
+        for _ in ordered_results((partial(task, number) for number in range(10_000)), stop=told.set):
+            pass
+    assert ended == [5]
+
+
+def test_results_that_nobody_asks_for_any_more() -> None:
+    """A consumer that fails, and one that closes the iterator, leave no thread behind."""
+    before = system_threads()
+    results = ordered_results(partial(int, number) for number in range(10_000))
+    assert next(results) == 0
+    assert system_threads() > before
+    results.close()
+    see_gone(before)
+
+    def fail() -> None:
+        for number in ordered_results(partial(int, number) for number in range(10_000)):
+            if number == 7:
+                raise ValueError(number)
+
+    with pytest.raises(ValueError, match="7"):
+        fail()
+    see_gone(before)
+
+
+def test_an_exception_from_outside_in_another_thread() -> None:
+    """A calling thread that is not the main one gets such an exception when its workers have ended."""
+    ended: list[int] = []
+    raised: list[int] = []
+    together = threading.Barrier(4, timeout=60)
+
+    def work(number: int) -> int:
+        if number < 4 and together.wait() == 0:  # all workers are there, so the calling thread waits for them
+            ident = ctypes.c_ulong(caller.ident or 0)
+            assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Interrupted)) == 1
+        ended.append(number)
+        return number
+
+    def call() -> None:
+        try:
+            in_order(100, work, lambda number: number)
+            while True:
+                pass  # until the exception comes, at the latest here
+        except Interrupted:
+            raised.append(len(ended))
+
+    caller = threading.Thread(target=call)
+    before = system_threads()
+    caller.start()
+    caller.join()
+    see_gone(before)
+    assert raised == [len(ended)]
+
+
+def test_interrupts_at_any_instant() -> None:
+    """Two interrupts a call, while threads are started, at work, waited for: afterwards no work is ever done."""
+    told = subprocess.run([sys.executable, storm.__file__], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert re.fullmatch(rf"{storm.CALLS} calls, [1-9]\d* interrupted\n", told.stdout)
