@@ -55,7 +55,7 @@ def test_no_version_without_a_commit() -> None:
     """In code and docs: a claim that something holds since a version has its commit, or is not made."""
     package = Path(hibernaut.__file__).parent
     documents = package.parents[1]
-    paths = [*package.rglob("*.py"), *documents.glob("docs/*.md"), *documents.glob("*.md")]
+    paths = [*package.rglob("*.py"), *documents.glob("docs/**/*.md"), *documents.glob("*.md")]
     claims = [
         f"{path.name}: {match[0]}" for path in paths for match in CLAIM.finditer(" ".join(path.read_text().split()))
     ]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Kernel releases and kernel lines: one parser, one order, one lookup for every table that is kept by line.
 
+Where a real kernel is at hand, it is asked first: `ProbedKernel` is the question, `Probed` the answer.
+
 A line is named by the version that begins it: `6.12`, or `6.13-rc` for the release candidates of a version that differ
 from its release. Tables that are kept by line (the rules of the memory model, the rules of reading an image, the
 laboratory's packages) hold their own fields only; `LineTable` looks them up.
@@ -9,13 +11,25 @@ laboratory's packages) hold their own fields only; `LineTable` looks them up.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from hibernaut.errors import FormatError
 
-__all__ = ["LINES_BY_NAME", "KernelVersion", "LineTable", "line_named", "newest_not_newer", "parse_release"]
+__all__ = [
+    "LINES_BY_NAME",
+    "KernelVersion",
+    "LineTable",
+    "Probe",
+    "Probed",
+    "ProbedKernel",
+    "RulesFrom",
+    "answers_of",
+    "line_named",
+    "newest_not_newer",
+    "parse_release",
+]
 
 RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.\d+)*([-~]rc\d*(?![0-9A-Za-z]))?(?:[.~+-]\S*)?")
 """`6.1`, `6.1.0-56-amd64`, `6.12.118+deb13-amd64`, `6.13-rc`, `6.13.0-rc5-next-20241206`; Debian writes `~rc5`."""
@@ -129,3 +143,51 @@ class LineTable(Mapping[str, T], Generic[T]):
         """
         found = newest_not_newer(release, (LINES_BY_NAME[name] for name in self._entries))
         return None if found is None else self._entries[str(found)]
+
+
+class ProbedKernel(Protocol):
+    """A real kernel, as far as it is known. Each answer is None where it cannot be told."""
+
+    def has_function(self, name: str) -> bool | None:
+        """Tell whether the kernel has a function of that name, not inlined everywhere."""
+
+    def has_data(self, name: str) -> bool | None:
+        """Tell whether the kernel has a variable of that name. Kallsyms lists those only under CONFIG_KALLSYMS_ALL."""
+
+    def has_member(self, type_name: str, member: str) -> bool | None:
+        """Tell whether a type of the kernel has a member: `("struct page", "flags")`."""
+
+
+Probe = Callable[[ProbedKernel], Any]
+"""A question to a kernel: the value of a rule, None if the kernel cannot tell."""
+RulesFrom = Literal["probed", "line"]
+
+
+@dataclass(frozen=True)
+class Probed(Generic[T]):
+    """The rules of a real kernel, and where each comes from.
+
+    Attributes:
+        rules: the rules.
+        probed: fields that the kernel answered.
+        line: fields that its line answered.
+        reason: why the kernel could not be asked; None if it was.
+    """
+
+    rules: T
+    probed: tuple[str, ...]
+    line: tuple[str, ...]
+    reason: str | None = None
+
+    @property
+    def rules_from(self) -> RulesFrom:
+        """`probed` if the kernel answered anything, else `line`."""
+        return "probed" if self.probed else "line"
+
+
+def answers_of(kernel: ProbedKernel | None, probes: Mapping[str, Probe]) -> dict[str, Any]:
+    """Return what a kernel answers, by field, without what it cannot tell."""
+    if kernel is None:
+        return {}
+    answers = {field: probe(kernel) for field, probe in probes.items()}
+    return {field: answer for field, answer in answers.items() if answer is not None}

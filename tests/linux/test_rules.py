@@ -4,13 +4,24 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError
 from hibernaut.linux.build import Layout, build_machine
 from hibernaut.linux.change_page_attr import AttributeChangeError
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import pfn_entry
-from hibernaut.linux.rules import LINES, RULES, KernelRules, rules_for_release, rules_named
+from hibernaut.linux.rules import (
+    LINES,
+    PROBES,
+    RULE_NAMES,
+    RULES,
+    KernelRules,
+    rules_for_release,
+    rules_named,
+    rules_probed,
+)
 from hibernaut.linux.set_memory import (
     set_direct_map_invalid_noflush,
     set_direct_map_valid_noflush,
@@ -194,3 +205,83 @@ def test_every_release_of_a_line_that_was_read_has_its_rules(line: str) -> None:
     """The Debian releases that were read map to the line of that name."""
     full = {"6.1": "6.1.192", "6.12": "6.12.118", "7.3": "7.3.4"}[line]
     assert rules_for_release(full) is rules_named(line)
+
+
+class Answers:
+    """A kernel that answers as it is told: functions and variables by name, None for the rest."""
+
+    def __init__(self, functions: dict[str, bool], data: dict[str, bool]) -> None:
+        self._functions, self._data = functions, data
+
+    def has_function(self, name: str) -> bool | None:
+        return self._functions.get(name)
+
+    def has_data(self, name: str) -> bool | None:
+        return self._data.get(name)
+
+    def has_member(self, type_name: str, member: str) -> bool | None:  # noqa: ARG002
+        return None
+
+
+SYMBOLS = (
+    "arch_check_zapped_pte",
+    "collapse_large_pages",
+    "execmem_cache_clean",
+    "execmem_restore_rox",
+    "pfn_modify_allowed",
+    "secretmem_active",
+    "set_direct_map_valid_noflush",
+    "set_memory_rox",
+)
+
+
+@given(
+    functions=st.dictionaries(st.sampled_from(SYMBOLS), st.booleans()),
+    data=st.dictionaries(st.just("zero_bm"), st.booleans()),
+    release=st.none() | st.sampled_from([*RULES, "6.12.118+deb13-amd64", "custom"]),
+)
+def test_probed_rules_say_what_the_kernel_answered(
+    functions: dict[str, bool], data: dict[str, bool], release: str | None
+) -> None:
+    """A rule is the kernel's answer if there is one, else its line's; and the name leads back to the same rules."""
+    known = release not in (None, "custom")
+    line = rules_for_release(release) if release and known else RULES["6.1"]
+    found = rules_probed(Answers(functions, data), release)
+    assert set(found.probed) <= set(PROBES)
+    assert sorted(found.probed + found.line) == sorted(RULE_NAMES)
+    for name in found.line:
+        assert getattr(found.rules, name) == getattr(line, name)
+    if "set_memory_rox" in functions:
+        assert found.rules.has_set_memory_rox == functions["set_memory_rox"]
+    assert ("skips_zero_pages" in found.probed) == ("zero_bm" in data)
+    assert rules_named(found.rules.line) == found.rules
+    assert (found.rules is line) == (found.rules.line == line.line)
+    assert found.rules_from == ("probed" if found.probed else "line")
+
+
+def test_execmem_of_the_candidates_is_told_from_what_came_back() -> None:
+    """6.13-rc has the cache and not `execmem_restore_rox`; 6.13 has neither, 6.15 both."""
+    asked = {
+        (cache, later): rules_probed(Answers({"execmem_cache_clean": cache, "execmem_restore_rox": later}, {}))
+        for cache in (False, True)
+        for later in (False, True)
+    }
+    unmaps = [has for has, found in asked.items() if found.rules.execmem_unmaps_2m]
+    assert unmaps == [(True, False)]
+    assert "execmem_unmaps_2m" in rules_probed(Answers({"execmem_cache_clean": True}, {})).line
+
+
+def test_a_kernel_that_cannot_be_asked_has_the_rules_of_its_line() -> None:
+    """The fallback, and the oldest line where not even the release is known."""
+    assert rules_probed(None, "6.12.1").rules is RULES["6.12"]
+    assert rules_probed(None).rules is RULES["6.1"]
+    assert rules_probed(None, "6.12.1").rules_from == "line"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["6.12 with nothing", "6.12 without", "6.12 with detects_wx,", "6.3 with detects_wx", "6.12 with line"]
+)
+def test_a_probed_kernels_name_that_is_none(wrong: str) -> None:
+    """A rule that does not exist, a list that ends in a comma, a line that is none."""
+    with pytest.raises(HibernautError, match="no rule"):
+        rules_named(wrong)

@@ -11,6 +11,7 @@ import typer
 from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, SourceArgument, console, print_json
 from hibernaut.cli.source_machine import MachineOptions, machine_in
 from hibernaut.hibernation.audit import Audit, audit
+from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux import Machine
 from hibernaut.report.text import audit_text
 
@@ -35,9 +36,9 @@ def audit_(
     status is 0 if today's kernel would save all of them whatever fails, else 1.
     """
     with ExitStack() as stack:
-        machine = machine_in(stack, source, options, rules, quiet)
+        machine, rules_from = machine_in(stack, source, options, rules, quiet)
         found = audit(machine)
-        document = _document(found, machine)
+        document = _document(found, machine, rules_from)
     if json:
         print_json(document)
     elif not quiet:
@@ -46,9 +47,10 @@ def audit_(
         raise typer.Exit(1)
 
 
-def _document(found: Audit, machine: Machine) -> dict[str, Any]:
+def _document(found: Audit, machine: Machine, rules_from: RulesFrom) -> dict[str, Any]:
     return {
         "rules": machine.rules.line,
+        "rules_from": rules_from,
         "saveable_pages": found.saveable_pages,
         "refused": found.refused,
         "classes": [

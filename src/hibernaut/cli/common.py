@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hibernaut.errors import FormatError, HibernautError
+from hibernaut.hibernation.real_kernel import rules_of_source
+from hibernaut.kernel_line import Probed
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.roots import find_root
-from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
-from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, parse_vmcoreinfo
+from hibernaut.linux.rules import LINES, RULE_NAMES, KernelRules, rules_for_release, rules_named
 from hibernaut.sources import Source
 
 __all__ = [
@@ -175,17 +176,17 @@ def progress_bar(what: str, total_pages: int | None, quiet: bool) -> Iterator[Ca
         yield lambda pages: bar.advance(task, pages)
 
 
-def rules_of(given: KernelRules | None, source: Source, release: str | None) -> KernelRules:
-    """The rules that were asked for; else those of the kernel in the source, if it tells; else the oldest line's."""
+def rules_of(given: KernelRules | None, source: Source, quiet: bool, told: str | None = None) -> Probed[KernelRules]:
+    """Return the rules that were asked for; else those of the kernel in the source.
+
+    A kernel that cannot be asked is remarked on, unless the reason was `told` of something else already.
+    """
     if given is not None:
-        return given
-    try:
-        if release is None:
-            text = source.vmcoreinfo or find_vmcoreinfo(source.memory)
-            release = parse_vmcoreinfo(text).get("OSRELEASE") if text else None
-        return rules_for_release(release) if release else LINES[0]
-    except HibernautError:
-        return LINES[0]
+        return Probed(given, (), RULE_NAMES)
+    found = rules_of_source(source)
+    if found.reason not in (None, told):
+        say(f"the rules are those of the line {found.rules.line}: {found.reason}", quiet)
+    return found
 
 
 def paging_of(source: Source, cr3: int | None, levels: int | None) -> tuple[int, int | None]:

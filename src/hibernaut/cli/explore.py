@@ -105,13 +105,15 @@ def explore_(
         if layout or scheduler or results or processes:
             raise typer.BadParameter("--layout, --results, --scheduler and --processes are for simulated machines")
         with ExitStack() as stack:
-            machine = machine_in(stack, source, options, rules, quiet)
+            machine, rules_from = machine_in(stack, source, options, rules, quiet)
             document = _explore_source(machine, source, ways, bounds, then_allocate, save, quiet)
+            document["rules_from"] = rules_from
     else:
         sweep = Sweep(family_of_words(layout or ()), ways, (rules or LINES[0]).line, bounds, then_allocate)
         with sweep_progress(quiet) as told:
             tallies = run_sweep(sweep, results, scheduler=scheduler, processes=processes, progress=told)
         document = _document(sweep.scope, tallies, lambda way, found: _play(sweep, way, found), save)
+        document["rules_from"] = "line"
     if json:
         print_json(document)
     elif not quiet:

@@ -22,9 +22,10 @@ from hibernaut.cli.common import (
 )
 from hibernaut.cli.machine import machine_named
 from hibernaut.errors import FormatError
+from hibernaut.kernel_line import RulesFrom
 from hibernaut.report.text import inspection_text
 from hibernaut.swsusp import Image, Inspection, inspect_image
-from hibernaut.swsusp.rules import ImageRules, image_rules_for_release
+from hibernaut.swsusp.rules import ImageRules, image_rules_for_release, image_rules_probed
 from hibernaut.swsusp.verdict import ResumingMachine, Verdict, verdict_on
 from hibernaut.volumes.files import open_plain
 
@@ -65,9 +66,9 @@ def inspect(
         document = _document(found, offset)
         if digests and found.image and not found.problems:
             document |= _digests(found.image)
-        verdict = verdict_on(found, *asked) if asked else None
-        if verdict:
-            document["verdict"] = _verdict_document(verdict)
+        verdict = verdict_on(found, *asked[:2]) if asked else None
+        if asked and verdict:
+            document["verdict"] = _verdict_document(verdict, asked[2])
     if json:
         print_json(document)
     elif not quiet:
@@ -76,22 +77,27 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _asked(for_kernel: str | None, on_machine: str | None) -> tuple[ImageRules, ResumingMachine] | None:
-    """Kernel and machine of a verdict; None if none is asked for. Raises FormatError, OSError."""
+def _asked(for_kernel: str | None, on_machine: str | None) -> tuple[ImageRules, ResumingMachine, RulesFrom] | None:
+    """Kernel and machine of a verdict, and where the rules come from; None if none is asked for.
+
+    Raises:
+        FormatError, OSError: the machine or its kernel is not known.
+    """
     if for_kernel is None and on_machine is None:
         return None
-    rules = image_rules_for_release(for_kernel) if for_kernel is not None else None
     machine = machine_named(on_machine) if on_machine is not None else ResumingMachine("a machine that is not known")
-    if rules is None:
-        if machine.release is None:
-            raise FormatError("does not say which kernel runs there; give --for-kernel", source=on_machine)
-        rules = image_rules_for_release(machine.release)
-    return rules, machine
+    if for_kernel is not None:
+        return image_rules_for_release(for_kernel), machine, "line"
+    if machine.release is None:
+        raise FormatError("does not say which kernel runs there; give --for-kernel", source=on_machine)
+    probed = image_rules_probed(machine.kernel, machine.release)
+    return probed.rules, machine, probed.rules_from
 
 
-def _verdict_document(verdict: Verdict) -> dict[str, Any]:
+def _verdict_document(verdict: Verdict, rules_from: RulesFrom) -> dict[str, Any]:
     return {
         "kernel": verdict.rules.line,
+        "rules_from": rules_from,
         "machine": verdict.machine.name,
         "checks": [
             {

@@ -9,6 +9,7 @@ from typing import Any
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.running import running_machine
+from hibernaut.kernel.symbol_names import names_in_memory
 from hibernaut.sources import open_memory
 from hibernaut.swsusp.verdict import ResumingMachine
 
@@ -74,4 +75,5 @@ def _from_memory(path: Path) -> ResumingMachine:
         from hibernaut.kernel.facts import machine_facts
 
         facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
-    return ResumingMachine(source.name, facts.e820_checksum, facts.physical_pages, release=facts.release)
+        kernel = names_in_memory(source.memory, source.vmcoreinfo, name=source.name)
+    return ResumingMachine(source.name, facts.e820_checksum, facts.physical_pages, release=facts.release, kernel=kernel)

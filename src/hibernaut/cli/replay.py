@@ -38,7 +38,7 @@ def replay_(
         def machine_of(wanted: SourceMachine) -> Machine:
             if source is None:
                 raise typer.BadParameter(f"the run begins on the machine of {wanted.name}", param_hint="--source")
-            return machine_in(stack, source, options, rules_named(read_run(file)[0].rules), quiet)
+            return machine_in(stack, source, options, rules_named(read_run(file)[0].rules), quiet)[0]
 
         played, difference = replay(file, machine_of)
         document = {**run_document(played), "same": difference is None, "difference": difference}

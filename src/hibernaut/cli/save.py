@@ -36,6 +36,7 @@ from hibernaut.errors import FormatError, HibernationRefused, HibernautError, Ma
 from hibernaut.hibernation import WAYS, Snapshot, Way, hibernate, way_named
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.kernel.suspend import PagesToSave, pages_to_save
+from hibernaut.kernel_line import Probed
 from hibernaut.linux import Environment, FailAllocations, Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.physical import PAGE_SHIFT
@@ -145,11 +146,12 @@ def save(
             _refuse_other_machine(opened, template)
         known = template or opened.image
         pages = PagesToSave("image", template.pfns, template.info) if template else pages_to_save(opened)
-        machine = _machine(opened, known, pages, rules, cr3, levels, fail_allocation or [], quiet)
+        found = rules_of(rules, opened, quiet, told=pages.reason)
+        machine = _machine(opened, known, pages, found.rules, cr3, levels, fail_allocation or [], quiet)
         try:
             snapshot = hibernate(machine, way)
         except (MachineFault, HibernationRefused) as fault:
-            _died(fault, machine, via, json, quiet)
+            _died(fault, machine, via, json, quiet, found)
             raise typer.Exit(1) from None
         with progress_bar(f"writing {out}", len(snapshot.pfns), quiet) as advance:
             written = write_image(
@@ -163,7 +165,7 @@ def save(
                 progress=advance,
             )
     if json:
-        print_json(_document(snapshot, written, via, pages))
+        print_json(_document(snapshot, written, via, pages) | _rules_document(found))
     elif not quiet:
         _tell(out, snapshot, written, via)
 
@@ -187,7 +189,7 @@ def _machine(
     source: Source,
     known: Image | None,
     pages: PagesToSave,
-    rules: KernelRules | None,
+    rules: KernelRules,
     cr3: int | None,
     levels: int | None,
     failing: list[int],
@@ -214,7 +216,7 @@ def _machine(
         known_levels,
         saveable=pages.pfns,
         environment=environment,
-        rules=rules_of(rules, source, kernel.release if kernel else None),
+        rules=rules,
     )
 
 
@@ -228,7 +230,18 @@ def _compressor(wanted: Compressor | None, known: Image | None) -> CompressorNam
     return known.compressor if known else "lzo"
 
 
-def _died(error: MachineFault | HibernationRefused, machine: Machine, via: str, json: bool, quiet: bool) -> None:
+def _rules_document(found: Probed[KernelRules]) -> dict[str, Any]:
+    return {"rules": found.rules.line, "rules_from": found.rules_from}
+
+
+def _died(
+    error: MachineFault | HibernationRefused,
+    machine: Machine,
+    via: str,
+    json: bool,
+    quiet: bool,
+    found: Probed[KernelRules],
+) -> None:
     """The modelled kernel's last words; nothing was written."""
     if json:
         document: dict[str, Any] = {"via": via, "outcome": "refused", "log": list(machine.log.lines)}
@@ -243,7 +256,7 @@ def _died(error: MachineFault | HibernationRefused, machine: Machine, via: str, 
             }
         else:
             document["refused"] = {"what": error.what, "errno": error.errno}
-        print_json(document)
+        print_json(document | _rules_document(found))
     elif not quiet:
         console().print(died_text(error, machine.log.lines))
 

@@ -22,6 +22,7 @@ from hibernaut.cli.common import (
 )
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.kernel.suspend import pages_to_save, secret_users
+from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.physical import Frames
@@ -47,8 +48,8 @@ class MachineOptions:
 
 def machine_in(
     stack: ExitStack, source: Path, options: MachineOptions, rules: KernelRules | None, quiet: bool
-) -> Machine:
-    """The machine in a source, open as long as the stack is.
+) -> tuple[Machine, RulesFrom]:
+    """Return the machine in a source, open as long as the stack is, and where its rules come from.
 
     Its list of pages is that of --pages-from, of the kernel in a dump (stopped in swsusp_save; needs drgn), or every
     frame that the direct map speaks of.
@@ -59,19 +60,17 @@ def machine_in(
     opened = stack.enter_context(
         open_memory(source, offset=options.offset, partition=options.partition, base=options.base)
     )
-    release: str | None = None
     listed: Frames | None
+    reason: str | None = None
     if options.pages_from is not None:
         listed = stack.enter_context(open_image(options.pages_from)).pfns
     else:
         pages = pages_to_save(opened)
-        listed = pages.pfns
-        release = pages.kernel.release if pages.kernel else None
-        if pages.reason is not None:
-            say(f"every frame that the direct map speaks of counts as one to save: {pages.reason}", quiet)
+        listed, reason = pages.pfns, pages.reason
+        if reason is not None:
+            say(f"every frame that the direct map speaks of counts as one to save: {reason}", quiet)
     root, known_levels = paging_of(opened, options.cr3, options.levels)
-    machine = machine_from_memory(
-        opened.memory, root, known_levels, saveable=listed, rules=rules_of(rules, opened, release)
-    )
+    found = rules_of(rules, opened, quiet, told=reason)
+    machine = machine_from_memory(opened.memory, root, known_levels, saveable=listed, rules=found.rules)
     machine.secretmem_users = secret_users(opened.memory) or 0
-    return machine
+    return machine, found.rules_from

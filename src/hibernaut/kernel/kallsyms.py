@@ -16,9 +16,9 @@ import numpy as np
 
 from hibernaut.errors import FormatError
 
-__all__ = ["MOST_SYMBOLS", "decode_names", "decode_tokens", "names_in_image"]
+__all__ = ["MAX_SYMBOLS", "TOKENS", "decode_names", "decode_tokens", "names_in_image"]
 
-MOST_SYMBOLS = 1 << 20
+MAX_SYMBOLS = 1 << 20
 """Distributions' kernels have 100 to 250 thousand."""
 FEWEST_SYMBOLS = 1 << 10
 TOKENS = 256
@@ -96,19 +96,21 @@ def names_in_image(image: bytes, source: str | None = None) -> list[bytes]:
 
 
 def _token_tables(image: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield each place that is a token table by its index, and its tokens."""
     digits_at = image.find(DIGITS)
     while digits_at >= 0:
-        start = digits_at
-        for _ in range(DIGITS_AT):
-            start = image.rfind(b"\x00", 0, max(0, start - 1)) + 1
-        ends = [start]
-        while len(ends) <= TOKENS and ends[-1] > 0:
-            ends.append(image.find(b"\x00", ends[-1]) + 1)
-        index = np.array(ends[:TOKENS], dtype=np.int64) - start
-        if len(ends) > TOKENS and index[-1] < 1 << 16:
-            packed = index.astype("<u2").tobytes()
-            if packed in image[ends[-1] : ends[-1] + MAX_PADDING + len(packed)]:
-                yield start, decode_tokens(image[start : ends[-1]], index.tolist())
+        second = digits_at  # of token 1: no NUL need stand before the first token
+        for _ in range(DIGITS_AT - 1):
+            second = image.rfind(b"\x00", 0, max(0, second - 1)) + 1
+        starts = [second]
+        while len(starts) < TOKENS and starts[-1] > 0:
+            starts.append(image.find(b"\x00", starts[-1]) + 1)
+        end = starts.pop()
+        for at in range(end, min(end + MAX_PADDING + 1, len(image) - 2 * TOKENS + 1)):
+            index = np.frombuffer(image, dtype="<u2", count=TOKENS, offset=at).astype(np.int64)
+            if end > 0 and index[0] == 0 and np.array_equal(index[1:] - index[1], np.array(starts) - second):
+                start = second - int(index[1])
+                yield start, decode_tokens(image[start:end], index.tolist())
         digits_at = image.find(DIGITS, digits_at + 1)
 
 
@@ -117,7 +119,7 @@ def _likely_starts(image: bytes, end: int, tokens: Sequence[bytes]) -> list[tupl
     found = np.frombuffer(image, dtype=np.uint8, count=end)
     words = np.frombuffer(image, dtype="<u4", count=end // 4)
     letter = np.array([LETTER.match(token) is not None for token in tokens])
-    counts_at = 4 * np.flatnonzero((words >= FEWEST_SYMBOLS) & (words <= MOST_SYMBOLS))
+    counts_at = 4 * np.flatnonzero((words >= FEWEST_SYMBOLS) & (words <= MAX_SYMBOLS))
     likely: list[tuple[int, int]] = []
     for aligned in (4, 8):
         at = starts = counts_at + aligned

@@ -8,6 +8,9 @@ import struct
 import zlib
 from pathlib import Path
 
+from hibernaut.errors import FormatError
+from hibernaut.kernel.symbol_names import names_of_running
+from hibernaut.kernel_line import ProbedKernel
 from hibernaut.swsusp.verdict import ResumingMachine
 
 __all__ = ["running_machine"]
@@ -49,7 +52,15 @@ def running_machine(root: Path = Path("/")) -> ResumingMachine:
         physical_pages=_physical_pages(root / "proc/zoneinfo"),
         hw_sig=_hw_sig(root / "sys/firmware/acpi/tables"),
         release=release.strip() if release else None,
+        kernel=_kernel(root),
     )
+
+
+def _kernel(root: Path) -> ProbedKernel | None:
+    try:
+        return names_of_running(root)
+    except (FormatError, OSError):
+        return None
 
 
 def _text(path: Path) -> str | None:

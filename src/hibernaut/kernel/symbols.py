@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hibernaut.errors import FormatError, HibernautError
+from hibernaut.kernel.kallsyms import MAX_SYMBOLS
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.layouts import HAND_WRITTEN, KERNEL_IMAGE_BYTES, StructureLayouts
 from hibernaut.memory.declarations import START_KERNEL_MAP
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelSymbol", "KernelSymbols", "SymbolicKernel", "kernel_symbols"]
 
-MAX_SYMBOLS = 1 << 20
-"""Distribution kernels have 100 to 250 thousand."""
 MAX_SYMBOL_BYTES = 64 << 20
 MAX_SYMBOL_READS = 8 << 20
 

@@ -12,21 +12,19 @@ releases, as far as that was read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Protocol
 
 from hibernaut.errors import FormatError
-from hibernaut.kernel_line import LineTable
+from hibernaut.kernel_line import LineTable, Probe, Probed, ProbedKernel, answers_of
 from hibernaut.paging.entries import Entry
 
 __all__ = [
     "LINES",
     "PROBES",
     "RULES",
+    "RULE_NAMES",
     "KernelRules",
-    "ProbedKernel",
-    "ProbedRules",
     "rules_for_release",
     "rules_named",
     "rules_probed",
@@ -159,45 +157,10 @@ RULES: LineTable[KernelRules] = LineTable(
 LINES: tuple[KernelRules, ...] = (_6_1, _6_6, _6_12, _6_13_RC, _6_15, _7_3)
 """The lines offered by name, oldest first. 6.2, 6.13 and 6.19 differ from their neighbours in one or two rules."""
 
-RulesFrom = Literal["probed", "line"]
-Probe = Callable[["ProbedKernel"], "bool | None"]
-
-_FLAGS = tuple(field.name for field in fields(KernelRules) if field.name != "line")
+RULE_NAMES = tuple(field.name for field in fields(KernelRules) if field.name != "line")
+"""The flags of `KernelRules`, in its order."""
 _NAME = re.compile(r"(\S+)(?: with ([a-z0-9_]+(?:, [a-z0-9_]+)*))?(?: without ([a-z0-9_]+(?:, [a-z0-9_]+)*))?")
 """`6.12`, or a probed kernel's: `6.12 with collapses_large_pages without prints_progress`."""
-
-
-class ProbedKernel(Protocol):
-    """A real kernel, as far as it is known. Each answer is None where it cannot be told."""
-
-    def has_function(self, name: str) -> bool | None:
-        """Tell whether the kernel has a function of that name."""
-
-    def has_data(self, name: str) -> bool | None:
-        """Tell whether the kernel has a variable of that name; kallsyms lists those under CONFIG_KALLSYMS_ALL only."""
-
-    def has_member(self, type_name: str, member: str) -> bool | None:
-        """Tell whether a type of the kernel has a member: `("struct page", "flags")`."""
-
-
-@dataclass(frozen=True)
-class ProbedRules:
-    """The rules of a real kernel, and where each comes from.
-
-    Attributes:
-        rules: the rules.
-        probed: the fields that the kernel itself answered, in the order of `KernelRules`.
-        line: the fields that its line answered.
-    """
-
-    rules: KernelRules
-    probed: tuple[str, ...]
-    line: tuple[str, ...]
-
-    @property
-    def rules_from(self) -> RulesFrom:
-        """`probed` if the kernel answered anything, else `line`."""
-        return "probed" if self.probed else "line"
 
 
 def _execmem_unmaps_2m(kernel: ProbedKernel) -> bool | None:
@@ -236,8 +199,8 @@ def rules_named(line: str) -> KernelRules:
         raise FormatError(f"no rules for a kernel line {line!r}", expected=", ".join(rules.line for rules in LINES))
     changed = {name: True for name in (match[2] or "").split(", ") if name}
     changed |= {name: False for name in (match[3] or "").split(", ") if name}
-    if unknown := changed.keys() - set(_FLAGS):
-        raise FormatError(f"no rule of the kernel is named {min(unknown)!r}", expected=", ".join(_FLAGS))
+    if unknown := changed.keys() - set(RULE_NAMES):
+        raise FormatError(f"no rule of the kernel is named {min(unknown)!r}", expected=", ".join(RULE_NAMES))
     return _changed(RULES[match[1]], changed)
 
 
@@ -253,7 +216,7 @@ def rules_for_release(release: str) -> KernelRules:
     return RULES.for_release(release) or RULES.oldest
 
 
-def rules_probed(kernel: ProbedKernel | None, release: str | None = None) -> ProbedRules:
+def rules_probed(kernel: ProbedKernel | None, release: str | None = None) -> Probed[KernelRules]:
     """Return the rules of a real kernel: what it has decides, its line where that tells nothing.
 
     Args:
@@ -264,18 +227,17 @@ def rules_probed(kernel: ProbedKernel | None, release: str | None = None) -> Pro
         line = rules_for_release(release) if release is not None else RULES.oldest
     except FormatError:
         line = RULES.oldest
-    answers = {} if kernel is None else {name: answer(kernel) for name, answer in PROBES.items()}
-    known = {name: value for name, value in answers.items() if value is not None}
-    return ProbedRules(
+    known = answers_of(kernel, PROBES)
+    return Probed(
         _changed(line, known),
-        tuple(name for name in _FLAGS if name in known),
-        tuple(name for name in _FLAGS if name not in known),
+        tuple(name for name in RULE_NAMES if name in known),
+        tuple(name for name in RULE_NAMES if name not in known),
     )
 
 
 def _changed(line: KernelRules, values: Mapping[str, bool]) -> KernelRules:
     """Return rules that differ from a line's in some flags, under a name that `rules_named` reads."""
-    differing = [name for name in _FLAGS if name in values and values[name] != getattr(line, name)]
+    differing = [name for name in RULE_NAMES if name in values and values[name] != getattr(line, name)]
     if not differing:
         return line
     gained, lost = ([name for name in differing if values[name] is wanted] for wanted in (True, False))

@@ -108,7 +108,7 @@ ARCH_MAGIC = 0x23456789ABCDEF02
 Since Linux kernel commit f5d1499ae209 ("PM: hibernate: x86: Use crc32 instead of md5 for hibernation e820 integrity
 check") (in v5.13), kernels have it. Read in linux-source-5.10 5.10.262-1: a backport has it."""
 ARCH_MAGIC_MD5 = 0x0123456789ABCDEF
-"""Older kernels: an MD5 of 16 bytes stands at `e820_checksum`."""
+"""The magic of an older layout: no CRC-32 is taken from `e820_checksum`."""
 
 PFNS_PER_META_PAGE = PAGE_SIZE // 8
 END_OF_PFNS = 0xFFFF_FFFF_FFFF_FFFF

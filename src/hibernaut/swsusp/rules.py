@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from hibernaut.errors import FormatError
-from hibernaut.kernel_line import LineTable
+from hibernaut.kernel_line import LineTable, Probe, Probed, ProbedKernel, answers_of
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import ARCH_MAGIC
 
-__all__ = ["IMAGE_RULES", "ImageRules", "image_rules_for_release"]
+__all__ = ["IMAGE_PROBES", "IMAGE_RULES", "ImageRules", "image_rules_for_release", "image_rules_probed"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,40 @@ def image_rules_for_release(release: str) -> ImageRules:
         oldest = IMAGE_RULES.oldest.line
         raise FormatError(f"kernel {release} is older than any known line", expected=f"{oldest} or later")
     return found
+
+
+def _compressors(kernel: ProbedKernel) -> Mapping[CompressorName, str] | None:
+    """Answer LZ4 if a compressor can be chosen.
+
+    3fec6e5961b7 ("PM: hibernate: Support to select compression algorithm") is of the series that brought LZ4.
+    """
+    chooses = kernel.has_function("hibernate_compressor_param_set")
+    return None if chooses is None else (_6_9 if chooses else _5_10).compressors
+
+
+IMAGE_PROBES: Mapping[str, Probe] = {
+    "compares_hw_sig": lambda kernel: kernel.has_data("swsusp_hardware_signature"),
+    "compressors": _compressors,
+    "checks_compressor": lambda kernel: kernel.has_function("hibernate_compressor_param_set"),
+    "zero_pages": lambda kernel: kernel.has_data("zero_bm"),
+}
+"""Field of `ImageRules` -> the question to the kernel. The magic is a constant in code: no symbol tells it."""
+
+
+def image_rules_probed(kernel: ProbedKernel | None, release: str) -> Probed[ImageRules]:
+    """Return the rules of a real kernel: what it has decides, its line where that tells nothing.
+
+    Args:
+        kernel: the kernel; None if nothing of it can be read.
+        release: its release.
+
+    Raises:
+        FormatError: as `image_rules_for_release`.
+    """
+    known = answers_of(kernel, IMAGE_PROBES)
+    names = [field.name for field in fields(ImageRules) if field.name != "line"]
+    return Probed(
+        replace(image_rules_for_release(release), **known),
+        tuple(name for name in names if name in known),
+        tuple(name for name in names if name not in known),
+    )

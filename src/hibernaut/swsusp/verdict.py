@@ -8,13 +8,14 @@ All but the signature come after it has put `orig_sig` back (`swsusp_check`): a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage
+from hibernaut.kernel_line import ProbedKernel
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.checker import Inspection
@@ -47,6 +48,7 @@ class ResumingMachine:
         physical_pages: present pages of all nodes.
         hw_sig: the hardware signature in ACPI's FACS; 0 if the machine has none.
         release: of the kernel there, as `uname -r` prints it.
+        kernel: the kernel itself, as far as it can be asked.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ResumingMachine:
     physical_pages: int | None = None
     hw_sig: int | None = None
     release: str | None = None
+    kernel: ProbedKernel | None = field(default=None, compare=False, repr=False)
 
 
 class Answer(StrEnum):

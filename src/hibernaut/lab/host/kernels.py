@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hibernaut.errors import FormatError, LabUnavailable
+from hibernaut.errors import LabUnavailable
+from hibernaut.kernel.bzimage import bzimage_release
 from hibernaut.kernel_line import LineTable
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.debian import Archive
@@ -96,7 +97,7 @@ def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> K
     with cache.locked():
         root = cache.folder(f"kernels/{line.name}", make)
     for vmlinuz in (*root.glob("boot/vmlinuz-*"), *root.glob("usr/lib/modules/*/vmlinuz")):
-        release = _release_of(vmlinuz)
+        release = bzimage_release(vmlinuz)
         return Kernel(line.name, release, vmlinuz, root / "usr" / "lib" / "modules" / release, line)
     raise LabUnavailable(f"no kernel in the packages of {line.name}")
 
@@ -112,21 +113,8 @@ def kernel_of_files(vmlinuz: Path, modules: Path) -> Kernel:
         FormatError: `vmlinuz` is not a bzImage.
         LabUnavailable: the folder has no modules of this release.
     """
-    release = _release_of(vmlinuz)
+    release = bzimage_release(vmlinuz)
     for folder in (modules, modules / "lib" / "modules" / release, modules / release):
         if (folder / "kernel").is_dir():
             return Kernel(release, release, vmlinuz, folder)
     raise LabUnavailable(f"{modules} has no modules of {release}")
-
-
-def _release_of(vmlinuz: Path) -> str:
-    """Return the release of a bzImage; 0x20e of its setup header points to it (Documentation/arch/x86/boot.rst)."""
-    with vmlinuz.open("rb") as file:
-        head = file.read(0x10000)
-    if head[0x202:0x206] != b"HdrS":
-        raise FormatError("not a bzImage", source=str(vmlinuz), offset=0x202, expected="HdrS")
-    at = 0x200 + int.from_bytes(head[0x20E:0x210], "little")
-    found = re.match(rb"[0-9][!-~]*", head[at : at + 128])
-    if not found:
-        raise FormatError("the bzImage has no release", source=str(vmlinuz), offset=at)
-    return found[0].decode()

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rules of a real kernel, asked of the kernel itself: of the one in a dump or an image, or of one on a disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hibernaut.errors import FormatError, HibernautError
+from hibernaut.kernel.bzimage import bzimage_release
+from hibernaut.kernel.symbol_names import SymbolNames, names_in_memory, names_of_vmlinuz
+from hibernaut.kernel_line import Probed
+from hibernaut.linux.rules import KernelRules, rules_probed
+from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, parse_vmcoreinfo
+from hibernaut.sources import Source
+from hibernaut.swsusp.rules import ImageRules, image_rules_probed
+
+__all__ = ["image_rules_of_vmlinuz", "rules_of_source", "rules_of_vmlinuz"]
+
+
+def rules_of_source(source: Source) -> Probed[KernelRules]:
+    """Return the rules of the kernel in a dump or an image.
+
+    Never fails: without VMCOREINFO they are the oldest line's, without kallsyms those of the kernel's line; the
+    result's `reason` says so.
+    """
+    release: str | None = None
+    try:
+        vmcoreinfo = source.vmcoreinfo or find_vmcoreinfo(source.memory)
+        if vmcoreinfo is not None:
+            release = parse_vmcoreinfo(vmcoreinfo).get("OSRELEASE")
+        names = names_in_memory(source.memory, vmcoreinfo, name=source.name)
+    except HibernautError as error:
+        return replace(rules_probed(None, release), reason=str(error))
+    return rules_probed(names, release)
+
+
+def rules_of_vmlinuz(path: Path) -> Probed[KernelRules]:
+    """Return the rules of a kernel on a disk, a bzImage; those of its line if its symbols cannot be found.
+
+    Raises:
+        FormatError: not a bzImage, or without a release.
+        OSError: it cannot be read.
+    """
+    names, reason = _names(path)
+    return replace(rules_probed(names, bzimage_release(path)), reason=reason)
+
+
+def image_rules_of_vmlinuz(path: Path) -> Probed[ImageRules]:
+    """Return how a kernel on a disk reads an image; as its line does if its symbols cannot be found.
+
+    Raises:
+        FormatError: not a bzImage, or without a release, or older than any line.
+        OSError: it cannot be read.
+    """
+    names, reason = _names(path)
+    return replace(image_rules_probed(names, bzimage_release(path)), reason=reason)
+
+
+def _names(path: Path) -> tuple[SymbolNames | None, str | None]:
+    try:
+        return names_of_vmlinuz(path), None
+    except FormatError as error:
+        return None, str(error)
