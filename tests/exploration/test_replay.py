@@ -139,9 +139,9 @@ def test_a_run_on_a_source_needs_that_source(tmp_path: Path) -> None:
     played: Played = play(written, machine)
     path = tmp_path / "run.json"
     write_run(path, played)
-    assert replay(path, lambda _: machine)[1] is None
+    assert replay(path, lambda *_: machine)[1] is None
     with pytest.raises(HibernautError, match="give that file"):
         replay(path)
     other = source(2)
     with pytest.raises(HibernautError, match="another machine"):
-        replay(path, lambda _: other)
+        replay(path, lambda *_: other)

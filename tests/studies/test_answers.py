@@ -15,7 +15,10 @@ from hibernaut.exploration.run import Outcome
 from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.linux.environment import Replay
 from hibernaut.report.answers import answers_page
-from hibernaut.studies.answers import CLAIMS, STUDIES, Answers, Claim, Trial, answer
+from hibernaut.studies.answers import Answers, answer
+from hibernaut.studies.claims import CLAIMS, Claim
+from hibernaut.studies.questions import STUDIES
+from hibernaut.studies.trials import Trial
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGE = REPOSITORY / "docs" / "answers.md"

@@ -12,10 +12,10 @@ import typer
 
 from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
 from hibernaut.cli.explore import ProcessesOption, SchedulerOption, sweep_progress
-from hibernaut.exploration.replay import write_run
 from hibernaut.exploration.sweep import Progress
 from hibernaut.report.answers import answers_page
-from hibernaut.studies.answers import STUDIES, Answers, Study, answer
+from hibernaut.studies.answers import Answers, answer
+from hibernaut.studies.questions import STUDIES, Study
 from hibernaut.volumes.output import write_file
 
 __all__ = ["answers_"]
@@ -69,16 +69,13 @@ def answers_(
         print_json(_document(answers))
     elif write is None and not quiet:
         console().print(page)
-    if any(judged.against for judged in answers.judged):
+    if not answers.holds:
         raise typer.Exit(1)
 
 
 def _write(path: Path, page: str, answers: Answers) -> None:
     """The runs first, the page that names them last."""
-    folder = path.parent / path.stem
-    for judged in answers.judged:
-        if judged.shown is not None:
-            write_run(folder / f"{judged.claim.name}.json", judged.shown.played)
+    answers.save(path.parent / path.stem)
     write_file(path, page.encode(), public=True)
 
 

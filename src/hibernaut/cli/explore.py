@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,20 +16,10 @@ from rich.progress import Progress as Bar
 
 from hibernaut.cli.common import JsonOption, QuietOption, RulesOption, console, print_json
 from hibernaut.cli.source_machine import MachineOptions, machine_in
-from hibernaut.errors import HibernautError
-from hibernaut.exploration import explore
-from hibernaut.exploration.fingerprint import fingerprint
-from hibernaut.exploration.operations import hibernation, operations_of
-from hibernaut.exploration.plan import Sweep
-from hibernaut.exploration.play import FamilyMachine, Played, SourceMachine, Written, play
-from hibernaut.exploration.replay import write_run
-from hibernaut.exploration.run import Outcome
+from hibernaut.exploration import Exploration, PlayedEnding, Sweep, explore_source, explore_sweep
 from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words
-from hibernaut.exploration.search import Bounds
-from hibernaut.exploration.sweep import Progress, run_sweep
-from hibernaut.exploration.tally import Counterexample, Tally
-from hibernaut.hibernation.ways import MUTANTS, WAYS, way_named
-from hibernaut.linux import Machine
+from hibernaut.exploration.sweep import Progress
+from hibernaut.hibernation.ways import MUTANTS, WAYS
 from hibernaut.linux.rules import LINES
 from hibernaut.report.explore import explored_text
 
@@ -101,118 +90,68 @@ def explore_(
     bounds = bounds_of_words(bound or ())
     if save is not None:  # before work whose result could not be written
         save.mkdir(parents=True, exist_ok=True)
-    if source is not None:
-        if layout or scheduler or results or processes:
-            raise typer.BadParameter("--layout, --results, --scheduler and --processes are for simulated machines")
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        if source is not None:
+            if layout or scheduler or results or processes:
+                raise typer.BadParameter("--layout, --results, --scheduler and --processes are for simulated machines")
             machine, rules_from = machine_in(stack, source, options, rules, quiet)
-            document = _explore_source(machine, source, ways, bounds, then_allocate, save, quiet)
-            document["rules_from"] = rules_from
-    else:
-        sweep = Sweep(family_of_words(layout or ()), ways, (rules or LINES[0]).line, bounds, then_allocate)
-        with sweep_progress(quiet) as told:
-            tallies = run_sweep(sweep, results, scheduler=scheduler, processes=processes, progress=told)
-        document = _document(sweep.scope, tallies, lambda way, found: _play(sweep, way, found), save)
-        document["rules_from"] = "line"
+            told = stack.enter_context(sweep_progress(quiet))
+            found = explore_source(machine, source.name, ways, bounds, allocations_after=then_allocate, progress=told)
+        else:
+            rules_from = "line"
+            sweep = Sweep(family_of_words(layout or ()), ways, (rules or LINES[0]).line, bounds, then_allocate)
+            told = stack.enter_context(sweep_progress(quiet))
+            found = explore_sweep(sweep, results, scheduler=scheduler, processes=processes, progress=told)
+        files = {} if save is None else found.save(save)
+        document = {**_document(found, files), "rules_from": rules_from}
     if json:
         print_json(document)
     elif not quiet:
         console().print(explored_text(document))
-    if not all(way["safe"] for way in document["ways"]):
+    if not found.safe:
         raise typer.Exit(1)
-
-
-def _play(sweep: Sweep, way: str, found: Counterexample) -> Played:
-    machine = FamilyMachine(sweep.family, found.layout_choices)
-    operations = operations_of(machine.chosen()[0], way, sweep.allocations_after)
-    return play(Written(machine, sweep.rules, operations, found.choices))
-
-
-def _explore_source(
-    machine: Machine, source: Path, ways: tuple[str, ...], bounds: Bounds, after: int, save: Path | None, quiet: bool
-) -> dict[str, Any]:
-    """One machine by each way; its runs are few enough to be run one after the other."""
-    for way in ways:
-        way_named(way)
-    tallies: dict[str, Tally] = {}
-    where = SourceMachine(source.name, fingerprint(machine))
-
-    def played(way: str, found: Counterexample) -> Played:
-        return play(Written(where, machine.rules.line, hibernation(way, after), found.choices), machine)
-
-    with sweep_progress(quiet) as told:
-        for way in ways:
-            told(Progress(len(tallies), len(ways), *_sums(tallies)))
-            tallies[way] = explore(machine, way, bounds=bounds, allocations_after=after)
-        told(Progress(len(ways), len(ways), *_sums(tallies)))
-    scope = f"the machine of {source.name}; {bounds}; rules of {machine.rules.line}"
-    return _document(scope, tallies, played, save)
-
-
-def _sums(tallies: dict[str, Tally]) -> tuple[int, int]:
-    return sum(one.runs for one in tallies.values()), sum(one.states for one in tallies.values())
-
-
-def _document(
-    scope: str, tallies: dict[str, Tally], played: Callable[[str, Counterexample], Played], save: Path | None
-) -> dict[str, Any]:
-    ways = []
-    taken: set[str] = set()
-    for name, tally in tallies.items():
-        endings = []
-        for outcome, (runs, machines, shortest) in sorted(tally.endings.items(), key=lambda one: one[1][2].rank):
-            one = played(name, shortest)
-            if one.outcome != outcome:
-                raise HibernautError(f"{name}: a run that ended as {outcome!s} ends as {one.outcome!s} when replayed")
-            path = None
-            if save is not None and outcome.violated:
-                path = _file_of(save, name, outcome, taken)
-                write_run(path, one)
-            endings.append(
-                {
-                    "verdict": str(outcome),
-                    "outcome": outcome.status,
-                    "violated": list(outcome.violated),
-                    "warned": outcome.warned,
-                    "loses": outcome.loses,
-                    "runs": runs,
-                    "machines": machines,
-                    "choices_away": shortest.deviations,
-                    "schedule": list(one.lines),
-                    "injected": list(one.injected),
-                    "findings": [str(violation) for violation in one.run.violations[:SHOWN_FINDINGS]],
-                    "file": None if path is None else str(path),
-                }
-            )
-        ways.append(
-            {
-                "way": name,
-                "safe": not any(outcome.loses for outcome in tally.endings),
-                "machines": tally.machines,
-                "runs": tally.runs,
-                "states": tally.states,
-                "steps": tally.steps,
-                "cut_machines": tally.cut,
-                "cut": tally.where,
-                "endings": endings,
-            }
-        )
-    return {"scope": scope, "covered": not any(way["cut_machines"] for way in ways), "ways": ways}
 
 
 SHOWN_FINDINGS = 5
 
 
-def _file_of(folder: Path, way: str, outcome: Outcome, taken: set[str]) -> Path:
-    """A file's name that says what the run in it comes to; `taken` are those given to other runs."""
-    warned = " after a warning" if outcome.warned else ""
-    stem = re.sub(r"[^a-z0-9]+", "-", f"{way} {outcome.status}{warned} {outcome.violated[0]}")
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return folder / f"{name}.json"
+def _document(found: Exploration, files: Mapping[PlayedEnding, Path]) -> dict[str, Any]:
+    return {
+        "scope": found.scope,
+        "covered": found.covered,
+        "ways": [
+            {
+                "way": way.name,
+                "safe": way.safe,
+                "machines": way.tally.machines,
+                "runs": way.tally.runs,
+                "states": way.tally.states,
+                "steps": way.tally.steps,
+                "cut_machines": way.tally.cut,
+                "cut": way.tally.where,
+                "endings": [_ending(ending, files.get(ending)) for ending in way.endings],
+            }
+            for way in found.ways
+        ],
+    }
+
+
+def _ending(ending: PlayedEnding, file: Path | None) -> dict[str, Any]:
+    outcome, played = ending.outcome, ending.played
+    return {
+        "verdict": str(outcome),
+        "outcome": outcome.status,
+        "violated": list(outcome.violated),
+        "warned": outcome.warned,
+        "loses": outcome.loses,
+        "runs": ending.runs,
+        "machines": ending.machines,
+        "choices_away": ending.shortest.deviations,
+        "schedule": list(played.lines),
+        "injected": list(played.injected),
+        "findings": [str(violation) for violation in played.run.violations[:SHOWN_FINDINGS]],
+        "file": None if file is None else str(file),
+    }
 
 
 @contextmanager

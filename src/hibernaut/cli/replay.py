@@ -12,7 +12,7 @@ import typer
 from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
 from hibernaut.cli.source_machine import MachineOptions, machine_in
 from hibernaut.exploration.play import SourceMachine
-from hibernaut.exploration.replay import read_run, replay, run_document
+from hibernaut.exploration.replay import replay, run_document
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.report.explore import played_text
@@ -35,16 +35,16 @@ def replay_(
     """
     with ExitStack() as stack:
 
-        def machine_of(wanted: SourceMachine) -> Machine:
+        def machine_of(wanted: SourceMachine, rules: str) -> Machine:
             if source is None:
                 raise typer.BadParameter(f"the run begins on the machine of {wanted.name}", param_hint="--source")
-            return machine_in(stack, source, options, rules_named(read_run(file)[0].rules), quiet)[0]
+            return machine_in(stack, source, options, rules_named(rules), quiet)[0]
 
-        played, difference = replay(file, machine_of)
-        document = {**run_document(played), "same": difference is None, "difference": difference}
+        found = replay(file, machine_of)
+        document = {**run_document(found.played), "same": found.same, "difference": found.difference}
     if json:
         print_json(document)
     elif not quiet:
         console().print(played_text(document))
-    if difference is not None:
+    if not found.same:
         raise typer.Exit(1)

@@ -152,12 +152,12 @@ class Replayed(NamedTuple):
         return self.difference is None
 
 
-def replay(path: Path, machine_of: Callable[[SourceMachine], Machine] | None = None) -> Replayed:
+def replay(path: Path, machine_of: Callable[[SourceMachine, str], Machine] | None = None) -> Replayed:
     """Play a saved run again.
 
     Args:
         path: its file.
-        machine_of: returns the machine of a source, if there is one.
+        machine_of: returns the machine of a source, with the rules of a kernel line.
 
     Raises:
         FormatError, OSError: as `read_run`.
@@ -166,7 +166,7 @@ def replay(path: Path, machine_of: Callable[[SourceMachine], Machine] | None = N
     written, text = read_run(path)
     machine = None
     if isinstance(written.machine, SourceMachine) and machine_of is not None:
-        machine = machine_of(written.machine)
+        machine = machine_of(written.machine, written.rules)
     played = play(written, machine)
     return Replayed(played, _first_difference(text, run_text(played)))
 

@@ -9,7 +9,9 @@ from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.tally import Tally
 from hibernaut.hibernation.invariants import INVARIANTS, TRACES
 from hibernaut.hibernation.ways import MUTANTS
-from hibernaut.studies.answers import ALLOCATOR, Answers, Judged, Studied
+from hibernaut.studies.answers import Answers
+from hibernaut.studies.judge import Judged, Studied
+from hibernaut.studies.placements import ALLOCATOR
 
 __all__ = ["answers_page"]
 
@@ -160,7 +162,7 @@ none is free. Machines on which, of {machines} each:"""
 def _story(answers: Answers, folder: str) -> str:
     rows = []
     for places, found in sorted(answers.placements.items()):
-        deaths = "; ".join(f"{death} ({count})" for death, count in sorted(found.deaths.items()))
+        deaths = "; ".join(f"{death} ({count})" for death, count in sorted(found.crashes.items()))
         rows.append(
             (
                 *(place.word for place in places),
@@ -170,7 +172,7 @@ def _story(answers: Answers, folder: str) -> str:
             )
         )
     machines = max(found.machines for found in answers.placements.values())
-    null = [places for places, found in answers.placements.items() if any(_is_story(death) for death in found.deaths)]
+    null = [places for places, found in answers.placements.items() if any(_is_story(death) for death in found.crashes)]
     head = (*(structure.word for structure in ALLOCATOR), "a table is lost", "lists are torn", "allocations die of")
     if null:
         where = " and ".join(

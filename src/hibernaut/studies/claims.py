@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The claims: statements about every trial of some studies, as functions, so that they can turn out false."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hibernaut.exploration.layouts import RegionKind, Structure
+from hibernaut.exploration.run import Outcome
+from hibernaut.studies.questions import MOST_SPLITS, STUDIES
+from hibernaut.studies.trials import (
+    Trial,
+    crashed,
+    crashed_on_lists,
+    is_clean,
+    is_torn,
+    loses,
+    met_null_in_pcplist,
+    skipped,
+    tore_lists,
+)
+
+__all__ = ["CLAIMS", "Claim"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about every machine of some studies.
+
+    Attributes:
+        name: of its file.
+        title: the claim, a sentence.
+        says: what is meant, exactly: what `holds` computes.
+        studies: names of the studies that it is about.
+        ways: names of the ways.
+        holds: whether it is so of one machine by one way.
+        shows: the way, and which of its ends, of the run that comes with it: the shortest such run.
+        plays: another way by which that run's machine is played instead, with every choice the one without
+            interference.
+    """
+
+    name: str
+    title: str
+    says: str
+    studies: tuple[str, ...]
+    ways: tuple[str, ...]
+    holds: Callable[[Trial], bool]
+    shows: tuple[str, Callable[[Outcome], bool]]
+    plays: str | None = None
+
+
+_ALL = tuple(study.name for study in STUDIES)
+_LINES = tuple(study.name for study in STUDIES if study.name.startswith("line "))
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "fixmap-is-safe",
+        "Through a fixmap slot, with the NULL check, every page is saved in every run, and nothing else changes.",
+        "no run of `fixmap` violates any invariant, in any study; what comes with it is Remap's shortest torn run, "
+        "played through the slot",
+        tuple(name for name in _ALL if name != "reserve"),
+        ("fixmap",),
+        lambda trial: not trial.ends(lambda outcome: not is_clean(outcome) or outcome.status != "saved"),
+        ("remap", is_torn),
+        "fixmap",
+    ),
+    Claim(
+        "fixmap-as-posted-dies-without-a-table",
+        "As posted (v1 and v3) the series still dies where a page has no PTE table: of a NULL dereference, before the "
+        "slot is used.",
+        "`fixmap-v1` and `fixmap-v3` break an invariant exactly on machines with a region without a table, and then "
+        "only by dying while reading the NULL entry",
+        ("kinds", *_LINES),
+        ("fixmap-v1", "fixmap-v3"),
+        lambda trial: (
+            trial.ends(lambda outcome: not is_clean(outcome)) == trial.has(RegionKind.NO_TABLE)
+            and not trial.ends(lambda outcome: not is_clean(outcome) and "reading the NULL entry" not in outcome.crash)
+        ),
+        ("fixmap-v3", crashed),
+    ),
+    Claim(
+        "the-null-check-cures-it",
+        'One line cures that: `kernel_page_present` has to take no entry for "not present".',
+        "`fixmap`, which has that line and differs from `fixmap-v3` in nothing else, is clean on all machines with a "
+        "region without a table; what comes with it is the run in which `fixmap-v3` dies, with the line",
+        ("kinds", *_LINES),
+        ("fixmap",),
+        lambda trial: not trial.has(RegionKind.NO_TABLE) or not trial.ends(lambda outcome: not is_clean(outcome)),
+        ("fixmap-v3", crashed),
+        "fixmap",
+    ),
+    Claim(
+        "remap-dies-after-a-warning",
+        "Remap, first failure: an allocation for a split fails, the kernel warns once and dies of a page fault in the "
+        "copy.",
+        "`remap` dies in some run exactly on machines with a region of 2 MiB or 1 GiB in one entry, and never without "
+        "the warning",
+        ("regions",),
+        ("remap",),
+        lambda trial: (
+            trial.ends(crashed) == (trial.splits > 0)
+            and not trial.ends(lambda outcome: crashed(outcome) and not outcome.warned)
+        ),
+        ("remap", lambda outcome: crashed(outcome) and outcome.warned),
+    ),
+    Claim(
+        "remap-dies-without-a-warning",
+        "Remap, second failure: a page without an entry. CPA ignores it and reports success; no warning, and a page "
+        "fault in the copy.",
+        "on machines whose first region without an entry has a PTE table, `remap` and `remap-whole` have a run that "
+        "dies of that page fault without a warning; on machines without such regions they have none",
+        ("kinds", *_LINES),
+        ("remap", "remap-whole"),
+        lambda trial: (
+            trial.ends(lambda outcome: "page fault" in outcome.crash and not outcome.warned)
+            == (trial.first_without_entry == RegionKind.NONE)
+        ),
+        ("remap", lambda outcome: "page fault" in outcome.crash and not outcome.warned),
+    ),
+    Claim(
+        "remap-tears-the-image",
+        "Remap, third failure, and the worst: nothing fails, nothing is printed, and the resumed machine's direct map "
+        "is garbage.",
+        "`remap` has a run without any failure in which a page table is missing from the image exactly on machines "
+        "where a large entry that has to be split lies in a table above its region; which pages go out of the map is "
+        "in the replay",
+        ("regions", "6.13-rc"),
+        ("remap",),
+        lambda trial: trial.ends(lambda outcome: is_torn(outcome) and not outcome.warned) == trial.split_above,
+        ("remap", lambda outcome: is_torn(outcome) and not outcome.warned),
+    ),
+    Claim(
+        "remap-without-a-table-dereferences-null",
+        "And where there is no PTE table at all, Remap dies as the series does: of a NULL dereference.",
+        "`remap` has a run that dies while reading the NULL entry exactly on machines whose first region without an "
+        "entry has no table",
+        ("kinds", *_LINES),
+        ("remap",),
+        lambda trial: (
+            trial.ends(lambda outcome: "reading the NULL entry" in outcome.crash)
+            == (trial.first_without_entry == RegionKind.NO_TABLE)
+        ),
+        ("remap", lambda outcome: "reading the NULL entry" in outcome.crash),
+    ),
+    Claim(
+        "remap-leaks-where-it-does-not-tear",
+        "Where the tables lie below and the allocator's pages above, Remap's image is consistent: a page leaks, no "
+        "more.",
+        "on machines with something to split, all of it in tables below, every run of `remap` that is saved breaks "
+        "`allocator-sound` by a leak, and `same-rights` at most besides",
+        ("regions",),
+        ("remap",),
+        lambda trial: (
+            trial.splits == 0
+            or trial.split_above
+            or not trial.ends(lambda outcome: outcome.status == "saved" and (outcome.loses or is_clean(outcome)))
+        ),
+        ("remap", lambda outcome: outcome.status == "saved" and not outcome.loses and not is_clean(outcome)),
+    ),
+    Claim(
+        "remap-whole-is-safe-for-entries",
+        "RemapWhole is safe wherever there is an entry: whole regions, and pages among 4K entries that are present.",
+        "no run of `remap-whole` violates any invariant on machines without regions that lack an entry or a table",
+        ("regions", "kinds", "places", "6.13-rc", *_LINES),
+        ("remap-whole",),
+        lambda trial: trial.first_without_entry is not None or not trial.ends(lambda outcome: not is_clean(outcome)),
+        ("remap", is_torn),
+        "remap-whole",
+    ),
+    Claim(
+        "reserved-needs-enough-pages-above",
+        "Reserved loses nothing exactly if there are as many reserved pages as splits, and they lie above what is "
+        "split, or its tables lie below.",
+        "`reserved:N` has no run that loses or breaks anything exactly on machines whose saved pages take at most N "
+        "splits, and where the free pages lie above the regions or no large entry to be split lies in a table above",
+        ("reserve",),
+        tuple(f"reserved:{pages}" for pages in range(MOST_SPLITS + 1)),
+        lambda trial: (
+            trial.ends(loses) == (trial.splits > trial.reserve or (trial.split_above and trial.below(Structure.FREE)))
+        ),
+        ("reserved:1", lambda outcome: outcome.loses and not is_torn(outcome) and not crashed(outcome)),
+    ),
+    Claim(
+        "reserved-leaves-traces",
+        "And even where it loses nothing, the large page stays split.",
+        "`reserved:9` is clean exactly on machines where no large entry lies in a table above its region: where one "
+        "does the resumed machine has it split",
+        ("regions",),
+        ("reserved:9",),
+        lambda trial: trial.ends(lambda outcome: not is_clean(outcome)) == trial.split_above,
+        ("reserved:9", lambda outcome: not is_clean(outcome)),
+    ),
+    Claim(
+        "skipping-loses-pages",
+        "Policies that skip a page (NULL from `hibernate_map_page`) trade the crash for lost pages in an image that "
+        "loads.",
+        "`remap-generic` and `remap-generic-zero` never die on machines whose regions have entries, and have a run in "
+        "which a listed page is missing exactly on those with something to split",
+        ("regions",),
+        ("remap-generic", "remap-generic-zero"),
+        lambda trial: not trial.ends(crashed) and trial.ends(skipped) == (trial.splits > 0),
+        ("remap-generic", skipped),
+    ),
+    Claim(
+        "aborting-saves-the-machine-not-the-image",
+        "Giving up instead loses nothing by a failing allocation, and changes nothing about the torn image.",
+        "`remap-generic-abort` never dies, never skips a page, and is torn exactly where `remap` is",
+        ("regions",),
+        ("remap-generic-abort",),
+        lambda trial: not trial.ends(crashed) and not trial.ends(skipped) and trial.ends(is_torn) == trial.split_above,
+        ("remap-generic-abort", lambda outcome: outcome.status == "refused"),
+    ),
+    Claim(
+        "a-stale-translation-hides-the-failure",
+        "A CPU that still remembers the page can hide a failed split: after the warning the page is read all the same.",
+        "`remap` has a run that is saved after a warning exactly on machines with something to split whose CPU "
+        "remembers the regions from before",
+        ("regions",),
+        ("remap",),
+        lambda trial: (
+            trial.ends(lambda outcome: outcome.status == "saved" and outcome.warned)
+            == (trial.splits > 0 and trial.machine.remembered)
+        ),
+        ("remap", lambda outcome: outcome.status == "saved" and outcome.warned and not outcome.loses),
+    ),
+    Claim(
+        "torn-lists-need-both-sides",
+        "The allocator's lists are torn exactly where its own pages lie on both sides of the regions, or where it has "
+        "a lost table's page for free.",
+        "by `remap`, on machines with something to split: where the array of struct page, the list heads and the CPUs' "
+        "lists all lie above, no list is torn; where all lie below, exactly if a table is lost (its page is on a list "
+        "of free pages); else in every run that is saved",
+        ("places", "6.13-rc"),
+        ("remap",),
+        lambda trial: trial.splits == 0 or _as_the_sides_say(trial),
+        ("remap", lambda outcome: tore_lists(outcome) and not crashed(outcome)),
+    ),
+    Claim(
+        "null-on-a-cpu-list",
+        "A NULL link on a CPU's own list, found by the next allocation in `__rmqueue_pcplist`, needs the array of "
+        "struct page below the blocks and the CPU's list above them.",
+        "by `remap`, a resumed machine that dies of a NULL dereference in `__rmqueue_pcplist` has the array of struct "
+        "page below the regions and the CPUs' lists above, in every study; and on every such machine with something to "
+        "split the next allocations are fatal, if not of NULL then of a poisoned link",
+        ("places", "6.13-rc"),
+        ("remap",),
+        lambda trial: (
+            trial.splits == 0
+            or (
+                trial.ends(lambda outcome: crashed_on_lists(outcome) and "__rmqueue_pcplist" in outcome.crash)
+                == (trial.below(Structure.MEM_MAP) and not trial.below(Structure.PCP))
+            )
+        ),
+        ("remap", met_null_in_pcplist),
+    ),
+    Claim(
+        "torn-lists-without-a-lost-table",
+        "No table needs to be lost for that: on a machine of two NUMA nodes the image can have every page table and be "
+        "torn in the allocator alone.",
+        "by `remap`, on machines whose pages come from the lower node, regions and CPU being on the upper one, and "
+        "whose tables all lie below: no run loses a table, and with something to split every run without a failing "
+        "allocation dies of its free lists, once resumed",
+        ("two nodes",),
+        ("remap",),
+        lambda trial: (
+            not trial.ends(is_torn)
+            and not trial.ends(lambda outcome: outcome.status == "saved" and trial.splits > 0)
+            and trial.ends(crashed_on_lists) == (trial.splits > 0)
+        ),
+        ("remap", crashed_on_lists),
+    ),
+)
+"""In the order of the page."""
+
+
+def _as_the_sides_say(trial: Trial) -> bool:
+    """See the claim about torn lists."""
+    below = {trial.below(each) for each in (Structure.MEM_MAP, Structure.ZONE, Structure.PCP)}
+    torn = trial.ends(lambda outcome: tore_lists(outcome))
+    if below == {False}:
+        return not torn
+    if below == {True}:
+        return torn == trial.split_above
+    return torn and not trial.ends(lambda outcome: outcome.status == "saved" and not tore_lists(outcome))

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The judge: each claim against every trial of its studies, with the shortest run that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hibernaut.exploration.explorations import play_on_family
+from hibernaut.exploration.play import Played
+from hibernaut.exploration.results import read_records
+from hibernaut.exploration.tally import Counterexample, Tally
+from hibernaut.linux.environment import Replay
+from hibernaut.studies.claims import Claim
+from hibernaut.studies.questions import Study
+from hibernaut.studies.trials import Trial
+
+__all__ = ["Judged", "Shown", "Studied", "judge"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The run that comes with a claim.
+
+    Attributes:
+        study: the study of its machine.
+        found: the ending that it was found by.
+        played: the run.
+    """
+
+    study: Study
+    found: Counterexample
+    played: Played
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim that was judged.
+
+    Attributes:
+        claim: the claim.
+        machines: the number of trials that it was asked of.
+        runs: the number of their runs.
+        against: the number of trials that contradict it.
+        first_against: the first of them, in words.
+        shown: the run that comes with the claim; None if there is no such run.
+    """
+
+    claim: Claim
+    machines: int
+    runs: int
+    against: int
+    first_against: str | None
+    shown: Shown | None
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A study that was run.
+
+    Attributes:
+        study: the study.
+        tallies: the sums by way.
+        path: the file of its records.
+    """
+
+    study: Study
+    tallies: Mapping[str, Tally]
+    path: Path
+
+    def trials(self) -> Iterator[Trial]:
+        """Yield every machine by every way."""
+        for _, record in read_records(self.path):
+            machine = self.study.sweep.family.choose(Replay(record.layout_choices))
+            for name, way in record.ways.items():
+                yield Trial(machine, name, way)
+
+
+def judge(claim: Claim, studied: Sequence[Studied]) -> Judged:
+    """Ask a claim of every trial that it is about, and return the judgement."""
+    machines = runs = against = 0
+    first: str | None = None
+    for one in studied:
+        if one.study.name not in claim.studies:
+            continue
+        for trial in one.trials():
+            if trial.name not in claim.ways:
+                continue
+            machines += 1
+            runs += trial.way.runs
+            if not claim.holds(trial):
+                against += 1
+                regions = ", ".join(map(str, trial.machine.regions)) or "no regions"
+                first = first or f"{one.study.name}: {trial.name}: {regions}"
+    return Judged(claim, machines, runs, against, first, _shown(claim, studied))
+
+
+def _shown(claim: Claim, studied: Sequence[Studied]) -> Shown | None:
+    """Return the shortest run that shows a claim, from the first study that has one."""
+    way, which = claim.shows
+    for one in studied:
+        tally = one.tallies.get(way)
+        if one.study.name not in claim.studies or tally is None:
+            continue
+        found = [best for outcome, (_, _, best) in tally.endings.items() if which(outcome)]
+        if found:
+            shortest = min(found, key=lambda each: each.rank)
+            choices = shortest.choices if claim.plays is None else ()
+            played = play_on_family(one.study.sweep, claim.plays or way, shortest.layout_choices, choices)
+            return Shown(one.study, shortest, played)
+    return None

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The studies: sweeps with a name and a question, from which `docs/answers.md` is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hibernaut.exploration.families import Family
+from hibernaut.exploration.layouts import RegionKind, Side
+from hibernaut.exploration.plan import Sweep
+from hibernaut.hibernation.ways import MUTANTS
+from hibernaut.linux.rules import LINES
+
+__all__ = ["MOST_SPLITS", "STUDIES", "Study"]
+
+BOTH = (Side.ABOVE, Side.BELOW)
+WAYS_IN_QUESTION = (
+    "remap",
+    "fixmap",
+    "fixmap-v1",
+    "fixmap-v3",
+    "remap-generic",
+    "remap-generic-zero",
+    "remap-generic-abort",
+    "remap-whole",
+    "reserved:9",
+)
+MOST_SPLITS = 9
+"""Of three regions of 1 GiB."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep with a name.
+
+    Attributes:
+        name: short.
+        asks: what it is for, a clause.
+        sweep: what is run.
+    """
+
+    name: str
+    asks: str
+    sweep: Sweep
+
+
+STUDIES: tuple[Study, ...] = (
+    Study(
+        "regions",
+        "all layouts of up to three regions, every allocation failing or not, every stale translation used or not",
+        Sweep(Family(regions=(0, 1, 2, 3), remembered=(False, True)), (*WAYS_IN_QUESTION, *MUTANTS)),
+    ),
+    Study(
+        "kinds",
+        "what else a page can be: among 4K entries that are present, without an entry, without a table",
+        Sweep(
+            Family(regions=(0, 1, 2), kinds=tuple(RegionKind), root=BOTH),
+            (*WAYS_IN_QUESTION, *MUTANTS),
+        ),
+    ),
+    Study(
+        "places",
+        "where the kernel's own pages lie, and what becomes of the machine afterwards",
+        Sweep(
+            Family(
+                regions=(0, 1),
+                kinds=(RegionKind.BLOCK, RegionKind.GIB),
+                root=BOTH,
+                mem_map=BOTH,
+                zone=BOTH,
+                pcp=BOTH,
+                free=BOTH,
+                cpus=(1, 2),
+            ),
+            (*WAYS_IN_QUESTION, *MUTANTS),
+            allocations_after=64,
+        ),
+    ),
+    Study(
+        "reserve",
+        "how many pages for tables have to be reserved",
+        Sweep(
+            Family(regions=(0, 1, 2, 3), kinds=(RegionKind.BLOCK, RegionKind.GIB), free=BOTH),
+            tuple(f"reserved:{pages}" for pages in range(MOST_SPLITS + 1)),
+        ),
+    ),
+    Study(
+        "6.13-rc",
+        "2 MiB blocks out of the direct map, as 6.13-rc's execmem took them, and where the allocator's own pages lie",
+        Sweep(
+            Family(
+                regions=(0, 1, 2, 3),
+                kinds=(RegionKind.BLOCK,),
+                mem_map=BOTH,
+                zone=BOTH,
+                pcp=BOTH,
+                free=BOTH,
+                cpus=(1, 2),
+            ),
+            ("remap", "fixmap", "remap-whole"),
+            rules="6.13-rc",
+            allocations_after=64,
+        ),
+    ),
+    Study(
+        "two nodes",
+        "a machine of two NUMA nodes: pages come from the lower one, the regions and the CPU are on the upper one",
+        Sweep(
+            Family(
+                regions=(0, 1, 2, 3),
+                kinds=(RegionKind.BLOCK, RegionKind.GIB),
+                tables=(Side.BELOW,),
+                mem_map=(Side.BELOW,),
+                zone=(Side.BELOW,),
+                pcp=(Side.ABOVE,),
+                free=(Side.BELOW,),
+                cpus=(1, 2),
+            ),
+            ("remap", "fixmap", "remap-whole"),
+            allocations_after=64,
+        ),
+    ),
+    *(
+        Study(
+            f"line {rules.line}",
+            f"whether it is otherwise by the rules of {rules.line}",
+            Sweep(
+                Family(regions=(0, 1, 2), kinds=tuple(RegionKind)),
+                ("remap", "fixmap", "fixmap-v3", "remap-whole"),
+                rules=rules.line,
+            ),
+        )
+        for rules in LINES[1:]
+    ),
+)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The trials that claims are about: one machine of a study, by one way; and predicates of their outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hibernaut.exploration.families import ChosenMachine
+from hibernaut.exploration.layouts import RegionKind, Side, Structure
+from hibernaut.exploration.records import WayResult
+from hibernaut.exploration.run import Outcome
+
+__all__ = [
+    "Trial",
+    "crashed",
+    "crashed_on_lists",
+    "is_clean",
+    "is_torn",
+    "loses",
+    "met_null_in_pcplist",
+    "skipped",
+    "tore_lists",
+]
+
+SPLITS = {RegionKind.BLOCK: 1, RegionKind.GIB: 3}
+"""The number of tables that it takes to map the saved pages of a region: those of a GiB lie in two blocks."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One machine of a study, by one way: the subject of a claim.
+
+    Attributes:
+        machine: the machine.
+        name: the name of the way.
+        way: its runs.
+    """
+
+    machine: ChosenMachine
+    name: str
+    way: WayResult
+
+    def ends(self, which: Callable[[Outcome], bool]) -> bool:
+        """Return whether any of its runs has such an outcome."""
+        return any(which(ending.outcome) for ending in self.way.endings)
+
+    def has(self, *kinds: RegionKind) -> bool:
+        """Return whether the machine has a region of one of these kinds."""
+        return any(region.kind in kinds for region in self.machine.regions)
+
+    @property
+    def splits(self) -> int:
+        """The number of tables that it takes to map its saved pages one by one."""
+        return sum(SPLITS.get(region.kind, 0) for region in self.machine.regions)
+
+    @property
+    def split_above(self) -> bool:
+        """Whether a large entry that has to be split lies in a table above its region."""
+        return any(region.kind in SPLITS and region.tables == Side.ABOVE for region in self.machine.regions)
+
+    @property
+    def first_without_entry(self) -> RegionKind | None:
+        """The kind of the first region that has no entry, or no table."""
+        kinds = (region.kind for region in self.machine.regions)
+        return next((kind for kind in kinds if kind in (RegionKind.NONE, RegionKind.NO_TABLE)), None)
+
+    def below(self, structure: Structure) -> bool:
+        """Return whether a structure lies below all regions."""
+        return self.machine.where[structure] == Side.BELOW
+
+    @property
+    def reserve(self) -> int:
+        """The number of pages that `reserved:N` reserves."""
+        return int(self.name.partition(":")[2])
+
+
+def is_clean(outcome: Outcome) -> bool:
+    """Return whether a run broke no invariant."""
+    return not outcome.violated
+
+
+def loses(outcome: Outcome) -> bool:
+    """Return whether a run lost or broke more than leaves a trace."""
+    return outcome.loses
+
+
+def crashed(outcome: Outcome) -> bool:
+    """Return whether the machine crashed, in the copy or once resumed."""
+    return outcome.status == "died"
+
+
+def is_torn(outcome: Outcome) -> bool:
+    """Return whether the image lacks a page table of its own."""
+    return "tables-closed" in outcome.violated
+
+
+def skipped(outcome: Outcome) -> bool:
+    """Return whether an image was saved that lacks a listed page."""
+    return outcome.status == "saved" and "every-listed-page" in outcome.violated
+
+
+def tore_lists(outcome: Outcome) -> bool:
+    """Return whether the resumed allocator's lists are torn."""
+    return "lists-whole" in outcome.violated
+
+
+def met_null_in_pcplist(outcome: Outcome) -> bool:
+    """Return whether the machine crashed of a NULL link on a CPU's own list."""
+    return "NULL" in outcome.crash and "__rmqueue_pcplist" in outcome.crash
+
+
+def crashed_on_lists(outcome: Outcome) -> bool:
+    """Return whether a resumed machine crashed of torn lists."""
+    return crashed(outcome) and tore_lists(outcome)
