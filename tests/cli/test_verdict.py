@@ -50,7 +50,7 @@ def test_exit_status_and_document(tmp_path: Path, image: Path) -> None:
     assert (refusal["check"], refusal["message"]) == ("units", "PM: LZO decompression failed")
     result = hibernaut("inspect", image, "--for-kernel", "7.3", "--on-machine", facts(tmp_path, physical_pages=1))
     assert result.status == 1
-    assert '"PM: hibernation: Image mismatch: memory size"; the image says 65403, the machine 1\n' in result.out
+    assert '"PM: hibernation: Image mismatch: memory size"; the image has 65403, the machine 1\n' in result.out
     assert result.out.endswith("this kernel would not resume from it\n")
 
 

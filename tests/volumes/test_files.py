@@ -113,7 +113,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         (".", "is a directory"),
         ("pipe", "neither a regular file nor a block device"),
         ("empty", "is empty"),
-        ("empty.zst", "holds nothing"),
+        ("empty.zst", "is empty when unpacked"),
     ):
         with pytest.raises(FormatError, match=what):
             open_plain(tmp_path / name)

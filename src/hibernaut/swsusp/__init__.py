@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The image file of Linux's hibernation: declarations, reader, writer, checker."""
+"""Linux's hibernation image: declarations, reader, writer, checker, verdict."""
 
 from __future__ import annotations
 

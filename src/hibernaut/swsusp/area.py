@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the blocks of a swap area lie in a file: a partition's image, a swap file's device, a whole disk."""
+"""The blocks of a swap area in a file: the image of a partition, the device of a swap file, a whole disk."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["SwapArea", "contiguous_runs", "locate_area"]
 
 @dataclass(frozen=True, eq=False)
 class SwapArea:
-    """A block device inside a file, and which of its blocks is the swap header.
+    """A block device inside a file, with the block of its swap header.
 
     Attributes:
         file: the file, plain bytes.
-        base_bytes: where block 0 of the device lies in the file; any byte.
+        base_bytes: byte at which block 0 of the device begins in the file; any byte.
         size_bytes: length of the device.
         header_block: block of the swap header: 0 for a partition, `resume_offset` for a swap file.
     """
@@ -35,19 +35,19 @@ class SwapArea:
 
     @property
     def blocks(self) -> int:
-        """How many whole blocks the device has."""
+        """Number of whole blocks of the device."""
         return self.size_bytes // PAGE_SIZE
 
     def offset_of(self, block: int) -> int:
-        """Byte in the file at which a block begins."""
+        """Return the byte in the file at which a block begins."""
         return self.base_bytes + block * PAGE_SIZE
 
     def read_block(self, block: int, what: str) -> bytes:
-        """One block. Raises CorruptImage if it lies outside the file; `what` says what was to be read."""
+        """Return one block. Raises CorruptImage if it is outside the file; `what` names the object read."""
         data = self.file.pread(self.offset_of(block), PAGE_SIZE) if 0 <= block < self.blocks else b""
         if len(data) != PAGE_SIZE:
             raise CorruptImage(
-                f"{what}: block {block} lies outside the swap area",
+                f"{what}: block {block} is outside the swap area",
                 source=self.file.name,
                 offset=self.offset_of(block),
                 expected=f"a block below {self.blocks}",
@@ -55,11 +55,11 @@ class SwapArea:
         return data
 
     def read_blocks(self, blocks: NDArray[np.int64], out: Bytes) -> None:
-        """Many blocks one after the other into an array, shape (4096 n,), neighbours in one read.
+        """Read many blocks into an array, shape (4096 n,), contiguous ones with one call.
 
         Args:
-            blocks: block numbers, known to lie inside the area, shape (n,).
-            out: where to put them.
+            blocks: block numbers, known to be inside the area, shape (n,).
+            out: array for their bytes.
 
         Raises:
             CorruptImage: the file ends before them (it was cut while being read).
@@ -78,7 +78,7 @@ class SwapArea:
 
 
 def contiguous_runs(blocks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """(first block, number of blocks) of each stretch of blocks that rise one by one, in the order given."""
+    """Yield (first block, number of blocks) of each contiguous run, in the order given."""
     if not len(blocks):
         return
     breaks = np.flatnonzero(np.diff(blocks) != 1) + 1
@@ -88,19 +88,19 @@ def contiguous_runs(blocks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 def locate_area(file: PlainFile, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> SwapArea:
-    """Find the swap area in a file.
+    """Return the swap area in a file.
 
     Args:
-        file: a swap partition's image, or a whole disk, or the image of a file system's device.
+        file: image of a swap partition, whole disk, or image of a file system's device.
         offset: block of the swap header on its device (`resume_offset` of a swap file), in pages.
         partition: number of a partition in the file's MBR or GPT; logical partitions count from 5.
-        base: where the device begins in the file, in bytes; excludes `partition`.
+        base: byte at which the device begins in the file; excludes `partition`.
 
     Raises:
-        FormatError: no such partition, or the header lies outside the file.
+        FormatError: there is no such partition, or the header is outside the file.
     """
     if partition is not None and base is not None:
-        raise FormatError("a partition number and a base in bytes exclude each other", source=file.name)
+        raise FormatError("a partition number and a base in bytes exclude each other; give one", source=file.name)
     start, size = 0, file.size_bytes
     if base is not None:
         start, size = base, file.size_bytes - base
@@ -108,13 +108,13 @@ def locate_area(file: PlainFile, *, offset: int = 0, partition: int | None = Non
         start, size = find_partition(file, partition)
     if start < 0 or size < PAGE_SIZE:
         raise FormatError(
-            f"the swap area would begin at byte {start}",
+            f"the swap area begins at byte {start}",
             source=file.name,
             expected=f"at least one block of {PAGE_SIZE} bytes before the end of the file at {file.size_bytes}",
         )
     area = SwapArea(file, start, size, offset)
     if not 0 <= offset < area.blocks:
         raise FormatError(
-            f"swap header at block {offset} lies outside the device", source=file.name, expected=f"below {area.blocks}"
+            f"swap header at block {offset} is outside the device", source=file.name, expected=f"below {area.blocks}"
         )
     return area

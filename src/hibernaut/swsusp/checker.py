@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Everything that can be said of an image, also of a damaged one: as far as it can be read, and what is wrong."""
+"""The inspection of an image, damaged ones included: its parts as far as they can be read, and its problems."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Inspection", "Problem", "inspect_image"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: what, and where (file and byte, as far as it has a place)."""
+    """A problem of an image: what is wrong, and where (file and byte, as far as it has a place)."""
 
     what: str
     where: str
 
     @classmethod
     def of(cls, error: CorruptImage) -> Problem:
-        """The problem that an error tells."""
+        """Return the problem that an error describes."""
         place = error.where
         text = str(error).removeprefix(f"{place}: ") if place else str(error)
         return cls(text, place)
@@ -33,17 +33,17 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What was found; what could not be reached because of a problem before it is None.
+    """Result of an inspection; a part that a problem before it makes unreadable is None.
 
     Attributes:
-        header: always there (an area without an image is a FormatError).
-        swap_map: the chain of blocks.
-        info: the info page.
-        image: the opened image, its list of frames in order.
-        computed_crc: CRC of the data; None if it could not be read to its end.
-        problems: empty if all is well.
-        area: where the image lies.
-        error: the problem at which reading ended; None if it came to the end.
+        header: header block, never None (an area without an image is a FormatError).
+        swap_map: chain of blocks.
+        info: info page.
+        image: opened image, its list of frames valid.
+        computed_crc: CRC of the data; None if it cannot be read to its end.
+        problems: all problems, empty for an intact image.
+        area: swap area of the image.
+        error: the problem at which reading ended; None if it reached the end.
     """
 
     header: SwapHeader
@@ -57,7 +57,7 @@ class Inspection:
 
     @property
     def crc_ok(self) -> bool | None:
-        """Whether the CRC agrees; None if there is none or it could not be computed."""
+        """Whether the CRC is right; None if there is none or it could not be computed."""
         if self.header.crc32 is None or self.computed_crc is None:
             return None
         return self.header.crc32 == self.computed_crc
@@ -71,11 +71,11 @@ def inspect_image(
     base: int | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Read everything and collect what is wrong. For the arguments see `open_image`; the file stays open.
+    """Read everything and collect the problems. For the arguments see `open_image`; the file stays open.
 
     Raises:
-        FormatError: no image there.
-        CorruptImage: a header that contradicts itself.
+        FormatError: there is no image.
+        CorruptImage: the header contradicts itself.
     """
     area = locate_area(file, offset=offset, partition=partition, base=base)
     header = read_header(area)
@@ -109,4 +109,4 @@ def _leftovers(image: Image) -> list[Problem]:
     entry = len(image.swap_map.entries) - extra
     page, index = image.swap_map.place_of_entry(entry)
     where = f"{image.name}: byte {image.area.offset_of(page) + index}"
-    return [Problem(f"swap map has {extra} entries behind the last page of the image", where)]
+    return [Problem(f"swap map has {extra} entries after the last page of the image", where)]

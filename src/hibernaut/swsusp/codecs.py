@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The two compressors of hibernation images, raw streams without headers, from well-kept libraries.
+"""The two compressors of hibernation images: raw streams without headers, from maintained libraries.
 
 LZO1X comes from python-lzo (liblzo2, the kernel's own algorithm) where it is installed; else from lzallright, which has
-wheels everywhere and is slower. LZ4 is compressed by lz4 and decompressed by cramjam, which puts the bytes where they
-are wanted instead of into a new object. All release the GIL. The kernel decompresses with `lzo1x_decompress_safe` and
-`LZ4_decompress_safe`, so any valid stream will do, whoever compressed it.
+wheels everywhere and is slower. LZ4 is compressed by lz4 and decompressed by cramjam, which writes into a given array
+instead of a new object. All release the GIL. The kernel decompresses with `lzo1x_decompress_safe` and
+`LZ4_decompress_safe`, which accept any valid stream.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ __all__ = ["COMPRESSORS", "Codec", "CompressorName", "WrongLength", "codec_named
 
 CompressorName = Literal["lzo", "lz4", "none"]
 COMPRESSORS: tuple[CompressorName, ...] = ("lzo", "lz4", "none")
+PACKAGES = {"lzo": "lzallright", "lz4": "lz4 cramjam"}
+"""Python packages that bring each compressor."""
 
 
 class WrongLength(ValueError):
-    """A unit decompresses, but not to the size that it should have.
+    """A unit that decompresses to another size than expected.
 
     Attributes:
-        size_bytes: what came out.
+        size_bytes: the size that it decompresses to.
     """
 
     def __init__(self, size_bytes: int, expected_bytes: int) -> None:
@@ -43,10 +45,10 @@ class Codec:
 
     Attributes:
         name: lzo or lz4.
-        library: what does the work.
-        compress: a unit (uint8, contiguous) to its compressed bytes.
-        decompress_into: compressed bytes (uint8) into an array (uint8, contiguous) of the size that must come out;
-            ValueError if they are damaged, WrongLength if less comes out.
+        library: library that implements it.
+        compress: returns the compressed bytes of a unit (uint8, contiguous).
+        decompress_into: decompresses bytes (uint8) into an array (uint8, contiguous) of exactly the expected size;
+            raises ValueError if they are damaged, WrongLength if the size differs.
     """
 
     name: CompressorName
@@ -56,14 +58,14 @@ class Codec:
 
 
 def codec_named(name: CompressorName) -> Codec:
-    """The codec of that name. Raises HibernautError if no library for it is installed."""
+    """Return a codec by name. Raises HibernautError if no library for it is installed."""
     makers = {"lzo": (_python_lzo, _lzallright), "lz4": (_lz4,)}
     for maker in makers[name]:
         try:
             return maker()
         except ImportError:
             continue
-    raise HibernautError(f"no library for {name} is installed: pip install 'hibernaut[lzo]' or lzallright")
+    raise HibernautError(f"no library for {name} is installed; install it with: pip install {PACKAGES[name]}")
 
 
 def _python_lzo() -> Codec:
@@ -87,7 +89,7 @@ def _lzallright() -> Codec:
     lzallright = importlib.import_module("lzallright")
 
     def compress(unit: NDArray[np.uint8]) -> bytes:
-        # A compressor has a work area: one a call, for calls come from several threads.
+        # A compressor has a work area, and calls come from several threads.
         packed: bytes = lzallright.LZOCompressor().compress(unit.tobytes())
         return packed
 
@@ -95,7 +97,7 @@ def _lzallright() -> Codec:
         try:
             plain: bytes = lzallright.LZOCompressor.decompress(packed.tobytes(), len(out))
         except lzallright.LZOError as error:
-            # The second argument can be all of the output.
+            # The error's second argument can be all of the output.
             raise ValueError(f"does not decompress: {error.args[0]}") from error
         _put(plain, out)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The structures of a swsusp image, declared: nothing here reads or writes.
+"""Declarations of the structures of a swsusp image; readers and writers are elsewhere.
 
 Facts from `kernel/power/swap.c` (`struct swsusp_header`, `struct swap_map_page`, `UNC_PAGES`, `CMP_SIZE`),
 `kernel/power/power.h` (`struct swsusp_info`), `kernel/power/snapshot.c` (PFN list,
@@ -40,7 +40,7 @@ SIGNATURE = b"S1SUSPEND\0"
 """`HIBERNATE_SIG`: the area holds an image."""
 
 SWAP_SIGNATURES = (b"SWAPSPACE2", b"SWAP-SPACE")
-"""What the signature is while the area is plain swap."""
+"""Signatures of an area that is plain swap."""
 
 FOREIGN_SIGNATURES = {
     b"S2SUSPEND\0": "an image of suspend-utils (uswsusp), another container",

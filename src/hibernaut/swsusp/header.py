@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The header block of a swap area, read and refused."""
+"""The header block of a swap area: parsing, and the refusal of areas without an image."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class SwapHeader:
     """The header of an area that holds an image (`struct swsusp_header`).
 
     Attributes:
-        block: all 4096 bytes of the header block; everything hibernation does not own survives a rewrite in it.
+        block: all 4096 bytes of the header block; a rewrite keeps everything that hibernation does not own.
         image: block of the first swap map page.
         flags: see `Flags`.
         crc32: CRC of all uncompressed data, None unless its flag is set.
         hw_sig: hardware signature, None unless its flag is set.
-        orig_sig: the swap signature that resuming puts back.
+        orig_sig: the swap signature that a resume puts back.
     """
 
     block: bytes
@@ -40,7 +40,7 @@ class SwapHeader:
 
     @classmethod
     def parse(cls, block: bytes) -> SwapHeader:
-        """Fields of a header block of 4096 bytes; says nothing about whether they make sense."""
+        """Return the fields of a header block of 4096 bytes, without any check of them."""
         fields = np.frombuffer(block, dtype=HEADER)[0]
         flags = int(fields["flags"])
         return cls(
@@ -53,17 +53,17 @@ class SwapHeader:
         )
 
     def with_image(self, *, image: int, flags: int, crc32: int | None) -> SwapHeader:
-        """The header for another image in the same area: everything else as it is, signature set."""
+        """Return the header of another image in the same area: signature set, every other field unchanged."""
         fields = {"image": image, "flags": flags, "sig": np.void(SIGNATURE)}
         return self.with_fields(fields if crc32 is None else {**fields, "crc32": crc32})
 
     def without_image(self) -> SwapHeader:
-        """The header as a kernel leaves it before it reads the image: the swap signature back in its place."""
+        """Return the header as a kernel leaves it before it reads the image: with the swap signature put back."""
         return self.with_fields({"sig": np.void(self.orig_sig)})
 
     def with_fields(self, fields: Mapping[str, object]) -> SwapHeader:
-        """The header with some fields of `HEADER` changed and every other byte as it is."""
-        block = bytearray(self.block)  # a copy of a record array would leave out the bytes between its fields
+        """Return the header with some fields of `HEADER` changed and every other byte unchanged."""
+        block = bytearray(self.block)  # a copy of a record array loses the bytes between its fields
         record = np.frombuffer(block, dtype=HEADER)
         for name, value in fields.items():
             record[name] = value
@@ -71,14 +71,14 @@ class SwapHeader:
 
     @property
     def compressor(self) -> CompressorName:
-        """What the flags say the data is compressed with."""
+        """The compressor of the data, by the flags."""
         if self.flags & Flags.NOCOMPRESS_MODE:
             return "none"
         return "lz4" if self.flags & Flags.COMPRESSION_ALG_LZ4 else "lzo"
 
 
 def looks_like_swap(file: PlainFile, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> bool:
-    """Whether a swap signature of any kind stands where one would be (see `locate_area` for the arguments)."""
+    """Return whether a file has a swap signature of any kind (see `locate_area` for the arguments)."""
     try:
         area = locate_area(file, offset=offset, partition=partition, base=base)
     except FormatError:
@@ -88,10 +88,10 @@ def looks_like_swap(file: PlainFile, *, offset: int = 0, partition: int | None =
 
 
 def read_header(area: SwapArea) -> SwapHeader:
-    """The header of an area that holds an image.
+    """Return the header of an area that holds an image.
 
     Raises:
-        FormatError: the area holds no image (plain swap, an image already consumed, another container, not swap).
+        FormatError: the area holds no image (plain swap, a consumed image, another container, not swap).
         CorruptImage: the header contradicts itself.
     """
     block = area.read_block(area.header_block, "swap header")
@@ -102,7 +102,7 @@ def read_header(area: SwapArea) -> SwapHeader:
     header = SwapHeader.parse(block)
     if header.orig_sig not in SWAP_SIGNATURES:
         raise CorruptImage(
-            "the swap signature to put back after resuming is neither of the two",
+            "orig_sig is not a swap signature",
             source=area.file.name,
             offset=signature_at - len(SIGNATURE),
             expected=" or ".join(known.decode() for known in SWAP_SIGNATURES),
@@ -123,8 +123,8 @@ def _why_no_image(block: bytes, signature: bytes) -> str:
         consumed = SwapHeader.parse(block)
         text = f"no image: signature is {signature.decode()}"
         if consumed.orig_sig == signature and consumed.image:
-            text += f"; an image was here (its first map page at block {consumed.image}) and a resume has consumed it"
+            text += f"; a resume has consumed the image that was here (its first map page at block {consumed.image})"
         return text
     if signature in FOREIGN_SIGNATURES:
-        return f"no image of the kernel's own: {FOREIGN_SIGNATURES[signature]}"
+        return f"no image of the kernel itself: {FOREIGN_SIGNATURES[signature]}"
     return f"no swap area: signature is {signature!r}, expected S1SUSPEND, SWAPSPACE2 or SWAP-SPACE"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A hibernation image: opened, understood, its pages in order or by frame."""
+"""A hibernation image: opening it, and reading its pages in order or by frame."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hibernaut.volumes.files import PlainFile, open_plain
 __all__ = ["Image", "ImageMemory", "Progress", "assemble", "open_image", "read_info"]
 
 Progress = Callable[[int], None]
-"""Told how many more pages are done; from any thread, but never from two at once."""
+"""Called with the number of pages done since the last call; from any thread, but never from two at once."""
 
 CACHED_UNITS = 128
 """Decompressed units that random access keeps (16 MiB)."""
@@ -37,15 +37,15 @@ CACHED_UNITS = 128
 
 @dataclass(frozen=True, eq=False)
 class Image(Closing):
-    """An image whose header, map, info page and list of frames are in order; its data is read when asked for.
+    """An image with valid header, map, info page and list of frames; its data is read on demand.
 
     Attributes:
-        area: where it lies.
-        header: the header block.
-        swap_map: its blocks in order.
-        info: the info page.
+        area: swap area.
+        header: header block.
+        swap_map: blocks in order.
+        info: info page.
         stream: meta and data pages.
-        pfns: every frame listed, ascending, int64, shape (n,).
+        pfns: all frames listed, ascending, int64, shape (n,).
         zero: which of them are zero pages without a data page, shape (n,).
     """
 
@@ -59,7 +59,7 @@ class Image(Closing):
 
     @property
     def name(self) -> str:
-        """The file, for messages."""
+        """Name of the file in messages."""
         return self.area.file.name
 
     @property
@@ -73,10 +73,10 @@ class Image(Closing):
         return self.pfns[~self.zero]
 
     def chunks(self, progress: Progress | None = None) -> Iterator[tuple[Frames, Bytes]]:
-        """All stored pages in order: (frames, bytes of shape (n, 4096)); zero pages are not among them.
+        """Yield all stored pages in order, without zero pages: (frames, bytes of shape (n, 4096)).
 
         Raises:
-            CorruptImage: damaged data; or, after the last chunk, a CRC that differs from the header's.
+            CorruptImage: the data is damaged; or, after the last chunk, its CRC differs from the header's.
         """
         stored = self.stored_pfns
         meta = self.info.meta_pages
@@ -93,15 +93,15 @@ class Image(Closing):
         self._refuse_wrong_crc(crc.value)
 
     def for_each(self, sink: Callable[[Frames, Bytes], None], progress: Progress | None = None) -> None:
-        """All stored pages on all cores, as fast as can be: see `chunks` for what comes, in no order here.
+        """Pass all stored pages to `sink`, decompressed on all cores, in no order.
 
         Args:
             sink: called with frames and their pages, shape (n, 4096), from several threads at once; the pages are
                 valid only during the call.
-            progress: told of pages done, from any thread.
+            progress: called with the number of pages done, from any thread.
 
         Raises:
-            CorruptImage: damaged data; or, when all is done, a CRC that differs from the header's.
+            CorruptImage: the data is damaged; or, at the end, its CRC differs from the header's.
         """
         stored, meta = self.stored_pfns, self.info.meta_pages
 
@@ -114,21 +114,21 @@ class Image(Closing):
         self._refuse_wrong_crc(self.stream.for_each(place, progress))
 
     def read_all(self, out: Bytes | None = None, progress: Progress | None = None) -> Bytes:
-        """All stored pages in stream order, shape (image_pages, 4096), CRC checked: for images that fit in memory.
+        """Return all stored pages in stream order, shape (image_pages, 4096), for images that fit in memory.
 
         Args:
-            out: where to put the whole stream, meta pages first, shape (pages - 1, 4096); made if not given.
-            progress: told of pages done.
+            out: array for the whole stream, meta pages first, shape (pages - 1, 4096); made if None.
+            progress: called with the number of pages done.
 
         Raises:
-            CorruptImage: damaged data or a wrong CRC.
+            CorruptImage: the data is damaged, or its CRC differs from the header's.
         """
         rows = np.empty((self.stream.stream_pages, PAGE_SIZE), dtype=np.uint8) if out is None else out
         self._refuse_wrong_crc(self.stream.read_into(rows, progress))
         return rows[self.info.meta_pages :]
 
     def computed_crc(self, progress: Progress | None = None) -> int:
-        """CRC of the whole stream as it is. Raises CorruptImage if a unit does not decompress."""
+        """Return the CRC of the whole stream. Raises CorruptImage if a unit does not decompress."""
         return self.stream.for_each(lambda _first_row, _pages: None, progress)
 
     def _refuse_wrong_crc(self, computed: int) -> None:
@@ -142,7 +142,7 @@ class Image(Closing):
             )
 
     def memory(self) -> ImageMemory:
-        """The saved frames as physical memory."""
+        """Return the saved frames as physical memory."""
         return ImageMemory(self)
 
     def close(self) -> None:
@@ -160,15 +160,15 @@ def open_image(
     """Open a hibernation image that Linux wrote (or this library).
 
     Args:
-        path: a swap partition's image, or a whole disk with `partition` or `base`, compressed or not; or an open file,
+        path: image of a swap partition, or a whole disk with `partition` or `base`, compressed or not; or an open file,
             which the image then owns.
         offset: block of the swap header on its device (`resume_offset` of a swap file), in pages.
         partition: number in the file's MBR or GPT.
         base: byte at which the device begins in the file.
 
     Raises:
-        FormatError: no image there.
-        CorruptImage: an image whose header, map, info page or list of frames is damaged.
+        FormatError: the file has no image.
+        CorruptImage: the image's header, map, info page or list of frames is damaged.
         OSError: the file cannot be read.
     """
     file = path if isinstance(path, PlainFile) else open_plain(path)
@@ -183,7 +183,7 @@ def open_image(
 
 
 def assemble(area: SwapArea, header: SwapHeader, swap_map: SwapMap, info: ImageInfo) -> Image:
-    """The image of parts already read: finds its units and reads its list of frames. Raises CorruptImage."""
+    """Return the image of parts already read, with its units and its list of frames. Raises CorruptImage."""
     index = index_units(area, swap_map, info.stream_pages, header.compressor)
     stream = UnitStream(area, swap_map, index, info.stream_pages, header.compressor)
     pfns, zero = _read_pfns(area, info, stream)
@@ -191,7 +191,7 @@ def assemble(area: SwapArea, header: SwapHeader, swap_map: SwapMap, info: ImageI
 
 
 def read_info(area: SwapArea, swap_map: SwapMap, compressor: CompressorName) -> ImageInfo:
-    """The info page, its counts checked against the swap map. Raises CorruptImage."""
+    """Return the info page, its counts checked against the swap map. Raises CorruptImage."""
     block = int(swap_map.entries[0])
     info = ImageInfo.parse(area.read_block(block, "info page"))
     entries = len(swap_map.entries) - 1
@@ -213,7 +213,7 @@ def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream) -> tuple[Fra
 
 
 class ImageMemory(PhysicalMemory):
-    """The frames of an image, each unit decompressed when one of its pages is asked for; zero pages included.
+    """The frames of an image, zero pages included; a unit is decompressed when one of its pages is read.
 
     Safe to use from several threads.
     """
@@ -221,14 +221,14 @@ class ImageMemory(PhysicalMemory):
     def __init__(self, image: Image) -> None:
         self.image = image
         self._ranges = FrameRanges.of_frames(image.pfns)
-        # Row in the stream of each listed frame; of a zero page, that of the next stored one (not used).
+        # Row in the stream of each listed frame; for a zero page, the row of the next stored one (not used).
         self._rows = image.info.meta_pages + np.cumsum(~image.zero) - ~image.zero
         self._cache: OrderedDict[int, Bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def ranges(self) -> FrameRanges:
-        """The frames listed in the image."""
+        """Frames listed in the image."""
         return self._ranges
 
     def run(self, pfn: int, pages: int) -> Bytes:
@@ -282,7 +282,7 @@ class ImageMemory(PhysicalMemory):
         yield from self._runs(done, len(self.image.pfns), np.empty((0, PAGE_SIZE), dtype=np.uint8), pages)
 
     def _runs(self, first: int, last: int, stored: Bytes, most: int) -> Iterator[tuple[int, Bytes]]:
-        """Listed frames `first` to `last` - 1 as neighbouring runs; `stored` holds those that are not zero pages."""
+        """Yield listed frames `first` to `last` - 1 in contiguous runs; `stored` has those that are not zero pages."""
         zero = self.image.zero[first:last]
         data = stored
         if zero.any():

@@ -16,12 +16,12 @@ __all__ = ["ImageInfo"]
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the hibernating kernel left for the one that resumes it.
+    """Facts that the hibernating kernel leaves for the one that resumes it.
 
     Attributes:
         page: all 4096 bytes.
         jump_address: virtual address of the image kernel's restore entry (`restore_registers`).
-        jump_address_phys: the same, physical.
+        jump_address_phys: its physical address.
         cr3: root of the saved page tables; PCID bits cleared.
         magic: `ARCH_MAGIC`, or that of older kernels.
         e820_checksum: CRC32 of the firmware's memory map, None where an older kernel stored an MD5.
@@ -44,7 +44,7 @@ class ImageInfo:
 
     @classmethod
     def parse(cls, page: bytes) -> ImageInfo:
-        """Fields of an info page of 4096 bytes; says nothing about whether they make sense."""
+        """Return the fields of an info page of 4096 bytes, without any check of them."""
         fields = np.frombuffer(page, dtype=INFO)[0]
         magic = int(fields["magic"])
         return cls(
@@ -85,12 +85,12 @@ class ImageInfo:
 
     @classmethod
     def blank(cls, *, cr3: int, physical_pages: int) -> ImageInfo:
-        """An info page for memory whose kernel is not known: no restore entry, so no kernel resumes from it."""
+        """Return an info page for memory with an unknown kernel: without a restore entry, so not resumable."""
         return cls.of_machine(cr3=cr3, physical_pages=physical_pages)
 
     def with_pages(self, *, saved_pages: int, image_pages: int) -> ImageInfo:
-        """The info page of another list of pages of the same machine: `saved_pages` listed, `image_pages` stored."""
-        page = bytearray(self.page)  # a copy of a record array would leave out the bytes between its fields
+        """Return the info page of this machine for another list: `saved_pages` listed, `image_pages` stored."""
+        page = bytearray(self.page)  # a copy of a record array loses the bytes between its fields
         record = np.frombuffer(page, dtype=INFO)
         pages = 1 + -(-saved_pages // PFNS_PER_META_PAGE) + image_pages
         record["image_pages"] = image_pages
@@ -100,24 +100,24 @@ class ImageInfo:
 
     @property
     def meta_pages(self) -> int:
-        """How many pages of frame numbers precede the data."""
+        """Number of pages of frame numbers, which precede the data."""
         return self.pages - 1 - self.image_pages
 
     @property
     def stream_pages(self) -> int:
-        """Pages of the data stream: meta pages and data pages."""
+        """Number of pages of the stream: meta pages and data pages."""
         return self.pages - 1
 
     def check(self, source: str, offset: int, most_pages: int) -> None:
-        """Refuse counts that contradict each other or what the swap map can hold.
+        """Refuse counts that contradict each other or the size of the swap map.
 
         Args:
-            source: the file, for the message.
-            offset: where the info page lies in it.
-            most_pages: how many pages the stream can have at the very most.
+            source: name of the file in the message.
+            offset: byte at which the info page begins.
+            most_pages: bound for the number of pages of the stream.
 
         Raises:
-            CorruptImage: naming the field.
+            CorruptImage: a field is wrong; the message names it.
         """
 
         def refuse(what: str, at: int, expected: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The list of frames: packed into meta pages and back (`pack_pfns`, `unpack_orig_pfns` in kernel/power/snapshot.c)."""
+"""The list of frames in meta pages (`pack_pfns`, `unpack_orig_pfns` in kernel/power/snapshot.c)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["pack_pfns", "unpack_pfns"]
 
 
 def pack_pfns(pfns: ArrayLike, zero: BoolArray) -> Bytes:
-    """Meta pages, shape (ceil(n / 512), 4096): ascending frames, zero pages flagged, ended if there is room.
+    """Return meta pages, shape (ceil(n / 512), 4096): frames, zero pages flagged, with an end mark if it fits.
 
     Args:
         pfns: frames, ascending, shape (n,).
@@ -29,15 +29,15 @@ def pack_pfns(pfns: ArrayLike, zero: BoolArray) -> Bytes:
 
 
 def unpack_pfns(meta: Bytes, source: str) -> tuple[Frames, BoolArray]:
-    """Frames, int64, shape (n,), and which are flagged as zero pages.
+    """Return frames, int64, shape (n,), and which are flagged as zero pages.
 
     Args:
         meta: meta pages, shape (m, 4096).
-        source: the image's name, for the message.
+        source: name of the image in the message.
 
     Raises:
-        CorruptImage: the list ends before the last meta page, or frames are not ascending, repeated, or too large for
-            any x86-64 machine.
+        CorruptImage: the list ends before the last meta page, or frames are out of order, repeated, or beyond the
+            physical address space of x86-64.
     """
     raw = np.ascontiguousarray(meta).reshape(-1).view("<u8")
     ends = np.flatnonzero(raw == np.uint64(END_OF_PFNS))

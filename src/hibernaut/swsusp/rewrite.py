@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Writing an image again into its own blocks, its memory changed: into a copy of its area, or into the area itself.
+"""Rewriting an image into its own blocks, with changed memory: in a copy of its area, or in the area itself.
 
-In place there is no rename that would make the new image appear at once. The order of writes does it: at any instant
-the area holds the old image, or none, or the whole new one.
+In place, no rename makes the new image appear at once; the order of writes does. At any instant the area holds the old
+image, none, or the complete new one.
 
-1. The new image is made in a temporary file, all of it; what can fail has failed by then.
-2. The header block gets its swap signature back, as a resuming kernel gives it, and is synced: no image.
+1. The complete new image is made in a temporary file, and everything that can fail has failed by then.
+2. The header block gets its swap signature back, as a resuming kernel does, and is synced: no image.
 3. The blocks are written and synced.
 4. The header block of the new image is written and synced.
 
-What steps 2 and 4 change in the header block lies in its last 40 bytes, so within one sector, which disks write whole.
+Steps 2 and 4 change only the last 40 bytes of the header block, within one sector, which disks write atomically.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ def rewrite_image(
     zero_pages: bool | None = None,
     progress: Progress | None = None,
 ) -> WrittenImage:
-    """Write an image again, into the blocks that it has.
+    """Rewrite an image into the blocks that it has.
 
     Args:
-        image: the image; its data is read from beginning to end first, and its CRC checked.
-        out: a file to make, a copy of the image's own file but for the image; None: write into that very file or block
-            device, see above for the order.
+        image: the image; first, its data is read to the end and its CRC checked.
+        out: file to make, a copy of the image's file except for the image; None: write into the image's own file or
+            block device, in the order described above.
         writes: (physical address, bytes) to put into memory; where they overlap, the later one wins.
         compressor: None: as the image has it. Else one that the resuming kernel reads, see `ImageRules.compressors`.
         zero_pages: leave out pages that are all zeroes, see `ImageRules.zero_pages`; None: if the image does.
-        progress: told of pages written.
+        progress: called with the number of pages written.
 
     Raises:
-        HibernautError: the image does not fit into its old blocks (with the number missing), or the file is in use.
-            Then nothing was written. In place also: the new image could not be written to its end; the message says
+        HibernautError: the image does not fit into its old blocks (the message has the number missing), or the file is
+            in use; nothing was written. In place also: the new image could not be written completely; the message says
             what the area holds now.
-        FormatError: a write to a frame that the image does not list; or in place, a compressed file.
+        FormatError: a write goes to a frame that the image does not list; or in place, the file is compressed.
         CorruptImage: the image is damaged, or was changed while it was read.
         OSError: as the system reports it; nothing was written.
     """
@@ -89,10 +89,10 @@ def rewrite_image(
 
 
 def refuse_unlisted(image: Image, paddr: int, size_bytes: int) -> None:
-    """Every byte from a physical address on must be in a frame that the image lists.
+    """Refuse a write that touches a frame which the image does not list.
 
     Raises:
-        FormatError: naming the first frame that is not listed.
+        FormatError: the message has the first frame that is not listed.
     """
     pfn, end = paddr >> PAGE_SHIFT, -(-(paddr + size_bytes) >> PAGE_SHIFT)
     while pfn < end:
@@ -107,7 +107,7 @@ def refuse_unlisted(image: Image, paddr: int, size_bytes: int) -> None:
 
 
 def _memory(image: Image, writes: Sequence[tuple[int, bytes]]) -> Overlay:
-    """The image's memory, changed. The CRC of what is there is checked first: a new one must not hide damage."""
+    """Return the image's memory with the writes. Its CRC is checked first, since a new one would hide damage."""
     if image.header.crc32 is not None:
         image.for_each(lambda _pfns, _pages: None)
     memory = Overlay(image.memory())
@@ -118,19 +118,20 @@ def _memory(image: Image, writes: Sequence[tuple[int, bytes]]) -> Overlay:
 
 @contextmanager
 def _claimed(image: Image) -> Iterator[int]:
-    """A descriptor for writing to an image's own file or block device, which nobody else may be using.
+    """Yield a descriptor for writing to an image's own file or block device, exclusive to this process.
 
-    A mounted or otherwise claimed block device is refused by the kernel (O_EXCL), a file that QEMU has open by its
-    locks (F_OFD_SETLK), cooperating programs by flock.
+    The kernel refuses a block device that is mounted or claimed (O_EXCL); locks refuse a file that QEMU has open
+    (F_OFD_SETLK), and flock one that a cooperating program uses.
 
     Raises:
-        HibernautError: it is in use; FormatError: it is compressed.
+        HibernautError: it is in use.
+        FormatError: it is compressed.
         OSError: it cannot be opened for writing.
     """
     file = image.area.file
     if file.compression is not None:
         raise FormatError(
-            f"is {file.compression}-compressed: unpack it first, or write to another file", source=file.name
+            f"is {file.compression}-compressed; unpack it first, or write to another file", source=file.name
         )
     source = os.fstat(file.fileno())
     device = stat.S_ISBLK(source.st_mode)
@@ -144,7 +145,7 @@ def _claimed(image: Image) -> Iterator[int]:
     try:
         found = os.fstat(fd)
         if not _same(found, source):
-            raise CorruptImage("another file took its place while it was being read", source=file.name)
+            raise CorruptImage("another file replaced it while it was being read", source=file.name)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not device:
@@ -163,7 +164,7 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def _refuse_swap(name: str, source: os.stat_result) -> None:
-    """Refuse what the running system swaps to (/proc/swaps: one line each, white space in names as octal)."""
+    """Refuse a file that the running system swaps to (/proc/swaps: one line each, white space in names as octal)."""
     try:
         lines = SWAPS.read_bytes().splitlines()[1:]
     except OSError:  # a kernel without swap
@@ -185,11 +186,11 @@ def _refuse_changed(image: Image, fd: int) -> None:
 
 
 def _put(image: Image, blocks: NDArray[np.int64], spool: int, fd: int) -> None:
-    """Carry the new image from the spool file to its area: steps 2 to 4."""
+    """Copy the new image from the spool file to its area: steps 2 to 4."""
     area = image.area
     runs = [(area.offset_of(first), count * PAGE_SIZE) for first, count in contiguous_runs(blocks)]
     if stat.S_ISREG(os.fstat(fd).st_mode):
-        for at, size_bytes in runs:  # where the file has holes the disk may be full: better to know it now
+        for at, size_bytes in runs:  # filling holes may find the disk full: better before the old image is given up
             os.posix_fallocate(fd, at, size_bytes)
     header_at = area.offset_of(area.header_block)
     header = os.pread(spool, PAGE_SIZE, header_at)
@@ -204,7 +205,7 @@ def _put(image: Image, blocks: NDArray[np.int64], spool: int, fd: int) -> None:
         os.fsync(fd)
     except OSError as error:
         raise HibernautError(
-            f"{image.name}: {error.strerror}, after the old image was given up: the area holds {holds} now"
+            f"{image.name}: {error.strerror}, after the old image was given up; the area now holds {holds}"
         ) from error
 
 

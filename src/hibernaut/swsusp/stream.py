@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The stream of pages behind the info page: where its units lie, decompressed on all cores, checked by CRC.
+"""The stream of pages after the info page: the index of its units, their decompression on all cores, its CRC.
 
-Unit k holds rows 32 k to 32 k + 31 of the stream (the last may be shorter); an image that is not compressed is treated
-as units of 32 blocks. Memory stays bounded: a few batches of units are in flight at a time.
+Unit k holds rows 32 k to 32 k + 31 of the stream (the last unit may be shorter); an uncompressed image is treated as
+units of 32 blocks. Memory stays bounded: a few batches of units are in flight at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hibernaut.swsusp.swapmap import SwapMap
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]
 
 BATCH_UNITS = 32
-"""Units that one task handles: 2 MiB of pages."""
+"""Units of one task: 4 MiB of pages."""
 
 
 class Crc:
@@ -37,23 +37,23 @@ class Crc:
         self._running = 0xFFFF_FFFF
 
     def add(self, crc32_of_part: int, size_bytes: int) -> None:
-        """Append a part whose own (zlib) CRC is known."""
+        """Append a part by its own (zlib) CRC."""
         self._running = isal_zlib.crc32_combine(self._running, crc32_of_part, size_bytes)
 
     @property
     def value(self) -> int:
-        """As it stands in the header."""
+        """The CRC as the header has it."""
         return self._running ^ 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, eq=False)
 class UnitIndex:
-    """Where each unit lies.
+    """The places of all units.
 
     Attributes:
         first_entry: index in the swap map of each unit's first block, and one past the last unit's, int64, (n + 1,).
         compressed_bytes: length of each unit's compressed data, int64, shape (n,); all 0 if not compressed.
-        leftover_entries: entries of the swap map behind the last unit, which nothing uses.
+        leftover_entries: number of unused entries of the swap map after the last unit.
     """
 
     first_entry: NDArray[np.int64]
@@ -65,10 +65,10 @@ class UnitIndex:
 
 
 def index_units(area: SwapArea, swap_map: SwapMap, stream_pages: int, compressor: CompressorName) -> UnitIndex:
-    """Find every unit of the stream.
+    """Return the index of all units of the stream.
 
     Raises:
-        CorruptImage: a length that the kernel would not accept, or fewer blocks in the map than the units need.
+        CorruptImage: a length is one that the kernel refuses, or the map has fewer blocks than the units need.
     """
     units = -(-stream_pages // UNIT_PAGES)
     total = len(swap_map.entries)
@@ -79,7 +79,7 @@ def index_units(area: SwapArea, swap_map: SwapMap, stream_pages: int, compressor
         return UnitIndex(first, np.zeros(units, dtype=np.int64), total - stream_pages - 1)
     begins: list[int] = []
     lengths: list[int] = []
-    # One small read a unit, each where the one before it ends: plain Python numbers, no calls that can be left out.
+    # One small read a unit, each after the previous one: plain Python numbers and few calls keep it fast.
     entries, fd, base = swap_map.entries.tolist(), area.file.fileno(), area.base_bytes
     entry = 1
     for unit in range(units):
@@ -120,7 +120,13 @@ def _map_ends(area: SwapArea, swap_map: SwapMap, needed: str, total: int, unit: 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Decompressed rows of the stream: first row, bytes of shape (n, 4096), and their (zlib) CRC32."""
+    """Decompressed rows of the stream.
+
+    Attributes:
+        first_row: number of the first one.
+        pages: their bytes, shape (n, 4096).
+        crc32: their (zlib) CRC-32.
+    """
 
     first_row: int
     pages: Bytes
@@ -128,14 +134,14 @@ class Batch:
 
 
 class UnitStream:
-    """The pages behind the info page, by unit or all in order.
+    """The pages after the info page, by unit or all in order.
 
     Args:
-        area: where the blocks lie.
-        swap_map: which blocks.
-        index: the units in them.
-        stream_pages: rows of the stream.
-        compressor: what the units are compressed with.
+        area: swap area.
+        swap_map: blocks of the image.
+        index: units in them.
+        stream_pages: number of rows of the stream.
+        compressor: compressor of the units.
     """
 
     def __init__(
@@ -149,14 +155,14 @@ class UnitStream:
         self._codec: Codec | None = None if compressor == "none" else codec_named(compressor)
 
     def rows_of(self, first_unit: int, last_unit: int) -> tuple[int, int]:
-        """First row of a unit and one past the last row before `last_unit`."""
+        """Return the first row of a unit, and one past the last row before `last_unit`."""
         return first_unit * UNIT_PAGES, min(last_unit * UNIT_PAGES, self.stream_pages)
 
     def decode(self, first_unit: int, last_unit: int, out: Bytes | None = None) -> Batch:
-        """Rows of units `first_unit` to `last_unit` - 1, into `out` if given, shape (n, 4096).
+        """Return rows of units `first_unit` to `last_unit` - 1, in `out` if given, shape (n, 4096).
 
         Raises:
-            CorruptImage: damaged data, naming the unit and its place.
+            CorruptImage: the data is damaged; the message has the unit and its place.
         """
         first_row, end_row = self.rows_of(first_unit, last_unit)
         pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8) if out is None else out
@@ -170,7 +176,7 @@ class UnitStream:
         self._area.read_blocks(entries, stored)
         lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
         for number, (begin, length) in enumerate(zip(begins, lengths, strict=False)):
-            # The lengths in the file may have changed under us if somebody writes to it: the index decides.
+            # Lengths in the file may have changed since, if another process writes to it: the index decides.
             at = (begin - begins[0]) * PAGE_SIZE + LENGTH_BYTES
             unit = flat[number * UNIT_BYTES : (number + 1) * UNIT_BYTES]
             try:
@@ -180,7 +186,7 @@ class UnitStream:
         return Batch(first_row, pages, isal_zlib.crc32(flat))
 
     def _buffer(self, size_bytes: int) -> Bytes:
-        """Room for compressed bytes, one a thread, shape (size_bytes,); the next call overwrites it."""
+        """Return this thread's buffer for compressed bytes, shape (size_bytes,); the next call overwrites it."""
         room: Bytes | None = getattr(self._local, "stored", None)
         if room is None or len(room) < size_bytes:
             self._local.stored = room = np.empty(size_bytes + size_bytes // 4, dtype=np.uint8)
@@ -195,15 +201,15 @@ class UnitStream:
         )
 
     def for_each(self, sink: Callable[[int, Bytes], None], progress: Callable[[int], None] | None = None) -> int:
-        """Decompress everything on all cores and hand it to `sink`; returns the CRC of it all.
+        """Decompress the stream on all cores, pass it to `sink`, and return its CRC.
 
         Args:
             sink: called with the first row and its pages, shape (n, 4096), from several threads at once and in any
                 order; the array is valid only during the call.
-            progress: told of pages done, from any thread.
+            progress: called with the number of pages done, from any thread.
 
         Raises:
-            CorruptImage: damaged data.
+            CorruptImage: the data is damaged.
         """
         buffers = threading.local()
         crc = Crc()
@@ -227,10 +233,10 @@ class UnitStream:
         return crc.value
 
     def read_into(self, out: Bytes, progress: Callable[[int], None] | None = None) -> int:
-        """Decompress everything on all cores into an array, shape (stream_pages, 4096); returns the CRC of it all.
+        """Decompress the stream on all cores into an array, shape (stream_pages, 4096), and return its CRC.
 
         Raises:
-            CorruptImage: damaged data.
+            CorruptImage: the data is damaged.
         """
         crc = Crc()
 
@@ -248,7 +254,7 @@ class UnitStream:
         return crc.value
 
     def batches(self) -> Iterator[Batch]:
-        """All rows in order, decompressed on all cores, for those who want them one after the other."""
+        """Yield all rows in order, decompressed on all cores. Raises CorruptImage if the data is damaged."""
 
         def task(number: int) -> Callable[[], Batch]:
             return lambda: self.decode(*self._units_of(number))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The swap map: which blocks hold the image, in order."""
+"""The swap map: the blocks of the image, in order."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["SwapMap", "read_swap_map"]
 
 @dataclass(frozen=True, eq=False)
 class SwapMap:
-    """The chain of map pages, followed to its end.
+    """The chain of map pages, read to its end.
 
     Attributes:
-        map_blocks: the map pages' own blocks in chain order, int64, shape (m,).
+        map_blocks: blocks of the map pages in chain order, int64, shape (m,).
         entries: blocks of the image's pages in order, int64, shape (n,); entry 0 is the info page.
     """
 
@@ -29,21 +29,21 @@ class SwapMap:
 
     @property
     def blocks(self) -> NDArray[np.int64]:
-        """Every block of the image, ascending: map pages and entries. The header block is not among them."""
+        """All blocks of the image, ascending: map pages and entries, without the header block."""
         return np.sort(np.concatenate((self.map_blocks, self.entries)))
 
     def place_of_entry(self, entry: int) -> tuple[int, int]:
-        """(block of the map page, byte in it) that names an entry: where to look when the entry is wrong."""
+        """Return the place of an entry: (block of the map page, byte in it)."""
         page, index = divmod(entry, MAP_ENTRIES)
         return int(self.map_blocks[page]), index * 8
 
 
 def read_swap_map(area: SwapArea, first: int) -> SwapMap:
-    """Follow the chain from its first map page.
+    """Read the chain from its first map page.
 
     Raises:
-        CorruptImage: the chain loops or leaves the area, an entry is zero before the last one or names a block outside
-            the area, or a block is used twice.
+        CorruptImage: the chain loops or leaves the area, an entry before the last one is zero or points outside the
+            area, or a block is used twice.
     """
     chain: list[int] = []
     seen: set[int] = set()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bytes by position, whatever holds them: plain files, compressed files, and the files that are written."""
+"""Bytes by position, whatever holds them: plain files, compressed files, partitions, and files that are written."""

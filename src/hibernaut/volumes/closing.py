@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Leaving a `with` block closes."""
+"""Closing at the end of a `with` block."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Closing"]
 
 
 class Closing:
-    """A context manager for whatever has a `close`."""
+    """Base class of objects that a `with` block closes."""
 
     def close(self) -> None:
-        """Release what is held; nothing by default."""
+        """Release the resources of the object; none by default."""
         return
 
     def __enter__(self) -> Self:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compressed files: recognised by their first bytes, unpacked to an unlinked sparse temporary file.
+"""Compressed files: recognized by their first bytes, unpacked to an unlinked sparse temporary file.
 
-zstd, gzip and xz, each with any number of frames (members, streams) one after the other. The unpacked bytes go to a
-file in $TMPDIR that has no name and disappears with its last descriptor; pages of zeroes become holes, so a mostly
-empty dump costs what it holds. Memory stays bounded whatever the input says: output is made a block at a time, and
-the decoders' own windows are limited (zstd 128 MiB, xz 256 MiB).
+zstd, gzip and xz, each with any number of consecutive frames (members, streams). The unpacked bytes go to a file in
+$TMPDIR that has no name and disappears with its last descriptor; pages of zeroes become holes, so a mostly empty dump
+needs little space. Memory stays bounded for any input: output is made one block at a time, and the windows of the
+decoders are limited (zstd 128 MiB, xz 256 MiB).
 
-makedumpfile's flattened form is treated alike: it is no compression, but a dump file in pieces that have to be put in
-their places before anything can be found in it.
+makedumpfile's flattened form is handled alike: it is a dump file in pieces, which must be put in their places before it
+can be read.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ ZSTD_SKIPPABLE = 0x184D2A50
 """RFC 8878, 3.1.2: the low 4 bits are free. Such a frame comes first in files of parallel packers."""
 MAGICS: dict[str, tuple[bytes, ...]] = {
     "zstd": tuple(magic.to_bytes(4, "little") for magic in (ZSTD_MAGIC, *range(ZSTD_SKIPPABLE, ZSTD_SKIPPABLE + 16))),
-    "gzip": (b"\x1f\x8b\x08",),  # RFC 1952, 2.3.1; 8 is deflate, the only method there is
+    "gzip": (b"\x1f\x8b\x08",),  # RFC 1952, 2.3.1; 8 is deflate, the only method
     "xz": (b"\xfd7zXZ\x00",),  # The .xz File Format, 2.1.1.1
     "flattened": (FLATTENED_MAGIC,),
 }
 MAGIC_BYTES = 16
-"""How many first bytes `compression_of` wants."""
+"""Number of first bytes that `compression_of` needs."""
 
 HOLE_BYTES = 4096
 """Zero bytes become holes of the temporary file in multiples of this."""
@@ -54,7 +54,7 @@ XZ_MEMORY_BYTES = 1 << 28
 
 
 def compression_of(first: bytes) -> str | None:
-    """What a file starting with these bytes was packed with: zstd, gzip, xz, flattened; None if with nothing."""
+    """Return the format of a file by its first bytes: zstd, gzip, xz, flattened; None for any other."""
     for name, magics in MAGICS.items():
         if first.startswith(magics):
             return name
@@ -65,13 +65,13 @@ def unpack(source: IO[bytes], compression: str, name: str) -> IO[bytes]:
     """Unpack all of `source` into an unlinked temporary file.
 
     Args:
-        source: the compressed file at its start, unbuffered.
-        compression: as `compression_of` names it.
-        name: what messages call the file.
+        source: compressed file at its start, unbuffered.
+        compression: format, as `compression_of` names it.
+        name: name of the file in messages.
 
     Raises:
-        FormatError: the data is damaged or ends early; the offset is where in the *compressed* file it was noticed.
-        OSError: the temporary file cannot be made or grows beyond the disk.
+        FormatError: the data is damaged or ends early; the offset is a place in the *compressed* file.
+        OSError: the temporary file cannot be made, or the disk is full.
     """
     target = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller owns and closes it
     try:
@@ -87,10 +87,10 @@ def unpack(source: IO[bytes], compression: str, name: str) -> IO[bytes]:
 
 
 def _zstd_blocks(source: IO[bytes], name: str) -> Iterator[memoryview]:
-    """Unpacked bytes, `OUTPUT_BYTES` at a time, each block valid until the next is asked for."""
+    """Yield unpacked bytes, `OUTPUT_BYTES` at a time, each block valid until the next one."""
     import zstandard
 
-    # The library's reader takes an early end for the end: look at the frames' own structure first.
+    # The library's reader cannot tell an early end from the end: check the structure of the frames first.
     _check_zstd_frames(source, name)
     unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
     buffer = memoryview(bytearray(OUTPUT_BYTES))
@@ -107,7 +107,7 @@ def _zstd_blocks(source: IO[bytes], name: str) -> Iterator[memoryview]:
 
 
 def _check_zstd_frames(source: IO[bytes], name: str) -> None:
-    """Walk frames and block headers (RFC 8878, 3.1) without unpacking: each must be whole, nothing may follow.
+    """Walk frames and block headers (RFC 8878, 3.1) without unpacking: each must be complete, nothing may follow.
 
     Leaves `source` at its start.
     """
@@ -129,7 +129,7 @@ def _check_zstd_frames(source: IO[bytes], name: str) -> None:
 
 
 def _zstd_frame_end(fd: int, at: int, descriptor: int) -> int:
-    """Where the frame at `at` ends by its own headers, perhaps beyond the file (RFC 8878, 3.1.1.1 and 3.1.1.2)."""
+    """Return the end of the frame at `at` by its headers, perhaps beyond the file (RFC 8878, 3.1.1.1, 3.1.1.2)."""
     single_segment = descriptor >> 5 & 1
     content_size_bytes = (single_segment, 2, 4, 8)[descriptor >> 6]
     dictionary_bytes = (0, 1, 2, 4)[descriptor & 3]
@@ -145,7 +145,7 @@ def _zstd_frame_end(fd: int, at: int, descriptor: int) -> int:
 
 
 class _Decoder(Protocol):
-    """One frame's decoder, as `lzma.LZMADecompressor` and `isal.igzip_lib.IgzipDecompressor` behave."""
+    """A decoder of one frame, like `lzma.LZMADecompressor` and `isal.igzip_lib.IgzipDecompressor`."""
 
     @property
     def eof(self) -> bool: ...
@@ -157,7 +157,7 @@ class _Decoder(Protocol):
 
 
 def _codec(compression: str) -> tuple[Callable[[], _Decoder], tuple[type[Exception], ...]]:
-    """A maker of decoders and the exceptions by which they report damage; imported only when such a file is opened."""
+    """Return a factory of decoders and the exceptions by which they report damage, imported only on use."""
     if compression == "gzip":
         from isal import igzip_lib
 
@@ -170,7 +170,7 @@ def _codec(compression: str) -> tuple[Callable[[], _Decoder], tuple[type[Excepti
 
 
 def _blocks(source: IO[bytes], compression: str, name: str) -> Iterator[memoryview]:
-    """Unpacked bytes, `OUTPUT_BYTES` at a time."""
+    """Yield unpacked bytes, `OUTPUT_BYTES` at a time."""
     pending: list[bytes] = []
     pending_bytes = 0
     for piece in _pieces(source, compression, name):
@@ -184,7 +184,7 @@ def _blocks(source: IO[bytes], compression: str, name: str) -> Iterator[memoryvi
 
 
 def _pieces(source: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
-    """Unpacked bytes of gzip or xz, frame after frame; zero bytes between and after frames are padding."""
+    """Yield unpacked bytes of gzip or xz, frame after frame; zero bytes between and after frames are padding."""
     make, damage = _codec(compression)
     decoder: _Decoder | None = make()
     data = b""
@@ -210,7 +210,7 @@ def _pieces(source: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
 
 
 def _write_sparse(blocks: Iterator[memoryview], fd: int) -> None:
-    """Write blocks one after the other, leaving holes where whole pages are zero."""
+    """Write consecutive blocks, leaving holes where whole pages are zero."""
     at = 0
     for block in blocks:
         whole = len(block) - len(block) % HOLE_BYTES
@@ -224,7 +224,7 @@ def _write_sparse(blocks: Iterator[memoryview], fd: int) -> None:
 
 
 def _rearrange(source: IO[bytes], fd: int, name: str) -> None:
-    """Put the records of a flattened file where they belong."""
+    """Write the records of a flattened file at their offsets."""
     end = os.lseek(source.fileno(), 0, os.SEEK_END)
     at = FLATTENED_HEADER_BYTES
     while True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Declarations of containers: makedumpfile's flattened form."""
+"""Declarations of container formats: makedumpfile's flattened form."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 __all__ = ["FLATTENED_HEADER_BYTES", "FLATTENED_LIMIT_BYTES", "FLATTENED_MAGIC", "FLATTENED_RECORD"]
 
 FLATTENED_MAGIC = b"makedumpfile\x00"
-"""The form that goes through a pipe (`makedumpfile -F`): records of a dump file in the order they were written."""
+"""Signature of the form that goes through a pipe (`makedumpfile -F`): records of a dump file in the order written."""
 FLATTENED_HEADER_BYTES = 4096
 FLATTENED_RECORD = np.dtype([("offset", ">i8"), ("size", ">i8")])
-"""Big-endian; `size` bytes follow, which belong at `offset`. Both fields are -1 at the end."""
+"""Big-endian; `size` bytes for `offset` follow. Both fields are -1 at the end."""
 FLATTENED_LIMIT_BYTES = 1 << 52
 """The end of the physical address space (CPUs have at most 52 address bits): no dump is larger."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Input files: plain bytes by position, mapped or read, whatever compression they came in."""
+"""Input files: plain bytes by position, mapped or read; compressed files are unpacked."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class PlainFile(Closing):
     """A regular file or block device as plain bytes; a compressed one appears unpacked.
 
     Attributes:
-        path: the file as it was named.
-        name: what messages call it.
+        path: the file as it was given.
+        name: name of the file in messages.
         size_bytes: length of the plain bytes, never 0.
-        compression: zstd, gzip, xz, or None if it was plain already.
+        compression: zstd, gzip, xz or flattened; None for a plain file.
     """
 
     def __init__(self, path: Path, stream: IO[bytes], size_bytes: int, compression: str | None) -> None:
@@ -42,11 +42,11 @@ class PlainFile(Closing):
         self._map: mmap.mmap | None = None
 
     def fileno(self) -> int:
-        """The descriptor of the plain bytes (of the temporary file if they were compressed), open for reading."""
+        """Return the descriptor of the plain bytes (the temporary file of a compressed file), open for reading."""
         return self._stream.fileno()
 
     def pread(self, offset: int, size_bytes: int) -> bytes:
-        """Bytes at a position: fewer than asked for only where the file ends, none beyond it."""
+        """Return bytes at a position: fewer than requested only at the end of the file, none beyond it."""
         size_bytes = min(size_bytes, self.size_bytes - offset)
         parts: list[bytes] = []
         while size_bytes > 0:
@@ -58,7 +58,7 @@ class PlainFile(Closing):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def pread_into(self, offset: int, out: Bytes) -> int:
-        """Bytes at a position into an array, shape (n,), contiguous; returns how many there were (see `pread`)."""
+        """Read bytes at a position into an array, shape (n,), contiguous, and return their number (see `pread`)."""
         view = out.data
         done = 0
         while done < len(view):
@@ -69,13 +69,13 @@ class PlainFile(Closing):
         return done
 
     def map(self) -> Bytes:
-        """All bytes, shape (size_bytes,), read-only, mapped: nothing is read until it is touched.
+        """Return all bytes, shape (size_bytes,), read-only, mapped: nothing is read until it is accessed.
 
-        The mapping lives as long as an array on it does, beyond `close`. A file that shrinks meanwhile ends the process
-        (SIGBUS): do not map what somebody else may cut.
+        The mapping exists as long as an array on it, also after `close`. A mapped file that shrinks ends the process
+        (SIGBUS): do not map a file that another process may cut.
 
         Raises:
-            FormatError: the system does not map such a file (some of /proc).
+            FormatError: the system cannot map such a file (some files of /proc).
         """
         if self._map is None:
             try:
@@ -85,7 +85,7 @@ class PlainFile(Closing):
         return np.frombuffer(self._map, dtype=np.uint8)
 
     def data_extents(self) -> list[tuple[int, int]]:
-        """(first byte, one past the last) of what is not a hole, ascending: everything where nobody can tell."""
+        """Return (first byte, one past the last) of all data outside holes, ascending; one extent if unknown."""
         extents: list[tuple[int, int]] = []
         at = 0
         try:
@@ -95,14 +95,14 @@ class PlainFile(Closing):
                 extents.append((at, end))
                 at = end
         except OSError as error:
-            if error.errno != errno.ENXIO:  # ENXIO: only a hole is left
+            if error.errno != errno.ENXIO:  # ENXIO: the rest is a hole
                 return [(0, self.size_bytes)]
         return extents
 
     def release(self, offset: int, size_bytes: int) -> None:
-        """Say that a mapped range has been used up: it leaves this process's resident memory (not the page cache).
+        """Drop a mapped range from this process's resident memory (not from the page cache).
 
-        Arrays on it stay valid; touching them maps the pages again.
+        Arrays on it stay valid; an access maps the pages again.
         """
         if self._map is None:
             return
@@ -113,7 +113,7 @@ class PlainFile(Closing):
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def close(self) -> None:
-        """Close the descriptor; the mapping goes when the last array on it does."""
+        """Close the descriptor; the mapping is removed with the last array on it."""
         self._map = None
         self._stream.close()
 
@@ -122,9 +122,9 @@ def open_plain(path: str | os.PathLike[str]) -> PlainFile:
     """Open a file for reading; zstd, gzip and xz files are unpacked first (see `hibernaut.volumes.compressed`).
 
     Raises:
-        FormatError: a directory, something that is neither a file nor a block device, an empty file, or damaged
-            compressed data.
-        OSError: the file does not exist or may not be read, or there is no room to unpack it.
+        FormatError: the path is a directory or another special file, the file is empty, or its compressed data is
+            damaged.
+        OSError: the file does not exist or cannot be read, or the disk is too full to unpack it.
     """
     name = os.fspath(path)
     size_bytes, stream = _open(name)
@@ -141,13 +141,13 @@ def open_plain(path: str | os.PathLike[str]) -> PlainFile:
     unpacked_bytes = os.fstat(plain.fileno()).st_size
     if not unpacked_bytes:
         plain.close()
-        raise FormatError(f"the {compression} file holds nothing", source=name)
+        raise FormatError(f"the {compression} file is empty when unpacked", source=name)
     return PlainFile(Path(name), plain, unpacked_bytes, compression)
 
 
 def _open(name: str) -> tuple[int, IO[bytes]]:
-    """Size and stream, at the start, of something whose bytes have positions."""
-    # Without O_NONBLOCK a named pipe would wait for its writer here.
+    """Return size and stream, at its start, of a regular file or block device."""
+    # Without O_NONBLOCK, opening a named pipe waits for its writer.
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         mode = os.fstat(fd).st_mode

@@ -76,7 +76,7 @@ def write_file(path: str | os.PathLike[str], data: bytes, *, public: bool = Fals
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """The status of a file; None if there is none."""
+    """Return the status of a file; None if it does not exist."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -111,29 +111,29 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:
-    """`pwrite` until everything is written. Raises OSError as the system reports it (no space, for one)."""
+    """Write all bytes at an offset (`pwrite` may write fewer). Raises OSError as the system reports it."""
     while len(data):
         done = os.pwrite(fd, data, offset)
         data, offset = data[done:], offset + done
 
 
 def write_vector(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
-    """Write buffers one after the other from a byte on, in as few system calls as can be. Raises OSError."""
+    """Write consecutive buffers at an offset, with few system calls. Raises OSError as the system reports it."""
     for first in range(0, len(parts), IOVECS):
         some = parts[first : first + IOVECS]
         size_bytes = sum(len(part) for part in some)
         done = os.pwritev(fd, some, offset)
-        if done < size_bytes:  # a signal or a full disk cut it short: the rest piece by piece, for the error's sake
+        if done < size_bytes:  # cut short by a signal or a full disk; writing the rest reports which
             rest = memoryview(b"".join(some))
             write_all(fd, rest[done:], offset + done)
         offset += size_bytes
 
 
 class Writeback:
-    """Lets the system begin to write a file to the disk while it grows, so that the sync at the end is short.
+    """Starts the writeback of a file while it grows, so that the sync at the end is short. Safe for several threads.
 
-    POSIX_FADV_DONTNEED starts the writing of dirty pages and returns at once (mm/fadvise.c); only pages that are
-    clean already leave the cache. Asked for now and then: each time costs something. For use by several threads.
+    POSIX_FADV_DONTNEED starts the writeback of dirty pages and returns at once (mm/fadvise.c); only pages that are
+    already clean leave the page cache. Each call has a cost, so there is one for many bytes.
     """
 
     def __init__(self, fd: int) -> None:
@@ -142,11 +142,11 @@ class Writeback:
         self._waiting_bytes = 0
 
     def wrote(self, size_bytes: int) -> None:
-        """So many more bytes were written somewhere in the file."""
+        """Count bytes written anywhere in the file, and start writeback when there are enough."""
         with self._lock:
             self._waiting_bytes += size_bytes
             if self._waiting_bytes < WRITEBACK_BYTES:
                 return
             self._waiting_bytes = 0
-        with suppress(OSError):  # advice: a file system may decline
+        with suppress(OSError):  # it is advice, which a file system may refuse
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)

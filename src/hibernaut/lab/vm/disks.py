@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hibernaut.lab.host.programs import program, run
 from hibernaut.lab.variants import Swap
-from hibernaut.swsusp.writer import copy_sparse
+from hibernaut.volumes.copying import copy_sparse
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.output import replacing, write_all
 from hibernaut.volumes.partitions import SECTOR_BYTES

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading of an image's data as a given kernel reads it: entry by entry, up to the first failure, in its own words.
+
+`swapmap` and `stream` check an image as a whole; a kernel checks each entry and each unit only when it gets there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hibernaut.errors import CorruptImage
+from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.swsusp.area import SwapArea
+from hibernaut.swsusp.codecs import Codec, CompressorName, WrongLength, codec_named
+from hibernaut.swsusp.declarations import LENGTH_BYTES, MAP_ENTRIES, MAX_COMPRESSED_BYTES, UNIT_BYTES, UNIT_PAGES
+
+__all__ = ["FAILED", "KernelReading", "MapChain", "ReadFailure", "follow_map"]
+
+FAILED = "PM: hibernation: Failed to load image, recovering."
+"""Message of `load_image_and_restore` (kernel/power/hibernate.c) after every failure in it; some have no other."""
+SECTORS_PER_PAGE = PAGE_SIZE // 512
+
+
+@dataclass(frozen=True, eq=False)
+class MapChain:
+    """The swap map as the kernel follows it, without a check of entries before they are read.
+
+    Attributes:
+        entries: all entries of the map pages reached, uint64, zeroes included.
+        outside: block number of a map page beyond the device, if the chain leads there.
+        loops: whether the chain returns to an earlier page.
+    """
+
+    entries: NDArray[np.uint64]
+    outside: int | None = None
+    loops: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the chain has an end inside the device."""
+        return self.outside is None and not self.loops
+
+
+@dataclass(frozen=True)
+class ReadFailure:
+    """The failure that ends the reading of the data.
+
+    Attributes:
+        unit: the unit, or, not compressed, the group of 32 rows that it happens in.
+        message: message of the kernel.
+        remark: explanation.
+    """
+
+    unit: int
+    message: str
+    remark: str
+
+
+def follow_map(area: SwapArea, first: int) -> MapChain:
+    """Return the swap map from its first map page on."""
+    parts: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
+    seen: set[int] = set()
+    block, outside = first, None
+    while block and block not in seen:
+        try:
+            page = np.frombuffer(area.read_block(block, "map page"), dtype="<u8")
+        except CorruptImage:
+            outside = block
+            break
+        seen.add(block)
+        parts.append(page[:MAP_ENTRIES])
+        block = int(page[MAP_ENTRIES])
+    return MapChain(np.concatenate(parts), outside, loops=block in seen)
+
+
+class KernelReading:
+    """The reading of an image's data by a kernel.
+
+    Args:
+        area: swap area with the image.
+        chain: its swap map.
+        stream_pages: number of pages that the kernel expects.
+        compressor: compressor that the kernel applies.
+        label: name of the compressor in the kernel's messages.
+    """
+
+    def __init__(
+        self, area: SwapArea, chain: MapChain, stream_pages: int, compressor: CompressorName, label: str
+    ) -> None:
+        self._area = area
+        self._chain = chain
+        self._stream_pages = stream_pages
+        self._codec = None if compressor == "none" else codec_named(compressor)
+        self._label = label
+
+    def failure(self) -> ReadFailure | None:
+        """Return the first failure, or None if the kernel reads to the end."""
+        return self._plain_failure() if self._codec is None else self._unit_failure(self._codec)
+
+    def _plain_failure(self) -> ReadFailure | None:
+        for row in range(min(self._stream_pages, len(self._chain.entries) + 1)):
+            if failure := self._entry_failure(1 + row, row // UNIT_PAGES):
+                return failure
+        return None
+
+    def _unit_failure(self, codec: Codec) -> ReadFailure | None:
+        """Read unit after unit as `load_compressed_image` does."""
+        entry, rows, unit = 1, 0, 0
+        room = np.empty(UNIT_BYTES, dtype=np.uint8)
+        while rows < self._stream_pages:
+            packed = self._packed_unit(entry, unit)
+            if isinstance(packed, ReadFailure):
+                return packed
+            size_bytes = self._unpacked_bytes(codec, packed, room, unit)
+            if isinstance(size_bytes, ReadFailure):
+                return size_bytes
+            entry += -(-(LENGTH_BYTES + len(packed)) // PAGE_SIZE)
+            rows, unit = rows + size_bytes // PAGE_SIZE, unit + 1
+        return None
+
+    def _packed_unit(self, entry: int, unit: int) -> NDArray[np.uint8] | ReadFailure:
+        """Return the compressed bytes of the unit that begins at an entry, or the failure to read them."""
+        if failure := self._entry_failure(entry, unit):
+            return failure
+        length = int.from_bytes(self._block(entry)[:LENGTH_BYTES], "little")
+        if not 0 < length <= MAX_COMPRESSED_BYTES:
+            return ReadFailure(unit, f"PM: Invalid {self._label} compressed length", f"unit {unit} of {length} bytes")
+        blocks = -(-(LENGTH_BYTES + length) // PAGE_SIZE)
+        entries = range(entry, entry + blocks)
+        for number in entries:
+            if failure := self._entry_failure(number, unit):
+                return failure
+        packed = b"".join(map(self._block, entries))
+        return np.frombuffer(packed, dtype=np.uint8)[LENGTH_BYTES : LENGTH_BYTES + length]
+
+    def _unpacked_bytes(
+        self, codec: Codec, packed: NDArray[np.uint8], room: NDArray[np.uint8], unit: int
+    ) -> int | ReadFailure:
+        """Return the size that a unit decompresses to, or the failure to decompress it."""
+        size_bytes = UNIT_BYTES
+        try:
+            codec.decompress_into(packed, room)
+        except WrongLength as error:
+            size_bytes = error.size_bytes
+        except ValueError:
+            return ReadFailure(unit, f"PM: {self._label} decompression failed", f"unit {unit}")
+        if not 0 < size_bytes <= UNIT_BYTES or size_bytes % PAGE_SIZE:
+            return ReadFailure(
+                unit, f"PM: Invalid {self._label} uncompressed length", f"unit {unit} gives {size_bytes}"
+            )
+        return size_bytes
+
+    def _block(self, entry: int) -> bytes:
+        return self._area.read_block(int(self._chain.entries[entry]), "data")
+
+    def _entry_failure(self, entry: int, unit: int) -> ReadFailure | None:
+        """Return the failure to read an entry of the map, if any (`swap_read_page`, `hib_end_io`)."""
+        block = int(self._chain.entries[entry]) if entry < len(self._chain.entries) else 0
+        if not block:
+            return ReadFailure(unit, FAILED, f"the swap map ends with {entry} entries")
+        if block < self._area.blocks:
+            return None
+        return ReadFailure(
+            unit,
+            f"PM: Read-error on swap-device (?:?:{block * SECTORS_PER_PAGE})",
+            f"block {block}, beyond the device of {self._area.blocks} blocks",
+        )

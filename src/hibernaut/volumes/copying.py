@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Copying of files that are mostly holes."""
+
+from __future__ import annotations
+
+import os
+
+from hibernaut.errors import FormatError
+from hibernaut.volumes.files import PlainFile
+from hibernaut.volumes.output import write_all
+
+__all__ = ["copy_sparse"]
+
+COPY_BYTES = 16 << 20
+
+
+def copy_sparse(source: PlainFile, fd: int) -> None:
+    """Copy a whole file into an empty one, keeping its holes.
+
+    Raises:
+        FormatError: the source ends early.
+        OSError: as the system reports it.
+    """
+    for at, end in source.data_extents():
+        while at < end:
+            piece = source.pread(at, min(COPY_BYTES, end - at))
+            if not piece:
+                raise FormatError("the file ends while being copied", source=source.name, offset=at)
+            write_all(fd, memoryview(piece), at)
+            at += len(piece)
+    os.ftruncate(fd, source.size_bytes)
