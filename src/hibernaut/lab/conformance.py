@@ -17,6 +17,7 @@ import numpy as np
 from hibernaut.errors import HibernautError, LabError, MachineFault
 from hibernaut.hibernation import Fixmap, Remap, Snapshot, hibernate
 from hibernaut.hibernation.log import FAILED_TO_REMAP
+from hibernaut.hibernation.real_kernel import rules_of_source
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.kernel.suspend import pages_to_save
 from hibernaut.lab.host.programs import need_module
@@ -28,7 +29,7 @@ from hibernaut.lab.variants import Variant
 from hibernaut.linux import DirectMap, Machine
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations
-from hibernaut.linux.rules import KernelRules, rules_for_release
+from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.physical import Frames, PhysicalMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
@@ -100,7 +101,7 @@ def compare_dumps(before: Path, after: Path, stock: Hibernated, rules: KernelRul
         open_memory(after) as new,
         open_image(stock.image, offset=record.offset, partition=record.partition) as image,
     ):
-        modelled = _Modelled(old, rules or rules_for_release(record.release))
+        modelled = _Modelled(old, rules or rules_of_source(old).rules)
         blocks = modelled.large_holes()
         tables = [modelled.split_table(new.memory, block) for block in blocks]
         snapshot = hibernate(modelled.machine(ChooseFrames(*tables), tables), Remap())
@@ -137,7 +138,7 @@ def compare_crash(lab: Lab, variant: Variant, folder: Path) -> Compared:
     if stock.outcome != "died":
         raise LabError(f"the guest must crash: {stock.summary}")
     with open_memory(folder / "before.elf") as old:
-        modelled = _Modelled(old, rules_for_release(stock.record.release))
+        modelled = _Modelled(old, rules_of_source(old).rules)
         failing = range(1, variant.fail_allocations + 1)
         try:
             hibernate(modelled.machine(FailAllocations(*failing), ()), Remap())

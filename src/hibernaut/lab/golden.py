@@ -20,6 +20,7 @@ import zstandard
 from hibernaut.errors import FormatError, LabError
 from hibernaut.kernel.running import running_machine
 from hibernaut.lab.guest_state import RunningGuest, direct_map_counters
+from hibernaut.lab.host.kernels import image_rules_of
 from hibernaut.lab.laboratory import DumpPoints, Hibernated, Lab
 from hibernaut.lab.record import IMAGE_NAME
 from hibernaut.lab.variants import Variant, variant_named
@@ -29,7 +30,6 @@ from hibernaut.linux.formula import formula_pages
 from hibernaut.paging.spans import Stop
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import inspect_image
-from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.swsusp.verdict import ResumingMachine
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.output import replacing, write_file
@@ -152,7 +152,7 @@ def _read_dump(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _knows_lz4(lab: Lab) -> bool:
-    return "lz4" in image_rules_for_release(lab.kernel.release).compressors
+    return "lz4" in image_rules_of(lab.kernel).compressors
 
 
 def _hibernated(lab: Lab, variant: Variant, workshop: Path, folder: Path, dump_too: bool) -> dict[str, Any]:

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from hibernaut.errors import HibernautError, LabError
 from hibernaut.hibernation import CPU_SET_BITS, Fixmap, Violation, Way, hibernate, same_direct_map
+from hibernaut.hibernation.real_kernel import rules_of_source
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.kernel.suspend import pages_to_save
+from hibernaut.lab.host.kernels import image_rules_of
 from hibernaut.lab.host.programs import need_module
 from hibernaut.lab.laboratory import DumpPoints, Hibernated, Lab, Resumed
 from hibernaut.lab.record import SPARE_NAME, GuestRecord
 from hibernaut.lab.variants import Variant
-from hibernaut.linux.rules import rules_for_release
 from hibernaut.sources import Source, open_memory
-from hibernaut.swsusp.rules import ImageRules, image_rules_for_release
+from hibernaut.swsusp.rules import ImageRules
 from hibernaut.swsusp.writer import NewArea, WrittenImage, write_image
 
 __all__ = ["Takeover", "save_dump", "take_over"]
@@ -96,9 +97,7 @@ def take_over(
     image = folder / "ours.img"
     chosen = way or Fixmap()
     with open_memory(before) as source:
-        written = save_dump(
-            source, image, (folder / SPARE_NAME).stat().st_size, chosen, image_rules_for_release(record.release)
-        )
+        written = save_dump(source, image, (folder / SPARE_NAME).stat().st_size, chosen, image_rules_of(lab.kernel))
     _refuse_other_list(written, record)
     tell("ours", f"built from the dump by {chosen.name}: {written.saved_pages} pages, in a fresh swap area")
     after = folder / "after.elf"
@@ -134,7 +133,7 @@ def save_dump(source: Source, out: Path, size_bytes: int, way: Way, rules: Image
         pages.info.cr3,
         pages.kernel.levels,
         saveable=pages.pfns,
-        rules=rules_for_release(pages.kernel.release),
+        rules=rules_of_source(source).rules,
     )
     snapshot = hibernate(machine, way)
     return write_image(

@@ -13,13 +13,13 @@ import numpy as np
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.lab.cases.case import CaseFailed
 from hibernaut.lab.cases.steps import hibernate, open_saved, resume_from
+from hibernaut.lab.host.kernels import image_rules_of
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import variant_named
 from hibernaut.lab.vm.disks import copy_disk
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp import Image, inspect_image
 from hibernaut.swsusp.declarations import HEADER, INFO
-from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_on
 from hibernaut.volumes.files import open_plain
 
@@ -77,7 +77,7 @@ def _predict_refusal(lab: Lab, disk: Path, machine: ResumingMachine) -> str | No
 def _verdict(lab: Lab, disk: Path, machine: ResumingMachine) -> Verdict:
     """Return the verdict of `inspect` for the guest's kernel. Raises FormatError if there is no image."""
     with open_plain(disk) as file:
-        return verdict_on(inspect_image(file), image_rules_for_release(lab.kernel.release), machine)
+        return verdict_on(inspect_image(file), image_rules_of(lab.kernel), machine)
 
 
 def _pattern(message: str) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 from hibernaut.lab.cases.case import CaseFailed
 from hibernaut.lab.cases.steps import hibernate, open_saved, require_passed, resume_from, resume_rewritten
 from hibernaut.lab.golden import check_golden, make_golden
+from hibernaut.lab.host.kernels import image_rules_of
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import Swap, variant_named
 from hibernaut.lab.vm.disks import PARTITION_START_BYTES
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp import rewrite_image
 from hibernaut.swsusp.codecs import CompressorName
-from hibernaut.swsusp.rules import image_rules_for_release
 
 __all__ = ["read_facts", "rewrite", "rewrite_changed", "swap_elsewhere"]
 
@@ -38,7 +38,7 @@ def rewrite(lab: Lab, folder: Path) -> str:
     """Rewrite the kernel's image in each form it knows; the image is uncompressed, so every form fits its blocks."""
     saved = hibernate(lab, variant_named("none"), folder)
     own = require_passed(resume_from(lab, saved, saved.image), "the kernel's own image")
-    compressors: list[CompressorName] = [*image_rules_for_release(lab.kernel.release).compressors, "none"]
+    compressors: list[CompressorName] = [*image_rules_of(lab.kernel).compressors, "none"]
     seen = [resume_rewritten(lab, saved, compressor) for compressor in compressors]
     return f"{own}; {'; '.join(seen)}"
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from hibernaut.errors import LabUnavailable
+from hibernaut.hibernation.real_kernel import image_rules_of_vmlinuz
 from hibernaut.kernel.bzimage import bzimage_release
 from hibernaut.kernel_line import LineTable
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.debian import Archive
+from hibernaut.swsusp.rules import ImageRules
 
-__all__ = ["KERNEL_LINES", "Kernel", "PackagedLine", "get_kernel", "kernel_of_files", "line_named"]
+__all__ = ["KERNEL_LINES", "Kernel", "PackagedLine", "get_kernel", "image_rules_of", "kernel_of_files", "line_named"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,17 @@ def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> K
         release = bzimage_release(vmlinuz)
         return Kernel(line.name, release, vmlinuz, root / "usr" / "lib" / "modules" / release, line)
     raise LabUnavailable(f"no kernel in the packages of {line.name}")
+
+
+@lru_cache
+def image_rules_of(kernel: Kernel) -> ImageRules:
+    """Return how a kernel reads an image, asked of its bzImage.
+
+    Raises:
+        FormatError: the kernel is older than any known line.
+        OSError: the bzImage cannot be read.
+    """
+    return image_rules_of_vmlinuz(kernel.vmlinuz).rules
 
 
 def kernel_of_files(vmlinuz: Path, modules: Path) -> Kernel:
