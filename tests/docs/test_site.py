@@ -81,6 +81,28 @@ def test_every_option_is_described(site: Site, words: tuple[str, ...]) -> None:
                 assert f"cmdoption-{'-'.join(words)}-{spelled.lstrip('-')}" in described, spelled
 
 
+FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+
+
+def options_of(words: tuple[str, ...]) -> set[str]:
+    return {spelled for one in COMMANDS[words].params for spelled in (*one.opts, *one.secondary_opts)} | {"--help"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_options_in_the_text_exist(path: Path) -> None:
+    """Inline code that begins with `hibernaut COMMAND` names only options of that command; any other, of some."""
+    everywhere = set().union(*map(options_of, COMMANDS)) | {"--version"}
+    for code in INLINE.findall(FENCED.sub("", path.read_text())):
+        words = tuple(code.split())
+        command = next((words[:length] for length in (3, 2) if words[:length] in COMMANDS), None)
+        if command is not None:
+            assert set(OPTION.findall(code)) <= options_of(command), code
+        elif words[0].startswith("-"):
+            assert set(OPTION.findall(code)) <= everywhere, code
+
+
 def test_structures_on_the_page_are_those_declared(site: Site) -> None:
     """Every field of the header and of the info page, with its place."""
     text = re.sub(r"<[^>]+>", " ", (site.folder / "reference/formats.html").read_text())
