@@ -6,12 +6,17 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import jsonschema
+
 from hibernaut.cli import main
+from hibernaut.report.documents import DOCUMENTS
+from hibernaut.report.schema import schema_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,10 @@ class Result:
 
 
 def hibernaut(*arguments: object) -> Result:
-    """Run `hibernaut` with these arguments, as the console script does."""
+    """Run `hibernaut` with these arguments, as the console script does.
+
+    A document that it prints with --json is validated against the command's published schema.
+    """
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["hibernaut", *map(str, arguments)]),
@@ -42,7 +50,16 @@ def hibernaut(*arguments: object) -> Result:
             status = 0
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return Result(status, out.getvalue(), err.getvalue())
+    result = Result(status, out.getvalue(), err.getvalue())
+    if "--json" in arguments and result.out:
+        jsonschema.validate(result.document, schema_of(command_of(arguments)), jsonschema.Draft202012Validator)
+    return result
+
+
+def command_of(arguments: Sequence[object]) -> str:
+    """Return the words of the command in a command line."""
+    words = [str(word) for word in arguments[:2]]
+    return " ".join(words) if " ".join(words) in DOCUMENTS else words[0]
 
 
 def refused(*arguments: object, status: int = 2) -> str:

@@ -9,6 +9,7 @@ from hibernaut.errors import HibernautError, LabUnavailable
 from hibernaut.lab.cases.table import cases_of
 from hibernaut.lab.host.kernels import line_named
 from hibernaut.lab.variants import variant_named
+from hibernaut.report.documents import CaseDocument, ProveDocument
 from hibernaut.report.text import support_page, support_text
 
 
@@ -23,13 +24,18 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
 
 def test_the_table_of_proofs() -> None:
     """What did not pass is said to have failed, with its reason; a guest's words are not taken for markup."""
-    row = {"kernel": "6.1", "release": "6.1.0", "case": "c", "must": "m", "seconds": 3}
-    document = {
-        "results": [
-            {**row, "result": "PASS", "seen": "fine"},
-            {**row, "case": "d", "result": "FAIL", "seen": "a|b `c` <d>"},
-        ]
+    fine: CaseDocument = {
+        "kernel": "6.1",
+        "release": "6.1.0",
+        "case": "c",
+        "must": "m",
+        "passed": True,
+        "seen": "fine",
+        "seconds": 3,
+        "result": "PASS",
     }
+    failed: CaseDocument = {**fine, "case": "d", "passed": False, "result": "FAIL", "seen": "a|b `c` <d>"}
+    document: ProveDocument = {"passed": False, "results": [fine, failed]}
     text = support_text(document)
     assert "1 of 2 pass" in text
     assert "6.1, d: a|b `c` <d>" in text

@@ -21,6 +21,7 @@ from hibernaut.cli.map import map_
 from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
+from hibernaut.cli.schema import schema
 from hibernaut.cli.takeover import takeover
 from hibernaut.cli.walk import walk
 
@@ -64,4 +65,5 @@ app.command("explore")(expand_options(explore_))
 app.command("replay")(expand_options(replay_))
 app.command("answers")(answers_)
 app.command()(expand_options(takeover))
+app.command()(schema)
 app.add_typer(lab, name="lab")

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -37,7 +37,6 @@ __all__ = [
     "console",
     "direct_map_of",
     "expand_options",
-    "hex_or_none",
     "number",
     "paging_of",
     "print_json",
@@ -140,7 +139,7 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def print_json(document: dict[str, Any]) -> None:
+def print_json(document: Mapping[str, Any]) -> None:
     """The one document of `--json`."""
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
@@ -149,11 +148,6 @@ def say(line: str, quiet: bool = False) -> None:
     """A remark on standard error, where it does not mix with the answer."""
     if not quiet:
         sys.stderr.write(f"hibernaut: {line}\n")
-
-
-def hex_or_none(value: int | None) -> str | None:
-    """An address for JSON."""
-    return None if value is None else f"{value:#x}"
 
 
 def refuse_same_file(out: Path, *sources: Path | None) -> None:

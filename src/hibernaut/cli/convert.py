@@ -22,7 +22,6 @@ from hibernaut.cli.common import (
     SourceArgument,
     console,
     direct_map_of,
-    hex_or_none,
     print_json,
     progress_bar,
     refuse_same_file,
@@ -33,7 +32,8 @@ from hibernaut.memory.elf import Note
 from hibernaut.memory.physical import Bytes, Frames
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
 from hibernaut.memory.writers import Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
-from hibernaut.report.text import size_text
+from hibernaut.report.documents import ConvertDocument
+from hibernaut.report.text import hex_or_none, size_text
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp.image import Progress
 from hibernaut.volumes.output import replacing
@@ -85,7 +85,7 @@ def convert(
             else:
                 write_elf(feed, fd, ranges, zero_pages=zero_pages, vaddr_base=vaddr_base, notes=notes)
         has_notes = bool(vmcoreinfo()) if to is Format.ELF else None
-        document = {
+        document: ConvertDocument = {
             "source": opened.kind,
             "format": str(to),
             "pages": ranges.total_pages,

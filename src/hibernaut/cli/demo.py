@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -15,20 +15,21 @@ from hibernaut.cli.common import (
     QuietOption,
     RulesOption,
     console,
-    hex_or_none,
     print_json,
     refuse_same_file,
 )
 from hibernaut.hibernation import Fixmap, hibernate
 from hibernaut.linux import build_machine
-from hibernaut.report.text import demo_text
+from hibernaut.report.documents import DemoDocument, DemoImageDocument
+from hibernaut.report.machines import cell_document
+from hibernaut.report.text import demo_text, hex_or_none
 from hibernaut.studies.demo import demo_layout
-from hibernaut.studies.matrix import SITUATIONS, Cell, run_matrix
+from hibernaut.studies.matrix import SITUATIONS, run_matrix
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.writer import NewArea, write_image
 
-__all__ = ["cell_facts", "demo"]
+__all__ = ["demo"]
 
 CURE = "Fixmap"
 LAST_WORDS = ("Remap", "2M hole, 1st allocation fails")
@@ -50,10 +51,10 @@ def demo(
         refuse_same_file(path)
         image = _write_and_check(path)
     last_words = next(cell for cell in cells if (cell.way.name, cell.situation.name) == LAST_WORDS)
-    document = {
+    document: DemoDocument = {
         "ways": list(dict.fromkeys(cell.way.name for cell in cells)),
         "situations": [{"name": one.name, "what": one.what} for one in SITUATIONS],
-        "cells": [cell_facts(cell) for cell in cells],
+        "cells": [cell_document(cell) for cell in cells],
         "last_words": {
             "way": last_words.way.name,
             "situation": last_words.situation.name,
@@ -69,22 +70,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def cell_facts(cell: Cell) -> dict[str, Any]:
-    """A cell of the matrix for JSON."""
-    return {
-        "way": cell.way.name,
-        "situation": cell.situation.name,
-        "outcome": cell.status,
-        "saved_pages": cell.snapshot.frames.total_pages if cell.snapshot else 0,
-        "allocations": len(cell.after.allocations),
-        "failed_checks": list(cell.failed_checks),
-        "findings": len(cell.violations),
-        "first_findings": [str(violation) for violation in cell.violations[:5]],
-        "error": str(cell.error) if cell.error else None,
-    }
-
-
-def _write_and_check(path: Path) -> dict[str, Any]:
+def _write_and_check(path: Path) -> DemoImageDocument:
     """Write an image of the demonstration's machine, open it as a stranger would, and compare every page."""
     original = build_machine(demo_layout())
     snapshot = hibernate(original.fork(), Fixmap())

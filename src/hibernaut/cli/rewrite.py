@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,17 +15,16 @@ from hibernaut.cli.common import (
     PartitionOption,
     QuietOption,
     console,
-    hex_or_none,
     number,
     print_json,
     progress_bar,
     refuse_same_file,
 )
 from hibernaut.cli.save import Compressor, YesNo
+from hibernaut.report.images import rewrite_document
 from hibernaut.report.text import rewritten_text
 from hibernaut.swsusp import Image, open_image, rewrite_image
 from hibernaut.swsusp.rewrite import refuse_unlisted
-from hibernaut.swsusp.writer import WrittenImage
 
 __all__ = ["rewrite"]
 
@@ -105,7 +103,7 @@ def rewrite(
                 zero_pages=zero_pages is YesNo.YES if zero_pages else None,
                 progress=advance,
             )
-        document = _document(written, compressor.value if compressor else opened.compressor, in_place, writes)
+        document = rewrite_document(written, compressor.value if compressor else opened.compressor, in_place, writes)
     if json:
         print_json(document)
     elif not quiet:
@@ -121,16 +119,3 @@ def _contents(image: Image, paddr: int, path: Path) -> bytes:
         raise typer.BadParameter(f"{path} is empty", param_hint="--write-file")
     refuse_unlisted(image, paddr, size_bytes)
     return path.read_bytes()
-
-
-def _document(
-    written: WrittenImage, compressor: str, in_place: bool, writes: list[tuple[int, bytes]]
-) -> dict[str, Any]:
-    counts = dataclasses.asdict(written)
-    counts["crc32"] = hex_or_none(written.crc32)
-    return {
-        "compressor": compressor,
-        "in_place": in_place,
-        **counts,
-        "writes": [{"paddr": f"{paddr:#x}", "bytes": len(data)} for paddr, data in writes],
-    }

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -23,7 +22,6 @@ from hibernaut.cli.common import (
     RulesOption,
     SourceArgument,
     console,
-    hex_or_none,
     number,
     paging_of,
     print_json,
@@ -40,6 +38,7 @@ from hibernaut.kernel_line import Probed
 from hibernaut.linux import Environment, FailAllocations, Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.physical import PAGE_SHIFT
+from hibernaut.report.images import failed_save_document, save_document
 from hibernaut.report.text import died_text, size_text
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import Image, open_image
@@ -165,7 +164,7 @@ def save(
                 progress=advance,
             )
     if json:
-        print_json(_document(snapshot, written, via, pages) | _rules_document(found))
+        print_json(save_document(snapshot, written, via, pages.pages_from, found))
     elif not quiet:
         _tell(out, snapshot, written, via)
 
@@ -230,10 +229,6 @@ def _compressor(wanted: Compressor | None, known: Image | None) -> CompressorNam
     return known.compressor if known else "lzo"
 
 
-def _rules_document(found: Probed[KernelRules]) -> dict[str, Any]:
-    return {"rules": found.rules.line, "rules_from": found.rules_from}
-
-
 def _died(
     error: MachineFault | HibernationRefused,
     machine: Machine,
@@ -244,38 +239,9 @@ def _died(
 ) -> None:
     """The modelled kernel's last words; nothing was written."""
     if json:
-        document: dict[str, Any] = {"via": via, "outcome": "refused", "log": list(machine.log.lines)}
-        if isinstance(error, MachineFault):
-            document["outcome"] = "died"
-            document["fault"] = {
-                "what": error.what,
-                "address": f"{error.address:#x}",
-                "entry": hex_or_none(error.entry),
-                "pfn": hex_or_none(error.pfn),
-                "doing": error.doing,
-            }
-        else:
-            document["refused"] = {"what": error.what, "errno": error.errno}
-        print_json(document | _rules_document(found))
+        print_json(failed_save_document(error, via, machine.log.lines, found))
     elif not quiet:
         console().print(died_text(error, machine.log.lines))
-
-
-def _document(snapshot: Snapshot, written: WrittenImage, via: str, pages: PagesToSave) -> dict[str, Any]:
-    counts = dataclasses.asdict(written)
-    counts["crc32"] = hex_or_none(written.crc32)
-    return {
-        "via": via,
-        "outcome": "saved",
-        "pages_from": pages.pages_from,
-        **counts,
-        "allocations": [
-            {"number": one.number, "purpose": one.purpose, "pfn": hex_or_none(one.pfn)} for one in snapshot.allocations
-        ],
-        "changed_pages": len(snapshot.changed),
-        "skipped_pages": len(snapshot.skipped),
-        "log": list(snapshot.log),
-    }
 
 
 def _tell(out: Path, snapshot: Snapshot, written: WrittenImage, via: str) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,13 +18,12 @@ from hibernaut.cli.common import (
     SourceArgument,
     console,
     direct_map_of,
-    hex_or_none,
     number,
     paging_of,
     print_json,
 )
-from hibernaut.paging.entries import entry_flags
-from hibernaut.paging.tables import PageTables, Walk
+from hibernaut.paging.tables import PageTables
+from hibernaut.report.page_tables import walk_document
 from hibernaut.report.text import walk_text
 from hibernaut.sources import open_memory
 
@@ -48,28 +47,8 @@ def walk(
         if known_levels is None:
             known_levels = direct_map_of(opened, root, None).levels
         found = PageTables(opened.memory, root, known_levels).walk(vaddr)
-    document = _document(found, known_levels)
+    document = walk_document(found, known_levels)
     if json:
         print_json(document)
     elif not quiet:
         console().print(walk_text(document))
-
-
-def _document(found: Walk, levels: int) -> dict[str, Any]:
-    return {
-        "vaddr": f"{found.vaddr:#x}",
-        "levels": [
-            {
-                "level": step.level.name_of(levels),
-                "table_pfn": f"{step.table_pfn:#x}",
-                "index": step.index,
-                "entry": f"{step.entry:#x}",
-                "flags": entry_flags(step.entry, step.level),
-            }
-            for step in found.steps
-        ],
-        "stop": str(found.stop),
-        "pfn": hex_or_none(found.pfn),
-        "paddr": hex_or_none(found.paddr),
-        "effective": {"rw": found.rw, "nx": found.nx, "user": found.user},
-    }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hibernaut.report.text import columns
@@ -10,7 +11,7 @@ from hibernaut.report.text import columns
 __all__ = ["confirmed_text", "explored_text", "played_text"]
 
 
-def explored_text(document: dict[str, Any]) -> str:
+def explored_text(document: Mapping[str, Any]) -> str:
     """The answer of `explore`."""
     covered = "covered: every run" if document["covered"] else "CUT: not every run"
     lines = [f"scope: {document['scope']}", covered]
@@ -52,7 +53,7 @@ def _story(one: dict[str, Any]) -> list[str]:
     ]
 
 
-def played_text(document: dict[str, Any]) -> str:
+def played_text(document: Mapping[str, Any]) -> str:
     """The answer of `replay`."""
     lines = [f"rules of {document['rules']}", *document["schedule"]]
     lines.append(f"injected: {'; '.join(document['injected'])}")
@@ -68,7 +69,7 @@ def played_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def confirmed_text(document: dict[str, Any]) -> str:
+def confirmed_text(document: Mapping[str, Any]) -> str:
     """The answer of `lab confirm`."""
     said = "AGREES" if document["agrees"] else "DISAGREES"
     violated = ", ".join(document["violated"]) or "nothing is broken"

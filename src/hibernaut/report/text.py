@@ -4,10 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from hibernaut.errors import HibernationRefused, MachineFault
 from hibernaut.hibernation.invariants import INVARIANTS
+from hibernaut.report.documents import (
+    AuditDocument,
+    CellDocument,
+    DemoDocument,
+    DoctorDocument,
+    ExplainDocument,
+    InspectDocument,
+    MapDocument,
+    ProveDocument,
+    RewriteDocument,
+    VerdictDocument,
+    WalkDocument,
+)
 
 __all__ = [
     "audit_text",
@@ -16,6 +28,7 @@ __all__ = [
     "died_text",
     "doctor_text",
     "explain_text",
+    "hex_or_none",
     "inspection_text",
     "map_text",
     "rewritten_text",
@@ -25,15 +38,20 @@ __all__ = [
     "walk_text",
 ]
 
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def size_text(size_bytes: int) -> str:
     """A size as people read it: 15.9 MiB."""
     size, unit = float(size_bytes), 0
-    while size >= 1024 and unit < len(UNITS) - 1:
+    while size >= 1024 and unit < len(SIZES) - 1:
         size, unit = size / 1024, unit + 1
-    return f"{size:.0f} {UNITS[unit]}" if unit == 0 or size == int(size) else f"{size:.1f} {UNITS[unit]}"
+    return f"{size:.0f} {SIZES[unit]}" if unit == 0 or size == int(size) else f"{size:.1f} {SIZES[unit]}"
+
+
+def hex_or_none(value: int | None) -> str | None:
+    """Return an address as documents have it, 0x1000; None for None."""
+    return None if value is None else f"{value:#x}"
 
 
 def columns(rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), gap: str = "  ") -> list[str]:
@@ -51,7 +69,7 @@ def columns(rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), 
     ]
 
 
-def inspection_text(document: dict[str, Any]) -> str:
+def inspection_text(document: InspectDocument) -> str:
     """The answer of `inspect`."""
 
     def known(value: object) -> str:
@@ -91,7 +109,7 @@ def inspection_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verdict_lines(verdict: dict[str, Any]) -> list[str]:
+def _verdict_lines(verdict: VerdictDocument) -> list[str]:
     """Each check of a resuming kernel: what it comes to, what the kernel prints, why."""
     rows = []
     for check in verdict["checks"]:
@@ -105,15 +123,15 @@ def _verdict_lines(verdict: dict[str, Any]) -> list[str]:
     return [f"kernel {verdict['kernel']} on {verdict['machine']}:", *columns(rows), ends[verdict["resumes"]]]
 
 
-def _compressed(document: dict[str, Any]) -> str:
+def _compressed(document: InspectDocument) -> str:
     if document["compressor"] == "none":
         return "no"
-    if document["units"] is None:
+    if document["units"] is None or document["compressed_bytes"] is None:
         return "?"
     return f"{size_text(document['compressed_bytes'])} in {document['units']} units"
 
 
-def rewritten_text(name: str, document: dict[str, Any]) -> str:
+def rewritten_text(name: str, document: RewriteDocument) -> str:
     """The answer of `rewrite`."""
     compressed = "not compressed" if document["compressor"] == "none" else document["compressor"]
     line = (
@@ -124,7 +142,7 @@ def rewritten_text(name: str, document: dict[str, Any]) -> str:
     return line + (f", {changed} bytes of memory written" if document["writes"] else "")
 
 
-def map_text(document: dict[str, Any]) -> str:
+def map_text(document: MapDocument) -> str:
     """The answer of `map`."""
     present = document["present_bytes"]
     lines = columns(
@@ -163,7 +181,7 @@ def map_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def walk_text(document: dict[str, Any]) -> str:
+def walk_text(document: WalkDocument) -> str:
     """The answer of `walk`."""
     head = ("level", "table frame", "index", "entry", "flags")
     body = [
@@ -192,7 +210,7 @@ CHECK_LETTERS = {name: invariant.letter for name, invariant in INVARIANTS.items(
 """The letters of invariants in the table of `demo`."""
 
 
-def demo_text(document: dict[str, Any]) -> str:
+def demo_text(document: DemoDocument) -> str:
     """The answer of `demo`: a table of ways and situations, what its letters mean, the last words, the image."""
     situations, ways, image = document["situations"], document["ways"], document["image"]
     cells = {(cell["way"], cell["situation"]): cell for cell in document["cells"]}
@@ -223,14 +241,14 @@ def demo_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(cell: dict[str, Any]) -> str:
+def _cell(cell: CellDocument) -> str:
     """What came of a run, in a few letters."""
     if cell["outcome"] != "saved":
         return str(cell["outcome"])
     return "".join(CHECK_LETTERS[name] for name in cell["failed_checks"]) or "ok"
 
 
-def audit_text(document: dict[str, Any]) -> str:
+def audit_text(document: AuditDocument) -> str:
     """The answer of `audit`."""
     lines = [f"kernel       rules of {document['rules']}", f"saveable     {document['saveable_pages']} pages"]
     if document["refused"]:
@@ -270,20 +288,19 @@ def audit_text(document: dict[str, Any]) -> str:
         if document["more_splits"]:
             lines.append(f"  ... and {document['more_splits']} more")
     lines.append("")
-    for key, name in (("safe_today", "today"), ("safe_by_fixmap", "through a fixmap slot")):
-        lines.append(f"{name}: " + ("every page is saved" if document[key] else "NOT every page is sure to be saved"))
+    for name, safe in (("today", document["safe_today"]), ("through a fixmap slot", document["safe_by_fixmap"])):
+        lines.append(f"{name}: " + ("every page is saved" if safe else "NOT every page is sure to be saved"))
     return "\n".join(lines)
 
 
-def explain_text(document: dict[str, Any]) -> str:
+def explain_text(document: ExplainDocument) -> str:
     """The answer of `explain`."""
     lines = [f'"{document["question"]}"', ""]
     lines += ["Both, and more. Every branch, run on a simulated machine by the rules of " + document["rules"] + ":"]
     for number, branch in enumerate(document["branches"], 1):
         lines += ["", f"{number}. {branch['title']}"]
         lines += [f"   - {step}" for step in branch["path"]]
-        for name in ("today", "fixmap"):
-            run = branch[name]
+        for name, run in (("today", branch["today"]), ("fixmap", branch["fixmap"])):
             what = {"saved": "saved; ", "died": "DIED", "refused": "refused"}[run["outcome"]]
             if run["outcome"] == "saved":
                 what += "; ".join(run["findings"]) or "the resumed machine is as it was"
@@ -292,10 +309,15 @@ def explain_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def doctor_text(document: dict[str, Any]) -> str:
+def doctor_text(document: DoctorDocument) -> str:
     """What the laboratory found, and what to do."""
     rows = [
-        ["ok" if one["there"] else "MISSING" if one["required"] else "-", one["name"], one["where"], one["purpose"]]
+        [
+            "ok" if one["there"] else "MISSING" if one["required"] else "-",
+            one["name"],
+            one["where"],
+            one["purpose"],
+        ]
         for one in document["found"]
     ]
     lines = columns(rows)
@@ -306,7 +328,7 @@ def doctor_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def support_text(document: dict[str, Any]) -> str:
+def support_text(document: ProveDocument) -> str:
     """The table of proofs: kernel, case, result, seconds; and of each that did not pass, why."""
     results = document["results"]
     rows = [["kernel", "case", "result", "seconds"]]
@@ -317,7 +339,7 @@ def support_text(document: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{passed} of {len(results)} pass"])
 
 
-def support_page(document: dict[str, Any]) -> str:
+def support_page(document: ProveDocument) -> str:
     """The same as a page in Markdown, with what was seen."""
     results = document["results"]
     releases = {one["kernel"]: one["release"] for one in results}

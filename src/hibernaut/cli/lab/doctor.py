@@ -9,6 +9,7 @@ from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
 from hibernaut.cli.lab.options import CacheOption
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.doctor import cures, examine
+from hibernaut.report.documents import DoctorDocument, NeedDocument
 from hibernaut.report.text import doctor_text
 
 __all__ = ["doctor"]
@@ -22,12 +23,12 @@ def doctor(cache: CacheOption = None, json: JsonOption = False, quiet: QuietOpti
     found = examine(Cache(cache))
     commands = cures(found)
     ready = all(one.there for one in found if one.need.required)
-    rows = [
+    rows: list[NeedDocument] = [
         {"name": one.need.name, "purpose": one.need.purpose, "required": one.need.required, "there": one.there,
          "where": one.where}
         for one in found
     ]  # fmt: skip
-    document = {"ready": ready, "found": rows, "cures": commands}
+    document: DoctorDocument = {"ready": ready, "found": rows, "cures": commands}
     if json:
         print_json(document)
     elif not quiet:

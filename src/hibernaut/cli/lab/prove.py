@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
@@ -24,6 +24,7 @@ from hibernaut.lab.cases.runner import prove
 from hibernaut.lab.cases.table import QUICK, cases_of
 from hibernaut.lab.host.kernels import KERNEL_LINES
 from hibernaut.lab.variants import variant_named
+from hibernaut.report.documents import CaseDocument, ProveDocument
 from hibernaut.report.text import columns, support_page, support_text
 from hibernaut.volumes.output import write_file
 
@@ -81,7 +82,7 @@ def prove_(
 
 
 def _print_results(results: list[CaseResult], write: Path | None, json: bool, quiet: bool) -> None:
-    document = {"passed": all(one.passed for one in results), "results": [_row(one) for one in results]}
+    document: ProveDocument = {"passed": all(one.passed for one in results), "results": [_row(one) for one in results]}
     if write:
         write_file(write, support_page(document).encode(), public=True)
     if json:
@@ -92,5 +93,6 @@ def _print_results(results: list[CaseResult], write: Path | None, json: bool, qu
         raise typer.Exit(1)
 
 
-def _row(result: CaseResult) -> dict[str, Any]:
-    return {**dataclasses.asdict(result), "seconds": round(result.seconds), "result": result.word}
+def _row(result: CaseResult) -> CaseDocument:
+    row = {**dataclasses.asdict(result), "seconds": round(result.seconds), "result": result.word}
+    return cast(CaseDocument, row)

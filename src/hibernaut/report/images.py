@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Documents of images: one that was read, one that was written, a verdict, a copy that failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import cast
+
+from hibernaut.errors import HibernationRefused, MachineFault
+from hibernaut.hibernation.snapshot import Snapshot
+from hibernaut.kernel_line import Probed, RulesFrom
+from hibernaut.linux.rules import KernelRules
+from hibernaut.report.documents import (
+    CrashedSaveDocument,
+    InspectDocument,
+    RefusedSaveDocument,
+    RewriteDocument,
+    SaveDocument,
+    VerdictDocument,
+    WrittenDocument,
+)
+from hibernaut.report.text import hex_or_none
+from hibernaut.swsusp import Image, Inspection
+from hibernaut.swsusp.verdict import Verdict
+from hibernaut.swsusp.writer import WrittenImage
+
+__all__ = [
+    "digests_of",
+    "failed_save_document",
+    "inspect_document",
+    "rewrite_document",
+    "save_document",
+    "verdict_document",
+]
+
+
+def inspect_document(found: Inspection, offset: int) -> InspectDocument:
+    """Return the document of an inspection."""
+    header, info, image = found.header, found.info, found.image
+    index = image.stream.index if image else None
+    compressed = header.compressor != "none"
+    zero_pages = int(image.zero.sum()) if image else None
+    return {
+        "compressor": header.compressor,
+        "flags": header.flags,
+        "offset_pages": offset,
+        "crc32": {
+            "stored": hex_or_none(header.crc32),
+            "computed": hex_or_none(found.computed_crc),
+            "ok": found.crc_ok,
+        },
+        "hw_sig": hex_or_none(header.hw_sig),
+        "cr3": hex_or_none(info.cr3 if info else None),
+        "jump_address": hex_or_none(info.jump_address if info else None),
+        "jump_address_phys": hex_or_none(info.jump_address_phys if info else None),
+        "e820_checksum": hex_or_none(info.e820_checksum if info else None),
+        "physical_pages": info.physical_pages if info else None,
+        "image_pages": info.image_pages if info else None,
+        "pages": info.pages if info else None,
+        "saved_pages": len(image.pfns) if image else None,
+        "zero_pages": zero_pages,
+        "stored_pages": len(image.pfns) - zero_pages if image and zero_pages is not None else None,
+        "meta_pages": info.meta_pages if info else None,
+        "map_pages": len(found.swap_map.map_blocks) if found.swap_map else None,
+        "units": (len(index) if compressed else 0) if index else None,
+        "compressed_bytes": int(index.compressed_bytes.sum()) if index else None,
+        "first_map_block": header.image,
+        "problems": [{"what": problem.what, "where": problem.where} for problem in found.problems],
+    }
+
+
+def digests_of(image: Image) -> tuple[str, str]:
+    """Return SHA-256 of the listed frames as little-endian u64, and of all stored pages, both in image order."""
+    pages = hashlib.sha256()
+    for _, chunk in image.chunks():
+        pages.update(chunk.data)
+    return (
+        hashlib.sha256(image.pfns.astype("<u8").tobytes()).hexdigest(),
+        pages.hexdigest(),
+    )
+
+
+def verdict_document(verdict: Verdict, rules_from: RulesFrom) -> VerdictDocument:
+    """Return the document of a verdict."""
+    return {
+        "kernel": verdict.rules.line,
+        "rules_from": rules_from,
+        "machine": verdict.machine.name,
+        "checks": [
+            {
+                "check": check.check,
+                "answer": str(check.answer),
+                "message": check.message,
+                "remark": check.remark,
+                "where": check.where,
+            }
+            for check in verdict.checks
+        ],
+        "resumes": verdict.resumes,
+    }
+
+
+def _counts(written: WrittenImage) -> WrittenDocument:
+    counts = dataclasses.asdict(written)
+    return cast(WrittenDocument, {**counts, "crc32": hex_or_none(written.crc32)})
+
+
+def save_document(
+    snapshot: Snapshot, written: WrittenImage, via: str, pages_from: str, found: Probed[KernelRules]
+) -> SaveDocument:
+    """Return the document of an image that `hibernaut save` wrote."""
+    return {
+        "via": via,
+        "outcome": "saved",
+        "pages_from": pages_from,
+        **_counts(written),
+        "allocations": [
+            {"number": one.number, "purpose": one.purpose, "pfn": hex_or_none(one.pfn)} for one in snapshot.allocations
+        ],
+        "changed_pages": len(snapshot.changed),
+        "skipped_pages": len(snapshot.skipped),
+        "log": list(snapshot.log),
+        "rules": found.rules.line,
+        "rules_from": found.rules_from,
+    }
+
+
+def failed_save_document(
+    error: MachineFault | HibernationRefused, via: str, log: Sequence[str], found: Probed[KernelRules]
+) -> CrashedSaveDocument | RefusedSaveDocument:
+    """Return the document of a copy that crashed or was refused."""
+    if isinstance(error, MachineFault):
+        return {
+            "via": via,
+            "outcome": "died",
+            "log": list(log),
+            "rules": found.rules.line,
+            "rules_from": found.rules_from,
+            "fault": {
+                "what": error.what,
+                "address": f"{error.address:#x}",
+                "entry": hex_or_none(error.entry),
+                "pfn": hex_or_none(error.pfn),
+                "doing": error.doing,
+            },
+        }
+    return {
+        "via": via,
+        "outcome": "refused",
+        "log": list(log),
+        "rules": found.rules.line,
+        "rules_from": found.rules_from,
+        "refused": {"what": error.what, "errno": error.errno},
+    }
+
+
+def rewrite_document(
+    written: WrittenImage, compressor: str, in_place: bool, writes: list[tuple[int, bytes]]
+) -> RewriteDocument:
+    """Return the document of an image that was rewritten."""
+    return {
+        "compressor": compressor,
+        "in_place": in_place,
+        **_counts(written),
+        "writes": [{"paddr": f"{paddr:#x}", "bytes": len(data)} for paddr, data in writes],
+    }

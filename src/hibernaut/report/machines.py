@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Documents of machines: the audit, and the cells of the matrix."""
+
+from __future__ import annotations
+
+from hibernaut.hibernation.audit import Audit
+from hibernaut.kernel_line import RulesFrom
+from hibernaut.linux import Machine
+from hibernaut.report.documents import AuditDocument, CellDocument, RunDocument
+from hibernaut.studies.matrix import Cell
+
+__all__ = ["audit_document", "cell_document", "run_document"]
+
+SHOWN_RUNS = 3
+SHOWN_SPLITS = 20
+
+
+def audit_document(found: Audit, machine: Machine, rules_from: RulesFrom) -> AuditDocument:
+    """Return the document of an audit; of long lists the first entries and the number of the others."""
+    return {
+        "rules": machine.rules.line,
+        "rules_from": rules_from,
+        "saveable_pages": found.saveable_pages,
+        "refused": found.refused,
+        "classes": [
+            {
+                "name": one.name,
+                "pages": one.frames.total_pages,
+                "first": [
+                    {"start_pfn": f"{start:#x}", "pages": pages}
+                    for start, pages in zip(
+                        one.frames.starts[:SHOWN_RUNS].tolist(), one.frames.pages[:SHOWN_RUNS].tolist(), strict=True
+                    )
+                ],
+                "more": len(one.frames) > SHOWN_RUNS,
+                "today": one.today,
+                "fixmap": one.fixmap,
+                "today_bad": one.today_bad,
+                "fixmap_bad": one.fixmap_bad,
+            }
+            for one in found.classes
+        ],
+        "allocations": found.allocations,
+        "splits": [
+            {
+                "start_pfn": f"{split.start_pfn:#x}",
+                "level": split.level.size,
+                "first_pfn": f"{split.first_pfn:#x}",
+                "pages": split.pages,
+                "table_pfn": f"{split.table_pfn:#x}",
+                "order": str(split.order),
+                "allocations": split.allocations,
+            }
+            for split in found.splits[:SHOWN_SPLITS]
+        ],
+        "more_splits": max(0, len(found.splits) - SHOWN_SPLITS),
+        "safe_today": found.safe_today,
+        "safe_by_fixmap": found.safe_by_fixmap,
+    }
+
+
+def cell_document(cell: Cell) -> CellDocument:
+    """Return the document of a cell of the matrix."""
+    return {
+        "way": cell.way.name,
+        "situation": cell.situation.name,
+        "outcome": cell.status,
+        "saved_pages": cell.snapshot.frames.total_pages if cell.snapshot else 0,
+        "allocations": len(cell.after.allocations),
+        "failed_checks": list(cell.failed_checks),
+        "findings": len(cell.violations),
+        "first_findings": [str(violation) for violation in cell.violations[:5]],
+        "error": str(cell.error) if cell.error else None,
+    }
+
+
+def run_document(cell: Cell) -> RunDocument:
+    """Return the document of a cell, as the explanation shows it."""
+    told: dict[str, int] = {}
+    for violation in cell.violations:
+        told[violation.invariant] = told.get(violation.invariant, 0) + violation.pages
+    return {
+        "outcome": cell.status,
+        "allocations": len(cell.after.allocations),
+        "failed_checks": list(cell.failed_checks),
+        "findings": [f"{check} ({pages} pages)" for check, pages in told.items()],
+        "kernel_lines": list(cell.after.log.kernel_lines),
+    }
