@@ -11,8 +11,6 @@ from hibernaut.errors import HibernautError
 from hibernaut.exploration.families import MOST_REGIONS, SAVED_PAGES, ChosenMachine, Family, Region, region_named
 from hibernaut.exploration.layouts import RegionKind, Side, Structure
 from hibernaut.exploration.plan import layouts
-from hibernaut.exploration.scopes import bounds_of_words, family_of_words
-from hibernaut.exploration.search import Bounds
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Replay
@@ -104,22 +102,6 @@ def test_without_regions_nothing_is_asked_about_sides() -> None:
     """A machine without regions is one machine, whatever the family varies."""
     family = Family(regions=(0,), mem_map=BOTH, pcp=BOTH, cpus=(1, 2), remembered=(False, True))
     assert list(layouts(family)) == [(0,)]
-
-
-def test_words_describe_families() -> None:
-    """What the command line takes is the family that it says; bounds likewise."""
-    words = ["regions=0,3", "kinds=2m,no-table", "tables=below", "mem-map=above,below", "remembered=no,yes"]
-    assert family_of_words([*words, "cpus=2", "free-pages=9"]) == Family(
-        regions=(0, 3),
-        kinds=(RegionKind.BLOCK, RegionKind.NO_TABLE),
-        tables=(Side.BELOW,),
-        mem_map=BOTH,
-        remembered=(False, True),
-        cpus=(2,),
-        free_pages=9,
-    )
-    assert bounds_of_words(["failures=1", "frames=0", "states=7"]) == Bounds(1, 0, 7)
-    assert (family_of_words([]), bounds_of_words([])) == (Family(), Bounds())
 
 
 def test_kinds_have_words() -> None:
