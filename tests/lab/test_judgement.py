@@ -116,7 +116,7 @@ def test_an_image_as_predicted() -> None:
     ],
 )
 def test_another_image(prediction: Prediction, log: str, torn: TornImage, resumed: Resumed, told: str) -> None:
-    """Whole where it was to be torn, torn where it was to be whole, with words that were not foretold."""
+    """Intact where a torn image is predicted, torn where an intact one is, and messages that are not predicted."""
     found = judge(prediction, saved(log), torn, resumed)
     assert not found.agrees
     assert told in found.seen
@@ -179,7 +179,7 @@ def test_a_crash_in_the_free_lists() -> None:
     ],
 )
 def test_another_end_than_in_the_free_lists(torn: TornImage, resumed: Resumed, told: str) -> None:
-    """It lives, lacks a table, dies of something else, before it was resumed, or of a list of somebody else's."""
+    """It continues, lacks a table, or crashes on something else, before the resume, or in a list of other code."""
     found = judge(LISTS, saved(), torn, resumed)
     assert not found.agrees
     assert told in found.seen

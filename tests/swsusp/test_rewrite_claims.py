@@ -114,7 +114,7 @@ def loop_device(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def test_a_block_device(loop_device: tuple[Path, Path]) -> None:
-    """Written in place; refused while somebody else has claimed it, as mount(8) and swapon(8) do."""
+    """Written in place; refused while another process has claimed it, as mount(8) and swapon(8) do."""
     device, path = loop_device
     before = path.read_bytes()
     claim = os.open(device, os.O_RDONLY | os.O_EXCL)
