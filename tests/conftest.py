@@ -27,6 +27,15 @@ settings.register_profile(
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+SLOW = frozenset(
+    {
+        "tests/exploration/test_wander.py",
+        "tests/hibernation/test_scale.py",
+        "tests/linux/test_cpa_selftest.py",
+    }
+)
+"""Files whose tests are slow by their nature; single slow tests elsewhere carry the mark themselves."""
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOW_TO_GET = (
     "golden data of real kernels not found: set HIBERNAUT_GOLDEN to a folder that holds expected.json and the "
@@ -122,3 +131,15 @@ def interrupts() -> Iterator[Interrupts]:
     made = Interrupts()
     yield made
     made.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need: the golden data, a laboratory, time."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"golden", "golden_copy"}:
+            item.add_marker("golden")
+        if any(name.startswith("lab_") for name in fixtures):
+            item.add_marker("lab")
+        if item.nodeid.split("::")[0] in SLOW:
+            item.add_marker("slow")

@@ -28,6 +28,7 @@ GOLDEN = re.compile(r"\b(?:swap|ram)-6\.\d+-\w+\.(?:img|elf)\b")
 
 
 def names(documents: list[Path]) -> list[str]:
+    """Return the names of documents."""
     return [str(path.relative_to(REPOSITORY)) for path in documents]
 
 

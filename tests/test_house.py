@@ -41,6 +41,7 @@ report does not know how a result was computed."""
 
 
 def modules() -> list[Path]:
+    """Return the modules that belong to a room."""
     return [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in ROOMS]
 
 
@@ -52,6 +53,7 @@ def dotted_name(path: Path) -> str:
 
 @cache
 def known_modules() -> Mapping[str, Path]:
+    """Return the modules of the package, by the name they are imported by."""
     return {dotted_name(path): path for path in PACKAGE.rglob("*.py")}
 
 

@@ -43,6 +43,7 @@ def test_dry_run_prints_the_command_and_touches_nothing(
 
 
 def test_takeover_and_resume_have_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--dry-run prints QEMU's command line and starts nothing."""
     monkeypatch.chdir(tmp_path)
     assert "chardev:gdb" in hibernaut("takeover", "--dry-run").out
     RECORD.save(tmp_path)
@@ -94,6 +95,7 @@ def test_without_the_extra_nothing_is_booted(tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_wrong_words(words: tuple[str, ...], said: str) -> None:
+    """Wrong options are usage errors that say which."""
     result = hibernaut("lab", *words)
     assert result.status == 2
     assert said in unwrapped(result.err)

@@ -50,12 +50,14 @@ def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def run(command: str, source: Path, out: Path) -> None:
+    """Run a command on a source, as `COMMANDS` has it, and check that it succeeds."""
     words = [{"SOURCE": str(source), "OUT": str(out)}.get(word, word) for word in COMMANDS[command]]
     result = hibernaut(*words, "--quiet")
     assert result.status == 0, result.err
 
 
 def mode(path: Path) -> int:
+    """Return the permission bits of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 

@@ -21,6 +21,7 @@ PAGES: dict[int, bytes | None] = {pfn: bytes([pfn % 251]) * 4096 for pfn in rang
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
+    """An uncompressed image of `PAGES`."""
     path = tmp_path / "image"
     path.write_bytes(naive.build(PAGES, naive.Layout(compressor="none")))
     return path

@@ -17,12 +17,14 @@ PAGES: dict[int, bytes | None] = {pfn: bytes([pfn % 256]) * 4096 for pfn in rang
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
+    """An image of `PAGES`, compressed with LZ4."""
     path = tmp_path / "image"
     path.write_bytes(naive.build(PAGES, naive.Layout(compressor="lz4")))
     return path
 
 
 def facts(folder: Path, **known: object) -> Path:
+    """Write a file of facts about a machine, as --on-machine reads it."""
     path = folder / "facts.json"
     path.write_text(json.dumps({"e820_checksum": "0xba571fd2", "physical_pages": 65403, "hw_sig": None, **known}))
     return path

@@ -87,6 +87,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
 
 def options_of(words: tuple[str, ...]) -> set[str]:
+    """Return every spelling of a command's options."""
     return {spelled for one in COMMANDS[words].params for spelled in (*one.opts, *one.secondary_opts)} | {"--help"}
 
 

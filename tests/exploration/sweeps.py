@@ -15,4 +15,5 @@ SMALL = Sweep(Family(regions=(0, 1), kinds=(RegionKind.BLOCK, RegionKind.NONE)),
 
 
 def open_lines(path: Path) -> list[str]:
+    """Return the lines of a file of results."""
     return path.read_text().splitlines()

@@ -22,6 +22,7 @@ SWEEP = Sweep(FAMILY, ("remap", "fixmap", "reserved:1"))
 
 @pytest.fixture(scope="module")
 def found() -> Exploration:
+    """An exploration of `SWEEP`."""
     return explore_sweep(SWEEP, processes=1)
 
 

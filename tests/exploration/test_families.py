@@ -30,6 +30,7 @@ LEVELS = {
 
 
 def machines(family: Family) -> list[tuple[ChosenMachine, Machine]]:
+    """Return every machine of a family, as chosen and as built."""
     machines = [family.choose(Replay(layout_choices)) for layout_choices in layouts(family)]
     return [(chosen, build_machine(chosen.layout)) for chosen in machines]
 
@@ -40,6 +41,7 @@ def tables_on_the_way(machine: Machine, pfn: int) -> list[int]:
 
 
 def check(chosen: ChosenMachine, machine: Machine) -> None:
+    """Check that the regions, tables and structures of a machine lie where the family's choices put them."""
     regions = chosen.regions
     lowest, highest = regions[0].start_pfn, regions[-1].start_pfn + Level.PUD.pages
     saved = saveable_pages(machine)

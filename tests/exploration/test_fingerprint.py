@@ -21,6 +21,7 @@ OLD = (
 
 
 def source(kind: int, saveable: int = 0x9F) -> Machine:
+    """Return a machine on the memory of a simulated one, with one region of a kind."""
     built = build_machine(Family().choose(Replay([1, kind, 0])).layout)
     return machine_from_memory(built.memory, built.cr3, saveable=built.memory.ranges.lowest(saveable))
 

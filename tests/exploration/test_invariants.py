@@ -70,6 +70,7 @@ def broken(families: tuple[Family, ...], ways: tuple[str, ...], every: int = 1) 
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, set[str]]:
+    """The invariants that each way breaks, over the small families."""
     return broken(SMALL, tuple(BROKEN))
 
 

@@ -19,6 +19,7 @@ from hibernaut.linux.environment import Environment, Replay
 
 
 def ask_all(environment: Environment) -> tuple[int, RegionKind, Side, Side, int, bool]:
+    """Ask every question about a layout once."""
     return (
         ask_regions(environment, (0, 1)),
         ask_region(environment, 1, tuple(RegionKind)),

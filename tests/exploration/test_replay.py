@@ -30,11 +30,13 @@ MACHINE = FamilyMachine(FAMILY, (0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
 
 def remap(choices: tuple[int, ...] = (1,)) -> Written:
+    """Return a run by remap on the machine of `MACHINE`, not yet played."""
     return Written(MACHINE, "6.1", operations_of(MACHINE.chosen()[0], "remap"), choices)
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
+    """A saved run."""
     path = tmp_path / "run.json"
     write_run(path, play(remap()))
     return path
@@ -126,6 +128,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def source(kind: int) -> Machine:
+    """Return a machine on the memory of a simulated one, with one region of a kind."""
     built = build_machine(Family().choose(Replay([1, kind, 0])).layout)
     return machine_from_memory(built.memory, built.cr3, saveable=built.memory.ranges.lowest(0x9F))
 

@@ -42,12 +42,14 @@ SCOPES = [
 
 
 def run_of(family: Family, layout_choices: tuple[int, ...], way: str, allocations_after: int = 0) -> Run:
+    """Return the run of one machine of a family, not yet begun."""
     chosen = family.choose(Replay(layout_choices))
     machine = build_machine(chosen.layout, Environment())
     return Run(machine, operations_of(chosen, way, allocations_after))
 
 
 def runs_of(family: Family, way: str, allocations_after: int = 0) -> Iterator[Run]:
+    """Yield the run of each machine of a family."""
     for layout_choices in layouts(family):
         yield run_of(family, layout_choices, way, allocations_after)
 

@@ -47,10 +47,12 @@ def states() -> Iterator[Run]:
 
 
 def encoding(run: Run) -> bytes:
+    """Return the encoding of a run's state."""
     return b"".join(run.encoded())
 
 
 def pages(found: dict[int, Any]) -> dict[int, bytes | None]:
+    """Return pages as bytes, ascending by frame."""
     return {pfn: None if page is None else np.asarray(page).tobytes() for pfn, page in sorted(found.items())}
 
 
@@ -115,6 +117,7 @@ CHANGES: dict[str, Callable[[Run], None]] = {
 
 
 def copy_of(run: Run) -> Any:
+    """Return the copy that a run is in the middle of."""
     assert run._copy is not None
     return run._copy
 

@@ -133,6 +133,7 @@ class Wander(RuleBasedStateMachine):
 
     @initialize(data=st.data(), line=RULES)
     def build(self, data: st.DataObject, line: str) -> None:
+        """Build any machine of the widest family."""
         asked = Drawn(data)
         self.chosen: ChosenMachine = WHEREVER.choose(asked)
         self.layout_choices = tuple(choice.index for choice in asked.schedule)
@@ -147,6 +148,7 @@ class Wander(RuleBasedStateMachine):
     @precondition(lambda self: len(self.run.held) < MOST_HELD)
     @rule(pages=st.integers(1, 8), cpu=st.integers(0, 1), luck=LUCK)
     def alloc(self, pages: int, cpu: int, luck: list[int]) -> None:
+        """Allocate pages on a CPU."""
         self._do(luck, Operation("alloc", pages=pages, cpu=self._cpu(cpu)))
 
     @precondition(lambda self: self.run.held)
@@ -165,33 +167,40 @@ class Wander(RuleBasedStateMachine):
 
     @rule(where=st.integers(0, 2), offset=OFFSETS, pages=PAGES, change=st.sampled_from(PRESENCE), luck=LUCK)
     def change(self, where: int, offset: int, pages: int, change: str, luck: list[int]) -> None:
+        """Take pages out of the direct map, or put them back."""
         self._do(luck, Operation(change, pfn=self._frame(where, offset), pages=pages))
 
     @rule(where=st.integers(0, 2), offset=OFFSETS, pages=PAGES, change=st.sampled_from(RIGHTS), luck=LUCK)
     def change_rights(self, where: int, offset: int, pages: int, change: str, luck: list[int]) -> None:
+        """Change the rights of pages."""
         self._do(luck, Operation(change, pfn=self._frame(where, offset), pages=pages))
 
     @precondition(lambda self: self.wholes and self.places)
     @rule(where=st.integers(0, 1), change=st.sampled_from(("set_memory_np", "set_memory_p")), luck=LUCK)
     def change_gigabyte(self, where: int, change: str, luck: list[int]) -> None:
+        """Change a whole GiB at once."""
         self._do(luck, Operation(change, pfn=self.places[where % len(self.places)], pages=GIB))
 
     @rule(where=st.integers(0, 2), offset=OFFSETS)
     def remember(self, where: int, offset: int) -> None:
+        """Read a page, so that the TLB caches its translation."""
         self._do([], Operation("remember", pfn=self._frame(where, offset)))
 
     @rule(where=st.integers(0, 2), offset=OFFSETS, luck=LUCK)
     def remember_slot(self, where: int, offset: int, luck: list[int]) -> None:
+        """Read a page through the slot without a flush afterwards, so that the TLB caches the slot."""
         self._do(luck, Operation("remember-slot", pfn=self._frame(where, offset)))
 
     @precondition(lambda self: self._can_hibernate())
     @rule(way=st.integers(0, 7), luck=LUCK)
     def hibernate(self, way: int, luck: list[int]) -> None:
+        """Hibernate and resume."""
         self._do(luck, Operation(HIBERNATE, way=self.ways[way % len(self.ways)]))
 
     @precondition(lambda self: self._can_hibernate())
     @rule(way=st.integers(0, 7), other=st.integers(0, 7), luck=LUCK)
     def hibernate_twice(self, way: int, other: int, luck: list[int]) -> None:
+        """Hibernate and resume twice."""
         names = [self.ways[each % len(self.ways)] for each in (way, other)]
         self._do(luck, *[Operation(HIBERNATE, way=name) for name in names])
 
@@ -199,6 +208,7 @@ class Wander(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_broken(self) -> None:
+        """Raise Violated, with the saved run, as soon as an invariant is broken."""
         if not self.run.violations:
             return
         played = self._played()

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from tests.machines import GIB, RAM
+
 __all__ = ["BIG", "GIB", "RAM"]
 
-RAM = ((0, 0xA0), (0x100, 0x3F00))
 """64 MiB with the gap that PCs have below 1 MiB."""
-GIB = 1 << 18
 BIG = ((0, 2 * GIB),)
 """2 GiB, so that one of them can be a single entry."""

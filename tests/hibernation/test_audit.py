@@ -25,13 +25,11 @@ from tests.linux.witness import (
     elf_memory,
     plain_image,
 )
+from tests.machines import GIB, RAM
 from tests.strategies import machine_layouts
 
 if TYPE_CHECKING:
     from tests.conftest import Golden
-
-RAM = ((0, 0xA0), (0x100, 0x3F00))
-GIB = 1 << 18
 
 
 def test_one_row_a_class_with_its_pages() -> None:

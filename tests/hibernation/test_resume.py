@@ -23,12 +23,11 @@ from hibernaut.memory.physical import FrameRanges, PhysicalMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import PageTables, Stop
 from tests.linux.witness import LOW2M_CR3, LOW2M_PAGES, LOW2M_START, elf_memory, plain_image
+from tests.machines import RAM
 from tests.strategies import machine_layouts
 
 if TYPE_CHECKING:
     from tests.conftest import Golden
-
-RAM = ((0, 0xA0), (0x100, 0x3F00))
 
 
 def restored(snapshot: Snapshot, resumed: Machine) -> None:

@@ -15,8 +15,8 @@ from hibernaut.linux.build import Layout, build_machine, hole_2m, hole_4k
 from hibernaut.linux.formula import FormulaMemory, formula_pages
 from hibernaut.memory.physical import Bytes, FrameRanges
 from hibernaut.paging.entries import Level
+from tests.machines import GIB
 
-GIB = 1 << 18
 HOLES = 200
 
 

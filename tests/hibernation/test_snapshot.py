@@ -34,12 +34,11 @@ from tests.linux.witness import (
     npregion_pages,
     plain_image,
 )
+from tests.machines import RAM
 from tests.strategies import machine_layouts
 
 if TYPE_CHECKING:
     from tests.conftest import Golden
-
-RAM = ((0, 0xA0), (0x100, 0x3F00))
 
 
 def table_frames(machine: Machine) -> set[int]:
@@ -75,6 +74,7 @@ def page_by_page(machine: Machine, way: Way) -> dict[int, bytes | None]:
 
 
 def contents(snapshot: Snapshot) -> dict[int, bytes]:
+    """Return the bytes of every page of a snapshot, by frame."""
     return {
         int(pfn): page.tobytes()
         for pfns, content in snapshot.chunks(333)

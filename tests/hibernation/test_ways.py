@@ -69,6 +69,7 @@ class Case:
         return self.name
 
     def machine(self) -> Machine:
+        """Build the machine of this row."""
         environment = FailAllocations(*self.fail) if self.fail else Environment()
         tables = "low" if self.ram is RAM else 0x1000
         layout = Layout(self.ram, holes=self.holes, largest=self.largest, tables=tables, free_pages=513)

@@ -14,5 +14,6 @@ from tests.kernel.stopped import DUMP, StoppedKernel
 
 @pytest.fixture(scope="module")
 def kernel(golden: Golden) -> Iterator[StoppedKernel]:
+    """A real kernel, stopped before its copy loop."""
     with open_memory(golden(DUMP)) as source:
         yield StoppedKernel(source)

@@ -33,29 +33,35 @@ class StoppedKernel:
         self.symbols: KernelSymbols = kernel_symbols(source.memory, text)
 
     def paddr(self, vaddr: int) -> int:
+        """Return the physical address of a virtual one, by the kernel's own tables."""
         found = self.tables.walk(vaddr).paddr
         assert found is not None
         return found
 
     def u64(self, vaddr: int) -> int:
+        """Read 8 bytes at a virtual address."""
         found = self.memory.read_u64(self.paddr(vaddr))
         assert found is not None
         return found
 
     def address(self, symbol: str) -> int:
+        """Return the virtual address of a symbol."""
         return self.symbols[symbol].address
 
     def with_u64(self, vaddr: int, value: int, size_bytes: int = 8) -> Overlay:
+        """Return the memory with one value changed."""
         overlay = Overlay(self.memory)
         overlay.write(self.paddr(vaddr), value.to_bytes(size_bytes, "little"))
         return overlay
 
     @property
     def zone(self) -> int:
+        """The virtual address of the first zone of `orig_bm`."""
         return self.u64(self.address("orig_bm"))
 
     @property
     def leaf(self) -> int:
+        """The virtual address of the first leaf of that zone."""
         return self.u64(self.zone + 32)
 
     def frames(self) -> dict[str, list[int]]:
@@ -84,6 +90,7 @@ class StoppedKernel:
 
 
 def refusal(kernel: StoppedKernel, memory: PhysicalMemory) -> str:
+    """Return the one line with which a memory is refused."""
     with pytest.raises(HibernautError) as error:
         kernel_state(memory, kernel.text)
     line = str(error.value)

@@ -35,6 +35,7 @@ def test_damage_ends_in_one_line(kernel: StoppedKernel, seed: int) -> None:
 
 
 def outcome(kernel: StoppedKernel, memory: PhysicalMemory) -> tuple[Frames, str]:
+    """Return the list of pages that is read, or the refusal."""
     try:
         return kernel_state(memory, kernel.text).pfns, ""
     except HibernautError as error:

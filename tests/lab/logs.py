@@ -72,8 +72,10 @@ DIED_LATER = Resumed(False, f"crashed: {CORRUPTION}", TORN_LISTS, 1)
 
 
 def crashed(log: str) -> Hibernated:
+    """Return a hibernation that crashed, with this log."""
     return Hibernated("died", "last log lines", Path(), RECORD, log, 1)
 
 
 def saved(log: str = BEFORE) -> Hibernated:
+    """Return a hibernation that wrote an image, with this log."""
     return Hibernated("hibernated", "", Path(), RECORD, log, 1)

@@ -19,6 +19,7 @@ START, NEXT_PFN, AFTER = 0x1000, 0x2000, 0x1040
 
 
 def call(at: int, target: int) -> bytes:
+    """Return the machine code of a call."""
     return b"\xe8" + (target - at - 5).to_bytes(4, "little", signed=True)
 
 
@@ -30,6 +31,7 @@ def code(compare: bytes = b"\x48\x83\xf8\xff") -> bytes:
 
 
 def find(text: bytes) -> tuple[tuple[int, ...], int]:
+    """Return the calls and the end of the copy loop in machine code."""
     loop = find_copy_loop(
         lambda address, size: text[address - START :][:size],
         {"swsusp_save": (START, len(text)), "memory_bm_next_pfn": (NEXT_PFN, 16)},
@@ -65,6 +67,7 @@ def test_linux_6_1(golden: Golden) -> None:
 
 
 def test_made_code() -> None:
+    """The call of memory_bm_next_pfn and the end of the loop are found in code made by hand."""
     assert find(code()) == ((START + 3,), AFTER)
 
 
@@ -85,6 +88,7 @@ def test_other_code_is_refused(text: bytes) -> None:
 
 
 def test_a_kernel_without_the_symbols() -> None:
+    """A kernel without the symbol is refused by its name."""
     with pytest.raises(HibernautError, match="no symbol memory_bm_next_pfn"):
         find_copy_loop(lambda _address, _size: b"", {"swsusp_save": (START, 4)})
 

@@ -28,6 +28,7 @@ def test_the_partition_is_where_the_table_says(tmp_path: Path) -> None:
 
 
 def test_a_disk_is_copied_with_its_holes(tmp_path: Path) -> None:
+    """The copy of a sparse disk is as sparse as the disk."""
     disk, copy = tmp_path / "disk", tmp_path / "copy"
     make_disk(disk, 64, Swap.DISK)
     with disk.open("r+b") as file:

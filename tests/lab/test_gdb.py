@@ -29,9 +29,11 @@ class Stub:
         self.thread.start()
 
     def connect(self, _name: str) -> socket.socket:
+        """Return this side's socket, as Qemu does."""
         return self.ours
 
     def last_log_lines(self) -> tuple[str, ...]:
+        """Return no log lines."""
         return ()
 
     def _send(self, body: bytes) -> None:
@@ -66,6 +68,7 @@ class Stub:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
+    """A debugger stub on a socket pair."""
     made = Stub()
     yield made
     made.ours.close()
@@ -80,6 +83,7 @@ def test_memory_is_read_in_pieces(stub: Stub) -> None:
 
 
 def test_no_memory_there(stub: Stub) -> None:
+    """A read that the stub refuses names the address."""
     with pytest.raises(LabError, match="no memory at 0x1000 in the guest"):
         Debugger(cast(Qemu, stub)).read(0x1000, 8)
 
@@ -95,6 +99,7 @@ def test_breakpoints_are_of_the_hardware(stub: Stub) -> None:
 
 
 def test_a_refused_breakpoint(stub: Stub) -> None:
+    """A breakpoint that the stub refuses is an error."""
     debugger = Debugger(cast(Qemu, stub))
     stub.refuse = True
     with pytest.raises(LabError, match="refused a breakpoint"):
@@ -102,6 +107,7 @@ def test_a_refused_breakpoint(stub: Stub) -> None:
 
 
 def test_a_look_whether_it_has_stopped(stub: Stub) -> None:
+    """A guest that runs has not stopped; once it reports a stop, it has."""
     debugger = Debugger(cast(Qemu, stub))
     assert not debugger.stopped(0.01)
     debugger.resume()
@@ -109,6 +115,7 @@ def test_a_look_whether_it_has_stopped(stub: Stub) -> None:
 
 
 def test_a_guest_that_ends_instead_of_stopping(stub: Stub) -> None:
+    """A connection that closes while a stop is awaited is an error."""
     debugger = Debugger(cast(Qemu, stub))
     stub.theirs.shutdown(socket.SHUT_RDWR)
     with pytest.raises(LabError, match="did not reach a breakpoint within 5 s"):

@@ -70,6 +70,7 @@ def test_modules_come_after_what_they_need(tmp_path: Path) -> None:
 
 
 def test_what_is_built_in_is_not_missing(tmp_path: Path) -> None:
+    """A module that modules.builtin names is not loaded."""
     module(tmp_path / "kernel" / "virtio_blk.ko", ["depends=virtio"])
     (tmp_path / "modules.builtin").write_text("kernel/drivers/virtio/virtio_pci.ko\nkernel/drivers/virtio/virtio.ko\n")
     assert list(module_order(tmp_path)) == ["virtio_blk"]
@@ -83,12 +84,14 @@ def test_modules_that_need_each_other_end(tmp_path: Path) -> None:
 
 
 def test_a_kernel_without_a_needed_module(tmp_path: Path) -> None:
+    """A kernel that lacks a module which the guest needs is refused by its name."""
     (tmp_path / "kernel").mkdir()
     with pytest.raises(LabUnavailable, match="the kernel has no virtio_pci"):
         module_order(tmp_path)
 
 
 def test_a_module_that_is_none(tmp_path: Path) -> None:
+    """A file that is not ELF is not a kernel module."""
     path = tmp_path / "kernel" / "virtio_pci.ko"
     path.parent.mkdir()
     path.write_bytes(b"not an ELF file")

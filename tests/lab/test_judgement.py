@@ -123,6 +123,7 @@ def test_another_image(prediction: Prediction, log: str, torn: TornImage, resume
 
 
 def test_a_crash_instead_of_an_image() -> None:
+    """A guest that crashes where an image was predicted disagrees, and its log lines are shown."""
     found = judge(TORN, crashed(BEFORE + OOPS))
     assert (found.agrees, found.seen) == (False, "predicted an image; the guest crashed: last log lines")
     assert found.said[0].startswith("BUG: ")

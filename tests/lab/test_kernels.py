@@ -22,6 +22,7 @@ def test_every_kernel_line_has_rules_and_every_variant_a_kernel() -> None:
 
 
 def bzimage(path: Path, release: bytes = b"6.7.8-mine (me@here) #1") -> Path:
+    """Write the setup header of a bzImage with a release."""
     head = bytearray(0x1000)
     head[0x202:0x206] = b"HdrS"
     head[0x20E:0x210] = (0x300).to_bytes(2, "little")
@@ -40,6 +41,7 @@ def test_a_kernel_of_the_users_own(tmp_path: Path, given: str) -> None:
 
 
 def test_what_is_no_kernel(tmp_path: Path) -> None:
+    """A file without the signature of a bzImage is refused with the byte."""
     path = tmp_path / "vmlinuz"
     path.write_bytes(b"MZ")
     with pytest.raises(FormatError, match=r"byte 514: not a bzImage; expected HdrS"):

@@ -22,15 +22,18 @@ class FakeQemu:
         self.ours, self.guest = socket.socketpair()
 
     def connect(self, name: str) -> socket.socket:
+        """Return this side's socket, as Qemu does."""
         assert name == "port"
         return self.ours
 
     def last_log_lines(self) -> tuple[str, ...]:
+        """Return no log lines."""
         return ("[ 1.0] last log lines",)
 
 
 @pytest.fixture
 def fake() -> Iterator[FakeQemu]:
+    """A QEMU whose guest is this test."""
     made = FakeQemu()
     yield made
     made.ours.close()
@@ -38,6 +41,7 @@ def fake() -> Iterator[FakeQemu]:
 
 
 def port_of(fake: FakeQemu) -> Port:
+    """Return the port of a made-up QEMU."""
     return Port(cast(Qemu, fake))
 
 
@@ -69,6 +73,7 @@ def test_a_resumed_machine_answers_in_its_own_name(fake: FakeQemu) -> None:
 
 
 def test_a_failed_command_says_what_the_guest_said(fake: FakeQemu) -> None:
+    """A command that fails carries the guest's output and last log lines."""
     port = port_of(fake)
     fake.guest.sendall(b"@ aa 1 out no such file\n@ aa 1 end 1\n")
     with pytest.raises(LabError, match=r"'cat x' failed in the guest: no such file; last log lines of .*: .*last"):
@@ -112,4 +117,5 @@ def test_silence_is_poked(fake: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_facts() -> None:
+    """Words of the form KEY=VALUE are facts, others are not."""
     assert facts_of("region wish=2m:above pmd=0x1=2 word") == {"wish": "2m:above", "pmd": "0x1=2"}

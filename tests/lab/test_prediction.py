@@ -44,6 +44,7 @@ HIBERNATED = Operation(HIBERNATE, way="remap")
 
 @pytest.mark.parametrize("prediction", [ZERO, FAILS, TORN, CLEAN, replace(CLEAN, regions=())])
 def test_what_can_be_arranged(prediction: Prediction) -> None:
+    """Faults with and without a warning, a torn image, a clean run and several regions can be arranged in a guest."""
     assert cannot_arrange(prediction) is None
     assert cannot_arrange(replace(prediction, regions=("4k:above", "2m:above", "none:below", "2m:below"))) is None
 
@@ -111,6 +112,7 @@ def test_a_guest_hibernates_once(done: tuple[Operation, ...]) -> None:
 
 
 def test_what_no_node_can_have() -> None:
+    """An arrangement with structures on both sides of the regions is refused with the reason."""
     with pytest.raises(LabUnavailable, match=r"on both sides of the regions \(mem-map below, zone above, free above\)"):
         placed(mem_map=Side.BELOW)
 

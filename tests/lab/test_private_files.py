@@ -30,6 +30,7 @@ class FakeProcess:
     """A QEMU that is there."""
 
     def poll(self) -> int | None:
+        """Return None: the process runs."""
         return None
 
 
@@ -68,6 +69,7 @@ class FakeMonitor:
         return {"error": {"desc": "no space"}} if self.fails else {"return": {}}
 
     def close(self) -> None:
+        """Wait for the thread and close the socket."""
         self._thread.join()
         self._socket.close()
 
@@ -93,10 +95,12 @@ def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def mode(path: Path) -> int:
+    """Return the permission bits of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def a_file(path: Path) -> Path:
+    """Write a file that stands for RAM."""
     path.write_bytes(b"RAM" * 5000)
     return path
 

@@ -15,6 +15,7 @@ from tests.lab.records import RECORD
 
 
 def test_a_record_comes_back(tmp_path: Path) -> None:
+    """A guest's record that was saved is loaded equal."""
     RECORD.save(tmp_path)
     assert GuestRecord.load(tmp_path) == RECORD
 
@@ -34,6 +35,7 @@ def test_a_record_from_before_there_were_nodes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"session": 1}', '{"regions": 1, "frames": []}', "\xff"])
 def test_a_damaged_record_is_one_line(tmp_path: Path, text: str) -> None:
+    """A damaged record is refused in one line."""
     (tmp_path / "machine.json").write_text(text)
     (tmp_path / "swap.img").touch()
     line = refused("lab", "resume", tmp_path)

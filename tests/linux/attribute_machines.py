@@ -13,21 +13,19 @@ from hibernaut.linux.pgtable import KERNPG_TABLE
 from hibernaut.linux.rules import KernelRules, rules_named
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.paging.entries import Level
-
-RAM = ((0, 0xA0), (0x100, 0x3F00))
-
-
-GIB = 1 << 18
+from tests.machines import RAM
 
 
 def machine(
     *holes: object, environment: Environment | None = None, rules: str | KernelRules = "6.1", **layout: object
 ) -> Machine:
+    """Build the machine of this row."""
     kernel = rules_named(rules) if isinstance(rules, str) else rules
     return build_machine(Layout(**{"ram": RAM, "holes": holes, **layout}), environment, kernel)  # type: ignore[arg-type]
 
 
 def entry_of(of: Machine, pfn: int) -> tuple[Level, int]:
+    """Return level and entry of a frame in the direct map."""
     found = of.lookup_address(of.vaddr(pfn))
     assert found is not None
     return found.level, found.entry
@@ -75,6 +73,7 @@ def machine_with_image(line: str, environment: Environment | None = None, free_p
 
 
 def text_entry(of: Machine, pfn: int) -> tuple[Level, int]:
+    """Return level and entry of a frame in the mapping of the kernel's own image."""
     found = of.lookup_address(TEXT + (pfn - 0x1000) * PAGE_SIZE)
     assert found is not None
     return found.level, found.entry

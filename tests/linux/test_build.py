@@ -29,10 +29,8 @@ from hibernaut.linux.formula import FormulaMemory, formula_pages
 from hibernaut.memory.physical import FrameRanges, Segment
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import Stop
+from tests.machines import GIB, RAM
 from tests.strategies import machine_layouts
-
-GIB = 1 << 18
-RAM = ((0, 0xA0), (0x100, 0x3F00))
 
 
 def expected_stop(layout: Layout, pfn: int) -> Stop:

@@ -23,7 +23,6 @@ from hibernaut.linux.set_memory import (
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.paging.entries import Entry, Level
 from tests.linux.attribute_machines import (
-    GIB,
     IMAGE,
     TEXT,
     TEXT_PROT,
@@ -33,6 +32,7 @@ from tests.linux.attribute_machines import (
     text_entry,
     upper_entry,
 )
+from tests.machines import GIB
 
 
 @pytest.mark.parametrize(("set_", "clear"), [(Entry.NX, 0), (0, Entry.RW)])

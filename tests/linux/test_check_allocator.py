@@ -22,7 +22,6 @@ from hibernaut.linux.mmzone import BUDDY_TYPE, LIST_POISON1, LIST_POISON2, STRUC
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.memory.physical import FrameRanges, Overlay, Segment
 from tests.linux.tiny_machine import (
-    BASE,
     BLOCK,
     END,
     FIRST,
@@ -57,6 +56,7 @@ from tests.linux.tiny_machine import (
     two_instants,
     worn,
 )
+from tests.machines import BASE4 as BASE
 
 
 def set_list(machine: TinyMachine, head: int, pfns: Sequence[int]) -> None:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+"""The direct map: found in real kernels' dumps and in made-up tables."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -15,11 +17,10 @@ from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import Stop
 from hibernaut.swsusp.image import open_image
 from tests.conftest import Golden
+from tests.machines import BASE4, BASE5
 from tests.paging.golden_elf import golden_memory
 from tests.paging.layouts import KERNEL, RW, TABLE_FLAGS, TableLayout, inverted, naive_walk
 
-BASE4 = 0xFFFF_8880_0000_0000
-BASE5 = 0xFF11_0000_0000_0000
 DUMPS = ("ram-6.1-lzo.elf", "ram-6.1-secretmem.elf", "ram-6.1-low2m.elf")
 
 
@@ -32,10 +33,12 @@ def small(base: int = BASE4, levels: int = 4, pages: int = 4096) -> TableLayout:
 
 
 def memory_of(layout: TableLayout, pages: int = 4096) -> PhysicalMemory:
+    """Return the memory of a layout's tables."""
     return layout.memory(extra=[(0, pages)])
 
 
 def find(layout: TableLayout, pages: int = 4096, levels: int | None = None) -> DirectMap:
+    """Return the direct map that is found in the memory of a layout."""
     return DirectMap.find(memory_of(layout, pages), layout.root << 12, levels)
 
 

@@ -17,15 +17,8 @@ from hibernaut.linux.set_memory import (
     set_memory_rox,
 )
 from hibernaut.paging.entries import Entry, Level
-from tests.linux.attribute_machines import (
-    GIB,
-    TEXT,
-    entry_of,
-    machine,
-    machine_with_image,
-    table_of,
-    upper_entry,
-)
+from tests.linux.attribute_machines import TEXT, entry_of, machine, machine_with_image, table_of, upper_entry
+from tests.machines import GIB
 
 
 def test_split_of_a_not_present_large_page_as_the_kernel_was_seen_to_do() -> None:

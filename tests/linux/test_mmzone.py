@@ -12,10 +12,8 @@ from hibernaut.linux.mmzone import BUDDY_TYPE, LIST_POISON1, LIST_POISON2, STRUC
 from hibernaut.memory.physical import FrameRanges
 from hibernaut.paging.tables import PageTables
 from tests.conftest import Golden
-from tests.linux.tiny_machine import (
-    BASE,
-    END,
-)
+from tests.linux.tiny_machine import END
+from tests.machines import BASE4 as BASE
 from tests.paging.golden_elf import golden_memory
 
 

@@ -53,6 +53,7 @@ class ListModel:
                 at += 2**order
 
     def give(self, pfn: int, order: int, to_tail: bool = False) -> None:
+        """Free a block and merge it with its buddies."""
         while order < 10 and pfn ^ 2**order in self.areas[order]:
             self.areas[order].remove(pfn ^ 2**order)
             pfn &= ~(2**order)
@@ -62,6 +63,7 @@ class ListModel:
         self.areas[order].insert(len(self.areas[order]) if to_tail else 0, pfn)
 
     def take(self) -> int | None:
+        """Return the first page of the smallest free block; its other pages stay free."""
         order = next((n for n in range(11) if self.areas[n]), None)
         if order is None:
             return None
@@ -71,6 +73,7 @@ class ListModel:
         return pfn
 
     def alloc(self, cpu: int, pick: int) -> int | None:
+        """Return the frame that a CPU's allocation gets."""
         self.factors[cpu] //= 2
         if not self.pcps[cpu]:
             taken = [self.take() for _ in range(self.batch)]
@@ -78,6 +81,7 @@ class ListModel:
         return self.pcps[cpu].pop(pick % len(self.pcps[cpu])) if self.pcps[cpu] else None
 
     def free(self, pfn: int, cpu: int) -> None:
+        """Free a frame on a CPU."""
         self.pcps[cpu].insert(0, pfn)
         if len(self.pcps[cpu]) < self.high:
             return
@@ -88,6 +92,7 @@ class ListModel:
             self.give(self.pcps[cpu].pop(), 0)
 
     def drain(self, cpu: int) -> None:
+        """Return all pages of a CPU's list to the free lists."""
         while self.pcps[cpu]:
             self.give(self.pcps[cpu].pop(), 0)
 
@@ -102,6 +107,7 @@ class Pick(Environment):
         self.asked: list[list[int]] = []
 
     def decide(self, question: Question) -> int:
+        """Answer with a fixed position, and record the options."""
         if question.kind == Kind.ALLOCATION_FAILS:
             return int(self.fails)
         self.asked.append(list(question.options))

@@ -15,7 +15,6 @@ from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import LIST_POISON1, LIST_POISON2
 from hibernaut.linux.page_alloc import BuddyAllocator
 from tests.linux.tiny_machine import (
-    BASE,
     DATA,
     END,
     FIRST,
@@ -41,6 +40,7 @@ from tests.linux.tiny_machine import (
     two_instants,
     worn,
 )
+from tests.machines import BASE4 as BASE
 
 
 def test_a_link_copied_too_early_is_null_and_kills_the_resumed_machine() -> None:

@@ -9,11 +9,8 @@ from hypothesis import strategies as st
 
 from hibernaut.linux.pgtable import KERNPG_TABLE, pfn_and_prot, pfn_entries, pfn_entry
 from hibernaut.paging.entries import Entry, Level
-from tests.linux.attribute_machines import (
-    GIB,
-    machine,
-    upper_entry,
-)
+from tests.linux.attribute_machines import machine, upper_entry
+from tests.machines import GIB
 
 
 @pytest.mark.parametrize(

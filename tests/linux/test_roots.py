@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+"""The roots of page tables, found in memory that does not name them."""
+
 from __future__ import annotations
 
 import re
@@ -34,6 +36,7 @@ def machine(levels: int, base: int | None = None, processes: int = 2, image: boo
 
 
 def memory_of(layout: TableLayout) -> PhysicalMemory:
+    """Return tables among pages of noise."""
     noise = np.random.default_rng(5).integers(0, 256, (0x400, 4096), dtype=np.uint8)
     memory = layout.memory(extra=[(0, 0xC00)])
     pieces = [Segment(start, memory.run(start, pages)) for start, pages in memory.ranges if pages]

@@ -39,11 +39,13 @@ NX = int(Entry.NX)
 
 
 def machine(line: str | KernelRules) -> Machine:
+    """Return a small machine by the rules of a line."""
     rules = rules_named(line) if isinstance(line, str) else line
     return build_machine(Layout(((0, 0xA0), (0x100, 0x3F00))), rules=rules)
 
 
 def entry_of(of: Machine, pfn: int) -> tuple[Level, int]:
+    """Return level and entry of a frame in the direct map."""
     found = of.lookup_address(of.vaddr(pfn))
     assert found is not None
     return found.level, found.entry
@@ -214,12 +216,15 @@ class Answers:
         self._functions, self._data = functions, data
 
     def has_function(self, name: str) -> bool | None:
+        """Return whether there is a function of this name; None if it is not known."""
         return self._functions.get(name)
 
     def has_data(self, name: str) -> bool | None:
+        """Return whether there is data of this name; None if it is not known."""
         return self._data.get(name)
 
     def has_member(self, type_name: str, member: str) -> bool | None:  # noqa: ARG002
+        """Return None: types are not known."""
         return None
 
 

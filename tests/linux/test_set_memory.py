@@ -27,12 +27,8 @@ from hibernaut.linux.set_memory import (
     set_memory_rw,
 )
 from hibernaut.paging.entries import Entry, Level, entry_pfn
-from tests.linux.attribute_machines import (
-    GIB,
-    entry_of,
-    machine,
-    table_of,
-)
+from tests.linux.attribute_machines import entry_of, machine, table_of
+from tests.machines import GIB
 
 
 def test_set_memory_np_of_a_whole_large_page_changes_the_large_entry() -> None:

@@ -19,8 +19,8 @@ from hibernaut.linux.mmzone import AllocatorPlaces, mem_map_page
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.linux.printk import EventLog
 from hibernaut.memory.physical import FrameRanges, Overlay, Segment
+from tests.machines import BASE4 as BASE
 
-BASE = 0xFFFF_8880_0000_0000
 END = 4096 + 40
 """Frames of the small machine: not a multiple of the 64 that a page of mem_map speaks of, nor of a block."""
 MEM_MAP, ZONE, PCPS, DATA = 0x40, 0x90, (0x91, 0x93), 0x95
@@ -43,12 +43,14 @@ class TinyMachine:
     hooked: set[int] = field(default_factory=set)
 
     def write_u64(self, paddr: int, value: int) -> None:
+        """Write 8 bytes and record the frame."""
         self.hooked.add(paddr >> 12)
         self.memory.write_u64(paddr, value)
 
     def page_fault_oops(
         self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True, write: bool = False
     ) -> MachineFault:
+        """Print the first line of an oops and return the fault."""
         del table, write
         what = "kernel NULL pointer dereference" if vaddr < 4096 else "unable to handle page fault for"
         comma = "," if vaddr < 4096 else ""
@@ -56,6 +58,7 @@ class TinyMachine:
         return MachineFault(what, address=vaddr, entry=None, pfn=pfn, doing=doing, log=self.log.kernel_lines)
 
     def fork(self) -> TinyMachine:
+        """Return an independent twin."""
         return replace(self, memory=self.memory.fork(), log=self.log.fork(), hooked=set())
 
     def with_pages_of(self, other: TinyMachine, frames: Sequence[int]) -> TinyMachine:
@@ -68,17 +71,21 @@ class TinyMachine:
         return torn
 
     def u64(self, paddr: int) -> int:
+        """Read 8 bytes."""
         word = self.memory.read_u64(paddr)
         assert word is not None
         return word
 
     def u32(self, paddr: int) -> int:
+        """Read 4 bytes."""
         return self.u64(paddr & ~7) >> 8 * (paddr & 7) & 0xFFFF_FFFF
 
     def set_u32(self, paddr: int, value: int) -> None:
+        """Write 4 bytes."""
         self.memory.write(paddr, (value & 0xFFFF_FFFF).to_bytes(4, "little"))
 
     def bytes_of(self, frames: Sequence[int]) -> dict[int, bytes]:
+        """Return the bytes of frames."""
         pages, _ = self.memory.gather(np.array(frames, dtype=np.int64))
         return {pfn: page.tobytes() for pfn, page in zip(frames, pages, strict=True)}
 
@@ -89,6 +96,7 @@ PLACES = AllocatorPlaces(MEM_MAP << 12, ZONE << 12, tuple(pfn << 12 for pfn in P
 def built(
     free: Sequence[tuple[int, int]] = FREE, *, batch: int = 7, high: int = 28, end: int = END
 ) -> tuple[TinyMachine, BuddyAllocator]:
+    """Return a machine that is only an allocator, with these ranges free."""
     places = replace(PLACES, end_pfn=end)
     array = np.broadcast_to(mem_map_page(), (places.mem_map_pages, 4096))
     memory = FormulaMemory(FrameRanges.of([(0, end)]), [Segment(MEM_MAP, array)])
@@ -106,10 +114,12 @@ def page_at(pfn: int) -> int:
 
 
 def area_at(order: int) -> int:
+    """Return the physical address of a `struct free_area`."""
     return (ZONE << 12) + AREAS + 24 * order
 
 
 def list_at(cpu: int) -> int:
+    """Return the physical address of the head of a CPU's list."""
     return (PCPS[cpu] << 12) + PCP_LIST
 
 
@@ -130,18 +140,22 @@ def read_list(machine: TinyMachine, head: int) -> list[int]:
 
 
 def free_lists(machine: TinyMachine) -> list[list[int]]:
+    """Return the free lists by order, read with offsets of this file."""
     return [read_list(machine, area_at(order)) for order in range(11)]
 
 
 def pcp_lists(machine: TinyMachine) -> list[list[int]]:
+    """Return the CPUs' lists, read with offsets of this file."""
     return [read_list(machine, list_at(cpu)) for cpu in range(len(PCPS))]
 
 
 def put(at: int, value: int) -> Callable[[TinyMachine], None]:
+    """Return a damage that writes 8 bytes."""
     return lambda machine: machine.memory.write_u64(at, value)
 
 
 def put32(at: int, value: int) -> Callable[[TinyMachine], None]:
+    """Return a damage that writes 4 bytes."""
     return lambda machine: machine.set_u32(at, value)
 
 

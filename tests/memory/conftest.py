@@ -42,6 +42,7 @@ class Opening:
         return answer.reason
 
     def close(self) -> None:
+        """Close every file that was opened."""
         for plain in self._open:
             plain.close()
 

@@ -30,6 +30,7 @@ class Load(NamedTuple):
 
 
 def note(name: bytes, kind: int, description: bytes) -> bytes:
+    """Return an ELF note."""
     padded = (name + b"\x00").ljust(-(-(len(name) + 1) // 4) * 4, b"\x00")
     body = description.ljust(-(-len(description) // 4) * 4, b"\x00")
     return struct.pack("<III", len(name) + 1, len(description), kind) + padded + body
@@ -136,6 +137,7 @@ def kdump(frames: dict[int, bytes], *, flags: int = 1, vmcoreinfo: bytes = b"", 
 
 
 def compressed(page: bytes, flags: int) -> bytes:
+    """Return a page as a kdump file holds it."""
     if flags == 1:
         return zlib.compress(page, 1)
     if flags == 2:

@@ -27,10 +27,12 @@ TEXT += b"NUMBER(pgtable_l5_enabled)=1\n"
 
 
 def frames_of(dump: Dump) -> dict[int, bytes]:
+    """Return the bytes of every page of a dump, by frame."""
     return {first + row: page.tobytes() for first, pages in dump.memory.blocks() for row, page in enumerate(pages)}
 
 
 def pages_from(pfn: int, count: int, salt: int = 0) -> bytes:
+    """Return pages that name their frames."""
     return b"".join(page_of(pfn + row, salt) for row in range(count))
 
 

@@ -42,6 +42,7 @@ def test_whole_frames_are_those_with_every_byte(paddr: int, size_bytes: int, off
 
 
 def resident_bytes() -> int:
+    """Return the resident size of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE
 
 

@@ -39,12 +39,14 @@ def chunks(frames: dict[int, bytes], sizes: int) -> Iterator[tuple[Frames, Bytes
 
 
 def written(path: Path, writer: Writer, frames: dict[int, bytes], sizes: int = 3, **options: object) -> bytes:
+    """Return the bytes that a writer writes."""
     with replacing(path) as fd:
         writer(chunks(frames, sizes), fd, FrameRanges.of_frames(sorted(frames)), **options)
     return path.read_bytes()
 
 
 def raw_frames(data: bytes) -> dict[int, bytes]:
+    """Return the pages of raw bytes, by frame."""
     return {at // PAGE_SIZE: data[at : at + PAGE_SIZE] for at in range(0, len(data), PAGE_SIZE)}
 
 

@@ -41,9 +41,11 @@ class TableLayout:
         self.tables[self.root] = {}
 
     def index(self, vaddr: int, level: int) -> int:
+        """Return the index of an address into a table of a level."""
         return (vaddr >> (3 + 9 * level)) & 511
 
     def new_table(self) -> int:
+        """Return the frame of a new, empty table."""
         pfn = self.next_pfn
         self.next_pfn += self.stride
         self.tables[pfn] = {}

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+"""The lookup of one address and the scan of whole tables, against a plain walk."""
+
 from __future__ import annotations
 
 import contextlib
@@ -17,6 +19,7 @@ from hibernaut.paging import scan as scan_module
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import entry_steps
 from hibernaut.paging.tables import PageTables, Rights, Span, Spans, Stop
+from tests.machines import BASE4 as BASE
 from tests.paging.layouts import (
     FRAME,
     KERNEL,
@@ -34,14 +37,14 @@ from tests.paging.layouts import (
 )
 from tests.strategies import table_addresses, table_layouts
 
-BASE = 0xFFFF_8880_0000_0000
-
 
 def tables_of(layout: TableLayout) -> PageTables:
+    """Return the page tables of a layout."""
     return PageTables(layout.memory(), layout.root << 12, layout.levels)
 
 
 def canonical_pages(levels: int) -> int:
+    """Return the number of pages of the address space."""
     return 1 << (9 * levels)
 
 
@@ -64,6 +67,7 @@ def probes(spans: Spans) -> list[int]:
 
 
 def span_index(spans: Spans, vaddr: int) -> int:
+    """Return the index of the span that holds an address."""
     return int(np.searchsorted(spans.vaddr, np.uint64(vaddr), side="right")) - 1
 
 
@@ -93,6 +97,7 @@ def test_walk_scan_and_translate_agree_with_a_naive_walk(data: st.DataObject) ->
 
 
 def check_against_naive_walk(data: st.DataObject) -> None:
+    """Check that a scan agrees with a plain walk at every edge."""
     layout = data.draw(table_layouts())
     tables = tables_of(layout)
     spans = tables.scan()

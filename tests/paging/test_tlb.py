@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+"""The TLB."""
+
 from __future__ import annotations
 
 import pytest

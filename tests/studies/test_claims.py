@@ -15,6 +15,7 @@ from hibernaut.studies.trials import Trial
 
 
 def with_endings(trial: Trial, *outcomes: Outcome) -> Trial:
+    """Return a trial that ends in these outcomes."""
     endings = tuple(Ending(outcome, 1, 0, ()) for outcome in outcomes)
     return Trial(trial.machine, trial.name, WayResult(len(endings), 1, 1, None, endings))
 

@@ -60,6 +60,7 @@ def test_the_whole_matrix(way: str) -> None:
 
 
 def situation(name: str) -> Situation:
+    """Return a situation by its name."""
     return next(one for one in SITUATIONS if one.name == name)
 
 

@@ -16,6 +16,7 @@ WRITES = [(11 * 4096 + 5, b"changed"), (25 * 4096, b"\x55" * 4096)]
 
 
 def plain(pages: Pages) -> dict[int, bytes]:
+    """Return the pages with zero pages written out."""
     return {pfn: page or bytes(4096) for pfn, page in pages.items()}
 
 
@@ -29,6 +30,7 @@ def changed_by(pages: Pages, writes: list[tuple[int, bytes]]) -> dict[int, bytes
 
 
 def image_file(folder: Path, pages: Pages = PAGES, layout: naive.Layout = LAYOUT) -> Path:
+    """Write an image into a folder."""
     path = folder / "image"
     path.write_bytes(naive.build(pages, layout))
     return path

@@ -35,6 +35,7 @@ class Layout:
 
 
 def compress(name: str, unit: bytes) -> bytes:
+    """Compress a unit."""
     if name == "lz4":
         packed: bytes = lz4.block.compress(unit, store_size=False)
         return packed
@@ -43,6 +44,7 @@ def compress(name: str, unit: bytes) -> bytes:
 
 
 def decompress(name: str, packed: bytes) -> bytes:
+    """Decompress a unit."""
     if name == "lz4":
         plain: bytes = lz4.block.decompress(packed, uncompressed_size=131072)
         return plain
@@ -51,6 +53,7 @@ def decompress(name: str, packed: bytes) -> bytes:
 
 
 def info_page(saved: int, stored: int, layout: Layout) -> bytes:
+    """Return the page of `struct swsusp_info`."""
     page = bytearray(PAGE)
     struct.pack_into("<QQQQQ", page, 0, 0xFFFFFFFF81000000, 0x1000000, layout.cr3, layout.magic, 0xBA571FD2)
     pages = 1 + (saved + 511) // 512 + stored

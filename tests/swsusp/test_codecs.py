@@ -48,6 +48,7 @@ def foreign(name: str) -> tuple[Callable[[bytes], bytes], Callable[[bytes], byte
 
 
 def unpacked(codec: Codec, packed: bytes, size_bytes: int) -> NDArray[np.uint8]:
+    """Return what a codec decompresses into an array of this size."""
     out = np.full(size_bytes, 0xEE, dtype=np.uint8)
     codec.decompress_into(np.frombuffer(packed, dtype=np.uint8), out)
     return out

@@ -33,6 +33,7 @@ class Recorder:
     operations: list[Operation] = field(default_factory=list)
 
     def note(self, fd: int, operation: Operation) -> None:
+        """Record an operation on the image; fail where this is asked for."""
         if os.path.samestat(os.fstat(fd), self.path.stat()):
             if self.fail_after == len(self.operations):
                 raise OSError(5, os.strerror(5))
@@ -40,6 +41,7 @@ class Recorder:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
+        """Record every write and sync within."""
         pwrite, pwritev, fsync = os.pwrite, os.pwritev, os.fsync
 
         def noted_pwrite(fd: int, data: bytes, offset: int) -> int:
@@ -64,6 +66,7 @@ class Recorder:
 
 
 def recorded(path: Path) -> list[Operation]:
+    """Return every write and sync of a rewrite, in order."""
     recorder = Recorder(path)
     with open_image(path, offset=LAYOUT.header_block) as image, recorder.watching():
         rewrite_image(image, writes=WRITES)
@@ -71,6 +74,7 @@ def recorded(path: Path) -> list[Operation]:
 
 
 def after(device: bytes, operations: list[Operation]) -> bytes:
+    """Return the device after these operations."""
     changed = bytearray(device)
     for operation in operations:
         if operation is not None:
@@ -153,10 +157,12 @@ def never_given_up(operations: list[Operation]) -> list[Operation]:
 
 
 def no_sync_before_the_header(operations: list[Operation]) -> list[Operation]:
+    """A wrong order: the header is written without a sync before it."""
     return [*operations[:-3], *operations[-2:]]
 
 
 def no_sync_after_giving_up(operations: list[Operation]) -> list[Operation]:
+    """A wrong order: data is written without a sync after the old image is given up."""
     return [operations[0], *operations[2:]]
 
 

@@ -30,15 +30,18 @@ ORDER = ["signature", "hw_sig", "compressor", "swap_map", "magic", "e820_checksu
 
 
 def judge(path: Path, kernel: str, machine: ResumingMachine = GUEST, offset: int = 0) -> Verdict:
+    """Return the verdict of a kernel on an image."""
     with open_plain(path) as file:
         return verdict_on(inspect_image(file, offset=offset), image_rules_for_release(kernel), machine)
 
 
 def refusals(verdict: Verdict) -> dict[str, str | None]:
+    """Return the checks that refuse, with the kernel's message."""
     return {check.check: check.message for check in verdict.checks if check.answer is Answer.REFUSES}
 
 
 def unknowns(verdict: Verdict) -> list[str]:
+    """Return the checks whose answer is not known."""
     return [check.check for check in verdict.checks if check.answer is Answer.UNKNOWN]
 
 
@@ -127,6 +130,7 @@ def units_of(device: bytes | bytearray) -> list[int]:
 
 
 def entries_of(device: bytes | bytearray) -> list[int]:
+    """Return the entries of a device's swap map."""
     (block,) = struct.unpack_from("<Q", device, 4064)
     entries: list[int] = []
     while block:
@@ -294,6 +298,7 @@ def test_a_flipped_bit_in_a_golden_image(golden: Golden, tmp_path: Path) -> None
 
 
 def units_of_golden(path: Path) -> int:
+    """Return the position of a byte in the middle of the compressed data."""
     with open_plain(path) as file:
         found = inspect_image(file)
         assert found.swap_map is not None

@@ -27,6 +27,7 @@ INFO = ImageInfo.blank(cr3=0x1000, physical_pages=1 << 16)
 
 
 def memory_of(pages: dict[int, bytes | None]) -> SegmentMemory:
+    """Return a memory of these pages."""
     return SegmentMemory(
         [
             Segment(pfn, np.frombuffer(page or bytes(4096), dtype=np.uint8).reshape(1, 4096))

@@ -24,6 +24,7 @@ HOWS = ("zstd", "gzip", "xz", "flattened")
 
 
 def packed(how: str, data: bytes = DATA) -> bytes:
+    """Return data packed by one of `HOWS`."""
     return flattened(data, 70_000) if how == "flattened" else packed_file(data, how)
 
 

@@ -51,6 +51,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def mode(path: Path) -> int:
+    """Return the permission bits of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 

@@ -34,6 +34,7 @@ def test_mbr_partition(tmp_path: Path) -> None:
 
 
 def test_no_partition_table(tmp_path: Path) -> None:
+    """A file without the mark of an MBR, or too short for one, has no partitions."""
     with pytest.raises(FormatError, match="byte 510: no partition table; expected 55 aa"):
         found(tmp_path / "disk", bytes(SECTOR), 1)
     with pytest.raises(FormatError, match="no partition table"):
