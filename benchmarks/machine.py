@@ -24,7 +24,7 @@ from hibernaut.hibernation.audit import audit
 from hibernaut.hibernation.snapshot import CHUNK_PAGES, hibernate
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux import Layout, build_machine
-from hibernaut.linux.build import HoleSpec, hole_2m, hole_4k
+from hibernaut.linux.layout import HoleSpec, hole_2m, hole_4k
 from hibernaut.linux.roots import find_root
 from hibernaut.paging.entries import ENTRIES
 from hibernaut.sources import open_memory

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from hibernaut.linux.build import HoleKind, HoleSpec
-from hibernaut.linux.build import Layout as MachineLayout
+from hibernaut.linux.layout import HoleKind, HoleSpec
+from hibernaut.linux.layout import Layout as MachineLayout
 from hibernaut.paging.entries import Level
 from tests.memory import naive as dump_files
 from tests.paging.layouts import TableLayout, inverted

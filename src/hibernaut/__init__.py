@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hibernaut.kernel.suspend import PagesToSave, pages_to_save
     from hibernaut.kernel.symbols import kernel_symbols
     from hibernaut.linux import DirectMap, Environment, FailAllocations, Layout, Machine, build_machine
-    from hibernaut.linux.build import hole_1g, hole_2m, hole_4k, no_table, none_entries
+    from hibernaut.linux.layout import hole_1g, hole_2m, hole_4k, no_table, none_entries
     from hibernaut.linux.rules import KernelRules, rules_for_release, rules_named
     from hibernaut.paging.tables import PageTables
     from hibernaut.sources import Source, open_memory

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hibernaut import Fixmap, build_machine, hibernate
-from hibernaut.linux.build import Layout
+from hibernaut.linux.layout import Layout
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.writer import NewArea, write_image
 from tests.cli.run import hibernaut

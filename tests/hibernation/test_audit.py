@@ -13,7 +13,8 @@ from hibernaut.hibernation import Fixmap, Remap, check_resumed, hibernate, resum
 from hibernaut.hibernation.audit import Order, audit
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
-from hibernaut.linux.build import Layout, build_machine, hole_1g, hole_2m, hole_4k, no_table, none_entries
+from hibernaut.linux.build import build_machine
+from hibernaut.linux.layout import Layout, hole_1g, hole_2m, hole_4k, no_table, none_entries
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import PageTables
 from hibernaut.studies.demo import demo_layout

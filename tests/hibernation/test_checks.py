@@ -18,13 +18,9 @@ from hibernaut.hibernation import (
 )
 from hibernaut.hibernation.resume import BootKernel
 from hibernaut.hibernation.ways import FixmapNoClear
-from hibernaut.linux.build import (
-    Layout,
-    build_machine,
-    hole_2m,
-    hole_4k,
-)
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.direct_map import FrameState
+from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.linux.pgtable import KERNPG_TABLE, lookup_address, pfn_entry
 from hibernaut.memory.physical import FrameRanges
 from hibernaut.paging.entries import Entry, Level

@@ -8,8 +8,9 @@ from pathlib import Path
 from hibernaut.hibernation import Fixmap, Remap, hibernate, resume
 from hibernaut.hibernation.invariants import INVARIANTS, TRACES, Hibernation, check_resumed, violations_of
 from hibernaut.hibernation.ways import MUTANTS, RemapGeneric
-from hibernaut.linux.build import Layout, build_machine, hole_2m
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import FailAllocations
+from hibernaut.linux.layout import Layout, hole_2m
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 LAYOUT = Layout(((0, 0xA0), (0x100, 0x3F00)), holes=(hole_2m(0x1000),), tables="high")

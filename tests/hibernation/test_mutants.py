@@ -17,13 +17,10 @@ from hibernaut.hibernation import (
     slot_empty,
 )
 from hibernaut.hibernation.ways import FixmapNoClear, FixmapNoFlush, Mutant, RemapNoFlush, RemapNoUnmap
-from hibernaut.linux.build import (
-    Layout,
-    build_machine,
-    hole_4k,
-)
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.formula import formula_pages
+from hibernaut.linux.layout import Layout, hole_4k
 from tests.hibernation.machines import RAM
 
 

@@ -14,10 +14,11 @@ from hibernaut.errors import HibernationRefused
 from hibernaut.hibernation import BootKernel, Fixmap, Remap, Snapshot, hibernate, resume, same_data, tables_closed
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.hibernation.ways import FixmapNoFlush, RemapGenericAbort
-from hibernaut.linux.build import Layout, build_machine, hole_2m, hole_4k
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import ChooseFrames, FailAllocations
 from hibernaut.linux.formula import BOOT_MARK, formula_pages
+from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.linux.machine import Machine
 from hibernaut.memory.physical import FrameRanges, PhysicalMemory
 from hibernaut.paging.entries import Level

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hibernaut.hibernation.checks import same_frames
-from hibernaut.linux.build import Layout, build_machine, hole_2m, hole_4k
+from hibernaut.linux.build import build_machine
+from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, pfn_entry
 from hibernaut.paging.entries import Entry

@@ -11,8 +11,9 @@ import pytest
 from hibernaut.hibernation import BootKernel, Fixmap, Remap, Way, check_resumed, resume
 from hibernaut.hibernation.audit import audit
 from hibernaut.hibernation.snapshot import hibernate
-from hibernaut.linux.build import Layout, build_machine, hole_2m, hole_4k
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.formula import FormulaMemory, formula_pages
+from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.memory.physical import Bytes, FrameRanges
 from hibernaut.paging.entries import Level
 from tests.machines import GIB

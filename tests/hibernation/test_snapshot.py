@@ -16,9 +16,10 @@ from hibernaut.hibernation import Fixmap, Remap, Snapshot, Way, hibernate, same_
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.hibernation.ways.base import Way as WayBase
-from hibernaut.linux.build import HoleKind, Layout, build_machine, hole_2m, hole_4k
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import ChooseFrames, FailAllocations
 from hibernaut.linux.formula import formula_pages
+from hibernaut.linux.layout import HoleKind, Layout, hole_2m, hole_4k
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.linux.pgtable import pfn_entry

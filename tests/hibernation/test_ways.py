@@ -28,19 +28,11 @@ from hibernaut.hibernation import (
 )
 from hibernaut.hibernation.checks import Violation
 from hibernaut.hibernation.ways.fixmap_v1 import PREEMPTIBLE
-from hibernaut.linux.build import (
-    HoleSpec,
-    Layout,
-    build_machine,
-    hole_1g,
-    hole_2m,
-    hole_4k,
-    no_table,
-    none_entries,
-)
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import Environment, FailAllocations
 from hibernaut.linux.formula import formula_pages
+from hibernaut.linux.layout import HoleSpec, Layout, hole_1g, hole_2m, hole_4k, no_table, none_entries
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, pfn_entry
 from hibernaut.memory.physical import FrameRanges

@@ -20,8 +20,9 @@ from hibernaut.hibernation.resume import resume
 from hibernaut.lab.confirm import confirm
 from hibernaut.lab.judgement import TornImage, judge
 from hibernaut.lab.prediction import Prediction, cannot_arrange, predict
-from hibernaut.linux.build import HoleSpec, Layout, build_machine, hole_2m, hole_4k, none_entries
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import FailAllocations
+from hibernaut.linux.layout import HoleSpec, Layout, hole_2m, hole_4k, none_entries
 from hibernaut.linux.rules import rules_for_release
 from tests.lab.logs import (
     BEFORE,

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hibernaut.linux.build import Layout, build_machine
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.kernel_image import KernelImage
+from hibernaut.linux.layout import Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE
 from hibernaut.linux.rules import KernelRules, rules_named

@@ -11,21 +11,21 @@ from hibernaut.errors import HibernautError
 from hibernaut.hibernation.checks import page_tables
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
-from hibernaut.linux.build import (
+from hibernaut.linux.build import build_machine
+from hibernaut.linux.direct_map import FrameState
+from hibernaut.linux.environment import FailAllocations
+from hibernaut.linux.formula import FormulaMemory, formula_pages
+from hibernaut.linux.layout import (
     PAGE_OFFSET,
     HoleKind,
     HoleSpec,
     Layout,
-    build_machine,
     hole_1g,
     hole_2m,
     hole_4k,
     no_table,
     none_entries,
 )
-from hibernaut.linux.direct_map import FrameState
-from hibernaut.linux.environment import FailAllocations
-from hibernaut.linux.formula import FormulaMemory, formula_pages
 from hibernaut.memory.physical import FrameRanges, Segment
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import Stop

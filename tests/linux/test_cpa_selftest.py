@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hibernaut.linux.build import Layout, build_machine
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.change_page_attr import change_page_attr_set_clr
+from hibernaut.linux.layout import Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_counts import direct_pages_count
 from hibernaut.linux.pgtable import is_none, pfn_and_prot, pgprot_large_2_4k

@@ -9,8 +9,9 @@ import pytest
 
 from hibernaut.errors import HibernautError, MachineFault
 from hibernaut.hibernation.source_machine import machine_from_memory
-from hibernaut.linux.build import Layout, build_machine
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.fixmap import FIXADDR_TOP, fix_to_virt
+from hibernaut.linux.layout import Layout
 from tests.linux.witness import LOW2M_CR3, elf_memory
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hibernaut.linux.build import hole_1g, hole_2m, hole_4k, no_table, none_entries
+from hibernaut.linux.layout import hole_1g, hole_2m, hole_4k, no_table, none_entries
 from hibernaut.linux.page_counts import direct_pages_count
 from hibernaut.linux.pgtable import PAGE_KERNEL_4K, pfn_entries, pfn_entry
 from hibernaut.linux.set_memory import (

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError
-from hibernaut.linux.build import Layout, build_machine
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.change_page_attr import AttributeChangeError
+from hibernaut.linux.layout import Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import pfn_entry
 from hibernaut.linux.rules import (

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hibernaut.errors import MachineFault, OutOfMemory
-from hibernaut.linux.build import hole_2m, hole_4k, no_table, none_entries
 from hibernaut.linux.change_page_attr import AttributeChangeError, change_page_attr_set_clr
 from hibernaut.linux.environment import Environment, FailAllocations
+from hibernaut.linux.layout import hole_2m, hole_4k, no_table, none_entries
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, pfn_entry
 from hibernaut.linux.rules import LINES, KernelRules

@@ -17,11 +17,9 @@ from hibernaut.hibernation import (
     RemapGenericZero,
 )
 from hibernaut.hibernation.ways import WAYS, way_named
-from hibernaut.linux.build import (
-    Layout,
-    build_machine,
-)
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.formula import formula_pages
+from hibernaut.linux.layout import Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.report.text import CHECK_LETTERS

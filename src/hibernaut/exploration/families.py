@@ -24,17 +24,8 @@ from hibernaut.exploration.layouts import (
     ask_side,
     ask_tables,
 )
-from hibernaut.linux.build import (
-    PAGE_OFFSET,
-    HoleSpec,
-    Layout,
-    hole_1g,
-    hole_2m,
-    hole_4k,
-    no_table,
-    none_entries,
-)
 from hibernaut.linux.environment import Environment
+from hibernaut.linux.layout import PAGE_OFFSET, HoleSpec, Layout, hole_1g, hole_2m, hole_4k, no_table, none_entries
 from hibernaut.paging.entries import Level
 
 __all__ = ["MOST_REGIONS", "SAVED_PAGES", "ChosenMachine", "Family", "Region", "region_named"]

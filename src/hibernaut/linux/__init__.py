@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from hibernaut.linux.build import HoleKind, HoleSpec, Layout, build_machine
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.direct_map import DirectMap, FrameState
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations, Replay
+from hibernaut.linux.layout import HoleKind, HoleSpec, Layout
 from hibernaut.linux.machine import Machine
 
 __all__ = [

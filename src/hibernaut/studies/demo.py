@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hibernaut.linux.build import Layout, hole_2m, hole_4k
+from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.memory.physical import PAGE_SIZE, Bytes, Segment
 
 __all__ = ["DEMO_BLOCK_PFN", "demo_layout", "demo_pages"]

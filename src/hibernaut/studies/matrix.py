@@ -16,8 +16,9 @@ from hibernaut.hibernation.invariants import INVARIANTS, check_resumed
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.snapshot import Snapshot, hibernate
 from hibernaut.hibernation.ways import Way, way_named
-from hibernaut.linux.build import HoleSpec, Layout, build_machine, hole_1g, hole_2m, hole_4k, no_table, none_entries
+from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, FailAllocations
+from hibernaut.linux.layout import HoleSpec, Layout, hole_1g, hole_2m, hole_4k, no_table, none_entries
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_default_noflush, set_direct_map_invalid_noflush
