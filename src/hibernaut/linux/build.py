@@ -16,13 +16,13 @@ from hibernaut.linux.allocator import FreePages
 from hibernaut.linux.boot_tables import BootTables
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.formula import FormulaMemory
+from hibernaut.linux.kernel_pages import KernelPages
 from hibernaut.linux.layout import HoleKind, HoleSpec, Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import AllocatorPlaces, mem_map_page
 from hibernaut.linux.page_alloc import BuddyAllocator, zone_batchsize
 from hibernaut.linux.page_flags import PageFlags
-from hibernaut.linux.placement import Placement
 from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_invalid_noflush, set_memory_np
 from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, FrameRanges, Overlay, PhysicalMemory, Segment
@@ -50,18 +50,18 @@ def build_machine(layout: Layout, environment: Environment | None = None, rules:
     groups = range(len(tables.counts))
     holes = [[hole for hole in layout.holes if layout.table_group(hole.start_pfn) == group] for group in groups]
     reserve = [_splits_at_most(own) for own in holes]
-    placement = Placement.of(layout, ram, [count + more for count, more in zip(tables.counts, reserve, strict=True)])
-    mem_map = Segment(placement.mem_map, np.broadcast_to(mem_map_page(), (placement.mem_map_pages, PAGE_SIZE)))
-    segments = [*tables.fill(placement.tables), *layout.data, mem_map]
+    pages = KernelPages.of(layout, ram, [count + more for count, more in zip(tables.counts, reserve, strict=True)])
+    mem_map = Segment(pages.mem_map, np.broadcast_to(mem_map_page(), (pages.mem_map_pages, PAGE_SIZE)))
+    segments = [*tables.fill(pages.tables), *layout.data, mem_map]
 
-    builder = _machine(layout, FormulaMemory(ram, segments), placement, rules=rules)
-    for own, first, count, more in zip(holes, placement.tables, tables.counts, reserve, strict=True):
+    builder = _machine(layout, FormulaMemory(ram, segments), pages, rules=rules)
+    for own, first, count, more in zip(holes, pages.tables, tables.counts, reserve, strict=True):
         builder.allocator = FreePages(np.arange(first + count, first + count + more))
         _apply_holes(own, builder)
-    places = _init_allocator(builder, layout, placement, ram)
+    places = _init_allocator(builder, layout, pages, ram)
 
     written = _segments(builder.memory)
-    machine = _machine(layout, FormulaMemory(ram, [*written, *segments]), placement, environment, rules, layout.cpus)
+    machine = _machine(layout, FormulaMemory(ram, [*written, *segments]), pages, environment, rules, layout.cpus)
     machine.page_flags = PageFlags(
         ram,
         reserved=FrameRanges.of(layout.reserved),
@@ -76,7 +76,7 @@ def build_machine(layout: Layout, environment: Environment | None = None, rules:
 def _machine(
     layout: Layout,
     memory: PhysicalMemory,
-    placement: Placement,
+    pages: KernelPages,
     environment: Environment | None = None,
     rules: KernelRules | None = None,
     cpus: int = 1,
@@ -84,7 +84,7 @@ def _machine(
     """Return a machine of a layout, without an allocator yet."""
     return Machine(
         Overlay(memory),
-        cr3=placement.tables[0] << PAGE_SHIFT,
+        cr3=pages.tables[0] << PAGE_SHIFT,
         levels=layout.levels,
         base=layout.page_offset,
         end_pfn=FrameRanges.of(layout.ram).end,
@@ -95,17 +95,17 @@ def _machine(
     )
 
 
-def _init_allocator(machine: Machine, layout: Layout, placement: Placement, ram: FrameRanges) -> AllocatorPlaces:
+def _init_allocator(machine: Machine, layout: Layout, pages: KernelPages, ram: FrameRanges) -> AllocatorPlaces:
     """Write the state of the page allocator, and return its places."""
     places = AllocatorPlaces(
-        placement.mem_map << PAGE_SHIFT,
-        placement.zone << PAGE_SHIFT,
-        tuple(placement.pcp + cpu << PAGE_SHIFT for cpu in range(layout.cpus)),
+        pages.mem_map << PAGE_SHIFT,
+        pages.zone << PAGE_SHIFT,
+        tuple(pages.pcp + cpu << PAGE_SHIFT for cpu in range(layout.cpus)),
         ram.end,
     )
     batch = max(1, zone_batchsize(ram.total_pages))
     init_zone(machine, places, batch=batch, high=PCP_HIGH_BATCHES * batch)
-    BuddyAllocator(machine, places).free_pages_memory(placement.free, layout.free_pages)
+    BuddyAllocator(machine, places).free_pages_memory(pages.free, layout.free_pages)
     return places
 
 

@@ -11,14 +11,14 @@ from hibernaut.linux.layout import Layout
 from hibernaut.linux.mmzone import SIZEOF_STRUCT_PAGE
 from hibernaut.memory.physical import PAGE_SIZE, FrameRanges
 
-__all__ = ["Placement"]
+__all__ = ["KernelPages"]
 
 LOWEST_TABLE_PFN = 0x10
 """Frame 0 and its neighbours belong to the firmware."""
 
 
 @dataclass(frozen=True)
-class Placement:
+class KernelPages:
     """First frames of the kernel's own pages in RAM.
 
     Attributes:
@@ -38,7 +38,7 @@ class Placement:
     free: int
 
     @classmethod
-    def of(cls, layout: Layout, ram: FrameRanges, table_pages: Sequence[int]) -> Placement:
+    def of(cls, layout: Layout, ram: FrameRanges, table_pages: Sequence[int]) -> KernelPages:
         """Place everything; pages without a place of their own lie behind the tables, in the order of the attributes.
 
         Args:
