@@ -186,7 +186,7 @@ MADE_ELSEWHERE = {
     ("results", "__enter__"): "records of simulated machines, appended",
     ("damage", "_patch"): "damages a disk that is there; its mode stays",
     ("rewrite", "_claimed"): "the area of an image; its mode stays",
-    ("__init__", "main"): "the null device",
+    ("terminal", "abandon_output"): "the null device",
 }
 """Functions (module, name) that make files or open them for writing themselves, and why these need not be private."""
 

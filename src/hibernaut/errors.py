@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The few errors of the library; each carries its facts as attributes and reads as one line."""
+"""The few errors of the library; each carries its facts as attributes and reads as one line.
+
+The line says what is wrong, where, what was expected, and what to do next, in that order.
+"""
 
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any, Self
 
 __all__ = [
@@ -15,11 +19,28 @@ __all__ = [
     "LabUnavailable",
     "MachineFault",
     "OutOfMemory",
+    "how_to_install",
 ]
 
 
 class HibernautError(Exception):
-    """Base of every error that this library raises on purpose. All of them survive a trip to another process."""
+    """Base of every error that this library raises on purpose. All of them can be pickled.
+
+    Attributes:
+        advice: what to do next, an imperative clause without a full stop; None if nothing can be done.
+    """
+
+    def __init__(self, *args: object, advice: str | None = None) -> None:
+        self.advice = advice
+        super().__init__(*args)
+
+    @property
+    def statement(self) -> str:
+        """What is wrong, where, and what was expected: the line without its advice."""
+        return Exception.__str__(self)
+
+    def __str__(self) -> str:
+        return f"{self.statement}; {self.advice}" if self.advice else self.statement
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (type(self), self.args), self.__dict__
@@ -39,14 +60,14 @@ class HibernautError(Exception):
 
 
 def _again(kind: type[HibernautError], args: tuple[Any, ...]) -> HibernautError:
-    """An error as it was, without asking its class how it is made: most of them want keywords."""
+    """Make an error without calling its constructor, since most of them want keywords; pickle restores the rest."""
     error = BaseException.__new__(kind, *args)
     error.args = args
     return error
 
 
 class FormatError(HibernautError, ValueError):
-    """Input that is not what it should be: what, at which byte, what was expected.
+    """Input that cannot be used.
 
     Attributes:
         what: what is wrong, a clause without a full stop.
@@ -64,27 +85,35 @@ class FormatError(HibernautError, ValueError):
         offset: int | None = None,
         expected: str | None = None,
         found: str | None = None,
+        advice: str | None = None,
     ) -> None:
         self.what = what
         self.source = source
         self.offset = offset
         self.expected = expected
         self.found = found
-        super().__init__(what)
+        super().__init__(what, advice=advice)
 
     @property
     def where(self) -> str:
-        """The place as text: `file: byte N`, or as much of it as is known; empty if nothing is."""
+        """The place as text: `file, byte N`, or as much of it as is known; empty if nothing is."""
         place = "" if self.offset is None else f"byte {self.offset}"
-        return ": ".join(part for part in (self.source, place) if part)
+        return ", ".join(part for part in (self.source, place) if part)
 
-    def __str__(self) -> str:
-        line = self.what
-        if self.expected is not None:
-            line += f"; expected {self.expected}"
-        if self.found is not None:
-            line += f"; found {self.found}"
-        return f"{self.where}: {line}" if self.where else line
+    @property
+    def statement(self) -> str:
+        """What is wrong, where, what was expected and what was found."""
+        return f"{self.what}: {self.where}{self._details}" if self.where else self.complaint
+
+    @property
+    def complaint(self) -> str:
+        """The same without the place, for tables that have a column for it."""
+        return self.what + self._details
+
+    @property
+    def _details(self) -> str:
+        expected = "" if self.expected is None else f"; expected {self.expected}"
+        return expected if self.found is None else f"{expected}; found {self.found}"
 
 
 class CorruptImage(FormatError):
@@ -120,7 +149,9 @@ class MachineFault(HibernautError):
         self.log = log
         super().__init__(what)
 
-    def __str__(self) -> str:
+    @property
+    def statement(self) -> str:
+        """The fault, its address and entry, and what the machine was doing."""
         entry = "no table" if self.entry is None else f"entry {self.entry:#x}"
         frame = "" if self.pfn is None else f", frame {self.pfn:#x}"
         return f"{self.what}: address {self.address:#x}, {entry}{frame}, while {self.doing}"
@@ -139,17 +170,19 @@ class OutOfMemory(HibernautError, MemoryError):
         self.injected = injected
         super().__init__(number)
 
-    def __str__(self) -> str:
+    @property
+    def statement(self) -> str:
+        """Which allocation failed, and why."""
         reason = "injected" if self.injected else "no free frame"
         return f"page allocation {self.number} failed ({reason})"
 
 
 class HibernationRefused(HibernautError):
-    """The *modelled* kernel does not hibernate, or gives up on the way, and lives on: nothing is saved.
+    """The *modelled* kernel refuses or aborts hibernation and continues; nothing is saved.
 
     Attributes:
         what: why, a clause.
-        errno: the kernel's name of the error that whoever asked gets.
+        errno: the kernel's name of the error that the caller gets.
         log: the modelled kernel's own messages, oldest first.
     """
 
@@ -159,7 +192,9 @@ class HibernationRefused(HibernautError):
         self.log = log
         super().__init__(what)
 
-    def __str__(self) -> str:
+    @property
+    def statement(self) -> str:
+        """Why the kernel refused, with its error."""
         return f"hibernation refused: {self.what} (-{self.errno})"
 
 
@@ -171,12 +206,14 @@ class LabError(HibernautError):
         log: the last lines of the guest's kernel log, oldest first.
     """
 
-    def __init__(self, what: str, *, log: tuple[str, ...] = ()) -> None:
+    def __init__(self, what: str, *, log: tuple[str, ...] = (), advice: str | None = None) -> None:
         self.what = what
         self.log = log
-        super().__init__(what)
+        super().__init__(what, advice=advice)
 
-    def __str__(self) -> str:
+    @property
+    def statement(self) -> str:
+        """The failure, and the last log lines of the guest."""
         return f"{self.what}; last log lines of the guest: {' / '.join(self.log)}" if self.log else self.what
 
 
@@ -184,12 +221,27 @@ class LabUnavailable(LabError):
     """A need of the laboratory that this machine does not meet: a program, a package, a mirror.
 
     Attributes:
-        cure: the command that meets it, if there is one.
+        cure: the command or option that meets it, if there is one.
     """
 
-    def __init__(self, what: str, *, cure: str | None = None) -> None:
+    def __init__(self, what: str, *, cure: str | None = None, advice: str | None = None) -> None:
         self.cure = cure
-        super().__init__(what)
+        super().__init__(what, advice=advice or (f"try: {cure}" if cure else None))
 
-    def __str__(self) -> str:
-        return f"{self.what}; try: {self.cure}" if self.cure else self.what
+
+def how_to_install(*packages: str) -> str:
+    """Return the command that adds packages of PyPI to the environment that hibernaut runs in.
+
+    The command names the interpreter, so that it is the right environment whatever `pip` is first in PATH. An
+    interpreter that a distribution manages (PEP 668) refuses pip; there the packages come from the distribution.
+    """
+    import importlib.util
+    import sysconfig
+    from pathlib import Path
+
+    names = " ".join(packages)
+    if sys.prefix == sys.base_prefix and (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists():
+        return f"install your distribution's packages of {' and '.join(packages)} for {sys.executable}"
+    if importlib.util.find_spec("pip") is None:
+        return f"uv pip install --python {sys.executable} {names}"
+    return f"{sys.executable} -m pip install {names}"

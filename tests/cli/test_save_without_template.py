@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hibernaut.errors import how_to_install
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 from tests.cli.run import hibernaut
@@ -20,7 +21,7 @@ PAIRS = [("ram-6.1-lzo.elf", "swap-6.1-lzo.img"), ("ram-6.1-low2m.elf", "swap-6.
 @pytest.mark.parametrize(("dump", "image"), PAIRS)
 def test_an_image_as_the_kernel_would_write_it(golden: Golden, tmp_path: Path, dump: str, image: str) -> None:
     """The list, the info page and, but for what the copy itself changes, the pages are those of the kernel's image."""
-    pytest.importorskip("drgn", reason="drgn is not installed: pip install 'hibernaut[lab]'")
+    pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
     out = tmp_path / "saved.img"
     result = hibernaut("save", golden(dump), out, "--via", "fixmap", "--json")
     document = result.document
@@ -41,7 +42,7 @@ def test_an_image_as_the_kernel_would_write_it(golden: Golden, tmp_path: Path, d
 
 def test_a_kernel_that_does_not_hibernate(golden: Golden, tmp_path: Path) -> None:
     """Every frame of the direct map, for reading only: one remark, with the reason."""
-    pytest.importorskip("drgn", reason="drgn is not installed: pip install 'hibernaut[lab]'")
+    pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
     dump = golden("ram-6.1-secretmem.elf")
     result = hibernaut("save", dump, tmp_path / "saved.img", "--via", "fixmap", "--compressor", "none", "--json")
     assert result.document["pages_from"] == "direct-map"
@@ -57,7 +58,7 @@ def test_without_drgn(golden: Golden, tmp_path: Path, monkeypatch: pytest.Monkey
     out = tmp_path / "saved.img"
     result = hibernaut("save", golden("ram-6.1-lzo.elf"), out, "--via", "fixmap", "--compressor", "none", "--json")
     assert result.document["pages_from"] == "direct-map"
-    assert "pip install 'hibernaut[lab]'" in result.err
+    assert f"try: {how_to_install('drgn')}" in result.err
     with open_image(out) as image:
         assert image.info.jump_address == 0
 

@@ -75,7 +75,7 @@ def test_a_dump_and_an_image_are_machines(golden: Golden) -> None:
     result = hibernaut("inspect", written, "--for-kernel", "6.1", "--on-machine", golden("swap-6.1-low2m.img"))
     assert result.status == 0
     assert result.out.endswith("this kernel would resume from it\n")
-    pytest.importorskip("drgn", reason="drgn is not installed: pip install 'hibernaut[lab]'")
+    pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
     result = hibernaut("inspect", written, "--on-machine", dump, "--json")
     assert result.status == 0
     verdict = result.document["verdict"]

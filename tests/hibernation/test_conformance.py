@@ -100,7 +100,7 @@ def real(golden: Golden) -> Real:
 @pytest.fixture(scope="module")
 def explainer(real: Real) -> Explainer:
     """The kernel in the dump, asked what its words are."""
-    pytest.importorskip("drgn", reason="the kernel's symbols are read by drgn: pip install 'hibernaut[lab]'")
+    pytest.importorskip("drgn", reason="the kernel's symbols are read by drgn: pip install drgn capstone")
     return Explainer(real.memory, LOW2M_CR3, 4)
 
 
@@ -124,7 +124,7 @@ def explained(explainer: Explainer, real: Real, pages: dict[int, Bytes]) -> dict
 
 def test_the_kernels_list_is_the_images(real: Real) -> None:
     """The list in the dump (`orig_bm`), which the model gets, and the one in the image are one."""
-    pytest.importorskip("drgn", reason="the kernel's symbols are read by drgn: pip install 'hibernaut[lab]'")
+    pytest.importorskip("drgn", reason="the kernel's symbols are read by drgn: pip install drgn capstone")
     assert np.array_equal(kernel_state(real.memory).pfns, real.pfns)
 
 

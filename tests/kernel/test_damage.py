@@ -14,7 +14,7 @@ from hibernaut.kernel.suspend import kernel_state
 from hibernaut.memory.physical import Frames, Overlay, PhysicalMemory
 from tests.kernel.stopped import StoppedKernel
 
-pytest.importorskip("drgn", reason="drgn is not installed: pip install 'hibernaut[lab]'")
+pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -12,7 +12,7 @@ from hibernaut.swsusp import open_image
 from tests.conftest import Golden
 from tests.kernel.stopped import StoppedKernel, refusal
 
-pytest.importorskip("drgn", reason="drgn is not installed: pip install 'hibernaut[lab]'")
+pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
 
 
 @pytest.mark.parametrize("name", ["swap-6.1-lzo.img", "swap-6.1-low2m.img", "swap-6.12-lz4.img"])

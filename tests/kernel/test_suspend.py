@@ -17,7 +17,7 @@ from tests.kernel.stopped import StoppedKernel, refusal
 
 PAIRS = [("ram-6.1-lzo.elf", "swap-6.1-lzo.img"), ("ram-6.1-low2m.elf", "swap-6.1-low2m.img")]
 
-pytest.importorskip("drgn", reason="drgn is not installed: pip install 'hibernaut[lab]'")
+pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
 
 
 @pytest.mark.parametrize(("dump", "image"), PAIRS)

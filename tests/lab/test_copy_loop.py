@@ -12,8 +12,8 @@ from hibernaut.paging.tables import PageTables
 from hibernaut.sources import open_memory
 from tests.conftest import Golden
 
-pytest.importorskip("capstone", reason="capstone is not installed: pip install 'hibernaut[lab]'")
-pytest.importorskip("drgn", reason="drgn is not installed: pip install 'hibernaut[lab]'")
+pytest.importorskip("capstone", reason="capstone is not installed: pip install drgn capstone")
+pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
 
 START, NEXT_PFN, AFTER = 0x1000, 0x2000, 0x1040
 

@@ -95,5 +95,5 @@ def test_a_module_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "kernel" / "virtio_pci.ko"
     path.parent.mkdir()
     path.write_bytes(b"not an ELF file")
-    with pytest.raises(FormatError, match=r"virtio_pci\.ko: not a kernel module"):
+    with pytest.raises(FormatError, match=r"not a kernel module: .*virtio_pci\.ko$"):
         module_order(tmp_path)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from hibernaut import __version__
 from hibernaut.cli.answers import answers_
@@ -23,33 +24,48 @@ from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
 from hibernaut.cli.schema import schema
 from hibernaut.cli.takeover import takeover
+from hibernaut.cli.terminal import print_text
 from hibernaut.cli.walk import walk
 
-__all__ = ["app"]
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     name="hibernaut",
-    help="Linux x86-64 hibernation: page tables, the copy loop and the image, on simulated and real machines.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit status. Whatever goes wrong leaves it as an exception."""
+    try:
+        with get_command(app).make_context("hibernaut", arguments) as context:
+            context.command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
+
+
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"hibernaut {__version__}")
+        print_text(f"hibernaut {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """Linux x86-64 hibernation: page tables, the copy loop and the image, on simulated and real machines."""
+    if context.invoked_subcommand is None:
+        print_text(context.get_help())
+        raise typer.Exit(2)
 
 
 app.command()(demo)

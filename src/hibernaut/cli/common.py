@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from hibernaut.cli.terminal import print_json, print_text, progress_bar, say
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.hibernation.real_kernel import rules_of_source
 from hibernaut.kernel_line import Probed
@@ -134,20 +130,13 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def console() -> Console:
-    """Plain text on standard output: no markup, no colours of its own."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+class _Plain:
+    print = staticmethod(print_text)
 
 
-def print_json(document: Mapping[str, Any]) -> None:
-    """The one document of `--json`."""
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
-
-
-def say(line: str, quiet: bool = False) -> None:
-    """A remark on standard error, where it does not mix with the answer."""
-    if not quiet:
-        sys.stderr.write(f"hibernaut: {line}\n")
+def console() -> type[_Plain]:
+    """Return the writer of answers to standard output."""
+    return _Plain
 
 
 def refuse_same_file(out: Path, *sources: Path | None) -> None:
@@ -155,19 +144,6 @@ def refuse_same_file(out: Path, *sources: Path | None) -> None:
     for source in sources:
         if source is not None and out.exists() and source.exists() and out.samefile(source):
             raise typer.BadParameter(f"{out} is the source itself", param_hint="OUT")
-
-
-@contextmanager
-def progress_bar(what: str, total_pages: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal; gives the function that moves it by so many pages."""
-    stderr = Console(stderr=True)
-    if quiet or not stderr.is_terminal:
-        yield lambda _pages: None
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
-    with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
-        task = bar.add_task(what, total=total_pages)
-        yield lambda pages: bar.advance(task, pages)
 
 
 def rules_of(given: KernelRules | None, source: Source, quiet: bool, told: str | None = None) -> Probed[KernelRules]:

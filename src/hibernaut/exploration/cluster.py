@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hibernaut.errors import HibernautError
+from hibernaut.errors import HibernautError, how_to_install
 from hibernaut.exploration.one_machine import explore_layout
 from hibernaut.exploration.plan import Sweep
 from hibernaut.exploration.records import MachineRecord
@@ -38,7 +38,7 @@ def on_cluster(sweep: Sweep, machines: Sequence[tuple[int, ...]], scheduler: str
         import distributed
         from distributed.scheduler import KilledWorker
     except ImportError:
-        raise HibernautError("a cluster needs Dask: pip install 'hibernaut[dask]'") from None
+        raise HibernautError("Dask is not installed", advice=f"try: {how_to_install('distributed')}") from None
     dask: Any = distributed  # half of its functions bear no types
     try:
         client = dask.Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hibernaut.errors import FormatError, HibernautError
+from hibernaut.errors import FormatError, HibernautError, how_to_install
 from hibernaut.kernel.kallsyms import MAX_SYMBOLS
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.layouts import HAND_WRITTEN, KERNEL_IMAGE_BYTES, StructureLayouts
@@ -132,7 +132,8 @@ def _program(kernel: KernelMemory) -> Any:
         set_kernel = program.set_linux_kernel_custom
     except (ImportError, AttributeError):
         raise HibernautError(
-            "reading a kernel's symbols needs drgn 0.1 or newer; install it with: pip install 'hibernaut[lab]'"
+            "drgn 0.1 or newer, which reads a kernel's symbols, is not installed",
+            advice=f"try: {how_to_install('drgn')}",
         ) from None
     count = kernel.u32(kernel.number("SYMBOL(kallsyms_num_syms)", 16), "kallsyms_num_syms")
     if not 0 < count <= MAX_SYMBOLS:

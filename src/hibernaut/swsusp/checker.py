@@ -26,9 +26,7 @@ class Problem:
     @classmethod
     def of(cls, error: CorruptImage) -> Problem:
         """Return the problem that an error describes."""
-        place = error.where
-        text = str(error).removeprefix(f"{place}: ") if place else str(error)
-        return cls(text, place)
+        return cls(error.complaint, error.where)
 
 
 @dataclass(frozen=True, eq=False)

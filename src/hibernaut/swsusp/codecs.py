@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hibernaut.errors import HibernautError
+from hibernaut.errors import HibernautError, how_to_install
 
 __all__ = ["COMPRESSORS", "Codec", "CompressorName", "WrongLength", "codec_named"]
 
@@ -65,7 +65,8 @@ def codec_named(name: CompressorName) -> Codec:
             return maker()
         except ImportError:
             continue
-    raise HibernautError(f"no library for {name} is installed; install it with: pip install {PACKAGES[name]}")
+    advice = f"try: {how_to_install(*PACKAGES[name].split())}"
+    raise HibernautError(f"no library for {name} is installed", advice=advice)
 
 
 def _python_lzo() -> Codec:

@@ -15,14 +15,20 @@ from hibernaut.cli.lab.hibernate import hibernate
 from hibernaut.cli.lab.prove import prove_
 from hibernaut.cli.lab.resume import resume
 from hibernaut.cli.lab.variants import variants
+from hibernaut.cli.terminal import print_text
 
 __all__ = ["lab"]
 
-lab = typer.Typer(
-    help="Real kernels under QEMU: boot, hibernate, dump, resume, and prove hibernaut's claims.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+lab = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup_mode=None)
+
+
+@lab.callback()
+def _lab(context: typer.Context) -> None:
+    """Real kernels under QEMU: boot, hibernate, dump, resume, and prove hibernaut's claims."""
+    if context.invoked_subcommand is None:
+        print_text(context.get_help())
+        raise typer.Exit(2)
+
 
 lab.command()(doctor)
 lab.command()(variants)

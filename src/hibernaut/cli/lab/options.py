@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.save import Compressor
+from hibernaut.cli.terminal import print_text
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.kernels import KERNEL_LINES, Kernel, get_kernel, kernel_of_files, line_named
 from hibernaut.lab.laboratory import Lab
@@ -147,7 +148,7 @@ class LabOptions:
         vmlinuz = Path(name if self.modules else f"vmlinuz-{line_named(name).name}")
         pretended = Lab(Kernel(name, name, vmlinuz, Path("MODULES")))
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
-        typer.echo(command_text(pretended.hardware(variant, folder, disks, "SESSION", gdb)))
+        print_text(command_text(pretended.hardware(variant, folder, disks, "SESSION", gdb)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from hibernaut.errors import LabUnavailable
+from hibernaut.errors import LabUnavailable, how_to_install
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.debian import KEYRING, configured_mirrors
 from hibernaut.lab.host.kernels import KERNEL_LINES
@@ -85,8 +85,8 @@ def cures(found: list[NeedStatus]) -> list[str]:
     """Return the commands that meet the required needs that are not met."""
     missing = [one for one in found if one.need.required and not one.there]
     packages = sorted({package for one in missing for package in one.packages})
-    modules = any(one.modules for one in missing)
+    modules = sorted({module for one in missing for module in one.modules})
     return [
         *([f"apt-get install {' '.join(packages)}"] if packages else []),
-        *(["pip install 'hibernaut[lab]'"] if modules else []),
+        *([how_to_install(*modules)] if modules else []),
     ]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hibernaut.errors import LabUnavailable
+from hibernaut.errors import LabUnavailable, how_to_install
 
 __all__ = ["MODULES", "PROGRAMS", "Program", "need_module", "program", "run"]
 
@@ -53,13 +53,13 @@ PROGRAMS = (
 
 
 MODULES = {"capstone": "finds the copy loop in the kernel's code", "drgn": "reads kallsyms"}
-"""Python packages of the extra `lab`, and what they do."""
+"""Python packages that the laboratory needs, and what they do."""
 
 
 def need_module(name: str) -> None:
     """Require one of `MODULES`. Raises LabUnavailable if it is not installed."""
     if importlib.util.find_spec(name) is None:
-        raise LabUnavailable(f"{name} is not installed (it {MODULES[name]})", cure="pip install 'hibernaut[lab]'")
+        raise LabUnavailable(f"{name} is not installed (it {MODULES[name]})", cure=how_to_install(*MODULES))
 
 
 def program(name: str) -> str:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a command that fails prints, and its exit status: one line with what to do next."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import traceback
+from types import MappingProxyType
+
+import typer
+
+from hibernaut.cli.terminal import STANDARD_OUTPUT, ReaderGone, abandon_output, say
+from hibernaut.errors import CorruptImage, HibernationRefused, HibernautError, MachineFault, OutOfMemory
+from hibernaut.report.visible import visible
+
+__all__ = ["BAD_NEWS", "INTERNAL_ERROR", "READER_GONE", "UNUSABLE", "report_failure"]
+
+BAD_NEWS = 1
+UNUSABLE = 2
+INTERNAL_ERROR = 70
+"""EX_SOFTWARE of sysexits.h."""
+READER_GONE = 141
+"""What a shell reports of a program that SIGPIPE ends."""
+
+INSPECT = "`hibernaut inspect` lists all that is damaged"
+
+OS_ADVICE = MappingProxyType(
+    {
+        errno.EACCES: "check its permissions; a device may need root",
+        errno.EBADF: "do not close it, or give --quiet",
+        errno.EBUSY: "end the program that uses it",
+        errno.EDQUOT: "free space in your quota, or write elsewhere",
+        errno.EEXIST: "remove it, or give another name",
+        errno.EFBIG: "write to a file system that takes larger files",
+        errno.EIO: "look into the kernel log for errors of the device",
+        errno.EISDIR: "give a file in it",
+        errno.ENOENT: "check the path",
+        errno.ENOSPC: "free space there, or write elsewhere",
+        errno.ENOTDIR: "check the path",
+        errno.EPERM: "check its permissions; a device may need root",
+        errno.EROFS: "write elsewhere",
+    }
+)
+"""What to do next, by error number."""
+
+
+def report_failure(error: Exception) -> int:
+    """Print one line on standard error and return the exit status; for a fault of this program, its traceback too."""
+    usage_error = typer.BadParameter.__bases__[0]  # has no public name in all versions of Typer
+    if isinstance(error, usage_error):
+        say(_usage_line(error))
+    elif isinstance(error, CorruptImage | MachineFault | OutOfMemory | HibernationRefused):
+        say(str(error) if error.advice or not isinstance(error, CorruptImage) else f"{error}; {INSPECT}")
+        return BAD_NEWS
+    elif isinstance(error, HibernautError):
+        say(str(error))
+    elif isinstance(error, ReaderGone | BrokenPipeError):
+        abandon_output()
+        return READER_GONE
+    elif isinstance(error, OSError):
+        if error.filename == STANDARD_OUTPUT:
+            abandon_output()
+        say(_os_line(error))
+    elif isinstance(error, MemoryError):
+        say("not enough memory; free some, or raise the limit of this process (ulimit -v)")
+    else:
+        sys.stderr.write(visible("".join(traceback.format_exception(error))))
+        say(
+            f"internal error: {type(error).__name__}: {error}; this is a fault of hibernaut: please report it with "
+            "the lines above, the command, and `hibernaut --version`"
+        )
+        return INTERNAL_ERROR
+    return UNUSABLE
+
+
+def _os_line(error: OSError) -> str:
+    what = error.strerror or str(error) or type(error).__name__
+    place = f": {error.filename}" if error.filename else ""
+    other = f" and {error.filename2}" if error.filename2 else ""
+    advice = OS_ADVICE.get(error.errno or 0)
+    return f"{what}{place}{other}" + (f"; {advice}" if advice else "")
+
+
+def _usage_line(error: Exception) -> str:
+    message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+    message = re.sub(r"\.? Did you mean (.*)\?", r" (did you mean \1?)", message)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "hibernaut"
+    return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"

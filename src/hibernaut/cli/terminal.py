@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one writer of all that commands print, and the progress bar; text of files cannot control the terminal."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from hibernaut.report.visible import visible, visible_line
+
+__all__ = ["STANDARD_OUTPUT", "ReaderGone", "abandon_output", "print_json", "print_text", "progress_bar", "say"]
+
+STANDARD_OUTPUT = "standard output"
+
+
+class ReaderGone(Exception):
+    """The program that reads standard output has ended, as `head` does."""
+
+
+def print_text(text: str) -> None:
+    """Write an answer to standard output.
+
+    Raises:
+        ReaderGone: nothing reads it any more.
+        OSError: it is closed, or the disk is full.
+    """
+    _write_output(visible(text) + "\n")
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Write the one document of `--json`. Raises as `print_text`."""
+    _write_output(json.dumps(document, indent=1) + "\n")
+
+
+def say(line: str, quiet: bool = False) -> None:
+    """Write a remark to standard error, where it does not mix with the answer."""
+    if not quiet and sys.stderr is not None:
+        sys.stderr.write(_encodable(f"hibernaut: {visible_line(line)}\n", sys.stderr))
+
+
+def abandon_output() -> None:
+    """Drop what standard output still holds, which the interpreter would write, and fail to, when it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _write_output(text: str) -> None:
+    if sys.stdout is None:  # as Python leaves it if the descriptor is closed
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), STANDARD_OUTPUT)
+    try:
+        sys.stdout.write(_encodable(text, sys.stdout))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGone from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from error
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Escape what the stream's encoding cannot express: a terminal of the C locale must not end the program."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@contextmanager
+def progress_bar(what: str, total_pages: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error, if that is a terminal; yield the function that moves it by a number of pages."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _pages: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(visible_line(what), total=total_pages)
+        yield lambda pages: bar.advance(task, pages)
