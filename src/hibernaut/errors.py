@@ -213,7 +213,7 @@ class LabError(HibernautError):
 
     @property
     def statement(self) -> str:
-        """The failure, and the last log lines of the guest."""
+        """What went wrong, and the guest's last log lines."""
         return f"{self.what}; last log lines of the guest: {' / '.join(self.log)}" if self.log else self.what
 
 

@@ -37,7 +37,7 @@ main()
 
 
 def run(*command: str | Path, **more: object) -> subprocess.CompletedProcess[str]:
-    """Run Python with this code and these arguments."""
+    """Run Python code with arguments; what it prints on standard error is kept."""
     return subprocess.run([*PYTHON, *map(str, command)], text=True, stderr=subprocess.PIPE, check=False, **more)  # type: ignore[call-overload,no-any-return]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_without_the_extra_nothing_is_booted(tmp_path: Path, monkeypatch: pytest
     )
     line = refused("takeover")
     assert f"{name} is not installed" in line
-    assert "pip install 'hibernaut[lab]'" in line
+    assert line.endswith(f"try: {sys.executable} -m pip install capstone drgn")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_without_the_extra_nothing_is_booted(tmp_path: Path, monkeypatch: pytest
         (("boot", "--kernel", "5.4"), "no kernel line '5.4'"),
         (("boot", "--variant", "x"), "no guest variant 'x'"),
         (("boot", "--accel", "xen"), "none of tcg, kvm, auto"),
-        (("boot", "--kernel", "no-such-vmlinuz", "--modules", "x"), "no-such-vmlinuz: No such file"),
+        (("boot", "--kernel", "no-such-vmlinuz", "--modules", "x"), "No such file or directory: no-such-vmlinuz"),
         (("boot", "--modules", "x"), "needs a kernel of your own"),
         (("resume", "nowhere"), "No such file"),
         (("prove", "--case", "nothing like it"), "no case matches"),

@@ -23,7 +23,7 @@ __all__ = ["COMPRESSORS", "Codec", "CompressorName", "WrongLength", "codec_named
 
 CompressorName = Literal["lzo", "lz4", "none"]
 COMPRESSORS: tuple[CompressorName, ...] = ("lzo", "lz4", "none")
-PACKAGES = {"lzo": "lzallright", "lz4": "lz4 cramjam"}
+PACKAGES = {"lzo": ("lzallright",), "lz4": ("lz4", "cramjam")}
 """Python packages that bring each compressor."""
 
 
@@ -65,8 +65,7 @@ def codec_named(name: CompressorName) -> Codec:
             return maker()
         except ImportError:
             continue
-    advice = f"try: {how_to_install(*PACKAGES[name].split())}"
-    raise HibernautError(f"no library for {name} is installed", advice=advice)
+    raise HibernautError(f"no library for {name} is installed", advice=f"try: {how_to_install(*PACKAGES[name])}")
 
 
 def _python_lzo() -> Codec:

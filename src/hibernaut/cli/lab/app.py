@@ -19,7 +19,11 @@ from hibernaut.cli.terminal import print_text
 
 __all__ = ["lab"]
 
-lab = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup_mode=None)
+lab = typer.Typer(
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 
 @lab.callback()
