@@ -42,6 +42,7 @@ class Interrupts:
         self._main = threading.main_thread().ident
         self._handled: SimpleQueue[None] = SimpleQueue()
         self._expected = False
+        self._under_way = False
         self._before = signal.signal(signal.SIGUSR1, self._handle)
 
     def send(self) -> None:
@@ -58,15 +59,23 @@ class Interrupts:
                 return self._handled.get(timeout=AGAIN_SECONDS)
 
     def once(self, function: Callable[..., object], times: int = 1) -> Callable[..., object]:
-        """A function that interrupts the main thread when another thread first calls it, then does what it should."""
+        """A function that interrupts the main thread when another thread first calls it, then does what it should.
+
+        It takes a moment for that, in which a main thread that does not wait for it leaves the block of `expected`.
+        """
         left = [None] * times
 
         def wrapped(*arguments: object, **options: object) -> object:
-            if threading.get_ident() != self._main:
-                while left:
-                    left.pop()
-                    self.send()
-            return function(*arguments, **options)
+            if threading.get_ident() == self._main or not left:
+                return function(*arguments, **options)
+            self._under_way = True
+            while left:
+                left.pop()
+                self.send()
+            time.sleep(0.1)
+            result = function(*arguments, **options)
+            self._under_way = False
+            return result
 
         return wrapped
 
@@ -79,6 +88,7 @@ class Interrupts:
             yield
         except Interrupted:
             self._expected = False
+            assert not self._under_way, "a thread is still at work"
         else:
             self._expected = False
             raise AssertionError("the block was not interrupted")

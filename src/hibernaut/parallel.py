@@ -93,8 +93,8 @@ def ordered_results(
         tasks: called on the threads; the iterator itself is advanced by the calling thread.
         workers: threads; None: one a core.
         ahead: tasks begun before the result of the first of them is asked for; None: two a worker.
-        stop: makes tasks under way end soon, called before they are waited for: more than once if that is interrupted,
-            and also when none is left. Must not fail.
+        stop: makes tasks under way end soon; called before they are waited for if not all results were asked for, and
+            again if that is interrupted. Must not fail.
 
     Raises:
         BaseException: whatever a task raised, in its turn.
@@ -103,13 +103,14 @@ def ordered_results(
     ahead = 2 * workers if ahead is None else ahead
     queue: SimpleQueue[_Task[Result] | None] = SimpleQueue()
     flying: deque[_Task[Result]] = deque()
+    complete = False
 
     def run() -> None:
         while (task := queue.get()) is not None and not threads.stopped:
             task.run()
 
     def end() -> None:
-        if stop is not None:
+        if stop is not None and not complete:
             stop()
         for _ in range(workers):
             queue.put(None)
@@ -124,6 +125,7 @@ def ordered_results(
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()
+        complete = True
 
 
 class _Workers:

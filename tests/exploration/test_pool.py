@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +55,54 @@ def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
     while of_session(parent.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert of_session(parent.pid) == []
+
+
+INTERRUPTED = """
+import multiprocessing, sys
+from pathlib import Path
+from hibernaut.exploration.families import Family
+from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.sweep import run_sweep
+
+workers = set()
+
+def told(progress):
+    workers.update(process.pid for process in multiprocessing.active_children())
+    if progress.machines == 2:
+        print("two", flush=True)
+        if HOW == "exception":
+            raise KeyboardInterrupt
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+if __name__ == "__main__":
+    try:
+        run_sweep(Sweep(Family(regions=(0, 1, 2, 3)), ("remap-generic",)), processes=2, progress=told)
+    except KeyboardInterrupt:
+        print(len(workers), sum(map(lives, workers)))
+"""
+
+
+@pytest.mark.parametrize("how", ["exception", "signal to the parent", "signal from the terminal"])
+def test_an_interrupted_sweep_leaves_no_worker_at_work(how: str, tmp_path: Path) -> None:
+    """When the call ends by an exception or Ctrl-C, its workers have ended, and they say nothing of it."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(f"HOW = {how!r}\n{INTERRUPTED}")
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "two\n"
+        if how == "signal to the parent":
+            parent.send_signal(signal.SIGINT)
+        elif how == "signal from the terminal":
+            os.killpg(parent.pid, signal.SIGINT)
+        out, err = parent.communicate(timeout=300)
+    assert (out, err, parent.returncode) == ("2 0\n", "", 0)
 
 
 def of_session(session: int) -> list[int]:

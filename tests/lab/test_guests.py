@@ -72,6 +72,8 @@ def test_hibernate_and_resume_on_the_command_line(lab_61: Lab, tmp_path: Path) -
     made = hibernaut("lab", "hibernate", folder, "--cache", lab_61.cache.root, "--json")
     assert made.status == 0, made.err
     assert made.document["outcome"] == "hibernated"
+    open_to_others = {path.name for path in folder.iterdir() if path.stat().st_mode & 0o077}
+    assert open_to_others == {"initramfs", "machine.json"}  # neither holds memory
     assert "PM: hibernation: Need to copy" in (folder / "kernel.log").read_text()
     assert hibernaut("inspect", folder / "swap.img", "--quiet").status == 0
     resumed = hibernaut("lab", "resume", folder, "--cache", lab_61.cache.root)

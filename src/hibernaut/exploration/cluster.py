@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from hibernaut.errors import HibernautError, how_to_install
@@ -21,7 +21,9 @@ RETRIES = 10
 """How often a machine is tried again after its worker was lost: one that kills its workers must come to an end."""
 
 
-def on_cluster(sweep: Sweep, machines: Sequence[tuple[int, ...]], scheduler: str) -> Iterator[MachineRecord]:
+def on_cluster(
+    sweep: Sweep, machines: Sequence[tuple[int, ...]], scheduler: str
+) -> Generator[MachineRecord, None, None]:
     """Yield the records of some machines, in the order in which they are done.
 
     A machine whose worker is lost is run again on another one; each gives one record.

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.one_machine import explore_layout
@@ -24,29 +26,40 @@ AHEAD = 4
 
 @contextmanager
 def local_pool(processes: int | None = None) -> Iterator[tuple[ProcessPoolExecutor, int]]:
-    """Give a pool of worker processes and their number, by default one for each core."""
+    """Give a pool of worker processes and their number, by default one for each core.
+
+    The workers are gone when the block is left. If an exception or an interrupt ends it, their work is given up.
+    """
     count = processes or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(count, mp_context=get_context("forkserver"), initializer=_end_with_parent) as pool:
-        try:
-            yield pool, count
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    context = get_context("forkserver")
+    leash, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_leash, initargs=(leash,))
+    try:
+        yield pool, count
+        pool.shutdown()
+    finally:
+        held.close()
+        pool.shutdown(cancel_futures=True)
+        leash.close()
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent ends: one that is killed must not leave it waiting for work."""
-    parent = parent_process()
+def _end_with_leash(leash: Connection) -> None:
+    """End this worker when the other end of a pipe is closed: by its parent, or since its parent was killed.
+
+    An interrupt from the terminal reaches workers, too; their parent decides what it means.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        leash.poll(None)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_pool(sweep: Sweep, machines: Sequence[tuple[int, ...]], processes: int | None) -> Iterator[MachineRecord]:
+def on_pool(
+    sweep: Sweep, machines: Sequence[tuple[int, ...]], processes: int | None
+) -> Generator[MachineRecord, None, None]:
     """Yield the records of some machines, in the order in which they are done.
 
     Args:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,11 +85,14 @@ def run_sweep(
                 take(record)
         tell()
         left = [layout_choices for layout_choices in machines if layout_choices not in done]
-        records = on_pool(sweep, left, processes) if scheduler is None else on_cluster(sweep, left, scheduler)
-        for record in records:
-            if record.layout_choices in done:
-                continue
-            results.write(record)
-            take(record)
-            tell()
+        # Closed at once if anything fails here: a generator that a traceback refers to goes on living, its workers too.
+        with closing(
+            on_pool(sweep, left, processes) if scheduler is None else on_cluster(sweep, left, scheduler)
+        ) as records:
+            for record in records:
+                if record.layout_choices in done:
+                    continue
+                results.write(record)
+                take(record)
+                tell()
     return tallies

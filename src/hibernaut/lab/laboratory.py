@@ -28,7 +28,7 @@ from hibernaut.lab.verification import verify_resumed
 from hibernaut.lab.vm.disks import PARTITION_START_BYTES, copy_disk, make_disk
 from hibernaut.lab.vm.gdb import Debugger
 from hibernaut.lab.vm.port import Port, Reply
-from hibernaut.lab.vm.qemu import Disk, Hardware, qemu
+from hibernaut.lab.vm.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.memory.physical import PAGE_SIZE
 from hibernaut.swsusp.declarations import SIGNATURE
 
@@ -131,6 +131,18 @@ class Lab:
         self.cache = cache or Cache()
         self.accelerator = accelerator
         self.mirror = mirror
+        self._guests: list[Qemu] = []
+        self._closed = False
+
+    def close(self) -> None:
+        """Kill all guests, and boot no other: whatever other threads do with them ends soon."""
+        self._closed = True
+        for guest in tuple(self._guests):
+            guest.process.kill()
+
+    def reopen(self) -> None:
+        """Boot guests again."""
+        self._closed = False
 
     # ---- booting ----
 
@@ -170,16 +182,22 @@ class Lab:
 
         Raises:
             LabUnavailable: the laboratory lacks something on this machine.
-            LabError: the guest does not boot.
+            LabError: the guest does not boot, or the laboratory is closed.
         """
         extra = [region_module(self.cache, self.kernel, self.mirror)] if with_module else []
         (folder / "initramfs").write_bytes(initramfs(self.cache, self.kernel, extra))
         session = secrets.token_hex(4)
         started = time.monotonic()
         with qemu(self.hardware(variant, folder, disks, session, gdb)) as machine:
-            port = Port(machine)
-            port.hello(BOOT_SECONDS)
-            yield RunningGuest(machine, port, session, started)
+            self._guests.append(machine)
+            try:
+                if self._closed:  # looked at when `close` can see the guest
+                    raise LabError("the laboratory is closed")
+                port = Port(machine)
+                port.hello(BOOT_SECONDS)
+                yield RunningGuest(machine, port, session, started)
+            finally:
+                self._guests.remove(machine)
 
     # ---- hibernating ----
 

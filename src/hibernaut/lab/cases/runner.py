@@ -8,12 +8,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from hibernaut.errors import HibernautError, LabUnavailable
 from hibernaut.lab.cases.case import CaseFailed, CaseResult, LabCase
 from hibernaut.lab.laboratory import Lab
+from hibernaut.parallel import ordered_results
 
 __all__ = ["prove"]
 
@@ -23,18 +24,25 @@ def prove(
 ) -> Iterator[CaseResult]:
     """Run every case on every kernel and yield each result as soon as all before it are in.
 
+    If the iterator is closed or interrupted, the guests are killed and the cases under way end.
+
     Args:
         labs: one laboratory for each kernel.
         cases: see `cases_of`.
         jobs: number of cases at a time.
         keep: folder in which all disks, dumps and records are kept; they are deleted if None.
     """
-    pool = ThreadPoolExecutor(jobs)
-    pairs = [(lab, case) for lab in labs for case in cases]
+    runs = [partial(_run, lab, case, keep) for lab in labs for case in cases]
+
+    def close() -> None:
+        for lab in labs:
+            lab.close()
+
     try:
-        yield from pool.map(lambda pair: _run(pair[0], pair[1], keep), pairs)
+        yield from ordered_results(iter(runs), workers=jobs, ahead=len(runs) + 1, stop=close)
     finally:
-        pool.shutdown(cancel_futures=True)
+        for lab in labs:
+            lab.reopen()
 
 
 def _run(lab: Lab, case: LabCase, keep: Path | None) -> CaseResult:

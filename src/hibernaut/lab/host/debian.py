@@ -169,12 +169,16 @@ def _unpack(packages: Iterable[Path], folder: Path) -> None:
         with subprocess.Popen(
             [program("dpkg-deb"), "--fsys-tarfile", str(package)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as source:
-            done = subprocess.run(
-                [program("tar"), "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(folder)],
-                stdin=source.stdout,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    [program("tar"), "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(folder)],
+                    stdin=source.stdout,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+            except BaseException:  # an interrupt, too: Popen does not wait then
+                source.kill()
+                raise
         if source.returncode or done.returncode:
             raise LabUnavailable(f"unpacking {package.name} failed: {done.stderr.strip() or 'the package is damaged'}")

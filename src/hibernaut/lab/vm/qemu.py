@@ -113,7 +113,7 @@ def command_text(hardware: Hardware) -> str:
     return shlex.join(command_line(hardware, Path("SOCKETS"), str))
 
 
-@dataclass
+@dataclass(eq=False)
 class Qemu:
     """A running QEMU.
 
