@@ -86,10 +86,13 @@ def test_a_bzimage_is_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes]) -
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "byte 514: not a bzImage; expected HdrS"),
-        (bzimage(b"", magic=b"HDRS"), "byte 514: not a bzImage; expected HdrS"),
+        (b"", "not a bzImage: .*vmlinuz, byte 514; expected HdrS"),
+        (bzimage(b"", magic=b"HDRS"), "not a bzImage: .*vmlinuz, byte 514; expected HdrS"),
         (bzimage(gzip.compress(b"\x7fELF"), version=0x207), "does not say where its payload is"),
-        (bzimage(b"\x89LZO"), "payload cannot be unpacked; expected gzip, bzip2, lzma, xz, zstd, lz4"),
+        (
+            bzimage(b"\x89LZO"),
+            "payload cannot be unpacked: .*vmlinuz, byte 2080; expected gzip, bzip2, lzma, xz, zstd, lz4",
+        ),
         (bzimage(gzip.compress(b"\x7fELF" * 99)[:-20] + bytes(20)), "payload is damaged"),
         (bzimage(gzip.compress(b"MZ")), "payload is not an ELF file"),
     ],
@@ -106,5 +109,5 @@ def test_a_bzimage_without_a_release(tmp_path: Path) -> None:
     """The header says where the release lies; something else lies there."""
     path = tmp_path / "vmlinuz"
     path.write_bytes(bzimage(b"", release=b"\x00"))
-    with pytest.raises(FormatError, match="byte 1280: the bzImage has no release"):
+    with pytest.raises(FormatError, match=r"the bzImage has no release: .*vmlinuz, byte 1280"):
         bzimage_release(path)

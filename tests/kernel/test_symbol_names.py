@@ -95,7 +95,7 @@ def test_a_kernel_on_a_disk_has_its_own_names_or_its_system_maps(tmp_path: Path)
     path.write_bytes(bzimage(b"\x89LZO"))
     assert names_of_vmlinuz(path).has_data("variable")
     beside.write_bytes(b"ffffffffffffffff B The real System.map is in the linux-image-<version>-dbg package\n")
-    with pytest.raises(FormatError, match="0 symbols in it; expected at least 1024"):
+    with pytest.raises(FormatError, match=r"0 symbols in it: .*System\.map-.*; expected at least 1024"):
         names_of_vmlinuz(path)
     beside.unlink()
     with pytest.raises(FormatError, match="payload cannot be unpacked"):
