@@ -127,3 +127,12 @@ def test_families_that_cannot_be() -> None:
     ):
         with pytest.raises(HibernautError, match="a family"):
             Family(**fields)
+
+
+def test_a_scope_counts_as_english_does() -> None:
+    """One CPU, two regions, a span of neighbouring numbers, and others with "or"."""
+    assert Family(regions=(1,)).scope.startswith("1 region of 4k, 2m, 1g; tables above or below; ")
+    assert "; 1 CPU; " in Family().scope
+    assert Family(regions=(0, 1, 2, 3), cpus=(1, 2)).scope.startswith("0-3 regions of ")
+    assert "; 1-2 CPUs; " in Family(cpus=(1, 2)).scope
+    assert Family(regions=(0, 3)).scope.startswith("0 or 3 regions of ")

@@ -123,7 +123,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, content: bytes) -> None:
     """Not JSON, not UTF-8, nested without end, another document."""
     path = tmp_path / "other"
     path.write_bytes(content)
-    with pytest.raises(FormatError, match="is no saved run"):
+    with pytest.raises(FormatError, match="not a saved run"):
         read_run(path)
 
 
@@ -148,3 +148,11 @@ def test_a_run_on_a_source_needs_that_source(tmp_path: Path) -> None:
     other = source(2)
     with pytest.raises(HibernautError, match="another machine"):
         replay(path, lambda *_: other)
+
+
+def test_the_sentences_of_a_file_do_not_change(saved: Path) -> None:
+    """A file counts "1 pages", as every file did before: one that was saved then replays byte for byte."""
+    found = json.loads(saved.read_text())
+    (violation,) = replay(saved).played.run.violations
+    assert str(violation).endswith(": 1 page from frame 0x40000")
+    assert found["findings"] == [f"{violation}".replace("1 page ", "1 pages ")]

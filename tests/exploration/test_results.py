@@ -38,7 +38,7 @@ def test_a_record_that_is_there_twice_counts_once(whole: tuple[Path, dict[str, T
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ("not a sweep\n", "is no file of a sweep's results"),
+        ("not a sweep\n", "is not a file of a sweep's results"),
         ('{"format": "hibernaut sweep", "version": 1, "sweep": {}}\n', "holds the results of another sweep"),
     ],
 )
@@ -52,8 +52,8 @@ def test_another_file_is_left_alone(tmp_path: Path, content: str, what: str) -> 
 
 
 def test_a_damaged_line_is_named(whole: tuple[Path, dict[str, Tally]], tmp_path: Path) -> None:
-    """A whole line that is no record: refused, with its number."""
+    """A whole line that is not a record: refused, with its number."""
     path = tmp_path / "damaged.jsonl"
     path.write_text("\n".join([*open_lines(whole[0]), "{}"]) + "\n")
-    with pytest.raises(FormatError, match="line 7 is no record"):
+    with pytest.raises(FormatError, match="line 7 is not a record"):
         run_sweep(SMALL, path, processes=1)

@@ -237,7 +237,7 @@ def test_the_state_that_a_search_begins_with_is_not_changed() -> None:
 @pytest.mark.parametrize("bounds", [{"failures": -1}, {"frames": -1}, {"states": 0}])
 def test_bounds_that_cannot_be(bounds: dict[str, int]) -> None:
     """A negative number is refused, and a search without any state."""
-    with pytest.raises(HibernautError, match="not negative"):
+    with pytest.raises(HibernautError, match="must not be negative"):
         Bounds(**bounds)
 
 

@@ -62,7 +62,7 @@ def fields(run: Run) -> list[Any]:
     violations = [[one.invariant, one.what, one.start_pfn, one.pages] for one in run.violations]
     flags = machine.page_flags
     found: list[Any] = [
-        [run._lineage, run.position, run.status, run._dead, run.held, violations],
+        [run._lineage, run.position, run.status, run._ended, run.held, violations],
         [
             machine.cpu,
             machine.table_pool,

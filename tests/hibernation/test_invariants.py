@@ -50,7 +50,7 @@ def test_a_skipped_page_has_wrong_bytes_in_the_matrix() -> None:
     snapshot = hibernate(machine.fork(FailAllocations(1)), RemapGeneric())
     found = check_resumed(machine, snapshot, resume(snapshot))
     assert [str(one) for one in found if "not copied" in one.what] == [
-        "same-data: was not copied at all: 1 pages from frame 0x1000"
+        "same-data: was not copied at all: 1 page from frame 0x1000"
     ]
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Families of simulated machines: every layout of some regions, chosen one question at a time.
 
-The machines are alike but for what the family lets vary. From below: a bank of RAM, the regions' gigabytes one by one,
-a bank of RAM. The direct map begins where the first region's gigabyte is the last one under its entry of the root, and
-the third region's lies 512 GiB higher: so each has tables of its own down from the PUD level, and for each they can
-lie in the lower or the upper bank, whatever the others' do.
+The machines of a family differ only in the layout questions. From below: a bank of RAM, the gigabyte of each region, a
+bank of RAM. The direct map begins where the first region's gigabyte is the last one under its entry of the root, and
+the third region's lies 512 GiB higher: so each has tables of its own from the PUD level down, which can lie in the
+lower or the upper bank independently of the others'.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ GIB = Level.PUD.pages
 BLOCK = Level.PMD.pages
 MOST_REGIONS = 3
 LOW_BANK_GIB = 10
-"""The lower bank, where there is a third region: the array of `struct page` of 534 GiB takes 8.4 GiB."""
+"""The size of the lower bank with three regions: the array of `struct page` of 534 GiB takes 8.4 GiB."""
 FAR_GIB = 512
-"""How much higher the third region lies than the second."""
+"""The distance from the second region to the third."""
 
 SAVED_PAGES = {
     RegionKind.PAGE: 2,
@@ -46,15 +46,15 @@ SAVED_PAGES = {
     RegionKind.NONE: 2,
     RegionKind.NO_TABLE: 2,
 }
-"""How many pages of a region are to be saved, the rest of its large pages is nosave: enough to have a first page and
-one that follows it, in a GiB in two blocks."""
+"""The number of saveable pages of a region, the rest of its large pages being nosave: a first page and one that follows
+it, in a GiB also one in another block."""
 
 _TABLE_MATTERS = frozenset({RegionKind.PAGE, RegionKind.BLOCK, RegionKind.GIB, RegionKind.MIXED, RegionKind.NONE})
-"""Kinds for which it is asked where the tables lie: a region without a table has none of its own to change."""
+"""The kinds of region whose tables are asked for: a region without a table has none of its own to change."""
 
 
 def region_named(word: str) -> RegionKind:
-    """A kind of region by its word. Raises HibernautError, with the words there are."""
+    """Return a kind of region by its word. Raises HibernautError, with the known words."""
     for kind in RegionKind:
         if kind.word == word:
             return kind
@@ -63,11 +63,11 @@ def region_named(word: str) -> RegionKind:
 
 @dataclass(frozen=True)
 class Region:
-    """A region as it was chosen.
+    """A region that was chosen.
 
     Attributes:
-        kind: what it is.
-        tables: where its tables lie.
+        kind: its kind.
+        tables: the side on which its tables lie.
         start_pfn: its first frame.
     """
 
@@ -77,7 +77,7 @@ class Region:
 
     @property
     def holes(self) -> tuple[HoleSpec, ...]:
-        """What it is in the direct map."""
+        """Its holes in the direct map."""
         start = self.start_pfn
         if self.kind == RegionKind.MIXED:
             return tuple(hole_4k(pfn) for pfn in range(start, start + BLOCK, 2))
@@ -90,7 +90,7 @@ class Region:
 
     @property
     def saved(self) -> tuple[int, ...]:
-        """The frames of it that are to be saved."""
+        """Its saveable frames."""
         start = self.start_pfn
         if self.kind == RegionKind.GIB:
             return start, start + 1, start + BLOCK
@@ -98,7 +98,7 @@ class Region:
 
     @property
     def nosave(self) -> tuple[tuple[int, int], ...]:
-        """The frames that are not, as (first, pages)."""
+        """Its other frames, as (first, pages)."""
         start, saved = self.start_pfn, len(self.saved)
         if self.kind == RegionKind.GIB:
             return (start + 2, BLOCK - 2), (start + BLOCK + 1, GIB - BLOCK - 1)
@@ -116,10 +116,10 @@ class ChosenMachine:
 
     Attributes:
         layout: the machine.
-        regions: what is out of its direct map, ascending.
-        remembered: whether the CPU still remembers each region's first page as it was before.
-        refilled: how many CPUs have refilled their own lists.
-        where: where the kernel has what it has one of.
+        regions: the regions that its direct map lacks, ascending.
+        remembered: whether the CPU still caches the translation of each region's first page.
+        refilled: the number of CPUs that have refilled their own lists.
+        where: the side on which each structure of the kernel's lies.
     """
 
     layout: Layout
@@ -131,27 +131,26 @@ class ChosenMachine:
 
 @dataclass(frozen=True)
 class Family:
-    """Which layouts there are: the product of all that is named here.
+    """A family of machines: the product of the options below.
 
-    A question that makes no difference is not asked: of the regions only their number, kinds and order by address
-    count, not which of several places of the same order they take; a machine without regions has no places above and
-    below them.
+    A question that makes no difference is not asked. Of the regions, number, kinds and order by address count, and not
+    which of several addresses of the same order they have; a machine without regions has no sides.
 
     Attributes:
-        regions: how many regions, at most 3.
-        kinds: what each of them can be.
-        tables: where each one's tables can lie.
-        root: where the root of the tables and the fixmap's own can lie.
-        mem_map: where the array of `struct page` can lie.
-        zone: where the heads of the free lists can lie.
-        pcp: where the CPUs' own lists can lie.
-        free: where the free pages can lie.
-        cpus: how many CPUs have refilled their lists.
-        remembered: whether the CPU can remember the regions from before.
-        free_pages: how many pages are free.
+        regions: numbers of regions, at most 3.
+        kinds: the kinds of each region.
+        tables: sides for the tables of each region.
+        root: sides for the root of the page tables and the fixmap's tables.
+        mem_map: sides for the array of `struct page`.
+        zone: sides for the heads of the free lists.
+        pcp: sides for the CPUs' own lists.
+        free: sides for the free pages.
+        cpus: numbers of CPUs that have refilled their lists.
+        remembered: whether the CPU still caches translations of the regions.
+        free_pages: the number of free pages.
 
     Raises:
-        HibernautError: nothing to choose from, or more regions than there are places.
+        HibernautError: no options, an option twice, or a number out of bounds.
     """
 
     regions: tuple[int, ...] = (0, 1)
@@ -179,7 +178,7 @@ class Family:
             raise HibernautError(f"a family has 1 to 4096 free pages: {self.free_pages}")
 
     def choose(self, environment: Environment) -> ChosenMachine:
-        """One machine of the family, as the environment answers."""
+        """Return the machine that the environment's answers choose."""
         count = ask_regions(environment, self.regions)
         geometry = _Geometry.of(count)
         regions = []
@@ -220,16 +219,16 @@ class Family:
 
     @property
     def scope(self) -> str:
-        """What it spans, in words and numbers."""
+        """Its options in one line."""
         words = [
-            f"{_span(self.regions)} regions of {', '.join(kind.word for kind in self.kinds)}",
+            f"{_count(self.regions, 'region')} of {', '.join(kind.word for kind in self.kinds)}",
             f"tables {_sides(self.tables)}",
             f"root {_sides(self.root)}",
             f"mem_map {_sides(self.mem_map)}",
             f"list heads {_sides(self.zone)}",
             f"CPU lists {_sides(self.pcp)}",
             f"free pages {_sides(self.free)}",
-            f"{_span(self.cpus)} CPUs",
+            _count(self.cpus, "CPU"),
             "translations from before: " + " or ".join("remembered" if one else "none" for one in self.remembered),
             f"{self.free_pages} free frames",
         ]
@@ -238,12 +237,12 @@ class Family:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Where banks and regions lie.
+    """The addresses of banks and regions.
 
     Attributes:
-        ram: (first frame, pages).
-        slots: first frame of each region's gigabyte.
-        base: of the direct map.
+        ram: (first frame, pages) of each range.
+        slots: the first frame of each region's gigabyte.
+        base: the base of the direct map.
     """
 
     ram: tuple[tuple[int, int], ...]
@@ -252,7 +251,7 @@ class _Geometry:
 
     @classmethod
     def of(cls, regions: int) -> _Geometry:
-        """For so many regions; fewer than three need neither the distance nor the large banks."""
+        """Return the geometry for some regions; fewer than three need neither the distance nor the large banks."""
         low = LOW_BANK_GIB if regions == MOST_REGIONS else 1
         slots = [low, low + 1, low + 1 + FAR_GIB][:regions]
         top = slots[-1] + 1 if slots else low
@@ -264,7 +263,7 @@ class _Geometry:
 
 
 def _merged(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Neighbouring ranges as one."""
+    """Yield the ranges, neighbouring ones as one."""
     start, end = ranges[0][0], sum(ranges[0])
     for first, pages in ranges[1:]:
         if first != end:
@@ -274,8 +273,12 @@ def _merged(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     yield start, end - start
 
 
-def _span(counts: Sequence[int]) -> str:
-    return " or ".join(map(str, counts))
+def _count(counts: Sequence[int], noun: str) -> str:
+    """Return counts of something in words: "1 CPU", "0-3 regions", "1 or 3 regions"."""
+    ordered = sorted(counts)
+    whole = len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1))
+    span = f"{ordered[0]}-{ordered[-1]}" if whole else " or ".join(map(str, counts))
+    return f"{span} {noun}" if list(counts) == [1] else f"{span} {noun}s"
 
 
 def _sides(sides: Sequence[Side]) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be done on a machine, as data: the steps of a run that is to be written down and replayed."""
+"""Operations on a machine, as data: the steps of a run that can be saved and replayed."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ from hibernaut.paging.entries import Level
 __all__ = ["EXHAUST", "HIBERNATE", "OPERATIONS", "Operation", "hibernation", "operations_of", "perform"]
 
 HIBERNATE = "hibernate"
-"""The one operation that takes several steps: the copy, then the resume and all invariants."""
+"""The operation that takes several steps: the copy, then the resume and all invariants."""
 
 EXHAUST = "exhaust"
-"""The operation that may follow it: somebody allocates until nothing is free."""
+"""The operation that may follow it: allocations until no page is free."""
+
+PURPOSE = "somebody"
+"""The purpose of its allocations in the log. Saved runs hold it, so it stays as it was."""
 
 MOST_PAGES = 1 << 18
-"""An operation concerns at most a gigabyte."""
+"""The most pages of one operation: a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing to do.
+    """An operation.
 
     Attributes:
-        do: what: a key of `OPERATIONS`, or `HIBERNATE`.
-        pfn: the first frame that it is about; for `alloc` and `free` unused.
-        pages: how many.
-        cpu: which CPU does it.
-        way: for `HIBERNATE`, by which way.
+        do: its name: a key of `OPERATIONS`, or `HIBERNATE`.
+        pfn: the first frame; unused by `alloc` and `free`.
+        pages: the number of pages.
+        cpu: the CPU that executes it.
+        way: the name of the way, for `HIBERNATE`.
     """
 
     do: str
@@ -48,6 +51,7 @@ class Operation:
     way: str = ""
 
     def __str__(self) -> str:
+        # The log has these sentences, and saved runs have the log: their wording is part of the format.
         if self.do == HIBERNATE:
             return f"hibernate by {self.way}, resume"
         if self.do in ("alloc", "free"):
@@ -57,7 +61,7 @@ class Operation:
         return f"{self.do} of {self.pages} pages from frame {self.pfn:#x}"
 
     def as_json(self) -> dict[str, Any]:
-        """Its fields that say something."""
+        """Return its fields, without those that have their default."""
         return {field.name: getattr(self, field.name) for field in fields(self) if self._says(field.name)}
 
     def _says(self, name: str) -> bool:
@@ -65,7 +69,7 @@ class Operation:
 
     @classmethod
     def from_json(cls, found: Any) -> Operation:
-        """From its fields. Raises FormatError."""
+        """Return the operation of `as_json`. Raises FormatError."""
         if not isinstance(found, dict) or not set(found) <= {field.name for field in fields(cls)}:
             raise FormatError("not an operation", found=repr(found)[:80])
         kinds = {"do": str, "way": str, "pfn": int, "pages": int, "cpu": int}
@@ -83,11 +87,11 @@ class Operation:
 def _alloc(machine: Machine, operation: Operation, held: list[int]) -> None:
     machine.cpu = operation.cpu
     for _ in range(operation.pages):
-        held += [machine.alloc_page("somebody")]
+        held += [machine.alloc_page(PURPOSE)]
 
 
 def _exhaust(machine: Machine, operation: Operation, held: list[int]) -> None:
-    """Allocate until nothing is free, at most so many pages; of what happens nothing is chosen."""
+    """Allocate until no page is free, or as many as the operation says; nothing is asked of the environment."""
     chooser, machine.environment = machine.environment, Environment()
     try:
         _alloc(machine, operation, held)
@@ -102,7 +106,7 @@ def _free(machine: Machine, operation: Operation, held: list[int]) -> None:
 
 
 def _remember(machine: Machine, operation: Operation, held: list[int]) -> None:
-    """The CPU has read the page before it was taken out, and was not told of that."""
+    """Cache the translation from before the page was taken out of the direct map: its invalidation was missed."""
     del held
     vaddr = machine.vaddr(operation.pfn)
     found = machine.lookup_address(vaddr)
@@ -115,14 +119,14 @@ def _remember(machine: Machine, operation: Operation, held: list[int]) -> None:
 
 
 def _remember_slot(machine: Machine, operation: Operation, held: list[int]) -> None:
-    """The fixmap slot has shown a frame, was cleared, and the CPU was not told."""
+    """Map a frame in the fixmap slot, read it, and clear the slot without an invalidation."""
     del held
     machine.read_page(machine.fixmap.set_fixmap(operation.pfn))
     machine.fixmap.clear_fixmap(flush=False)
 
 
 def _changes(change: Callable[[Machine, int, int], None]) -> Callable[[Machine, Operation, list[int]], None]:
-    """One of the functions of `linux.set_memory` that takes an address and a number of pages."""
+    """Return the operation of a function of `linux.set_memory` that takes an address and a number of pages."""
 
     def changed(machine: Machine, operation: Operation, held: list[int]) -> None:
         del held
@@ -159,14 +163,19 @@ OPERATIONS: dict[str, Callable[[Machine, Operation, list[int]], None]] = {
     "set_direct_map_invalid": _invalid,
     "set_direct_map_default": _valid,
 }
-"""By the word that a file has for them. Each takes the machine, the operation, and the frames that somebody holds."""
+"""By name. Each takes the machine, the operation, and the frames that earlier operations hold."""
 
 
 def perform(machine: Machine, operation: Operation, held: list[int]) -> None:
-    """Do it. An operation for which there is no memory, or which the kernel refuses, is noted in the log and over.
+    """Execute an operation. One that fails for want of memory, or that the kernel refuses, ends with a note in the log.
+
+    Args:
+        machine: the machine.
+        operation: the operation, not `HIBERNATE`.
+        held: the frames that operations hold, which it may change.
 
     Raises:
-        MachineFault: the machine dies of it.
+        MachineFault: the machine crashes.
     """
     machine.log.note(str(operation))
     try:
@@ -178,12 +187,12 @@ def perform(machine: Machine, operation: Operation, held: list[int]) -> None:
 
 
 def operations_of(chosen: ChosenMachine, way: str, allocations_after: int = 0) -> tuple[Operation, ...]:
-    """The run of a family's machine: what happened before, the hibernation, and what follows the resume.
+    """Return the run of a family's machine: its history, the hibernation, and the allocations after the resume.
 
     Args:
         chosen: the machine.
-        way: by which way it hibernates.
-        allocations_after: how many pages somebody allocates on the resumed machine, if there are as many.
+        way: name of the way.
+        allocations_after: the number of pages allocated on the resumed machine, or as many as are free.
     """
     before: list[Operation] = []
     for cpu in range(chosen.refilled if chosen.refilled > 1 else 0):
@@ -195,17 +204,17 @@ def operations_of(chosen: ChosenMachine, way: str, allocations_after: int = 0) -
 
 
 def hibernation(way: str, allocations_after: int = 0) -> tuple[Operation, ...]:
-    """A hibernation and what follows the resume: somebody allocates so many pages, if there are as many."""
+    """Return a hibernation, and allocations of so many pages after the resume, or of as many as are free."""
     after = (Operation(EXHAUST, pages=allocations_after),) if allocations_after else ()
     return (Operation(HIBERNATE, way=way), *after)
 
 
 REMEMBERED_IN_SLOT = 0x600
-"""A frame of the lower bank that is nobody's."""
+"""A frame of the lower bank without a use of its own."""
 
 
 def check_ways(operations: tuple[Operation, ...]) -> None:
-    """Raises HibernautError if a way is not known."""
+    """Raise HibernautError unless every way is known, and only hibernations have one."""
     for operation in operations:
         if operation.do == HIBERNATE:
             way_named(operation.way)

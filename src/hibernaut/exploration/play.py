@@ -25,15 +25,15 @@ class FamilyMachine:
     """A machine of a family.
 
     Attributes:
-        family: which family.
-        layout_choices: the choices that make it, as indices.
+        family: the family.
+        layout_choices: the choices that make the machine, as indices; "unit" in files.
     """
 
     family: Family
     layout_choices: tuple[int, ...]
 
     def chosen(self) -> tuple[ChosenMachine, tuple[Choice, ...]]:
-        """The machine, and what was asked and answered for it. Raises HibernautError if the choices do not fit."""
+        """Return the machine, and the choices that made it. Raises HibernautError if they do not fit the family."""
         environment = Replay(self.layout_choices)
         chosen = self.family.choose(environment)
         if len(environment.schedule) != len(self.layout_choices):
@@ -45,11 +45,11 @@ class FamilyMachine:
 
 @dataclass(frozen=True)
 class SourceMachine:
-    """A real machine: a dump or an image.
+    """The machine in a dump or an image.
 
     Attributes:
-        name: of its file.
-        fingerprint: of what it is, see `fingerprint`.
+        name: the name of the file.
+        fingerprint: the fingerprint of the machine; see the module of that name.
     """
 
     name: str
@@ -58,13 +58,13 @@ class SourceMachine:
 
 @dataclass(frozen=True)
 class Written:
-    """A run to be played: everything but its outcome.
+    """A run as it is written down: everything but its outcome.
 
     Attributes:
-        machine: where it begins.
+        machine: the machine that it begins on.
         rules: name of the kernel line.
-        operations: what is done.
-        choices: as indices; after the last one none differs from what happens without interference.
+        operations: the operations.
+        choices: the choices, as indices; those after the last are the ones without interference.
     """
 
     machine: FamilyMachine | SourceMachine
@@ -78,10 +78,10 @@ class Played:
     """A run that was played.
 
     Attributes:
-        written: what was played.
+        written: the run as it was written down.
         before: the choices that made the machine.
         schedule: the choices of the run.
-        run: the run at its end.
+        run: the finished run.
     """
 
     written: Written
@@ -91,20 +91,20 @@ class Played:
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
+        """The outcome of the run."""
         return self.run.outcome
 
     @property
     def injected(self) -> tuple[str, ...]:
-        """The failures that were injected, in words."""
+        """The injected failures, in words."""
         failed = (one for one in self.schedule if one.kind == Kind.ALLOCATION_FAILS and one.value)
         return tuple(map(str, failed))
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The schedule in words, as far as there was something to choose.
+        """The schedule in words: the choices that had more than one option, and each region.
 
-        Of the frames that an allocation could get the one that the kernel takes goes without saying: the log has it.
+        A frame that an allocation got is left out where it is the one that the kernel takes: the log has it.
         """
         told = (one for one in (*self.before, *self.schedule) if one.options > 1 or one.kind == LayoutKind.REGION)
         return tuple(str(choice) for choice in told if choice.kind != Kind.FREE_FRAME or choice.index)
@@ -115,10 +115,10 @@ def play(written: Written, machine: Machine | None = None) -> Played:
 
     Args:
         written: the run.
-        machine: the machine of a source; it is not changed.
+        machine: the machine of the source, if the run begins on one; it is not changed.
 
     Raises:
-        HibernautError: the choices do not fit the machine, or there is no machine of the source.
+        HibernautError: the choices do not fit the machine, or the source's machine is missing or another one.
     """
     before: tuple[Choice, ...] = ()
     if isinstance(written.machine, FamilyMachine):
@@ -127,9 +127,9 @@ def play(written: Written, machine: Machine | None = None) -> Played:
     elif machine is None:
         raise HibernautError(f"the run begins on the machine of {written.machine.name}: give that file")
     elif not is_fingerprint_of(written.machine.fingerprint, machine):
-        raise HibernautError(f"the run begins on another machine than this one: {written.machine.name}")
+        raise HibernautError(f"the run begins on another machine, that of {written.machine.name}: give that file")
     if any(operation.cpu >= len(machine.tlbs) for operation in written.operations):
-        raise HibernautError(f"the machine has {len(machine.tlbs)} CPUs: an operation runs on none of them")
+        raise HibernautError(f"an operation runs on a CPU that the machine does not have: it has {len(machine.tlbs)}")
     chooser = Chooser(written.choices, Bounds(frames=0))
     run = Run(machine.fork(chooser), written.operations)
     run.finish()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A run as a small file: what machine, what is done, every choice that differs, and how it ended; and its replay.
+"""Saved runs: small files with the machine, the operations, the choices and the outcome; and their replay.
 
-The file is JSON that can be read: the schedule is there in words, the log line by line. To replay it is to make the
-file again from the machine, the operations and the choices: it must come out byte for byte.
+The file is readable JSON, with the schedule in words and the log line by line. A replay makes the file again from the
+machine, the operations and the choices: the result must be the same byte for byte.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hibernaut.errors import FormatError, HibernautError
 from hibernaut.exploration.operations import Operation, check_ways
 from hibernaut.exploration.play import FamilyMachine, Played, SourceMachine, Written, play
 from hibernaut.exploration.scopes import family_from_json, family_json
+from hibernaut.hibernation.checks import Violation
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.volumes.output import write_file
@@ -37,7 +38,7 @@ def run_document(played: Played) -> dict[str, Any]:
         where = {"family": family_json(machine.family), "unit": list(machine.layout_choices)}
     else:
         where = {"source": machine.name, "fingerprint": machine.fingerprint}
-    findings = [str(violation) for violation in played.run.violations]
+    findings = [_finding(violation) for violation in played.run.violations]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -58,8 +59,13 @@ def run_document(played: Played) -> dict[str, Any]:
     }
 
 
+def _finding(violation: Violation) -> str:
+    """Return a violation in the sentence of saved runs, which is part of the format: "pages" even of one page."""
+    return f"{violation.invariant}: {violation.what}: {violation.pages} pages from frame {violation.start_pfn:#x}"
+
+
 def run_text(played: Played) -> str:
-    """The file's text: JSON, a line for each thing that it says."""
+    """Return the text of a run's file: JSON, a line for each key, choice and line of the log."""
     parts = [f"{json.dumps(key)}: {_value(value)}" for key, value in run_document(played).items()]
     return "{\n " + ",\n ".join(parts) + "\n}\n"
 
@@ -71,29 +77,29 @@ def _value(value: Any) -> str:
 
 
 def write_run(path: Path, played: Played) -> None:
-    """Save a run. A file that is there is replaced as a whole."""
+    """Save a run. An existing file is replaced as a whole."""
     write_file(path, run_text(played).encode(), public=True)
 
 
 def read_run(path: Path) -> tuple[Written, str]:
-    """A saved run, and the text of its file.
+    """Return a saved run, and the text of its file.
 
     Raises:
-        FormatError: it is none, or damaged.
-        OSError: it cannot be read.
+        FormatError: the file is not a saved run, or is damaged.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     name = str(path)
     try:
         if len(content) > MOST_BYTES:
-            raise ValueError("larger than 16 MiB")
+            raise ValueError("it is larger than 16 MiB")
         text = content.decode("utf-8")
         found = json.loads(text)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"is no saved run: {error}", source=name) from None
+        raise FormatError(f"not a saved run: {error}", source=name) from None
     if found.get("version") != VERSION:
         raise FormatError(
             "saved run", source=name, expected=f"version {VERSION}", found=repr(found.get("version"))[:40]
@@ -115,7 +121,7 @@ def _written(found: dict[str, Any]) -> Written:
         machine = SourceMachine(_text(where["source"]), _text(where["fingerprint"]))
     rules_named(_text(found["rules"]))
     if not isinstance(found["operations"], list) or len(found["operations"]) > MOST_OPERATIONS:
-        raise ValueError(f"the operations are no list of at most {MOST_OPERATIONS}")
+        raise ValueError(f"the operations are not a list of at most {MOST_OPERATIONS}")
     operations = tuple(Operation.from_json(one) for one in found["operations"])
     check_ways(operations)
     return Written(machine, found["rules"], operations, _indices(found["choices"]))
@@ -123,15 +129,15 @@ def _written(found: dict[str, Any]) -> Written:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
+        raise ValueError(f"{value!r} is not a string")
     return value
 
 
 def _indices(values: Any) -> tuple[int, ...]:
     if not isinstance(values, list) or len(values) > MOST_CHOICES:
-        raise ValueError("the choices are no list of at most a million")
+        raise ValueError("the choices are not a list of at most a million")
     if any(type(value) is not int or value < 0 for value in values):
-        raise ValueError("a choice is a number from 0 on")
+        raise ValueError("a choice is not a number from 0 up")
     return tuple(values)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One run of a machine, step by step; between two steps it can be forked, and told from others by its digest."""
+"""One run of a machine, step by step. Between two steps it can be forked, and is known by its digest."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from hibernaut.linux.machine import Machine
 __all__ = ["Outcome", "Run"]
 
 BOOT_KERNEL_PAGES = 4
-"""So many of the image's lowest frames are used by the kernel that resumes it: some pages go through safe frames."""
+"""The number of the image's lowest frames that the boot kernel uses, so that some pages go through safe frames."""
 
 
 @dataclass(frozen=True, order=True)
 class Outcome:
-    """How a run ended: what runs are told apart by.
+    """The outcome of a run. Runs with equal outcomes ended alike.
 
     Attributes:
-        status: "saved", "refused" (the machine lives, without an image) or "died".
-        violated: names of the invariants that it broke, in their order.
-        warned: whether the kernel said that it could not remap a page.
-        crash: what the machine died of, numbers left out; empty if it lives.
+        status: "saved", "refused" (the machine continues, without an image) or "died" (it crashed).
+        violated: names of the broken invariants, in the order of the registry.
+        warned: whether the kernel warned that it could not remap a page.
+        crash: the reason of the crash, without numbers; empty if there was none.
     """
 
     status: str
@@ -44,27 +44,28 @@ class Outcome:
 
     @property
     def loses(self) -> bool:
-        """Whether more is broken than what leaves a trace and nothing else (`invariants.TRACES`)."""
+        """Whether it breaks an invariant that is not a trace (`invariants.TRACES`)."""
         return not TRACES.issuperset(self.violated)
 
     def __str__(self) -> str:
-        said = " after a warning" if self.warned else ""
-        death = f" of {self.crash}" if self.crash else ""
-        return f"{self.status}{said}{death}" + (f": {', '.join(self.violated)}" if self.violated else "")
+        done = "crashed" if self.status == "died" else self.status
+        warned = " after a warning" if self.warned else ""
+        reason = f" ({self.crash})" if self.crash else ""
+        return f"{done}{warned}{reason}" + (f": {', '.join(self.violated)}" if self.violated else "")
 
 
 class Run:
-    """A machine and what is still to be done on it. Everything a run is lives here and in its machine.
+    """A run: a machine, and the operations still to be executed on it. All its state is here and in the machine.
 
     Attributes:
-        machine: as it is now; after a resume the one that goes on.
-        operations: all that is to be done.
-        position: which of them is next, or under way.
+        machine: the machine as it is; after a resume the resumed one.
+        operations: all operations.
+        position: the index of the operation that is next, or under way.
         held: frames that operations have allocated.
-        violations: what invariants had to say of every hibernation so far.
-        outcome: of the last hibernation: saved, refused, died.
-        error: of what the machine died, or why it refused.
-        snapshot: the last that was delivered.
+        violations: the violations of invariants so far.
+        status: that of the last hibernation; see `Outcome.status`.
+        error: the fault that the machine crashed of, or the reason for which the kernel gave up.
+        snapshot: the last snapshot that was delivered.
     """
 
     def __init__(self, machine: Machine, operations: Sequence[Operation]) -> None:
@@ -76,7 +77,7 @@ class Run:
         self.status = "saved"
         self.error: MachineFault | HibernationRefused | None = None
         self.snapshot: Snapshot | None = None
-        self._dead = False
+        self._ended = False
         self._before: Machine | None = None
         self._before_digest = b""
         self._copy: Copy | None = None
@@ -84,12 +85,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do, or nobody left to do it."""
-        return self._dead or self.position >= len(self.operations)
+        """Whether no operation is left, or the machine crashed."""
+        return self._ended or self.position >= len(self.operations)
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended, or stands now."""
+        """The outcome, or the outcome so far."""
         names = tuple(dict.fromkeys(violation.invariant for violation in self.violations))
         death = ""
         if isinstance(self.error, MachineFault):
@@ -98,7 +99,7 @@ class Run:
         return Outcome(self.status, names, FAILED_TO_REMAP in self.machine.log.once, death)
 
     def fork(self, environment: Environment) -> Run:
-        """An independent run in the same state, whose choices another environment makes."""
+        """Return an independent run in the same state, whose choices another environment makes."""
         twin = object.__new__(Run)
         twin.__dict__.update(self.__dict__)
         twin.machine = self.machine.fork(environment)
@@ -107,11 +108,11 @@ class Run:
         return twin
 
     def append(self, operation: Operation) -> None:
-        """One more thing to do, after all others: for those who decide as they go, step by step."""
+        """Append an operation, for callers that decide step by step."""
         self.operations += (operation,)
 
     def advance(self) -> None:
-        """One step: an operation, or a part of a hibernation."""
+        """Execute one step: an operation, or a part of a hibernation."""
         operation = self.operations[self.position]
         if operation.do == HIBERNATE:
             self._hibernate(operation)
@@ -119,12 +120,12 @@ class Run:
         try:
             perform(self.machine, operation, self.held)
         except MachineFault as fault:
-            self._dies(fault)
+            self._crashes(fault)
             self.violations += (Violation("no-fault", f"{operation}: {fault}", fault.pfn or 0, 1),)
         self.position += 1
 
     def finish(self) -> None:
-        """All steps that are left."""
+        """Execute all steps that are left."""
         while not self.finished:
             self.advance()
 
@@ -136,47 +137,47 @@ class Run:
         try:
             snapshot = self._copy.step()
         except (MachineFault, HibernationRefused) as error:
-            self._ends(None, error)
+            self._end(None, error)
             return
         if snapshot is not None:
-            self._ends(snapshot, snapshot.error)
+            self._end(snapshot, snapshot.error)
 
-    def _ends(self, snapshot: Snapshot | None, error: MachineFault | HibernationRefused | None) -> None:
-        """The copy is over: resume it, if there is something to resume, and ask the invariants."""
+    def _end(self, snapshot: Snapshot | None, error: MachineFault | HibernationRefused | None) -> None:
+        """End a hibernation: resume from the snapshot if there is one, and ask the invariants."""
         assert self._before is not None
         resumed = None
         if snapshot is not None and snapshot.error is None:
             try:
                 boot = BootKernel.beside(snapshot, snapshot.frames.lowest(BOOT_KERNEL_PAGES))
                 resumed = resume(snapshot, boot)
-            except HibernationRefused as refusal:  # the boot kernel goes on: what was saved never runs again
+            except HibernationRefused as refusal:  # the boot kernel continues: the saved machine never runs again
                 self.violations += (Violation("no-fault", f"not resumed: {refusal}", 0, snapshot.frames.total_pages),)
-                self._dead = True
+                self._ended = True
         self.violations += violations_of(Hibernation(self._before, self.machine, snapshot, resumed, error))
         self.snapshot, self.error = snapshot, error
         self._before = self._copy = None
         self.position += 1
         if isinstance(error, MachineFault):
-            self._dies(error)
+            self._crashes(error)
             return
         self.status = "saved" if error is None else "refused"
         if resumed is not None and snapshot is not None:
-            self._resumed_on(resumed, snapshot)
+            self._continue_on(resumed, snapshot)
 
-    def _resumed_on(self, resumed: Machine, snapshot: Snapshot) -> None:
-        """Go on there, with the same environment, in whose record the run's choices go on.
+    def _continue_on(self, resumed: Machine, snapshot: Snapshot) -> None:
+        """Continue on the resumed machine, with the same environment, so that one record holds all choices.
 
-        The memory below its own writes is what the image holds, which tells it from other machines.
+        The memory below the machine's own writes is the image's, so its digest goes into the lineage.
         """
         resumed.environment = self.machine.environment
         self.machine = resumed
         image = encode([self._lineage, frame_ranges(snapshot.frames)])
         self._lineage = digest_of((image, *encode_pages(snapshot.changed)))
 
-    def _dies(self, fault: MachineFault) -> None:
+    def _crashes(self, fault: MachineFault) -> None:
         self.error = fault
         self.status = "died"
-        self._dead = True
+        self._ended = True
 
     def digest(self) -> bytes:
         """Return the digest that tells this state from others: equal states have equal futures."""
@@ -185,7 +186,7 @@ class Run:
     def encoded(self) -> Iterator[bytes | memoryview]:
         """Yield the encoded state: this run's own, its machine's, that of the copy under way or None; see `state`."""
         violations: list[Value] = [[one.invariant, one.what, one.start_pfn, one.pages] for one in self.violations]
-        yield encode([self._lineage, self.position, self.status, self._dead, self.held, violations])
+        yield encode([self._lineage, self.position, self.status, self._ended, self.held, violations])
         yield from encoded_machine(self.machine)
         if self._copy is None:
             yield encode(None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Families and bounds from words: `regions=0,1,2`, `kinds=2m`, `failures=1`."""
+"""Families and bounds in words (`regions=0,1,2`, `kinds=2m`, `failures=1`), and families in JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BOUND_WORDS", "FAMILY_WORDS", "bounds_of_words", "family_from_json",
 SIDES = {side.word: side for side in Side}
 
 FAMILY_WORDS = {
-    "regions": "how many regions: 0,1,2,3",
+    "regions": "0,1,2,3",
     "kinds": "4k,2m,1g,mixed,none,no-table",
     "tables": "above,below",
     "root": "above,below",
@@ -26,23 +26,23 @@ FAMILY_WORDS = {
     "free": "above,below",
     "cpus": "1,2,3,4",
     "remembered": "no,yes",
-    "free-pages": "a number",
+    "free-pages": "N",
 }
-"""What of a family can be chosen, and from what."""
+"""The keys of a family, and their values."""
 
 BOUND_WORDS = {
-    "failures": "at most so many allocations fail",
-    "frames": "classes of free frames tried; 0: each frame",
+    "failures": "most allocations that fail in a run",
+    "frames": "classes of free frames to try; 0: each frame",
     "states": "distinct states of a machine and way",
 }
-"""What can be bounded."""
+"""The keys of bounds, and their meaning."""
 
 
 def family_of_words(words: Iterable[str]) -> Family:
-    """The family that `KEY=VALUE[,VALUE...]` describe; what is not named is as `Family` has it.
+    """Return the family that `KEY=VALUE[,VALUE...]` describe; the defaults are those of `Family`.
 
     Raises:
-        HibernautError: a key or value that is not known, or a family that cannot be.
+        HibernautError: an unknown key or value, or a family that is not possible.
     """
     fields: dict[str, Any] = {}
     for key, values in _pairs(words, FAMILY_WORDS):
@@ -61,12 +61,12 @@ def family_of_words(words: Iterable[str]) -> Family:
 
 
 def bounds_of_words(words: Iterable[str]) -> Bounds:
-    """The bounds that `KEY=NUMBER` describe. Raises HibernautError."""
+    """Return the bounds that `KEY=NUMBER` describe. Raises HibernautError."""
     return Bounds(**{key: _number(key, ",".join(values)) for key, values in _pairs(words, BOUND_WORDS)})
 
 
 def family_json(family: Family) -> dict[str, Any]:
-    """A family's fields, in words."""
+    """Return a family's fields, in words."""
     found: dict[str, Any] = {}
     for name, value in vars(family).items():
         words = (
@@ -79,7 +79,7 @@ def family_json(family: Family) -> dict[str, Any]:
 
 
 def family_from_json(found: Any) -> Family:
-    """The family of `family_json`. Raises FormatError."""
+    """Return the family of `family_json`. Raises FormatError."""
     try:
         fields: dict[str, Any] = {}
         for name, value in found.items():
@@ -94,7 +94,7 @@ def _pairs(words: Iterable[str], known: dict[str, str]) -> list[tuple[str, list[
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key not in known or not value:
-            raise HibernautError(f"{word!r} is none of {', '.join(f'{one}=' for one in known)} with a value")
+            raise HibernautError(f"{word!r} is not one of {', '.join(f'{one}=' for one in known)} with a value")
         if key in found:
             raise HibernautError(f"{key} is given twice")
         found[key] = value.split(",")
@@ -109,7 +109,7 @@ def _number(key: str, text: str) -> int:
 
 def _one_of(key: str, word: str, known: dict[str, Any]) -> Any:
     if word not in known:
-        raise HibernautError(f"{key}: {word!r} is none of {', '.join(known)}")
+        raise HibernautError(f"{key}: {word!r} is not one of {', '.join(known)}")
     return known[word]
 
 
@@ -128,11 +128,11 @@ def _field(name: str, value: Any) -> Any:
 
 def _typed(kind: type, value: Any) -> Any:
     if type(value) is not kind:
-        raise ValueError(f"{value!r} is no {kind.__name__}")
+        raise ValueError(f"{value!r} is not of type {kind.__name__}")
     return value
 
 
 def _known(word: Any, words: Iterable[str]) -> str:
     if word not in list(words):
-        raise ValueError(f"{word!r} is none of {', '.join(words)}")
+        raise ValueError(f"{word!r} is not one of {', '.join(words)}")
     return str(word)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""All runs of a machine: depth first, states merged where they are equal, the fewest choices to each bad end kept.
+"""The search through all runs of a machine: depth first, equal states merged, the shortest run to each outcome kept.
 
-A state is a machine between two steps (`Run`). From each, one step is executed once for every combination of answers to
-the questions that it asks: first with every answer the one without interference, then with each other answer that a
-question allowed, and so on, always from a fork of the state. A state whose digest was met before is not gone into
-again; what is known of its futures is added as often as it is reached, so the number of runs is exact, and the
-shortest way to each outcome is the true minimum.
+A state is a machine between two steps (`Run`). From each state the next step is executed once for every combination of
+answers to the questions that it asks: first without interference, then with each other answer that a question allows,
+and so on, always from a fork of the state. A state whose digest is known is not entered again; the known futures of it
+are added as often as it is reached, so the number of runs is exact, and the shortest run to each outcome is the true
+minimum.
 
-What is left out, and why nothing is lost by it:
+Three reductions leave runs out without a loss:
 
 - *Late binding.* Whether a stale translation is still cached is asked when it would be used, not when it went stale:
-  until then nothing depends on it. One that agrees with the tables is not asked about: both answers read the same.
-- *Classes of free frames.* Of the frames that an allocation may get, one stands for its neighbours, as far as no frame
-  lies between them that the copy treats differently: a hole's edge, a page table, a page of the allocator's own.
-  Hibernation looks at a frame's number only by comparing it with the frame that is being copied, and writes to its
-  `struct page` like to those of its neighbours. What hangs on the place in the list are the links: the first two and
-  the last of it are tried besides. (`tests/exploration` compares with the full set.)
-- *Plain pages.* Pages plainly present are copied without a step of their own: nothing is asked there and nothing
-  written, so no two orders of events differ.
+  until then nothing depends on it. One that agrees with the tables is not asked about: both answers read alike.
+- *Classes of free frames.* Of the frames that an allocation may get, one stands for its neighbours, up to the next
+  frame that the copy treats differently: a hole's edge, a page table, a page of the allocator's own. Hibernation only
+  compares a frame's number with the frame that is being copied, and writes to its `struct page` as to those of its
+  neighbours. The links depend on the place in the list, so its first two frames and its last are tried as well.
+  (`tests/exploration` compares with the full set.)
+- *Plain pages.* Present pages are copied without a step of their own: nothing is asked and nothing written there, so no
+  two orders of events differ.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ __all__ = ["Best", "Bounds", "Chooser", "Explored", "explore_run", "landmarks"]
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far to go.
+    """The limits of a search.
 
     Attributes:
-        failures: at most so many allocations of one run fail; None: any number.
-        frames: of the frames that an allocation may get one of each of at most so many classes is tried, and the first
-            two and the last of the list (0: all, without classes; 1: only the one that the kernel takes).
-        states: the search is cut after so many distinct states of one machine and way; None: never.
+        failures: the most allocations of a run that fail; None for any number.
+        frames: the most classes of free frames of which one is tried for each allocation, besides the first two and the
+            last of the list; 0 for all frames, 1 for only the frame that the kernel takes.
+        states: the number of distinct states of a machine and way after which the search is cut; None for never.
 
     Raises:
-        HibernautError: a negative number.
+        HibernautError: a negative number, or no states.
     """
 
     failures: int | None = None
@@ -59,7 +59,7 @@ class Bounds:
 
     def __post_init__(self) -> None:
         if (self.failures or 0) < 0 or self.frames < 0 or (self.states is not None and self.states < 1):
-            raise HibernautError(f"bounds are not negative: {self}")
+            raise HibernautError(f"bounds must not be negative, and states must be positive: {self}")
 
     def __str__(self) -> str:
         failures = "any number of allocations fail" if self.failures is None else f"at most {self.failures} fail"
@@ -71,18 +71,18 @@ class Bounds:
 
 
 class Chooser(Environment):
-    """Answers as it is told, then without interference, and notes which other answers there would have been.
+    """An environment with given first answers, then without interference, that notes the other answers.
 
     Args:
         prefix: the first answers, as indices.
-        bounds: which other answers count.
-        failures: how many allocations have failed before.
+        bounds: limits of the other answers.
+        failures: the number of allocations that failed before.
         marks: frames at which classes of free frames end, ascending.
 
     Attributes:
-        told: how many answers it was told.
-        others: for every choice the indices that could have been taken besides the one that was.
-        failures: how many allocations have failed by now.
+        told: the number of given answers.
+        others: for every choice the indices of the answers that it did not take.
+        failures: the number of allocations that have failed so far.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class Chooser(Environment):
 
 @dataclass(frozen=True)
 class Best:
-    """What is known of the runs from a state that end alike.
+    """The runs from a state that end alike.
 
     Attributes:
-        runs: how many there are.
-        deviations: the fewest choices other than the one without interference.
-        path: the choices of such a run, step by step: (indices, rest), None at its end.
+        runs: their number.
+        deviations: the fewest choices, in one of them, that are not the one without interference.
+        path: the choices of that run, step by step: (indices, rest), None at its end.
     """
 
     runs: int
@@ -145,11 +145,11 @@ class Best:
     path: tuple[tuple[int, ...], object] | None
 
     def after(self, choices: tuple[int, ...]) -> Best:
-        """The same from the state before, by a step with these choices."""
+        """Return the same runs from the state before, by a step with these choices."""
         return Best(self.runs, self.deviations + sum(map(bool, choices)), (choices, self.path))
 
     def choices(self) -> tuple[int, ...]:
-        """All choices of the run, as indices."""
+        """Return all choices of the run, as indices."""
         found: list[int] = []
         path = self.path
         while path is not None:
@@ -173,15 +173,15 @@ def _merge(futures: Futures, outcome: Outcome, best: Best) -> None:
 
 @dataclass
 class _Node:
-    """A state on the way down.
+    """A state on the current path of the search.
 
     Attributes:
-        key: its digest, and how many allocations have failed where that is bounded.
+        key: its digest, and the number of failed allocations where that is bounded.
         run: the state.
-        failures: how many allocations have failed.
+        failures: the number of failed allocations.
         arrived: the choices of the step that led here.
         branches: choices of the next step still to be tried.
-        futures: what is known so far.
+        futures: the known outcomes so far.
     """
 
     key: tuple[bytes, int]
@@ -194,14 +194,14 @@ class _Node:
 
 @dataclass(frozen=True)
 class Explored:
-    """What came of all runs of one machine by one way.
+    """The result of a search: all runs of one machine by one way.
 
     Attributes:
-        futures: by outcome.
-        runs: how many runs there are: one for each combination of answers.
-        states: how many distinct states they go through, ends included.
-        steps: how many steps were executed for that.
-        cut: None if everything was covered; else where it stopped.
+        futures: the runs by outcome.
+        runs: the number of runs, one for each combination of answers.
+        states: the number of distinct states on them, ends included.
+        steps: the number of steps that were executed.
+        cut: where the search was cut; None if it covered everything.
     """
 
     futures: Futures
@@ -212,11 +212,11 @@ class Explored:
 
 
 def explore_run(start: Run, bounds: Bounds | None = None) -> Explored:
-    """All runs from a state.
+    """Search through all runs from a state.
 
     Args:
         start: the state; it is not changed.
-        bounds: how far to go.
+        bounds: limits of the search.
     """
     bounds = Bounds() if bounds is None else bounds
     marks = landmarks(start.machine) if bounds.frames > 1 else ()
@@ -256,13 +256,13 @@ def explore_run(start: Run, bounds: Bounds | None = None) -> Explored:
 
 
 def _branches(choices: tuple[int, ...], chooser: Chooser) -> list[tuple[int, ...]]:
-    """The combinations to try next: those answers alike up to one that was not told, and another answer there."""
+    """Return the combinations to try next: alike up to an answer that was not given, and another answer there."""
     told = chooser.told
     return [(*choices[:at], other) for at in range(told, len(choices)) for other in chooser.others[at]]
 
 
 def landmarks(machine: Machine) -> list[int]:
-    """The frames at which classes of free frames begin and end, ascending."""
+    """Return the frames at which classes of free frames begin and end, ascending."""
     marks: set[int] = set()
     for hole in machine.direct_map.holes:
         marks |= {hole.start_pfn, hole.start_pfn + hole.pages}

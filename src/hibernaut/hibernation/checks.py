@@ -56,7 +56,8 @@ class Violation:
     pages: int
 
     def __str__(self) -> str:
-        return f"{self.invariant}: {self.what}: {self.pages} pages from frame {self.start_pfn:#x}"
+        pages = "1 page" if self.pages == 1 else f"{self.pages} pages"
+        return f"{self.invariant}: {self.what}: {pages} from frame {self.start_pfn:#x}"
 
 
 def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Violation, ...]:

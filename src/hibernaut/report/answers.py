@@ -102,7 +102,7 @@ def _claim(judged: Judged, folder: str) -> str:
         answer = f"**Does not hold** on {judged.against} of {scope}; the first: {judged.first_against}."
     else:
         answer = f"**Holds** on all of {scope}."
-    lines = [f"### {claim.title}", f"{answer} Asked was: {claim.says}.", *_run(judged, folder)]
+    lines = [f"### {claim.title}", f"{answer} Exactly: {claim.says}.", *_run(judged, folder)]
     return "\n\n".join(lines)
 
 
@@ -115,7 +115,7 @@ def _run(judged: Judged, folder: str) -> Iterator[str]:
     lines = [*played.lines, f"injected: {'; '.join(played.injected) or 'nothing'}"]
     lines += [f"-> {violation}" for violation in played.run.violations[:SHOWN_FINDINGS]]
     more = len(played.run.violations) - SHOWN_FINDINGS
-    lines += [f"-> and {more} findings more"] if more > 0 else []
+    lines += [f"-> and {more} more"] if more > 0 else []
     lines.append(f"=> {played.outcome}" if played.outcome.violated else f"=> {played.outcome.status}, as it was")
     name = next(operation.way for operation in played.written.operations if operation.way)
     yield f"The run, by `{name}`: [{folder}/{file}]({folder}/{file})"
@@ -173,7 +173,7 @@ def _story(answers: Answers, folder: str) -> str:
         )
     machines = max(found.machines for found in answers.placements.values())
     null = [places for places, found in answers.placements.items() if any(_is_story(death) for death in found.crashes)]
-    head = (*(structure.word for structure in ALLOCATOR), "a table is lost", "lists are torn", "allocations die of")
+    head = (*(structure.word for structure in ALLOCATOR), "a table is lost", "lists are torn", "allocations crash of")
     if null:
         where = " and ".join(
             f"{structure} {null[0][number].word} the blocks"
@@ -181,16 +181,16 @@ def _story(answers: Answers, folder: str) -> str:
             if len({one[number] for one in null}) == 1
         )
         said = (
-            f"So a NULL dereference in `__rmqueue_pcplist` comes of it in {len(null)} of {len(answers.placements)} "
+            f"So a NULL dereference in `__rmqueue_pcplist` follows in {len(null)} of {len(answers.placements)} "
             f"placements: exactly those in which {where}. The copy meets the struct pages first, as they are before "
             "anything is split: those inside a free block hold whatever their last owner left in the words of the "
             "list, here NULL, those that were on a list before hold poison. Then a split refills the CPU's list from "
             "that block, and the head of that list is copied after it: it names pages whose saved links are not links. "
             "A lost table alone does not explain it: where the allocator's pages all lie above the blocks, tables are "
-            "lost and no allocation dies. Nor does it take one: see the claim on two NUMA nodes, the placements that a "
+            "lost and no allocation crashes. Nor is one needed: see the claim on two NUMA nodes, the placements that a "
             "guest can be given; what real kernels do there is in [explore.md](explore.md). Whether the machines of "
-            "the reports were laid out like this nobody has shown; it would take where their struct pages, their "
-            "per-CPU lists and the blocks lay."
+            "the reports were laid out like this is not known: it takes the addresses of their struct pages, their "
+            "per-CPU lists and the blocks."
         )
     else:
         said = "No placement gives a NULL dereference in `__rmqueue_pcplist`: the mechanism is another one."

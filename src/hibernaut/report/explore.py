@@ -19,16 +19,23 @@ def explored_text(document: Mapping[str, Any]) -> str:
         bad = [one for one in way["endings"] if one["violated"]]
         lines += ["", f"{way['way']}: {_answer(way, bad)}"]
         lines.append(
-            f"  {way['machines']} machines, {way['runs']} runs, {way['states']} states"
-            + (f"; {way['cut_machines']} machines cut, the first {way['cut']}" if way["cut_machines"] else "")
+            f"  {_count(way['machines'], 'machine')}, {_count(way['runs'], 'run')}, {_count(way['states'], 'state')}"
+            + (f"; {_count(way['cut_machines'], 'machine')} cut, the first {way['cut']}" if way["cut_machines"] else "")
         )
         rows = [(f"{one['runs']}", f"{one['machines']}", _ending(one)) for one in way["endings"]]
         lines += [f"  {line}" for line in columns([("runs", "machines", "end"), *rows], right=frozenset({0, 1}))]
         worst = [one for one in bad if one["loses"]] or bad
         if worst:
-            lines += [f"  the shortest run to {worst[0]['verdict']}:", *(f"    {line}" for line in _story(worst[0]))]
+            lines += [
+                f"  shortest run with the outcome {worst[0]['verdict']}:",
+                *(f"    {line}" for line in _story(worst[0])),
+            ]
         lines += [f"  saved: {one['file']}" for one in bad if one["file"]]
     return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _answer(way: dict[str, Any], bad: list[dict[str, Any]]) -> str:
@@ -38,7 +45,8 @@ def _answer(way: dict[str, Any], bad: list[dict[str, Any]]) -> str:
     if way["safe"]:
         return f"loses nothing in any run{scope}, but leaves traces"
     runs = sum(one["runs"] for one in bad if one["loses"])
-    return f"NOT safe: {runs} of {way['runs']} runs lose or break something"
+    lose = "loses or breaks" if runs == 1 else "lose or break"
+    return f"NOT safe: {runs} of {_count(way['runs'], 'run')} {lose} something"
 
 
 def _ending(one: dict[str, Any]) -> str:
@@ -60,10 +68,11 @@ def played_text(document: Mapping[str, Any]) -> str:
     lines += ["", *document["log"], ""]
     lines += document["findings"]
     if document["more_findings"]:
-        lines.append(f"... and {document['more_findings']} findings more")
+        lines.append(f"... and {document['more_findings']} more")
     warned = " after a warning" if document["warned"] else ""
     violated = ", ".join(document["violated"]) or "nothing is broken"
-    lines.append(f"outcome: {document['outcome']}{warned}: {violated}")
+    outcome = "crashed" if document["outcome"] == "died" else document["outcome"]
+    lines.append(f"outcome: {outcome}{warned}: {violated}")
     same = "the same as saved, byte for byte"
     lines.append(same if document["same"] else f"NOT as saved: {document['difference']}")
     return "\n".join(lines)

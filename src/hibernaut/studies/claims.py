@@ -29,15 +29,14 @@ class Claim:
     """A statement about every machine of some studies.
 
     Attributes:
-        name: of its file.
+        name: its name, and that of its file.
         title: the claim, a sentence.
-        says: what is meant, exactly: what `holds` computes.
+        says: its exact meaning: the condition that `holds` computes.
         studies: names of the studies that it is about.
-        ways: names of the ways.
-        holds: whether it is so of one machine by one way.
-        shows: the way, and which of its ends, of the run that comes with it: the shortest such run.
-        plays: another way by which that run's machine is played instead, with every choice the one without
-            interference.
+        ways: names of the ways that it is about.
+        holds: whether it is true of a trial.
+        shows: the way, and a predicate of outcomes: the shortest such run comes with the claim.
+        plays: another way by which the machine of that run is played instead, without interference.
     """
 
     name: str
@@ -57,8 +56,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "fixmap-is-safe",
         "Through a fixmap slot, with the NULL check, every page is saved in every run, and nothing else changes.",
-        "no run of `fixmap` violates any invariant, in any study; what comes with it is Remap's shortest torn run, "
-        "played through the slot",
+        "no run of `fixmap` violates any invariant, in any study; the run below is Remap's shortest torn run, played "
+        "through the slot",
         tuple(name for name in _ALL if name != "reserve"),
         ("fixmap",),
         lambda trial: not trial.ends(lambda outcome: not is_clean(outcome) or outcome.status != "saved"),
@@ -67,10 +66,10 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "fixmap-as-posted-dies-without-a-table",
-        "As posted (v1 and v3) the series still dies where a page has no PTE table: of a NULL dereference, before the "
-        "slot is used.",
+        "As posted (v1 and v3), the series still crashes where a page has no PTE table: a NULL dereference, before "
+        "the slot is used.",
         "`fixmap-v1` and `fixmap-v3` break an invariant exactly on machines with a region without a table, and then "
-        "only by dying while reading the NULL entry",
+        "only by crashing while reading the NULL entry",
         ("kinds", *_LINES),
         ("fixmap-v1", "fixmap-v3"),
         lambda trial: (
@@ -81,9 +80,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "the-null-check-cures-it",
-        'One line cures that: `kernel_page_present` has to take no entry for "not present".',
+        'One line cures that: `kernel_page_present` has to treat a missing entry as "not present".',
         "`fixmap`, which has that line and differs from `fixmap-v3` in nothing else, is clean on all machines with a "
-        "region without a table; what comes with it is the run in which `fixmap-v3` dies, with the line",
+        "region without a table; the run below is the one in which `fixmap-v3` crashes, with the line",
         ("kinds", *_LINES),
         ("fixmap",),
         lambda trial: not trial.has(RegionKind.NO_TABLE) or not trial.ends(lambda outcome: not is_clean(outcome)),
@@ -92,10 +91,10 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "remap-dies-after-a-warning",
-        "Remap, first failure: an allocation for a split fails, the kernel warns once and dies of a page fault in the "
-        "copy.",
-        "`remap` dies in some run exactly on machines with a region of 2 MiB or 1 GiB in one entry, and never without "
-        "the warning",
+        "Remap, first failure: an allocation for a split fails, the kernel warns once and crashes of a page fault in "
+        "the copy.",
+        "`remap` crashes in some run exactly on machines with a region of 2 MiB or 1 GiB in one entry, and never "
+        "without the warning",
         ("regions",),
         ("remap",),
         lambda trial: (
@@ -106,10 +105,10 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "remap-dies-without-a-warning",
-        "Remap, second failure: a page without an entry. CPA ignores it and reports success; no warning, and a page "
-        "fault in the copy.",
+        "Remap, second failure: a page without an entry. CPA ignores it and reports success; a page fault in the copy "
+        "follows, without a warning.",
         "on machines whose first region without an entry has a PTE table, `remap` and `remap-whole` have a run that "
-        "dies of that page fault without a warning; on machines without such regions they have none",
+        "crashes of that page fault without a warning; on machines without such regions they have none",
         ("kinds", *_LINES),
         ("remap", "remap-whole"),
         lambda trial: (
@@ -123,8 +122,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Remap, third failure, and the worst: nothing fails, nothing is printed, and the resumed machine's direct map "
         "is garbage.",
         "`remap` has a run without any failure in which a page table is missing from the image exactly on machines "
-        "where a large entry that has to be split lies in a table above its region; which pages go out of the map is "
-        "in the replay",
+        "where a large entry that has to be split lies in a table above its region; the replay shows which pages are "
+        "lost from the map",
         ("regions", "6.13-rc"),
         ("remap",),
         lambda trial: trial.ends(lambda outcome: is_torn(outcome) and not outcome.warned) == trial.split_above,
@@ -132,9 +131,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "remap-without-a-table-dereferences-null",
-        "And where there is no PTE table at all, Remap dies as the series does: of a NULL dereference.",
-        "`remap` has a run that dies while reading the NULL entry exactly on machines whose first region without an "
-        "entry has no table",
+        "Where there is no PTE table at all, Remap crashes as the series does: a NULL dereference.",
+        "`remap` has a run that crashes while reading the NULL entry exactly on machines whose first region without "
+        "an entry has no table",
         ("kinds", *_LINES),
         ("remap",),
         lambda trial: (
@@ -147,8 +146,8 @@ CLAIMS: tuple[Claim, ...] = (
         "remap-leaks-where-it-does-not-tear",
         "Where the tables lie below and the allocator's pages above, Remap's image is consistent: a page leaks, no "
         "more.",
-        "on machines with something to split, all of it in tables below, every run of `remap` that is saved breaks "
-        "`allocator-sound` by a leak, and `same-rights` at most besides",
+        "on machines with large entries to split, all of them in tables below, every run of `remap` that is saved "
+        "breaks `allocator-sound` by a leak, and at most `same-rights` besides",
         ("regions",),
         ("remap",),
         lambda trial: (
@@ -170,8 +169,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "reserved-needs-enough-pages-above",
-        "Reserved loses nothing exactly if there are as many reserved pages as splits, and they lie above what is "
-        "split, or its tables lie below.",
+        "Reserved loses nothing exactly if there are as many reserved pages as splits, and they lie above the split "
+        "regions, or the tables of these lie below.",
         "`reserved:N` has no run that loses or breaks anything exactly on machines whose saved pages take at most N "
         "splits, and where the free pages lie above the regions or no large entry to be split lies in a table above",
         ("reserve",),
@@ -183,9 +182,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "reserved-leaves-traces",
-        "And even where it loses nothing, the large page stays split.",
+        "Even where it loses nothing, the large page stays split.",
         "`reserved:9` is clean exactly on machines where no large entry lies in a table above its region: where one "
-        "does the resumed machine has it split",
+        "does, the resumed machine has it split",
         ("regions",),
         ("reserved:9",),
         lambda trial: trial.ends(lambda outcome: not is_clean(outcome)) == trial.split_above,
@@ -195,8 +194,8 @@ CLAIMS: tuple[Claim, ...] = (
         "skipping-loses-pages",
         "Policies that skip a page (NULL from `hibernate_map_page`) trade the crash for lost pages in an image that "
         "loads.",
-        "`remap-generic` and `remap-generic-zero` never die on machines whose regions have entries, and have a run in "
-        "which a listed page is missing exactly on those with something to split",
+        "`remap-generic` and `remap-generic-zero` never crash on machines whose regions have entries, and have a run "
+        "in which a listed page is missing exactly on those with large entries to split",
         ("regions",),
         ("remap-generic", "remap-generic-zero"),
         lambda trial: not trial.ends(crashed) and trial.ends(skipped) == (trial.splits > 0),
@@ -204,8 +203,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "aborting-saves-the-machine-not-the-image",
-        "Giving up instead loses nothing by a failing allocation, and changes nothing about the torn image.",
-        "`remap-generic-abort` never dies, never skips a page, and is torn exactly where `remap` is",
+        "Giving up instead loses nothing when an allocation fails, and does not change the torn image.",
+        "`remap-generic-abort` never crashes, never skips a page, and is torn exactly where `remap` is",
         ("regions",),
         ("remap-generic-abort",),
         lambda trial: not trial.ends(crashed) and not trial.ends(skipped) and trial.ends(is_torn) == trial.split_above,
@@ -213,9 +212,10 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "a-stale-translation-hides-the-failure",
-        "A CPU that still remembers the page can hide a failed split: after the warning the page is read all the same.",
-        "`remap` has a run that is saved after a warning exactly on machines with something to split whose CPU "
-        "remembers the regions from before",
+        "A CPU that still caches the translation can hide a failed split: after the warning the page is read all the "
+        "same.",
+        "`remap` has a run that is saved after a warning exactly on machines with large entries to split whose CPU "
+        "still caches translations of the regions",
         ("regions",),
         ("remap",),
         lambda trial: (
@@ -226,11 +226,11 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "torn-lists-need-both-sides",
-        "The allocator's lists are torn exactly where its own pages lie on both sides of the regions, or where it has "
-        "a lost table's page for free.",
-        "by `remap`, on machines with something to split: where the array of struct page, the list heads and the CPUs' "
-        "lists all lie above, no list is torn; where all lie below, exactly if a table is lost (its page is on a list "
-        "of free pages); else in every run that is saved",
+        "The allocator's lists are torn exactly where its own pages lie on both sides of the regions, or where the "
+        "page of a lost table is on a free list.",
+        "by `remap`, on machines with large entries to split: where the array of struct page, the list heads and the "
+        "CPUs' lists all lie above, no list is torn; where all lie below, lists are torn exactly if a table is lost "
+        "(its page is on a free list); else in every run that is saved",
         ("places", "6.13-rc"),
         ("remap",),
         lambda trial: trial.splits == 0 or _as_the_sides_say(trial),
@@ -240,9 +240,9 @@ CLAIMS: tuple[Claim, ...] = (
         "null-on-a-cpu-list",
         "A NULL link on a CPU's own list, found by the next allocation in `__rmqueue_pcplist`, needs the array of "
         "struct page below the blocks and the CPU's list above them.",
-        "by `remap`, a resumed machine that dies of a NULL dereference in `__rmqueue_pcplist` has the array of struct "
-        "page below the regions and the CPUs' lists above, in every study; and on every such machine with something to "
-        "split the next allocations are fatal, if not of NULL then of a poisoned link",
+        "by `remap`, a resumed machine that crashes of a NULL dereference in `__rmqueue_pcplist` has the array of "
+        "struct page below the regions and the CPUs' lists above, in every study; and on every such machine with "
+        "large entries to split the next allocations are fatal, by NULL or by a poisoned link",
         ("places", "6.13-rc"),
         ("remap",),
         lambda trial: (
@@ -256,11 +256,11 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "torn-lists-without-a-lost-table",
-        "No table needs to be lost for that: on a machine of two NUMA nodes the image can have every page table and be "
-        "torn in the allocator alone.",
+        "No table needs to be lost for that: on a machine of two NUMA nodes the image can have every page table and "
+        "be torn in the allocator alone.",
         "by `remap`, on machines whose pages come from the lower node, regions and CPU being on the upper one, and "
-        "whose tables all lie below: no run loses a table, and with something to split every run without a failing "
-        "allocation dies of its free lists, once resumed",
+        "whose tables all lie below: no run loses a table, and with large entries to split every run without a "
+        "failing allocation crashes of its free lists, once resumed",
         ("two nodes",),
         ("remap",),
         lambda trial: (
@@ -271,11 +271,11 @@ CLAIMS: tuple[Claim, ...] = (
         ("remap", crashed_on_lists),
     ),
 )
-"""In the order of the page."""
+"""All claims, in the order of the page."""
 
 
 def _as_the_sides_say(trial: Trial) -> bool:
-    """See the claim about torn lists."""
+    """Return whether a trial is as the claim `torn-lists-need-both-sides` says."""
     below = {trial.below(each) for each in (Structure.MEM_MAP, Structure.ZONE, Structure.PCP)}
     torn = trial.ends(lambda outcome: tore_lists(outcome))
     if below == {False}:

@@ -11,16 +11,16 @@ from hibernaut.memory.physical import PAGE_SIZE, Bytes, Segment
 __all__ = ["DEMO_BLOCK_PFN", "demo_layout", "demo_pages"]
 
 DEMO_BLOCK_PFN = 0x1000
-"""First frame of the 2 MiB block that the direct map does not show."""
+"""First frame of the 2 MiB block that is not present in the direct map."""
 DEMO_BLOCK_PAGES = 512
 DEMO_SINGLE_PFNS = (0x0815, 0x2A2A, 0x2A2B, 0x3003)
-"""Single pages that it does not show either."""
+"""Single pages that are not present either."""
 RAM = ((0x0, 0xA0), (0x100, 0x3F00))
 """64 MiB with the gap that PCs have below 1 MiB."""
 
 
 def demo_pages(start_pfn: int, pages: int) -> Bytes:
-    """Pages that say in words which they are, shape (pages, 4096): a line of text, repeated to the end."""
+    """Return pages that name themselves, shape (pages, 4096): a line of text, repeated to the end."""
     content = np.zeros((pages, PAGE_SIZE), dtype=np.uint8)
     for row in range(pages):
         line = f"frame {start_pfn + row:#07x}: not in the direct map, to be saved all the same.\n".encode("ascii")
@@ -30,7 +30,7 @@ def demo_pages(start_pfn: int, pages: int) -> Bytes:
 
 
 def demo_layout(tables: str = "high") -> Layout:
-    """64 MiB with a 2 MiB not-present block and a few not-present 4K pages, all of which hold text.
+    """Return 64 MiB with a 2 MiB not-present block and a few not-present 4K pages, all of which hold text.
 
     Args:
         tables: where the page tables lie: "high" (above the block: its PMD table is copied after a split in the middle

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The question of the mailing list, answered by running every branch of it."""
+"""The question of the mailing list, answered by running each of its branches."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Branch:
     """One way through the code.
 
     Attributes:
-        title: when it is taken.
-        path: the functions that it goes through, and what each of them says.
+        title: the condition under which it is taken.
+        path: its functions, each with its result.
         today: the run by mainline's way.
-        fixmap: the same through the slot.
+        fixmap: the run through the fixmap slot.
     """
 
     title: str
@@ -47,7 +47,7 @@ BRANCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "2M hole, table below",
-        "there is no PTE: the page lies in a not-present 2 MiB entry, and a page for the table is to be had",
+        "there is no PTE: the page lies in a not-present 2 MiB entry, and a page for the table can be allocated",
         (
             "kernel_page_present: lookup_address stops at the PMD entry: false",
             "__change_page_attr: part of a large page is asked for, so split_large_page allocates a page and fills it",
@@ -66,18 +66,18 @@ BRANCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "2M hole, 1st allocation fails",
-        "the same, and the page for the table is not to be had",
+        "the same, and no page for the table can be allocated",
         (
             "split_large_page: alloc_pages fails: -ENOMEM, and CPA gives up",
-            'hibernate_map_page: "Failed to remap page", once, and goes on',
+            'hibernate_map_page: "Failed to remap page", once, and continues',
             "do_copy_page reads the page, which is still not present: page fault",
         ),
     ),
     (
         "1G hole, 2nd allocation fails",
-        "the page lies in a not-present 1 GiB entry: two tables are needed, and the second is not to be had",
+        "the page lies in a not-present 1 GiB entry: two tables are needed, and the second cannot be allocated",
         (
-            "split_large_page puts in a table of 512 entries of 2 MiB, and starts over",
+            "split_large_page installs a table of 512 entries of 2 MiB, and starts over",
             "the second split fails: -ENOMEM; the first is not undone",
             "warning and page fault as before",
         ),
@@ -100,7 +100,7 @@ BRANCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
 )
-"""(name of the situation, when it is taken, the path)."""
+"""(name of the situation, condition, path)."""
 
 
 def explain(rules: KernelRules | None = None) -> Iterator[Branch]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every way in every situation: what can go wrong with a page that the direct map does not show, and what comes of it.
+"""The matrix: every way in every situation in which a page is missing from the direct map.
 
-The rows are those of the question that the mailing list asked ("does CPA just fail to find an existing PTE and fall
-over? Or does it try to, and fail to, allocate the PTE page?"), and what was seen on real kernels since.
+The situations are those of the question that the mailing list asked ("does CPA just fail to find an existing PTE and
+fall over? Or does it try to, and fail to, allocate the PTE page?"), and those seen on real kernels since.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Situation:
     """A machine about to hibernate.
 
     Attributes:
-        name: short, for tables.
-        what: a sentence.
-        layout: the machine.
-        environment: makes the one that answers its choices.
-        arrange: what is done on the machine before.
+        name: its name in tables.
+        what: a description, one clause.
+        layout: the layout of the machine.
+        environment: returns the environment of a run.
+        arrange: prepares the machine before it hibernates.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Situation:
     arrange: Callable[[Machine], None] | None = None
 
     def machine(self, rules: KernelRules | None = None) -> Machine:
-        """Build it."""
+        """Build the machine."""
         machine = build_machine(self.layout, self.environment(), rules)
         if self.arrange is not None:
             self.arrange(machine)
@@ -71,20 +71,20 @@ class Situation:
 
 
 def _small(*holes: HoleSpec, tables: str = "low", mem_map: str = "high") -> Layout:
-    """The allocator's own pages lie at the top of RAM, as they do on real machines, unless `mem_map` says else."""
+    """Return a layout with the allocator's own pages at the top of RAM, as on real machines, except for `mem_map`."""
     return Layout(
         RAM, holes=holes, tables=tables, mem_map=mem_map, zone="high", pcp="high", free="high", free_pages=256
     )
 
 
 def _one_gib() -> Layout:
-    """Pages of two blocks of it are to be saved, the rest is nosave, so that no way is long about it."""
+    """Return a layout of which pages in two blocks of a GiB are saveable, so that no way takes long."""
     rest = (GIB + SAVED_PAGES, GIB - SAVED_PAGES)
     return Layout(BIG, holes=(hole_1g(GIB),), largest=Level.PUD, tables=0x1000, free_pages=1024, nosave=(rest,))
 
 
 def _stale(machine: Machine) -> None:
-    """A page was mapped, read, and taken out of the direct map again without a flush; the slot was used likewise."""
+    """Map a page, read it, and take it out of the direct map without a flush; use the slot likewise."""
     set_direct_map_default_noflush(machine, STALE)
     machine.read_page(machine.vaddr(STALE))
     set_direct_map_invalid_noflush(machine, STALE)
@@ -110,7 +110,7 @@ SITUATIONS: tuple[Situation, ...] = (
         "the array of struct page is copied before the block, the heads of the free lists after it",
         _small(hole_2m(BLOCK), tables="low", mem_map="low"),
     ),
-    Situation("1G hole", "1 GiB not present as one entry, pages of two of its blocks to be saved", _one_gib()),
+    Situation("1G hole", "1 GiB not present as one entry; pages in two of its blocks are saveable", _one_gib()),
     Situation("none entry", "a zero entry in a PTE table that exists", _small(none_entries(0x905))),
     Situation("no table", "2 MiB without even a PTE table", _small(no_table(0x1400))),
     Situation(
@@ -127,14 +127,14 @@ SITUATIONS: tuple[Situation, ...] = (
     ),
     Situation(
         "stale TLB, used",
-        "a page unmapped and the slot cleared just before; the CPU goes on using what it remembers",
+        "a page unmapped and the slot cleared just before; the CPU uses the translations that it still caches",
         _small(hole_4k(0x801, 2)),
         Environment,
         _stale,
     ),
     Situation(
         "stale TLB, dropped",
-        "the same, and the CPU has forgotten it",
+        "the same, and the CPU has dropped these translations",
         _small(hole_4k(0x801, 2)),
         _Forgets,
         _stale,
@@ -160,17 +160,17 @@ MATRIX_WAYS: tuple[str, ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One way in one situation: what came of it.
+    """The result of one way in one situation.
 
     Attributes:
         way: the way.
         situation: the situation.
-        before: the machine as it was.
+        before: the machine before the copy.
         after: the machine as the copy left it.
-        snapshot: what was saved; None if nothing was.
-        resumed: the machine that goes on from it.
-        error: why nothing was saved.
-        violations: of all checks.
+        snapshot: the saved pages; None if none were.
+        resumed: the machine that resumed from them.
+        error: the reason for which nothing was saved.
+        violations: the violations of all invariants of the matrix.
     """
 
     way: Way
@@ -184,7 +184,7 @@ class Cell:
 
     @property
     def status(self) -> str:
-        """saved, died or refused."""
+        """One of "saved", "died" (it crashed) and "refused"."""
         if self.error is None:
             return "saved"
         return "died" if isinstance(self.error, MachineFault) else "refused"
@@ -197,18 +197,18 @@ class Cell:
 
     @property
     def result(self) -> str:
-        """One of: as it was; died; refused; or what the checks say, as names."""
+        """One of "as it was", "died" and "refused", or the names of the broken invariants."""
         return self.status if self.error is not None else ", ".join(self.failed_checks) or "as it was"
 
 
 def run_cell(way: Way, situation: Situation, rules: KernelRules | None = None, machine: Machine | None = None) -> Cell:
-    """Hibernate and resume one machine by one way, and ask every check.
+    """Hibernate and resume one machine by one way, and ask every invariant of the matrix.
 
     Args:
-        way: how pages are copied that are not present.
-        situation: the machine.
-        rules: of its kernel.
-        machine: the situation's machine, where it has been built already; it is not changed.
+        way: the way.
+        situation: the situation.
+        rules: the rules of its kernel.
+        machine: the situation's machine, if it has been built already; it is not changed.
     """
     before = situation.machine(rules) if machine is None else machine
     after = before.fork()
@@ -225,10 +225,10 @@ def run_matrix(
     situations: Iterable[Situation] = SITUATIONS,
     rules: KernelRules | None = None,
 ) -> Iterator[Cell]:
-    """Every way in every situation, situation by situation; each machine is built once.
+    """Yield every way in every situation, situation by situation; each machine is built once.
 
     Raises:
-        HibernautError: no way of that name.
+        HibernautError: an unknown way.
     """
     chosen = [way_named(name) for name in ways]
     for situation in situations:

@@ -26,7 +26,7 @@ WAYS_IN_QUESTION = (
     "reserved:9",
 )
 MOST_SPLITS = 9
-"""Of three regions of 1 GiB."""
+"""The number of splits of three regions of 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Study:
     """A sweep with a name.
 
     Attributes:
-        name: short.
-        asks: what it is for, a clause.
-        sweep: what is run.
+        name: its name.
+        asks: its question, a clause.
+        sweep: its sweep.
     """
 
     name: str
@@ -52,7 +52,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     Study(
         "kinds",
-        "what else a page can be: among 4K entries that are present, without an entry, without a table",
+        "other kinds of region: among present 4K entries, without an entry, without a table",
         Sweep(
             Family(regions=(0, 1, 2), kinds=tuple(RegionKind), root=BOTH),
             (*WAYS_IN_QUESTION, *MUTANTS),
@@ -60,7 +60,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     Study(
         "places",
-        "where the kernel's own pages lie, and what becomes of the machine afterwards",
+        "all sides for the kernel's own pages, and allocations on the resumed machine",
         Sweep(
             Family(
                 regions=(0, 1),
@@ -78,7 +78,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     Study(
         "reserve",
-        "how many pages for tables have to be reserved",
+        "the number of pages for tables that have to be reserved",
         Sweep(
             Family(regions=(0, 1, 2, 3), kinds=(RegionKind.BLOCK, RegionKind.GIB), free=BOTH),
             tuple(f"reserved:{pages}" for pages in range(MOST_SPLITS + 1)),
@@ -86,7 +86,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     Study(
         "6.13-rc",
-        "2 MiB blocks out of the direct map, as 6.13-rc's execmem took them, and where the allocator's own pages lie",
+        "2 MiB blocks out of the direct map, as execmem took them in 6.13-rc; all sides for the allocator's own pages",
         Sweep(
             Family(
                 regions=(0, 1, 2, 3),
@@ -104,7 +104,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     Study(
         "two nodes",
-        "a machine of two NUMA nodes: pages come from the lower one, the regions and the CPU are on the upper one",
+        "a machine of two NUMA nodes: pages come from the lower node, the regions and the CPU are on the upper node",
         Sweep(
             Family(
                 regions=(0, 1, 2, 3),
@@ -123,7 +123,7 @@ STUDIES: tuple[Study, ...] = (
     *(
         Study(
             f"line {rules.line}",
-            f"whether it is otherwise by the rules of {rules.line}",
+            f"differences by the rules of {rules.line}",
             Sweep(
                 Family(regions=(0, 1, 2), kinds=tuple(RegionKind)),
                 ("remap", "fixmap", "fixmap-v3", "remap-whole"),
