@@ -63,7 +63,7 @@ def test_the_readmes_takeover(lab_61: Lab) -> None:
 
 def varying(text: str) -> str:
     """A session with what differs from run to run, or from one of Debian's kernels to the next, left out."""
-    return re.sub(r"\d+ pages to copy|: \d+ pages, into", "N pages", re.sub(r"6\.1\.0-\d+", "6.1.0-N", text))
+    return re.sub(r"\d+ pages to copy|: \d+ pages,", "N pages", re.sub(r"6\.1\.0-\d+", "6.1.0-N", text))
 
 
 def test_hibernate_and_resume_on_the_command_line(lab_61: Lab, tmp_path: Path) -> None:
