@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from hibernaut.errors import HibernautError, LabUnavailable
-from hibernaut.lab.cases.table import cases_of
+from hibernaut.lab.cases.table import CASES, cases_of
 from hibernaut.lab.host.kernels import line_named
 from hibernaut.lab.variants import variant_named
 from hibernaut.report.documents import CaseDocument, ProveDocument
@@ -21,6 +24,17 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         variant_named("x")
     with pytest.raises(HibernautError, match="no case matches 'x y'"):
         cases_of(["x y"])
+
+
+def test_the_page_of_results_uses_the_names_of_the_table() -> None:
+    """Each row of docs/support.md is a case of the table, with its requirement, for each of the kernels."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "support.md").read_text()
+    rows = re.findall(r"^\| ([\d.]+) \| (.*) \| (.*) \| \w+ \| \d+ \|$", page, re.MULTILINE)
+    kernels = list(dict.fromkeys(kernel for kernel, _, _ in rows))
+    assert len(kernels) > 1
+    assert rows == [(kernel, case.name, case.must) for kernel in kernels for case in CASES]
+    for kernel, name, _ in rows:
+        assert f"\n- {kernel}, {name}: " in page
 
 
 def test_the_table_of_proofs() -> None:

@@ -346,7 +346,7 @@ def support_page(document: ProveDocument) -> str:
     lines = [
         "# What real kernels did",
         "",
-        "Written by `make lab` (`hibernaut lab prove --write docs/support.md`); nothing here is written by hand.",
+        "Written by `make lab` (`hibernaut lab prove --write docs/support.md`). Results are never edited by hand.",
         "",
         "Kernels: " + ", ".join(f"{kernel} is Debian's {release}" for kernel, release in releases.items()) + ".",
         "",
