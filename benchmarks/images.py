@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.parallel import worker_count
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named

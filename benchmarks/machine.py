@@ -21,11 +21,12 @@ import numpy as np
 
 from hibernaut.hibernation import Fixmap, Remap, check_resumed, resume
 from hibernaut.hibernation.audit import audit
-from hibernaut.hibernation.snapshot import CHUNK_PAGES, hibernate
 from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.hibernation.swsusp_save import hibernate
 from hibernaut.linux import Layout, build_machine
 from hibernaut.linux.layout import HoleSpec, hole_2m, hole_4k
 from hibernaut.linux.roots import find_root
+from hibernaut.memory.page import CHUNK_PAGES
 from hibernaut.paging.entries import ENTRIES
 from hibernaut.sources import open_memory
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hibernaut.memory.physical import Segment, SegmentMemory
+from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.paging.tables import PageTables, Stop
 
 BASE = 0xFFFF_8880_0000_0000

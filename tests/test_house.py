@@ -157,7 +157,7 @@ def test_importing_the_package_costs_nothing() -> None:
 
 @pytest.mark.parametrize(
     "first",
-    ["", "import hibernaut.hibernation.snapshot; ", "import hibernaut.exploration; ", "import hibernaut.cli.app; "],
+    ["", "import hibernaut.hibernation.swsusp_save; ", "import hibernaut.exploration; ", "import hibernaut.cli.app; "],
 )
 def test_hibernate_and_explore_are_functions(first: str) -> None:
     """`hibernaut.hibernate` and `hibernaut.explore` are functions in whatever order modules were imported."""

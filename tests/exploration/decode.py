@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 
 __all__ = ["decode", "decode_all", "same"]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.exploration.encoding import Value, encode, encode_pages
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from tests.exploration.decode import decode, same
 
 SMALL = st.sampled_from((None, False, True, 0, 1, -1, 127, 128, 255, 256, 1 << 63, "", "0", "n", b"", b"0", b"n"))

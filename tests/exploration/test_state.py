@@ -14,11 +14,11 @@ from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import operations_of
 from hibernaut.exploration.plan import layouts
 from hibernaut.exploration.run import Run
-from hibernaut.hibernation.checks import Violation
+from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Replay
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.paging.entries import Level
 from tests.exploration.decode import decode_all, same
 

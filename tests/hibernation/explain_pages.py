@@ -16,7 +16,8 @@ import numpy as np
 
 from hibernaut.kernel.symbols import kernel_symbols
 from hibernaut.linux.pgtable import PRESENT, PSE
-from hibernaut.memory.physical import Bytes, PhysicalMemory
+from hibernaut.memory.page import Bytes
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, parse_vmcoreinfo
 from hibernaut.paging.tables import PageTables
 

@@ -23,7 +23,10 @@ from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocatio
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import pfn_entry
 from hibernaut.linux.rules import rules_named
-from hibernaut.memory.physical import PAGE_SHIFT, Bytes, FrameRanges, PhysicalMemory, Segment, SegmentMemory
+from hibernaut.memory.page import PAGE_SHIFT, Bytes
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.segments import Segment, SegmentMemory
 from tests.hibernation.explain_pages import Explained, Explainer, Kind, naive_tables
 from tests.linux.witness import (
     LOW2M_CR3,
@@ -38,7 +41,7 @@ from tests.linux.witness import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hibernaut.memory.physical import Frames
+    from hibernaut.memory.page import Frames
     from tests.conftest import Golden
 
 NEW_TABLE = 0xAAC8

@@ -20,7 +20,8 @@ from hibernaut.linux.environment import ChooseFrames, FailAllocations
 from hibernaut.linux.formula import BOOT_MARK, formula_pages
 from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.physical import FrameRanges, PhysicalMemory
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import PageTables, Stop
 from tests.linux.witness import LOW2M_CR3, LOW2M_PAGES, LOW2M_START, elf_memory, plain_image

@@ -19,7 +19,7 @@ from hibernaut.hibernation import (
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import FailAllocations
 from hibernaut.linux.layout import Layout, hole_4k, no_table, none_entries
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.studies.matrix import SITUATIONS
 from tests.hibernation.machines import RAM
 

@@ -10,11 +10,12 @@ import pytest
 
 from hibernaut.hibernation import BootKernel, Fixmap, Remap, Way, check_resumed, resume
 from hibernaut.hibernation.audit import audit
-from hibernaut.hibernation.snapshot import hibernate
+from hibernaut.hibernation.swsusp_save import hibernate
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.formula import FormulaMemory, formula_pages
 from hibernaut.linux.layout import Layout, hole_2m, hole_4k
-from hibernaut.memory.physical import Bytes, FrameRanges
+from hibernaut.memory.page import Bytes
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Level
 from tests.machines import GIB
 

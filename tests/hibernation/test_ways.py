@@ -26,7 +26,8 @@ from hibernaut.hibernation import (
     slot_empty,
     tables_closed,
 )
-from hibernaut.hibernation.checks import Violation
+from hibernaut.hibernation.checks.violation import Violation
+from hibernaut.hibernation.ways.base import Way as WayBase
 from hibernaut.hibernation.ways.fixmap_v1 import PREEMPTIBLE
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.direct_map import FrameState
@@ -35,7 +36,7 @@ from hibernaut.linux.formula import formula_pages
 from hibernaut.linux.layout import HoleSpec, Layout, hole_1g, hole_2m, hole_4k, no_table, none_entries
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, TableNotInSource, pfn_entry
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Level
 from tests.hibernation.machines import BIG, GIB, RAM
 
@@ -251,3 +252,8 @@ def test_machine_without_a_fixmap_cannot_use_the_slot() -> None:
     machine = build_machine(Layout(RAM, fixmap=False))
     assert hibernate(machine, Fixmap()).frames.total_pages == saveable_pages(machine).total_pages
     assert slot_empty(machine) == ()
+
+
+def test_ways_are_named_as_the_public_interface_names_them() -> None:
+    """One class, exported where people look for it."""
+    assert (Remap().name, Fixmap().name, Way) == ("Remap", "Fixmap", WayBase)

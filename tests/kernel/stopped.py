@@ -9,7 +9,8 @@ from hibernaut.errors import HibernautError
 from hibernaut.kernel.suspend import kernel_state
 from hibernaut.kernel.symbols import KernelSymbols, kernel_symbols
 from hibernaut.memory.declarations import START_KERNEL_MAP
-from hibernaut.memory.physical import Overlay, PhysicalMemory
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, page_table_root, parse_vmcoreinfo
 from hibernaut.paging.tables import PageTables
 from hibernaut.sources import Source

@@ -11,7 +11,9 @@ import pytest
 
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.suspend import kernel_state
-from hibernaut.memory.physical import Frames, Overlay, PhysicalMemory
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.page import Frames
+from hibernaut.memory.physical import PhysicalMemory
 from tests.kernel.stopped import StoppedKernel
 
 pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")

@@ -9,7 +9,8 @@ import pytest
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.facts import machine_facts
 from hibernaut.kernel.suspend import kernel_state, pages_to_save
-from hibernaut.memory.physical import Overlay, Segment, SegmentMemory
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 from tests.conftest import Golden

@@ -17,7 +17,7 @@ from hibernaut.kernel.symbol_names import (
     names_of_system_map,
     names_of_vmlinuz,
 )
-from hibernaut.memory.physical import Overlay
+from hibernaut.memory.overlay import Overlay
 from tests.kernel.stopped import StoppedKernel
 from tests.kernel.vmlinux import RELEASE, bzimage, kernel_image
 

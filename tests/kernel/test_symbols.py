@@ -12,7 +12,7 @@ from hibernaut.errors import FormatError, HibernautError, how_to_install
 from hibernaut.kernel.facts import machine_facts
 from hibernaut.kernel.suspend import kernel_state, pages_to_save
 from hibernaut.kernel.symbols import _Reader, kernel_symbols
-from hibernaut.memory.physical import Segment, SegmentMemory
+from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 from tests.conftest import Golden

@@ -12,7 +12,7 @@ from hibernaut.linux.layout import Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE
 from hibernaut.linux.rules import KernelRules, rules_named
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.paging.entries import Level
 from tests.machines import RAM
 

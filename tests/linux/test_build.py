@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from hibernaut.errors import HibernautError
-from hibernaut.hibernation.checks import page_tables
+from hibernaut.hibernation.page_tables import page_tables
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.linux.build import build_machine
@@ -26,7 +26,8 @@ from hibernaut.linux.layout import (
     no_table,
     none_entries,
 )
-from hibernaut.memory.physical import FrameRanges, Segment
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.segments import Segment
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import Stop
 from tests.machines import GIB, RAM

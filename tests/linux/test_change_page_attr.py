@@ -20,7 +20,7 @@ from hibernaut.linux.set_memory import (
     set_memory_rw,
     set_memory_x,
 )
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.paging.entries import Entry, Level
 from tests.linux.attribute_machines import (
     IMAGE,

@@ -20,7 +20,9 @@ from hibernaut.linux.formula import FormulaMemory
 from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import BUDDY_TYPE, LIST_POISON1, LIST_POISON2, STRUCT_PAGE, AllocatorPlaces, mem_map_page
 from hibernaut.linux.page_alloc import BuddyAllocator
-from hibernaut.memory.physical import FrameRanges, Overlay, Segment
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.segments import Segment
 from tests.linux.tiny_machine import (
     BLOCK,
     END,

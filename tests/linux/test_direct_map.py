@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import START_KERNEL_MAP, DirectMap, FrameState, Hole, Mismatch
-from hibernaut.memory.physical import PhysicalMemory, Segment, SegmentMemory
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import Stop
 from hibernaut.swsusp.image import open_image

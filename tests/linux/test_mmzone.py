@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hibernaut.linux.mmzone import BUDDY_TYPE, LIST_POISON1, LIST_POISON2, STRUCT_PAGE, AllocatorPlaces
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.tables import PageTables
 from tests.conftest import Golden
 from tests.linux.tiny_machine import END

@@ -15,7 +15,7 @@ from hibernaut.linux.check_allocator import check_allocator
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations, Kind, Question
 from hibernaut.linux.mmzone import BUDDY_TYPE
 from hibernaut.linux.page_alloc import zone_batchsize
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 from tests.linux.tiny_machine import (
     END,
     FREE,

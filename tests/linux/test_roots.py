@@ -11,7 +11,8 @@ import pytest
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import START_KERNEL_MAP, DirectMap
 from hibernaut.linux.roots import find_root, find_roots
-from hibernaut.memory.physical import PhysicalMemory, Segment, SegmentMemory
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.swsusp.image import open_image
 from tests.conftest import Golden
 from tests.paging.golden_elf import golden_memory

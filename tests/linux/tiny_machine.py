@@ -18,7 +18,9 @@ from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import AllocatorPlaces, mem_map_page
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.linux.printk import EventLog
-from hibernaut.memory.physical import FrameRanges, Overlay, Segment
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.segments import Segment
 from tests.machines import BASE4 as BASE
 
 END = 4096 + 40

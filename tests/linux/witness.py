@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from elftools.elf.elffile import ELFFile
 
-from hibernaut.memory.physical import Bytes, Frames, Segment, SegmentMemory
+from hibernaut.memory.page import Bytes, Frames
+from hibernaut.memory.segments import Segment, SegmentMemory
 
 LOW2M_CR3 = 0x487C000
 LOW2M_START, LOW2M_PAGES = 0x400, 512

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.memory.elf import open_elf
-from hibernaut.memory.physical import PAGE_SIZE, Segment, SegmentMemory
+from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.memory.vmcoreinfo import (
     VmcoreinfoFinder,
     find_vmcoreinfo,

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.lime import open_lime
-from hibernaut.memory.physical import PAGE_SIZE, Bytes, FrameRanges, Frames
+from hibernaut.memory.page import PAGE_SIZE, Bytes, Frames
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
 from hibernaut.memory.writers import Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from hibernaut.volumes.output import replacing

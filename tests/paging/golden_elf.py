@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from elftools.elf.elffile import ELFFile
 
-from hibernaut.memory.physical import Segment, SegmentMemory
+from hibernaut.memory.segments import Segment, SegmentMemory
 
 
 def golden_memory(path: Path) -> SegmentMemory:

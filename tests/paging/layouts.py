@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hibernaut.memory.physical import Segment, SegmentMemory
+from hibernaut.memory.segments import Segment, SegmentMemory
 
 P, RW, USER, A, D, PSE, GLOBAL, NX = 1, 2, 4, 0x20, 0x40, 0x80, 0x100, 1 << 63
 TABLE_FLAGS = P | RW | USER | A | D

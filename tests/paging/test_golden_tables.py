@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from hibernaut.memory.physical import SegmentMemory
+from hibernaut.memory.segments import SegmentMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import PageTables, Stop
 from tests.conftest import Golden

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.physical import Overlay, Segment, SegmentMemory
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.paging import bulk as bulk_module
 from hibernaut.paging import scan as scan_module
 from hibernaut.paging.entries import Level

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError
-from hibernaut.memory.physical import Segment, SegmentMemory
+from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.swsusp import Image, open_image
 from hibernaut.swsusp.codecs import COMPRESSORS, CompressorName
 from hibernaut.swsusp.info import ImageInfo

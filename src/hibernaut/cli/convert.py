@@ -29,7 +29,7 @@ from hibernaut.cli.common import (
 )
 from hibernaut.errors import FormatError
 from hibernaut.memory.elf import Note
-from hibernaut.memory.physical import Bytes, Frames
+from hibernaut.memory.page import Bytes, Frames
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
 from hibernaut.memory.writers import Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from hibernaut.report.documents import ConvertDocument

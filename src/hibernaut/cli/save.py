@@ -37,7 +37,7 @@ from hibernaut.kernel.suspend import PagesToSave, pages_to_save
 from hibernaut.kernel_line import Probed
 from hibernaut.linux import Environment, FailAllocations, Machine
 from hibernaut.linux.rules import KernelRules
-from hibernaut.memory.physical import PAGE_SHIFT
+from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.report.images import failed_save_document, save_document
 from hibernaut.report.text import died_text, size_text
 from hibernaut.sources import Source, open_memory

@@ -25,7 +25,7 @@ from hibernaut.kernel.suspend import pages_to_save, secret_users
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import KernelRules
-from hibernaut.memory.physical import Frames
+from hibernaut.memory.page import Frames
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 

@@ -29,7 +29,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from hibernaut.memory.physical import Bytes
+from hibernaut.memory.page import Bytes
 
 __all__ = ["Value", "encode", "encode_pages"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from hibernaut.exploration.encoding import encode, encode_pages
 from hibernaut.exploration.state import digest_of, frame_ranges
-from hibernaut.hibernation.checks import page_tables
+from hibernaut.hibernation.page_tables import page_tables
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["fingerprint", "is_fingerprint_of"]
 

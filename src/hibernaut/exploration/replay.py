@@ -16,7 +16,7 @@ from hibernaut.errors import FormatError, HibernautError
 from hibernaut.exploration.operations import Operation, check_ways
 from hibernaut.exploration.play import FamilyMachine, Played, SourceMachine, Written, play
 from hibernaut.exploration.scopes import family_from_json, family_json
-from hibernaut.hibernation.checks import Violation
+from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.volumes.output import write_file

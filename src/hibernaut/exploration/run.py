@@ -11,11 +11,12 @@ from hibernaut.errors import HibernationRefused, MachineFault
 from hibernaut.exploration.encoding import Value, encode, encode_pages
 from hibernaut.exploration.operations import HIBERNATE, Operation, perform
 from hibernaut.exploration.state import digest_of, encoded_copy, encoded_machine, frame_ranges
-from hibernaut.hibernation.checks import Violation
+from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.invariants import TRACES, Hibernation, violations_of
 from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.hibernation.resume import BootKernel, resume
-from hibernaut.hibernation.snapshot import Copy, Snapshot
+from hibernaut.hibernation.snapshot import Snapshot
+from hibernaut.hibernation.swsusp_save import Copy
 from hibernaut.hibernation.ways import way_named
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine

@@ -30,11 +30,11 @@ import numpy as np
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.run import Outcome, Run
-from hibernaut.hibernation.checks import page_tables
+from hibernaut.hibernation.page_tables import page_tables
 from hibernaut.linux.environment import Environment, Kind, Question
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import BuddyAllocator
-from hibernaut.memory.physical import PAGE_SHIFT
+from hibernaut.memory.page import PAGE_SHIFT
 
 __all__ = ["Best", "Bounds", "Chooser", "Explored", "explore_run", "landmarks"]
 

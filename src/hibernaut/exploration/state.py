@@ -12,10 +12,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 
 from hibernaut.exploration.encoding import Value, encode, encode_pages
-from hibernaut.hibernation.snapshot import Copy
+from hibernaut.hibernation.swsusp_save import Copy
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import BuddyAllocator
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["DIGEST_BYTES", "digest_of", "encoded_copy", "encoded_machine", "frame_ranges"]
 

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-from hibernaut.hibernation.checks import (
-    CPU_SET_BITS,
-    Violation,
-    allocator_sound,
-    nothing_stale,
-    same_data,
-    same_direct_map,
-    slot_empty,
-    tables_closed,
-)
+from hibernaut.hibernation.checks.allocator import allocator_sound
+from hibernaut.hibernation.checks.data import same_data
+from hibernaut.hibernation.checks.direct_map import CPU_SET_BITS, same_direct_map
+from hibernaut.hibernation.checks.fixmap import slot_empty
+from hibernaut.hibernation.checks.tables import tables_closed
+from hibernaut.hibernation.checks.tlb import nothing_stale
+from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.invariants import INVARIANTS, TRACES, Hibernation, Invariant, check_resumed, violations_of
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.saveable import saveable_pages
-from hibernaut.hibernation.snapshot import Snapshot, SnapshotMemory, hibernate
+from hibernaut.hibernation.snapshot import Snapshot, SnapshotMemory
+from hibernaut.hibernation.swsusp_save import hibernate
 from hibernaut.hibernation.ways import (
     WAYS,
     Fixmap,

@@ -12,7 +12,8 @@ import numpy as np
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.linux.direct_map import FrameState, frames_in_state
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.physical import PAGE_SHIFT, FrameRanges
+from hibernaut.memory.page import PAGE_SHIFT
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 

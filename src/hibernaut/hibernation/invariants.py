@@ -14,23 +14,22 @@ from functools import cached_property
 import numpy as np
 
 from hibernaut.errors import HibernationRefused, MachineFault
-from hibernaut.hibernation.checks import (
-    Violation,
-    allocator_sound,
-    nothing_stale,
-    page_tables,
-    same_data,
-    same_direct_map,
-    same_frames,
-    slot_empty,
-    tables_closed,
-)
+from hibernaut.hibernation.checks.allocator import allocator_sound
+from hibernaut.hibernation.checks.data import same_data
+from hibernaut.hibernation.checks.direct_map import same_direct_map
+from hibernaut.hibernation.checks.fixmap import slot_empty
+from hibernaut.hibernation.checks.tables import tables_closed
+from hibernaut.hibernation.checks.tlb import nothing_stale
+from hibernaut.hibernation.checks.translations import same_frames
+from hibernaut.hibernation.checks.violation import Violation
+from hibernaut.hibernation.page_tables import page_tables
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.linux.check_allocator import LEAKED
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import BuddyAllocator
-from hibernaut.memory.physical import PAGE_SHIFT, FrameRanges
+from hibernaut.memory.page import PAGE_SHIFT
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["INVARIANTS", "TRACES", "Hibernation", "Invariant", "check_resumed", "violations_of"]
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.linux.printk import MODEL_MARK, Event, EventLog
-from hibernaut.memory.physical import Bytes, FrameRanges, Frames, PhysicalMemory
+from hibernaut.memory.page import Bytes, Frames
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 
 if TYPE_CHECKING:
     from hibernaut.linux.machine import Machine

@@ -21,7 +21,10 @@ from hibernaut.linux.direct_map import FrameState, frames_in_state
 from hibernaut.linux.formula import BOOT_MARK, FormulaMemory
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL_LARGE
-from hibernaut.memory.physical import PAGE_SHIFT, BoolArray, Bytes, FrameRanges, Frames, Overlay, PhysicalMemory
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.page import PAGE_SHIFT, BoolArray, Bytes, Frames
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level
 
 __all__ = ["BootKernel", "resume"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hibernaut.errors import HibernautError
 from hibernaut.linux.direct_map import FrameState, frames_in_state
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["saveable_pages"]
 

@@ -17,7 +17,10 @@ from hibernaut.linux.direct_map import DirectMap, FrameState, frames_in_state
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import KernelRules
-from hibernaut.memory.physical import PAGE_SHIFT, FrameRanges, Frames, Overlay, PhysicalMemory
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.page import CHUNK_PAGES, PAGE_SHIFT, Frames
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import ENTRIES, Level
 from hibernaut.paging.spans import Stop
 
@@ -29,7 +32,6 @@ MAX_SET_ASIDE = 4096
 LOW_MEMORY_PFN = 0x100
 """The first MiB belongs to the firmware: no page tables there if there is any other place."""
 
-CHUNK_PAGES = 1024
 SEARCH_PAGES = 1 << 18
 """How far down from the top zero-filled frames are looked for: 1 GiB."""
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from hibernaut.errors import FormatError
 from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
 from hibernaut.memory.declarations import START_KERNEL_MAP
-from hibernaut.memory.physical import PAGE_SIZE, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, page_table_root, parse_vmcoreinfo
 from hibernaut.paging.tables import PageTables, Stop
 

@@ -13,7 +13,7 @@ from hibernaut.kernel.facts import compute_e820_crc32, get_num_physpages, node_a
 from hibernaut.kernel.kernel_memory import u64_at
 from hibernaut.kernel.layouts import BITS_PER_LEAF, MAX_NODE_BYTES, MAX_ZONES
 from hibernaut.kernel.symbols import SymbolicKernel
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.paging.tables import PageTables, Stop
 from hibernaut.swsusp.declarations import MAX_PFN
 from hibernaut.swsusp.info import ImageInfo
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from hibernaut.memory.physical import Frames, PhysicalMemory
+    from hibernaut.memory.page import Frames
+    from hibernaut.memory.physical import PhysicalMemory
     from hibernaut.sources import Source
 
 __all__ = ["KernelState", "PagesToSave", "kernel_state", "pages_to_save", "secret_users"]

@@ -14,7 +14,7 @@ from hibernaut.kernel.kallsyms import MAX_SYMBOLS
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.layouts import HAND_WRITTEN, KERNEL_IMAGE_BYTES, StructureLayouts
 from hibernaut.memory.declarations import START_KERNEL_MAP
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.swsusp.declarations import MAX_PFN
 
 if TYPE_CHECKING:

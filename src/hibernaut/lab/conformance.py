@@ -30,7 +30,8 @@ from hibernaut.linux import DirectMap, Machine
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations
 from hibernaut.linux.rules import KernelRules
-from hibernaut.memory.physical import Frames, PhysicalMemory
+from hibernaut.memory.page import Frames
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 from hibernaut.paging.tables import PageTables

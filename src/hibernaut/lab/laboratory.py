@@ -29,7 +29,7 @@ from hibernaut.lab.vm.disks import PARTITION_START_BYTES, copy_disk, make_disk
 from hibernaut.lab.vm.gdb import Debugger
 from hibernaut.lab.vm.port import Port, Reply
 from hibernaut.lab.vm.qemu import Disk, Hardware, Qemu, qemu
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.declarations import SIGNATURE
 
 __all__ = ["DumpPoints", "Hibernated", "Lab", "Resumed"]

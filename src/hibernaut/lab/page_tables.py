@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hibernaut.memory.physical import Bytes, PhysicalMemory
+from hibernaut.memory.page import Bytes
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.paging.entries import FRAME_MASK, Entry, Level
 
 __all__ = ["reachable_tables"]

@@ -19,7 +19,9 @@ from numpy.typing import ArrayLike
 from hibernaut.errors import MachineFault, OutOfMemory
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.printk import EventLog
-from hibernaut.memory.physical import FrameRanges, Frames, PhysicalMemory
+from hibernaut.memory.page import Frames
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["Allocation", "AllocatorMachine", "FreeFrames", "FreePages", "PageAllocator"]
 

@@ -10,7 +10,9 @@ import numpy as np
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
 from hibernaut.linux.layout import HoleKind, HoleSpec, Layout
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL, PAGE_KERNEL_LARGE, PAGE_TABLE
-from hibernaut.memory.physical import PAGE_SIZE, FrameRanges, Frames, Segment
+from hibernaut.memory.page import PAGE_SIZE, Frames
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.segments import Segment
 from hibernaut.paging.entries import ENTRIES, Entries, Level
 
 __all__ = ["BootTables"]

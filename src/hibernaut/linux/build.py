@@ -25,7 +25,11 @@ from hibernaut.linux.page_alloc import BuddyAllocator, zone_batchsize
 from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_invalid_noflush, set_memory_np
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, FrameRanges, Overlay, PhysicalMemory, Segment
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.segments import Segment
 from hibernaut.paging.entries import ENTRIES
 
 __all__ = ["build_machine"]

@@ -28,7 +28,7 @@ from hibernaut.linux.pgtable import (
     pgprot_large_2_4k,
 )
 from hibernaut.linux.protections import static_protections, verify_rwx
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.entries import Level
 
 __all__ = ["AttributeChangeError", "change_page_attr_set_clr", "set_pages_np", "set_pages_p"]

@@ -32,7 +32,9 @@ from hibernaut.linux.mmzone import (
     ZONE_NR_FREE_PAGES,
     AllocatorPlaces,
 )
-from hibernaut.memory.physical import CHUNK_PAGES, PAGE_SHIFT, PAGE_SIZE, BoolArray, Bytes, FrameRanges, PhysicalMemory
+from hibernaut.memory.page import CHUNK_PAGES, PAGE_SHIFT, PAGE_SIZE, BoolArray, Bytes
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["LEAKED", "AllocatorProblem", "check_allocator"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import FRAME_MASK, Level
 from hibernaut.paging.spans import Codes, Spans, Stop
 from hibernaut.paging.tables import PageTables
@@ -24,7 +24,8 @@ from hibernaut.paging.tables import PageTables
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from hibernaut.memory.physical import Frames, PhysicalMemory
+    from hibernaut.memory.page import Frames
+    from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = ["START_KERNEL_MAP", "DirectMap", "FrameState", "Hole", "Mismatch", "Regions", "frames_in_state"]
 

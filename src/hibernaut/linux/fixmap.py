@@ -12,7 +12,8 @@ from typing import Protocol
 
 from hibernaut.errors import HibernautError
 from hibernaut.linux.pgtable import PAGE_KERNEL, lookup_address, pfn_entry
-from hibernaut.memory.physical import PAGE_SIZE, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tlb import Tlb
 

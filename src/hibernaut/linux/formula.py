@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, PhysicalMemory, Segment, SegmentMemory
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.segments import Segment, SegmentMemory
 
 __all__ = ["BOOT_MARK", "FORMULA_MARK", "FormulaMemory", "formula_pages"]
 

@@ -7,7 +7,7 @@ from hibernaut.errors import MachineFault
 from hibernaut.linux.allocator import AllocatorMachine
 from hibernaut.linux.mmzone import LIST_POISON1, LIST_POISON2
 from hibernaut.linux.oops import general_protection_fault
-from hibernaut.memory.physical import PAGE_SHIFT
+from hibernaut.memory.page import PAGE_SHIFT
 
 __all__ = ["U64_MAX", "KernelData"]
 

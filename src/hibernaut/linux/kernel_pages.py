@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from hibernaut.errors import HibernautError
 from hibernaut.linux.layout import Layout
 from hibernaut.linux.mmzone import SIZEOF_STRUCT_PAGE
-from hibernaut.memory.physical import PAGE_SIZE, FrameRanges
+from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["KernelPages"]
 

@@ -22,7 +22,7 @@ from hibernaut.linux.pgtable import (
     pgprot_large_2_4k,
 )
 from hibernaut.linux.protections import static_protections
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.paging.entries import FRAME_MASK, Entries, Level, entry_frames
 from hibernaut.paging.tables import Step
 

@@ -10,7 +10,9 @@ from types import MappingProxyType
 
 from hibernaut.errors import HibernautError
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
-from hibernaut.memory.physical import PAGE_SHIFT, FrameRanges, Segment
+from hibernaut.memory.page import PAGE_SHIFT
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.segments import Segment
 from hibernaut.paging.entries import ENTRIES, Level
 
 __all__ = [

@@ -20,7 +20,10 @@ from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.pgtable import KernelEntry, TableNotInSource, lookup_address
 from hibernaut.linux.printk import EventLog
 from hibernaut.linux.rules import LINES, KernelRules
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Bytes, FrameRanges, Overlay, PhysicalMemory
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE, Bytes
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Entries, Level, entry_pfn
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb

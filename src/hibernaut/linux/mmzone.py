@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hibernaut.memory.physical import PAGE_SIZE, Bytes
+from hibernaut.memory.page import PAGE_SIZE, Bytes
 
 __all__ = [
     "BUDDY_TYPE",

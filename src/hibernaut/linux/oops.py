@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hibernaut.errors import MachineFault
 from hibernaut.linux.printk import EventLog
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import PageTables, Stop, Walk
 

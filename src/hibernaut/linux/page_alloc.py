@@ -49,7 +49,8 @@ from hibernaut.linux.mmzone import (
     AllocatorPlaces,
 )
 from hibernaut.linux.oops import bug_in_snapshot, endless_loop, hard_lockup
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, FrameRanges
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["BuddyAllocator", "zone_batchsize"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import START_KERNEL_MAP
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.physical import PAGE_SHIFT
+from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hibernaut.memory.physical import FrameRanges
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["PageFlags"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import NX, PRESENT, RW, KernelEntry
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 
 __all__ = ["static_protections", "verify_rwx"]
 

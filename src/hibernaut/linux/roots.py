@@ -16,7 +16,7 @@ import numpy as np
 
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import START_KERNEL_MAP, DirectMap
-from hibernaut.memory.physical import CHUNK_PAGES
+from hibernaut.memory.page import CHUNK_PAGES
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames
 from hibernaut.paging.reader import TableReader
 from hibernaut.paging.scan import TABLE, entry_states
@@ -24,7 +24,9 @@ from hibernaut.paging.spans import Stop
 from hibernaut.paging.tables import PageTables
 
 if TYPE_CHECKING:
-    from hibernaut.memory.physical import BoolArray, FrameRanges, Frames, PhysicalMemory
+    from hibernaut.memory.page import BoolArray, Frames
+    from hibernaut.memory.physical import PhysicalMemory
+    from hibernaut.memory.ranges import FrameRanges
     from hibernaut.paging.spans import Addresses
 
 __all__ = ["Root", "find_root", "find_roots"]

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump import Dump, Refusal
-from hibernaut.memory.physical import PAGE_SIZE, FrameRanges, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
 
 if TYPE_CHECKING:
-    from hibernaut.memory.physical import Bytes, Frames
+    from hibernaut.memory.page import Bytes, Frames
     from hibernaut.volumes.files import PlainFile
 
 __all__ = ["KdumpMemory", "open_kdump"]

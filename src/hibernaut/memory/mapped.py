@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hibernaut.memory.physical import CHUNK_PAGES, PAGE_SIZE, FrameRanges, PhysicalMemory
+from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 
 if TYPE_CHECKING:
-    from hibernaut.memory.physical import BoolArray, Bytes
+    from hibernaut.memory.page import BoolArray, Bytes
     from hibernaut.volumes.files import PlainFile
 
 __all__ = ["MappedMemory", "Pieces", "first_wins", "whole_frames"]

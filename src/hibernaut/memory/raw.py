@@ -10,7 +10,7 @@ import numpy as np
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump import Dump, Refusal
 from hibernaut.memory.mapped import MappedMemory
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 
 if TYPE_CHECKING:
     from hibernaut.volumes.files import PlainFile

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.memory.declarations import CR3_FRAME, PADDR_LIMIT, START_KERNEL_MAP
-from hibernaut.memory.physical import PAGE_SIZE, Bytes, Frames, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE, Bytes, Frames
+from hibernaut.memory.physical import PhysicalMemory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from hibernaut.memory import declarations as c
 from hibernaut.memory.elf import Note
-from hibernaut.memory.physical import PAGE_SIZE, FrameRanges
+from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.volumes.output import Writeback, write_all, write_vector
 
 if TYPE_CHECKING:
-    from hibernaut.memory.physical import Bytes, Frames
+    from hibernaut.memory.page import Bytes, Frames
 
 __all__ = ["Chunks", "Feed", "Put", "vmcoreinfo_note", "write_elf", "write_lime", "write_raw"]
 

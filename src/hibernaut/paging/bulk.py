@@ -21,7 +21,8 @@ from hibernaut.parallel import in_order
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hibernaut.memory.physical import Frames, PhysicalMemory
+    from hibernaut.memory.page import Frames
+    from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = ["translate"]
 

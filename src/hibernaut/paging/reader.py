@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, Entries
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Frames, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Frames
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames
 from hibernaut.paging.reader import TableReader
 from hibernaut.paging.spans import Addresses, Codes, Rights, Spans, Stop, entry_steps

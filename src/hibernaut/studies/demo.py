@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from hibernaut.linux.layout import Layout, hole_2m, hole_4k
-from hibernaut.memory.physical import PAGE_SIZE, Bytes, Segment
+from hibernaut.memory.page import PAGE_SIZE, Bytes
+from hibernaut.memory.segments import Segment
 
 __all__ = ["DEMO_BLOCK_PFN", "demo_layout", "demo_pages"]
 

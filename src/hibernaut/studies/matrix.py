@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hibernaut.errors import HibernationRefused, MachineFault
-from hibernaut.hibernation.checks import Violation
+from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.invariants import INVARIANTS, check_resumed
 from hibernaut.hibernation.resume import BootKernel, resume
-from hibernaut.hibernation.snapshot import Snapshot, hibernate
+from hibernaut.hibernation.snapshot import Snapshot
+from hibernaut.hibernation.swsusp_save import hibernate
 from hibernaut.hibernation.ways import Way, way_named
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, FailAllocations

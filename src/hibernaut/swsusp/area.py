@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage, FormatError
-from hibernaut.memory.physical import PAGE_SIZE, Bytes
+from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.volumes.files import PlainFile
 from hibernaut.volumes.partitions import find_partition
 

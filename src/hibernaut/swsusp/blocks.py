@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import HibernautError
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.declarations import HEADER, SIGNATURE, SWAP_SIGNATURES
 from hibernaut.swsusp.header import SwapHeader
 from hibernaut.swsusp.image import Image

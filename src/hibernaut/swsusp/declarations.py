@@ -14,7 +14,7 @@ from enum import IntFlag
 
 import numpy as np
 
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 
 __all__ = [
     "ARCH_MAGIC",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibernaut.errors import CorruptImage, FormatError
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import FOREIGN_SIGNATURES, HEADER, SIGNATURE, SWAP_SIGNATURES, Flags

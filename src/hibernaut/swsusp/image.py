@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, FrameRanges, Frames, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName

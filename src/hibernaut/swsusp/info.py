@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.declarations import ARCH_MAGIC, ARCH_MAGIC_MD5, INFO, PFNS_PER_META_PAGE
 
 __all__ = ["ImageInfo"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, WrongLength, codec_named
 from hibernaut.swsusp.declarations import LENGTH_BYTES, MAP_ENTRIES, MAX_COMPRESSED_BYTES, UNIT_BYTES, UNIT_PAGES

@@ -11,7 +11,8 @@ import numpy as np
 from isal import isal_zlib
 
 from hibernaut.errors import HibernautError
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.codecs import Codec
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_BYTES, UNIT_PAGES

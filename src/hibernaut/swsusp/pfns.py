@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Frames
 from hibernaut.swsusp.declarations import END_OF_PFNS, MAX_PFN, PFNS_PER_META_PAGE, ZERO_PAGE_FLAG
 
 __all__ = ["pack_pfns", "unpack_pfns"]

@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE, Overlay
+from hibernaut.memory.overlay import Overlay
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.image import Image, Progress

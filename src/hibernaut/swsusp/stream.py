@@ -17,7 +17,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.physical import PAGE_SIZE, Bytes
+from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.parallel import in_order, ordered_results
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named

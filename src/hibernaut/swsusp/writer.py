@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import HibernautError
-from hibernaut.memory.physical import PAGE_SIZE, BoolArray, Frames, PhysicalMemory
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Frames
+from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.parallel import in_order
 from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.blocks import MIN_BLOCKS, BlockAllocator, ExistingArea, NewArea, allocator_for

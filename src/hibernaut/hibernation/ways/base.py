@@ -11,7 +11,8 @@ import numpy as np
 from hibernaut.errors import MachineFault
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.set_memory import kernel_page_present
-from hibernaut.memory.physical import PAGE_SHIFT, Bytes, FrameRanges
+from hibernaut.memory.page import PAGE_SHIFT, Bytes
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import ENTRIES, Entry, Level
 
 __all__ = ["Way", "not_present_run", "own_frames"]

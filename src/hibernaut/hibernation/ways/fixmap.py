@@ -6,7 +6,7 @@ from __future__ import annotations
 from hibernaut.hibernation.ways.base import Way, not_present_run, own_frames
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import TableNotInSource
-from hibernaut.memory.physical import PAGE_SHIFT
+from hibernaut.memory.page import PAGE_SHIFT
 
 __all__ = ["Fixmap"]
 

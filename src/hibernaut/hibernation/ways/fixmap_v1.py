@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hibernaut.hibernation.ways.fixmap import Fixmap
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.physical import Bytes
+from hibernaut.memory.page import Bytes
 
 __all__ = ["PREEMPTIBLE", "FixmapV1"]
 

@@ -15,7 +15,7 @@ from hibernaut.linux.change_page_attr import AttributeChangeError
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, RW, TableNotInSource
 from hibernaut.linux.set_memory import set_direct_map_invalid_noflush
-from hibernaut.memory.physical import Bytes
+from hibernaut.memory.page import Bytes
 
 __all__ = [
     "FixmapBounce",

@@ -12,7 +12,7 @@ from hibernaut.linux.change_page_attr import AttributeChangeError
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import TableNotInSource
 from hibernaut.linux.set_memory import remapped_entries, set_direct_map_default_noflush, set_direct_map_invalid_noflush
-from hibernaut.memory.physical import PAGE_SHIFT, PAGE_SIZE
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.entries import Level, entry_frames
 
 __all__ = ["Remap", "RemapGeneric", "RemapGenericAbort", "RemapGenericZero"]

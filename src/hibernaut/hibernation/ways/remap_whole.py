@@ -9,7 +9,7 @@ from hibernaut.hibernation.ways.base import not_present_run, own_frames
 from hibernaut.hibernation.ways.remap import Remap
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, TableNotInSource, pfn_and_prot, pfn_entry
-from hibernaut.memory.physical import PAGE_SHIFT
+from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.paging.entries import Level
 
 __all__ = ["RemapWhole"]

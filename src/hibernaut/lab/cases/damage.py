@@ -17,7 +17,7 @@ from hibernaut.lab.host.kernels import image_rules_of
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import variant_named
 from hibernaut.lab.vm.disks import copy_disk
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp import Image, inspect_image
 from hibernaut.swsusp.declarations import HEADER, INFO
 from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_on

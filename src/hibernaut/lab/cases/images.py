@@ -12,7 +12,7 @@ from hibernaut.lab.host.kernels import image_rules_of
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import Swap, variant_named
 from hibernaut.lab.vm.disks import PARTITION_START_BYTES
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp import rewrite_image
 from hibernaut.swsusp.codecs import CompressorName
 

@@ -19,7 +19,7 @@ from hibernaut.lab.cases.steps import hibernate, resume_from
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import variant_named
 from hibernaut.lab.vm.disks import copy_disk
-from hibernaut.memory.physical import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.declarations import SIGNATURE
 

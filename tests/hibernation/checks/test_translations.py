@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hibernaut.hibernation.checks import same_frames
+from hibernaut.hibernation.checks.translations import same_frames
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.linux.machine import Machine

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The check of the page allocator."""
+
+from __future__ import annotations
+
+from hibernaut.hibernation.checks.violation import Violation
+from hibernaut.hibernation.page_tables import page_tables
+from hibernaut.hibernation.snapshot import Snapshot
+from hibernaut.linux.check_allocator import check_allocator
+from hibernaut.linux.machine import Machine
+from hibernaut.linux.page_alloc import BuddyAllocator
+
+__all__ = ["allocator_sound"]
+
+
+def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
+    """The allocator's lists are well formed, no page is both free and used, and none is in use that was not saved.
+
+    A machine whose allocator does not lie in its memory (a dump's) passes: nothing was changed there.
+    """
+    allocator = resumed.allocator
+    if not isinstance(allocator, BuddyAllocator) or resumed.page_flags is None:
+        return ()
+    flags = resumed.page_flags
+    unsaved = flags.ram.without(snapshot.frames)
+    for known in (flags.nosave, flags.offline, flags.guard, flags.reserved):
+        unsaved = unsaved.without(known)
+    problems = check_allocator(resumed, allocator.places, tables=page_tables(resumed, snapshot.frames), unsaved=unsaved)
+    return tuple(Violation("allocator-sound", problem.what, problem.pfn, problem.pages) for problem in problems)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The check of saved page tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hibernaut.hibernation.checks.violation import Violation, violations_at
+from hibernaut.hibernation.page_tables import names_table
+from hibernaut.hibernation.snapshot import Snapshot
+from hibernaut.linux.machine import Machine
+from hibernaut.memory.page import PAGE_SHIFT, Frames
+from hibernaut.paging.entries import FRAME_MASK, Level
+
+__all__ = ["tables_closed"]
+
+
+def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
+    """Every page table that the resumed machine reaches from CR3 was saved.
+
+    A table that was not is whatever lies in its frame; it is not followed further. Each is looked at once.
+    """
+    lost: set[int] = set()
+    seen: set[tuple[int, int]] = set()
+    level = Level(resumed.levels)
+    tables = np.array([(resumed.cr3 & FRAME_MASK) >> PAGE_SHIFT], dtype=np.int64)
+    while len(tables):
+        saved = snapshot.frames.contains(tables)
+        lost.update(tables[~saved].tolist())
+        below: list[Frames] = []
+        for pfn in tables[saved].tolist():
+            page = resumed.memory.frame(pfn)
+            if page is None or level == Level.PTE or (level, pfn) in seen:
+                continue
+            seen.add((level, pfn))
+            entries = page.view("<u8")
+            named = entries[names_table(entries, level)] & np.uint64(FRAME_MASK)
+            below.append((named >> np.uint64(PAGE_SHIFT)).astype(np.int64))
+        if level == Level.PTE:
+            break
+        level = Level(level - 1)
+        tables = np.unique(np.concatenate(below)) if below else np.empty(0, dtype=np.int64)
+    return violations_at("tables-closed", "a page table that was not saved", sorted(lost))

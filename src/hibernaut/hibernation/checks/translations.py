@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The check of the direct map, page by page: translations and rights, whatever the level of the entry."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hibernaut.hibernation.checks.violation import Violation
+from hibernaut.hibernation.page_tables import table_entries
+from hibernaut.linux.machine import Machine
+from hibernaut.memory.page import PAGE_SHIFT, Frames
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Level, entry_frames
+from hibernaut.paging.scan import TABLE, entry_rights, entry_states
+from hibernaut.paging.spans import Codes, Rights, Stop
+
+__all__ = ["same_frames"]
+
+
+def same_frames(before: Machine, after: Machine) -> tuple[Violation, ...]:
+    """Every frame is mapped, or not, as it was: by an entry of whatever level that says the same. Two checks in one.
+
+    Weaker than `same_direct_map`: large pages may have been split, bits besides frame and effective rights may differ.
+    "same-translations" finds frames that are mapped otherwise, "same-rights" those that are not present as before, but
+    would come back with other rights: what set_memory_np took out, and lost RW, comes back read-only by set_memory_p.
+    """
+    first, end = before.base >> PAGE_SHIFT, (before.base >> PAGE_SHIFT) + before.end_pfn
+    top = Level(before.levels)
+    translations: list[tuple[int, int]] = []
+    rights_only: list[tuple[int, int]] = []
+    work = [(top, first // (ENTRIES * top.pages) * ENTRIES * top.pages, _Said.by_cr3(before), _Said.by_cr3(after))]
+    while work:
+        level, page, old, new = work.pop()
+        alike = _tables_alike(before, after, old, new)
+        if alike and level == Level.PTE:
+            continue
+        at = page + np.arange(ENTRIES) * level.pages
+        inside = (at < end) & (at + level.pages > first)
+        states, pfns, rights = mine = old.below(before, level)
+        others = mine if alike else new.below(after, level)
+        tables = inside & ((states == TABLE) | (others[0] == TABLE))
+        leaf = (states == Stop.PRESENT.code) | (states == Stop.NOT_PRESENT.code)
+        differs = (states != others[0]) | leaf & (pfns != others[1])
+        other_rights = ~differs & leaf & (rights != others[2])
+        differs |= other_rights & (states == Stop.PRESENT.code)
+        other_rights &= states == Stop.NOT_PRESENT.code
+        for which, found in ((differs, translations), (other_rights, rights_only)):
+            for row, count in FrameRanges.of_frames(np.flatnonzero(inside & ~tables & which)):
+                start = page + row * level.pages
+                found.append((max(start, first) - first, min(start + count * level.pages, end) - max(start, first)))
+        for row in np.flatnonzero(tables).tolist():
+            old_entry = _Said(int(states[row]), int(pfns[row]), int(rights[row]))
+            new_entry = _Said(*(int(each[row]) for each in others))
+            work.append((Level(level - 1), int(at[row]), old_entry, new_entry))
+    return tuple(
+        Violation(check, what, start, pages)
+        for check, what, ranges in (
+            ("same-translations", "mapped otherwise than before", translations),
+            ("same-rights", "not present, with other rights than before", rights_only),
+        )
+        for start, pages in FrameRanges.of(ranges)
+    )
+
+
+class _Said(NamedTuple):
+    """What an entry says.
+
+    Attributes:
+        state: a `Stop.code`, or `TABLE`.
+        pfn: the frame, the table's or a leaf's first; -1 where there is none.
+        rights: effective `Rights`.
+    """
+
+    state: int
+    pfn: int
+    rights: int
+
+    @classmethod
+    def by_cr3(cls, machine: Machine) -> _Said:
+        """What CR3 says: a table, and that everything is allowed."""
+        return cls(TABLE, (machine.cr3 & FRAME_MASK) >> PAGE_SHIFT, Rights.RW | Rights.USER)
+
+    def below(self, machine: Machine, level: Level) -> tuple[Codes, Frames, Codes]:
+        """The same by 512 entries of the level below: a table's own, or what a leaf says of its parts."""
+        entries = table_entries(machine, self.pfn) if self.state == TABLE else None
+        rights = np.full(ENTRIES, self.rights, dtype=np.uint8)
+        if entries is None:
+            state = Stop.TABLE_MISSING.code if self.state == TABLE else self.state
+            parts = np.arange(ENTRIES, dtype=np.int64) * (level.pages if self.pfn >= 0 else 0)
+            return np.full(ENTRIES, state, dtype=np.uint8), self.pfn + parts, rights
+        states, pfns = entry_states(entries, level), entry_frames(entries, level)
+        if level > Level.PUD:
+            pfns[states != TABLE] = -1  # no leaf exists there, so that such an entry names no frame
+        return states, pfns, entry_rights(entries, rights)
+
+
+def _tables_alike(before: Machine, after: Machine, old: _Said, new: _Said) -> bool:
+    """Whether both name tables, under the same rights, that are alike byte by byte."""
+    if old.state != TABLE or new.state != TABLE or old.rights != new.rights:
+        return False
+    mine, theirs = table_entries(before, old.pfn), table_entries(after, new.pfn)
+    return mine is not None and theirs is not None and np.array_equal(mine, theirs)

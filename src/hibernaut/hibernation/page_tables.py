@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The page tables that a machine reaches from CR3."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hibernaut.linux.machine import Machine
+from hibernaut.memory.page import PAGE_SHIFT, BoolArray
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.paging.entries import FRAME_MASK, Entries, Entry, Level, is_leaf
+
+__all__ = ["names_table", "page_tables", "table_entries"]
+
+
+def page_tables(machine: Machine, saved: FrameRanges | None = None) -> set[int]:
+    """Frames of all page tables that are reachable and in the memory.
+
+    Args:
+        machine: whose tables.
+        saved: only tables in these frames are followed: what others name is whatever lies there.
+    """
+    found: set[int] = set()
+    tables = {(machine.cr3 & FRAME_MASK) >> PAGE_SHIFT}
+    for level in reversed(Level):
+        if level > machine.levels:
+            continue
+        found |= tables
+        below: set[int] = set()
+        for pfn in tables if level > Level.PTE else ():
+            entries = table_entries(machine, pfn) if saved is None or saved.end_of(pfn) else None
+            if entries is not None:
+                named = (entries[names_table(entries, level)] & np.uint64(FRAME_MASK)) >> np.uint64(PAGE_SHIFT)
+                below.update(named.tolist())
+        tables = below
+    return found
+
+
+def table_entries(machine: Machine, pfn: int) -> Entries | None:
+    """Return the 512 entries of a table, a view of the memory; None if its frame does not exist."""
+    page = machine.memory.frame(pfn)
+    return None if page is None else page.view("<u8")
+
+
+def names_table(entries: Entries, level: Level) -> BoolArray:
+    """Which entries of a level above PTE name a table."""
+    present: BoolArray = (entries & np.uint64(Entry.PRESENT)) != 0
+    if is_leaf(int(Entry.PRESENT | Entry.PSE), level):
+        present &= (entries & np.uint64(Entry.PSE)) == 0
+    return present
