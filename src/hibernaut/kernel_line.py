@@ -112,7 +112,7 @@ def newest_not_newer(release: str, lines: Iterable[KernelVersion]) -> KernelVers
 
 
 class LineTable(Mapping[str, T], Generic[T]):
-    """What is known of some kernel lines: a mapping by name, oldest first.
+    """Facts by kernel line: a mapping by name, oldest first.
 
     Args:
         entries: name of a line of `LINES_BY_NAME` -> what holds for it.
@@ -146,7 +146,7 @@ class LineTable(Mapping[str, T], Generic[T]):
 
 
 class ProbedKernel(Protocol):
-    """A real kernel, as far as it is known. Each answer is None where it cannot be told."""
+    """A real kernel, as far as it can be probed. An answer is None if it is unknown."""
 
     def has_function(self, name: str) -> bool | None:
         """Tell whether the kernel has a function of that name, not inlined everywhere."""
@@ -159,7 +159,7 @@ class ProbedKernel(Protocol):
 
 
 Probe = Callable[[ProbedKernel], Any]
-"""A question to a kernel: the value of a rule, None if the kernel cannot tell."""
+"""A question to a kernel: the value of a rule, None if unknown."""
 RulesFrom = Literal["probed", "line"]
 
 
@@ -186,7 +186,7 @@ class Probed(Generic[T]):
 
 
 def answers_of(kernel: ProbedKernel | None, probes: Mapping[str, Probe]) -> dict[str, Any]:
-    """Return what a kernel answers, by field, without what it cannot tell."""
+    """Return the answers of a kernel by field, without unknown ones."""
     if kernel is None:
         return {}
     answers = {field: probe(kernel) for field, probe in probes.items()}

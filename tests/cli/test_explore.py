@@ -55,12 +55,12 @@ def test_saved_runs_replay(saved: Path) -> None:
     for name in files:
         result = hibernaut("replay", saved / name)
         assert result.status == 0
-        assert "the same as saved, byte for byte" in result.out
+        assert "identical to the saved run, byte for byte" in result.out
     changed = saved.parent / "changed.json"
     changed.write_text((saved / files[0]).read_text().replace('"warned": true', '"warned": false'))
     result = hibernaut("replay", changed)
     assert result.status == 1
-    assert "NOT as saved: line" in result.out
+    assert "differs from the saved run: line" in result.out
 
 
 def test_results_are_kept_and_gone_on_with(tmp_path: Path) -> None:

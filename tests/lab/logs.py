@@ -55,7 +55,7 @@ CHANGED = Resumed(False, "direct map changed: block 0x400: PMD entry 0x1 is now 
 DAMAGED = Resumed(False, "data: block 0x400: 3 pages damaged", "", 1, CAME_BACK)
 LACKS = TornImage((0x64FB,), (0x400,))
 NULL_LINK = "kernel NULL pointer dereference, allocating a page (__rmqueue_pcplist)"
-LISTS = replace(CLEAN, violated=("lists-whole", "no-fault"), pages="below", allocates=True, dies_of=NULL_LINK)
+LISTS = replace(CLEAN, violated=("lists-whole", "no-fault"), pages="below", allocates=True, resumed_crash=NULL_LINK)
 """The model's machine that has every table and a list of pages whose links are none."""
 CORRUPTION = "list_add corruption. next->prev should be prev (ffff88801f6388d8), but was dead000000000122. (next=ff)."
 TORN_LISTS = f"""\

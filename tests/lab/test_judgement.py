@@ -144,7 +144,7 @@ def test_a_crash_in_the_free_lists() -> None:
         "list_del corruption, ff->next is LIST_POISON1 (dead000000000100)\n __rmqueue_pcplist+0x71/0xb50\n",
     )
     assert judge(LISTS, saved(), TornImage(), sooner).agrees
-    lives = replace(LISTS, violated=("lists-whole",), dies_of="", lists="below", pages="above")
+    lives = replace(LISTS, violated=("lists-whole",), resumed_crash="", lists="below", pages="above")
     assert cannot_arrange(lives) is None
     found = judge(lives, saved(), TornImage(), WHOLE)
     assert found.agrees

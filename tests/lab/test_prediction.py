@@ -62,7 +62,7 @@ def test_what_can_be_arranged(prediction: Prediction) -> None:
         ({"violated": ("allocator-sound",)}, "cannot observe these invariants: allocator-sound"),
         ({"pages": "below"}, "a guest has its PMD tables below all regions"),
         ({"lists": "below"}, "a guest has its PMD tables below all regions"),
-        ({"dies_of": "page fault, doing something"}, "crashes with: page fault, doing something"),
+        ({"resumed_crash": "page fault, doing something"}, "crashes with: page fault, doing something"),
     ],
 )
 def test_what_cannot_be_arranged(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_predictions_of_the_free_lists(pages: Side, lists: Side) -> None:
     assert cannot_arrange(prediction) is None
     assert (prediction.pages, prediction.lists, prediction.outcome) == (pages.word, lists.word, "saved")
     dies = (pages, lists) == (Side.BELOW, Side.ABOVE)
-    assert bool(prediction.dies_of) == dies
+    assert bool(prediction.resumed_crash) == dies
     assert prediction.variant.two_nodes == ((pages, lists) != (Side.ABOVE, Side.ABOVE))
     assert judge(prediction, saved(), TornImage(), DIED_LATER if dies else WHOLE).agrees
     assert not judge(prediction, saved(), TornImage(), WHOLE if dies else DIED_LATER).agrees

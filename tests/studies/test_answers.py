@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The page of answers: it is what the studies found, its runs replay, and its claims are such that can fail."""
+"""The page of answers: it has the results of the studies, its runs replay, and its claims can fail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_run_of_the_page_replays(path: Path) -> None:
 
 
 def test_every_claim_has_its_scope_and_its_run() -> None:
-    """Every claim stands on the page, holds, names its studies, and its file is there; no file is left over."""
+    """Every claim is on the page, holds, and names its studies and its file; every file belongs to a claim."""
     page = PAGE.read_text()
     for claim in CLAIMS:
         section = page.split(f"### {claim.title}\n")[1].split("\n### ")[0].split("\n## ")[0]
@@ -44,9 +44,10 @@ def test_every_claim_has_its_scope_and_its_run() -> None:
     assert [path.stem for path in RUNS] == sorted(claim.name for claim in CLAIMS)
 
 
-def test_the_page_is_what_the_studies_find(again: Answers) -> None:
-    """One study, run again: its row and its scope are on the page, number for number; all scopes were covered."""
+def test_the_page_has_the_results_of_the_studies(again: Answers) -> None:
+    """One study, run again: introduction, row and scope are on the page, number for number; all scopes are covered."""
     page = PAGE.read_text()
+    assert page.startswith(answers_page(again, "answers").split("## Scopes")[0])
     rows = [
         line for line in answers_page(again, "answers").splitlines() if line.startswith((f"| {LINE.name} |", "- **"))
     ]
@@ -64,8 +65,8 @@ def test_the_scope_is_what_was_asked_for() -> None:
 
 
 def test_every_mutant_is_caught() -> None:
-    """The page's own table says so of each."""
-    section = PAGE.read_text().split("## The mutants")[1].split("\n## ")[0]
+    """The table of mutants on the page has "yes" for each."""
+    section = PAGE.read_text().split("## Mutants")[1].split("\n## ")[0]
     assert section.count(": yes |") == len(MUTANTS)
     assert "NO" not in section
 

@@ -32,7 +32,7 @@ from hibernaut.swsusp.writer import NewArea, write_image
 __all__ = ["demo"]
 
 CURE = "Fixmap"
-LAST_WORDS = ("Remap", "2M hole, 1st allocation fails")
+CRASH = ("Remap", "2M hole, 1st allocation fails")
 
 
 def demo(
@@ -50,15 +50,15 @@ def demo(
         path = keep or Path(folder) / "image"
         refuse_same_file(path)
         image = _write_and_check(path)
-    last_words = next(cell for cell in cells if (cell.way.name, cell.situation.name) == LAST_WORDS)
+    crash = next(cell for cell in cells if (cell.way.name, cell.situation.name) == CRASH)
     document: DemoDocument = {
         "ways": list(dict.fromkeys(cell.way.name for cell in cells)),
         "situations": [{"name": one.name, "what": one.what} for one in SITUATIONS],
         "cells": [cell_document(cell) for cell in cells],
-        "last_words": {
-            "way": last_words.way.name,
-            "situation": last_words.situation.name,
-            "log": list(last_words.after.log.lines),
+        "crash": {
+            "way": crash.way.name,
+            "situation": crash.situation.name,
+            "log": list(crash.after.log.lines),
         },
         "image": image,
     }
@@ -66,7 +66,7 @@ def demo(
         print_json(document)
     elif not quiet:
         console().print(demo_text(document))
-    if image["wrong_pages"] or any(cell.result != "as it was" for cell in cells if cell.way.name == CURE):
+    if image["wrong_pages"] or any(cell.result != "unchanged" for cell in cells if cell.way.name == CURE):
         raise typer.Exit(1)
 
 

@@ -26,7 +26,7 @@ EXHAUST = "exhaust"
 """The operation that may follow it: allocations until no page is free."""
 
 PURPOSE = "somebody"
-"""The purpose of its allocations in the log. Saved runs hold it, so it stays as it was."""
+"""The purpose of its allocations in the log. Saved runs contain it, so it must not change."""
 
 MOST_PAGES = 1 << 18
 """The most pages of one operation: a gigabyte."""

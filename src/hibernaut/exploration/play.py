@@ -58,7 +58,7 @@ class SourceMachine:
 
 @dataclass(frozen=True)
 class Written:
-    """A run as it is written down: everything but its outcome.
+    """A run as recorded: everything but its outcome.
 
     Attributes:
         machine: the machine that it begins on.
@@ -78,7 +78,7 @@ class Played:
     """A run that was played.
 
     Attributes:
-        written: the run as it was written down.
+        written: the run without its outcome.
         before: the choices that made the machine.
         schedule: the choices of the run.
         run: the finished run.

@@ -146,7 +146,7 @@ class Replayed(NamedTuple):
 
     Attributes:
         played: the run.
-        difference: the first line of the file that comes out otherwise; None if it is the same byte for byte.
+        difference: the first line of the file that differs; None if the replay is identical, byte for byte.
     """
 
     played: Played
@@ -154,7 +154,7 @@ class Replayed(NamedTuple):
 
     @property
     def same(self) -> bool:
-        """Whether the run came out as it was saved."""
+        """Whether the replay is identical to the file."""
         return self.difference is None
 
 

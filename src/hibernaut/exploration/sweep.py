@@ -85,7 +85,7 @@ def run_sweep(
                 take(record)
         tell()
         left = [layout_choices for layout_choices in machines if layout_choices not in done]
-        # Closed at once if anything fails here: a generator that a traceback refers to goes on living, its workers too.
+        # Closed at once if anything fails here: a traceback would keep the generator, and its workers, alive.
         with closing(
             on_pool(sweep, left, processes) if scheduler is None else on_cluster(sweep, left, scheduler)
         ) as records:

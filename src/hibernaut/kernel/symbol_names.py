@@ -59,7 +59,7 @@ class SymbolNames:
         return name in self.names if self.has_data_symbols else None
 
     def has_member(self, type_name: str, member: str) -> bool | None:  # noqa: ARG002
-        """Return None: symbols tell nothing of types."""
+        """Return None: symbols have no types."""
         return None
 
 
@@ -119,7 +119,7 @@ def names_of_system_map(path: Path) -> SymbolNames:
     """Return the names in a System.map, or in a file like /proc/kallsyms.
 
     Raises:
-        FormatError: it is not one, or has no symbols worth the name: Debian's says where the real one is.
+        FormatError: it is not one, or has too few symbols: Debian's only names the package that has the real one.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:

@@ -94,7 +94,7 @@ def judge(
     else:
         wrong = list(_image_differences(prediction, done, printed, torn, resumed))
         seen = _image_text(printed, torn, resumed)
-    shown = LOOKED_AT | {"no-fault"} | (LIST_INVARIANTS if prediction.dies_of else set())
+    shown = LOOKED_AT | {"no-fault"} | (LIST_INVARIANTS if prediction.resumed_crash else set())
     unseen = [name for name in prediction.violated if name not in shown]
     if unseen and not wrong:
         seen += f" (not observable: {', '.join(unseen)})"
@@ -142,7 +142,7 @@ def _image_differences(
         yield "its image has every page table that its page tables point to"
     if torn.tables and not map_broken:
         yield str(torn)
-    if prediction.dies_of:
+    if prediction.resumed_crash:
         if not crashed_in_lists(resumed):
             yield f"predicted a crash of the resumed guest in its free lists, it did not: {resumed.reason}"
         return

@@ -412,7 +412,7 @@ def _start_resume(guest: RunningGuest, device: str, partition: int | None, offse
 
 
 def _fresh_boot(guest: RunningGuest, printed_before: int) -> str:
-    """Return the reason of a refusal: the kernel's messages since it was told to resume."""
+    """Return the reason of a refusal: the kernel's messages since the command to resume."""
     return f"fresh boot: {image_messages(guest.qemu.console()[printed_before:])}"
 
 

@@ -50,7 +50,7 @@ class Prediction:
             regions: above or below.
         lists: position of the CPUs' own lists.
         allocates: whether pages are allocated on the resumed machine.
-        dies_of: crash of the resumed machine; empty if it continues.
+        resumed_crash: crash of the resumed machine; empty if it continues.
     """
 
     regions: tuple[str, ...]
@@ -61,7 +61,7 @@ class Prediction:
     pages: str = "above"
     lists: str = "above"
     allocates: bool = False
-    dies_of: str = ""
+    resumed_crash: str = ""
 
     @property
     def variant(self) -> Variant:
@@ -109,7 +109,7 @@ def predict(played: Played) -> Prediction:
         pages=sides[Structure.MEM_MAP].word,
         lists=sides[Structure.PCP].word,
         allocates=allocates,
-        dies_of=played.outcome.crash if crashes_later else "",
+        resumed_crash=played.outcome.crash if crashes_later else "",
     )
 
 
@@ -154,9 +154,9 @@ def cannot_arrange(prediction: Prediction) -> str | None:
 
 
 def _cannot_observe(prediction: Prediction) -> str | None:
-    """Return why the laboratory could not tell whether a prediction holds; None if it could."""
-    if prediction.dies_of and not CRASH_IN_LISTS.search(prediction.dies_of):
-        return f"the laboratory cannot observe whether a resumed machine crashes with: {prediction.dies_of}"
+    """Return why the laboratory could not observe whether a prediction holds; None if it could."""
+    if prediction.resumed_crash and not CRASH_IN_LISTS.search(prediction.resumed_crash):
+        return f"the laboratory cannot observe whether a resumed machine crashes with: {prediction.resumed_crash}"
     if prediction.outcome not in ("saved", "died"):
         return f"outcome {prediction.outcome!r}; a guest's kernel can only save or crash"
     unseen = prediction.violated and not LOOKED_AT.intersection(prediction.violated)

@@ -31,7 +31,7 @@ __all__ = ["START_KERNEL_MAP", "DirectMap", "FrameState", "Hole", "Mismatch", "R
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """`__START_KERNEL_map`: the kernel maps its own image from here on, with or without KASLR
-(arch/x86/include/asm/page_64_types.h). In a small machine that mapping covers most frames, but it is no direct map."""
+(arch/x86/include/asm/page_64_types.h). In a small machine it covers most frames, but it is not a direct map."""
 
 _PAGES_PER_GIB = 1 << 18
 _TOP_PAGE = 1 << 52

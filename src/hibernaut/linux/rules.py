@@ -170,7 +170,7 @@ def _execmem_unmaps_2m(kernel: ProbedKernel) -> bool | None:
 
 
 def _collapses_large_pages(kernel: ProbedKernel) -> bool | None:
-    """Answer yes if there is `collapse_large_pages`; its absence tells nothing, for it is static: it may be inlined."""
+    """Answer yes if there is `collapse_large_pages`; None if not, since it is static and may be inlined."""
     return kernel.has_function("collapse_large_pages") or None
 
 
@@ -217,7 +217,7 @@ def rules_for_release(release: str) -> KernelRules:
 
 
 def rules_probed(kernel: ProbedKernel | None, release: str | None = None) -> Probed[KernelRules]:
-    """Return the rules of a real kernel: what it has decides, its line where that tells nothing.
+    """Return the rules of a real kernel: probed, or those of its line where the probe has no answer.
 
     Args:
         kernel: the kernel; None if nothing of it can be read.

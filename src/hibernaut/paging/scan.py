@@ -138,7 +138,7 @@ def scan(memory: PhysicalMemory, root_pfn: int, levels: int, start: int | None, 
 
 
 def entry_states(entries: Entries, level: Level) -> Codes:
-    """Return what each entry is by itself, shape as given.
+    """Return the state of each entry on its own, shape as given.
 
     Returns:
         The `Stop.code` of present (a leaf), not-present or none; `TABLE` for an entry that names a table.

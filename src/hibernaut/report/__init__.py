@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results for people: text and tables."""
+"""Results as JSON documents, text and pages."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The page of answers (`docs/answers.md`), made of what the studies found."""
+"""The page of answers (`docs/answers.md`), from the results of the studies."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ SHOWN_FINDINGS = 4
 HEAD = """\
 # Answers
 
-`hibernaut answers --write docs/answers.md` makes this page, and the runs in `docs/answers/`: nothing on it is typed in.
-`hibernaut replay FILE` plays any of the runs again, byte for byte; `hibernaut explore` asks the same of other scopes.
+`hibernaut answers --write docs/answers.md` writes this page and the runs in `docs/answers/`; neither is edited by hand.
+`hibernaut replay FILE` replays a run, byte for byte; `hibernaut explore` explores other scopes.
 
 A *machine* is a layout: which regions are out of the direct map, where the page tables and the allocator's own pages
-lie. A *run* is one machine, one way of copying, and one answer to everything that the environment decides: does this
-allocation fail, is that stale translation still cached. A *state* is a machine between two steps of the copy. Of each
-region two to four pages are saved; to map them takes one new table in a region of 2 MiB, three in one of 1 GiB: up to
-nine allocations in a run. Every machine of a scope is run in every way there is, by real page-table bytes and the
-allocator's own bytes in memory, then resumed, and asked all invariants. A way is *safe* in a scope if no run breaks
-any; it *leaves traces* if some run breaks only {traces}; else it loses or
-breaks something. The invariants, and what the model leaves out, are in [explore.md](explore.md); what real kernels say
-to the three ways in which Remap fails, in [support.md](support.md), and by `hibernaut lab confirm FILE`."""
+lie. A *run* is one machine, one way of copying, and one answer to each choice of the environment: whether an allocation
+fails, whether a stale translation is still cached. A *state* is a machine between two steps of the copy. Of each region
+two to four pages are saved; mapping them takes one new table in a region of 2 MiB, three in one of 1 GiB: up to nine
+allocations in a run. Every run of every machine of a scope is executed, on real page-table bytes and the allocator's
+own bytes in memory, then resumed and checked against all invariants. A way is *safe* in a scope if no run breaks any;
+it *leaves traces* if some run breaks only {traces}; else it loses or breaks
+something. [explore.md](explore.md) lists the invariants and the limits of the model; [support.md](support.md) has the
+results of real kernels for the three failures of Remap; `hibernaut lab confirm FILE` tries a run on a real kernel."""
 
 
 def answers_page(answers: Answers, folder: str) -> str:
-    """The page as Markdown.
+    """Return the page as Markdown.
 
     Args:
-        answers: what was found.
-        folder: where the runs lie, relative to the page.
+        answers: the answers.
+        folder: folder of the runs, relative to the page.
     """
     traces = ", ".join(f"`{name}`" for name in INVARIANTS if name in TRACES)
     parts = [HEAD.format(traces=traces), _scopes(answers.studied), _table(answers.studied)]
-    parts += ["## What holds, and what does not", *(_claim(judged, folder) for judged in answers.judged)]
+    parts += ["## Claims", *(_claim(judged, folder) for judged in answers.judged)]
     parts += [_mutants(answers.studied)]
     if answers.placements:
         parts.append(_story(answers, folder))
@@ -83,7 +83,7 @@ def _table(studied: Sequence[Studied]) -> str:
     rows = [[f"`{way}`", *(_cell(one.tallies[way]) if way in one.tallies else "" for one in studied)] for way in ways]
     text = (
         "Each cell: whether every run of the study is safe by that way, else how many of its runs lose or break "
-        "something. What is behind the numbers follows below."
+        "something. The claims below explain the numbers."
     )
     return "\n\n".join(["## Is every run safe?", text, _rows(["way", *(one.study.name for one in studied)], rows)])
 
@@ -108,7 +108,7 @@ def _claim(judged: Judged, folder: str) -> str:
 
 def _run(judged: Judged, folder: str) -> Iterator[str]:
     if judged.shown is None:
-        yield "There is no run to show it."
+        yield "No run shows it."
         return
     played = judged.shown.played
     file = f"{judged.claim.name}.json"
@@ -116,14 +116,14 @@ def _run(judged: Judged, folder: str) -> Iterator[str]:
     lines += [f"-> {violation}" for violation in played.run.violations[:SHOWN_FINDINGS]]
     more = len(played.run.violations) - SHOWN_FINDINGS
     lines += [f"-> and {more} more"] if more > 0 else []
-    lines.append(f"=> {played.outcome}" if played.outcome.violated else f"=> {played.outcome.status}, as it was")
+    lines.append(f"=> {played.outcome}" if played.outcome.violated else f"=> {played.outcome.status}, unchanged")
     name = next(operation.way for operation in played.written.operations if operation.way)
     yield f"The run, by `{name}`: [{folder}/{file}]({folder}/{file})"
     yield "```\n" + "\n".join(lines) + "\n```"
 
 
 def _broken(studied: Sequence[Studied], way: str) -> list[str]:
-    """The invariants that a way breaks in any run of any study, in their order."""
+    """Return the invariants that a way breaks in any run of any study, in their order."""
     outcomes: set[Outcome] = {outcome for one in studied if way in one.tallies for outcome in one.tallies[way].endings}
     names = {name for outcome in outcomes for name in outcome.violated}
     return [name for name in INVARIANTS if name in names]
@@ -138,10 +138,10 @@ def _mutants(studied: Sequence[Studied]) -> str:
             rows.append((f"`{way}`", mutant.defect, caught, ", ".join(broken)))
     return "\n\n".join(
         [
-            "## The mutants",
-            "Ways that are wrong on purpose. Each was made for one invariant to catch; it may break others too, as "
-            "what is under it does.",
-            _rows(("mutant", "what is wrong with it", "caught by", "all that it breaks"), rows),
+            "## Mutants",
+            "Ways with a deliberate defect. Each is made for one invariant to detect; it may break others too, as the "
+            "way that it is derived from does.",
+            _rows(("mutant", "defect", "detected by", "broken invariants"), rows),
         ]
     )
 
@@ -150,8 +150,8 @@ STORY = """\
 In January 2025, during the candidates of Linux 6.13, resuming from hibernation broke (Message-ID
 Z4QM_RFfhNX_li_C@intel.com): a NULL dereference in `__rmqueue_pcplist` after the resume. The change that was found and
 disabled, 5185e7f9f3bd ("x86/module: enable ROX caches for module text on 64 bit"), took 2 MiB blocks of executable
-memory out of the direct map. The mechanism was never named. Whether it was this one is a question; what a machine can
-answer is which placements of the allocator's own pages would look like that.
+memory out of the direct map. The mechanism was never named. Whether it was this one is open; the model shows which
+placements of the allocator's own pages have the same symptom.
 
 By the rules of 6.13-rc, one to three 2 MiB blocks out of the direct map, Remap's copy with no failure in it; every
 placement of the array of struct page, of the heads of the free lists, of the CPUs' lists and of the free pages, below
@@ -173,7 +173,7 @@ def _story(answers: Answers, folder: str) -> str:
         )
     machines = max(found.machines for found in answers.placements.values())
     null = [places for places, found in answers.placements.items() if any(_is_story(death) for death in found.crashes)]
-    head = (*(structure.word for structure in ALLOCATOR), "a table is lost", "lists are torn", "allocations crash of")
+    head = (*(structure.word for structure in ALLOCATOR), "a table is lost", "lists are torn", "allocations crash with")
     if null:
         where = " and ".join(
             f"{structure} {null[0][number].word} the blocks"
@@ -183,14 +183,14 @@ def _story(answers: Answers, folder: str) -> str:
         said = (
             f"So a NULL dereference in `__rmqueue_pcplist` follows in {len(null)} of {len(answers.placements)} "
             f"placements: exactly those in which {where}. The copy meets the struct pages first, as they are before "
-            "anything is split: those inside a free block hold whatever their last owner left in the words of the "
-            "list, here NULL, those that were on a list before hold poison. Then a split refills the CPU's list from "
-            "that block, and the head of that list is copied after it: it names pages whose saved links are not links. "
-            "A lost table alone does not explain it: where the allocator's pages all lie above the blocks, tables are "
-            "lost and no allocation crashes. Nor is one needed: see the claim on two NUMA nodes, the placements that a "
-            "guest can be given; what real kernels do there is in [explore.md](explore.md). Whether the machines of "
-            "the reports were laid out like this is not known: it takes the addresses of their struct pages, their "
-            "per-CPU lists and the blocks."
+            "anything is split: those inside a free block hold whatever their last owner left in the list's "
+            "links, here NULL; those that were on a list before hold poison. Then a split refills the CPU's list from "
+            "that block, and the head of that list is copied after it: it points to pages whose saved links are not "
+            "links. A lost table alone does not explain it: where the allocator's pages all lie above the blocks, tables "
+            "are lost and no allocation crashes. Nor is one needed: see the claim on two NUMA nodes, the placements that "
+            "can be arranged in a guest; [explore.md](explore.md) has the results of real kernels there. Whether the "
+            "machines of the reports were laid out like this is not known: it takes the addresses of their struct pages, "
+            "their per-CPU lists and the blocks."
         )
     else:
         said = "No placement gives a NULL dereference in `__rmqueue_pcplist`: the mechanism is another one."
@@ -199,9 +199,7 @@ def _story(answers: Answers, folder: str) -> str:
         for judged in answers.judged
         if judged.claim.name == "null-on-a-cpu-list" and judged.shown
     ]
-    return "\n\n".join(
-        ["## The 6.13-rc story, as a question", STORY.format(machines=machines), _rows(head, rows), said, *run]
-    )
+    return "\n\n".join(["## The 6.13-rc regression", STORY.format(machines=machines), _rows(head, rows), said, *run])
 
 
 def _is_story(death: str) -> bool:

@@ -226,7 +226,7 @@ class SaveDocument(WrittenDocument):
     pages_from: Annotated[str, "origin of the list of pages"]
     allocations: list[AllocationDocument]
     changed_pages: Annotated[int, "pages whose copy differs from the source"]
-    skipped_pages: Annotated[int, "pages that the way did not copy"]
+    skipped_pages: Annotated[int, "pages that were not copied"]
     log: Log
     rules: Annotated[str, "kernel line whose rules apply"]
     rules_from: RulesFromText
@@ -239,7 +239,7 @@ class FaultDocument(TypedDict):
     address: Annotated[Hex, "virtual address"]
     entry: Annotated[Hex | None, "page-table entry; null where there is no table"]
     pfn: Annotated[Hex | None, "page frame that was accessed"]
-    doing: Annotated[str, "what the machine was doing"]
+    doing: Annotated[str, "step of the kernel that faulted"]
 
 
 class RefusalDocument(TypedDict):
@@ -294,14 +294,14 @@ class RunOfPagesDocument(TypedDict):
 
 
 class PageClassDocument(TypedDict):
-    """Pages alike in what the direct map has for them."""
+    """Pages with the same kind of entry in the direct map."""
 
     name: str
     pages: Pages
     first: Annotated[list[RunOfPagesDocument], "the first ranges"]
     more: Annotated[bool, "whether there are more ranges"]
-    today: Annotated[str, "what today's kernel does with them"]
-    fixmap: Annotated[str, "what the way through the fixmap does with them"]
+    today: Annotated[str, "outcome with today's kernel"]
+    fixmap: Annotated[str, "outcome with the fixmap slot"]
     today_bad: bool
     fixmap_bad: bool
 
@@ -330,7 +330,7 @@ class AuditDocument(TypedDict):
     splits: list[SplitDocument]
     more_splits: Annotated[int, "number of splits that are not listed"]
     safe_today: Annotated[bool, "whether today's kernel saves every page, whatever fails"]
-    safe_by_fixmap: Annotated[bool, "whether the way through the fixmap does"]
+    safe_by_fixmap: Annotated[bool, "whether the fixmap slot does"]
 
 
 class RunDocument(TypedDict):
@@ -381,8 +381,8 @@ class CellDocument(TypedDict):
     error: Annotated[str | None, "reason why nothing was saved"]
 
 
-class LastWordsDocument(TypedDict):
-    """The kernel's log of one cell."""
+class CrashLogDocument(TypedDict):
+    """The kernel's log of one cell that crashes."""
 
     way: str
     situation: str
@@ -405,7 +405,7 @@ class DemoDocument(TypedDict):
     ways: list[str]
     situations: list[SituationDocument]
     cells: list[CellDocument]
-    last_words: LastWordsDocument
+    crash: CrashLogDocument
     image: DemoImageDocument
 
 
@@ -419,7 +419,7 @@ class EndingDocument(TypedDict):
     loses: Annotated[bool, "whether a page or the machine is lost"]
     runs: int
     machines: int
-    choices_away: Annotated[int, "deviations of the shortest run from nothing going wrong"]
+    choices_away: Annotated[int, "number of choices in which the shortest run deviates from one without interference"]
     schedule: Annotated[list[str], "choices of the shortest run, in words"]
     injected: Annotated[list[str], "its choices that deviate"]
     findings: Annotated[list[str], "the first violations"]
@@ -478,7 +478,7 @@ class ReplayDocument(TypedDict):
     findings: Annotated[list[str], "the first violations"]
     more_findings: Annotated[int, "number of violations that are not listed"]
     log: Log
-    same: Annotated[bool, "whether the run ends as it was saved"]
+    same: Annotated[bool, "whether the replay is identical to the file"]
     difference: Annotated[str | None, "the first difference"]
 
 
@@ -500,7 +500,7 @@ class StudyDocument(TypedDict):
 
 
 class ClaimDocument(TypedDict):
-    """A claim and what the runs say of it."""
+    """A claim and its verdict over the runs."""
 
     name: str
     title: str
@@ -526,7 +526,7 @@ class StepLineDocument(TypedDict):
 
 
 class StockDocument(TypedDict):
-    """What the stock kernel does by itself."""
+    """The stock kernel's own hibernation."""
 
     outcome: str
     reason: str
@@ -623,11 +623,11 @@ class ResumeDocument(TypedDict):
     passed: bool
     reason: str
     seconds: float
-    facts: Annotated[dict[str, Any], "facts that the resumed guest states"]
+    facts: Annotated[dict[str, Any], "facts that the resumed guest reports"]
 
 
 class ConfirmDocument(TypedDict):
-    """`hibernaut lab confirm`: the model's prediction and what the kernel did."""
+    """`hibernaut lab confirm`: the model's prediction and the kernel's behaviour."""
 
     file: str
     regions: list[str]
@@ -638,7 +638,7 @@ class ConfirmDocument(TypedDict):
     pages: str
     lists: str
     allocates: bool
-    dies_of: str
+    resumed_crash: Annotated[str, "crash of the resumed machine in the model; empty if it continues"]
     agrees: bool
     release: str
     said: Annotated[list[str], "messages of the real kernel"]
@@ -672,7 +672,7 @@ class NeedDocument(TypedDict):
     purpose: str
     required: bool
     there: bool
-    where: Annotated[str, "place that it was found at, or the reason why it is not met"]
+    where: Annotated[str, "where it was found, or the reason why it is not met"]
 
 
 class DoctorDocument(TypedDict):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `explore` and `replay` found, as text for a terminal."""
+"""Results of `explore`, `replay` and `lab confirm` as text for a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["confirmed_text", "explored_text", "played_text"]
 
 
 def explored_text(document: Mapping[str, Any]) -> str:
-    """The answer of `explore`."""
+    """Return the text of the document of `explore`."""
     covered = "covered: every run" if document["covered"] else "CUT: not every run"
     lines = [f"scope: {document['scope']}", covered]
     for way in document["ways"]:
@@ -50,7 +50,7 @@ def _answer(way: dict[str, Any], bad: list[dict[str, Any]]) -> str:
 
 
 def _ending(one: dict[str, Any]) -> str:
-    return one["verdict"] if one["violated"] or one["outcome"] != "saved" else "saved, as it was"
+    return one["verdict"] if one["violated"] or one["outcome"] != "saved" else "saved, unchanged"
 
 
 def _story(one: dict[str, Any]) -> list[str]:
@@ -62,7 +62,7 @@ def _story(one: dict[str, Any]) -> list[str]:
 
 
 def played_text(document: Mapping[str, Any]) -> str:
-    """The answer of `replay`."""
+    """Return the text of the document of `replay`."""
     lines = [f"rules of {document['rules']}", *document["schedule"]]
     lines.append(f"injected: {'; '.join(document['injected'])}")
     lines += ["", *document["log"], ""]
@@ -73,22 +73,23 @@ def played_text(document: Mapping[str, Any]) -> str:
     violated = ", ".join(document["violated"]) or "nothing is broken"
     outcome = "crashed" if document["outcome"] == "died" else document["outcome"]
     lines.append(f"outcome: {outcome}{warned}: {violated}")
-    same = "the same as saved, byte for byte"
-    lines.append(same if document["same"] else f"NOT as saved: {document['difference']}")
+    same = "identical to the saved run, byte for byte"
+    lines.append(same if document["same"] else f"differs from the saved run: {document['difference']}")
     return "\n".join(lines)
 
 
 def confirmed_text(document: Mapping[str, Any]) -> str:
-    """The answer of `lab confirm`."""
+    """Return the text of the document of `lab confirm`."""
     said = "AGREES" if document["agrees"] else "DISAGREES"
     violated = ", ".join(document["violated"]) or "nothing is broken"
     pages, lists = document["pages"], document["lists"]
     allocator = f"; pages come from {pages}, CPU's lists {lists}" if (pages, lists) != ("above", "above") else ""
-    later = f"; once resumed it dies of {document['dies_of']}" if document["dies_of"] else ""
+    later = f"; the resumed machine crashes: {document['resumed_crash']}" if document["resumed_crash"] else ""
+    outcome = "crashed" if document["outcome"] == "died" else document["outcome"]
     lines = [
         f"arranged: {', '.join(document['regions']) or 'no region'}; failing allocations: "
         f"{document['fail_allocations'] or 'none'}{allocator}",
-        f"the model: {document['outcome']}: {violated}{later}",
+        f"the model: {outcome}: {violated}{later}",
         f"Linux {document['release']} {said}: {document['seen']}",
         *(f"  {line}" for line in document["said"]),
     ]

@@ -25,9 +25,9 @@ __all__ = [
     "audit_text",
     "columns",
     "demo_text",
-    "died_text",
     "doctor_text",
     "explain_text",
+    "failed_text",
     "hex_or_none",
     "inspection_text",
     "map_text",
@@ -42,7 +42,7 @@ SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def size_text(size_bytes: int) -> str:
-    """A size as people read it: 15.9 MiB."""
+    """Return a size with its unit: 15.9 MiB."""
     size, unit = float(size_bytes), 0
     while size >= 1024 and unit < len(SIZES) - 1:
         size, unit = size / 1024, unit + 1
@@ -55,7 +55,7 @@ def hex_or_none(value: int | None) -> str | None:
 
 
 def columns(rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), gap: str = "  ") -> list[str]:
-    """Rows as aligned columns; the columns whose number is in `right` are aligned to the right."""
+    """Return rows as lines of aligned columns; the columns whose number is in `right` are aligned to the right."""
     table = [list(row) for row in rows]
     if not table:
         return []
@@ -70,7 +70,7 @@ def columns(rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), 
 
 
 def inspection_text(document: InspectDocument) -> str:
-    """The answer of `inspect`."""
+    """Return the text of the document of `inspect`."""
 
     def known(value: object) -> str:
         return "?" if value is None else str(value)
@@ -110,7 +110,7 @@ def inspection_text(document: InspectDocument) -> str:
 
 
 def _verdict_lines(verdict: VerdictDocument) -> list[str]:
-    """Each check of a resuming kernel: what it comes to, what the kernel prints, why."""
+    """Return a line for each check of a resuming kernel: answer, message of the kernel, reason."""
     rows = []
     for check in verdict["checks"]:
         message = f'"{check["message"]}"' if check["message"] else ""
@@ -132,7 +132,7 @@ def _compressed(document: InspectDocument) -> str:
 
 
 def rewritten_text(name: str, document: RewriteDocument) -> str:
-    """The answer of `rewrite`."""
+    """Return the text of the document of `rewrite`."""
     compressed = "not compressed" if document["compressor"] == "none" else document["compressor"]
     line = (
         f"{name}: {document['saved_pages']} pages saved, {document['stored_pages']} stored, {compressed}"
@@ -143,7 +143,7 @@ def rewritten_text(name: str, document: RewriteDocument) -> str:
 
 
 def map_text(document: MapDocument) -> str:
-    """The answer of `map`."""
+    """Return the text of the document of `map`."""
     present = document["present_bytes"]
     lines = columns(
         [
@@ -182,7 +182,7 @@ def map_text(document: MapDocument) -> str:
 
 
 def walk_text(document: WalkDocument) -> str:
-    """The answer of `walk`."""
+    """Return the text of the document of `walk`."""
     head = ("level", "table frame", "index", "entry", "flags")
     body = [
         (step["level"], step["table_pfn"], str(step["index"]), step["entry"], " ".join(step["flags"]))
@@ -200,9 +200,9 @@ def walk_text(document: WalkDocument) -> str:
     return "\n".join(lines)
 
 
-def died_text(error: MachineFault | HibernationRefused, log: Sequence[str]) -> str:
-    """How a modelled machine died, or why it did not hibernate: its log, then that in one line."""
-    last = f"the machine died: {error}" if isinstance(error, MachineFault) else str(error)
+def failed_text(error: MachineFault | HibernationRefused, log: Sequence[str]) -> str:
+    """Return the log of a modelled machine that crashed or did not hibernate, and its error in one line."""
+    last = f"the machine crashed: {error}" if isinstance(error, MachineFault) else str(error)
     return "\n".join([*log, last, "nothing was written"])
 
 
@@ -211,7 +211,7 @@ CHECK_LETTERS = {name: invariant.letter for name, invariant in INVARIANTS.items(
 
 
 def demo_text(document: DemoDocument) -> str:
-    """The answer of `demo`: a table of ways and situations, what its letters mean, the last words, the image."""
+    """Return the table of ways and situations, the meaning of its letters, the log of a crash, and the image."""
     situations, ways, image = document["situations"], document["ways"], document["image"]
     cells = {(cell["way"], cell["situation"]): cell for cell in document["cells"]}
     numbers = [str(number) for number in range(1, len(situations) + 1)]
@@ -223,17 +223,17 @@ def demo_text(document: DemoDocument) -> str:
     )
     lines += [
         "",
-        "ok: saved, and the resumed machine is as it was; died; refused: not saved, and it lives on; else saved, but",
-        "D pages have wrong bytes  T a page table was not saved  M the direct map is another one",
-        "A the allocator's lists are torn, or a page leaked  S the slot is left mapped  X a stale translation is left",
+        "ok: saved, the resumed machine is unchanged; crashed; refused: not saved, the machine continues; else saved, with",
+        "D pages with wrong bytes  T a page table that was not saved  M a changed direct map",
+        "A torn lists of the allocator, or a leaked page  S a slot that is left mapped  X a stale translation",
     ]
-    told = document["last_words"]
+    crash = document["crash"]
     lines += [
         "",
-        f"{told['way']}, {told['situation']}: the kernel's last words",
-        *(f"  {line}" for line in told["log"]),
+        f"{crash['way']}, {crash['situation']}: log of the crash",
+        *(f"  {line}" for line in crash["log"]),
     ]
-    verdict = "each as it was" if not image["wrong_pages"] else f"{image['wrong_pages']} of them WRONG"
+    verdict = "all unchanged" if not image["wrong_pages"] else f"{image['wrong_pages']} of them WRONG"
     lines += [
         "",
         f"an image by Fixmap, written and read back: {image['pages']} pages, {verdict}, CRC {image['crc32']}",
@@ -242,14 +242,14 @@ def demo_text(document: DemoDocument) -> str:
 
 
 def _cell(cell: CellDocument) -> str:
-    """What came of a run, in a few letters."""
+    """Return the outcome of a cell, or the letters of its failed checks."""
     if cell["outcome"] != "saved":
-        return str(cell["outcome"])
+        return "crashed" if cell["outcome"] == "died" else cell["outcome"]
     return "".join(CHECK_LETTERS[name] for name in cell["failed_checks"]) or "ok"
 
 
 def audit_text(document: AuditDocument) -> str:
-    """The answer of `audit`."""
+    """Return the text of the document of `audit`."""
     lines = [f"kernel       rules of {document['rules']}", f"saveable     {document['saveable_pages']} pages"]
     if document["refused"]:
         lines.append(f"REFUSED      the kernel does not hibernate: {document['refused']}")
@@ -289,28 +289,28 @@ def audit_text(document: AuditDocument) -> str:
             lines.append(f"  ... and {document['more_splits']} more")
     lines.append("")
     for name, safe in (("today", document["safe_today"]), ("through a fixmap slot", document["safe_by_fixmap"])):
-        lines.append(f"{name}: " + ("every page is saved" if safe else "NOT every page is sure to be saved"))
+        lines.append(f"{name}: " + ("every page is saved" if safe else "not every page is certain to be saved"))
     return "\n".join(lines)
 
 
 def explain_text(document: ExplainDocument) -> str:
-    """The answer of `explain`."""
+    """Return the text of the document of `explain`."""
     lines = [f'"{document["question"]}"', ""]
     lines += ["Both, and more. Every branch, run on a simulated machine by the rules of " + document["rules"] + ":"]
     for number, branch in enumerate(document["branches"], 1):
         lines += ["", f"{number}. {branch['title']}"]
         lines += [f"   - {step}" for step in branch["path"]]
         for name, run in (("today", branch["today"]), ("fixmap", branch["fixmap"])):
-            what = {"saved": "saved; ", "died": "DIED", "refused": "refused"}[run["outcome"]]
+            what = {"saved": "saved; ", "died": "CRASHED", "refused": "refused"}[run["outcome"]]
             if run["outcome"] == "saved":
-                what += "; ".join(run["findings"]) or "the resumed machine is as it was"
+                what += "; ".join(run["findings"]) or "the resumed machine is unchanged"
             lines.append(f"   {name}: {what} ({run['allocations']} allocations)")
             lines += [f"       {line}" for line in run["kernel_lines"] if run["outcome"] != "saved"]
     return "\n".join(lines)
 
 
 def doctor_text(document: DoctorDocument) -> str:
-    """What the laboratory found, and what to do."""
+    """Return a line for each need of the laboratory, and the commands that meet the missing ones."""
     rows = [
         [
             "ok" if one["there"] else "MISSING" if one["required"] else "-",
@@ -329,7 +329,7 @@ def doctor_text(document: DoctorDocument) -> str:
 
 
 def support_text(document: ProveDocument) -> str:
-    """The table of proofs: kernel, case, result, seconds; and of each that did not pass, why."""
+    """Return the table of results, and for each case that did not pass the reason."""
     results = document["results"]
     rows = [["kernel", "case", "result", "seconds"]]
     rows += [[one["kernel"], one["case"], one["result"], str(one["seconds"])] for one in results]
@@ -340,11 +340,11 @@ def support_text(document: ProveDocument) -> str:
 
 
 def support_page(document: ProveDocument) -> str:
-    """The same as a page in Markdown, with what was seen."""
+    """Return the results as a page in Markdown, with the observations of each case."""
     results = document["results"]
     releases = {one["kernel"]: one["release"] for one in results}
     lines = [
-        "# What real kernels did",
+        "# Results on real kernels",
         "",
         "Written by `make lab` (`hibernaut lab prove --write docs/support.md`). Results are never edited by hand.",
         "",
@@ -356,11 +356,11 @@ def support_page(document: ProveDocument) -> str:
     lines += [
         f"| {one['kernel']} | {one['case']} | {one['must']} | {one['result']} | {one['seconds']} |" for one in results
     ]
-    lines += ["", "## What was seen", ""]
+    lines += ["", "## Observations", ""]
     lines += [f"- {one['kernel']}, {one['case']}: {_markdown(one['seen'])}" for one in results]
     return "\n".join(lines) + "\n"
 
 
 def _markdown(text: str) -> str:
-    """A kernel's or guest's words, which must not be taken for markup."""
+    """Return text of a kernel or guest with the characters of Markdown's markup escaped."""
     return "".join(f"\\{char}" if char in "\\`*_<>[]|#" else char for char in text)

@@ -91,7 +91,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "remap-dies-after-a-warning",
-        "Remap, first failure: an allocation for a split fails, the kernel warns once and crashes of a page fault in "
+        "Remap, first failure: an allocation for a split fails, the kernel warns once and crashes with a page fault in "
         "the copy.",
         "`remap` crashes in some run exactly on machines with a region of 2 MiB or 1 GiB in one entry, and never "
         "without the warning",
@@ -108,7 +108,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Remap, second failure: a page without an entry. CPA ignores it and reports success; a page fault in the copy "
         "follows, without a warning.",
         "on machines whose first region without an entry has a PTE table, `remap` and `remap-whole` have a run that "
-        "crashes of that page fault without a warning; on machines without such regions they have none",
+        "crashes with that page fault without a warning; on machines without such regions they have none",
         ("kinds", *_LINES),
         ("remap", "remap-whole"),
         lambda trial: (
@@ -240,7 +240,7 @@ CLAIMS: tuple[Claim, ...] = (
         "null-on-a-cpu-list",
         "A NULL link on a CPU's own list, found by the next allocation in `__rmqueue_pcplist`, needs the array of "
         "struct page below the blocks and the CPU's list above them.",
-        "by `remap`, a resumed machine that crashes of a NULL dereference in `__rmqueue_pcplist` has the array of "
+        "by `remap`, a resumed machine that crashes with a NULL dereference in `__rmqueue_pcplist` has the array of "
         "struct page below the regions and the CPUs' lists above, in every study; and on every such machine with "
         "large entries to split the next allocations are fatal, by NULL or by a poisoned link",
         ("places", "6.13-rc"),
@@ -260,7 +260,7 @@ CLAIMS: tuple[Claim, ...] = (
         "be torn in the allocator alone.",
         "by `remap`, on machines whose pages come from the lower node, regions and CPU being on the upper one, and "
         "whose tables all lie below: no run loses a table, and with large entries to split every run without a "
-        "failing allocation crashes of its free lists, once resumed",
+        "failing allocation crashes in its free lists, once resumed",
         ("two nodes",),
         ("remap",),
         lambda trial: (

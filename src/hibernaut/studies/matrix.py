@@ -198,8 +198,8 @@ class Cell:
 
     @property
     def result(self) -> str:
-        """One of "as it was", "died" and "refused", or the names of the broken invariants."""
-        return self.status if self.error is not None else ", ".join(self.failed_checks) or "as it was"
+        """One of "unchanged", "died" and "refused", or the names of the broken invariants."""
+        return self.status if self.error is not None else ", ".join(self.failed_checks) or "unchanged"
 
 
 def run_cell(way: Way, situation: Situation, rules: KernelRules | None = None, machine: Machine | None = None) -> Cell:

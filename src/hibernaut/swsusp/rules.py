@@ -98,11 +98,11 @@ IMAGE_PROBES: Mapping[str, Probe] = {
     "checks_compressor": lambda kernel: kernel.has_function("hibernate_compressor_param_set"),
     "zero_pages": lambda kernel: kernel.has_data("zero_bm"),
 }
-"""Field of `ImageRules` -> the question to the kernel. The magic is a constant in code: no symbol tells it."""
+"""Field of `ImageRules` -> the question to the kernel. The magic is a constant in code, without a symbol."""
 
 
 def image_rules_probed(kernel: ProbedKernel | None, release: str) -> Probed[ImageRules]:
-    """Return the rules of a real kernel: what it has decides, its line where that tells nothing.
+    """Return the rules of a real kernel: probed, or those of its line where the probe has no answer.
 
     Args:
         kernel: the kernel; None if nothing of it can be read.

@@ -55,7 +55,7 @@ def failing_allocation(lab: Lab, folder: Path) -> str:
 
 
 def flawed_way(way: Way, variant: str, must: str, lab: Lab, folder: Path) -> str:
-    """Save in a way known to be wrong: the resumed guest must notice, or its checks are worth nothing."""
+    """Save by a way with a known defect: the resumed guest must report it, which shows that its checks can fail."""
     taken = take_over(lab, variant_named(variant), folder, way=way)
     if taken.passed or must not in taken.resumed.reason:
         raise CaseFailed(f"{way.name} must end in {must!r}: {taken.resumed.reason}")

@@ -83,7 +83,7 @@ class Debugger:
             raise LabError(f"QEMU refused a breakpoint: {answer.decode('ascii', 'replace')}")
 
     def _command(self, packet: bytes) -> bytes:
-        """Send a packet and return its answer. QEMU reports the stop on attaching twice; the second is no answer."""
+        """Send a packet and return its answer. The second of QEMU's reports of the stop on attaching is skipped."""
         self._send(packet)
         answer = self._receive(ANSWER_SECONDS)
         while answer.startswith(STOPPED):
