@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin
 
+from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
 from hibernaut.cli.app import app as hibernaut_app
 
 if TYPE_CHECKING:
-    from docutils import nodes
     from sphinx.application import Sphinx
 
-__all__ = ["Declared", "command_text", "commands_of", "parameters_of", "setup"]
+__all__ = ["Declared", "add_sections", "command_text", "commands_of", "parameters_of", "setup"]
 
 PROGRAM = "hibernaut"
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|$~^])")
@@ -39,7 +39,23 @@ class Commands(SphinxDirective):
         """Return the sections."""
         group = self.arguments[0] if self.arguments else None
         found = [line for name, command in commands_of(group) for line in command_text(name, command)]
-        return self.parse_text_to_nodes("\n".join(found), allow_section_headings=True)
+        return add_sections(self, "\n".join(found))
+
+
+def add_sections(directive: SphinxDirective, text: str) -> list[nodes.Node]:
+    """Parse sections of Markdown, the first with a target before it, and return the nodes of the directive.
+
+    The parser adds the sections to the page and leaves the first target to the directive, behind them: its name moves
+    to the section.
+    """
+    document = directive.state.document
+    known = set(document.findall(nodes.section))
+    (target,) = directive.parse_text_to_nodes(text, allow_section_headings=True)
+    assert isinstance(target, nodes.target)
+    first = next(one for one in document.findall(nodes.section) if one not in known)
+    first["ids"] += target["ids"]
+    document.ids.update(dict.fromkeys(target["ids"], first))
+    return []
 
 
 @dataclass(frozen=True)

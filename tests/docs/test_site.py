@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import html
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import typer.main
 
 import hibernaut
 from hibernaut.cli.app import app
+from hibernaut.report.documents import DOCUMENTS as JSON_DOCUMENTS
+from hibernaut.report.schema import schema_of
 from hibernaut.swsusp import declarations
 from tests.docs.conftest import DOCS, REPOSITORY, Site
 from tests.test_house import PACKAGE, ROOMS
@@ -79,6 +82,40 @@ def test_every_option_is_described(site: Site, words: tuple[str, ...]) -> None:
             option = parameter.opts[0].startswith("-")
             for spelled in (*parameter.opts, *parameter.secondary_opts) if option else ():
                 assert f"cmdoption-{'-'.join(words)}-{spelled.lstrip('-')}" in described, spelled
+
+
+def paths_of(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (path, description) of every key below a schema, as the page names them."""
+    if "$ref" in schema:
+        yield from paths_of(definitions[schema["$ref"].split("/")[-1]], definitions, path)
+    for one in schema.get("anyOf", ()):
+        yield from paths_of(one, definitions, path)
+    if "items" in schema:
+        yield from paths_of(schema["items"], definitions, f"{path}[]")
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield from paths_of(schema["additionalProperties"], definitions, f"{path}.NAME")
+    for name, value in schema.get("properties", {}).items():
+        inner = f"{path}.{name}" if path else name
+        yield inner, value.get("description", "").replace("`", "")
+        yield from paths_of(value, definitions, inner)
+
+
+@pytest.mark.parametrize("command", JSON_DOCUMENTS)
+def test_every_key_of_a_document_is_described(site: Site, command: str) -> None:
+    """Each key of a command's document is in the command's section, with its description."""
+    page = (site.folder / "reference/documents.html").read_text()
+    anchor = f'id="document-{command.replace(" ", "-")}"'
+    section = page.split(anchor)[1].split('id="document-')[0]
+    rows = [
+        [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+        for row in re.findall(r"<tr.*?</tr>", section, re.DOTALL)
+    ]
+    described = {(row[0], row[2].replace("’", "'")) for row in rows if row}  # noqa: RUF001
+    schema = schema_of(command)
+    found = list(paths_of(schema, schema["$defs"]))
+    assert bool(found) is (command not in ("lab golden", "schema"))
+    for path, text in found:
+        assert any(key == path and (value == text or (value and not text)) for key, value in described), path
 
 
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)

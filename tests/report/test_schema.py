@@ -74,11 +74,12 @@ def test_every_command_with_a_document_has_a_schema() -> None:
 
 @pytest.mark.parametrize("command", DOCUMENTS)
 def test_every_schema_is_valid_and_described(command: str) -> None:
-    """A schema obeys the meta-schema, and each of its types and references has a description or a definition."""
+    """A schema obeys the meta-schema, and each of its types and keys has a description or a definition."""
     schema = schema_of(command)
     jsonschema.Draft202012Validator.check_schema(schema)
     for definition in schema["$defs"].values():
         assert definition["description"]
+        assert all("description" in value or "$ref" in value for value in definition["properties"].values())
         assert definition["additionalProperties"] is False
     used = set(json.dumps(schema).split("#/$defs/")[1:])
     assert {one.split('"')[0] for one in used} == set(schema["$defs"])

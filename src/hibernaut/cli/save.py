@@ -39,7 +39,7 @@ from hibernaut.linux import Environment, FailAllocations, Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.report.images import failed_save_document, save_document
-from hibernaut.report.text import failed_text, size_text
+from hibernaut.report.text import crashed_text, size_text
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import Image, open_image
 from hibernaut.swsusp.codecs import CompressorName
@@ -241,7 +241,7 @@ def _died(
     if json:
         print_json(failed_save_document(error, via, machine.log.lines, found))
     elif not quiet:
-        console().print(failed_text(error, machine.log.lines))
+        console().print(crashed_text(error, machine.log.lines))
 
 
 def _tell(out: Path, snapshot: Snapshot, written: WrittenImage, via: str) -> None:

@@ -182,15 +182,16 @@ def _story(answers: Answers, folder: str) -> str:
         )
         said = (
             f"So a NULL dereference in `__rmqueue_pcplist` follows in {len(null)} of {len(answers.placements)} "
-            f"placements: exactly those in which {where}. The copy meets the struct pages first, as they are before "
-            "anything is split: those inside a free block hold whatever their last owner left in the list's "
-            "links, here NULL; those that were on a list before hold poison. Then a split refills the CPU's list from "
-            "that block, and the head of that list is copied after it: it points to pages whose saved links are not "
-            "links. A lost table alone does not explain it: where the allocator's pages all lie above the blocks, tables "
-            "are lost and no allocation crashes. Nor is one needed: see the claim on two NUMA nodes, the placements that "
-            "can be arranged in a guest; [explore.md](explore.md) has the results of real kernels there. Whether the "
-            "machines of the reports were laid out like this is not known: it takes the addresses of their struct pages, "
-            "their per-CPU lists and the blocks."
+            f"placements: exactly those in which {where}. "
+            "The copy meets the struct pages first, as they are before anything is split: those inside a free block "
+            "hold whatever their last owner left in the list's links, here NULL; those that were on a list before "
+            "hold poison. Then a split refills the CPU's list from that block, and the head of that list is copied "
+            "after it: it points to pages whose saved links are not links. A lost table alone does not explain it: "
+            "where the allocator's pages all lie above the blocks, tables are lost and no allocation crashes. Nor "
+            "is one needed: see the claim on two NUMA nodes, the placements that can be arranged in a guest; "
+            "[explore.md](explore.md) has the results of real kernels there. Whether the machines of the reports "
+            "were laid out like this is not known: it takes the addresses of their struct pages, their per-CPU "
+            "lists and the blocks."
         )
     else:
         said = "No placement gives a NULL dereference in `__rmqueue_pcplist`: the mechanism is another one."

@@ -75,11 +75,14 @@ class ProblemDocument(TypedDict):
 class CheckDocument(TypedDict):
     """A check that a kernel makes before it resumes."""
 
-    check: Annotated[str, "name of the check, in the kernel's order"]
-    answer: Annotated[str, "passes, refuses, or unknown"]
-    message: Annotated[str | None, "the kernel's message where it refuses"]
+    check: Annotated[
+        str,
+        "signature, hw_sig, compressor, swap_map, magic, e820_checksum, physical_pages, frames, units or crc32",
+    ]
+    answer: Annotated[str, "ok, would refuse or not known"]
+    message: Annotated[str | None, "the kernel's message if it refuses; ? stands for a number that is not known"]
     remark: Annotated[str | None, "reason for the answer"]
-    where: Annotated[str | None, "place in the image"]
+    where: Annotated[str | None, "function and file of the kernel"]
 
 
 class VerdictDocument(TypedDict):
@@ -88,8 +91,8 @@ class VerdictDocument(TypedDict):
     kernel: Annotated[str, "kernel line whose rules apply"]
     rules_from: RulesFromText
     machine: Annotated[str, "machine whose facts apply"]
-    checks: list[CheckDocument]
-    resumes: Annotated[bool | None, "null if a check cannot be answered"]
+    checks: Annotated[list[CheckDocument], "the checks, in the kernel's order"]
+    resumes: Annotated[bool | None, "whether the kernel resumes; null if unknown"]
 
 
 class InspectDocument(TypedDict):
@@ -116,9 +119,11 @@ class InspectDocument(TypedDict):
     compressed_bytes: Annotated[int | None, "sum of the units' compressed lengths, in bytes"]
     first_map_block: Annotated[int, "block of the first page of the swap map"]
     problems: Annotated[list[ProblemDocument], "faults; empty if the image is intact"]
-    sha256_pfns: NotRequired[Annotated[Sha256, "--digests: of the listed frames as little-endian u64, in image order"]]
-    sha256_stored_pages: NotRequired[Annotated[Sha256, "--digests: of all stored pages, in image order"]]
-    verdict: NotRequired[VerdictDocument]
+    sha256_pfns: NotRequired[
+        Annotated[Sha256, "`--digests`: of the listed frames as little-endian u64, in image order"]
+    ]
+    sha256_stored_pages: NotRequired[Annotated[Sha256, "`--digests`: of all stored pages, in image order"]]
+    verdict: NotRequired[Annotated[VerdictDocument, "with `--for-kernel` or `--on-machine`"]]
 
 
 class HoleDocument(TypedDict):
@@ -150,8 +155,8 @@ class MapDocument(TypedDict):
     base: Annotated[Hex, "virtual address of page frame 0"]
     end_pfn: Annotated[Hex, "one past the last page frame"]
     present_bytes: Annotated[dict[str, int], "bytes that are present, by the size of the entries that map them"]
-    holes: list[HoleDocument]
-    mismatches: list[MismatchDocument]
+    holes: Annotated[list[HoleDocument], "ranges without a present entry, ascending"]
+    mismatches: Annotated[list[MismatchDocument], "ranges with entries for other page frames, ascending"]
 
 
 class StepDocument(TypedDict):
@@ -160,24 +165,24 @@ class StepDocument(TypedDict):
     level: Annotated[str, "PGD, P4D, PUD, PMD or PTE"]
     table_pfn: Annotated[Hex, "page frame of the table"]
     index: Annotated[int, "index of the entry, 0-511"]
-    entry: Hex
+    entry: Annotated[Hex, "the entry"]
     flags: Annotated[list[str], "names of the bits that are set"]
 
 
 class RightsDocument(TypedDict):
     """Rights that all levels together give."""
 
-    rw: bool
-    nx: bool
-    user: bool
+    rw: Annotated[bool, "writable"]
+    nx: Annotated[bool, "not executable"]
+    user: Annotated[bool, "accessible in user mode"]
 
 
 class WalkDocument(TypedDict):
     """`hibernaut walk`: the translation of one virtual address."""
 
-    vaddr: Hex
-    levels: list[StepDocument]
-    stop: Annotated[str, "reason for the end of the walk"]
+    vaddr: Annotated[Hex, "the address"]
+    levels: Annotated[list[StepDocument], "entries from the root down"]
+    stop: Annotated[str, "end of the walk: present, not-present, none, table-missing or non-canonical"]
     pfn: Annotated[Hex | None, "page frame of the last entry"]
     paddr: Annotated[Hex | None, "physical address; null if the address is not mapped"]
     effective: RightsDocument
@@ -200,7 +205,7 @@ class AllocationDocument(TypedDict):
     """A page allocation during the copy."""
 
     number: Annotated[int, "number of the allocation, from 1"]
-    purpose: str
+    purpose: Annotated[str, "purpose of the page"]
     pfn: Annotated[Hex | None, "page frame; null if the allocation failed"]
 
 
@@ -222,9 +227,9 @@ class SaveDocument(WrittenDocument):
     """`hibernaut save`: the image that was written."""
 
     via: Annotated[str, "way of copying pages that are not present"]
-    outcome: Literal["saved"]
-    pages_from: Annotated[str, "origin of the list of pages"]
-    allocations: list[AllocationDocument]
+    outcome: Annotated[Literal["saved"], "the image was written"]
+    pages_from: Annotated[str, "origin of the list of pages: image, kernel or direct-map"]
+    allocations: Annotated[list[AllocationDocument], "page allocations during the copy, in order"]
     changed_pages: Annotated[int, "pages whose copy differs from the source"]
     skipped_pages: Annotated[int, "pages that were not copied"]
     log: Log
@@ -235,7 +240,7 @@ class SaveDocument(WrittenDocument):
 class FaultDocument(TypedDict):
     """A fault of the modelled machine."""
 
-    what: str
+    what: Annotated[str, "kind of the fault"]
     address: Annotated[Hex, "virtual address"]
     entry: Annotated[Hex | None, "page-table entry; null where there is no table"]
     pfn: Annotated[Hex | None, "page frame that was accessed"]
@@ -245,7 +250,7 @@ class FaultDocument(TypedDict):
 class RefusalDocument(TypedDict):
     """The reason why the modelled kernel does not hibernate."""
 
-    what: str
+    what: Annotated[str, "the kernel's reason"]
     errno: Annotated[str, "the kernel's name of the error"]
 
 
@@ -253,7 +258,7 @@ class CrashedSaveDocument(TypedDict):
     """`hibernaut save` where the modelled machine crashes: nothing was written."""
 
     via: Annotated[str, "way of copying pages that are not present"]
-    outcome: Literal["died"]
+    outcome: Annotated[Literal["died"], "the modelled machine crashed"]
     fault: FaultDocument
     log: Log
     rules: Annotated[str, "kernel line whose rules apply"]
@@ -264,7 +269,7 @@ class RefusedSaveDocument(TypedDict):
     """`hibernaut save` where the modelled kernel does not hibernate: nothing was written."""
 
     via: Annotated[str, "way of copying pages that are not present"]
-    outcome: Literal["refused"]
+    outcome: Annotated[Literal["refused"], "the modelled kernel does not hibernate"]
     refused: RefusalDocument
     log: Log
     rules: Annotated[str, "kernel line whose rules apply"]
@@ -282,8 +287,8 @@ class RewriteDocument(WrittenDocument):
     """`hibernaut rewrite`: the image that was written."""
 
     compressor: Annotated[str, "lzo, lz4 or none"]
-    in_place: bool
-    writes: list[WriteDocument]
+    in_place: Annotated[bool, "whether the image itself was rewritten"]
+    writes: Annotated[list[WriteDocument], "changes of memory, in order"]
 
 
 class RunOfPagesDocument(TypedDict):
@@ -296,14 +301,14 @@ class RunOfPagesDocument(TypedDict):
 class PageClassDocument(TypedDict):
     """Pages with the same kind of entry in the direct map."""
 
-    name: str
+    name: Annotated[str, "kind of entry"]
     pages: Pages
     first: Annotated[list[RunOfPagesDocument], "the first ranges"]
     more: Annotated[bool, "whether there are more ranges"]
     today: Annotated[str, "outcome with today's kernel"]
     fixmap: Annotated[str, "outcome with the fixmap slot"]
-    today_bad: bool
-    fixmap_bad: bool
+    today_bad: Annotated[bool, "whether today's kernel may lose or tear a page, or crash"]
+    fixmap_bad: Annotated[bool, "the same for the fixmap slot"]
 
 
 class SplitDocument(TypedDict):
@@ -314,7 +319,7 @@ class SplitDocument(TypedDict):
     first_pfn: Annotated[Hex, "first page frame in it that is saved"]
     pages: Pages
     table_pfn: Annotated[Hex, "page frame of the table that the entry lies in"]
-    order: Annotated[str, "whether the table is copied before or after the split"]
+    order: Annotated[str, "below: the table is copied before the split; above: after it; not listed: it is not copied"]
     allocations: Annotated[int, "pages for tables that the split takes"]
 
 
@@ -325,9 +330,9 @@ class AuditDocument(TypedDict):
     rules_from: RulesFromText
     saveable_pages: Pages
     refused: Annotated[str | None, "reason why the kernel does not hibernate"]
-    classes: list[PageClassDocument]
+    classes: Annotated[list[PageClassDocument], "pages by kind of entry"]
     allocations: Annotated[int, "pages for tables that the copy takes"]
-    splits: list[SplitDocument]
+    splits: Annotated[list[SplitDocument], "the first splits, at most 20"]
     more_splits: Annotated[int, "number of splits that are not listed"]
     safe_today: Annotated[bool, "whether today's kernel saves every page, whatever fails"]
     safe_by_fixmap: Annotated[bool, "whether the fixmap slot does"]
@@ -339,53 +344,53 @@ class RunDocument(TypedDict):
     outcome: Annotated[str, "saved, died or refused"]
     allocations: Annotated[int, "number of page allocations"]
     failed_checks: Annotated[list[str], "names of the checks that found something"]
-    findings: list[str]
+    findings: Annotated[list[str], "names of these checks with the number of pages"]
     kernel_lines: Annotated[list[str], "the modelled kernel's own messages"]
 
 
 class BranchDocument(TypedDict):
     """A branch of the explanation."""
 
-    title: str
+    title: Annotated[str, "condition of the branch"]
     path: Annotated[list[str], "the code path, step by step"]
-    today: RunDocument
-    fixmap: RunDocument
+    today: Annotated[RunDocument, "the run by today's kernel"]
+    fixmap: Annotated[RunDocument, "the run with the fixmap slot"]
 
 
 class ExplainDocument(TypedDict):
     """`hibernaut explain`: the answer to the question of the mailing list."""
 
-    question: str
+    question: Annotated[str, "the question"]
     rules: Annotated[str, "kernel line whose rules apply"]
-    branches: list[BranchDocument]
+    branches: Annotated[list[BranchDocument], "the branches"]
 
 
 class SituationDocument(TypedDict):
     """A machine about to hibernate."""
 
-    name: str
-    what: str
+    name: Annotated[str, "name of the situation"]
+    what: Annotated[str, "description"]
 
 
 class CellDocument(TypedDict):
     """One way in one situation."""
 
-    way: str
-    situation: str
+    way: Annotated[str, "way of copying pages that are not present"]
+    situation: Annotated[str, "name of the situation"]
     outcome: Annotated[str, "saved, died or refused"]
     saved_pages: Pages
     allocations: Annotated[int, "number of page allocations"]
     failed_checks: Annotated[list[str], "names of the checks that found something"]
     findings: Annotated[int, "number of findings"]
-    first_findings: list[str]
+    first_findings: Annotated[list[str], "the first findings"]
     error: Annotated[str | None, "reason why nothing was saved"]
 
 
 class CrashLogDocument(TypedDict):
     """The kernel's log of one cell that crashes."""
 
-    way: str
-    situation: str
+    way: Annotated[str, "way of copying pages that are not present"]
+    situation: Annotated[str, "name of the situation"]
     log: Log
 
 
@@ -393,7 +398,7 @@ class DemoImageDocument(TypedDict):
     """The image that the demo writes and reads back."""
 
     pages: Pages
-    crc32: Hex | None
+    crc32: Annotated[Hex | None, "CRC-32 in the header; null if the image is not compressed"]
     blocks: Annotated[int, "blocks of 4096 bytes in the swap area"]
     listed_as_saved: Annotated[bool, "whether the image lists the frames of the snapshot"]
     wrong_pages: Annotated[int, "pages that differ from the machine's"]
@@ -402,9 +407,9 @@ class DemoImageDocument(TypedDict):
 class DemoDocument(TypedDict):
     """`hibernaut demo`: the matrix of ways and situations."""
 
-    ways: list[str]
-    situations: list[SituationDocument]
-    cells: list[CellDocument]
+    ways: Annotated[list[str], "ways of copying pages that are not present"]
+    situations: Annotated[list[SituationDocument], "the situations"]
+    cells: Annotated[list[CellDocument], "the outcome of each way in each situation"]
     crash: CrashLogDocument
     image: DemoImageDocument
 
@@ -416,9 +421,9 @@ class EndingDocument(TypedDict):
     outcome: Annotated[str, "saved, died or refused"]
     violated: Annotated[list[str], "names of the violated invariants"]
     warned: Annotated[bool, "whether the kernel warned"]
-    loses: Annotated[bool, "whether a page or the machine is lost"]
-    runs: int
-    machines: int
+    loses: Annotated[bool, "whether a page or the machine is lost; false if there are only traces"]
+    runs: Annotated[int, "number of runs with this outcome"]
+    machines: Annotated[int, "number of machines that have such a run"]
     choices_away: Annotated[int, "number of choices in which the shortest run deviates from one without interference"]
     schedule: Annotated[list[str], "choices of the shortest run, in words"]
     injected: Annotated[list[str], "its choices that deviate"]
@@ -429,44 +434,44 @@ class EndingDocument(TypedDict):
 class WayDocument(TypedDict):
     """Every run by one way."""
 
-    way: str
+    way: Annotated[str, "way of copying pages that are not present"]
     safe: Annotated[bool, "whether no run loses a page or the machine"]
-    machines: int
-    runs: int
+    machines: Annotated[int, "number of machines"]
+    runs: Annotated[int, "number of runs"]
     states: Annotated[int, "number of distinct states"]
-    steps: int
+    steps: Annotated[int, "number of steps that were executed"]
     cut_machines: Annotated[int, "machines not explored to the end"]
     cut: Annotated[str | None, "the bound that cut the first of them"]
-    endings: list[EndingDocument]
+    endings: Annotated[list[EndingDocument], "outcomes, shortest runs first"]
 
 
 class ExploreDocument(TypedDict):
     """`hibernaut explore`: every run of a scope."""
 
-    scope: str
+    scope: Annotated[str, "machines, bounds and rules"]
     covered: Annotated[bool, "whether every run was explored"]
     rules_from: RulesFromText
-    ways: list[WayDocument]
+    ways: Annotated[list[WayDocument], "results by way"]
 
 
 class OperationDocument(TypedDict):
     """An operation on a machine."""
 
-    do: str
-    way: NotRequired[str]
+    do: Annotated[str, "name of the operation"]
+    way: NotRequired[Annotated[str, "hibernate: way of copying pages that are not present"]]
     pfn: NotRequired[Annotated[int, "page frame"]]
     pages: NotRequired[Pages]
-    cpu: NotRequired[int]
+    cpu: NotRequired[Annotated[int, "number of the CPU"]]
 
 
 class ReplayDocument(TypedDict):
     """`hibernaut replay`: a saved run, played again."""
 
-    format: str
-    version: int
+    format: Annotated[str, "hibernaut run"]
+    version: Annotated[int, "version of the format"]
     machine: Annotated[dict[str, Any], "family and unit of a simulated machine, or source and fingerprint"]
     rules: Annotated[str, "kernel line whose rules apply"]
-    operations: list[OperationDocument]
+    operations: Annotated[list[OperationDocument], "operations on the machine, in order"]
     choices: Annotated[list[int], "index of the answer to each question"]
     schedule: Annotated[list[str], "the choices, in words"]
     injected: Annotated[list[str], "the choices that deviate"]
@@ -485,8 +490,8 @@ class ReplayDocument(TypedDict):
 class TallyDocument(TypedDict):
     """Counts of every run by one way."""
 
-    machines: int
-    runs: int
+    machines: Annotated[int, "number of machines"]
+    runs: Annotated[int, "number of runs"]
     states: Annotated[int, "number of distinct states"]
     cut: Annotated[int, "machines not explored to the end"]
 
@@ -494,19 +499,19 @@ class TallyDocument(TypedDict):
 class StudyDocument(TypedDict):
     """A study behind the answers."""
 
-    name: str
-    scope: str
-    ways: dict[str, TallyDocument]
+    name: Annotated[str, "name of the study"]
+    scope: Annotated[str, "machines, bounds and rules"]
+    ways: Annotated[dict[str, TallyDocument], "counts by way"]
 
 
 class ClaimDocument(TypedDict):
     """A claim and its verdict over the runs."""
 
-    name: str
-    title: str
-    holds: bool
-    machines: int
-    runs: int
+    name: Annotated[str, "name of the claim"]
+    title: Annotated[str, "the claim, a sentence"]
+    holds: Annotated[bool, "whether no machine contradicts it"]
+    machines: Annotated[int, "number of machines, each by each way"]
+    runs: Annotated[int, "number of runs"]
     against: Annotated[int, "number of machines that contradict it"]
     first_against: Annotated[str | None, "the first of them"]
 
@@ -514,90 +519,92 @@ class ClaimDocument(TypedDict):
 class AnswersDocument(TypedDict):
     """`hibernaut answers`: studies and claims."""
 
-    studies: list[StudyDocument]
-    claims: list[ClaimDocument]
+    studies: Annotated[list[StudyDocument], "the studies"]
+    claims: Annotated[list[ClaimDocument], "the claims"]
 
 
 class StepLineDocument(TypedDict):
     """A step of the takeover."""
 
-    step: str
-    what: str
+    step: Annotated[str, "name of the step; empty for a further line"]
+    what: Annotated[str, "outcome of the step"]
 
 
 class StockDocument(TypedDict):
     """The stock kernel's own hibernation."""
 
-    outcome: str
-    reason: str
+    outcome: Annotated[str, "hibernated, died or refused"]
+    reason: Annotated[str, "the kernel's message, unless it hibernated"]
 
 
 class TakeoverDocument(TypedDict):
     """`hibernaut takeover`: an image from a dump, resumed by a stock kernel."""
 
-    passed: bool
+    passed: Annotated[bool, "whether the resumed guest and its direct map are unchanged"]
     kernel: Annotated[str, "release of the kernel"]
     variant: Annotated[str, "kind of guest"]
-    steps: list[StepLineDocument]
+    steps: Annotated[list[StepLineDocument], "the steps, in order"]
     stock: StockDocument
     stock_resumed: Annotated[str | None, "outcome of resuming from the kernel's own image"]
     resumed: Annotated[str, "outcome of resuming from our image"]
-    direct_map_findings: list[str]
+    direct_map_findings: Annotated[
+        list[str], "differences between the direct maps of the dump and of the resumed guest"
+    ]
 
 
 class VariantDocument(TypedDict):
     """A kind of guest."""
 
-    name: str
-    what: str
+    name: Annotated[str, "name of the variant"]
+    what: Annotated[str, "description"]
     memory_mib: Annotated[int, "RAM, in MiB"]
     levels: Annotated[int, "levels of paging: 4 or 5"]
-    kaslr: bool
-    compressor: str
-    swap: str
+    kaslr: Annotated[bool, "whether the kernel randomizes its addresses"]
+    compressor: Annotated[str, "compressor of the image"]
+    swap: Annotated[str, "disk, partition or file"]
     regions: Annotated[list[str], "regions out of the direct map"]
-    seed: int
+    seed: Annotated[int, "seed of the choice of the regions' blocks"]
     fail_allocations: Annotated[int, "number of failing allocations for splits"]
     secret_pages: Annotated[int, "pages of memfd_secret"]
-    pages: Literal["above", "below"]
-    lists: Literal["above", "below"]
+    pages: Annotated[Literal["above", "below"], "position of the allocator's pages relative to the regions"]
+    lists: Annotated[Literal["above", "below"], "position of the CPUs' own lists relative to the regions"]
 
 
 class VariantsDocument(TypedDict):
     """`hibernaut lab variants`: the kinds of guests."""
 
-    variants: list[VariantDocument]
+    variants: Annotated[list[VariantDocument], "the variants"]
 
 
 class RecordDocument(TypedDict):
     """The record of a guest (`machine.json`)."""
 
-    session: str
-    release: str
-    kernel: str
+    session: Annotated[str, "session of the guest"]
+    release: Annotated[str, "release of its kernel"]
+    kernel: Annotated[str, "kernel line, or the release"]
     variant: VariantDocument
-    partition: int | None
+    partition: Annotated[int | None, "number of the swap partition; null for a whole disk"]
     offset: Annotated[int, "resume_offset, in pages"]
     regions: Annotated[list[dict[str, str]], "the module's report on each region"]
     frames: Annotated[list[list[int]], "page of the locked region, first page frame, count"]
     direct_map: Annotated[dict[str, int], "the kernel's counters DirectMap4k, DirectMap2M, DirectMap1G, in kB"]
-    saved_pages: int | None
-    allocator: dict[str, int]
+    saved_pages: Annotated[int | None, "number of pages that the kernel announced; null if it did not"]
+    allocator: Annotated[dict[str, int], "page frames of the allocator's structures, by name"]
 
 
 class ReplyDocument(TypedDict):
     """A command in a guest and its output."""
 
-    command: str
+    command: Annotated[str, "the command"]
     status: Annotated[int, "exit status"]
-    lines: list[str]
+    lines: Annotated[list[str], "lines of output"]
 
 
 class BootDocument(TypedDict):
     """`hibernaut lab boot`: commands in a guest."""
 
     kernel: Annotated[str, "release of the kernel"]
-    answers: list[ReplyDocument]
+    answers: Annotated[list[ReplyDocument], "the commands, in order"]
 
 
 class DumpDocument(TypedDict):
@@ -610,76 +617,76 @@ class DumpDocument(TypedDict):
 class HibernateDocument(TypedDict):
     """`hibernaut lab hibernate`: a guest that hibernates."""
 
-    outcome: str
-    reason: str
+    outcome: Annotated[str, "hibernated, died or refused"]
+    reason: Annotated[str, "the kernel's message, unless it hibernated"]
     image: Annotated[str, "the disk"]
-    seconds: float
+    seconds: Annotated[float, "time from boot to end"]
     record: RecordDocument
 
 
 class ResumeDocument(TypedDict):
     """`hibernaut lab resume`: a guest that resumes."""
 
-    passed: bool
-    reason: str
-    seconds: float
+    passed: Annotated[bool, "whether the guest resumed unchanged"]
+    reason: Annotated[str, "verified facts, or the reason of the failure"]
+    seconds: Annotated[float, "time from boot to end"]
     facts: Annotated[dict[str, Any], "facts that the resumed guest reports"]
 
 
 class ConfirmDocument(TypedDict):
     """`hibernaut lab confirm`: the model's prediction and the kernel's behaviour."""
 
-    file: str
-    regions: list[str]
-    fail_allocations: int
+    file: Annotated[str, "the saved run"]
+    regions: Annotated[list[str], "regions out of the direct map"]
+    fail_allocations: Annotated[int, "number of failing allocations for splits"]
     outcome: Annotated[str, "outcome that the model predicts: saved or died"]
     kernel_lines: Annotated[list[str], "messages of the modelled kernel"]
-    violated: list[str]
-    pages: str
-    lists: str
-    allocates: bool
+    violated: Annotated[list[str], "names of the invariants that the model violates"]
+    pages: Annotated[str, "position of the allocator's pages relative to the regions"]
+    lists: Annotated[str, "position of the CPUs' own lists relative to the regions"]
+    allocates: Annotated[bool, "whether pages are allocated after the resume"]
     resumed_crash: Annotated[str, "crash of the resumed machine in the model; empty if it continues"]
-    agrees: bool
-    release: str
+    agrees: Annotated[bool, "whether the kernel behaves as predicted"]
+    release: Annotated[str, "release of the kernel"]
     said: Annotated[list[str], "messages of the real kernel"]
-    seen: str
+    seen: Annotated[str, "observations in one sentence"]
 
 
 class CaseDocument(TypedDict):
     """Result of a case on a kernel."""
 
-    kernel: str
-    release: str
-    case: str
+    kernel: Annotated[str, "kernel line, or the release"]
+    release: Annotated[str, "release of the kernel"]
+    case: Annotated[str, "name of the case"]
     must: Annotated[str, "outcome that the case must have"]
     passed: Annotated[bool | None, "null if the case could not be run"]
-    seen: str
-    seconds: int
-    result: Literal["PASS", "FAIL", "SKIP"]
+    seen: Annotated[str, "observations"]
+    seconds: Annotated[int, "duration"]
+    result: Annotated[Literal["PASS", "FAIL", "SKIP"], "result of the case"]
 
 
 class ProveDocument(TypedDict):
     """`hibernaut lab prove`: every case on every kernel."""
 
-    passed: bool
-    results: list[CaseDocument]
+    passed: Annotated[bool, "whether all cases pass"]
+    results: Annotated[list[CaseDocument], "results by kernel and case"]
 
 
 class NeedDocument(TypedDict):
     """A need of the laboratory."""
 
-    name: str
-    purpose: str
-    required: bool
-    there: bool
+    name: Annotated[str, "name of the need"]
+    purpose: Annotated[str, "its use in the laboratory"]
+    required: Annotated[bool, "whether the laboratory needs it"]
+    there: Annotated[bool, "whether it is met"]
     where: Annotated[str, "where it was found, or the reason why it is not met"]
 
 
 class DoctorDocument(TypedDict):
     """`hibernaut lab doctor`: the needs of the laboratory."""
 
-    ready: bool
-    found: list[NeedDocument]
+    ready: Annotated[bool, "whether all required needs are met"]
+    found: Annotated[list[NeedDocument], "the needs"]
     cures: Annotated[list[str], "commands that install what is missing"]
 
 
@@ -695,7 +702,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "lab confirm": (ConfirmDocument,),
     "lab doctor": (DoctorDocument,),
     "lab dump": (DumpDocument,),
-    "lab golden": (dict[str, Any],),
+    "lab golden": (Annotated[dict[str, Any], "`hibernaut lab golden`: the content of expected.json."],),
     "lab hibernate": (HibernateDocument,),
     "lab prove": (ProveDocument,),
     "lab resume": (ResumeDocument,),
@@ -704,7 +711,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "replay": (ReplayDocument,),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),
-    "schema": (dict[str, Any],),
+    "schema": (Annotated[dict[str, Any], "`hibernaut schema`: the commands, or the JSON Schema of one."],),
     "takeover": (TakeoverDocument,),
     "walk": (WalkDocument,),
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hibernaut.report.text import columns
+from hibernaut.report.text import columns, counted
 
 __all__ = ["confirmed_text", "explored_text", "played_text"]
 
@@ -19,8 +19,12 @@ def explored_text(document: Mapping[str, Any]) -> str:
         bad = [one for one in way["endings"] if one["violated"]]
         lines += ["", f"{way['way']}: {_answer(way, bad)}"]
         lines.append(
-            f"  {_count(way['machines'], 'machine')}, {_count(way['runs'], 'run')}, {_count(way['states'], 'state')}"
-            + (f"; {_count(way['cut_machines'], 'machine')} cut, the first {way['cut']}" if way["cut_machines"] else "")
+            f"  {counted(way['machines'], 'machine')}, {counted(way['runs'], 'run')}, {counted(way['states'], 'state')}"
+            + (
+                f"; {counted(way['cut_machines'], 'machine')} cut, the first {way['cut']}"
+                if way["cut_machines"]
+                else ""
+            )
         )
         rows = [(f"{one['runs']}", f"{one['machines']}", _ending(one)) for one in way["endings"]]
         lines += [f"  {line}" for line in columns([("runs", "machines", "end"), *rows], right=frozenset({0, 1}))]
@@ -34,10 +38,6 @@ def explored_text(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _answer(way: dict[str, Any], bad: list[dict[str, Any]]) -> str:
     scope = "" if not way["cut_machines"] else " as far as it was explored"
     if not bad:
@@ -46,7 +46,7 @@ def _answer(way: dict[str, Any], bad: list[dict[str, Any]]) -> str:
         return f"loses nothing in any run{scope}, but leaves traces"
     runs = sum(one["runs"] for one in bad if one["loses"])
     lose = "loses or breaks" if runs == 1 else "lose or break"
-    return f"NOT safe: {runs} of {_count(way['runs'], 'run')} {lose} something"
+    return f"NOT safe: {runs} of {counted(way['runs'], 'run')} {lose} something"
 
 
 def _ending(one: dict[str, Any]) -> str:

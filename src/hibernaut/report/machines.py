@@ -7,6 +7,7 @@ from hibernaut.hibernation.audit import Audit
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux import Machine
 from hibernaut.report.documents import AuditDocument, CellDocument, RunDocument
+from hibernaut.report.text import counted
 from hibernaut.studies.matrix import Cell
 
 __all__ = ["audit_document", "cell_document", "run_document"]
@@ -83,6 +84,6 @@ def run_document(cell: Cell) -> RunDocument:
         "outcome": cell.status,
         "allocations": len(cell.after.allocations),
         "failed_checks": list(cell.failed_checks),
-        "findings": [f"{check} ({pages} pages)" for check, pages in told.items()],
+        "findings": [f"{check} ({counted(pages, 'page')})" for check, pages in told.items()],
         "kernel_lines": list(cell.after.log.kernel_lines),
     }

@@ -24,10 +24,11 @@ from hibernaut.report.documents import (
 __all__ = [
     "audit_text",
     "columns",
+    "counted",
+    "crashed_text",
     "demo_text",
     "doctor_text",
     "explain_text",
-    "failed_text",
     "hex_or_none",
     "inspection_text",
     "map_text",
@@ -47,6 +48,11 @@ def size_text(size_bytes: int) -> str:
     while size >= 1024 and unit < len(SIZES) - 1:
         size, unit = size / 1024, unit + 1
     return f"{size:.0f} {SIZES[unit]}" if unit == 0 or size == int(size) else f"{size:.1f} {SIZES[unit]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 page", "2 pages"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def hex_or_none(value: int | None) -> str | None:
@@ -135,11 +141,11 @@ def rewritten_text(name: str, document: RewriteDocument) -> str:
     """Return the text of the document of `rewrite`."""
     compressed = "not compressed" if document["compressor"] == "none" else document["compressor"]
     line = (
-        f"{name}: {document['saved_pages']} pages saved, {document['stored_pages']} stored, {compressed}"
+        f"{name}: {counted(document['saved_pages'], 'page')} saved, {document['stored_pages']} stored, {compressed}"
         f" ({size_text(document['blocks'] * 4096)} in the swap area)"
     )
     changed = sum(write["bytes"] for write in document["writes"])
-    return line + (f", {changed} bytes of memory written" if document["writes"] else "")
+    return line + (f", {counted(changed, 'byte')} of memory written" if document["writes"] else "")
 
 
 def map_text(document: MapDocument) -> str:
@@ -157,7 +163,7 @@ def map_text(document: MapDocument) -> str:
     )
     holes = document["holes"]
     if holes:
-        lines.append("1 hole:" if len(holes) == 1 else f"{len(holes)} holes:")
+        lines.append(f"{counted(len(holes), 'hole')}:")
         head = ("first frame", "pages", "level", "kind", "first entry", "in source")
         body = [
             (
@@ -176,7 +182,7 @@ def map_text(document: MapDocument) -> str:
     for wrong in document["mismatches"]:
         lines.append(
             f"WRONG FRAME: entry {wrong['entry']} ({wrong['level']}) stands for frame {wrong['start_pfn']} "
-            f"but names {wrong['found_pfn']}, {wrong['pages']} pages"
+            f"but points to {wrong['found_pfn']}, {counted(wrong['pages'], 'page')}"
         )
     return "\n".join(lines)
 
@@ -200,9 +206,9 @@ def walk_text(document: WalkDocument) -> str:
     return "\n".join(lines)
 
 
-def failed_text(error: MachineFault | HibernationRefused, log: Sequence[str]) -> str:
-    """Return the log of a modelled machine that crashed or did not hibernate, and its error in one line."""
-    last = f"the machine crashed: {error}" if isinstance(error, MachineFault) else str(error)
+def crashed_text(error: MachineFault | HibernationRefused, log: Sequence[str]) -> str:
+    """Return the log of a modelled kernel that crashed or refused to hibernate, and the reason in one line."""
+    last = f"crashed: {error}" if isinstance(error, MachineFault) else str(error)
     return "\n".join([*log, last, "nothing was written"])
 
 
@@ -223,7 +229,7 @@ def demo_text(document: DemoDocument) -> str:
     )
     lines += [
         "",
-        "ok: saved, the resumed machine is unchanged; crashed; refused: not saved, the machine continues; else saved, with",
+        "ok: saved, resumed machine unchanged; crashed; refused: not saved, the machine continues; else saved, with",
         "D pages with wrong bytes  T a page table that was not saved  M a changed direct map",
         "A torn lists of the allocator, or a leaked page  S a slot that is left mapped  X a stale translation",
     ]
@@ -250,7 +256,10 @@ def _cell(cell: CellDocument) -> str:
 
 def audit_text(document: AuditDocument) -> str:
     """Return the text of the document of `audit`."""
-    lines = [f"kernel       rules of {document['rules']}", f"saveable     {document['saveable_pages']} pages"]
+    lines = [
+        f"kernel       rules of {document['rules']}",
+        f"saveable     {counted(document['saveable_pages'], 'page')}",
+    ]
     if document["refused"]:
         lines.append(f"REFUSED      the kernel does not hibernate: {document['refused']}")
     head = ("pages", "direct map has", "first frames", "today", "through a fixmap slot")
@@ -266,7 +275,7 @@ def audit_text(document: AuditDocument) -> str:
     ]
     lines += ["", *columns([head, *body], right=frozenset({0}))]
     if document["splits"]:
-        lines += ["", f"{document['allocations']} pages for tables would be allocated in the middle of the copy:"]
+        lines += ["", f"{counted(document['allocations'], 'page')} for tables would be allocated during the copy:"]
         rows = [("first frame", "entry", "to save", "its table", "table is copied", "allocations")]
         words = {
             "below": "before the split: consistent",
@@ -304,7 +313,7 @@ def explain_text(document: ExplainDocument) -> str:
             what = {"saved": "saved; ", "died": "CRASHED", "refused": "refused"}[run["outcome"]]
             if run["outcome"] == "saved":
                 what += "; ".join(run["findings"]) or "the resumed machine is unchanged"
-            lines.append(f"   {name}: {what} ({run['allocations']} allocations)")
+            lines.append(f"   {name}: {what} ({counted(run['allocations'], 'allocation')})")
             lines += [f"       {line}" for line in run["kernel_lines"] if run["outcome"] != "saved"]
     return "\n".join(lines)
 

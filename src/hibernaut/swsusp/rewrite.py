@@ -102,9 +102,7 @@ def refuse_unlisted(image: Image, paddr: int, size_bytes: int) -> None:
         broken = np.flatnonzero(listed - pfn != np.arange(len(listed)))
         pfn += int(broken[0]) if len(broken) else len(listed)
         if pfn < end:
-            raise FormatError(
-                f"cannot write {size_bytes} bytes at {paddr:#x}: frame {pfn:#x} is not in the image", source=image.name
-            )
+            raise FormatError(f"cannot write at {paddr:#x}: frame {pfn:#x} is not in the image", source=image.name)
 
 
 def _memory(image: Image, writes: Sequence[tuple[int, bytes]]) -> Overlay:
