@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""hibernaut: Linux x86-64 hibernation, on simulated machines, on dumps, on images of real kernels.
+"""hibernaut: Linux x86-64 hibernation on simulated machines, dumps and images of real kernels.
 
-The names below are the public interface; each is imported when it is first used, so that importing the package
-costs nothing.
+The names below are the public interface. Each is imported on first use, so that the import of the package is cheap.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The few errors of the library; each carries its facts as attributes and reads as one line.
+"""Errors of the library: each carries its facts as attributes and has a message of one line.
 
-The line says what is wrong, where, what was expected, and what to do next, in that order.
+The message says what is wrong, where, what was expected, and what to do next, in that order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class HibernautError(Exception):
-    """Base of every error that this library raises on purpose. All of them can be pickled.
+    """Base class of all errors of this library. All of them can be pickled.
 
     Attributes:
         advice: what to do next, an imperative clause without a full stop; None if nothing can be done.
@@ -36,7 +36,7 @@ class HibernautError(Exception):
 
     @property
     def statement(self) -> str:
-        """What is wrong, where, and what was expected: the line without its advice."""
+        """The message without its advice: the defect, its place, and the expected content."""
         return Exception.__str__(self)
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class HibernautError(Exception):
         return _again, (type(self), self.args), self.__dict__
 
     def with_facts(self, **facts: object) -> Self:
-        """Return a copy in which some attributes have other values, to be raised from this error.
+        """Return a copy with other values of some attributes, to raise from this error.
 
         Raises:
             TypeError: the error has no such attribute.
@@ -60,7 +60,7 @@ class HibernautError(Exception):
 
 
 def _again(kind: type[HibernautError], args: tuple[Any, ...]) -> HibernautError:
-    """Make an error without calling its constructor, since most of them want keywords; pickle restores the rest."""
+    """Return an error made without its constructor, since most require keywords; pickle restores the attributes."""
     error = BaseException.__new__(kind, *args)
     error.args = args
     return error
@@ -70,11 +70,11 @@ class FormatError(HibernautError, ValueError):
     """Input that cannot be used.
 
     Attributes:
-        what: what is wrong, a clause without a full stop.
-        source: the file, if known.
-        offset: byte offset in that file, if the fault has a place.
-        expected: what should stand there, if it can be said.
-        found: what stands there.
+        what: the defect, a clause without a full stop.
+        source: name of the file; None if unknown.
+        offset: byte offset of the defect in that file; None if it has no place.
+        expected: the valid content; None if it cannot be stated.
+        found: the content found; None if it cannot be stated.
     """
 
     def __init__(
@@ -96,18 +96,18 @@ class FormatError(HibernautError, ValueError):
 
     @property
     def where(self) -> str:
-        """The place as text: `file, byte N`, or as much of it as is known; empty if nothing is."""
+        """The place as text: `file, byte N`, as far as known; else empty."""
         place = "" if self.offset is None else f"byte {self.offset}"
         return ", ".join(part for part in (self.source, place) if part)
 
     @property
     def statement(self) -> str:
-        """What is wrong, where, what was expected and what was found."""
+        """The defect, its place, the expected content and the content found."""
         return f"{self.what}: {self.where}{self._details}" if self.where else self.complaint
 
     @property
     def complaint(self) -> str:
-        """The same without the place, for tables that have a column for it."""
+        """The statement without the place, for tables with a column for the place."""
         return self.what + self._details
 
     @property
@@ -117,18 +117,18 @@ class FormatError(HibernautError, ValueError):
 
 
 class CorruptImage(FormatError):
-    """The right kind of file, but damaged: an image whose own fields or checksums contradict each other."""
+    """A file of the right format that is damaged: its fields or checksums contradict each other."""
 
 
 class MachineFault(HibernautError):
     """A fault of the *modelled* machine, never of this program.
 
     Attributes:
-        address: the virtual address that faulted.
-        entry: the page-table entry that the access met, or None where there was no table.
-        pfn: the frame that was being accessed, if known.
-        doing: what the machine was doing, a clause.
-        log: the modelled kernel's own last messages, oldest first.
+        address: virtual address that faulted.
+        entry: page-table entry of that address; None if there is no table.
+        pfn: page frame number of the accessed page; None if unknown.
+        doing: activity of the machine, a clause.
+        log: last log lines of the modelled kernel, oldest first.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class MachineFault(HibernautError):
 
     @property
     def statement(self) -> str:
-        """The fault, its address and entry, and what the machine was doing."""
+        """The fault, its address and entry, and the activity of the machine."""
         entry = "no table" if self.entry is None else f"entry {self.entry:#x}"
         frame = "" if self.pfn is None else f", frame {self.pfn:#x}"
         return f"{self.what}: address {self.address:#x}, {entry}{frame}, while {self.doing}"
@@ -161,7 +161,7 @@ class OutOfMemory(HibernautError, MemoryError):
     """An allocation of the *modelled* machine failed.
 
     Attributes:
-        number: which allocation since the machine was made, counted from 1.
+        number: number of the allocation since the machine was made, from 1.
         injected: whether the environment chose the failure (True) or memory was exhausted (False).
     """
 
@@ -172,7 +172,7 @@ class OutOfMemory(HibernautError, MemoryError):
 
     @property
     def statement(self) -> str:
-        """Which allocation failed, and why."""
+        """The number of the failed allocation, and the reason."""
         reason = "injected" if self.injected else "no free frame"
         return f"page allocation {self.number} failed ({reason})"
 
@@ -181,9 +181,9 @@ class HibernationRefused(HibernautError):
     """The *modelled* kernel refuses or aborts hibernation and continues; nothing is saved.
 
     Attributes:
-        what: why, a clause.
-        errno: the kernel's name of the error that the caller gets.
-        log: the modelled kernel's own messages, oldest first.
+        what: the reason, a clause.
+        errno: name of the error that the kernel returns.
+        log: log lines of the modelled kernel, oldest first.
     """
 
     def __init__(self, what: str, *, errno: str, log: tuple[str, ...] = ()) -> None:
@@ -194,7 +194,7 @@ class HibernationRefused(HibernautError):
 
     @property
     def statement(self) -> str:
-        """Why the kernel refused, with its error."""
+        """The reason of the refusal, with the kernel's error."""
         return f"hibernation refused: {self.what} (-{self.errno})"
 
 
@@ -213,7 +213,7 @@ class LabError(HibernautError):
 
     @property
     def statement(self) -> str:
-        """What went wrong, and the guest's last log lines."""
+        """The failure, and the last log lines of the guest."""
         return f"{self.what}; last log lines of the guest: {' / '.join(self.log)}" if self.log else self.what
 
 
@@ -232,7 +232,7 @@ class LabUnavailable(LabError):
 def how_to_install(*packages: str) -> str:
     """Return the command that adds packages of PyPI to the environment that hibernaut runs in.
 
-    The command names the interpreter, so that it is the right environment whatever `pip` is first in PATH. An
+    The command names the interpreter, so that the environment is right for any `pip` in PATH. An
     interpreter that a distribution manages (PEP 668) refuses pip; there the packages come from the distribution.
     """
     import importlib.util

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Work on all cores whose results count in order, on threads that end before the call does.
+"""Work on all cores with results in order, on threads that end before the call returns.
 
-Workers write to descriptors and read from mappings that their caller closes next, so none of them may run when a call
-has ended, however it ended. Python raises KeyboardInterrupt, or whatever a signal handler raises, between any two
+Workers write to descriptors and read from mappings that the caller closes afterwards, so no worker may run after the
+call, however it ends. Python raises KeyboardInterrupt, or the exception of a signal handler, between any two
 instructions of the main thread. Hence:
 
-- The calling thread starts workers and waits for them, and uses nothing for that but locks of C, which an interrupt
-  finds either taken or not. `threading.Condition` is written in Python: an interrupt inside it leaves its lock taken,
+- The calling thread starts workers and waits for them by locks implemented in C only, which an interrupt finds either
+  taken or not. `threading.Condition` is written in Python: an interrupt inside it leaves its lock taken,
   or released twice. `Thread.start` and `Event.wait` are made of it. An interrupted `Thread.join` marks a thread as
   ended that is not (before Python 3.13).
-- Each worker holds a lock while it runs, and looks at `_Workers.stopped` once it has it. To end them all, the calling
-  thread sets `stopped` and passes through each lock. A worker that comes to run later finds `stopped` and does nothing.
-- No results are handed to the calling thread one by one where that is not asked for: with few cores and short pieces of
-  work that would cost more than the results.
+- Each worker holds a lock while it runs, and reads `_Workers.stopped` once it has the lock. To end all workers, the
+  calling thread sets `stopped`, then acquires and releases each lock. A worker that starts later finds `stopped` set
+  and does nothing.
+- `in_order` does not hand results to the calling thread one by one: with few cores and short pieces of work that would
+  cost more than the work.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Result = TypeVar("Result")
 Committed = TypeVar("Committed")
 
 WINDOW = 4
-"""Pieces of work, for each worker, that may be begun before the first of them is committed: bounds memory."""
+"""Most pieces of work per worker that are begun and not committed: bounds memory."""
 
 
 def worker_count() -> int:
@@ -50,17 +51,17 @@ def in_order(
 ) -> None:
     """Do `work(i)` for i below `count` on all cores; `commit` each result in order, then `finish` it in any order.
 
-    An interrupt of the calling thread is raised when the pieces under way have ended; nothing further is begun.
+    After an interrupt of the calling thread no piece is begun; the interrupt is raised once the pieces under way end.
 
     Args:
-        count: how many pieces of work.
-        work: called from several threads at once.
-        commit: called for results 0, 1, 2, ... one at a time: must be quick.
-        finish: called with what `commit` returned, from several threads at once.
-        workers: threads; None: one a core.
+        count: number of pieces of work.
+        work: function of the piece's number, called from several threads at once.
+        commit: function of the result, called for pieces 0, 1, 2, ... one at a time; must be quick.
+        finish: function of the value of `commit`, called from several threads at once.
+        workers: number of threads; None for one per core.
 
     Raises:
-        BaseException: whatever the first piece that failed raised; no further work is begun then.
+        BaseException: the exception of the lowest piece that failed; no piece is begun after a failure.
     """
     workers = min(worker_count() if workers is None else workers, count)
     if workers <= 1:
@@ -87,17 +88,17 @@ def ordered_results(
 ) -> Generator[Result, None, None]:
     """Run tasks on threads and yield their results in the order of the tasks.
 
-    When the generator is closed, or interrupted, tasks under way are waited for and no other is begun.
+    When the generator is closed or interrupted, it begins no task and waits for those under way.
 
     Args:
-        tasks: called on the threads; the iterator itself is advanced by the calling thread.
-        workers: threads; None: one a core.
-        ahead: tasks begun before the result of the first of them is asked for; None: two a worker.
-        stop: makes tasks under way end soon; called before they are waited for if not all results were asked for, and
-            again if that is interrupted. Must not fail.
+        tasks: functions to call on the threads; the calling thread advances the iterator.
+        workers: number of threads; None for one per core.
+        ahead: most tasks begun whose results have not been yielded; None for two per worker.
+        stop: function that makes tasks under way end soon. It is called before the generator waits for them, if not
+            all results were consumed, and again if the wait is interrupted. It must not raise.
 
     Raises:
-        BaseException: whatever a task raised, in its turn.
+        BaseException: the exception of a task, in its turn.
     """
     workers = worker_count() if workers is None else workers
     ahead = 2 * workers if ahead is None else ahead
@@ -129,14 +130,14 @@ def ordered_results(
 
 
 class _Workers:
-    """Threads that run one function; none of them runs any more when the block is left, however that happens.
+    """Threads that run one function, all of which have ended when the block is left, however it is left.
 
-    Enter it twice, `with _Workers(...) as threads, threads`: an interrupt between leaving the block and the first
-    instruction of `__exit__` then meets the other one.
+    Enter it twice, `with _Workers(...) as threads, threads`: an interrupt between the end of the block and the first
+    instruction of `__exit__` is then handled by the other one.
 
     Args:
-        run: what each thread does; must not raise.
-        stop: makes `run` return soon; may be called more than once. Must not fail.
+        run: function that each thread calls; must not raise.
+        stop: function that makes `run` return soon, possibly called more than once; must not raise.
 
     Attributes:
         stopped: whether the block is being left.
@@ -191,7 +192,7 @@ class _Workers:
 
 
 class _Task(Generic[Result]):
-    """One call, made by a worker, and its result."""
+    """One call by a worker, and its result."""
 
     def __init__(self, call: Callable[[], Result]) -> None:
         self._call = call
@@ -201,16 +202,16 @@ class _Task(Generic[Result]):
         self._pending.acquire()
 
     def run(self) -> None:
-        """Make the call; it raises nothing here."""
+        """Make the call and keep its result or its exception."""
         try:
             self._results.append(self._call())
-        except BaseException as error:  # whoever asks for the result gets it
+        except BaseException as error:  # `result` raises it
             self._error = error
         finally:
             self._pending.release()
 
     def result(self) -> Result:
-        """Wait for the result, or raise what the call raised."""
+        """Wait for the call; return its result or raise its exception."""
         with self._pending:
             pass
         if self._error is not None:
@@ -243,18 +244,18 @@ class _Pieces(Generic[Result, Committed]):
         self._stopped = False
 
     def run(self) -> None:
-        """One worker: until there is nothing left to begin, or something failed."""
+        """Work on pieces until none is left to begin, or one fails."""
         while (number := self._begin()) is not None:
             try:
                 self._complete(number, self._work(number))
-            except BaseException as error:  # the caller raises it, whatever it is
+            except BaseException as error:  # `in_order` raises it
                 with self._changed:
                     if number < self._failed_at:
                         self.error, self._failed_at = error, number
                     self._changed.notify_all()
 
     def stop(self) -> None:
-        """Begin nothing further. Wakes nobody: workers wait only for one that is at work, which wakes them."""
+        """Begin no further piece. No wake-up is needed: a waiting worker waits for one at work, which wakes it."""
         self._stopped = True
 
     def _begin(self) -> int | None:

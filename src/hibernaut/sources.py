@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`open_memory`: physical memory from whatever file holds it, decided by content."""
+"""`open_memory`: physical memory of a dump or an image, whose format is detected by content."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = ["Source", "open_memory"]
 
 @dataclass(frozen=True, eq=False)
 class Source(Closing):
-    """Physical memory and what its file says about the machine. A context manager: leaving it closes the file.
+    """Physical memory of a machine, and the facts that its file records. A context manager: leaving it closes the file.
 
     Attributes:
-        memory: the page frames.
+        memory: the physical memory.
         kind: the format: elf, lime, raw, kdump, swsusp.
-        name: the file, for messages.
-        cr3: physical address of the root of the page tables, if the file says it.
-        levels: levels of paging, 4 or 5, if the file says it.
-        notes: what else it says, by name: VMCOREINFO's keys as they are, other facts with a prefix (`qemu.cpus`).
-        vmcoreinfo: the text of its VMCOREINFO note, if it has one.
-        image: the hibernation image, if it is one.
+        name: name of the file, for messages.
+        cr3: physical address of the root of the page tables; None if the file does not record it.
+        levels: levels of paging, 4 or 5; None if the file does not record them.
+        notes: other facts by name: VMCOREINFO's keys as they are, others with a prefix (`qemu.cpus`).
+        vmcoreinfo: text of the VMCOREINFO note; None if the file has none.
+        image: the hibernation image; None if the file is a dump.
     """
 
     memory: PhysicalMemory
@@ -49,7 +49,7 @@ class Source(Closing):
     image: Image | None = None
 
     def close(self) -> None:
-        """Close the file. Arrays read before must not be used afterwards."""
+        """Close the file. Arrays returned before must not be used afterwards."""
         self.memory.close()
 
 
@@ -58,18 +58,21 @@ def open_memory(
 ) -> Source:
     """Open a RAM dump (ELF core, LiME, kdump-compressed, raw) or a hibernation image, compressed or not.
 
-    The formats that have a magic number at their start are tried first, then a swap area's signature; raw memory, which
-    has no mark at all, is the last resort, and never for a file that is known to be something else.
+    Formats with a magic number at the start of the file are tried first, then the signature of a swap area. Raw memory,
+    which has no magic number, is the last resort; a file of another known format is never taken for raw memory.
 
     Args:
-        path: the file or block device.
-        offset: block of the swap header on its device (`resume_offset` of a swap file), in pages.
-        partition: number in the MBR or GPT of a whole disk that holds the swap area.
-        base: byte at which the swap area's device begins in the file. If any of these three is given, the file is taken
-            for a hibernation image without a look at anything else.
+        path: path of the file or block device.
+        offset: position of the swap header on its device, in pages (`resume_offset` of a swap file).
+        partition: number of the swap partition in the MBR or GPT of a whole disk.
+        base: byte offset in the file at which the device of the swap area begins. With `offset`, `partition` or `base`
+            the file is read as a hibernation image, without detection.
+
+    Returns:
+        The source, which owns the open file.
 
     Raises:
-        FormatError: none of the readers accepts the file (the message has the reason of each), or one does and the file
+        FormatError: every reader refuses the file (the message has the reason of each), or one accepts it and the file
             is damaged.
         OSError: the file cannot be read.
     """
