@@ -41,26 +41,26 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 class Repeated(PhysicalMemory):
     """So many frames that hold a few thousand pages again and again."""
 
-    def __init__(self, pages: Bytes, frames: int) -> None:
+    def __init__(self, pages: Bytes, nr_pages: int) -> None:
         self._pages = pages
-        self._ranges = FrameRanges.of([(0, frames)])
+        self._ranges = FrameRanges.of([(0, nr_pages)])
 
     @property
     def ranges(self) -> FrameRanges:
         """All frames from 0 on."""
         return self._ranges
 
-    def run(self, pfn: int, pages: int) -> Bytes:
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
         """A view, up to where the pages begin again."""
         at = pfn % len(self._pages)
-        return self._pages[at : at + min(pages, self._ranges.end - pfn)]
+        return self._pages[at : at + min(nr_pages, self._ranges.end - pfn)]
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """One indexed copy."""
-        frames = np.asarray(pfns, dtype=np.int64)
-        pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
-        np.take(self._pages, frames % len(self._pages), axis=0, out=pages, mode="clip")
-        return pages, np.ones(len(frames), dtype=np.bool_)
+        pfns = np.asarray(pfns, dtype=np.int64)
+        pages = np.empty((len(pfns), PAGE_SIZE), dtype=np.uint8) if out is None else out
+        np.take(self._pages, pfns % len(self._pages), axis=0, out=pages, mode="clip")
+        return pages, np.ones(len(pfns), dtype=np.bool_)
 
 
 def sample_pages() -> tuple[str, Bytes]:

@@ -94,9 +94,7 @@ def test_an_interrupted_writer_of_images_whose_memory_is_slow(
     info = ImageInfo.blank(cr3=0, physical_pages=memory.ranges.total_pages)
     monkeypatch.setattr(type(memory), "run", interrupts.once(type(memory).run))
     with interrupts.expected():
-        write_image(
-            tmp_path / "out", memory, memory.ranges.frames(), info, NewArea(), compressor="lzo", zero_pages=False
-        )
+        write_image(tmp_path / "out", memory, memory.ranges.pfns(), info, NewArea(), compressor="lzo", zero_pages=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -39,10 +39,10 @@ def test_content_decides(tmp_path: Path, kind: str, how: str | None) -> None:
     path.write_bytes(data if how is None else flattened(data, 5000) if how == "flattened" else packed_file(data, how))
     with open_memory(path) as source:
         assert (source.kind, source.name, source.image) == (kind, str(path), None)
-        page = source.memory.frame(5)
+        page = source.memory.page(5)
         assert page is not None
         assert page.tobytes() == page_of(5)
-        assert source.memory.frame(6) is None
+        assert source.memory.page(6) is None
         assert source.cr3 == (0x9000 if kind == "elf" else None)
 
 
@@ -71,7 +71,7 @@ def test_threads_read_what_one_thread_reads(tmp_path: Path, kind: str) -> None:
     path.write_bytes(SHARED[kind])
     with open_memory(path) as source:
         memory = source.memory
-        frames = memory.ranges.frames()
+        frames = memory.ranges.pfns()
         expected, _ = memory.gather(frames)
         assert all(page.tobytes() == MIXED.get(pfn, bytes(PAGE)) for pfn, page in zip(frames, expected, strict=True))
 

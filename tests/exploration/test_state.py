@@ -59,7 +59,7 @@ def pages(found: dict[int, Any]) -> dict[int, bytes | None]:
 def fields(run: Run) -> list[Any]:
     """What a state is made of, read from the run itself."""
     machine, copy = run.machine, run._copy
-    violations = [[one.invariant, one.what, one.start_pfn, one.pages] for one in run.violations]
+    violations = [[one.invariant, one.what, one.start_pfn, one.nr_pages] for one in run.violations]
     flags = machine.page_flags
     found: list[Any] = [
         [run._lineage, run.position, run.status, run._ended, run.held, violations],
@@ -76,7 +76,7 @@ def fields(run: Run) -> list[Any]:
             None if flags is None else list(flags.nosave),
             None,
         ],
-        pages({pfn: machine.memory.frame(pfn) for pfn in machine.memory.written.tolist()}),
+        pages({pfn: machine.memory.page(pfn) for pfn in machine.memory.written.tolist()}),
     ]
     if copy is None:
         return [*found, None]

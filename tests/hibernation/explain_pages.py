@@ -138,7 +138,7 @@ class Explainer:
         self.memory = memory
         self.facts = parse_vmcoreinfo(text)
         self.tables = PageTables(memory, cr3, levels)
-        self.table_frames, missing = naive_tables(memory.frame, cr3, levels)
+        self.table_frames, missing = naive_tables(memory.page, cr3, levels)
         assert not missing
         symbols = kernel_symbols(memory, text)
         named = sorted((symbol.address, symbol.name) for symbol in symbols.program.symbols())

@@ -20,7 +20,7 @@ def table_frames(machine: Machine) -> set[int]:
 
     def visit(pfn: int, level: Level) -> None:
         found.add(pfn)
-        page = machine.memory.frame(pfn)
+        page = machine.memory.page(pfn)
         assert page is not None
         if level == Level.PTE:
             return

@@ -66,12 +66,12 @@ def test_a_1g_entry_takes_a_table_for_itself_and_for_each_block() -> None:
         ((0, 2 * GIB),), holes=(hole_1g(GIB),), largest=Level.PUD, tables=0x1000, nosave=((GIB + 513, GIB - 513),)
     )
     split = audit(build_machine(few)).splits[0]
-    assert (split.allocations, split.pages, split.level) == (3, 513, Level.PUD)
+    assert (split.allocations, split.nr_pages, split.level) == (3, 513, Level.PUD)
 
 
 @given(machine_layouts())
-def test_what_the_audit_foretells_is_what_happens(layout: Layout) -> None:
-    """Any layout: the allocations of Remap are those foretold, and it is whole, torn or dead as foretold."""
+def test_the_audit_predicts_the_outcome(layout: Layout) -> None:
+    """Any layout: the allocations of Remap and the state of the image (whole, torn or missing) are as predicted."""
     machine = build_machine(layout)
     found = audit(machine)
     fixmap = hibernate(machine.fork(), Fixmap())
@@ -101,7 +101,7 @@ def test_a_real_machine_that_the_kernel_tore(golden: Golden) -> None:
     machine = machine_from_memory(elf_memory(golden("ram-6.1-low2m.elf")), LOW2M_CR3, 4, pfns)
     found = audit(machine)
     split = found.splits[0]
-    assert (split.start_pfn, split.pages, split.table_pfn, split.order) == (
+    assert (split.start_pfn, split.nr_pages, split.table_pfn, split.order) == (
         LOW2M_START,
         LOW2M_PAGES,
         LOW2M_PMD_TABLE,
@@ -127,9 +127,9 @@ def test_a_page_table_of_zeroes_is_not_taken_for_a_free_frame() -> None:
     """A dump without a list of pages: every table is saved, though one is empty; a split takes a frame beside them."""
     snapshot = hibernate(build_machine(demo_layout()), Fixmap())
     machine = machine_from_memory(snapshot.memory, snapshot.cr3)
-    tables = PageTables(snapshot.memory, snapshot.cr3).frames()
+    tables = PageTables(snapshot.memory, snapshot.cr3).pfns()
     assert any(not snapshot.page(int(pfn)).any() for pfn in tables)
-    assert saveable_pages(machine).frames().tolist() == snapshot.pfns.tolist()
+    assert saveable_pages(machine).pfns().tolist() == snapshot.pfns.tolist()
     free = machine.allocator.free_ranges()
     assert free.total_pages == 1
     assert not free.contains(snapshot.pfns).any()

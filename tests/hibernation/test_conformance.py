@@ -41,7 +41,7 @@ from tests.linux.witness import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hibernaut.memory.page import Frames
+    from hibernaut.memory.page import Pfns
     from tests.conftest import Golden
 
 NEW_TABLE = 0xAAC8
@@ -68,7 +68,7 @@ class Real:
 
     def dumped(self, pfn: int) -> Bytes:
         """A page as it was before the copy."""
-        page = self.memory.frame(pfn)
+        page = self.memory.page(pfn)
         assert page is not None
         return page
 
@@ -114,7 +114,7 @@ def pages_of(snapshot: Snapshot) -> dict[int, Bytes]:
 
 def frames(pfns: list[int]) -> FrameRanges:
     """As ranges, which read well in a failure."""
-    return FrameRanges.of_frames(np.array(pfns, dtype=np.int64))
+    return FrameRanges.of_pfns(np.array(pfns, dtype=np.int64))
 
 
 def explained(explainer: Explainer, real: Real, pages: dict[int, Bytes]) -> dict[int, list[Explained]]:
@@ -133,11 +133,11 @@ def test_the_kernels_list_is_the_images(real: Real) -> None:
 
 def test_remap_writes_every_page_table_as_the_kernel_did(real: Real) -> None:
     """All 113 page tables of the image are byte by byte the kernel's, and the split's new one is in neither image."""
-    tables, missing = naive_tables(real.memory.frame, LOW2M_CR3, 4)
+    tables, missing = naive_tables(real.memory.page, LOW2M_CR3, 4)
     snapshot = remapped(real)
     assert (len(tables), missing) == (113, set())
     assert [hex(pfn) for pfn in tables if not np.array_equal(snapshot.page(pfn), real.image[pfn])] == []
-    for read in (real.image.get, snapshot.memory.frame):
+    for read in (real.image.get, snapshot.memory.page):
         reached, absent = naive_tables(read, LOW2M_CR3, 4)
         assert (reached - tables, absent) == ({NEW_TABLE}, {NEW_TABLE})
     assert int(snapshot.page(LOW2M_PMD_TABLE).view("<u8")[PMD_INDEX]) == pfn_entry(NEW_TABLE, 0x63)
@@ -232,8 +232,8 @@ def test_the_garbage_after_resume_is_where_the_kernels_image_has_no_table(real: 
     assert garbage(real.machine(Environment()), whole, real.pfns).tolist() == []
 
 
-def garbage(before: Machine, after: Machine, pfns: Frames) -> Frames:
+def garbage(before: Machine, after: Machine, pfns: Pfns) -> Pfns:
     """The frames for which the direct map says something else than before."""
     states_before, states_after = before.direct_map.classify(pfns), after.direct_map.classify(pfns)
-    lost: Frames = pfns[states_before != states_after]
+    lost: Pfns = pfns[states_before != states_after]
     return lost

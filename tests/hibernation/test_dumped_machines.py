@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 from tests.hibernation.page_contents import table_frames
 
 
-def test_real_machine_dies_as_the_real_kernel_died(golden: Golden) -> None:
+def test_real_machine_crashes_as_the_real_kernel_crashed(golden: Golden) -> None:
     """6.1 with the split's allocation failing: the warning, then the page fault at the block's first address."""
     machine = machine_from_memory(elf_memory(golden("ram-6.1-low2m.elf")), LOW2M_CR3, environment=FailAllocations(1))
     with pytest.raises(MachineFault) as fault:
@@ -70,7 +70,7 @@ def test_remap_on_a_real_machine_writes_the_tables_that_the_real_kernel_wrote(go
     assert all(np.array_equal(snapshot.page(pfn), blocks[kernel[pfn]]) for pfn in tables)
     assert int(snapshot.page(LOW2M_PMD_TABLE).view("<u8")[2]) == 0x000000000AAC8063
     assert 0xAAC8 not in kernel
-    table = machine.memory.frame(0xAAC8)
+    table = machine.memory.page(0xAAC8)
     assert table is not None
     # Each page was made present and writable, then neither again: RW has gone with PRESENT.
     assert table.view("<u8").tolist() == [pfn_entry(0x400 + i, 0x8000000000000060) for i in range(512)]
@@ -87,7 +87,7 @@ def test_secret_memory_of_a_real_machine_is_saved_both_ways(golden: Golden) -> N
         for page in range(pages)
     ]
     assert len(secret) == 1292
-    assert set(secret) <= set(saveable_pages(machine).frames().tolist())
+    assert set(secret) <= set(saveable_pages(machine).pfns().tolist())
     for way in (Remap(), Fixmap()):
         twin = machine.fork()
         snapshot = hibernate(twin, way)

@@ -34,7 +34,7 @@ def test_log_reads_like_the_kernels() -> None:
 
 
 def test_the_warning_is_printed_once_since_boot() -> None:
-    """pr_warn_once: a second hibernation of the same machine that fails alike dies without the warning."""
+    """pr_warn_once: a second hibernation of the same machine that fails alike crashes without the warning."""
     machine = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)), FailAllocations(1, 2))
     for expected in (1, 1):
         with pytest.raises(MachineFault):

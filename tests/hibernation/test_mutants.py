@@ -39,7 +39,7 @@ def test_every_mutant_is_caught_by_its_check(mutant: Mutant, honest: Way, caught
     """The check that a mutant names finds it on the resumed machine, and the honest way passes them all.
 
     Where the tables lie above, a slot that is not cleared and a page that stays mapped are in the image, too; below, in
-    the machine that goes on by itself.
+    the machine that continues.
     """
     machine = build_machine(Layout(RAM, holes=(hole_4k(0x801, 2), hole_4k(0x2001)), tables=tables))
     for way, expected in ((mutant, {caught_by}), (honest, set())):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def restored(snapshot: Snapshot, resumed: Machine) -> None:
     """Every frame of RAM against what must be there: the image's page, or something of the boot kernel's time."""
-    frames = resumed.memory.ranges.frames()
+    frames = resumed.memory.ranges.pfns()
     content, present = resumed.memory.gather(frames)
     assert present.all()
     listed = snapshot.frames.contains(frames)
@@ -66,7 +66,7 @@ def test_every_page_of_the_image_is_in_its_place_and_nothing_else_is(layout: Lay
 
 
 def test_too_few_safe_frames_is_a_refusal() -> None:
-    """get_safe_page finds none: the image is given up, the boot kernel goes on."""
+    """get_safe_page finds none: the boot kernel drops the image and continues."""
     machine = build_machine(Layout(RAM, free_pages=8))
     snapshot = hibernate(machine.fork(), Fixmap())
     assert resume(snapshot).cr3 == machine.cr3
@@ -81,7 +81,7 @@ def test_temporary_tables_map_all_ram_by_2m_pages(levels: int) -> None:
     snapshot = hibernate(machine.fork(), Fixmap())
     boot = BootKernel.beside(snapshot, FrameRanges.of([]))
     resumed = resume(snapshot, boot)
-    free = machine.allocator.free_ranges().frames()
+    free = machine.allocator.free_ranges().pfns()
     root = int(free[1])  # the lowest safe frame has the code, the next is the root
     tables = PageTables(resumed.memory, root << 12, levels)
     for pfn in (0, 0x9F, 0x801, 0x1000, 0x11FF, 0x3FFF):
@@ -122,7 +122,7 @@ def test_what_is_not_zero_is_told_without_reading() -> None:
 
 
 def test_a_machine_that_refuses_gets_its_cpus_back() -> None:
-    """suspend_enable_secondary_cpus: whoever gives up goes on with all CPUs, which remember nothing."""
+    """suspend_enable_secondary_cpus: after a refusal all CPUs are online, with empty TLBs."""
     layout = Layout(RAM, holes=(hole_2m(0x1000),), cpus=2)
     machine = build_machine(layout, FailAllocations(1))
     assert machine.tlbs[1] is not None

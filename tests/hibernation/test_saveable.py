@@ -65,8 +65,8 @@ def test_what_is_not_saved() -> None:
     )
     listed = saveable_pages(machine)
     gone = {*range(0x1000, 0x1004), *range(0x1100, 0x1104), *range(0x1200, 0x1204), 0x1801, 0x1802, 0x1900}
-    gone |= set(machine.allocator.free_ranges().frames().tolist())
-    assert set(FrameRanges.of(RAM).without(listed).frames().tolist()) == gone
+    gone |= set(machine.allocator.free_ranges().pfns().tolist())
+    assert set(FrameRanges.of(RAM).without(listed).pfns().tolist()) == gone
 
 
 def test_a_reserved_page_without_a_table_kills_the_kernel_while_it_counts() -> None:

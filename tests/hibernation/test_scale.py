@@ -23,7 +23,7 @@ HOLES = 200
 
 
 def layout(gib: int) -> Layout:
-    """So much RAM, and the same holes whatever it is, in its upper half."""
+    """RAM of `gib` GiB, with the same holes in its upper half for any size."""
     at = gib * GIB // 2
     holes = tuple(hole_2m(at + n * 1024) if n % 2 else hole_4k(at + n * 1024 + 5, 2) for n in range(HOLES))
     return Layout(((0, gib * GIB),), holes=holes, tables=0x1000, free_pages=4096)

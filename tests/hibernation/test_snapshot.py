@@ -29,14 +29,14 @@ def test_snapshot_reads_the_same_three_ways() -> None:
     snapshot = hibernate(machine, Remap())
     assert len(snapshot.changed) > 0
     streamed = contents(snapshot)
-    assert list(streamed) == snapshot.pfns.tolist() == before.frames().tolist()
+    assert list(streamed) == snapshot.pfns.tolist() == before.pfns().tolist()
     memory = snapshot.memory
     content, present = memory.gather(snapshot.pfns)
     assert present.all()
     assert b"".join(streamed.values()) == content.tobytes()
     assert all(snapshot.page(pfn).tobytes() == streamed[pfn] for pfn in [*snapshot.changed, 0, 0x1000])
     absent = int(machine.allocator.free_ranges().starts[0])
-    assert memory.frame(absent) is None
+    assert memory.page(absent) is None
     with pytest.raises(KeyError):
         snapshot.page(absent)
 
@@ -49,7 +49,7 @@ def test_snapshot_holds_only_what_differs_from_the_source() -> None:
     assert isinstance(snapshot.base, PhysicalMemory)
 
 
-def test_demo_machine_is_saved_by_the_slot_whatever_fails() -> None:
+def test_demo_machine_is_saved_by_the_slot_if_allocations_fail() -> None:
     """The demonstration's block says in words what it is, in the snapshot too."""
     machine = build_machine(demo_layout(), FailAllocations(1))
     with pytest.raises(MachineFault, match="0xffff888001000000"):

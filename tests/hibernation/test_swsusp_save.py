@@ -32,7 +32,7 @@ from tests.hibernation.page_contents import allocator_frames, contents, table_fr
 
 def page_by_page(machine: Machine, way: Way) -> dict[int, bytes | None]:
     """A naive swsusp_save: every page by the way's own safe_copy_page, one after the other, nothing in bulk."""
-    pages = {pfn: way.safe_copy_page(machine, pfn) for pfn in saveable_pages(machine).frames().tolist()}
+    pages = {pfn: way.safe_copy_page(machine, pfn) for pfn in saveable_pages(machine).pfns().tolist()}
     return {pfn: None if page is None else page.tobytes() for pfn, page in pages.items()}
 
 
@@ -41,14 +41,14 @@ def test_fixmap_saves_every_listed_frame_and_changes_nothing(layout: Layout) -> 
     """Any layout: pages equal the formula, tables are as they were, direct map and slot as before, no allocation."""
     machine = build_machine(layout)
     tables = table_frames(machine)
-    before = {pfn: machine.memory.frame(pfn) for pfn in tables}
+    before = {pfn: machine.memory.page(pfn) for pfn in tables}
     twin = machine.fork()
     snapshot = hibernate(twin, Fixmap())
     for pfns, content in snapshot.chunks():
         plain = ~np.isin(pfns, [*tables, *allocator_frames(machine)])
         assert np.array_equal(content[plain], formula_pages(pfns[plain]))
     for pfn, page in before.items():
-        after = twin.memory.frame(pfn)
+        after = twin.memory.page(pfn)
         assert page is not None
         assert after is not None
         assert np.array_equal(after, page)
@@ -70,23 +70,23 @@ def test_remap_saves_every_4k_hole_without_an_allocation(layout: Layout) -> None
 
 @given(machine_layouts(), st.sampled_from([Remap(), Fixmap(), Fixmap(null_check=False)]))
 def test_bulk_copy_equals_the_copy_page_by_page(layout: Layout, way: Way) -> None:
-    """Same bytes for every page, page tables that change in the middle included; or the same death."""
+    """Same bytes for every page, page tables that change in the middle included; or the same crash."""
     machine = build_machine(layout)
-    pfns = saveable_pages(machine).frames()
+    pfns = saveable_pages(machine).pfns()
     near = [np.abs(pfns - edge) < 3 for hole in layout.holes for edge in (hole.start_pfn, hole.end_pfn)]
     tables = list(table_frames(machine))
-    machine.saveable = FrameRanges.of_frames(pfns[np.logical_or.reduce([pfns % 61 == 0, np.isin(pfns, tables), *near])])
+    machine.saveable = FrameRanges.of_pfns(pfns[np.logical_or.reduce([pfns % 61 == 0, np.isin(pfns, tables), *near])])
     bulk, single = machine.fork(), machine.fork()
-    died: MachineFault | None = None
+    crash: MachineFault | None = None
     try:
         expected = page_by_page(single, way)
     except MachineFault as fault:
-        died = fault
-    if died is not None:
+        crash = fault
+    if crash is not None:
         with pytest.raises(MachineFault) as other:
             hibernate(bulk, way)
-        assert (other.value.address, other.value.entry) == (died.address, died.entry)
-        assert other.value.log[2:] == died.log
+        assert (other.value.address, other.value.entry) == (crash.address, crash.entry)
+        assert other.value.log[2:] == crash.log
         return
     snapshot = hibernate(bulk, way)
     assert contents(snapshot) == expected
@@ -109,7 +109,7 @@ def test_garbage_in_the_tables_never_raises_anything_but_the_librarys_errors(
     for way in (Remap(), Fixmap(), Fixmap(null_check=False)):
         with contextlib.suppress(HibernautError):
             twin = machine_from_memory(
-                machine.memory, machine.cr3, layout.levels, free=machine.allocator.free_ranges().frames()[:20]
+                machine.memory, machine.cr3, layout.levels, free=machine.allocator.free_ranges().pfns()[:20]
             )
             before = twin.fork()
             snapshot = hibernate(twin, way)
@@ -130,8 +130,8 @@ def test_plainly_present_pages_are_not_visited() -> None:
             self.seen.append(pfn)
             return super().safe_copy_page(machine, pfn)
 
-        def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-            del machine, pfn, pages
+        def copy_run(self, machine: Machine, pfn: int, nr_pages: int) -> int:
+            del machine, pfn, nr_pages
             return 0
 
     way = Counting()

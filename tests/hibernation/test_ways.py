@@ -51,7 +51,7 @@ class Case:
 
     name: str
     holes: tuple[HoleSpec, ...]
-    remap: str  # "copied", or the line with which it dies
+    remap: str  # "copied", or the line of its crash
     warned: bool = False
     allocations: int = 0
     fail: tuple[int, ...] = ()
@@ -85,19 +85,19 @@ SMALL = [case for case in CASES if case.ram is RAM]
 
 
 def outcome(case: Case, way: Way) -> tuple[str, Machine, Machine]:
-    """Run one way on a twin: ("copied" or the last kind of line it dies with, the machine before, the twin after)."""
+    """Run one way on a twin: ("copied" or the line of its crash, the machine before, the twin after)."""
     before = case.machine()
     after = before.fork()
-    died: MachineFault | None = None
+    crash: MachineFault | None = None
     try:
         snapshot = hibernate(after, way)
     except MachineFault as fault:
-        died = fault
-    if died is not None:
-        assert died.log == after.log.kernel_lines
-        assert died.pfn == case.holes[0].start_pfn
-        assert (WARNING in died.log) == case.warned
-        return next(line for line in died.log if line.startswith("BUG:")), before, after
+        crash = fault
+    if crash is not None:
+        assert crash.log == after.log.kernel_lines
+        assert crash.pfn == case.holes[0].start_pfn
+        assert (WARNING in crash.log) == case.warned
+        return next(line for line in crash.log if line.startswith("BUG:")), before, after
     assert same_data(before.memory, snapshot) == ()
     for hole in case.holes:
         for pfn in (hole.start_pfn, hole.end_pfn - 1):
@@ -134,8 +134,8 @@ def test_fixmap(case: Case) -> None:
 def test_a_1g_entry(case: Case) -> None:
     """1 GiB as one not-present entry: two allocations for the first page, then one for each of the other 511 blocks."""
     machine = case.machine()
-    pfns = saveable_pages(machine).frames()
-    machine.saveable = FrameRanges.of_frames(pfns[(pfns < GIB + 3) | (pfns % 512 == 0)])
+    pfns = saveable_pages(machine).pfns()
+    machine.saveable = FrameRanges.of_pfns(pfns[(pfns < GIB + 3) | (pfns % 512 == 0)])
     for way, expected in ((Remap(), case.remap), (Fixmap(), "copied")):
         twin = machine.fork()
         if expected == "copied":
@@ -152,7 +152,7 @@ def test_a_1g_entry(case: Case) -> None:
             assert len(twin.allocations) == case.allocations
 
 
-def test_fixmap_as_posted_dies_where_there_is_no_table() -> None:
+def test_fixmap_as_posted_crashes_where_there_is_no_table() -> None:
     """v3 keeps kernel_page_present: the NULL dereference comes before the slot is used; the null check is the cure."""
     case = CASES[-1]
     assert outcome(case, Fixmap(null_check=False))[0] == NULL
@@ -207,7 +207,7 @@ def test_reserved_tables_are_enough_if_they_are_as_many_as_splits_and_lie_above(
     """One for each large entry keeps the copy from failing; that the image is whole also takes a page copied later.
 
     The reserved page is on the list. If it is copied before the split and the PMD table after it, the image names a
-    table that is in it, but as it was before: whatever the page held. Else the block is whole, if split.
+    table that is in it, with its earlier bytes. Else the block is whole, if split.
     """
     machine = build_machine(
         Layout(RAM, holes=(hole_2m(0x1000),), tables=tables, free=free, mem_map="high", zone="high", pcp="high")

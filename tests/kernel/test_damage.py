@@ -12,7 +12,7 @@ import pytest
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.suspend import kernel_state
 from hibernaut.memory.overlay import Overlay
-from hibernaut.memory.page import Frames
+from hibernaut.memory.page import Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from tests.kernel.stopped import StoppedKernel
 
@@ -27,7 +27,7 @@ def test_damage_ends_in_one_line(kernel: StoppedKernel, seed: int) -> None:
     name = sorted(frames)[seed % len(frames)]
     memory = Overlay(kernel.memory)
     for pfn in chance.sample(frames[name], chance.randint(1, min(3, len(frames[name])))):
-        page = np.array(kernel.memory.frame(pfn))
+        page = np.array(kernel.memory.page(pfn))
         damage(page, chance)
         memory.write_page(pfn, page)
     pfns, line = outcome(kernel, memory)
@@ -36,7 +36,7 @@ def test_damage_ends_in_one_line(kernel: StoppedKernel, seed: int) -> None:
     assert (np.diff(pfns) > 0).all()
 
 
-def outcome(kernel: StoppedKernel, memory: PhysicalMemory) -> tuple[Frames, str]:
+def outcome(kernel: StoppedKernel, memory: PhysicalMemory) -> tuple[Pfns, str]:
     """Return the list of pages that is read, or the refusal."""
     try:
         return kernel_state(memory, kernel.text).pfns, ""

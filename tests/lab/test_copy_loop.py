@@ -54,7 +54,7 @@ def test_linux_6_1(golden: Golden) -> None:
             while len(data) < size:
                 paddr = tables.walk(address + len(data)).paddr
                 assert paddr is not None
-                page = source.memory.frame(paddr >> 12)
+                page = source.memory.page(paddr >> 12)
                 assert page is not None
                 data += page[paddr & 0xFFF :].tobytes()[: size - len(data)]
             return data

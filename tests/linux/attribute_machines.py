@@ -37,7 +37,7 @@ def table_of(of: Machine, pfn: int) -> np.ndarray[tuple[int], np.dtype[np.uint64
     found = of.lookup_address(of.vaddr(pfn))
     assert found is not None
     assert found.level == Level.PTE
-    page = of.memory.frame(found.paddr >> 12)
+    page = of.memory.page(found.paddr >> 12)
     assert page is not None
     table: np.ndarray[tuple[int], np.dtype[np.uint64]] = page.view("<u8")
     return table

@@ -50,7 +50,7 @@ def test_free_pages_of_a_real_kernel_look_as_declared(real_pages: Pages) -> None
     assert (heads % (1 << orders) == 0).all()
     free = FrameRanges.of(list(zip(heads.tolist(), (1 << orders).tolist(), strict=True)))
     assert free.total_pages == int((1 << orders).sum()) > 20000
-    inside = real_pages[free.frames()]
+    inside = real_pages[free.pfns()]
     assert not inside["_refcount"].any()
     assert set(np.unique(inside["page_type"]).tolist()) == {BUDDY_TYPE, 0xFFFFFFFF}
 

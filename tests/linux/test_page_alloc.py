@@ -188,13 +188,13 @@ def test_any_sequence_leaves_the_lists_that_plain_lists_have(
     def agrees() -> None:
         assert free_lists(machine) == model.areas
         assert pcp_lists(machine) == model.pcps
-        assert [set(area) for area in model.areas] == blocks_of(set(allocator.free_ranges().frames().tolist()))
+        assert [set(area) for area in model.areas] == blocks_of(set(allocator.free_ranges().pfns().tolist()))
         assert (
             allocator.nr_free_pages
             == allocator.free_ranges().total_pages
             == len(every) - len(used) - sum(map(len, model.pcps))
         )
-        unsaved = FrameRanges.of_frames(sorted(every - set(used)))
+        unsaved = FrameRanges.of_pfns(sorted(every - set(used)))
         assert check_allocator(machine, allocator.places, tables=frozenset(used), unsaved=unsaved) == []
 
     agrees()
@@ -214,7 +214,7 @@ def test_any_sequence_leaves_the_lists_that_plain_lists_have(
         release(0, used.index(pfn))
     allocator.drain_pages()
     assert [set(area) for area in free_lists(machine)] == blocks_of(every)
-    assert allocator.free_ranges().frames().tolist() == sorted(every)
+    assert allocator.free_ranges().pfns().tolist() == sorted(every)
     assert check_allocator(machine, allocator.places) == []
 
 

@@ -67,7 +67,7 @@ class TinyMachine:
         """A copy in which some frames are those of another instant."""
         torn = self.fork()
         for pfn in frames:
-            page = other.memory.frame(pfn)
+            page = other.memory.page(pfn)
             assert page is not None
             torn.memory.write_page(pfn, page)
         return torn

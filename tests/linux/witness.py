@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from elftools.elf.elffile import ELFFile
 
-from hibernaut.memory.page import Bytes, Frames
+from hibernaut.memory.page import Bytes, Pfns
 from hibernaut.memory.segments import Segment, SegmentMemory
 
 LOW2M_CR3 = 0x487C000
@@ -29,7 +29,7 @@ def elf_memory(path: Path) -> SegmentMemory:
     return SegmentMemory(segments)
 
 
-def plain_image(path: Path) -> tuple[Frames, Bytes, Frames]:
+def plain_image(path: Path) -> tuple[Pfns, Bytes, Pfns]:
     """An uncompressed image of a swap partition: its frames, the whole device, and the block of each frame's page."""
     blocks = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 4096)
     at = struct.unpack_from("<Q", blocks[0].tobytes(), 4064)[0]

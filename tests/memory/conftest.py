@@ -15,7 +15,7 @@ Reader = Callable[[PlainFile], Dump | Refusal]
 
 
 class Opening:
-    """Opens files with a reader; whatever it opened is closed when the test ends."""
+    """Opens files with a reader; closed when the test ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

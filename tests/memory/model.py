@@ -28,7 +28,7 @@ def build(segments: list[tuple[int, int]]) -> tuple[SegmentMemory, Model]:
 
 def check(memory: PhysicalMemory, model: Model, asked: list[int]) -> None:
     """Every way of reading gives what the model holds."""
-    assert memory.ranges.frames().tolist() == sorted(model)
+    assert memory.ranges.pfns().tolist() == sorted(model)
     assert memory.ranges.total_pages == len(model)
     assert memory.ranges.end == max(model, default=-1) + 1
     assert {first + row: page.tobytes() for first, pages in memory.blocks(3) for row, page in enumerate(pages)} == model
@@ -40,5 +40,5 @@ def check(memory: PhysicalMemory, model: Model, asked: list[int]) -> None:
         assert bool(len(run)) == (pfn in model)
         assert len(run) <= 5
         assert [page.tobytes() for page in run] == [model[pfn + row] for row in range(len(run))]
-        frame = memory.frame(pfn)
+        frame = memory.page(pfn)
         assert (None if frame is None else frame.tobytes()) == model.get(pfn)

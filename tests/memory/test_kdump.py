@@ -67,9 +67,9 @@ def test_damaged_pages_are_corrupt_when_they_are_read(opening: Opening) -> None:
     for broken in (good[:20], b"rubbish", compressed(bytes(100), 1), compressed(bytes(1 << 16), 1)):
         memory = opening.dump(open_kdump, kdump({5: b"", 6: b""}, packed=[broken, good])).memory
         with pytest.raises(CorruptImage) as caught:
-            memory.frame(5)
+            memory.page(5)
         assert caught.value.offset == 4 * PAGE + 2 * 24
-        page = memory.frame(6)
+        page = memory.page(6)
         assert page is not None
         assert page.tobytes() == page_of(6)
 
@@ -96,7 +96,7 @@ def test_no_thread_uses_the_decompressor_of_another(opening: Opening, monkeypatc
     def read(_number: int) -> None:
         together.wait()  # all three are there: none has the identifier of one that ended
         for pfn in range(8):
-            memory.frame(pfn)
+            memory.page(pfn)
         together.wait()
 
     with ThreadPoolExecutor(3) as pool:

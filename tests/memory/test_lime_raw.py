@@ -28,7 +28,7 @@ def test_lime_frames_equal_a_naive_parse(opening: Opening, loads: list[Load]) ->
     if not expected:
         return
     dump = opening.dump(open_lime, data)
-    assert dump.memory.ranges.frames().tolist() == sorted(expected)
+    assert dump.memory.ranges.pfns().tolist() == sorted(expected)
     asked = np.arange(30)[::-1]
     pages, present = dump.memory.gather(asked)
     assert {int(pfn): page.tobytes() for pfn, page in zip(asked[present], pages[present], strict=True)} == expected
@@ -114,6 +114,6 @@ def test_known_formats_are_never_raw_memory(opening: Opening, offset: int, magic
 
 
 def test_ordinary_first_pages_are_raw_memory() -> None:
-    """Zeroes, and a PC's first page (interrupt vectors that point into the BIOS), are nobody's magic."""
+    """Zeroes, and a PC's first page (interrupt vectors that point into the BIOS), are no format's magic."""
     assert foreign_format(bytes(1 << 16)) is None
     assert foreign_format(struct.pack("<HH", 0xFF53, 0xF000) * 256 + bytes(1 << 15)) is None

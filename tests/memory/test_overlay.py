@@ -48,7 +48,7 @@ def test_overlay_writes_bytes_across_frames(segments: list[tuple[int, int]], pad
         try:
             overlay.write(paddr, data)
         except KeyError:
-            assert overlay.frame(missing) is None
+            assert overlay.page(missing) is None
         else:
             raise AssertionError(f"frame {missing} was written though it does not exist")
 
@@ -67,7 +67,7 @@ def test_forks_are_independent(segments: list[tuple[int, int]], turn: int) -> No
     second.write_page(99, np.full(PAGE_SIZE, 7, dtype=np.uint8))
     assert (first.read_u64(pfn * PAGE_SIZE), second.read_u64(pfn * PAGE_SIZE)) == (1, 2)
     assert second.read_u64(pfn * PAGE_SIZE + 8) == int.from_bytes(model[pfn][8:16], "little")
-    assert first.frame(99) is None
+    assert first.page(99) is None
     assert not first.ranges.contains([99]).any()
     assert second.ranges.contains([99]).all()
     assert base.read_u64(pfn * PAGE_SIZE) == int.from_bytes(model[pfn][:8], "little")

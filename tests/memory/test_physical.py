@@ -13,7 +13,7 @@ from hibernaut.sources import open_memory
 
 
 def test_occupied_frames_hold_anything_but_zeroes() -> None:
-    """Frames of zeroes are not occupied, whatever ranges they lie in; neighbours are one range."""
+    """Frames of zeroes are not occupied, in any range; neighbours are one range."""
     pages = np.zeros((3000, PAGE_SIZE), dtype=np.uint8)
     pages[[0, 1, 1023, 1024, 2999], [0, 4095, 9, 9, 17]] = 1
     memory = SegmentMemory([Segment(5, pages[:2000]), Segment(9000, pages[2000:])])

@@ -22,7 +22,7 @@ def enumerate_leaves(
     memory: SegmentMemory, pfn: int, level: int, vaddr: int, leaves: dict[int, tuple[int, int]]
 ) -> None:
     """Every non-zero stop below a table, one entry at a time: vaddr -> (level, entry). Tables are read by `struct`."""
-    page = memory.frame(pfn)
+    page = memory.page(pfn)
     assert page is not None
     for index, entry in enumerate(struct.unpack("<512Q", page.tobytes())):
         at = vaddr + (index << (3 + 9 * level))
@@ -49,7 +49,7 @@ def test_every_leaf_of_a_real_kernel_is_in_the_scan_and_no_other(golden: Golden,
             for page in range(0, span.pages, span.level.pages):
                 found[span.vaddr + (page << 12)] = (int(span.level), spans.entry_at(number, page))
     expected: dict[int, tuple[int, int]] = {}
-    root = memory.frame(tables.root_pfn)
+    root = memory.page(tables.root_pfn)
     assert root is not None
     # Whole P4D entries in which tables are shared are left out: enumerated naively they are millions of leaves.
     skip = {int(vaddr) >> 39 & 511 for vaddr in shared.vaddr}

@@ -196,7 +196,7 @@ def test_the_frames_of_all_tables_are_found(data: st.DataObject) -> None:
         }
         level = {pfn for pfn in named if pfn in layout.tables and pfn not in layout.missing}
         found |= level
-    assert tables_of(layout).frames().tolist() == sorted(found)
+    assert tables_of(layout).pfns().tolist() == sorted(found)
 
 
 def test_a_large_not_present_entry_is_a_span_with_its_frame() -> None:

@@ -62,7 +62,7 @@ def test_real_image_by_frame_is_the_same_as_in_order(golden: Golden, name: str, 
     assert not zero_pages.any()
     absent = np.setdiff1d(np.arange(0x10000), image.pfns)[:100]
     assert not memory.gather(absent)[1].any()
-    assert memory.frame(int(absent[0])) is None
+    assert memory.page(int(absent[0])) is None
     listed = np.concatenate([np.arange(first, first + len(block)) for first, block in memory.blocks()])
     assert (listed == image.pfns).all()
 

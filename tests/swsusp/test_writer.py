@@ -89,7 +89,7 @@ def test_into_an_existing_area_only_its_image_changes(
 
 
 @pytest.mark.parametrize("frames", [512 * 1024 - 1, 512 * 1024, 600_000])
-def test_a_list_of_frames_longer_than_a_batch(tmp_path: Path, frames: int) -> None:
+def test_a_list_of_pfns_longer_than_a_batch(tmp_path: Path, frames: int) -> None:
     """Machines of 2 GiB and more: meta pages fill whole batches, or end where one does, and the data follows."""
     pages = np.zeros((frames, 4096), dtype=np.uint8)  # nothing is allocated before it is written
     pages[::50_000] = np.arange(4096, dtype=np.uint32).astype(np.uint8)

@@ -29,7 +29,7 @@ from hibernaut.cli.common import (
 )
 from hibernaut.errors import FormatError
 from hibernaut.memory.elf import Note
-from hibernaut.memory.page import Bytes, Frames
+from hibernaut.memory.page import Bytes, Pfns
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
 from hibernaut.memory.writers import Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from hibernaut.report.documents import ConvertDocument
@@ -122,7 +122,7 @@ def _feed(source: Source, advance: Progress, finder: VmcoreinfoFinder | None) ->
     """Hands over all pages that are stored, each looked at by `finder`; an image's CRC is checked at the end."""
 
     def feed(put: Put) -> None:
-        def look_and_put(pfns: Frames, pages: Bytes) -> None:
+        def look_and_put(pfns: Pfns, pages: Bytes) -> None:
             if finder is not None:
                 finder.feed(pfns, pages)
             put(pfns, pages)

@@ -176,7 +176,7 @@ def _refuse_other_machine(source: Source, template: Image) -> None:
         FormatError: it is not.
     """
     pfn = template.info.jump_address_phys >> PAGE_SHIFT
-    theirs, ours = template.memory().frame(pfn), source.memory.frame(pfn)
+    theirs, ours = template.memory().page(pfn), source.memory.page(pfn)
     if theirs is not None and ours is not None and not np.array_equal(theirs, ours):
         raise FormatError(
             f"not an image of the machine in {source.name}: the kernel's code in frame {pfn:#x} differs",

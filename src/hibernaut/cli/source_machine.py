@@ -25,7 +25,7 @@ from hibernaut.kernel.suspend import pages_to_save, secret_users
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import KernelRules
-from hibernaut.memory.page import Frames
+from hibernaut.memory.page import Pfns
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 
@@ -60,7 +60,7 @@ def machine_in(
     opened = stack.enter_context(
         open_memory(source, offset=options.offset, partition=options.partition, base=options.base)
     )
-    listed: Frames | None
+    listed: Pfns | None
     reason: str | None = None
     if options.pages_from is not None:
         listed = stack.enter_context(open_image(options.pages_from)).pfns

@@ -167,7 +167,7 @@ def _name_of(way: str | ways.Way) -> str:
         ways.way_named(way)
         return way
     if isinstance(way, ways.Reserved):
-        return f"reserved:{way.pages}"
+        return f"reserved:{way.nr_pages}"
     for name, known in ways.WAYS.items():
         if type(known) is type(way) and vars(known) == vars(way):
             return name

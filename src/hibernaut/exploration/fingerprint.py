@@ -26,7 +26,7 @@ def fingerprint(machine: Machine) -> str:
     """
     free, listed = frame_ranges(machine.allocator.free_ranges()), frame_ranges(machine.saveable)
     numbers = encode([machine.cr3, machine.levels, machine.base, machine.end_pfn, free, listed])
-    tables = encode_pages({pfn: machine.memory.frame(pfn) for pfn in page_tables(machine)})
+    tables = encode_pages({pfn: machine.memory.page(pfn) for pfn in page_tables(machine)})
     return SCHEME + digest_of((numbers, *tables)).hex()
 
 
@@ -47,7 +47,7 @@ def _fingerprint_1(machine: Machine) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"({', '.join(f'{int(number)}' for number in numbers)}, {free}){listed}".encode())
     for pfn in sorted(page_tables(machine)):
-        page = machine.memory.frame(pfn)
+        page = machine.memory.page(pfn)
         digest.update(pfn.to_bytes(8, "little"))
         digest.update(b"" if page is None else np.ascontiguousarray(page).tobytes())
     return digest.hexdigest()

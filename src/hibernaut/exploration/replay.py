@@ -61,7 +61,7 @@ def run_document(played: Played) -> dict[str, Any]:
 
 def _finding(violation: Violation) -> str:
     """Return a violation in the sentence of saved runs, which is part of the format: "pages" even of one page."""
-    return f"{violation.invariant}: {violation.what}: {violation.pages} pages from frame {violation.start_pfn:#x}"
+    return f"{violation.invariant}: {violation.what}: {violation.nr_pages} pages from frame {violation.start_pfn:#x}"
 
 
 def run_text(played: Played) -> str:

@@ -186,7 +186,7 @@ class Run:
 
     def encoded(self) -> Iterator[bytes | memoryview]:
         """Yield the encoded state: this run's own, its machine's, that of the copy under way or None; see `state`."""
-        violations: list[Value] = [[one.invariant, one.what, one.start_pfn, one.pages] for one in self.violations]
+        violations: list[Value] = [[one.invariant, one.what, one.start_pfn, one.nr_pages] for one in self.violations]
         yield encode([self._lineage, self.position, self.status, self._ended, self.held, violations])
         yield from encoded_machine(self.machine)
         if self._copy is None:

@@ -53,7 +53,7 @@ def encoded_machine(machine: Machine) -> Iterator[bytes | memoryview]:
         ]
     )
     memory = machine.memory
-    yield from encode_pages({pfn: memory.frame(pfn) for pfn in memory.written.tolist()})
+    yield from encode_pages({pfn: memory.page(pfn) for pfn in memory.written.tolist()})
 
 
 def encoded_copy(copy: Copy) -> Iterator[bytes | memoryview]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Would hibernation save every page of this machine? Read off its tables, without copying anything."""
+"""The audit: whether hibernation saves every page of a machine, predicted from its page tables without a copy."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ __all__ = ["Audit", "Order", "PageClass", "Split", "audit"]
 
 
 class Order(StrEnum):
-    """When the page table that holds a large entry is copied, as the copy goes up through the frames."""
+    """When the page table that holds a large entry is copied: the copy ascends through the page frames."""
 
     BELOW = "below"
     """Before the entry is split: the image has the large entry, and is consistent."""
     ABOVE = "above"
-    """After it: the image names the new table, which is not in it."""
+    """After the split: the image refers to the new table and does not contain it."""
     NOT_LISTED = "not listed"
-    """Never: the table is not among the pages to save."""
+    """Never: the table is not in the list of pages to save."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A not-present large entry with a page to save: today's kernels split it in the middle of the copy.
+    """A not-present large entry with a page to save: mainline kernels split it during the copy.
 
     Attributes:
-        start_pfn: first frame of the entry.
+        start_pfn: page frame number of the first page that the entry maps.
         level: PMD or PUD.
-        first_pfn: its first frame to be saved, at which it is split.
-        pages: how many of its frames are to be saved.
-        table_pfn: the table that holds the entry.
-        order: where that lies.
-        allocations: pages for tables that the splits of it take, those of a PUD entry's parts among them.
+        first_pfn: page frame number of its first page to save, at which the kernel splits it.
+        nr_pages: number of its pages to save.
+        table_pfn: page frame number of the table that holds the entry.
+        order: when that table is copied.
+        allocations: number of pages that its splits allocate for tables; for a PUD entry, those of its parts included.
     """
 
     start_pfn: int
     level: Level
     first_pfn: int
-    pages: int
+    nr_pages: int
     table_pfn: int
     order: Order
     allocations: int
@@ -56,15 +56,15 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class PageClass:
-    """Pages to save for which the direct map has the same thing.
+    """Pages to save with the same kind of direct-map entry.
 
     Attributes:
-        name: what it has.
-        frames: which.
-        today: what mainline's way makes of them.
-        fixmap: what a fixmap slot makes of them, with the NULL check.
-        today_bad: whether that loses, tears or kills something.
-        fixmap_bad: the same for the slot.
+        name: the kind of entry.
+        frames: the page frames.
+        today: outcome by mainline's way.
+        fixmap: outcome by a fixmap slot, with the NULL check.
+        today_bad: whether mainline's way crashes, loses a page or tears a table.
+        fixmap_bad: whether a fixmap slot does.
     """
 
     name: str
@@ -77,13 +77,13 @@ class PageClass:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """The answer.
+    """The outcome that hibernation has on a machine.
 
     Attributes:
-        saveable_pages: how many pages would be saved.
-        classes: all pages to save, by what the direct map has for them; without empty ones.
-        splits: every large entry that would be split, ascending.
-        refused: why hibernation is not even begun, or None.
+        saveable_pages: number of pages to save.
+        classes: all pages to save, by kind of direct-map entry; empty classes are left out.
+        splits: every large entry that the copy splits, ascending.
+        refused: reason why hibernation does not begin; None if it does.
     """
 
     saveable_pages: int
@@ -93,17 +93,17 @@ class Audit:
 
     @property
     def allocations(self) -> int:
-        """Pages for tables that a copy would take today, in its middle."""
+        """Number of pages for tables that mainline's way allocates during the copy."""
         return sum(split.allocations for split in self.splits)
 
     @property
     def safe_today(self) -> bool:
-        """Whether today's kernels save all and change nothing, whatever fails."""
+        """Whether mainline's way saves all pages and changes nothing, whatever allocation fails."""
         return self.refused is None and not any(one.today_bad for one in self.classes)
 
     @property
     def safe_by_fixmap(self) -> bool:
-        """The same through a fixmap slot."""
+        """Whether a fixmap slot saves all pages and changes nothing."""
         return self.refused is None and not any(one.fixmap_bad for one in self.classes)
 
 
@@ -111,11 +111,11 @@ COPIED = "copied"
 
 
 def audit(machine: Machine) -> Audit:
-    """Look at every page that would be saved. Costs follow the number of regions of the direct map.
+    """Return the outcome of hibernation for every page to save. Cost follows the number of regions of the direct map.
 
     Raises:
-        MachineFault: counting the pages is fatal already (see `saveable_pages`).
-        FormatError: the tables are hostile.
+        MachineFault: counting the pages crashes the machine (see `saveable_pages`).
+        FormatError: the page tables are damaged or hostile.
     """
     frames = saveable_pages(machine)
     splits = tuple(_splits(machine, frames))
@@ -127,7 +127,7 @@ def audit(machine: Machine) -> Audit:
 
 
 def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -> Iterator[PageClass]:
-    """The rows of the table, empty ones too."""
+    """Yield all classes, empty ones too."""
 
     def of(*states: FrameState) -> FrameRanges:
         return frames.within(frames_in_state(machine.direct_map, *states))
@@ -153,7 +153,7 @@ def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -
     yield PageClass(
         "table not in the source",
         of(FrameState.TABLE_MISSING),
-        "whatever lies in the table's frame decides",
+        "depends on the content of the table's frame",
         COPIED,
         True,
         False,
@@ -163,16 +163,16 @@ def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -
 
 
 def _splits(machine: Machine, frames: FrameRanges) -> Iterator[Split]:
-    """Every not-present large entry with a page to save."""
+    """Yield every not-present large entry with a page to save."""
     spans = machine.direct_map.spans
     large = (spans.state == Stop.NOT_PRESENT.code) & ((spans.level == Level.PMD) | (spans.level == Level.PUD))
     first = (spans.vaddr[large] >> np.uint64(PAGE_SHIFT)).astype(np.int64) - (machine.base >> PAGE_SHIFT)
     own = spans.pfn[large] == first
-    for start, pages, code in zip(
+    for start, nr_pages, code in zip(
         first[own].tolist(), spans.pages[large][own].tolist(), spans.level[large][own].tolist(), strict=True
     ):
         level = Level(code)
-        inside = frames.within(FrameRanges.of([(start, pages)]))
+        inside = frames.within(FrameRanges.of([(start, nr_pages)]))
         for block in sorted({at for run in inside for at in _blocks(run, level)}):
             listed = inside.within(FrameRanges.of([(block, level.pages)]))
             found = machine.lookup_address(machine.vaddr(block))
@@ -189,6 +189,6 @@ def _splits(machine: Machine, frames: FrameRanges) -> Iterator[Split]:
 
 
 def _blocks(run: tuple[int, int], level: Level) -> range:
-    """First frames of the aligned blocks that a run of frames touches."""
-    start, pages = run
-    return range(start - start % level.pages, start + pages, level.pages)
+    """Return the first page frame numbers of the aligned blocks that a run of frames touches."""
+    start, nr_pages = run
+    return range(start - start % level.pages, start + nr_pages, level.pages)

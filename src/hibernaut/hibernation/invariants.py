@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The registry of invariants: what holds of every hibernation, and of the machine that resumes from it.
+"""The registry of invariants of a hibernation and of the machine that resumes from it.
 
-Explorations ask all of them of every run; the matrix of ways and situations asks those with a letter. Each entry names
-the mutants (`ways.mutants`) that break it: an invariant that no mutant breaks could not be known to fail.
+An exploration checks all of them on every run; the matrix of ways and situations checks those with a letter. Each entry
+lists the mutants (`ways.mutants`) that break it, which shows that the invariant can fail.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = ["INVARIANTS", "TRACES", "Hibernation", "Invariant", "check_resumed", 
 
 @dataclass(frozen=True, eq=False)
 class Hibernation:
-    """A hibernation, however it ended.
+    """A hibernation and its outcome.
 
     Attributes:
-        before: the machine before it.
+        before: the machine before hibernation.
         after: the machine as the copy left it.
-        snapshot: the pages delivered to be written; None if none were.
-        resumed: the machine that resumed from them; None if none did.
-        error: the fault that the machine crashed of, or the reason for which the kernel gave up.
+        snapshot: the snapshot that the copy delivered; None if it delivered none.
+        resumed: the machine that resumed from it; None if none did.
+        error: the fault that crashed the machine, or the refusal of the kernel; None if neither occurred.
     """
 
     before: Machine
@@ -54,7 +54,7 @@ class Hibernation:
 
     @property
     def completed(self) -> bool:
-        """Whether the whole machine was saved, and resumed."""
+        """Whether the whole machine was saved and resumed."""
         return self.snapshot is not None and self.resumed is not None and self.snapshot.error is None
 
     @property
@@ -71,28 +71,28 @@ class Hibernation:
 
     @cached_property
     def allocator(self) -> tuple[Violation, ...]:
-        """The result of `allocator_sound`, of which two invariants are made."""
+        """Violations that `allocator_sound` finds; two invariants are based on them."""
         return allocator_sound(self.saved, self.continued)
 
     @cached_property
-    def frames(self) -> tuple[Violation, ...]:
-        """The result of `same_frames`, of which two invariants are made."""
+    def translations(self) -> tuple[Violation, ...]:
+        """Violations that `same_frames` finds; two invariants are based on them."""
         return same_frames(self.before, self.continued)
 
 
 @dataclass(frozen=True)
 class Invariant:
-    """An entry of the registry.
+    """An invariant: an entry of the registry.
 
     Attributes:
-        name: its name, in files and texts.
+        name: its name in files and texts.
         meaning: a clause whose subject is the run, or the resumed machine.
         mutants: names of all mutants that break it.
-        check: the function that looks for violations.
-        of_resumed: whether it is asked only of hibernations that completed.
-        trace: whether no page is lost where only such invariants are broken: a page of memory has leaked, a large page
-            is no longer one entry, or a page that is not present would come back read-only.
-        letter: its letter in the matrix; None if the matrix does not ask it.
+        check: function that returns the violations.
+        of_resumed: whether it applies only to hibernations that completed.
+        trace: whether a violation alone loses no page: a page of memory leaks, a large page is no longer one entry, or
+            a page that is not present would come back read-only.
+        letter: its letter in the matrix; None if the matrix does not check it.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Invariant:
     letter: str | None = None
 
     def violations(self, done: Hibernation) -> tuple[Violation, ...]:
-        """Return the violations in a hibernation, none if the invariant does not apply to it."""
+        """Return the violations in a hibernation; none if the invariant does not apply to it."""
         return self.check(done) if done.completed or not self.of_resumed else ()
 
 
@@ -120,9 +120,11 @@ def _every_listed_page(done: Hibernation) -> tuple[Violation, ...]:
     begun = done.before.fork()
     begun.allocator.drain_pages()
     missing = saveable_pages(begun).without(done.snapshot.frames)
-    found = [Violation("every-listed-page", "not in the image", start, pages) for start, pages in missing]
-    skipped = FrameRanges.of_frames(done.snapshot.skipped)
-    found += [Violation("every-listed-page", "in the image, never copied", start, pages) for start, pages in skipped]
+    found = [Violation("every-listed-page", "not in the image", start, nr_pages) for start, nr_pages in missing]
+    skipped = FrameRanges.of_pfns(done.snapshot.skipped)
+    found += [
+        Violation("every-listed-page", "in the image, never copied", start, nr_pages) for start, nr_pages in skipped
+    ]
     return tuple(found)
 
 
@@ -138,15 +140,15 @@ def _nothing_on_failure(done: Hibernation) -> tuple[Violation, ...]:
         return ()
     changed = [pfn for pfn in done.after.memory.written.tolist() if _differs(done, pfn)]
     found = [
-        Violation("nothing-on-failure", "changed, and hibernation failed", start, pages)
-        for start, pages in FrameRanges.of_frames(changed).without(_own_frames(done.before, done.after))
+        Violation("nothing-on-failure", "changed, and hibernation failed", start, nr_pages)
+        for start, nr_pages in FrameRanges.of_pfns(changed).without(_own_frames(done.before, done.after))
     ]
-    found += [Violation("nothing-on-failure", one.what, one.start_pfn, one.pages) for one in slot_empty(done.after)]
+    found += [Violation("nothing-on-failure", one.what, one.start_pfn, one.nr_pages) for one in slot_empty(done.after)]
     return tuple(found)
 
 
 def _own_frames(before: Machine, after: Machine) -> FrameRanges:
-    """Return the frames that the kernel itself writes to: tables, and those that the allocator keeps or handed out."""
+    """Return the frames that the kernel itself writes to: page tables, allocator state, and pages handed out."""
     own = [(pfn, 1) for machine in (before, after) for pfn in page_tables(machine)]
     own += [(one.pfn, 1) for one in after.allocations if one.pfn is not None]
     if isinstance(after.allocator, BuddyAllocator):
@@ -157,7 +159,7 @@ def _own_frames(before: Machine, after: Machine) -> FrameRanges:
 
 
 def _differs(done: Hibernation, pfn: int) -> bool:
-    old, new = done.before.memory.frame(pfn), done.after.memory.frame(pfn)
+    old, new = done.before.memory.page(pfn), done.after.memory.page(pfn)
     return old is None or new is None or not np.array_equal(old, new)
 
 
@@ -167,11 +169,11 @@ def _only(name: str, violations: tuple[Violation, ...]) -> tuple[Violation, ...]
 
 def _lists_whole(done: Hibernation) -> tuple[Violation, ...]:
     found = (one for one in done.allocator if one.what != LEAKED)
-    return tuple(Violation("lists-whole", one.what, one.start_pfn, one.pages) for one in found)
+    return tuple(Violation("lists-whole", one.what, one.start_pfn, one.nr_pages) for one in found)
 
 
 _OF_REMAP = ("remap-no-unmap", "remap-no-flush", "remap-write-anyway")
-"""Mutants that also break whatever `Remap` breaks: they are `Remap` with a step left out."""
+"""Mutants that are `Remap` with a step left out, and break all that `Remap` breaks."""
 
 _REGISTRY = (
     Invariant(
@@ -211,15 +213,15 @@ _REGISTRY = (
     ),
     Invariant(
         "same-translations",
-        "has every frame mapped, or not, as before, by an entry of whatever level",
+        "has every frame mapped, or not, as before, by an entry of any level",
         _OF_REMAP,
-        lambda done: _only("same-translations", done.frames),
+        lambda done: _only("same-translations", done.translations),
     ),
     Invariant(
         "same-rights",
-        "has the rights with which frames that are not present would come back",
+        "has the same rights in not-present entries, which apply when they become present again",
         ("remap-whole-no-write",),
-        lambda done: _only("same-rights", done.frames),
+        lambda done: _only("same-rights", done.translations),
         trace=True,
     ),
     Invariant(
@@ -261,7 +263,7 @@ _REGISTRY = (
 )
 
 INVARIANTS: Mapping[str, Invariant] = {invariant.name: invariant for invariant in _REGISTRY}
-"""By name, in the order in which they are asked. `same-translations` and `same-rights` are `same-direct-map` without
+"""By name, in the order of checking. `same-translations` and `same-rights` are `same-direct-map` without
 the differences that no user of the map can see (a large page that stays split), `lists-whole` is `allocator-sound`
 without pages that leaked."""
 
@@ -270,7 +272,7 @@ TRACES = frozenset(name for name, invariant in INVARIANTS.items() if invariant.t
 
 
 def violations_of(done: Hibernation, names: Collection[str] | None = None) -> tuple[Violation, ...]:
-    """Return the violations in a hibernation, of all invariants or of those named."""
+    """Return the violations in a hibernation, of all invariants or of those in `names`."""
     return tuple(
         violation
         for name, invariant in INVARIANTS.items()
@@ -280,18 +282,18 @@ def violations_of(done: Hibernation, names: Collection[str] | None = None) -> tu
 
 
 def check_resumed(before: Machine, snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
-    """Ask the invariants that the matrix shows.
+    """Return the violations of the invariants that the matrix shows.
 
-    A page that was not copied counts as one with wrong bytes: `every-listed-page` has no letter of its own.
+    A skipped page counts as one with wrong bytes: `every-listed-page` has no letter of its own.
 
     Args:
         before: the machine before the copy.
-        snapshot: the pages that were saved of it.
-        resumed: the machine that resumed from them.
+        snapshot: its snapshot.
+        resumed: the machine that resumed from the snapshot.
     """
     done = Hibernation(before, snapshot.machine, snapshot, resumed, snapshot.error)
-    skipped = FrameRanges.of_frames(snapshot.skipped)
+    skipped = FrameRanges.of_pfns(snapshot.skipped)
     return (
-        *(Violation("same-data", "was not copied at all", start, pages) for start, pages in skipped),
+        *(Violation("same-data", "was not copied at all", start, nr_pages) for start, nr_pages in skipped),
         *(violation for one in INVARIANTS.values() if one.letter for violation in one.check(done)),
     )

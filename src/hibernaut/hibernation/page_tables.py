@@ -14,11 +14,11 @@ __all__ = ["names_table", "page_tables", "table_entries"]
 
 
 def page_tables(machine: Machine, saved: FrameRanges | None = None) -> set[int]:
-    """Frames of all page tables that are reachable and in the memory.
+    """Return the page frame numbers of all page tables reachable from CR3, the root among them.
 
     Args:
-        machine: whose tables.
-        saved: only tables in these frames are followed: what others name is whatever lies there.
+        machine: the machine.
+        saved: page frames whose tables are followed; other frames hold arbitrary bytes. Default: all.
     """
     found: set[int] = set()
     tables = {(machine.cr3 & FRAME_MASK) >> PAGE_SHIFT}
@@ -37,13 +37,13 @@ def page_tables(machine: Machine, saved: FrameRanges | None = None) -> set[int]:
 
 
 def table_entries(machine: Machine, pfn: int) -> Entries | None:
-    """Return the 512 entries of a table, a view of the memory; None if its frame does not exist."""
-    page = machine.memory.frame(pfn)
+    """Return a table as 512 entries, uint64, a view of the memory; None if its frame does not exist."""
+    page = machine.memory.page(pfn)
     return None if page is None else page.view("<u8")
 
 
 def names_table(entries: Entries, level: Level) -> BoolArray:
-    """Which entries of a level above PTE name a table."""
+    """Return which entries of a level above PTE refer to a table: a mask, shape as `entries`."""
     present: BoolArray = (entries & np.uint64(Entry.PRESENT)) != 0
     if is_leaf(int(Entry.PRESENT | Entry.PSE), level):
         present &= (entries & np.uint64(Entry.PSE)) == 0

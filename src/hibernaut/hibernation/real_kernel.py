@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The rules of a real kernel, asked of the kernel itself: of the one in a dump or an image, or of one on a disk."""
+"""The rules of a real kernel, probed in a dump, an image or a kernel file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["image_rules_of_vmlinuz", "rules_of_source", "rules_of_vmlinuz"]
 def rules_of_source(source: Source) -> Probed[KernelRules]:
     """Return the rules of the kernel in a dump or an image.
 
-    Never fails: without VMCOREINFO they are the oldest line's, without kallsyms those of the kernel's line; the
-    result's `reason` says so.
+    Never fails: without VMCOREINFO these are the rules of the oldest line, without kallsyms those of the kernel's line;
+    the result's `reason` says so.
     """
     release: str | None = None
     try:
@@ -36,22 +36,22 @@ def rules_of_source(source: Source) -> Probed[KernelRules]:
 
 
 def rules_of_vmlinuz(path: Path) -> Probed[KernelRules]:
-    """Return the rules of a kernel on a disk, a bzImage; those of its line if its symbols cannot be found.
+    """Return the rules of a kernel file, a bzImage; those of its line if its symbols cannot be found.
 
     Raises:
-        FormatError: not a bzImage, or without a release.
-        OSError: it cannot be read.
+        FormatError: the file is not a bzImage, or has no release.
+        OSError: the file cannot be read.
     """
     names, reason = _names(path)
     return replace(rules_probed(names, bzimage_release(path)), reason=reason)
 
 
 def image_rules_of_vmlinuz(path: Path) -> Probed[ImageRules]:
-    """Return how a kernel on a disk reads an image; as its line does if its symbols cannot be found.
+    """Return the rules by which a kernel file reads an image; those of its line if its symbols cannot be found.
 
     Raises:
-        FormatError: not a bzImage, or without a release, or older than any line.
-        OSError: it cannot be read.
+        FormatError: the file is not a bzImage, has no release, or is older than any line.
+        OSError: the file cannot be read.
     """
     names, reason = _names(path)
     return replace(image_rules_probed(names, bzimage_release(path)), reason=reason)

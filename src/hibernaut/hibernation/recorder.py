@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The recorder: which copied bytes differ from the memory below, noted while pages are copied."""
+"""The recorder: copied bytes that differ from the memory below, kept while pages are copied."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Recorder"]
 
 
 class Recorder:
-    """What differs from the base, kept while the copy goes on.
+    """Copied bytes that differ from the machine's memory, kept while the copy runs.
 
-    Everything below `cursor` is copied. A write to a frame below it must not change the copy, so its bytes are kept
-    first; a write above it is seen by the copy to come. So neighbouring plain pages cost nothing, however many.
+    Every listed page below `cursor` is copied. Before a write to a page below it, the recorder keeps the copied bytes;
+    a write above it takes effect before the page is copied. Plainly present pages therefore cost nothing.
 
     Attributes:
-        cursor: the frame whose turn it is.
-        kept: copied bytes that the frame itself does not hold any more, or never held.
-        skipped: frames that could not be reached.
-        written: frames that hibernating itself wrote to.
+        cursor: page frame number of the page being copied.
+        kept: copied bytes that the frame does not hold any more, or never held, by page frame number.
+        skipped: page frame numbers that the way could not reach.
+        written: page frame numbers that hibernation itself writes to.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -33,28 +33,28 @@ class Recorder:
         self.written: set[int] = set()
 
     def fork(self, machine: Machine) -> Recorder:
-        """The same for a twin of the machine."""
+        """Return an independent recorder in the same state, for a fork of the machine."""
         twin = Recorder(machine)
         twin.cursor, twin.kept = self.cursor, self.kept.copy()
         twin.skipped, twin.written = self.skipped.copy(), self.written.copy()
         return twin
 
     def before_write(self, pfn: int) -> None:
-        """A frame is about to be written to: what was copied of it is kept."""
+        """Keep the copied bytes of a page that is about to be written to."""
         self.written.add(pfn)
         if pfn < self.cursor and pfn not in self.kept:
-            page = self._machine.memory.frame(pfn)
+            page = self._machine.memory.page(pfn)
             if page is not None:
                 self.kept[pfn] = page.copy()
 
     def copied(self, pfn: int, page: Bytes) -> None:
-        """One page that did not come by the plain way: kept if it is not what the frame itself holds by now."""
-        own = self._machine.memory.frame(pfn)
+        """Record a page that the way copied: keep its bytes if the frame itself holds others."""
+        own = self._machine.memory.page(pfn)
         if own is None or not np.array_equal(own, page):
             self.kept[pfn] = page
 
     def differing(self, frames: FrameRanges) -> dict[int, Bytes]:
-        """The copied bytes of every listed frame that differ from the base's."""
+        """Return the copied bytes of listed frames that differ from the base's, by page frame number."""
         memory = self._machine.memory
         later = set(memory.written.tolist()) - self.kept.keys()
         candidates = np.array(sorted(self.kept.keys() | later), dtype=np.int64)
@@ -62,8 +62,8 @@ class Recorder:
         for pfn in candidates[frames.contains(candidates)].tolist():
             page = self.kept.get(pfn)
             if page is None:
-                page = memory.frame(pfn)
-            below = memory.base.frame(pfn)
+                page = memory.page(pfn)
+            below = memory.base.page(pfn)
             if page is not None and (below is None or not np.array_equal(page, below)):
                 changed[pfn] = _frozen(page)
         return changed

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The way back: what a boot kernel does with an image (kernel/power/snapshot.c, arch/x86/power/hibernate_64.c).
+"""The resume of an image by a boot kernel (kernel/power/snapshot.c, arch/x86/power/hibernate_64.c).
 
-A page whose frame the boot kernel does not use is loaded in place. The others are loaded into safe frames, which are
-free there and not in the image, and listed (`restore_pblist`); from a safe page, on temporary page tables that lie in
-safe pages and map all RAM, `core_restore_code` copies what is listed to its place. Then CR3 becomes the image's, every
-translation is dropped, and control goes to the image's `restore_registers`. Frames that the image does not have keep
-whatever the boot kernel left there.
+A page whose frame the boot kernel does not use is loaded in place. All others are loaded into safe frames, which are
+free in the boot kernel and not in the image, and listed (`restore_pblist`). `core_restore_code` runs from a safe page,
+on temporary page tables that lie in safe pages and map all RAM, and copies the listed pages to their frames. It then
+loads the image's CR3, drops every translation and jumps to the image's `restore_registers`. Frames that the image does
+not contain keep the boot kernel's bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from hibernaut.errors import HibernationRefused
 from hibernaut.hibernation.snapshot import Snapshot
@@ -22,7 +23,7 @@ from hibernaut.linux.formula import BOOT_MARK, FormulaMemory
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL_LARGE
 from hibernaut.memory.overlay import Overlay
-from hibernaut.memory.page import PAGE_SHIFT, BoolArray, Bytes, Frames
+from hibernaut.memory.page import PAGE_SHIFT, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level
@@ -30,22 +31,22 @@ from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level
 __all__ = ["BootKernel", "resume"]
 
 MOST_USED_PAGES = 1 << 10
-"""The boot kernel of `BootKernel.beside` uses at most 4 MiB: enough to meet, cheap to go round."""
+"""Most pages that the boot kernel of `BootKernel.beside` uses: 4 MiB, enough to collide with the image."""
 
 TEXT_PMD = 8
-"""Where a kernel is linked: 16 MiB from 0xffffffff80000000 on (CONFIG_PHYSICAL_START)."""
+"""Index of the PMD entry for kernel text, linked 16 MiB above 0xffffffff80000000 (CONFIG_PHYSICAL_START)."""
 
 TEMPORARY_LEAF = PAGE_KERNEL_LARGE & ~int(Entry.NX)
-"""__PAGE_KERNEL_LARGE_EXEC: 0x1e3, GLOBAL among it."""
+"""__PAGE_KERNEL_LARGE_EXEC: 0x1e3, GLOBAL included."""
 
 
 @dataclass(frozen=True, eq=False)
 class BootKernel:
-    """The kernel that finds the image.
+    """The kernel that loads the image.
 
     Attributes:
-        memory: what RAM holds while it runs.
-        used: the frames that it uses itself; all others are free to it.
+        memory: RAM while the boot kernel runs.
+        used: the page frames that it uses; all others are free.
     """
 
     memory: PhysicalMemory
@@ -53,13 +54,13 @@ class BootKernel:
 
     @classmethod
     def beside(cls, snapshot: Snapshot, used: FrameRanges | None = None) -> BootKernel:
-        """One on the same RAM, which has left its mark in every frame (`formula.BOOT_MARK`).
+        """Return a boot kernel on the RAM of a snapshot's machine, with its mark in every frame (`formula.BOOT_MARK`).
 
         Args:
-            snapshot: whose machine's RAM: of a machine in a dump or an image, which may hold but a part of it, also
-                the frames that the direct map speaks of.
-            used: the frames that it uses. Default: the lowest that the image has, at most an eighth of RAM, 4 MiB, and
-                half of the safe frames that the restore itself leaves.
+            snapshot: the snapshot. A dump or an image may hold a part of RAM only, so the RAM of its machine includes
+                the frames that the direct map maps.
+            used: the page frames that it uses. Default: the lowest frames of the image, at most an eighth of RAM,
+                4 MiB, and half of the safe frames that the restore leaves.
         """
         machine = snapshot.machine
         ram = machine.memory.ranges
@@ -74,7 +75,7 @@ class BootKernel:
 
 
 class _ImageOverBoot(PhysicalMemory):
-    """Memory after the restore: the image's pages, and between them what the boot kernel left."""
+    """Memory after the restore: the image's pages, and the boot kernel's bytes in all other frames."""
 
     def __init__(self, image: PhysicalMemory, boot: PhysicalMemory) -> None:
         self._image, self._boot = image, boot
@@ -86,43 +87,43 @@ class _ImageOverBoot(PhysicalMemory):
         """All RAM."""
         return self._ranges
 
-    def run(self, pfn: int, pages: int) -> Bytes:
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`."""
-        got = self._image.run(pfn, pages)
+        got = self._image.run(pfn, nr_pages)
         if len(got):
             return got
         after = self._of_image.start_after(pfn)
-        return self._boot.run(pfn, pages if after is None else min(pages, after - pfn))
+        return self._boot.run(pfn, nr_pages if after is None else min(nr_pages, after - pfn))
 
-    def frame(self, pfn: int) -> Bytes | None:
-        """See `PhysicalMemory.frame`."""
-        page = self._image.frame(pfn)
-        return self._boot.frame(pfn) if page is None else page
+    def page(self, pfn: int) -> Bytes | None:
+        """See `PhysicalMemory.page`."""
+        page = self._image.page(pfn)
+        return self._boot.page(pfn) if page is None else page
 
     def occupied(self) -> FrameRanges:
         """See `PhysicalMemory.occupied`."""
         return FrameRanges.of([*self._image.occupied(), *self._boot.occupied().without(self._of_image)])
 
-    def gather(self, pfns: Frames, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:  # type: ignore[override]
+    def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`."""
-        frames = np.asarray(pfns, dtype=np.int64)
-        pages, present = self._image.gather(frames, out)
+        pfns = np.asarray(pfns, dtype=np.int64)
+        pages, present = self._image.gather(pfns, out)
         rest = np.flatnonzero(~present)
         if len(rest):
-            pages[rest], present[rest] = self._boot.gather(frames[rest])
+            pages[rest], present[rest] = self._boot.gather(pfns[rest])
         return pages, present
 
 
 def resume(snapshot: Snapshot, boot: BootKernel | None = None, *, flush: bool = True) -> Machine:
-    """Restore a snapshot as the kernel does, and give the machine that goes on from it.
+    """Restore a snapshot as the kernel does, and return the machine that resumes from it.
 
     Args:
-        snapshot: what was saved.
-        boot: the kernel that restores it; `BootKernel.beside` if not given.
-        flush: False leaves out the flush of all translations after CR3 is loaded, as no kernel does: for tests.
+        snapshot: the snapshot to restore.
+        boot: the kernel that restores it; by default `BootKernel.beside(snapshot)`.
+        flush: whether all translations are flushed after CR3 is loaded, as every kernel does; False is for tests.
 
     Raises:
-        HibernationRefused: not enough safe frames; the boot kernel goes on as if there were no image.
+        HibernationRefused: too few safe frames; the boot kernel continues without the image.
     """
     boot = BootKernel.beside(snapshot) if boot is None else boot
     machine = snapshot.machine
@@ -135,12 +136,12 @@ def resume(snapshot: Snapshot, boot: BootKernel | None = None, *, flush: bool = 
         raise HibernationRefused(
             f"{needed} safe pages are needed to restore the image, there are {safe.total_pages}", errno="ENOMEM"
         )
-    frames = safe.lowest(needed).frames()
-    code, places, copies = frames[:1], frames[1 : 1 + tables.count], frames[1 + tables.count :]
+    pfns = safe.lowest(needed).pfns()
+    code, places, copies = pfns[:1], pfns[1 : 1 + tables.count], pfns[1 + tables.count :]
     memory.write_page(int(code[0]), np.full(1 << PAGE_SHIFT, 0xCC, dtype=np.uint8))
     for pfn, entries in zip(places.tolist(), tables.fill(places), strict=True):
         memory.write_page(pfn, entries.view(np.uint8))
-    for pfn, own in zip(copies.tolist(), listed.frames().tolist(), strict=True):
+    for pfn, own in zip(copies.tolist(), listed.pfns().tolist(), strict=True):
         memory.write_page(pfn, snapshot.page(own))
     resumed = machine.on_memory(_ImageOverBoot(snapshot.memory, memory))
     _core_restore_code(resumed, listed, flush=flush)
@@ -152,15 +153,13 @@ def resume(snapshot: Snapshot, boot: BootKernel | None = None, *, flush: bool = 
 
 
 def _core_restore_code(machine: Machine, listed: FrameRanges, *, flush: bool) -> None:
-    """What the CPU remembers of it: the temporary tables map the direct map by GLOBAL 2 MiB pages.
+    """Leave the translations that the CPU caches: the temporary tables map the direct map by GLOBAL 2 MiB pages.
 
-    Each block to which something is copied was written through one. Loading CR3 drops what is not GLOBAL, and
+    Each block with a listed page is written through one. Loading CR3 drops what is not GLOBAL, and
     `restore_registers` then toggles CR4.PGE, which drops the rest.
     """
-    pages = Level.PMD.pages
-    for start, count in listed:
-        for block in range(start // pages, -(-(start + count) // pages)):
-            pfn = block * pages
+    for start, nr_pages in listed:
+        for pfn in range(start - start % Level.PMD.pages, start + nr_pages, Level.PMD.pages):
             machine.tlb.insert(machine.vaddr(pfn), Level.PMD, pfn, pfn << PAGE_SHIFT | TEMPORARY_LEAF)
     machine.tlb.flush_not_global()
     if flush:
@@ -168,47 +167,47 @@ def _core_restore_code(machine: Machine, listed: FrameRanges, *, flush: bool) ->
 
 
 class _TemporaryTables:
-    """`set_up_temporary_mappings`: the direct map of all RAM by 2 MiB pages, a root, and the way to the kernel's text.
+    """Page tables of `set_up_temporary_mappings`: all RAM in the direct map by 2 MiB pages, and kernel text.
 
-    The text's part is a chain of tables to the one 2 MiB page that holds `restore_registers`.
+    For kernel text there is one chain of tables to the 2 MiB page that holds `restore_registers`.
     """
 
     def __init__(self, machine: Machine, ram: FrameRanges) -> None:
         self._machine = machine
         shift = Level.PUD.shift - PAGE_SHIFT
-        spans = [np.arange(start >> shift, (start + pages - 1 >> shift) + 1) for start, pages in ram]
+        spans = [np.arange(start >> shift, (start + nr_pages - 1 >> shift) + 1) for start, nr_pages in ram]
         base = machine.base >> PAGE_SHIFT
         gibs = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *spans]))
         mask = (1 << (9 * machine.levels)) - 1
-        self._pages: dict[Level, Frames] = {Level.PMD: ((base & mask) >> shift) + gibs}
+        self._groups: dict[Level, NDArray[np.int64]] = {Level.PMD: ((base & mask) >> shift) + gibs}
         self._first = base & mask
         level = Level.PMD
         while level < machine.levels:
-            below = self._pages[level]
+            below = self._groups[level]
             level = Level(level + 1)
-            self._pages[level] = np.unique(below >> 9)
+            self._groups[level] = np.unique(below >> 9)
         self._ram = ram
 
     @property
     def count(self) -> int:
-        """How many there are."""
-        return sum(map(len, self._pages.values())) + self._machine.levels - 2
+        """Number of tables."""
+        return sum(map(len, self._groups.values())) + self._machine.levels - 2
 
-    def fill(self, frames: Frames) -> Entries:
-        """Their entries, shape (count, 512), if they lie in these frames: the root first."""
+    def fill(self, table_pfns: Pfns) -> Entries:
+        """Return the entries of the tables, uint64, shape (count, 512), the root first, if they lie in these frames."""
         tables = np.zeros((self.count, ENTRIES), dtype="<u8")
         row: dict[Level, int] = {}
         at = 0
-        for level in reversed(self._pages):
+        for level in reversed(self._groups):
             row[level] = at
-            at += len(self._pages[level])
-        for level, keys in self._pages.items():
+            at += len(self._groups[level])
+        for level, keys in self._groups.items():
             if level < self._machine.levels:
                 above = Level(level + 1)
-                rows = row[above] + np.searchsorted(self._pages[above], keys >> 9)
-                own = frames[row[level] : row[level] + len(keys)].astype(np.uint64) << np.uint64(PAGE_SHIFT)
+                rows = row[above] + np.searchsorted(self._groups[above], keys >> 9)
+                own = table_pfns[row[level] : row[level] + len(keys)].astype(np.uint64) << np.uint64(PAGE_SHIFT)
                 tables[rows, keys & (ENTRIES - 1)] = own | np.uint64(KERNPG_TABLE)
-        first = (self._pages[Level.PMD] << 18) - self._first
+        first = (self._groups[Level.PMD] << 18) - self._first
         pfns = first[:, None] + np.arange(ENTRIES, dtype=np.int64) * Level.PMD.pages
         leaves = (pfns.astype(np.uint64) << np.uint64(PAGE_SHIFT)) | np.uint64(TEMPORARY_LEAF)
         there = (pfns >= 0) & (pfns < self._ram.end)
@@ -216,6 +215,6 @@ class _TemporaryTables:
         chain = [0, *range(self.count - (self._machine.levels - 2), self.count)]
         indices = [ENTRIES - 1] * (self._machine.levels - 3) + [ENTRIES - 2]
         for (upper, lower), index in zip(itertools.pairwise(chain), indices, strict=True):
-            tables[upper, index] = np.uint64(int(frames[lower]) << PAGE_SHIFT | KERNPG_TABLE)
+            tables[upper, index] = np.uint64(int(table_pfns[lower]) << PAGE_SHIFT | KERNPG_TABLE)
         tables[-1, TEXT_PMD] = np.uint64(TEXT_PMD * Level.PMD.pages << PAGE_SHIFT | TEMPORARY_LEAF)
         return tables

@@ -12,16 +12,16 @@ __all__ = ["saveable_pages"]
 
 
 def saveable_pages(machine: Machine) -> FrameRanges:
-    """Return the frames that `count_data_pages` counts and `copy_data_pages` copies, as the machine is now.
+    """Return the page frames that `count_data_pages` counts and `copy_data_pages` copies, as the machine is now.
 
-    A list that a real kernel has fixed (`Machine.saveable`) is returned as it is. Else a page is saveable under the
+    A list that a real kernel fixed (`Machine.saveable`) is returned unchanged. Else a page is saveable under the
     kernel's conditions: not nosave, not on a free list, not offline, not reserved unless present, not a guard page.
-    Pages on a CPU's own list are on no free list, so drain first, as the kernel does. Cost follows the number of
-    ranges.
+    A page on a CPU's own list is on no free list, so drain these lists first, as the kernel does. Cost follows the
+    number of ranges.
 
     Raises:
         MachineFault: a reserved page has no table: `kernel_page_present` reads NULL.
-        HibernautError: the machine has neither page flags nor a list.
+        HibernautError: the machine has neither page flags nor a list of saveable pages.
     """
     if machine.saveable is not None:
         return machine.saveable

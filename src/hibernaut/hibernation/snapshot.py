@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The snapshot: a list of frames and the bytes that were copied of each, also as physical memory."""
+"""The snapshot: the list of saved page frames and the bytes copied from each, also as physical memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from hibernaut.errors import HibernationRefused, HibernautError
 from hibernaut.linux.allocator import Allocation
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges, rows_among
 
@@ -23,27 +23,28 @@ __all__ = ["Snapshot", "SnapshotMemory"]
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A list of frames and what was copied of each: what a writer puts in an image.
+    """The saved page frames of a machine and the bytes copied from each: the content of an image.
 
     Attributes:
-        frames: the list.
-        base: memory in which every frame not in `changed` has the bytes that were copied.
-        changed: what was copied of the frames for which that is not so; bytes of shape (4096,).
-        written: the frames that hibernating itself wrote to (page tables, the allocator's own), ascending, listed or
-            not. Their saved bytes may differ from what they held when it began, depending on when they were copied.
-        skipped: frames that are listed and were not copied: the way could not reach them. Ascending.
+        frames: the list of saved page frames.
+        base: memory that holds the copied bytes of every listed frame except those in `changed`.
+        changed: copied bytes by page frame number, where `base` holds other bytes: uint8, shape (4096,).
+        written: page frame numbers that hibernation itself writes to (page tables, allocator state), ascending int64,
+            listed or not. Their saved bytes may differ from those before hibernation, depending on the time of copy.
+        skipped: listed page frame numbers that were not copied because the way could not reach them, ascending int64.
         way: name of the way.
-        machine: the machine as the copy left it; what a resumed one has in common with it is taken from there.
-        allocations: page allocations since the snapshot was begun.
-        log: every line of the copy, those of the model marked.
-        error: why the copy ended early, where a way delivers it all the same (`write-anyway`: a mutant); else None.
+        machine: the machine as the copy left it; the resumed machine takes all but its memory from it.
+        allocations: page allocations since the snapshot began.
+        log: every line of the copy; lines of the model are marked.
+        error: the reason why the copy ended early, where a way delivers the snapshot regardless (`write-anyway`: a
+            mutant); else None.
     """
 
     frames: FrameRanges
     base: PhysicalMemory
     changed: Mapping[int, Bytes]
-    written: Frames
-    skipped: Frames
+    written: Pfns
+    skipped: Pfns
     way: str
     machine: Machine
     allocations: tuple[Allocation, ...]
@@ -55,98 +56,110 @@ class Snapshot:
         object.__setattr__(self, "_changed_pfns", sorted(self.changed))
 
     @cached_property
-    def pfns(self) -> Frames:
-        """The list as ascending int64, shape (n,): sized by the number of pages."""
-        return self.frames.frames()
+    def pfns(self) -> Pfns:
+        """Page frame numbers of the list: ascending int64, shape (n,), n the number of saved pages."""
+        return self.frames.pfns()
 
     @property
     def cr3(self) -> int:
-        """Root of the page tables."""
+        """Physical address of the root of the page tables."""
         return self.machine.cr3
 
     @property
     def levels(self) -> int:
-        """4 or 5."""
+        """Levels of paging: 4 or 5."""
         return self.machine.levels
 
-    def chunks(self, pages: int = CHUNK_PAGES) -> Iterator[tuple[Frames, Bytes]]:
-        """Everything in order: (frames, bytes of shape (n, 4096)), n at most `pages`; the arrays are the caller's."""
-        for pfns in self.frames.chunks(pages):
-            content, present = self.base.gather(pfns)
+    def chunks(self, nr_pages: int = CHUNK_PAGES) -> Iterator[tuple[Pfns, Bytes]]:
+        """Yield all pages in ascending order, at most `nr_pages` at a time; the arrays belong to the caller.
+
+        Yields:
+            Page frame numbers, int64, shape (n,), and their bytes, uint8, shape (n, 4096).
+
+        Raises:
+            HibernautError: the source no longer has one of the frames.
+        """
+        for pfns in self.frames.chunks(nr_pages):
+            pages, present = self.base.gather(pfns)
             low = bisect.bisect_left(self._changed_pfns, int(pfns[0]))
             high = bisect.bisect_right(self._changed_pfns, int(pfns[-1]))
             for pfn in self._changed_pfns[low:high]:
                 row = int(np.searchsorted(pfns, pfn))
-                content[row] = self.changed[pfn]
+                pages[row] = self.changed[pfn]
                 present[row] = True
             if not present.all():
-                raise HibernautError(f"frame {int(pfns[~present][0]):#x} has vanished from the source")
-            yield pfns, content
+                raise HibernautError(f"frame {int(pfns[~present][0]):#x} is no longer in the source")
+            yield pfns, pages
 
     def page(self, pfn: int) -> Bytes:
-        """What was copied of one frame, shape (4096,). Raises KeyError if it is not on the list."""
+        """Return the copied bytes of one page: uint8, shape (4096,).
+
+        Raises:
+            KeyError: the frame is not in the snapshot.
+            HibernautError: the source no longer has the frame.
+        """
         if not self.frames.end_of(pfn):
             raise KeyError(f"frame {pfn:#x} is not in the snapshot")
         changed = self.changed.get(pfn)
-        page = self.base.frame(pfn) if changed is None else changed
+        page = self.base.page(pfn) if changed is None else changed
         if page is None:
-            raise HibernautError(f"frame {pfn:#x} has vanished from the source")
+            raise HibernautError(f"frame {pfn:#x} is no longer in the source")
         return page
 
     @cached_property
     def memory(self) -> SnapshotMemory:
-        """The snapshot as physical memory: exactly its frames."""
+        """The snapshot as physical memory: exactly the saved page frames exist."""
         return SnapshotMemory(self)
 
 
 class SnapshotMemory(PhysicalMemory):
-    """The memory that an image of a snapshot would hold."""
+    """The memory that an image of a snapshot holds."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._changed = sorted(snapshot.changed)
-        self._changed_frames = np.array(self._changed, dtype=np.int64)
+        self._changed_pfns = np.array(self._changed, dtype=np.int64)
         self._ranges = snapshot.frames
 
     @property
     def ranges(self) -> FrameRanges:
-        """The listed frames."""
+        """The saved page frames."""
         return self._ranges
 
-    def run(self, pfn: int, pages: int) -> Bytes:
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`."""
         end = self._ranges.end_of(pfn)
         if not end:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
         changed = self._snapshot.changed.get(pfn)
         if changed is not None:
-            return changed.reshape(1, PAGE_SIZE)[:pages]
+            return changed.reshape(1, PAGE_SIZE)[:nr_pages]
         after = bisect.bisect_right(self._changed, pfn)
         if after < len(self._changed):
             end = min(end, self._changed[after])
-        return self._snapshot.base.run(pfn, min(pages, end - pfn))
+        return self._snapshot.base.run(pfn, min(nr_pages, end - pfn))
 
-    def frame(self, pfn: int) -> Bytes | None:
-        """See `PhysicalMemory.frame`."""
+    def page(self, pfn: int) -> Bytes | None:
+        """See `PhysicalMemory.page`."""
         if not self._ranges.end_of(pfn):
             return None
         changed = self._snapshot.changed.get(pfn)
-        return self._snapshot.base.frame(pfn) if changed is None else changed
+        return self._snapshot.base.page(pfn) if changed is None else changed
 
     def occupied(self) -> FrameRanges:
-        """See `PhysicalMemory.occupied`: only what was copied otherwise is read."""
-        others = FrameRanges.of_frames(self._changed_frames)
+        """See `PhysicalMemory.occupied`: reads only pages that differ from the base."""
+        others = FrameRanges.of_pfns(self._changed_pfns)
         held = [pfn for pfn, page in self._snapshot.changed.items() if page.any()]
         below = self._snapshot.base.occupied().without(others)
-        return FrameRanges.of([*below, *FrameRanges.of_frames(sorted(held))]).within(self._ranges)
+        return FrameRanges.of([*below, *FrameRanges.of_pfns(sorted(held))]).within(self._ranges)
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
-        """See `PhysicalMemory.gather`: the base's pages, then what was copied otherwise over them."""
-        frames = np.asarray(pfns, dtype=np.int64)
-        pages, present = self._snapshot.base.gather(frames, out)
-        for row in rows_among(frames, self._changed_frames).tolist():
-            pages[row] = self._snapshot.changed[int(frames[row])]
+        """See `PhysicalMemory.gather`: the base's pages, with changed pages over them."""
+        pfns = np.asarray(pfns, dtype=np.int64)
+        pages, present = self._snapshot.base.gather(pfns, out)
+        for row in rows_among(pfns, self._changed_pfns).tolist():
+            pages[row] = self._snapshot.changed[int(pfns[row])]
             present[row] = True
-        present &= self._ranges.contains(frames)
+        present &= self._ranges.contains(pfns)
         pages[~present] = 0
         return pages, present

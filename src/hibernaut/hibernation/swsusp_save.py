@@ -23,27 +23,28 @@ from hibernaut.paging.tlb import Tlb
 __all__ = ["Copy", "hibernate"]
 
 SKIPPED_BYTE = 0x5A
-"""What a page that was never written to holds here: an image page has whatever the frame held before."""
+"""Content of a skipped page. The kernel does not write to the image page, which keeps the frame's earlier bytes."""
 
 
 def hibernate(machine: Machine, way: Way, *, image_shortfall: int = 0) -> Snapshot:
     """Save the memory of a machine, as `swsusp_save` does.
 
-    The steps: count the saveable pages, drain the CPU's list, allocate what the copy needs, drain, fix the list of
-    pages, copy them in ascending order. Pages that are plainly present are never visited one by one; all others go
-    through `way`. The machine changes as the kernel's does; pass a `fork` to keep the original.
+    The steps: drain the CPU's page list, count the saveable pages, allocate the pages that the copy needs, drain
+    again, fix the list of pages, copy them in ascending order (`swsusp_save`, kernel/power/snapshot.c). Plainly present
+    pages are not visited one by one; all others go through `way`. The machine changes as the kernel's does; pass a
+    `fork` to keep the original.
 
     Args:
         machine: machine to save.
         way: way of copying a page that is not present.
-        image_shortfall: pages for the image that are not allocated yet (`hibernate_preallocate_memory` allocates all
-            others beforehand); `swsusp_alloc` allocates them before the list is fixed.
+        image_shortfall: number of image pages that `hibernate_preallocate_memory` has not allocated; `swsusp_alloc`
+            allocates them before the list is fixed.
 
     Raises:
-        HibernationRefused: secret memory is in use, there is no page for the image, or the way aborts. Nothing is
+        HibernationRefused: secret memory is in use, no page is free for the image, or the way aborts. Nothing is
             saved, and the machine continues.
-        MachineFault: the machine crashes, and nothing is saved; the log holds its last lines.
-        HibernautError: the machine lacks something that the way needs (a fixmap, for example).
+        MachineFault: the machine crashes, and nothing is saved; `log` holds its last log lines.
+        HibernautError: the machine lacks a structure that the way needs (a fixmap, for example).
     """
     copying = Copy(machine, way, image_shortfall=image_shortfall)
     while (snapshot := copying.step()) is None:
@@ -52,16 +53,16 @@ def hibernate(machine: Machine, way: Way, *, image_shortfall: int = 0) -> Snapsh
 
 
 class Copy:
-    """`swsusp_save` as it goes on: one step fixes the list, each of those after it copies what goes in one piece.
+    """`swsusp_save` in steps: the first fixes the list, each later one copies a run of pages.
 
-    Between two steps it can be forked, with its machine: `explore` branches there. What it holds is, with the machine,
-    all that decides how it ends.
+    Between two steps it can be forked together with its machine: `explore` branches there. Copy and machine together
+    determine the outcome.
 
     Attributes:
-        machine: being copied.
-        way: how a page is reached that is not present.
-        frames: the list, once it is fixed.
-        recorder: what was copied otherwise than the memory below the machine's own writes has it.
+        machine: the machine being copied.
+        way: way of copying a page that is not present.
+        frames: the list of page frames to save; None until it is fixed.
+        recorder: copied bytes that differ from the memory below the machine's own writes.
     """
 
     def __init__(self, machine: Machine, way: Way, *, image_shortfall: int = 0) -> None:
@@ -77,7 +78,7 @@ class Copy:
         self._base, self._before = machine.memory.base, machine.memory.written
 
     def fork(self, machine: Machine) -> Copy:
-        """The same copy of a twin of its machine."""
+        """Return an independent copy in the same state, on a fork of its machine."""
         twin = copy.copy(self)
         twin.machine = machine
         twin.recorder = self.recorder.fork(machine)
@@ -86,11 +87,15 @@ class Copy:
 
     @property
     def pending(self) -> tuple[tuple[int, int], ...]:
-        """Frames still to be copied that were not plainly present when the list was fixed: (first, end)."""
+        """Runs of frames that remain to be copied and were not plainly present at the start: (first, end)."""
         return tuple(reversed(self._pending))
 
     def step(self) -> Snapshot | None:
-        """Go on. Gives the snapshot when all is copied, else None. Raises as `hibernate` does."""
+        """Perform one step; return the snapshot once all pages are copied, else None.
+
+        Raises:
+            HibernationRefused, MachineFault, HibernautError: as `hibernate`.
+        """
         with self.machine.watching(self.recorder.before_write):
             try:
                 if self.frames is None:
@@ -105,7 +110,7 @@ class Copy:
         return None if self._pending else self._finish(self.frames, None)
 
     def _suspend_enable_secondary_cpus(self) -> None:
-        """`suspend_enable_secondary_cpus`: a machine that lives on has the CPUs that it had, remembering nothing."""
+        """Bring back the CPUs that were online, with empty TLBs."""
         for cpu in self._online:
             if self.machine.tlbs[cpu] is None:
                 self.machine.tlbs[cpu] = Tlb()
@@ -123,15 +128,15 @@ class Copy:
         self.way.prepare(machine)
         machine.allocator.drain_pages(machine.cpu)
         frames = saveable_pages(machine)
-        if machine.saveable is not None:  # a list that was fixed elsewhere does not know of them
+        if machine.saveable is not None:  # a list that another kernel fixed does not contain the pool
             pool = FrameRanges.of([(pfn, 1) for pfn in machine.table_pool]).within(machine.memory.ranges)
             frames = FrameRanges.of([*frames, *pool])
-        pieces = [(start, start + pages) for start, pages in frames.within(_not_present(machine))]
+        pieces = [(start, start + nr_pages) for start, nr_pages in frames.within(_not_present(machine))]
         self._pending = pieces[::-1]
         return frames
 
     def _copy_piece(self) -> None:
-        """`copy_data_page` for the next frame, or for neighbours that go at once."""
+        """Run `copy_data_page` for the next page, or for a run of neighbours at once."""
         pfn, end = self._pending.pop()
         self.recorder.cursor = pfn
         done = self.way.copy_run(self.machine, pfn, end - pfn)
@@ -165,7 +170,7 @@ class Copy:
 
 
 def _suspend_disable_secondary_cpus(machine: Machine) -> None:
-    """`suspend_disable_secondary_cpus`: the others go offline, forget their translations and give back their pages."""
+    """Take the other CPUs offline: they drop their translations and return the pages of their own lists."""
     for cpu, tlb in enumerate(machine.tlbs):
         if cpu != machine.cpu and tlb is not None:
             machine.tlbs[cpu] = None
@@ -174,7 +179,7 @@ def _suspend_disable_secondary_cpus(machine: Machine) -> None:
 
 
 def _swsusp_alloc(machine: Machine, missing: int) -> None:
-    """`swsusp_alloc`: allocate the missing pages for the image. They are not saved (`swsusp_set_page_forbidden`)."""
+    """Allocate the missing pages for the image. They are not saved (`swsusp_set_page_forbidden`)."""
     taken: list[int] = []
     try:
         while len(taken) < missing:
@@ -189,6 +194,6 @@ def _swsusp_alloc(machine: Machine, missing: int) -> None:
 
 
 def _not_present(machine: Machine) -> FrameRanges:
-    """The frames that are not plainly present: those that the copy goes through one by one."""
+    """Return the frames that are not plainly present: the copy visits these one by one."""
     others = [state for state in FrameState if state != FrameState.PRESENT]
     return frames_in_state(machine.direct_map, *others)

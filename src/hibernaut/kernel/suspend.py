@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from hibernaut.memory.page import Frames
+    from hibernaut.memory.page import Pfns
     from hibernaut.memory.physical import PhysicalMemory
     from hibernaut.sources import Source
 
@@ -44,7 +44,7 @@ class KernelState:
 
     release: str
     levels: int
-    pfns: Frames
+    pfns: Pfns
     info: ImageInfo
 
 
@@ -62,7 +62,7 @@ class PagesToSave:
     """
 
     pages_from: Literal["image", "kernel", "direct-map"]
-    pfns: Frames | None = None
+    pfns: Pfns | None = None
     info: ImageInfo | None = None
     kernel: KernelState | None = None
     reason: str | None = None
@@ -142,7 +142,7 @@ def _refuse_elsewhere(kernel: SymbolicKernel) -> None:
         raise _elsewhere(kernel, "the copy is already done")
 
 
-def _refuse_unfinished(kernel: SymbolicKernel, pfns: Frames) -> None:
+def _refuse_unfinished(kernel: SymbolicKernel, pfns: Pfns) -> None:
     """Refuse a list that is still being made, in ascending order: it lacks pages that every complete list has.
 
     Those are each `struct pglist_data`, which memblock allocates near the end of its node's RAM, and the root of the
@@ -168,14 +168,14 @@ def _refuse_unfinished(kernel: SymbolicKernel, pfns: Frames) -> None:
         raise kernel.damaged(f"the kernel's list has {len(pfns)} pages, but {copies} are set aside for their copies")
 
 
-def _listed_pfns(kernel: SymbolicKernel) -> Frames:
+def _listed_pfns(kernel: SymbolicKernel) -> Pfns:
     """Return the kernel's list of pages to save, int64, ascending.
 
     Raises:
         HibernautError: it is empty.
         FormatError: as `_bitmap_pfns`, or it has more pages than memory.
     """
-    found: list[Frames] = []
+    found: list[Pfns] = []
     remaining = kernel.memory.ranges.total_pages
     for some in _bitmap_pfns(kernel, "orig_bm"):
         remaining -= len(some)
@@ -187,7 +187,7 @@ def _listed_pfns(kernel: SymbolicKernel) -> Frames:
     return np.concatenate(found)
 
 
-def _bitmap_pfns(kernel: SymbolicKernel, symbol: str) -> Iterator[Frames]:
+def _bitmap_pfns(kernel: SymbolicKernel, symbol: str) -> Iterator[Pfns]:
     """Yield the frames whose bits are set in a `struct memory_bitmap`, int64, ascending, leaf by leaf.
 
     The structure is the head of a list of zones; each zone has a list of leaves, in ascending order without gaps.

@@ -30,7 +30,7 @@ from hibernaut.linux import DirectMap, Machine
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocations
 from hibernaut.linux.rules import KernelRules
-from hibernaut.memory.page import Frames
+from hibernaut.memory.page import Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
@@ -236,7 +236,7 @@ class _Modelled:
         return DirectMap.at(memory, self.cr3, self.levels, self.map.base, self.map.end_pfn)
 
 
-def _list_differences(dumped: Frames, image: Frames, image_cr3: int, cr3: int) -> Iterator[str]:
+def _list_differences(dumped: Pfns, image: Pfns, image_cr3: int, cr3: int) -> Iterator[str]:
     """Yield differences between the lists of pages and the roots of dump and image."""
     if not np.array_equal(dumped, image):
         yield f"the list in the dump has {len(dumped)} pages, the image's {len(image)}, and they differ"
@@ -272,10 +272,10 @@ def _map_differences(models: PhysicalMemory, kernels: PhysicalMemory, modelled: 
         yield f"direct map: {len(wrong)} frames differ, the first is {int(wrong[0]):#x}"
 
 
-def _lost_pages(image: PhysicalMemory, modelled: _Modelled) -> Frames:
+def _lost_pages(image: PhysicalMemory, modelled: _Modelled) -> Pfns:
     """Return the saved frames whose table an image lacks."""
     found = modelled.map_in(image)
-    lost: Frames = modelled.pfns[found.classify(modelled.pfns) == FrameState.TABLE_MISSING]
+    lost: Pfns = modelled.pfns[found.classify(modelled.pfns) == FrameState.TABLE_MISSING]
     return lost
 
 

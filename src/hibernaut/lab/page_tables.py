@@ -25,7 +25,7 @@ def reachable_tables(memory: PhysicalMemory, cr3: int, levels: int) -> tuple[dic
     def visit(pfn: int, level: int) -> None:
         if pfn in pages:
             return
-        pages[pfn] = page = memory.frame(pfn)
+        pages[pfn] = page = memory.page(pfn)
         if page is None or level == Level.PTE:
             return
         entries = page.view("<u8")

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from hibernaut.errors import MachineFault, OutOfMemory
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.printk import EventLog
-from hibernaut.memory.page import Frames
+from hibernaut.memory.page import Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 
@@ -49,7 +49,7 @@ class FreeFrames(Sequence[int]):
     """
 
     def __init__(self, frames: ArrayLike) -> None:
-        self._frames: Frames = np.asarray(frames, dtype=np.int64)
+        self._frames: Pfns = np.asarray(frames, dtype=np.int64)
         self._head = 0  # all positions below are taken; while the lowest frame is chosen, nothing else changes
         self._taken: list[int] = []  # positions taken at or above the head, ascending
 
@@ -217,7 +217,7 @@ class FreePages:
 
     def free_ranges(self) -> FrameRanges:
         """Return the frames that are left."""
-        return FrameRanges.of_frames(list(self.free))
+        return FrameRanges.of_pfns(list(self.free))
 
     def fork(self, machine: AllocatorMachine) -> FreePages:
         """Return an independent allocator in the same state."""

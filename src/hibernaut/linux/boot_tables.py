@@ -10,7 +10,7 @@ import numpy as np
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
 from hibernaut.linux.layout import HoleKind, HoleSpec, Layout
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL, PAGE_KERNEL_LARGE, PAGE_TABLE
-from hibernaut.memory.page import PAGE_SIZE, Frames
+from hibernaut.memory.page import PAGE_SIZE, Pfns
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.segments import Segment
 from hibernaut.paging.entries import ENTRIES, Entries, Level
@@ -56,7 +56,7 @@ class BootTables:
         mapped = ram.without(FrameRanges.of([(hole.start_pfn, hole.pages) for hole in absent]))
         self._runs = [run for start, pages in mapped for run in _leaf_runs(start, start + pages, layout.largest)]
         needed = self._needed(absent, fixmap=layout.fixmap)
-        self._keys: dict[Level, Frames] = {}
+        self._keys: dict[Level, Pfns] = {}
         for level in needed:
             self._keys[level] = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *needed[level]]))
             if level < self._root:
@@ -64,9 +64,9 @@ class BootTables:
         self._group = np.concatenate([self._groups_of(level, layout) for level in reversed(self._keys)])
         self.counts: list[int] = np.bincount(self._group, minlength=len(layout.tables_of) + 1).tolist()
 
-    def _needed(self, absent: Sequence[HoleSpec], *, fixmap: bool) -> dict[Level, list[Frames]]:
+    def _needed(self, absent: Sequence[HoleSpec], *, fixmap: bool) -> dict[Level, list[Pfns]]:
         """Return the keys of the tables that leaves, missing entries and the fixmap need, by level."""
-        needed: dict[Level, list[Frames]] = {level: [] for level in Level if level <= self._root}
+        needed: dict[Level, list[Pfns]] = {level: [] for level in Level if level <= self._root}
         for level, pfn, count in self._runs:
             first = (self._first_page + pfn) >> (9 * (level - 1))
             needed[level].append(np.arange(first >> 9, ((first + count - 1) >> 9) + 1))
@@ -80,7 +80,7 @@ class BootTables:
             needed[Level.PTE].append(np.array(slots))
         return needed
 
-    def _groups_of(self, level: Level, layout: Layout) -> Frames:
+    def _groups_of(self, level: Level, layout: Layout) -> Pfns:
         """Return the group of each table of a level."""
         keys = self._keys[level]
         groups = np.zeros(len(keys), dtype=np.int64)
@@ -106,7 +106,7 @@ class BootTables:
             if self.counts[group]
         ]
 
-    def _entries(self, where: Frames) -> Entries:
+    def _entries(self, where: Pfns) -> Entries:
         """Return the entries of all tables, shape (tables, 512), for tables in these frames."""
         tables = np.zeros((len(where), ENTRIES), dtype="<u8")
         first: dict[Level, int] = {}

@@ -117,7 +117,7 @@ def _segments(memory: Overlay) -> list[Segment]:
     """Return the frames written to a memory, a segment for each run of neighbours."""
     return [
         Segment(start, memory.gather(np.arange(start, start + pages))[0])
-        for start, pages in FrameRanges.of_frames(memory.written)
+        for start, pages in FrameRanges.of_pfns(memory.written)
     ]
 
 

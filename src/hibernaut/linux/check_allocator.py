@@ -89,14 +89,14 @@ def check_allocator(
         lists; counts that differ from the lists; page tables that are free; pages in use that are on a list, or free
         pages on none; `unsaved` pages in use. Empty if there are none.
     """
-    read_frame = functools.cache(machine.memory.frame)  # neighbours on a list are often neighbours in mem_map
+    read_frame = functools.cache(machine.memory.page)  # neighbours on a list are often neighbours in mem_map
     lists = [_walk(found, machine, places, read_frame) for found in _lists(places)]
     idle, marked, unknown = _scan_mem_map(machine.memory, places)
     every = FrameRanges.of([(0, places.end_pfn)])
     used = every.without(idle).without(unknown)
     listed = FrameRanges.of([(pfn, 1 << found.order) for found in lists for pfn in found.pfns])
-    heads = FrameRanges.of_frames(sorted({pfn for found in lists if found.buddy for pfn in found.pfns}))
-    held = FrameRanges.of_frames(sorted(pfn for pfn in set(tables) if 0 <= pfn < places.end_pfn))
+    heads = FrameRanges.of_pfns(sorted({pfn for found in lists if found.buddy for pfn in found.pfns}))
+    held = FrameRanges.of_pfns(sorted(pfn for pfn in set(tables) if 0 <= pfn < places.end_pfn))
     astray = idle.without(listed)
     lost = FrameRanges.of([]) if unsaved is None else unsaved
 
@@ -300,5 +300,5 @@ def _states(run: Bytes) -> tuple[NDArray[np.uint64], int]:
 def _frames_where(mask: BoolArray, pfn: int, times: int) -> Iterator[tuple[int, int]]:
     """Yield ranges of frames for which a mask is true; each of its elements stands for `times` frames."""
     if mask.any():
-        for start, pages in FrameRanges.of_frames(np.flatnonzero(mask)):
+        for start, pages in FrameRanges.of_pfns(np.flatnonzero(mask)):
             yield pfn + start * times, pages * times

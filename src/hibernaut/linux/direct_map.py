@@ -24,7 +24,7 @@ from hibernaut.paging.tables import PageTables
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from hibernaut.memory.page import Frames
+    from hibernaut.memory.page import Pfns
     from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = ["START_KERNEL_MAP", "DirectMap", "FrameState", "Hole", "Mismatch", "Regions", "frames_in_state"]
@@ -109,7 +109,7 @@ class Regions:
         state: `FrameState` of each region, uint8; neighbours differ.
     """
 
-    start_pfn: Frames
+    start_pfn: Pfns
     pages: NDArray[np.int64]
     state: Codes
 
@@ -219,7 +219,7 @@ class DirectMap:
         states = _frame_states(self.spans, self.base)
         mapped = (states == FrameState.PRESENT) | (states == FrameState.OTHER_FRAME)
         ranges = self.tables.memory.ranges
-        bounds = np.unique(np.concatenate((ranges.starts, ranges.starts + ranges.pages)))
+        bounds = np.unique(np.concatenate((ranges.starts, ranges.starts + ranges.nr_pages)))
         parts = self.spans.select(~mapped).split(bounds.astype(np.uint64) + np.uint64(self.base >> 12))
         start = _first_frames(parts, self.base)
         in_source = ranges.contains(start)
@@ -279,7 +279,7 @@ class DirectMap:
         return states
 
 
-def _first_frames(spans: Spans, base: int) -> Frames:
+def _first_frames(spans: Spans, base: int) -> Pfns:
     """Return the frame that each span's address stands for."""
     return (spans.vaddr >> np.uint64(12)).astype(np.int64) - (base >> 12)
 
@@ -349,12 +349,12 @@ def _best_base(spans: Spans, kernel_half: int, ranges: FrameRanges) -> tuple[int
     return int(bases[best]) << 12, int(totals[best])
 
 
-def _frames_below(ranges: FrameRanges, pfns: Frames) -> NDArray[np.int64]:
+def _frames_below(ranges: FrameRanges, pfns: Pfns) -> NDArray[np.int64]:
     """Return how many frames the memory has below each of these."""
-    before = np.concatenate(([0], np.cumsum(ranges.pages)))
+    before = np.concatenate(([0], np.cumsum(ranges.nr_pages)))
     index = np.searchsorted(ranges.starts, pfns, side="right")
     last = np.maximum(index - 1, 0)
-    partial = np.minimum(pfns - ranges.starts[last], ranges.pages[last])
+    partial = np.minimum(pfns - ranges.starts[last], ranges.nr_pages[last])
     return np.where(index > 0, before[last] + partial, 0)
 
 
@@ -366,7 +366,7 @@ def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
     own &= spans.pfn >= 0
     last = int(np.flatnonzero(own)[-1])
     end = int(start[last] + spans.pages[last])
-    ends = ranges.starts + ranges.pages
+    ends = ranges.starts + ranges.nr_pages
     index = int(np.searchsorted(ranges.starts, end, side="right")) - 1
     if index >= 0:
         end = max(end, int(ends[index]))
@@ -378,7 +378,7 @@ def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
     return end
 
 
-def _groups(key: NDArray[np.int64], start: Frames, pages: NDArray[np.int64]) -> zip[tuple[int, int]]:
+def _groups(key: NDArray[np.int64], start: Pfns, pages: NDArray[np.int64]) -> zip[tuple[int, int]]:
     """Return (first, end) positions of neighbours with the same key and without a gap between them."""
     if not len(key):
         return zip([], [], strict=True)

@@ -56,7 +56,7 @@ class FormulaMemory(PhysicalMemory):
     def __init__(self, ranges: FrameRanges, segments: Sequence[Segment] = (), mark: int = FORMULA_MARK) -> None:
         self._mark = mark
         self._starts = ranges.starts.tolist()
-        self._ends = (ranges.starts + ranges.pages).tolist()
+        self._ends = (ranges.starts + ranges.nr_pages).tolist()
         self._segments = SegmentMemory(segments)
         real = self._segments.ranges
         self._real_starts = real.starts.tolist()
@@ -67,16 +67,16 @@ class FormulaMemory(PhysicalMemory):
         """Frames that exist."""
         return self._ranges
 
-    def run(self, pfn: int, pages: int) -> Bytes:
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`: a view of a segment, or at most 1024 pages computed anew."""
-        real = self._segments.run(pfn, pages)
+        real = self._segments.run(pfn, nr_pages)
         if len(real):
             return real
         row = bisect.bisect_right(self._starts, pfn) - 1
         if row < 0 or pfn >= self._ends[row]:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
         after = bisect.bisect_right(self._real_starts, pfn)
-        end = min(pfn + min(pages, RUN_PAGES), self._ends[row])
+        end = min(pfn + min(nr_pages, RUN_PAGES), self._ends[row])
         if after < len(self._real_starts):
             end = min(end, self._real_starts[after])
         return formula_pages(np.arange(pfn, end), self._mark)
@@ -93,6 +93,6 @@ class FormulaMemory(PhysicalMemory):
                     zero += [] if content[0].any() else [(at, len(content))]
                 else:
                     held: BoolArray = np.asarray(content.view(np.uint64).any(axis=1))
-                    zero += list(FrameRanges.of_frames(np.flatnonzero(~held) + at))
+                    zero += list(FrameRanges.of_pfns(np.flatnonzero(~held) + at))
                 at += len(content)
         return self._ranges.without(FrameRanges.of(zero))

@@ -112,7 +112,7 @@ def _collapse_large_pages(machine: Machine, vaddr: int, tables: list[int]) -> No
 
 def _collapsed(machine: Machine, step: Step) -> tuple[int, int] | None:
     """Return frame and protection of the larger page that the entries of a step's table form; None if they do not."""
-    page = machine.memory.frame(step.table_pfn)
+    page = machine.memory.page(step.table_pfn)
     if page is None:
         return None
     entries = page.view("<u8")

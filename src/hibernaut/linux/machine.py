@@ -286,7 +286,7 @@ class Machine:
             MachineFault: the page is not mapped, or mapped to a frame that the source lacks.
         """
         pfn = self.translate(vaddr, doing)
-        page = self.memory.frame(pfn)
+        page = self.memory.page(pfn)
         if page is None:
             raise MachineFault(
                 "the frame that is mapped here is not in the source",

@@ -24,7 +24,7 @@ from hibernaut.paging.spans import Stop
 from hibernaut.paging.tables import PageTables
 
 if TYPE_CHECKING:
-    from hibernaut.memory.page import BoolArray, Frames
+    from hibernaut.memory.page import BoolArray, Pfns
     from hibernaut.memory.physical import PhysicalMemory
     from hibernaut.memory.ranges import FrameRanges
     from hibernaut.paging.spans import Addresses
@@ -107,7 +107,7 @@ def _roots(memory: PhysicalMemory, pfns: list[int], levels: int, ram: FrameRange
     known: dict[bytes, DirectMap | None] = {}
     roots = []
     for pfn in pfns:
-        table = memory.frame(pfn)
+        table = memory.page(pfn)
         assert table is not None
         entries = table.view(np.uint64)
         bases = _bases(memory, pfn, levels)
@@ -148,7 +148,7 @@ def _in_image(found: DirectMap, pfn: int) -> bool:
 def _plausible(memory: PhysicalMemory, ram: FrameRanges) -> Iterator[int]:
     """Yield frames whose upper half could be a root's: some entries, each zero or a table's within the memory."""
     end = np.uint64(memory.ranges.end << 12)
-    candidates = ram.frames()
+    candidates = ram.pfns()
     for first in range(0, len(candidates), CHUNK_PAGES):
         pfns = candidates[first : first + CHUNK_PAGES]
         entries = memory.gather(pfns)[0].view(np.uint64)
@@ -207,7 +207,7 @@ def _gib_slots(memory: PhysicalMemory, pfn: int, levels: int) -> Addresses:
     return vaddrs
 
 
-def _distinct(reader: TableReader, tables: Frames, vaddrs: Addresses) -> tuple[Frames, Addresses]:
+def _distinct(reader: TableReader, tables: Pfns, vaddrs: Addresses) -> tuple[Pfns, Addresses]:
     """Return the tables that exist, each once, and their addresses."""
     exist = reader.exist(tables)
     tables, first = np.unique(tables[exist], return_index=True)

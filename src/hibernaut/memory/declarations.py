@@ -3,9 +3,8 @@
 
 ELF: System V ABI, Object Files (gABI chapters 4 and 5, in glibc's <elf.h>). QEMU's CPU note: `QEMUCPUState` in QEMU's
 target/i386/arch_dump.c. VMCOREINFO: Linux's Documentation/admin-guide/kdump/vmcoreinfo.rst. LiME:
-`lime_mem_range_header` in its doc/README. kdump-compressed: makedumpfile's IMPLEMENTATION
-and diskdump_mod.h. All integers are
-little-endian.
+`lime_mem_range_header` in its doc/README. kdump-compressed: makedumpfile's IMPLEMENTATION and diskdump_mod.h. All
+integers are little-endian.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ __all__ = [
 ]
 
 PADDR_LIMIT = 1 << 52
-"""x86-64 has no physical address from here on (Intel SDM volume 3, 5.1.4: MAXPHYADDR is at most 52)."""
+"""Bound of physical addresses on x86-64 (Intel SDM volume 3, 5.1.4: MAXPHYADDR is at most 52)."""
 
 # ELF64 ------------------------------------------------------------------------------------------------------------
 
@@ -68,9 +67,9 @@ PT_LOAD = 1
 PT_NOTE = 4
 PF_RWX = 7
 PN_XNUM = 0xFFFF
-"""In e_phnum: the number of program headers is sh_info of section header 0."""
+"""Value of e_phnum if sh_info of section header 0 holds the number of program headers."""
 PADDR_UNKNOWN = (1 << 64) - 1
-"""p_paddr of what has no fixed physical address: `elf_kcore_store_hdr` / `read_kcore_iter` in fs/proc/kcore.c."""
+"""p_paddr of memory without a fixed physical address: `elf_kcore_store_hdr` / `read_kcore_iter` in fs/proc/kcore.c."""
 
 ELF_HEADER = np.dtype(
     [
@@ -117,7 +116,7 @@ SECTION_HEADER = np.dtype(
     ]
 )
 NOTE_HEADER = np.dtype([("n_namesz", "<u4"), ("n_descsz", "<u4"), ("n_type", "<u4")])
-"""Name (with its NUL) and then description follow, each padded to 4 bytes."""
+"""Header of a note; name (with its NUL) and description follow, each padded to 4 bytes."""
 
 # Notes --------------------------------------------------------------------------------------------------------------
 
@@ -139,12 +138,12 @@ QEMU_CPU_STATE = np.dtype(
 )
 CR0_PG = 1 << 31
 CR3_FRAME = 0x000F_FFFF_FFFF_F000
-"""The rest of CR3 is PCID or PWT and PCD (Intel SDM volume 3, 2.5)."""
+"""Bits of CR3 that hold an address; the rest is PCID, or PWT and PCD (Intel SDM volume 3, 2.5)."""
 CR4_LA57 = 1 << 12
 
 VMCOREINFO_NOTE = b"VMCOREINFO"
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
-"""__START_KERNEL_map (arch/x86/include/asm/page_64_types.h): where kernel text is mapped, `phys_base` being 0."""
+"""__START_KERNEL_map (arch/x86/include/asm/page_64_types.h): base of the mapping of kernel text."""
 
 # LiME -------------------------------------------------------------------------------------------------------------
 
@@ -164,10 +163,10 @@ LIME_RANGE = np.dtype(
 
 KDUMP_MAGIC = b"KDUMP   "
 DISKDUMP_MAGIC = b"DISKDUMP"
-"""Its ancestor, with another layout."""
+"""Magic of the preceding format, which has another layout."""
 
 KDUMP_HEADER = np.dtype(
-    {  # struct disk_dump_header, block 0; what lies between is the machine's name and the time
+    {  # struct disk_dump_header, block 0; the machine's name and the time lie between
         "names": ["signature", "header_version", "block_size", "sub_hdr_size", "bitmap_blocks", "max_mapnr"],
         "formats": ["S8", "<u4", "<u4", "<u4", "<u4", "<u4"],
         "offsets": [0, 8, 428, 432, 436, 440],
@@ -197,11 +196,17 @@ KDUMP_PAGE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("p
 KDUMP_COMPRESSED = {0: "none", 1: "zlib", 2: "lzo", 4: "snappy", 0x20: "zstd"}
 """Compression by `flags` of a page (DUMP_DH_COMPRESSED_*)."""
 
-# Other people's files, known so that they are refused by name and never taken for raw memory -------------------------
+# Foreign formats, refused by name and never taken for raw memory --------------------------------------------------
 
 
 class Foreign(NamedTuple):
-    """A format that is not read: what it is, where its magic stands and which it may be."""
+    """A format that is not read.
+
+    Attributes:
+        what: its name, with an article.
+        offset: byte offset of its magic.
+        magics: possible values of its magic.
+    """
 
     what: str
     offset: int

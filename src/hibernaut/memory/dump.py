@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What opening a dump gives: its memory and what it says about the machine, or why it is not of that format."""
+"""Results of opening a dump: its memory and facts of its machine, or the refusal of a reader."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Dump:
 
     Attributes:
         kind: the format: elf, lime, raw, kdump.
-        memory: its page frames; closing it closes the file.
-        cr3: physical address of the root of the page tables, if the dump says it.
-        levels: levels of paging, 4 or 5, if the dump says it.
-        notes: what else it says, by name: VMCOREINFO's keys as they are, other facts with a prefix (`qemu.cpus`).
-        vmcoreinfo: the text of its VMCOREINFO note, if it has one.
+        memory: its physical memory; closing it closes the file.
+        cr3: physical address of the root of the page tables; None if the dump does not record it.
+        levels: levels of paging, 4 or 5; None if the dump does not record them.
+        notes: other facts by name: VMCOREINFO's keys as they are, others with a prefix (`qemu.cpus`).
+        vmcoreinfo: text of its VMCOREINFO note; None if it has none.
     """
 
     kind: str
@@ -36,7 +36,12 @@ class Dump:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A reader's answer that a file is not its own: the format it knows and why it declined."""
+    """A reader's refusal of a file.
+
+    Attributes:
+        format: the format that the reader reads.
+        reason: why it refuses the file, a clause.
+    """
 
     format: str
     reason: str

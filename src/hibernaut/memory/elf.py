@@ -24,11 +24,11 @@ Headers = NDArray[np.void]
 """Program headers: a structured array of `PROGRAM_HEADER`."""
 
 HEADERS_LIMIT = 1 << 22
-"""More program headers than this are a fault: memory of 16 GiB has so many if every second frame is missing."""
+"""Most program headers that a valid file has: as many as 16 GiB of RAM in which every second frame is missing."""
 NOTES_LIMIT = 1 << 16
-"""More notes than this in one file are a fault: a dump has a few for each CPU."""
+"""Most notes that a valid file has: a dump has a few for each CPU."""
 NOTE_BYTES = 1 << 20
-"""A longer description is passed over: those read here have a few KiB."""
+"""A longer description is skipped: those read here have a few KiB."""
 
 
 class Note(NamedTuple):
@@ -42,21 +42,21 @@ class Note(NamedTuple):
 def open_elf(plain: PlainFile) -> Dump | Refusal:
     """Open an ELF64 core as physical memory, by `p_paddr`.
 
-    What `p_filesz` covers exists, the rest of `p_memsz` does not. Of frames that several headers name (kdump's segment
-    for kernel text) the first counts; a frame that is there only in part is left out. Headers without a physical
-    address are skipped: those marked so (`PADDR_UNKNOWN`), and, where several claim physical address 0, those whose
-    virtual address does not lie as the others' do (cores of processes; old /proc/kcore). Since Linux kernel commit
-    464920104bf7 ("/proc/kcore: update physical address for kcore ram and text") (in v4.11), /proc/kcore has physical
-    addresses.
+    Memory that `p_filesz` covers exists, the rest of `p_memsz` does not. Where several headers cover a frame (kdump's
+    segment for kernel text), the first wins; a frame that is covered only in part is left out. Headers without a
+    physical address are skipped: those marked so (`PADDR_UNKNOWN`), and, where several have physical address 0, those
+    whose virtual address is not at the offset of the others (cores of processes; old /proc/kcore). Since Linux kernel
+    commit 464920104bf7 ("/proc/kcore: update physical address for kcore ram and text") (in v4.11), /proc/kcore has
+    physical addresses.
 
-    CR3 and levels: of the first CPU of QEMU's notes that runs in kernel mode (page-table isolation gives user mode
-    tables without the direct map), else by VMCOREINFO, else of QEMU's first CPU.
+    CR3 and levels are those of the first CPU in kernel mode in QEMU's notes (page-table isolation gives user mode
+    tables without the direct map), else those of VMCOREINFO, else those of QEMU's first CPU.
 
     Returns:
         The dump, which owns `plain`; a refusal if the file is not an ELF core of an x86-64 machine.
 
     Raises:
-        FormatError: it is one, but its headers contradict themselves or the file ends early.
+        FormatError: it is one, and its headers contradict each other or the file ends early.
     """
     head = plain.pread(0, c.ELF_HEADER.itemsize)
     reason = _why_not(head)
@@ -73,10 +73,10 @@ def open_elf(plain: PlainFile) -> Dump | Refusal:
 
 
 def read_notes(plain: PlainFile, offset: int, size_bytes: int) -> Iterator[Note]:
-    """Return the notes of one PT_NOTE segment that lies inside the file.
+    """Yield the notes of one PT_NOTE segment that lies inside the file.
 
     Raises:
-        FormatError: a note runs past its segment, or there are absurdly many.
+        FormatError: a note runs past its segment, or there are more than `NOTES_LIMIT`.
     """
     at, end = offset, offset + size_bytes
     for _ in range(NOTES_LIMIT):
@@ -96,7 +96,7 @@ def read_notes(plain: PlainFile, offset: int, size_bytes: int) -> Iterator[Note]
 
 
 def _why_not(head: bytes) -> str | None:
-    """Return why a file with these first bytes is no ELF core of an x86-64 machine; None if it is one."""
+    """Return why a file with these first bytes is not an ELF core of an x86-64 machine; None if it is one."""
     if not head.startswith(c.ELF_MAGIC):
         return "no ELF magic"
     if len(head) < c.ELF_HEADER.itemsize:
@@ -176,7 +176,7 @@ def _machine_notes(plain: PlainFile, headers: Headers) -> list[Note]:
 
 
 def _dump(plain: PlainFile, pieces: Pieces, notes: list[Note]) -> Dump:
-    """Return the dump, with the facts of its notes."""
+    """Return the dump with the facts of its notes."""
     text = max(
         (note.description.split(b"\x00", 1)[0] for note in notes if note.name == c.VMCOREINFO_NOTE),
         key=len,

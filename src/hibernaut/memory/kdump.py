@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""kdump-compressed dumps, as makedumpfile writes them: each page compressed by itself, found through a bitmap."""
+"""kdump-compressed dumps, as makedumpfile writes them: each page is compressed by itself and found by a bitmap."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
 
 if TYPE_CHECKING:
-    from hibernaut.memory.page import Bytes, Frames
+    from hibernaut.memory.page import Bytes, Pfns
     from hibernaut.volumes.files import PlainFile
 
 __all__ = ["KdumpMemory", "open_kdump"]
 
 RUN_PAGES = 256
-"""Pages decompressed for one call at most."""
+"""Most pages that one call decompresses."""
 BITMAP_BYTES = 1 << 20
-"""Bitmap looked at at a time: 8 Mi frames."""
+"""Bytes of bitmap read at a time: 8 Mi frames."""
 VMCOREINFO_BYTES = 1 << 20
 DESCRIPTORS = 1 << 16
-"""Page descriptors looked at at a time."""
+"""Page descriptors read at a time."""
 
 
 def open_kdump(plain: PlainFile) -> Dump | Refusal:
     """Open a kdump-compressed dump as physical memory; pages that makedumpfile left out do not exist.
 
-    zlib, LZO and zstd pages are read, and uncompressed ones. The flattened form is put in order by `open_plain`.
+    Pages may be uncompressed or compressed with zlib, LZO or zstd. `open_plain` puts the flattened form in order.
 
     Returns:
-        The dump, which owns `plain`; a refusal if the file is not of this format, or of a variety that is not read
-        (Snappy, one file of several, other page sizes).
+        The dump, which owns `plain`; a refusal if the file is not of this format, or of an unsupported variety (Snappy,
+        one file of several, other page sizes).
 
     Raises:
-        FormatError: it is, but its headers contradict the file's size.
+        FormatError: it is, and its headers contradict the size of the file.
     """
     raw = plain.pread(0, c.KDUMP_HEADER.itemsize)
     if raw.startswith(c.DISKDUMP_MAGIC):
@@ -77,7 +77,7 @@ def open_kdump(plain: PlainFile) -> Dump | Refusal:
 
 
 class KdumpMemory(PhysicalMemory):
-    """Frames of a kdump-compressed file, decompressed when they are asked for.
+    """Pages of a kdump-compressed file, decompressed when they are read.
 
     Safe to use from several threads. Reading a damaged page raises CorruptImage.
     """
@@ -85,20 +85,20 @@ class KdumpMemory(PhysicalMemory):
     def __init__(self, plain: PlainFile, ranges: FrameRanges, descriptors_at: int) -> None:
         self._plain = plain
         self._ranges = ranges
-        self._rows = np.cumsum(ranges.pages) - ranges.pages
+        self._rows = np.cumsum(ranges.nr_pages) - ranges.nr_pages
         self._descriptors_at = descriptors_at
         self._codecs = _Codecs()
 
     @property
     def ranges(self) -> FrameRanges:
-        """Frames that the dump holds."""
+        """The page frames that the dump holds."""
         return self._ranges
 
-    def run(self, pfn: int, pages: int) -> Bytes:
-        """See `PhysicalMemory.run`: at most `RUN_PAGES` pages, in an array of their own."""
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
+        """See `PhysicalMemory.run`: at most `RUN_PAGES` pages, in a new array."""
         index = int(np.searchsorted(self._ranges.starts, pfn, side="right")) - 1
         within = pfn - int(self._ranges.starts[index]) if index >= 0 else 0
-        count = min(pages, RUN_PAGES, int(self._ranges.pages[index]) - within) if index >= 0 else 0
+        count = min(nr_pages, RUN_PAGES, int(self._ranges.nr_pages[index]) - within) if index >= 0 else 0
         out = np.empty((max(count, 0), PAGE_SIZE), dtype=np.uint8)
         if len(out):
             first = self._descriptors_at + (int(self._rows[index]) + within) * c.KDUMP_PAGE.itemsize
@@ -109,7 +109,7 @@ class KdumpMemory(PhysicalMemory):
         return out
 
     def _page(self, at: int, descriptor: Any) -> NDArray[np.uint8]:
-        """Return one page by its descriptor, which is at byte `at`. Raise CorruptImage."""
+        """Return one page by its descriptor at byte `at`. Raise CorruptImage if either is damaged."""
         offset, size_bytes, flags = int(descriptor["offset"]), int(descriptor["size"]), int(descriptor["flags"])
         if size_bytes > PAGE_SIZE or offset + size_bytes > self._plain.size_bytes or flags not in c.KDUMP_COMPRESSED:
             raise CorruptImage(
@@ -137,7 +137,7 @@ class KdumpMemory(PhysicalMemory):
 
 
 class _Codecs(threading.local):
-    """Decompressors by a page's flags, each thread's own: a zstd decompressor holds state while it works."""
+    """Decompressors by flags of a page, separate for each thread: a zstd decompressor has state during a call."""
 
     def __init__(self) -> None:
         self._made: dict[int, Callable[[bytes], bytes]] = {}
@@ -152,12 +152,12 @@ class _Codecs(threading.local):
 def _codec(compression: str) -> Callable[[bytes], bytes]:
     """Return a function that decompresses one page and raises ValueError if it cannot, for one thread.
 
-    Libraries are imported when they are needed.
+    Libraries are imported on first use.
     """
     if compression == "zlib":
 
         def unpack(data: bytes) -> bytes:
-            # One byte too many tells a page that is too long without decompressing more of it.
+            # One byte more than a page shows that the data is too long, without decompressing the rest.
             return zlib.decompressobj().decompress(data, PAGE_SIZE + 1)
 
         return _reporting(unpack, zlib.error)
@@ -184,12 +184,12 @@ def _reporting(unpack: Callable[[bytes], bytes], damage: type[Exception]) -> Cal
 
 
 def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
-    """Return the frames that have a descriptor: the bits of the second bitmap. Its size in the file bounds memory."""
+    """Return the frames that have a descriptor: set bits of the second bitmap. Its size in the file bounds memory."""
     half = int(header["bitmap_blocks"]) * PAGE_SIZE // 2
     start = (1 + int(header["sub_hdr_size"])) * PAGE_SIZE + half
     if start + half > plain.size_bytes:
         raise FormatError("the bitmaps run past the end of the file", source=plain.name, offset=start - half)
-    edges: list[Frames] = []
+    edges: list[Pfns] = []
     before = dumped_pages = 0
     size_bytes = min(half, -(-max_mapnr // 8))
     for at in range(0, size_bytes, BITMAP_BYTES):
@@ -205,11 +205,12 @@ def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
     return FrameRanges(found[::2], found[1::2] - found[::2])
 
 
-def _compressions(plain: PlainFile, at: int, pages: int) -> set[str]:
-    """Return the compressions that the pages claim; unknown ones are left to the reader of the page."""
+def _compressions(plain: PlainFile, at: int, nr_pages: int) -> set[str]:
+    """Return the known compressions in the page descriptors; reading a page reports an unknown one."""
     found: set[int] = set()
-    for first in range(0, pages, DESCRIPTORS):
-        raw = plain.pread(at + first * c.KDUMP_PAGE.itemsize, min(DESCRIPTORS, pages - first) * c.KDUMP_PAGE.itemsize)
+    for first in range(0, nr_pages, DESCRIPTORS):
+        count = min(DESCRIPTORS, nr_pages - first)
+        raw = plain.pread(at + first * c.KDUMP_PAGE.itemsize, count * c.KDUMP_PAGE.itemsize)
         found.update(np.unique(np.frombuffer(raw, dtype=c.KDUMP_PAGE)["flags"]).tolist())
     return {c.KDUMP_COMPRESSED[flags] for flags in found if flags in c.KDUMP_COMPRESSED}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""LiME dumps, version 1: ranges of physical memory, each after a header of its own."""
+"""LiME dumps, version 1: ranges of physical memory, each behind its header."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ __all__ = ["open_lime"]
 
 
 def open_lime(plain: PlainFile) -> Dump | Refusal:
-    """Open a LiME dump as physical memory, without frames that it holds only in part; of overlaps the first wins.
+    """Open a LiME dump as physical memory.
+
+    Frames that the dump holds only in part are left out. Where two ranges overlap, the earlier wins.
 
     Returns:
         The dump, which owns `plain`; a refusal if the file does not start with a LiME header of version 1.
 
     Raises:
-        FormatError: it does, but a range runs past the end or past 52 bits, or something else follows a range.
+        FormatError: it does, and a range runs past the end of the file or past 52 bits, or no header follows a range.
     """
     first = plain.pread(0, c.LIME_RANGE.itemsize)
     if len(first) < c.LIME_RANGE.itemsize:
@@ -62,7 +64,7 @@ def _pieces(plain: PlainFile) -> Pieces:
                 source=plain.name,
                 offset=plain.size_bytes,
             )
-        if size_bytes >= PAGE_SIZE:  # what is shorter has no whole frame, and a hostile file would have many of them
+        if size_bytes >= PAGE_SIZE:  # a shorter range holds no whole frame, and a hostile file could have many
             found.append((start, size_bytes, at))
         at += size_bytes
     return whole_frames(*np.array(found, dtype=np.int64).reshape(-1, 3).T)

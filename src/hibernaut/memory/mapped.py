@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Physical memory that lies in one mapped file, in however many pieces."""
+"""Physical memory in one mapped file, in any number of pieces."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 __all__ = ["MappedMemory", "Pieces", "first_wins", "whole_frames"]
 
 BLOCKS_KEPT = 8
-"""Blocks that `MappedMemory.blocks` leaves mapped behind it: a writing thread may be some blocks late."""
+"""Blocks that `MappedMemory.blocks` keeps mapped behind it: a writing thread may lag some blocks."""
 
 Pieces = NDArray[np.int64]
-"""Runs of frames that lie in a file as they lie in memory, shape (n, 3): first frame, pages, byte of the first one.
+"""Runs of frames that are contiguous in a file, shape (n, 3): first frame, number of pages, byte offset in the file.
 
-The byte need not be a multiple of anything.
+The offset need not be aligned.
 """
 
 
 def whole_frames(paddrs: ArrayLike, sizes_bytes: ArrayLike, offsets: ArrayLike) -> Pieces:
     """Return the frames that lie wholly in ranges of physical bytes stored at `offsets`; all int64 of shape (n,).
 
-    Frames of which the dump has only a part are left out: their other bytes are unknown, and the kernel itself uses no
+    Frames that the dump holds only in part are left out: their other bytes are unknown, and the kernel itself uses no
     page that is not RAM as a whole (`e820_end_pfn` and `e820__memblock_setup`, arch/x86/kernel/e820.c, round inwards).
     """
     paddr, size_bytes, offset = (np.asarray(of, dtype=np.int64) for of in (paddrs, sizes_bytes, offsets))
     start = -(-paddr // PAGE_SIZE)
-    pages = (paddr + size_bytes) // PAGE_SIZE - start
-    pieces = np.stack((start, pages, offset + start * PAGE_SIZE - paddr), axis=1)
-    return pieces[pages > 0]
+    nr_pages = (paddr + size_bytes) // PAGE_SIZE - start
+    pieces = np.stack((start, nr_pages, offset + start * PAGE_SIZE - paddr), axis=1)
+    return pieces[nr_pages > 0]
 
 
 def first_wins(pieces: Pieces) -> Pieces:
@@ -84,11 +84,11 @@ def _sweep(starts: list[int], ends: list[int], order: list[int]) -> list[tuple[i
 
 
 class MappedMemory(PhysicalMemory):
-    """Frames of a mapped file, handed out as views of the mapping: nothing is copied but by `gather`.
+    """Frames of a mapped file, returned as views of the mapping; only `gather` copies.
 
     Args:
         plain: the file; closing this memory closes it.
-        pieces: where the frames lie, in any order, all inside the file; of overlapping ones the earlier wins.
+        pieces: places of the frames, in any order, all inside the file; where two overlap, the earlier wins.
 
     Raises:
         FormatError: the file cannot be mapped (some files of /proc).
@@ -98,7 +98,7 @@ class MappedMemory(PhysicalMemory):
         self._plain = plain
         self._data = plain.map()
         self._pieces = first_wins(pieces)
-        # Python's own numbers: `run` is asked for single frames often.
+        # Lists: `run` is often called for single frames, where they are faster than arrays.
         self._starts: list[int] = self._pieces[:, 0].tolist()
         self._ends: list[int] = (self._pieces[:, 0] + self._pieces[:, 1]).tolist()
         self._offsets: list[int] = self._pieces[:, 2].tolist()
@@ -125,25 +125,25 @@ class MappedMemory(PhysicalMemory):
                 found.append((low, high - low))
         return FrameRanges.of(found)
 
-    def run(self, pfn: int, pages: int) -> Bytes:
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`: a view of the one piece that holds `pfn`."""
         index = bisect.bisect_right(self._starts, pfn) - 1
-        if index < 0 or pfn >= self._ends[index] or pages <= 0:
+        if index < 0 or pfn >= self._ends[index] or nr_pages <= 0:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
-        pages = min(pages, self._ends[index] - pfn)
+        nr_pages = min(nr_pages, self._ends[index] - pfn)
         at = self._offsets[index] + (pfn - self._starts[index]) * PAGE_SIZE
-        return self._data[at : at + pages * PAGE_SIZE].reshape(pages, PAGE_SIZE)
+        return self._data[at : at + nr_pages * PAGE_SIZE].reshape(nr_pages, PAGE_SIZE)
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
-        """See `PhysicalMemory.gather`: one indexed copy for all pieces that lie alike in the file's pages."""
-        frames = np.asarray(pfns, dtype=np.int64)
-        pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
+        """See `PhysicalMemory.gather`: one indexed copy for all pieces with the same alignment in the file."""
+        pfns = np.asarray(pfns, dtype=np.int64)
+        pages = np.empty((len(pfns), PAGE_SIZE), dtype=np.uint8) if out is None else out
         if not len(self._pieces):
             pages[:] = 0
-            return pages, np.zeros(len(frames), dtype=np.bool_)
+            return pages, np.zeros(len(pfns), dtype=np.bool_)
         starts, lengths, offsets = self._pieces.T
-        index = np.maximum(np.searchsorted(starts, frames, side="right") - 1, 0)
-        within = frames - starts[index]
+        index = np.maximum(np.searchsorted(starts, pfns, side="right") - 1, 0)
+        within = pfns - starts[index]
         present = (within >= 0) & (within < lengths[index])
         position = offsets[index] + within * PAGE_SIZE
         shift = position % PAGE_SIZE
@@ -151,23 +151,23 @@ class MappedMemory(PhysicalMemory):
             rows = np.flatnonzero(present & (shift == align))
             whole = (len(self._data) - align) // PAGE_SIZE
             view = self._data[align : align + whole * PAGE_SIZE].reshape(whole, PAGE_SIZE)
-            if len(rows) == len(frames):
+            if len(rows) == len(pfns):
                 np.take(view, position // PAGE_SIZE, axis=0, out=pages, mode="clip")
             else:
                 pages[rows] = view[position[rows] // PAGE_SIZE]
         pages[~present] = 0
         return pages, present
 
-    def blocks(self, pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
+    def blocks(self, nr_pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
         """See `PhysicalMemory.blocks`. The mapping of a block is released some blocks later.
 
-        So reading a dump from end to end keeps a few blocks resident, not the dump. The arrays stay valid all the same:
-        touching one again maps it again.
+        Reading a dump from end to end therefore keeps a few blocks resident. The arrays stay valid: access to a
+        released block maps it again.
         """
         used: deque[tuple[int, int]] = deque()
         for start, end, offset in zip(self._starts, self._ends, self._offsets, strict=True):
-            for first in range(start, end, pages):
-                got = self.run(first, min(pages, end - first))
+            for first in range(start, end, nr_pages):
+                got = self.run(first, min(nr_pages, end - first))
                 yield first, got
                 used.append((offset + (first - start) * PAGE_SIZE, got.nbytes))
                 if len(used) > BLOCKS_KEPT:
@@ -176,7 +176,7 @@ class MappedMemory(PhysicalMemory):
             self._plain.release(*block)
 
     def close(self) -> None:
-        """Close the file; its mapping goes with the last array on it."""
+        """Close the file; its mapping ends with the last array on it."""
         self._data = np.empty(0, dtype=np.uint8)
         self._pieces = self._pieces[:0]
         self._starts, self._ends, self._offsets = [], [], []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Copy on write over a physical memory."""
+"""The overlay: copy on write over a physical memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges, rows_among
 
@@ -19,51 +19,54 @@ _U64 = struct.Struct("<Q")
 
 
 class Overlay(PhysicalMemory):
-    """Copy on write: reads fall through to `base`, writes stay here, the source is never touched.
+    """Copy on write: reads fall through to `base`, writes stay in the overlay; the base is never written.
 
-    A frame that the base lacks comes into being when it is written as a whole (`write_page`). Forks have their written
-    pages in common until one of them writes to such a page again.
+    A frame that the base lacks exists once it is written as a whole (`write_page`). Forks share their written pages
+    until one of them writes to such a page again.
+
+    Args:
+        base: the memory below.
     """
 
     def __init__(self, base: PhysicalMemory) -> None:
         self.base = base
         self._written: dict[int, Bytes] = {}
         self._unshared: set[int] = set()
-        """Of the written frames those that no fork has in common: only these are written to in place."""
+        """Written page frame numbers that no fork shares: only these pages are written in place."""
         self._order: list[int] = []
-        self._frames: Frames | None = None
+        self._written_pfns: Pfns | None = None
         self._ranges: FrameRanges | None = base.ranges
 
     @property
     def ranges(self) -> FrameRanges:
-        """Frames that exist: those of the base and those written here."""
+        """The page frames that exist: those of the base and those written in the overlay."""
         if self._ranges is None:
-            extra = FrameRanges.of_frames(self._order)
+            extra = FrameRanges.of_pfns(self._order)
             self._ranges = FrameRanges.of([*self.base.ranges, *extra])
         return self._ranges
 
     @property
-    def written(self) -> Frames:
-        """The frames that differ from the base's own pages (or may), ascending; the array cannot be written to."""
-        if self._frames is None:
-            self._frames = np.array(self._order, dtype=np.int64)
-            self._frames.flags.writeable = False
-        return self._frames
+    def written(self) -> Pfns:
+        """Page frame numbers of all written pages, ascending int64; the array is read-only."""
+        if self._written_pfns is None:
+            self._written_pfns = np.array(self._order, dtype=np.int64)
+            self._written_pfns.flags.writeable = False
+        return self._written_pfns
 
-    def run(self, pfn: int, pages: int) -> Bytes:
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`: the base's view up to the next written frame, or one written frame."""
         mine = self._written.get(pfn)
         if mine is not None:
-            return _read_only(mine).reshape(1, PAGE_SIZE)[:pages]
+            return _read_only(mine).reshape(1, PAGE_SIZE)[:nr_pages]
         after = bisect.bisect_right(self._order, pfn)
         if after < len(self._order):
-            pages = min(pages, self._order[after] - pfn)
-        return self.base.run(pfn, pages)
+            nr_pages = min(nr_pages, self._order[after] - pfn)
+        return self.base.run(pfn, nr_pages)
 
-    def frame(self, pfn: int) -> Bytes | None:
-        """See `PhysicalMemory.frame`."""
+    def page(self, pfn: int) -> Bytes | None:
+        """See `PhysicalMemory.page`."""
         mine = self._written.get(pfn)
-        return self.base.frame(pfn) if mine is None else _read_only(mine)
+        return self.base.page(pfn) if mine is None else _read_only(mine)
 
     def read_u64(self, paddr: int) -> int | None:
         """See `PhysicalMemory.read_u64`."""
@@ -74,25 +77,25 @@ class Overlay(PhysicalMemory):
         return value
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
-        """See `PhysicalMemory.gather`: the base's pages, then the written ones over them."""
-        frames = np.asarray(pfns, dtype=np.int64)
-        pages, present = self.base.gather(frames, out)
-        for row in rows_among(frames, self.written).tolist():
-            pages[row] = self._written[int(frames[row])]
+        """See `PhysicalMemory.gather`: the base's pages, with the written ones over them."""
+        pfns = np.asarray(pfns, dtype=np.int64)
+        pages, present = self.base.gather(pfns, out)
+        for row in rows_among(pfns, self.written).tolist():
+            pages[row] = self._written[int(pfns[row])]
             present[row] = True
         return pages, present
 
     def occupied(self) -> FrameRanges:
-        """See `PhysicalMemory.occupied`: the base's, but of what was written here."""
+        """See `PhysicalMemory.occupied`: the base's, except for written pages."""
         held = [pfn for pfn in self._order if self._written[pfn].any()]
-        below = self.base.occupied().without(FrameRanges.of_frames(self._order))
-        return FrameRanges.of([*below, *FrameRanges.of_frames(held)])
+        below = self.base.occupied().without(FrameRanges.of_pfns(self._order))
+        return FrameRanges.of([*below, *FrameRanges.of_pfns(held)])
 
     def write_page(self, pfn: int, page: Bytes) -> None:
-        """Replace one whole frame; `page` has 4096 bytes and is copied."""
+        """Replace one page by a copy of `page`, uint8, 4096 bytes."""
         if pfn not in self._written:
             bisect.insort(self._order, pfn)
-            self._frames = None
+            self._written_pfns = None
             if self._ranges is not None and not self._ranges.end_of(pfn):
                 self._ranges = None
         self._written[pfn] = np.array(page, dtype=np.uint8).reshape(PAGE_SIZE)
@@ -102,7 +105,7 @@ class Overlay(PhysicalMemory):
         """Write bytes at a physical address, across neighbouring frames.
 
         Raises:
-            KeyError: a frame there does not exist; nothing of that frame or those after it is written.
+            KeyError: a frame there does not exist; neither it nor the frames after it are written.
         """
         at = 0
         while at < len(data):
@@ -124,14 +127,14 @@ class Overlay(PhysicalMemory):
         twin = Overlay(self.base)
         twin._written = self._written.copy()
         twin._order = self._order.copy()
-        twin._frames, twin._ranges = self._frames, self._ranges
+        twin._written_pfns, twin._ranges = self._written_pfns, self._ranges
         self._unshared.clear()
         return twin
 
     def _own(self, pfn: int) -> Bytes:
-        """Return a frame's bytes, to be written to."""
+        """Return the writable bytes of one page."""
         if pfn not in self._unshared:
-            page = self.frame(pfn)
+            page = self.page(pfn)
             if page is None:
                 raise KeyError(f"frame {pfn:#x} does not exist")
             self.write_page(pfn, page)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The page: its size, and the arrays that hold pages and page frame numbers."""
+"""The page: its size, and the types of arrays of pages and of page frame numbers."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK_PAGES", "PAGE_SHIFT", "PAGE_SIZE", "BoolArray", "Bytes", "Frames"]
+__all__ = ["CHUNK_PAGES", "PAGE_SHIFT", "PAGE_SIZE", "BoolArray", "Bytes", "Pfns"]
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
-
+"""Bytes per page (arch/x86/include/asm/page_types.h)."""
 
 Bytes = NDArray[np.uint8]
 """Bytes of pages: shape (n, 4096) unless said otherwise."""
-Frames = NDArray[np.int64]
+Pfns = NDArray[np.int64]
 """Page frame numbers, shape (n,)."""
 BoolArray = NDArray[np.bool_]
-
+"""A mask, shape (n,) unless said otherwise."""
 
 CHUNK_PAGES = 1024
 """Pages handled at a time where memory must stay bounded (4 MiB)."""

@@ -11,64 +11,64 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.memory.page import BoolArray, Frames
+from hibernaut.memory.page import BoolArray, Pfns
 
 __all__ = ["FrameRanges", "rows_among"]
 
 
 @dataclass(frozen=True, eq=False)
 class FrameRanges:
-    """Ascending, disjoint ranges of page frames.
+    """Ascending, disjoint ranges of page frames. Iteration yields (first frame, number of pages) pairs.
 
     Attributes:
-        starts: first frame of each range, int64, shape (n,).
-        pages: length of each range in pages, int64, shape (n,), all positive.
+        starts: first page frame number of each range, int64, shape (n,).
+        nr_pages: length of each range in pages, int64, shape (n,), all positive.
     """
 
-    starts: Frames
-    pages: Frames
+    starts: Pfns
+    nr_pages: Pfns
 
     @classmethod
     def of(cls, ranges: Sequence[tuple[int, int]]) -> FrameRanges:
-        """Return ranges from (first frame, pages) pairs in any order; neighbours merge, overlaps are joined."""
-        ordered = sorted((start, pages) for start, pages in ranges if pages > 0)
+        """Return ranges from (first frame, number of pages) pairs in any order; neighbours and overlaps are merged."""
+        ordered = sorted((start, nr_pages) for start, nr_pages in ranges if nr_pages > 0)
         merged: list[tuple[int, int]] = []
-        for start, pages in ordered:
+        for start, nr_pages in ordered:
             if merged and start <= merged[-1][0] + merged[-1][1]:
                 first, length = merged[-1]
-                merged[-1] = (first, max(length, start + pages - first))
+                merged[-1] = (first, max(length, start + nr_pages - first))
             else:
-                merged.append((start, pages))
+                merged.append((start, nr_pages))
         return cls(
             np.array([start for start, _ in merged], dtype=np.int64),
-            np.array([pages for _, pages in merged], dtype=np.int64),
+            np.array([nr_pages for _, nr_pages in merged], dtype=np.int64),
         )
 
     @classmethod
-    def of_frames(cls, pfns: ArrayLike) -> FrameRanges:
-        """Return the ranges of exactly these frames, given in ascending order without repeats."""
-        frames = np.asarray(pfns, dtype=np.int64)
-        if not len(frames):
-            return cls(frames, frames)
-        breaks = np.flatnonzero(np.diff(frames) != 1) + 1
+    def of_pfns(cls, pfns: ArrayLike) -> FrameRanges:
+        """Return the ranges of exactly these page frame numbers, given in ascending order without repeats."""
+        pfns = np.asarray(pfns, dtype=np.int64)
+        if not len(pfns):
+            return cls(pfns, pfns)
+        breaks = np.flatnonzero(np.diff(pfns) != 1) + 1
         first = np.concatenate(([0], breaks))
-        last = np.concatenate((breaks, [len(frames)]))
-        return cls(frames[first], (last - first).astype(np.int64))
+        last = np.concatenate((breaks, [len(pfns)]))
+        return cls(pfns[first], (last - first).astype(np.int64))
 
     @property
     def total_pages(self) -> int:
-        """Number of frames."""
-        return int(self.pages.sum())
+        """Number of page frames in all ranges."""
+        return int(self.nr_pages.sum())
 
     @property
     def end(self) -> int:
         """One past the last frame; 0 if there is none."""
-        return int(self.starts[-1] + self.pages[-1]) if len(self.starts) else 0
+        return int(self.starts[-1] + self.nr_pages[-1]) if len(self.starts) else 0
 
     @cached_property
     def _bounds(self) -> tuple[list[int], list[int]]:
-        """First frame and one past the last of each range: of one frame, Python asks lists faster than arrays."""
-        return self.starts.tolist(), (self.starts + self.pages).tolist()
+        """First frame and one past the last of each range, as lists: for single frames these are faster than arrays."""
+        return self.starts.tolist(), (self.starts + self.nr_pages).tolist()
 
     def end_of(self, pfn: int) -> int:
         """Return one past the last frame of the range that contains a frame; 0 if the frame does not exist."""
@@ -82,40 +82,40 @@ class FrameRanges:
         row = bisect.bisect_right(starts, pfn)
         return starts[row] if row < len(starts) else None
 
-    def rows(self, pfns: ArrayLike) -> Frames:
+    def rows(self, pfns: ArrayLike) -> Pfns:
         """Return the position of each frame in the concatenation of all ranges; -1 where the frame does not exist."""
-        frames = np.asarray(pfns, dtype=np.int64)
+        pfns = np.asarray(pfns, dtype=np.int64)
         if not len(self.starts):
-            return np.full(frames.shape, -1, dtype=np.int64)
-        index = np.searchsorted(self.starts, frames, side="right") - 1
+            return np.full(pfns.shape, -1, dtype=np.int64)
+        index = np.searchsorted(self.starts, pfns, side="right") - 1
         safe = np.maximum(index, 0)
-        within = frames - self.starts[safe]
-        present = (index >= 0) & (within < self.pages[safe])
-        base = np.cumsum(self.pages) - self.pages
+        within = pfns - self.starts[safe]
+        present = (index >= 0) & (within < self.nr_pages[safe])
+        base = np.cumsum(self.nr_pages) - self.nr_pages
         return np.where(present, base[safe] + within, -1)
 
     def contains(self, pfns: ArrayLike) -> BoolArray:
         """Return which of these frames exist, shape as given."""
-        frames = np.asarray(pfns, dtype=np.int64)
+        pfns = np.asarray(pfns, dtype=np.int64)
         if not len(self.starts):
-            return np.zeros(frames.shape, dtype=np.bool_)
-        index = np.searchsorted(self.starts, frames, side="right") - 1
+            return np.zeros(pfns.shape, dtype=np.bool_)
+        index = np.searchsorted(self.starts, pfns, side="right") - 1
         safe = np.maximum(index, 0)
-        present: BoolArray = (index >= 0) & (frames - self.starts[safe] < self.pages[safe])
+        present: BoolArray = (index >= 0) & (pfns - self.starts[safe] < self.nr_pages[safe])
         return present
 
     def within(self, other: FrameRanges) -> FrameRanges:
         """Return the frames that are in both; cost follows the number of ranges, not of frames."""
         if not len(self.starts) or not len(other.starts):
             return FrameRanges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
-        ends = other.starts + other.pages
-        # For each of the other: the first range here that can reach into it, and the first that begins behind it.
+        ends = other.starts + other.nr_pages
+        # For each range of the other: the first range here that can reach into it, and the first that begins behind it.
         low = np.maximum(self.starts.searchsorted(other.starts, side="right") - 1, 0)
         pairs = self.starts.searchsorted(ends, side="left") - low
         theirs = np.arange(len(ends)).repeat(pairs)
         mine = np.arange(len(theirs)) + (low - (pairs.cumsum() - pairs)).repeat(pairs)
         first = np.maximum(other.starts[theirs], self.starts[mine])
-        length = np.minimum(ends[theirs], self.starts[mine] + self.pages[mine]) - first
+        length = np.minimum(ends[theirs], self.starts[mine] + self.nr_pages[mine]) - first
         common = length > 0
         return FrameRanges(first[common], length[common])
 
@@ -123,49 +123,49 @@ class FrameRanges:
         """Return the frames that are not in the other; cost as for `within`."""
         if not len(self.starts) or not len(other.starts):
             return self
-        # Only those of the other that lie between the first and the last frame here: a few frames cost little.
+        # Only ranges of the other between the first and the last frame here: a few frames cost little.
         low = max(int(other.starts.searchsorted(self.starts[0], side="right")) - 1, 0)
         high = int(other.starts.searchsorted(self.end, side="left"))
         starts = other.starts[low:high]
-        begins = np.concatenate((self.starts[:1], starts + other.pages[low:high]))
+        begins = np.concatenate((self.starts[:1], starts + other.nr_pages[low:high]))
         length = np.concatenate((starts, [self.end])) - begins
         gaps = length > 0
         return self.within(FrameRanges(begins[gaps], length[gaps]))
 
-    def frames(self) -> Frames:
-        """Return all frames, ascending: an array of `total_pages` numbers."""
+    def pfns(self) -> Pfns:
+        """Return all page frame numbers, ascending, int64, shape (`total_pages`,)."""
         if not len(self.starts):
             return np.empty(0, dtype=np.int64)
-        base = np.cumsum(self.pages) - self.pages
-        return np.repeat(self.starts - base, self.pages) + np.arange(self.total_pages, dtype=np.int64)
+        base = np.cumsum(self.nr_pages) - self.nr_pages
+        return np.repeat(self.starts - base, self.nr_pages) + np.arange(self.total_pages, dtype=np.int64)
 
-    def lowest(self, pages: int) -> FrameRanges:
-        """Return the lowest frames, at most so many."""
-        before = np.cumsum(self.pages) - self.pages
-        kept = before < pages
-        return FrameRanges(self.starts[kept], np.minimum(self.pages[kept], pages - before[kept]))
+    def lowest(self, nr_pages: int) -> FrameRanges:
+        """Return the `nr_pages` lowest frames; all if there are fewer."""
+        before = np.cumsum(self.nr_pages) - self.nr_pages
+        kept = before < nr_pages
+        return FrameRanges(self.starts[kept], np.minimum(self.nr_pages[kept], nr_pages - before[kept]))
 
-    def chunks(self, pages: int) -> Iterator[Frames]:
-        """Yield all frames, ascending, at most `pages` at a time."""
-        before = np.cumsum(self.pages) - self.pages
-        for first in range(0, self.total_pages, pages):
-            last = min(first + pages, self.total_pages)
+    def chunks(self, nr_pages: int) -> Iterator[Pfns]:
+        """Yield all page frame numbers, ascending, at most `nr_pages` at a time: int64, shape (n,)."""
+        before = np.cumsum(self.nr_pages) - self.nr_pages
+        for first in range(0, self.total_pages, nr_pages):
+            last = min(first + nr_pages, self.total_pages)
             low = int(np.searchsorted(before, first, side="right")) - 1
             high = int(np.searchsorted(before, last, side="left"))
             starts = np.maximum(before[low:high], first)
-            ends = np.minimum(before[low:high] + self.pages[low:high], last)
+            ends = np.minimum(before[low:high] + self.nr_pages[low:high], last)
             offset = self.starts[low:high] - before[low:high]
-            yield FrameRanges(starts + offset, ends - starts).frames()
+            yield FrameRanges(starts + offset, ends - starts).pfns()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self.starts.tolist(), self.pages.tolist(), strict=True)
+        return zip(self.starts.tolist(), self.nr_pages.tolist(), strict=True)
 
     def __len__(self) -> int:
         return len(self.starts)
 
 
-def rows_among(pfns: Frames, ascending: Frames) -> Frames:
-    """Return the positions of those frames, given in any order, that are among some ascending ones."""
+def rows_among(pfns: Pfns, ascending: Pfns) -> Pfns:
+    """Return the positions of the page frame numbers, given in any order, that occur in an ascending array."""
     if not len(ascending):
         return np.empty(0, dtype=np.int64)
     at = np.minimum(np.searchsorted(ascending, pfns), len(ascending) - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Raw dumps: physical memory from frame 0 on, and nothing else. The last resort: they have no mark of their own."""
+"""Raw dumps: physical memory from frame 0 on, without any header. The last resort: they have no magic number."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["foreign_format", "open_raw"]
 
 LOOKED_AT_BYTES = 1 << 16
-"""How far a Windows hibernation file is looked for its first compressed block."""
+"""Bytes searched for the first compressed block of a Windows hibernation file."""
 
 
 def foreign_format(head: bytes) -> str | None:
-    """Return the name of a known format that begins with these bytes, if it is not raw memory; else None."""
+    """Return the name of the known format that begins with these bytes; None if it may be raw memory."""
     for what, offset, magics in c.FOREIGN:
         if head[offset : offset + 64].startswith(magics):
             return what
@@ -35,7 +35,7 @@ def open_raw(plain: PlainFile) -> Dump | Refusal:
     """Open a file of whole pages as physical memory from frame 0 on; a file of another known format is refused.
 
     Returns:
-        The dump, which owns `plain`, or a refusal that names what the file is.
+        The dump, which owns `plain`, or a refusal that names the format of the file.
     """
     what = foreign_format(plain.pread(0, LOOKED_AT_BYTES))
     if what is not None:

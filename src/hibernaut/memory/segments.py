@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory made of segments: neighbouring frames, each segment one array."""
+"""Memory made of segments: each is an array of neighbouring pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ _NO_PAGES.flags.writeable = False
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Neighbouring frames with one backing: first frame and bytes of shape (n, 4096)."""
+    """Neighbouring pages in one array.
+
+    Attributes:
+        start: page frame number of the first page.
+        pages: their bytes, uint8, shape (n, 4096).
+    """
 
     start: int
     pages: Bytes
@@ -34,11 +39,11 @@ class Segment:
 
 
 class SegmentMemory(PhysicalMemory):
-    """Memory made of segments, each one array: mapped files, simulated RAM.
+    """Memory made of segments: mapped files, simulated RAM.
 
     Args:
-        segments: in any order; where two overlap, the earlier in the sequence wins (ELF: the first header that names
-            an address is the one that readers use).
+        segments: in any order; where two overlap, the earlier in the sequence wins (readers of ELF use the first header
+            that covers an address).
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
@@ -48,30 +53,30 @@ class SegmentMemory(PhysicalMemory):
 
     @property
     def ranges(self) -> FrameRanges:
-        """Frames that exist."""
+        """The page frames that exist."""
         return self._ranges
 
-    def run(self, pfn: int, pages: int) -> Bytes:
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`: a view of the one segment that holds `pfn`."""
         index = bisect.bisect_right(self._starts, pfn) - 1
         if index >= 0 and pfn < self._segments[index].end:
             segment = self._segments[index]
-            return segment.pages[pfn - segment.start : pfn - segment.start + pages]
+            return segment.pages[pfn - segment.start : pfn - segment.start + nr_pages]
         return _NO_PAGES
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
-        """See `PhysicalMemory.gather`: one indexed copy a segment."""
-        frames = np.asarray(pfns, dtype=np.int64)
-        pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
-        index = np.searchsorted(np.array(self._starts, dtype=np.int64), frames, side="right") - 1
-        present = np.zeros(len(frames), dtype=np.bool_)
+        """See `PhysicalMemory.gather`: one indexed copy per segment."""
+        pfns = np.asarray(pfns, dtype=np.int64)
+        pages = np.empty((len(pfns), PAGE_SIZE), dtype=np.uint8) if out is None else out
+        index = np.searchsorted(np.array(self._starts, dtype=np.int64), pfns, side="right") - 1
+        present = np.zeros(len(pfns), dtype=np.bool_)
         for number in np.unique(index[index >= 0]).tolist():
             segment = self._segments[number]
-            rows = np.flatnonzero((index == number) & (frames < segment.end))
-            if len(rows) == len(frames):
-                np.take(segment.pages, frames - segment.start, axis=0, out=pages, mode="clip")
+            rows = np.flatnonzero((index == number) & (pfns < segment.end))
+            if len(rows) == len(pfns):
+                np.take(segment.pages, pfns - segment.start, axis=0, out=pages, mode="clip")
             else:
-                pages[rows] = segment.pages[frames[rows] - segment.start]
+                pages[rows] = segment.pages[pfns[rows] - segment.start]
             present[rows] = True
         pages[~present] = 0
         return pages, present
@@ -90,7 +95,7 @@ def _without_overlaps(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _free_of(segment: Segment, kept: list[Segment], starts: list[int]) -> list[tuple[int, int]]:
-    """Return the parts of a segment that none of the others has, which are ascending and disjoint: (first, end)."""
+    """Return the parts of a segment outside the ascending, disjoint segments kept so far: (first, end)."""
     free = []
     at = segment.start
     row = max(0, bisect.bisect_right(starts, at) - 1)

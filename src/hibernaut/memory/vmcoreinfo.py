@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VMCOREINFO: the text in which a kernel tells crash tools about itself, found in its own memory.
+"""VMCOREINFO: the text that describes a kernel to crash tools, found in the kernel's memory.
 
-The kernel keeps it in two places: the ELF note that a crash dump gets and a page that the note is filled from. The
+The kernel keeps it in two places: the ELF note for a crash dump, and the page that the note is filled from. The
 text starts with `OSRELEASE=` and is followed by zeroes. Since Linux kernel commit 443cbaf9e2fd ("crash: split
 vmcoreinfo exporting code out from crash_core.c") (in v6.9), its code is in kernel/vmcore_info.c.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.memory.declarations import CR3_FRAME, PADDR_LIMIT, START_KERNEL_MAP
-from hibernaut.memory.page import PAGE_SIZE, Bytes, Frames
+from hibernaut.memory.page import PAGE_SIZE, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ __all__ = [
 START = b"OSRELEASE="
 MUST_HAVE = "SYMBOL(swapper_pg_dir)"
 TEXT_BYTES = 4 * PAGE_SIZE
-"""The kernel's limit is one page (VMCOREINFO_BYTES, include/linux/vmcore_info.h); room for it to grow."""
+"""The kernel's limit is one page (VMCOREINFO_BYTES, include/linux/vmcore_info.h); this leaves room to grow."""
 ALIGN_BYTES = 8
-"""Both copies start at a multiple of 8: one is a page of its own, the other follows a note's 24 bytes of header."""
+"""Both copies are aligned to 8 bytes: one is a page, the other follows the 24 bytes of a note's header."""
 
 LINE = re.compile(r"[^\x00-\x1f=]+=[^\x00-\x1f]*")
 
 
 def parse_vmcoreinfo(text: bytes) -> dict[str, str]:
-    """Return VMCOREINFO's lines as key -> value, in order; lines without `=` are left out.
+    """Return the lines of VMCOREINFO as key -> value, in order; lines without `=` are left out.
 
     Bytes that are not UTF-8 become backslash escapes.
     """
@@ -51,7 +51,7 @@ def parse_vmcoreinfo(text: bytes) -> dict[str, str]:
 
 
 def is_vmcoreinfo(text: bytes) -> bool:
-    """Return whether a text is a whole VMCOREINFO of a kernel, not a fragment or a mention of one."""
+    """Return whether a text is a complete VMCOREINFO, not a fragment or a mention of one."""
     try:
         lines = text.decode("ascii").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
@@ -65,10 +65,10 @@ def is_vmcoreinfo(text: bytes) -> bool:
 
 
 def page_table_root(facts: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Return CR3 and paging levels by VMCOREINFO: the physical address of `swapper_pg_dir`; None where unknown.
+    """Return CR3 (the physical address of `swapper_pg_dir`) and paging levels by VMCOREINFO; None where unknown.
 
     A symbol of the kernel image at virtual address v is at v - __START_KERNEL_map + phys_base
-    (`__phys_addr_nodebug`, arch/x86/include/asm/page_64.h); both numbers contain what KASLR added.
+    (`__phys_addr_nodebug`, arch/x86/include/asm/page_64.h); both include the offset of KASLR.
     Without `pgtable_l5_enabled` there are 4 levels. Read in linux-source-5.10 5.10.262-1 and later:
     `arch_crash_save_vmcoreinfo` (arch/x86/kernel) exports it.
     """
@@ -82,14 +82,14 @@ def page_table_root(facts: Mapping[str, str]) -> tuple[int | None, int | None]:
     return cr3, levels
 
 
-def chunks_of(memory: PhysicalMemory) -> Iterator[tuple[Frames, Bytes]]:
-    """Yield all of a memory as (frames, pages): int64 (n,) and uint8 (n, 4096), ascending."""
+def chunks_of(memory: PhysicalMemory) -> Iterator[tuple[Pfns, Bytes]]:
+    """Yield all of a memory, ascending: page frame numbers, int64 (n,), and their pages, uint8 (n, 4096)."""
     for first, pages in memory.blocks():
         yield np.arange(first, first + len(pages), dtype=np.int64), pages
 
 
 def find_vmcoreinfo(memory: PhysicalMemory) -> bytes | None:
-    """Return VMCOREINFO's text in a memory, the longest copy; None if there is none. Reads everything."""
+    """Return the longest VMCOREINFO in a memory; None if there is none. Reads all pages."""
     finder = VmcoreinfoFinder()
     for pfns, pages in chunks_of(memory):
         finder.feed(pfns, pages)
@@ -97,20 +97,25 @@ def find_vmcoreinfo(memory: PhysicalMemory) -> bytes | None:
 
 
 class VmcoreinfoFinder:
-    """Looks for VMCOREINFO in memory that goes by in chunks, in any order and from any thread."""
+    """A search for VMCOREINFO in memory that comes in chunks, in any order and from any thread."""
 
     def __init__(self) -> None:
         self._text: bytes | None = None
         self._cut: list[int] = []
-        """Physical addresses of texts that a chunk began and did not end."""
+        """Physical addresses of texts that start in a chunk and end behind it."""
         self._lock = threading.Lock()
 
-    def feed(self, pfns: Frames, pages: Bytes) -> None:
-        """Look at some frames: int64 (n,) ascending, and their pages, uint8 (n, 4096), C-contiguous."""
+    def feed(self, pfns: Pfns, pages: Bytes) -> None:
+        """Search one chunk.
+
+        Args:
+            pfns: page frame numbers, ascending int64, shape (n,).
+            pages: their bytes, uint8, shape (n, 4096), C-contiguous.
+        """
         data = pages.reshape(-1)
         for start in _candidates(data):
             first, within = divmod(start, PAGE_SIZE)
-            # Neighbours in the chunk are neighbours in memory as far as frames count up by one.
+            # Neighbours in the chunk are neighbours in memory as long as page frame numbers ascend by one.
             steps = np.diff(pfns[first : first + TEXT_BYTES // PAGE_SIZE + 1]) == 1
             end = first + 1 + int(np.argmin(np.append(steps, False)))
             window = data[start : min(end * PAGE_SIZE, start + TEXT_BYTES)].tobytes()
@@ -121,10 +126,10 @@ class VmcoreinfoFinder:
                 self._consider(window)
 
     def found(self, memory: PhysicalMemory) -> bytes | None:
-        """Return the longest copy seen, without the NUL that ends it; None if there is none.
+        """Return the longest text found, without its final NUL; None if there is none.
 
         Args:
-            memory: what went by, for texts that were cut between chunks.
+            memory: the memory that the chunks came from, for texts that cross a chunk's end.
         """
         for paddr in self._cut:
             first, within = divmod(paddr, PAGE_SIZE)
@@ -142,7 +147,7 @@ class VmcoreinfoFinder:
 
 
 def _candidates(data: Bytes) -> list[int]:
-    """Return where texts may start: positions, multiples of 8, of `START`'s first 8 bytes."""
+    """Return the positions of the first 8 bytes of `START`, multiples of 8: a text may start there."""
     words: NDArray[np.uint64] = data.view(np.uint64)
     hits = np.flatnonzero(words == np.uint64(int.from_bytes(START[:ALIGN_BYTES], "little")))
     return [at * ALIGN_BYTES for at in hits.tolist()]

@@ -21,7 +21,7 @@ from hibernaut.parallel import in_order
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hibernaut.memory.page import Frames
+    from hibernaut.memory.page import Pfns
     from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = ["translate"]
@@ -43,7 +43,7 @@ Places: TypeAlias = "NDArray[np.int64] | slice"
 
 def translate(
     memory: PhysicalMemory, root_pfn: int, levels: int, vaddrs: Addresses
-) -> tuple[Frames, Codes, Codes, Entries]:
+) -> tuple[Pfns, Codes, Codes, Entries]:
     """See `PageTables.translate`: frames, levels, reasons, entries."""
     reader = TableReader(memory)
     results = _Results(len(vaddrs), levels)
@@ -62,7 +62,7 @@ class _Results:
     """Results for each address, as in `tables.Translation`; an address without a result is non-canonical."""
 
     def __init__(self, count: int, levels: int) -> None:
-        self.pfns: Frames = np.full(count, -1, dtype=np.int64)
+        self.pfns: Pfns = np.full(count, -1, dtype=np.int64)
         self.levels: Codes = np.full(count, levels, dtype=np.uint8)
         self.reasons: Codes = np.full(count, Stop.NON_CANONICAL.code, dtype=np.uint8)
         self.entries: Entries = np.zeros(count, dtype=np.uint64)
@@ -151,7 +151,7 @@ class _Walker:
 
     def _upper(
         self, vaddrs: Addresses, where: NDArray[np.int64], results: _Results
-    ) -> tuple[Addresses, NDArray[np.int64], NDArray[np.int64], Frames]:
+    ) -> tuple[Addresses, NDArray[np.int64], NDArray[np.int64], Pfns]:
         """Walk all levels but the last, and note the addresses that stop there.
 
         Returns:
@@ -172,12 +172,12 @@ class _Walker:
         vaddrs: Addresses,
         where: NDArray[np.int64],
         table: NDArray[np.int64],
-        tables: Frames,
+        tables: Pfns,
         results: _Results,
-    ) -> tuple[Addresses, NDArray[np.int64], NDArray[np.int64], Frames]:
+    ) -> tuple[Addresses, NDArray[np.int64], NDArray[np.int64], Pfns]:
         """Walk one level above PTE; arguments and results as for `_upper`."""
         below = np.empty(len(table), dtype=np.int64)
-        found: list[Frames] = [tables[:0]]
+        found: list[Pfns] = [tables[:0]]
         total = 0
         for rows, here, entries in self._in_tables(level, vaddrs, table, tables):
             on, pfns = self._named(level, entries, here)
@@ -196,7 +196,7 @@ class _Walker:
         return vaddrs, where, below, np.concatenate(found)
 
     def _last(
-        self, vaddrs: Addresses, where: Places, table: NDArray[np.int64], tables: Frames, results: _Results
+        self, vaddrs: Addresses, where: Places, table: NDArray[np.int64], tables: Pfns, results: _Results
     ) -> None:
         """Look the addresses up at PTE level, and note them all."""
         for rows, here, entries in self._in_tables(Level.PTE, vaddrs, table, tables):
@@ -204,7 +204,7 @@ class _Walker:
             results.note(Level.PTE, places, vaddrs[rows], entries[here])
 
     def _in_tables(
-        self, level: Level, vaddrs: Addresses, table: NDArray[np.int64], tables: Frames
+        self, level: Level, vaddrs: Addresses, table: NDArray[np.int64], tables: Pfns
     ) -> Iterator[tuple[Places, NDArray[np.int64], Entries]]:
         """Yield the addresses that some of the tables decode, their positions in the entries, and the flat entries."""
         if not len(vaddrs):
@@ -220,7 +220,7 @@ class _Walker:
                 entries = self._reader.tables(tables[low : low + CHUNK_TABLES])
                 yield rows, at[rows] - low * ENTRIES, entries.reshape(-1)
 
-    def _named(self, level: Level, entries: Entries, here: NDArray[np.int64]) -> tuple[NDArray[np.int64], Frames]:
+    def _named(self, level: Level, entries: Entries, here: NDArray[np.int64]) -> tuple[NDArray[np.int64], Pfns]:
         """Return for each entry the index of the table that it names, `_NO_TABLE` or `_MISSING`; and these tables.
 
         Only entries that some address needs are read.

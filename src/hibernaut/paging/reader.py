@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, Entries
 
@@ -32,11 +32,11 @@ class TableReader:
         """Number of pages in the memory."""
         return self._ranges.total_pages
 
-    def exist(self, pfns: Frames) -> BoolArray:
+    def exist(self, pfns: Pfns) -> BoolArray:
         """Return which of these tables exist in the memory."""
         return self._ranges.contains(pfns)
 
-    def tables(self, pfns: Frames, buffer: Bytes | None = None) -> Entries:
+    def tables(self, pfns: Pfns, buffer: Bytes | None = None) -> Entries:
         """Return the entries of tables that exist, uint64, shape (n, 512): read-only, valid until the next call.
 
         Args:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.page import PAGE_SIZE, BoolArray, Frames
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames
 from hibernaut.paging.reader import TableReader
@@ -65,9 +65,9 @@ class _Tables:
     """
 
     vaddr: Addresses
-    pfn: Frames
+    pfn: Pfns
     rights: Codes
-    above: tuple[Frames, ...]
+    above: tuple[Pfns, ...]
 
     @classmethod
     def root(cls, pfn: int) -> _Tables:
@@ -189,7 +189,7 @@ def _rootless(levels: int, root_pfn: int) -> Spans:
     )
 
 
-def table_frames(memory: PhysicalMemory, root_pfn: int, levels: int) -> Frames:
+def table_frames(memory: PhysicalMemory, root_pfn: int, levels: int) -> Pfns:
     """See `PageTables.frames`. Each table is read once a level, however many entries name it."""
     reader = TableReader(memory)
     tables = np.array([root_pfn], dtype=np.int64)
@@ -202,9 +202,9 @@ def table_frames(memory: PhysicalMemory, root_pfn: int, levels: int) -> Frames:
     return np.unique(np.concatenate(found))
 
 
-def _named_by(reader: TableReader, tables: Frames, level: Level) -> Frames:
+def _named_by(reader: TableReader, tables: Pfns, level: Level) -> Pfns:
     """Return the frames that entries of these tables name as tables, ascending, without repeats."""
-    named: list[Frames] = [np.empty(0, dtype=np.int64)]
+    named: list[Pfns] = [np.empty(0, dtype=np.int64)]
     for first in range(0, len(tables), MIXED_CHUNK):
         entries = reader.tables(tables[first : first + MIXED_CHUNK]).reshape(-1)
         named.append(np.unique(entry_frames(entries[entry_states(entries, level) == TABLE], level)))
@@ -426,11 +426,11 @@ def _begins(flat: Entries, states: Codes, level: Level) -> BoolArray:
     return begins
 
 
-def _ascends(values: Frames) -> bool:
+def _ascends(values: Pfns) -> bool:
     return bool((values[1:] > values[:-1]).all())
 
 
-def _repeats(pfns: Frames) -> NDArray[np.int64]:
+def _repeats(pfns: Pfns) -> NDArray[np.int64]:
     """Return for each frame how often it occurs before its own place in the list."""
     counts = np.zeros(len(pfns), dtype=np.int64)
     if _ascends(pfns) or _ascends(np.sort(pfns)):

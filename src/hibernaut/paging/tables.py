@@ -176,7 +176,7 @@ class PageTables:
         """
         return scan(self.memory, self.root_pfn, self.levels, start, end)
 
-    def frames(self) -> NDArray[np.int64]:
+    def pfns(self) -> NDArray[np.int64]:
         """Return the frames of all tables that the root reaches and the memory has, ascending, each once.
 
         Raises:

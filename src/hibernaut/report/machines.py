@@ -30,7 +30,7 @@ def audit_document(found: Audit, machine: Machine, rules_from: RulesFrom) -> Aud
                 "first": [
                     {"start_pfn": f"{start:#x}", "pages": pages}
                     for start, pages in zip(
-                        one.frames.starts[:SHOWN_RUNS].tolist(), one.frames.pages[:SHOWN_RUNS].tolist(), strict=True
+                        one.frames.starts[:SHOWN_RUNS].tolist(), one.frames.nr_pages[:SHOWN_RUNS].tolist(), strict=True
                     )
                 ],
                 "more": len(one.frames) > SHOWN_RUNS,
@@ -47,7 +47,7 @@ def audit_document(found: Audit, machine: Machine, rules_from: RulesFrom) -> Aud
                 "start_pfn": f"{split.start_pfn:#x}",
                 "level": split.level.size,
                 "first_pfn": f"{split.first_pfn:#x}",
-                "pages": split.pages,
+                "pages": split.nr_pages,
                 "table_pfn": f"{split.table_pfn:#x}",
                 "order": str(split.order),
                 "allocations": split.allocations,
@@ -79,7 +79,7 @@ def run_document(cell: Cell) -> RunDocument:
     """Return the document of a cell, as the explanation shows it."""
     told: dict[str, int] = {}
     for violation in cell.violations:
-        told[violation.invariant] = told.get(violation.invariant, 0) + violation.pages
+        told[violation.invariant] = told.get(violation.invariant, 0) + violation.nr_pages
     return {
         "outcome": cell.status,
         "allocations": len(cell.after.allocations),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.parallel import ordered_results
@@ -56,7 +56,7 @@ class Image(Closing):
     swap_map: SwapMap
     info: ImageInfo
     stream: UnitStream
-    pfns: Frames
+    pfns: Pfns
     zero: BoolArray
 
     @property
@@ -70,11 +70,11 @@ class Image(Closing):
         return self.header.compressor
 
     @property
-    def stored_pfns(self) -> Frames:
+    def stored_pfns(self) -> Pfns:
         """The frames that have a data page, in stream order."""
         return self.pfns[~self.zero]
 
-    def chunks(self, progress: Progress | None = None) -> Iterator[tuple[Frames, Bytes]]:
+    def chunks(self, progress: Progress | None = None) -> Iterator[tuple[Pfns, Bytes]]:
         """Yield all stored pages in order, without zero pages: (frames, bytes of shape (n, 4096)).
 
         Raises:
@@ -94,7 +94,7 @@ class Image(Closing):
                 progress(len(batch.pages))
         self._refuse_wrong_crc(crc.value)
 
-    def for_each(self, sink: Callable[[Frames, Bytes], None], progress: Progress | None = None) -> None:
+    def for_each(self, sink: Callable[[Pfns, Bytes], None], progress: Progress | None = None) -> None:
         """Pass all stored pages to `sink`, decompressed on all cores, in no order.
 
         Args:
@@ -201,7 +201,7 @@ def read_info(area: SwapArea, swap_map: SwapMap, compressor: CompressorName) -> 
     return info
 
 
-def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream) -> tuple[Frames, BoolArray]:
+def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream) -> tuple[Pfns, BoolArray]:
     meta = stream.decode(0, -(-info.meta_pages // UNIT_PAGES)).pages[: info.meta_pages]
     pfns, zero = unpack_pfns(meta, area.file.name)
     stored = len(pfns) - int(zero.sum())
@@ -222,7 +222,7 @@ class ImageMemory(PhysicalMemory):
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        self._ranges = FrameRanges.of_frames(image.pfns)
+        self._ranges = FrameRanges.of_pfns(image.pfns)
         # Row in the stream of each listed frame; for a zero page, the row of the next stored one (not used).
         self._rows = image.info.meta_pages + np.cumsum(~image.zero) - ~image.zero
         self._cache: OrderedDict[int, Bytes] = OrderedDict()
@@ -233,10 +233,10 @@ class ImageMemory(PhysicalMemory):
         """Frames listed in the image."""
         return self._ranges
 
-    def run(self, pfn: int, pages: int) -> Bytes:
+    def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`; a run ends where a unit does."""
         first = int(np.searchsorted(self.image.pfns, pfn))
-        listed = self.image.pfns[first : first + min(pages, UNIT_PAGES)]
+        listed = self.image.pfns[first : first + min(nr_pages, UNIT_PAGES)]
         if not len(listed) or listed[0] != pfn:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
         together = listed - pfn == np.arange(len(listed))
@@ -274,14 +274,14 @@ class ImageMemory(PhysicalMemory):
                 pass
         return pages, present
 
-    def blocks(self, pages: int = 1024) -> Iterator[tuple[int, Bytes]]:
+    def blocks(self, nr_pages: int = 1024) -> Iterator[tuple[int, Bytes]]:
         """See `PhysicalMemory.blocks`; decompressed in one pass, CRC checked at its end."""
         done = 0
         for stored, data in self.image.chunks():
             last = int(np.searchsorted(self.image.pfns, stored[-1])) + 1
-            yield from self._runs(done, last, data, pages)
+            yield from self._runs(done, last, data, nr_pages)
             done = last
-        yield from self._runs(done, len(self.image.pfns), np.empty((0, PAGE_SIZE), dtype=np.uint8), pages)
+        yield from self._runs(done, len(self.image.pfns), np.empty((0, PAGE_SIZE), dtype=np.uint8), nr_pages)
 
     def _runs(self, first: int, last: int, stored: Bytes, most: int) -> Iterator[tuple[int, Bytes]]:
         """Yield listed frames `first` to `last` - 1 in contiguous runs; `stored` has those that are not zero pages."""
@@ -291,7 +291,7 @@ class ImageMemory(PhysicalMemory):
             data = np.zeros((last - first, PAGE_SIZE), dtype=np.uint8)
             data[~zero] = stored
         at = 0
-        for start, length in FrameRanges.of_frames(self.image.pfns[first:last]):
+        for start, length in FrameRanges.of_pfns(self.image.pfns[first:last]):
             for piece in range(0, length, most):
                 count = min(most, length - piece)
                 yield start + piece, data[at : at + count]

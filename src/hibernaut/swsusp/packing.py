@@ -11,7 +11,7 @@ import numpy as np
 from isal import isal_zlib
 
 from hibernaut.errors import HibernautError
-from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.codecs import Codec
@@ -54,7 +54,7 @@ class StreamRows:
         stored: frames with a data page, ascending, shape (n,).
     """
 
-    def __init__(self, memory: PhysicalMemory, meta: Bytes, stored: Frames) -> None:
+    def __init__(self, memory: PhysicalMemory, meta: Bytes, stored: Pfns) -> None:
         self._memory = memory
         self._meta = meta
         self._stored = stored
@@ -115,7 +115,7 @@ def pack_batch(rows: StreamRows, first: int, last: int, codec: Codec | None) -> 
     return PackedBatch(tuple(parts), stored_bytes // PAGE_SIZE, len(pages), crc32, units, compressed_bytes)
 
 
-def zero_frames(memory: PhysicalMemory, pfns: Frames) -> BoolArray:
+def zero_frames(memory: PhysicalMemory, pfns: Pfns) -> BoolArray:
     """Return which frames contain only zeroes, shape as given."""
 
     def task(first: int) -> Callable[[], BoolArray]:

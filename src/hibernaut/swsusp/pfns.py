@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Frames
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.swsusp.declarations import END_OF_PFNS, MAX_PFN, PFNS_PER_META_PAGE, ZERO_PAGE_FLAG
 
 __all__ = ["pack_pfns", "unpack_pfns"]
@@ -28,7 +28,7 @@ def pack_pfns(pfns: ArrayLike, zero: BoolArray) -> Bytes:
     return pages.view(np.uint8).reshape(-1, PAGE_SIZE)
 
 
-def unpack_pfns(meta: Bytes, source: str) -> tuple[Frames, BoolArray]:
+def unpack_pfns(meta: Bytes, source: str) -> tuple[Pfns, BoolArray]:
     """Return frames, int64, shape (n,), and which are flagged as zero pages.
 
     Args:

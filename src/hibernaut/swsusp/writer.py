@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import HibernautError
-from hibernaut.memory.page import PAGE_SIZE, BoolArray, Frames
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.parallel import in_order
 from hibernaut.swsusp.area import contiguous_runs
@@ -70,7 +70,7 @@ class WrittenImage:
 def write_image(
     path: str | os.PathLike[str],
     memory: PhysicalMemory,
-    pfns: Frames,
+    pfns: Pfns,
     info: ImageInfo,
     area: NewArea | ExistingArea,
     *,
@@ -105,7 +105,7 @@ def write_image(
 def spool_image(
     fd: int,
     memory: PhysicalMemory,
-    pfns: Frames,
+    pfns: Pfns,
     info: ImageInfo,
     area: ExistingArea,
     *,
@@ -140,7 +140,7 @@ def spool_image(
     return written, area.image.swap_map.blocks[: blocks.used]
 
 
-def _left_out(memory: PhysicalMemory, pfns: Frames, zero_pages: bool) -> BoolArray:
+def _left_out(memory: PhysicalMemory, pfns: Pfns, zero_pages: bool) -> BoolArray:
     """Return which frames get no data page. Raises HibernautError if memory lacks a frame or there are no frames."""
     absent = pfns[~memory.ranges.contains(pfns)]
     if len(absent):
@@ -181,7 +181,7 @@ class _Writer:
     def __post_init__(self) -> None:
         self.writeback = Writeback(self.fd) if self.durable else None
 
-    def write(self, pfns: Frames, zero: BoolArray, info: ImageInfo) -> WrittenImage:
+    def write(self, pfns: Pfns, zero: BoolArray, info: ImageInfo) -> WrittenImage:
         """Write everything and return the counts."""
         meta = pack_pfns(pfns, zero)
         stored = pfns[~zero]

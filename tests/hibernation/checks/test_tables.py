@@ -37,8 +37,8 @@ def test_order_of_table_and_block_decides_whether_remap_tears_the_image(tables: 
         assert taken is not None
         assert not snapshot.frames.contains([taken])[0]
         assert saved == pfn_entry(taken, KERNPG_TABLE)
-        assert [(found.start_pfn, found.pages) for found in tables_closed(snapshot, resumed)] == [(taken, 1)]
-        assert [(found.start_pfn, found.pages) for found in same_direct_map(machine, resumed)] == [(0x1000, 512)]
+        assert [(found.start_pfn, found.nr_pages) for found in tables_closed(snapshot, resumed)] == [(taken, 1)]
+        assert [(found.start_pfn, found.nr_pages) for found in same_direct_map(machine, resumed)] == [(0x1000, 512)]
         assert set(resumed.direct_map.classify(range(0x1000, 0x1200)).tolist()).isdisjoint({FrameState.PRESENT})
     cured = hibernate(machine.fork(), Fixmap())
     assert check_resumed(machine, cured, resume(cured)) == ()

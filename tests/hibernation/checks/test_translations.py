@@ -58,7 +58,7 @@ def test_what_is_mapped_otherwise_is_found_page_by_page(writes: list[tuple[int, 
         after.write_entry(step.paddr, step.entry ^ (bits & BITS) if only_rights else entry)
     found: dict[str, set[int]] = {"same-translations": set(), "same-rights": set()}
     for violation in same_frames(before, after):
-        found[violation.invariant] |= set(range(violation.start_pfn, violation.start_pfn + violation.pages))
+        found[violation.invariant] |= set(range(violation.start_pfn, violation.start_pfn + violation.nr_pages))
     translations, rights = by_pages(before, after)
     assert found == {"same-translations": translations, "same-rights": rights}
     assert same_frames(before, before.fork()) == ()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checks on a hibernation, one file each: no violation is a pass.
+"""Checks on a hibernation, one file each: a check passes if it returns no violation.
 
-They compare bytes and entries of the snapshot, and of the machine that resumed from it, with those of the machine
-before the copy.
+Each compares bytes and page-table entries of the snapshot, or of the machine that resumed from it, with those of the
+machine before the copy.
 """

@@ -14,9 +14,14 @@ __all__ = ["allocator_sound"]
 
 
 def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
-    """The allocator's lists are well formed, no page is both free and used, and none is in use that was not saved.
+    """Return defects of the free lists, pages both free and in use, and pages in use that were not saved.
 
-    A machine whose allocator does not lie in its memory (a dump's) passes: nothing was changed there.
+    A machine whose allocator state does not lie in its memory (a machine of a dump) passes: hibernation does not
+    change it.
+
+    Args:
+        snapshot: the snapshot.
+        resumed: the machine that resumed from it.
     """
     allocator = resumed.allocator
     if not isinstance(allocator, BuddyAllocator) or resumed.page_flags is None:

@@ -8,22 +8,22 @@ import numpy as np
 from hibernaut.hibernation.checks.violation import Violation, violations_at
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.memory.overlay import Overlay
-from hibernaut.memory.page import CHUNK_PAGES, Frames
+from hibernaut.memory.page import CHUNK_PAGES, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = ["same_data"]
 
 
 def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Violation, ...]:
-    """Every listed page was saved with the bytes that it had when the copy began.
+    """Return the listed pages that were not saved with the bytes that they held when the copy began.
 
-    Pages that the copy itself wrote to (`Snapshot.written`: page tables, the allocator's own) are left out: when they
-    were copied decides what they hold. Where `before` lies over the memory that the snapshot refers to, only what
-    either of them changed is read; else everything.
+    Pages that hibernation itself writes to (`Snapshot.written`: page tables, allocator state) are left out: their bytes
+    depend on the time of copy. If `before` and the snapshot have the same base, only pages that either of them changed
+    are read; else all pages.
 
     Args:
         before: the memory before the copy.
-        snapshot: the copy.
+        snapshot: the snapshot to check.
     """
     common = isinstance(before, Overlay) and before.base is snapshot.base
     if common or before is snapshot.base:
@@ -32,12 +32,12 @@ def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Violation, ..
         chunks = iter([candidates[snapshot.frames.contains(candidates)]])
     else:
         chunks = snapshot.frames.chunks(CHUNK_PAGES)
-    wrong: list[Frames] = []
+    wrong: list[Pfns] = []
     image = snapshot.memory
     for pfns in chunks:
-        content, _ = image.gather(pfns)
+        pages, _ = image.gather(pfns)
         expected, present = before.gather(pfns)
-        equal = (expected.view(np.uint64) == content.view(np.uint64)).all(axis=1) & present
+        equal = (expected.view(np.uint64) == pages.view(np.uint64)).all(axis=1) & present
         wrong.append(pfns[~equal])
     differing = np.concatenate(wrong) if wrong else np.empty(0, dtype=np.int64)
     differing = differing[~np.isin(differing, snapshot.written)]

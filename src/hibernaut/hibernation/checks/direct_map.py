@@ -8,35 +8,35 @@ import numpy as np
 from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.page_tables import names_table, table_entries
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.page import PAGE_SHIFT, BoolArray, Frames
+from hibernaut.memory.page import PAGE_SHIFT, BoolArray, Pfns
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level
 
 __all__ = ["CPU_SET_BITS", "same_direct_map"]
 
 CPU_SET_BITS = int(Entry.ACCESSED | Entry.DIRTY)
-"""What the CPU sets in an entry by itself when the memory behind it is read or written (Intel SDM vol. 3, 5.8)."""
+"""Bits that the CPU sets in an entry when it reads or writes the memory behind it (Intel SDM vol. 3, 5.8)."""
 
 
 def same_direct_map(before: Machine, after: Machine, ignore: int = 0) -> tuple[Violation, ...]:
-    """Every frame has the direct-map entry that it had: same level, same frame, same bits.
+    """Return the direct-map entries that differ: in level, frame or any bit.
 
-    The tables of both machines are compared entry by entry; a split that stays is a difference, too.
+    The tables of both machines are compared entry by entry; a large page that stays split is a difference.
 
     Args:
-        before: the machine as it was.
-        after: the machine as it is.
-        ignore: bits that may differ. A real machine that has run on has `CPU_SET_BITS` changed by its CPU.
+        before: the machine before hibernation.
+        after: the machine after it.
+        ignore: bits that may differ. On a real machine that has run since, the CPU changes `CPU_SET_BITS`.
     """
     comparison = _TableComparison(before, after, ignore)
     comparison.compare()
     return tuple(
-        Violation("same-direct-map", f"{level.size} entry {old:#x} became {new:#x}", pfn, pages)
-        for level, old, new, pfn, pages in comparison.differences
+        Violation("same-direct-map", f"{level.size} entry {old:#x} became {new:#x}", pfn, nr_pages)
+        for level, old, new, pfn, nr_pages in comparison.differences
     )
 
 
 class _TableComparison:
-    """Two machines' tables of the direct map, in lockstep; a pair of tables is compared once, however often named."""
+    """A walk over the direct-map tables of two machines in lockstep; each pair of tables is compared once."""
 
     def __init__(self, before: Machine, after: Machine, ignore: int) -> None:
         self._before, self._after = before, after
@@ -45,14 +45,14 @@ class _TableComparison:
         self.differences: list[tuple[Level, int, int, int, int]] = []
 
     def compare(self) -> None:
-        """Fill `differences` with (level, old entry, new entry, first frame, pages), ascending."""
+        """Fill `differences` with (level, old entry, new entry, first frame, number of pages), ascending."""
         top = Level(self._before.levels)
         mask = (1 << (12 + 9 * top)) - 1
         first = (self._before.base & mask) >> PAGE_SHIFT
         self._table(top, self._before.cr3 >> 12, self._after.cr3 >> 12, 0, first, first + self._before.end_pfn)
 
     def _table(self, level: Level, old_pfn: int, new_pfn: int, page: int, first: int, end: int) -> None:
-        """Tables that begin at page number `page`, compared where they speak of pages from `first` to `end`."""
+        """Compare two tables that map pages from number `page` on, where they map pages from `first` to `end`."""
         if (level, old_pfn, new_pfn) in self._seen:
             return
         self._seen.add((level, old_pfn, new_pfn))
@@ -68,13 +68,13 @@ class _TableComparison:
             below = (int(old[index]) & FRAME_MASK) >> 12, (int(new[index]) & FRAME_MASK) >> 12
             self._table(Level(level - 1), *below, int(at[index]), first, end)
 
-    def _differing(self, level: Level, old: Entries, new: Entries, pfns: Frames, which: BoolArray) -> None:
-        """Note entries that differ: runs of neighbours whose entries changed by the same bits are one difference."""
+    def _differing(self, level: Level, old: Entries, new: Entries, pfns: Pfns, which: BoolArray) -> None:
+        """Record entries that differ: a run of neighbours whose entries changed in the same bits is one difference."""
         rows = np.flatnonzero(which)
         changed = old[rows] ^ new[rows]
         breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(changed) != 0)) + 1
         for run in np.split(rows, breaks):
             if len(run):
                 start = int(run[0])
-                pages = len(run) * level.pages
-                self.differences.append((level, int(old[start]), int(new[start]), int(pfns[start]), pages))
+                nr_pages = len(run) * level.pages
+                self.differences.append((level, int(old[start]), int(new[start]), int(pfns[start]), nr_pages))

@@ -12,9 +12,13 @@ __all__ = ["slot_empty"]
 
 
 def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Violation, ...]:
-    """The fixmap slot is zero: in the machine now, and in the saved copy of its table.
+    """Return a violation if the fixmap slot is not zero, in the machine or in the saved copy of its table.
 
-    A machine without a fixmap passes: nothing can be left in a slot that does not exist.
+    A machine without a fixmap passes.
+
+    Args:
+        machine: the machine after the copy.
+        snapshot: the snapshot; without one only the machine is checked.
     """
     if not machine.has_fixmap:
         return ()

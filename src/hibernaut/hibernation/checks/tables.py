@@ -9,16 +9,20 @@ from hibernaut.hibernation.checks.violation import Violation, violations_at
 from hibernaut.hibernation.page_tables import names_table
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.page import PAGE_SHIFT, Frames
+from hibernaut.memory.page import PAGE_SHIFT, Pfns
 from hibernaut.paging.entries import FRAME_MASK, Level
 
 __all__ = ["tables_closed"]
 
 
 def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
-    """Every page table that the resumed machine reaches from CR3 was saved.
+    """Return the page tables that the resumed machine reaches from CR3 and that were not saved.
 
-    A table that was not is whatever lies in its frame; it is not followed further. Each is looked at once.
+    The frame of such a table holds arbitrary bytes, so the walk does not follow it. Each table is read once per level.
+
+    Args:
+        snapshot: the snapshot.
+        resumed: the machine that resumed from it.
     """
     lost: set[int] = set()
     seen: set[tuple[int, int]] = set()
@@ -27,9 +31,9 @@ def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]
     while len(tables):
         saved = snapshot.frames.contains(tables)
         lost.update(tables[~saved].tolist())
-        below: list[Frames] = []
+        below: list[Pfns] = []
         for pfn in tables[saved].tolist():
-            page = resumed.memory.frame(pfn)
+            page = resumed.memory.page(pfn)
             if page is None or level == Level.PTE or (level, pfn) in seen:
                 continue
             seen.add((level, pfn))

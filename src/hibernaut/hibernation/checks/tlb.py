@@ -13,11 +13,11 @@ __all__ = ["nothing_stale"]
 
 
 def nothing_stale(machine: Machine, before: Machine | None = None) -> tuple[Violation, ...]:
-    """No CPU remembers a translation that the tables contradict.
+    """Return the cached translations that the page tables contradict, of all CPUs.
 
     Args:
-        machine: the machine as it is.
-        before: the machine as it was: what it remembered already is not counted.
+        machine: the machine to check.
+        before: the machine at an earlier time, whose cached translations are not reported again.
     """
     known = set() if before is None else {one for tlb in before.tlbs if tlb for one in tlb.translations()}
     found = []
@@ -35,6 +35,6 @@ def nothing_stale(machine: Machine, before: Machine | None = None) -> tuple[Viol
 
 
 def _same_all_over(machine: Machine, vaddr: int, level: Level, pfn: int) -> bool:
-    """Whether smaller pages map all of what one large translation says, in the same way."""
+    """Return whether smaller pages map each page of a large translation to the same frame."""
     walks = (machine.tables.walk(vaddr + page * PAGE_SIZE) for page in range(level.pages))
     return all(walk.stop == Stop.PRESENT and walk.pfn == pfn + page for page, walk in enumerate(walks))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The check of the direct map, page by page: translations and rights, whatever the level of the entry."""
+"""The check of the direct map, page by page: translations and rights, at any level."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.page_tables import table_entries
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.page import PAGE_SHIFT, Frames
+from hibernaut.memory.page import PAGE_SHIFT, Pfns
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Level, entry_frames
 from hibernaut.paging.scan import TABLE, entry_rights, entry_states
@@ -20,17 +20,24 @@ __all__ = ["same_frames"]
 
 
 def same_frames(before: Machine, after: Machine) -> tuple[Violation, ...]:
-    """Every frame is mapped, or not, as it was: by an entry of whatever level that says the same. Two checks in one.
+    """Return the frames whose direct-map translation or rights differ, at any level of the entry.
 
-    Weaker than `same_direct_map`: large pages may have been split, bits besides frame and effective rights may differ.
-    "same-translations" finds frames that are mapped otherwise, "same-rights" those that are not present as before, but
-    would come back with other rights: what set_memory_np took out, and lost RW, comes back read-only by set_memory_p.
+    Weaker than `same_direct_map`: a large page may be split, and bits besides frame and effective rights may differ.
+    Violations of "same-translations" are frames that are mapped differently. Violations of "same-rights" are frames
+    that are not present on both machines, and would come back with other rights: `set_memory_p` maps a page read-only
+    that lost RW while `set_memory_np` had unmapped it.
+
+    Args:
+        before: the machine before hibernation.
+        after: the machine after it.
     """
     first, end = before.base >> PAGE_SHIFT, (before.base >> PAGE_SHIFT) + before.end_pfn
     top = Level(before.levels)
     translations: list[tuple[int, int]] = []
     rights_only: list[tuple[int, int]] = []
-    work = [(top, first // (ENTRIES * top.pages) * ENTRIES * top.pages, _Said.by_cr3(before), _Said.by_cr3(after))]
+    work = [
+        (top, first // (ENTRIES * top.pages) * ENTRIES * top.pages, _Meaning.by_cr3(before), _Meaning.by_cr3(after))
+    ]
     while work:
         level, page, old, new = work.pop()
         alike = _tables_alike(before, after, old, new)
@@ -47,29 +54,29 @@ def same_frames(before: Machine, after: Machine) -> tuple[Violation, ...]:
         differs |= other_rights & (states == Stop.PRESENT.code)
         other_rights &= states == Stop.NOT_PRESENT.code
         for which, found in ((differs, translations), (other_rights, rights_only)):
-            for row, count in FrameRanges.of_frames(np.flatnonzero(inside & ~tables & which)):
+            for row, count in FrameRanges.of_pfns(np.flatnonzero(inside & ~tables & which)):
                 start = page + row * level.pages
                 found.append((max(start, first) - first, min(start + count * level.pages, end) - max(start, first)))
         for row in np.flatnonzero(tables).tolist():
-            old_entry = _Said(int(states[row]), int(pfns[row]), int(rights[row]))
-            new_entry = _Said(*(int(each[row]) for each in others))
+            old_entry = _Meaning(int(states[row]), int(pfns[row]), int(rights[row]))
+            new_entry = _Meaning(*(int(each[row]) for each in others))
             work.append((Level(level - 1), int(at[row]), old_entry, new_entry))
     return tuple(
-        Violation(check, what, start, pages)
-        for check, what, ranges in (
+        Violation(invariant, what, start, nr_pages)
+        for invariant, what, ranges in (
             ("same-translations", "mapped otherwise than before", translations),
             ("same-rights", "not present, with other rights than before", rights_only),
         )
-        for start, pages in FrameRanges.of(ranges)
+        for start, nr_pages in FrameRanges.of(ranges)
     )
 
 
-class _Said(NamedTuple):
-    """What an entry says.
+class _Meaning(NamedTuple):
+    """The meaning of an entry: state, frame and effective rights.
 
     Attributes:
         state: a `Stop.code`, or `TABLE`.
-        pfn: the frame, the table's or a leaf's first; -1 where there is none.
+        pfn: page frame number of the table, or of the first page that a leaf maps; -1 if there is none.
         rights: effective `Rights`.
     """
 
@@ -78,12 +85,16 @@ class _Said(NamedTuple):
     rights: int
 
     @classmethod
-    def by_cr3(cls, machine: Machine) -> _Said:
-        """What CR3 says: a table, and that everything is allowed."""
+    def by_cr3(cls, machine: Machine) -> _Meaning:
+        """Return the meaning of CR3: a table, with all rights."""
         return cls(TABLE, (machine.cr3 & FRAME_MASK) >> PAGE_SHIFT, Rights.RW | Rights.USER)
 
-    def below(self, machine: Machine, level: Level) -> tuple[Codes, Frames, Codes]:
-        """The same by 512 entries of the level below: a table's own, or what a leaf says of its parts."""
+    def below(self, machine: Machine, level: Level) -> tuple[Codes, Pfns, Codes]:
+        """Return the meaning of 512 entries of the level below: those of a table, or those that equal a leaf.
+
+        Returns:
+            States, uint8; page frame numbers, int64; rights, uint8; each of shape (512,).
+        """
         entries = table_entries(machine, self.pfn) if self.state == TABLE else None
         rights = np.full(ENTRIES, self.rights, dtype=np.uint8)
         if entries is None:
@@ -92,12 +103,12 @@ class _Said(NamedTuple):
             return np.full(ENTRIES, state, dtype=np.uint8), self.pfn + parts, rights
         states, pfns = entry_states(entries, level), entry_frames(entries, level)
         if level > Level.PUD:
-            pfns[states != TABLE] = -1  # no leaf exists there, so that such an entry names no frame
+            pfns[states != TABLE] = -1  # no leaf exists at these levels, so the entry has no frame
         return states, pfns, entry_rights(entries, rights)
 
 
-def _tables_alike(before: Machine, after: Machine, old: _Said, new: _Said) -> bool:
-    """Whether both name tables, under the same rights, that are alike byte by byte."""
+def _tables_alike(before: Machine, after: Machine, old: _Meaning, new: _Meaning) -> bool:
+    """Return whether both refer to tables, with the same rights and the same bytes."""
     if old.state != TABLE or new.state != TABLE or old.rights != new.rights:
         return False
     mine, theirs = table_entries(before, old.pfn), table_entries(after, new.pfn)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The finding of a check."""
+"""The violation: a finding of a check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hibernaut.memory.page import Frames
+from hibernaut.memory.page import Pfns
 from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["Violation", "violations_at"]
@@ -16,26 +16,26 @@ __all__ = ["Violation", "violations_at"]
 
 @dataclass(frozen=True)
 class Violation:
-    """Something that is not as it should be.
+    """A run of page frames for which an invariant does not hold.
 
     Attributes:
-        invariant: the name of the invariant.
-        what: what is wrong, a clause.
-        start_pfn: first frame concerned.
-        pages: how many frames from there on.
+        invariant: name of the invariant.
+        what: the defect, a clause.
+        start_pfn: page frame number of the first page concerned.
+        nr_pages: number of pages concerned.
     """
 
     invariant: str
     what: str
     start_pfn: int
-    pages: int
+    nr_pages: int
 
     def __str__(self) -> str:
-        pages = "1 page" if self.pages == 1 else f"{self.pages} pages"
-        return f"{self.invariant}: {self.what}: {pages} from frame {self.start_pfn:#x}"
+        extent = "1 page" if self.nr_pages == 1 else f"{self.nr_pages} pages"
+        return f"{self.invariant}: {self.what}: {extent} from frame {self.start_pfn:#x}"
 
 
-def violations_at(check: str, what: str, pfns: Frames | Iterable[int]) -> tuple[Violation, ...]:
-    """Return one violation for each range of frames, given in ascending order."""
-    frames = np.array(pfns, dtype=np.int64)
-    return tuple(Violation(check, what, start, pages) for start, pages in FrameRanges.of_frames(frames))
+def violations_at(invariant: str, what: str, pfns: Pfns | Iterable[int]) -> tuple[Violation, ...]:
+    """Return one violation for each run of neighbours among ascending page frame numbers."""
+    ranges = FrameRanges.of_pfns(np.array(pfns, dtype=np.int64))
+    return tuple(Violation(invariant, what, start, nr_pages) for start, nr_pages in ranges)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ways to copy a page that the direct map does not map: one file each, one interface."""
+"""Ways to copy a page that the direct map does not map: one interface, one file each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
         "remap-write-anyway": RemapWriteAnyway(),
     }
 )
-"""Ways that are wrong on purpose, by name."""
+"""Ways that are wrong on purpose, by name on the command line."""
 
 WAYS: Mapping[str, Way] = MappingProxyType(
     {
@@ -80,14 +80,14 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         **MUTANTS,
     }
 )
-"""All ways by the name that the command line uses, mutants last."""
+"""All ways by their name on the command line, mutants last."""
 
 
 def way_named(name: str) -> Way:
-    """Return a way by its name; `reserved:N` has a pool of N pages.
+    """Return a way by its name on the command line; `reserved:N` has a pool of N pages.
 
     Raises:
-        HibernautError: no such way; the message lists the names.
+        HibernautError: no way has this name; the message lists the names.
     """
     kind, colon, number = name.partition(":")
     if kind == "reserved" and colon and number.isdecimal() and int(number) <= 1 << 20:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ways with one step left out or wrong: each shows that an invariant can fail."""
+"""Mutants: ways with one step left out or wrong, each of which shows that an invariant can fail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mutant(Way):
     """A way that is wrong on purpose.
 
     Attributes:
-        defect: what is wrong with it, a sentence.
+        defect: the defect, a sentence.
         caught_by: name of the invariant that it must break.
     """
 
@@ -44,18 +44,18 @@ class Mutant(Way):
 
 
 class _PageByPage(Mutant):
-    """A mutant whose defect depends on the order of pages, so that no pages are copied at once."""
+    """A mutant whose defect depends on the order of pages, so that it copies page by page."""
 
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """See `Way.copy_run`: 0, for every page goes through `safe_copy_page`."""
-        del machine, pfn, pages
+    def copy_run(self, machine: Machine, pfn: int, nr_pages: int) -> int:
+        """See `Way.copy_run`: 0, so that every page goes through `safe_copy_page`."""
+        del machine, pfn, nr_pages
         return 0
 
 
 class FixmapNoFlush(_PageByPage, Fixmap):
     """`Fixmap` without any invalidation."""
 
-    defect = "Forgets every invalidation: the second unmapped page is saved with the first one's bytes."
+    defect = "Omits every invalidation: the second unmapped page is saved with the bytes of the first."
     caught_by = "same-data"
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
@@ -81,7 +81,7 @@ class FixmapNoClear(_PageByPage, Fixmap):
 class FixmapNoMap(_PageByPage, Fixmap):
     """`Fixmap` that reads from the wrong address."""
 
-    defect = "Fills the slot and reads the page's own address all the same."
+    defect = "Sets the slot and reads the page's direct-map address regardless."
     caught_by = "no-fault"
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
@@ -93,7 +93,7 @@ class FixmapNoMap(_PageByPage, Fixmap):
 class FixmapSkips(_PageByPage, Fixmap):
     """`Fixmap` that skips pages without an entry."""
 
-    defect = "Takes a page without an entry for one that need not be saved."
+    defect = "Skips a page without an entry."
     caught_by = "every-listed-page"
 
     def safe_copy_page(self, machine: Machine, pfn: int) -> Bytes | None:
@@ -108,7 +108,7 @@ class FixmapSkips(_PageByPage, Fixmap):
 class FixmapBounce(_PageByPage, Fixmap):
     """`Fixmap` with an allocation for each page."""
 
-    defect = "Copies through a page of its own, which it allocates for each and frees again."
+    defect = "Copies through a bounce page, allocated and freed for each page."
     caught_by = "allocator-sound"
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
@@ -129,7 +129,7 @@ class RemapWriteAnyway(Mutant, RemapGenericAbort):
     """`RemapGenericAbort` whose image is written in spite of the error."""
 
     policy = "write-anyway"
-    defect = "Gives up where a page cannot be mapped, and the image is written all the same."
+    defect = "Aborts where a page cannot be mapped, and writes the image regardless."
     caught_by = "nothing-on-failure"
 
 
@@ -137,7 +137,7 @@ class RemapWholeNoWrite(Mutant, RemapWhole):
     """`RemapWhole` that clears RW as well."""
 
     clears = PRESENT | PSE | RW
-    defect = "Takes RW from the large entry together with PRESENT, as CPA does of 4K entries."
+    defect = "Clears RW together with PRESENT in the large entry, as CPA does in 4K entries."
     caught_by = "same-rights"
 
 
@@ -154,7 +154,7 @@ class RemapNoUnmap(_PageByPage, Remap):
 class RemapNoFlush(_PageByPage, Remap):
     """`Remap` without `flush_tlb_kernel_range`."""
 
-    defect = "Unmaps a page and lets the CPU remember it."
+    defect = "Unmaps a page and leaves its translation in the TLB."
     caught_by = "nothing-stale"
 
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Mainline's way to this day: make the direct-map entry present, copy, make it not present again."""
+"""Mainline's way: make the direct-map entry present, copy, make it not present again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from hibernaut.errors import HibernationRefused, OutOfMemory
 from hibernaut.hibernation.log import FAILED_TO_REMAP
-from hibernaut.hibernation.ways.base import Way, not_present_run, own_frames
+from hibernaut.hibernation.ways.base import Way, held_and_uncached, not_present_run
 from hibernaut.linux.change_page_attr import AttributeChangeError
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import TableNotInSource
@@ -22,15 +22,15 @@ class Remap(Way):
     """`hibernate_map_page` and `hibernate_unmap_page` of kernel/power/snapshot.c.
 
     Since Linux kernel commit 2abf962a8d42 ("PM: hibernate: make direct map manipulations more explicit") (in v5.11),
-    there are these functions. Read in linux-source-6.1 6.1.192-2, linux-source-6.12 6.12.118-1 and linux-source-7.3
-    7.3.4-1~bpo13+1: the same in all.
+    snapshot.c has these functions. They are the same in linux-source-6.1 6.1.192-2, linux-source-6.12 6.12.118-1 and
+    linux-source-7.3 7.3.4-1~bpo13+1.
 
-    Where the page lies in a large entry, that has to be split, and the split needs a page. An error is warned about
-    once and otherwise ignored: the copy from the page, still not present, follows.
+    If a large entry maps the page, the kernel splits it, which takes a page for the table. It warns about an error once
+    and otherwise ignores it: the copy from the page, still not present, follows.
     """
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int | None:
-        """set_direct_map_default_noflush; the page's own address, whether that worked or not."""
+        """Call `set_direct_map_default_noflush`; return the page's direct-map address, even on failure."""
         try:
             set_direct_map_default_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
@@ -38,23 +38,23 @@ class Remap(Way):
         return machine.vaddr(pfn)
 
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
-        """set_direct_map_invalid_noflush, then flush_tlb_kernel_range of the one page."""
+        """Call `set_direct_map_invalid_noflush`, then `flush_tlb_kernel_range` for the page."""
         try:
             set_direct_map_invalid_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
             machine.log.printk_once(FAILED_TO_REMAP)
         machine.flush_tlb_kernel_range(machine.vaddr(pfn), machine.vaddr(pfn) + PAGE_SIZE)
 
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
-        """See `Way.copy_run`: 4K entries of one table that name their own frames, all rewritten at once."""
+    def copy_run(self, machine: Machine, pfn: int, nr_pages: int) -> int:
+        """See `Way.copy_run`: 4K entries of one table that map their own frames are rewritten at once."""
         try:
-            count, level, paddr = not_present_run(machine, pfn, pages)
+            count, level, paddr = not_present_run(machine, pfn, nr_pages)
         except TableNotInSource:
             return 0
         table_pfn = paddr >> PAGE_SHIFT
         if level != Level.PTE or count < 2 or pfn <= table_pfn < pfn + count:
             return 0
-        table = machine.memory.frame(table_pfn)
+        table = machine.memory.page(table_pfn)
         if table is None:
             return 0
         first = (paddr & 0xFFF) // 8
@@ -62,7 +62,7 @@ class Remap(Way):
         run = entries[first : first + count]
         own = (run != 0) & (entry_frames(run, Level.PTE) == np.arange(pfn, pfn + count))
         count = int(np.argmin(own)) if not own.all() else count
-        if count < 2 or not own_frames(machine, pfn, count):
+        if count < 2 or not held_and_uncached(machine, pfn, count):
             return 0
         entries[first : first + count] = remapped_entries(run[:count], machine.rules)
         machine.write_table(table_pfn, entries)
@@ -72,14 +72,14 @@ class Remap(Way):
 class RemapGeneric(Remap):
     """The generic half of the series' v3: `hibernate_map_page` returns the address to read from, NULL on failure.
 
-    On NULL `safe_copy_page` warns once and skips the copy, and the snapshot goes on. What the image then has for the
-    page was never said: the destination is not cleared, so it is whatever lay there ("stale").
+    On NULL `safe_copy_page` warns once and skips the copy, and the snapshot continues. The destination is not cleared,
+    so the image page keeps its earlier bytes ("stale").
     """
 
     policy = "stale"
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int | None:
-        """set_direct_map_default_noflush; None if it failed."""
+        """Call `set_direct_map_default_noflush`; return None if it fails."""
         try:
             set_direct_map_default_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
@@ -89,18 +89,18 @@ class RemapGeneric(Remap):
 
 
 class RemapGenericZero(RemapGeneric):
-    """The same on a kernel that leaves out zero pages, ported carelessly: a skipped page is taken for one of zeroes."""
+    """`RemapGeneric` ported carelessly to a kernel that leaves out zero pages: a skipped page is recorded as zero."""
 
     policy = "zero"
 
 
 class RemapGenericAbort(RemapGeneric):
-    """The alternative that the thread names third: the failure is an error of the snapshot, and the machine thaws."""
+    """The third alternative of the thread: the failure aborts the snapshot, and the machine thaws."""
 
     policy = "abort"
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int | None:
-        """As `RemapGeneric`. Raises HibernationRefused if it failed."""
+        """Map as `RemapGeneric`. Raise HibernationRefused if that fails."""
         vaddr = super().hibernate_map_page(machine, pfn)
         if vaddr is None:
             raise HibernationRefused(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The alternative that the proposal's commit message names: let CPA map and reset the whole large page."""
+"""The alternative in the proposal's commit message: CPA maps and resets the whole large page."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from hibernaut.hibernation.ways.base import not_present_run, own_frames
+from hibernaut.hibernation.ways.base import held_and_uncached, not_present_run
 from hibernaut.hibernation.ways.remap import Remap
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, TableNotInSource, pfn_and_prot, pfn_entry
@@ -16,40 +16,40 @@ __all__ = ["RemapWhole"]
 
 
 class RemapWhole(Remap):
-    """A not-present large entry is made present as it is, and not present again: no split, no allocation.
+    """`Remap` that makes a whole large entry present, and not present again: no split, no allocation.
 
-    4K entries go the way of `Remap`, which needs no table for them either; a page without an entry is not helped.
+    4K entries are handled by `Remap`, which needs no table for them. A page without an entry still faults.
 
     Attributes:
-        clears: the bits that are cleared of the large entry in the end.
+        clears: bits that are cleared from the large entry after the copy.
     """
 
     clears: ClassVar[int] = PRESENT | PSE
 
     def hibernate_map_page(self, machine: Machine, pfn: int) -> int | None:
-        """The large entry present, if there is one; else as `Remap`."""
+        """Make the large entry present, if there is one; else map as `Remap`."""
         if self._set_present(machine, pfn, present=True):
             return machine.vaddr(pfn)
         return super().hibernate_map_page(machine, pfn)
 
     def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
-        """The large entry as it was, and every CPU forgets it; else as `Remap`."""
+        """Restore the large entry and flush it on every CPU; else unmap as `Remap`."""
         if self._set_present(machine, pfn, present=False):
             machine.flush_tlb_all()
         else:
             super().hibernate_unmap_page(machine, pfn)
 
-    def copy_run(self, machine: Machine, pfn: int, pages: int) -> int:
+    def copy_run(self, machine: Machine, pfn: int, nr_pages: int) -> int:
         """See `Way.copy_run`."""
         try:
-            count, level, paddr = not_present_run(machine, pfn, pages)
+            count, level, paddr = not_present_run(machine, pfn, nr_pages)
         except TableNotInSource:
             return 0
         if level is None or level == Level.PTE:
-            return super().copy_run(machine, pfn, pages)
+            return super().copy_run(machine, pfn, nr_pages)
         table = paddr >> PAGE_SHIFT
         found = machine.lookup_address(machine.vaddr(pfn))
-        if found is None or count < 2 or pfn <= table < pfn + count or not own_frames(machine, pfn, count):
+        if found is None or count < 2 or pfn <= table < pfn + count or not held_and_uncached(machine, pfn, count):
             return 0
         first, _ = pfn_and_prot(found.entry, found.level)
         if first != pfn - (machine.vaddr(pfn) >> PAGE_SHIFT) % level.pages:
