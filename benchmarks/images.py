@@ -24,10 +24,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hibernaut.kernel.core_file import CoreFormat, convert
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.parallel import worker_count
+from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.declarations import UNIT_BYTES, UNIT_PAGES
@@ -139,11 +141,10 @@ def read_all(path: Path, out: Bytes) -> None:
         image.read_all(out)
 
 
-def run_convert(path: Path, out: Path, form: str) -> None:
-    """`hibernaut convert` in this process."""
-    from hibernaut.cli.convert import Format, convert
-
-    convert(path, out, Format(form), quiet=True)
+def run_convert(path: Path, out: Path, form: CoreFormat) -> None:
+    """Convert as `hibernaut convert` does, in this process."""
+    with open_memory(path) as source:
+        convert(source, out, form)
 
 
 def plain_write(path: Path, data: Bytes) -> None:

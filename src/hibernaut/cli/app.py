@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -11,14 +12,15 @@ from typer.main import get_command
 from hibernaut import __version__
 from hibernaut.cli.answers import answers_
 from hibernaut.cli.audit import audit_
-from hibernaut.cli.common import expand_options
-from hibernaut.cli.convert import convert
+from hibernaut.cli.convert import convert_
 from hibernaut.cli.demo import demo
 from hibernaut.cli.explain import explain_
 from hibernaut.cli.explore import explore_
+from hibernaut.cli.help import ExampleCommand, WholeHelpGroup
 from hibernaut.cli.inspect import inspect
 from hibernaut.cli.lab.app import lab
 from hibernaut.cli.map import map_
+from hibernaut.cli.options import expand_options
 from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
@@ -31,6 +33,7 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="hibernaut",
+    cls=WholeHelpGroup,
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,7 +62,8 @@ def _version(wanted: bool) -> None:
 def _options(
     context: typer.Context,
     version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop. Default: no."),
     ] = False,
 ) -> None:
     """Linux x86-64 hibernation: page tables, the copy loop and the image, on simulated and real machines."""
@@ -68,18 +72,24 @@ def _options(
         raise typer.Exit(2)
 
 
-app.command()(demo)
-app.command()(inspect)
-app.command("map")(map_)
-app.command()(walk)
-app.command()(convert)
-app.command()(save)
-app.command()(rewrite)
-app.command("audit")(expand_options(audit_))
-app.command("explain")(explain_)
-app.command("explore")(expand_options(explore_))
-app.command("replay")(expand_options(replay_))
-app.command("answers")(answers_)
-app.command()(expand_options(takeover))
-app.command()(schema)
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("demo", demo, "hibernaut demo"),
+    ("inspect", inspect, "hibernaut inspect swap.img --digests"),
+    ("map", map_, "hibernaut map ram.elf"),
+    ("walk", walk, "hibernaut walk ram.elf 0xffffffff81000000"),
+    ("convert", convert_, "hibernaut convert swap.img memory.elf --to elf"),
+    ("save", save, "hibernaut save ram.elf new.img --via Fixmap"),
+    ("rewrite", rewrite, "hibernaut rewrite swap.img new.img --compressor none"),
+    ("audit", audit_, "hibernaut audit swap.img"),
+    ("explain", explain_, "hibernaut explain --rules 6.12"),
+    ("explore", explore_, "hibernaut explore --layout regions=1 --via Fixmap"),
+    ("replay", replay_, "hibernaut replay run.json"),
+    ("answers", answers_, "hibernaut answers --study reserve --write answers.md"),
+    ("takeover", takeover, "hibernaut takeover --keep DIR"),
+    ("schema", schema, "hibernaut schema lab prove"),
+)
+"""Name, function and example of each command; the names of files in the examples are those that the tests provide."""
+
+for name, function, example in COMMANDS:
+    app.command(name, cls=ExampleCommand, epilog=example)(expand_options(function))
 app.add_typer(lab, name="lab")

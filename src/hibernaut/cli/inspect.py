@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`hibernaut inspect IMAGE`: what is in a hibernation image, and is it intact?"""
+"""`hibernaut inspect IMAGE`: the contents of a hibernation image, and whether it is intact."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hibernaut.cli.common import (
-    BaseOption,
-    JsonOption,
-    OffsetOption,
-    PartitionOption,
-    QuietOption,
-    console,
-    print_json,
-    progress_bar,
+from hibernaut.cli.options import (
+    AreaOptions,
+    ImageArgument,
+    OutputOptions,
+    base_option,
+    offset_option,
+    partition_option,
 )
-from hibernaut.cli.machine import machine_named
+from hibernaut.cli.progress import page_progress
 from hibernaut.errors import FormatError
+from hibernaut.kernel.resuming_machine import resuming_machine
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.report.images import digests_of, inspect_document, verdict_document
 from hibernaut.report.text import inspection_text
@@ -30,21 +28,24 @@ from hibernaut.volumes.files import open_plain
 
 __all__ = ["inspect"]
 
+VERDICT_SECTION = "Verdict"
+
 
 def inspect(
-    image: Annotated[Path, typer.Argument(help="The swap area: a partition's image, or a disk's; compressed or not.")],
-    offset: OffsetOption = 0,
-    partition: PartitionOption = None,
-    base: BaseOption = None,
+    image: ImageArgument,
+    options: AreaOptions,
+    output: OutputOptions,
     digests: Annotated[
-        bool, typer.Option("--digests", help="Also SHA-256 of the frame list and of the pages.")
+        bool, typer.Option("--digests", help="Also print SHA-256 of the list of frames and of the pages. Default: no.")
     ] = False,
     for_kernel: Annotated[
         str | None,
         typer.Option(
             "--for-kernel",
             metavar="RELEASE",
-            help="Would this kernel resume from it? 6.1, or in full. Default: the one that runs on MACHINE.",
+            rich_help_panel=VERDICT_SECTION,
+            help="Tell whether this kernel would resume from it: 6.1, or a full release. Default: the kernel of "
+            "--on-machine, if that is given.",
         ),
     ] = None,
     on_machine: Annotated[
@@ -52,39 +53,50 @@ def inspect(
         typer.Option(
             "--on-machine",
             metavar="MACHINE",
-            help="And on this machine? `this`, a RAM dump or another image of it, or a JSON file of its facts.",
+            rich_help_panel=VERDICT_SECTION,
+            help="And on this machine: `this`, a RAM dump or another image of it, or a JSON file of its facts. "
+            "Default: an unknown machine.",
         ),
     ] = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    on_machine_offset: Annotated[int, offset_option("on-machine-", VERDICT_SECTION)] = 0,
+    on_machine_partition: Annotated[int | None, partition_option("on-machine-", VERDICT_SECTION)] = None,
+    on_machine_base: Annotated[int | None, base_option("on-machine-", VERDICT_SECTION)] = None,
 ) -> None:
-    """Say what is in a hibernation image and whether it is intact; exit status 1 if it is not."""
-    asked = _asked(for_kernel, on_machine)
-    with open_plain(image) as file, progress_bar(f"reading {image}", None, quiet) as advance:
-        found = inspect_image(file, offset=offset, partition=partition, base=base, progress=advance)
-        document = inspect_document(found, offset)
+    """Show the contents of a hibernation image and whether it is intact.
+
+    The exit status is 1 if it is damaged, or if the kernel of --for-kernel would refuse it.
+    """
+    place = AreaOptions(on_machine_offset, on_machine_partition, on_machine_base)
+    asked = _asked(for_kernel, on_machine, place)
+    with open_plain(image) as file, page_progress(f"reading {image}", None, output.quiet) as advance:
+        found = inspect_image(
+            file, offset=options.offset, partition=options.partition, base=options.base, progress=advance
+        )
+        document = inspect_document(found, options.offset)
         if digests and found.image and not found.problems:
             document["sha256_pfns"], document["sha256_stored_pages"] = digests_of(found.image)
         verdict = verdict_on(found, *asked[:2]) if asked else None
         if asked and verdict:
             document["verdict"] = verdict_document(verdict, asked[2])
-    if json:
-        print_json(document)
-    elif not quiet:
-        console().print(inspection_text(document))
+    output.answer(document, inspection_text)
     if found.problems or (verdict and verdict.resumes is False):
         raise typer.Exit(1)
 
 
-def _asked(for_kernel: str | None, on_machine: str | None) -> tuple[ImageRules, ResumingMachine, RulesFrom] | None:
-    """Kernel and machine of a verdict, and where the rules come from; None if none is asked for.
+def _asked(
+    for_kernel: str | None, on_machine: str | None, place: AreaOptions
+) -> tuple[ImageRules, ResumingMachine, RulesFrom] | None:
+    """Return kernel and machine of the verdict, and the origin of the rules; None if no verdict is asked for.
 
     Raises:
         FormatError, OSError: the machine or its kernel is not known.
     """
     if for_kernel is None and on_machine is None:
         return None
-    machine = machine_named(on_machine) if on_machine is not None else ResumingMachine("a machine that is not known")
+    if on_machine is None:
+        machine = ResumingMachine("an unknown machine")
+    else:
+        machine = resuming_machine(on_machine, offset=place.offset, partition=place.partition, base=place.base)
     if for_kernel is not None:
         return image_rules_for_release(for_kernel), machine, "line"
     if machine.release is None:

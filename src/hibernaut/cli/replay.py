@@ -9,43 +9,44 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
-from hibernaut.cli.source_machine import MachineOptions, machine_in
+from hibernaut.cli.options import MachineOptions, OutputOptions
 from hibernaut.exploration.play import SourceMachine
-from hibernaut.exploration.replay import replay, run_document
+from hibernaut.exploration.replay import replay
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import rules_named
-from hibernaut.report.explore import played_text
+from hibernaut.report.explore import played_text, replay_document
 
 __all__ = ["replay_"]
 
 
 def replay_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Run that explore or answers saved.")],
     options: MachineOptions,
-    file: Annotated[Path, typer.Argument(help="A run that explore saved.")],
+    output: OutputOptions,
     source: Annotated[
-        Path | None, typer.Option("--source", help="The dump or image on whose machine the run begins.")
+        Path | None,
+        typer.Option(
+            "--source",
+            metavar="SOURCE",
+            help="Dump or image on whose machine the run begins. Default: none, for a run of a simulated machine.",
+        ),
     ] = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
-    """Play a saved run again, print it like a log, and say whether it ends as it did: byte for byte.
+    """Play a saved run again, print its log, and tell whether it ends as it was saved, byte for byte.
 
-    The exit status is 0 if it does, 1 if anything came out otherwise.
+    The exit status is 0 if it does, 1 if it differs.
     """
     with ExitStack() as stack:
 
         def machine_of(wanted: SourceMachine, rules: str) -> Machine:
             if source is None:
-                raise typer.BadParameter(f"the run begins on the machine of {wanted.name}", param_hint="--source")
-            return machine_in(stack, source, options, rules_named(rules), quiet)[0]
+                raise typer.BadParameter(
+                    f"the run begins on the machine of {wanted.name}; give it", param_hint="--source"
+                )
+            return options.machine(stack, source, rules_named(rules), output.quiet).machine
 
         found = replay(file, machine_of)
-        document = {**run_document(found.played), "same": found.same, "difference": found.difference}
-    if json:
-        print_json(document)
-    elif not quiet:
-        shown = found.played.run.violations[: len(document["findings"])]
-        console().print(played_text({**document, "findings": list(map(str, shown))}))
+        document = replay_document(found)
+    output.answer(document, lambda _: played_text(document, map(str, found.played.run.violations)))
     if not found.same:
         raise typer.Exit(1)

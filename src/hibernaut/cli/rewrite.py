@@ -8,22 +8,18 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.common import (
-    BaseOption,
-    JsonOption,
-    OffsetOption,
-    PartitionOption,
-    QuietOption,
-    console,
+from hibernaut.cli.options import (
+    AreaOptions,
+    ContentOptions,
+    ImageArgument,
+    OutputOptions,
     number,
-    print_json,
-    progress_bar,
     refuse_same_file,
 )
-from hibernaut.cli.save import Compressor, YesNo
+from hibernaut.cli.progress import page_progress
 from hibernaut.report.images import rewrite_document
 from hibernaut.report.text import rewritten_text
-from hibernaut.swsusp import Image, open_image, rewrite_image
+from hibernaut.swsusp import Image, rewrite_image
 from hibernaut.swsusp.rewrite import refuse_unlisted
 
 __all__ = ["rewrite"]
@@ -53,61 +49,61 @@ def _file_write(text: str) -> tuple[int, Path]:
 
 
 def rewrite(
-    image: Annotated[Path, typer.Argument(help="The swap area: a partition's image, or a disk's; or a block device.")],
+    image: ImageArgument,
+    options: AreaOptions,
+    content: ContentOptions,
+    output: OutputOptions,
     out: Annotated[
-        Path | None, typer.Argument(help="The file to make, a copy of IMAGE's; it appears whole or not at all.")
-    ] = None,
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Write into IMAGE itself; at any instant it holds an old or a new image.")
-    ] = False,
-    compressor: Annotated[Compressor | None, typer.Option("--compressor", help="Default: as in the image.")] = None,
-    zero_pages: Annotated[
-        YesNo | None,
-        typer.Option(
-            "--zero-pages", help="Leave out zero pages (read by Linux 6.6 and later). Default: as in the image."
+        Path | None,
+        typer.Argument(
+            metavar="OUT",
+            help="File to make, a copy of IMAGE; it appears whole or not at all. Default: see --in-place.",
         ),
     ] = None,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place", help="Write into IMAGE itself, which holds an old or a new image at any instant. Default: no."
+        ),
+    ] = False,
     write: Annotated[
         list[str] | None,
-        typer.Option("--write", metavar="PADDR=HEX", help="Bytes to write at a physical address; repeatable."),
+        typer.Option(
+            "--write",
+            metavar="PADDR=HEX",
+            help="Write these bytes at a physical address of the machine's memory; repeatable. Default: nothing.",
+        ),
     ] = None,
     write_file: Annotated[
         list[str] | None,
         typer.Option(
-            "--write-file", metavar="PADDR=FILE", help="The same from a file; after all of --write; repeatable."
+            "--write-file",
+            metavar="PADDR=FILE",
+            help="Write the bytes of a file there, after all of --write; repeatable. Default: nothing.",
         ),
     ] = None,
-    offset: OffsetOption = 0,
-    partition: PartitionOption = None,
-    base: BaseOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
-    """Write an image again into the blocks it has, with another compressor or other bytes in memory."""
+    """Write an image again into its own blocks, with another compressor or other bytes in memory."""
     if (out is None) != in_place:
         raise typer.BadParameter("give either OUT or --in-place", param_hint="OUT")
-    if out is not None:
-        refuse_same_file(out, image)
     texts = [_hex_write(text) for text in write or []]
     files = [_file_write(text) for text in write_file or []]
     if out is not None:
-        refuse_same_file(out, *(path for _, path in files))
-    with open_image(image, offset=offset, partition=partition, base=base) as opened:
+        refuse_same_file(out, image, *(path for _, path in files))
+    with options.open_image(image) as opened:
         writes = [*texts, *((paddr, _contents(opened, paddr, path)) for paddr, path in files)]
-        with progress_bar(f"writing {out or image}", len(opened.pfns), quiet) as advance:
+        compressor = content.compressor_for(opened)
+        with page_progress(f"writing {out or image}", len(opened.pfns), output.quiet) as advance:
             written = rewrite_image(
                 opened,
                 out,
                 writes=writes,
-                compressor=compressor.value if compressor else None,
-                zero_pages=zero_pages is YesNo.YES if zero_pages else None,
+                compressor=compressor,
+                zero_pages=content.zero_pages_for(opened),
                 progress=advance,
             )
-        document = rewrite_document(written, compressor.value if compressor else opened.compressor, in_place, writes)
-    if json:
-        print_json(document)
-    elif not quiet:
-        console().print(rewritten_text(str(out or image), document))
+        document = rewrite_document(written, compressor, in_place, writes)
+    output.answer(document, lambda done: rewritten_text(str(out or image), done))
 
 
 def _contents(image: Image, paddr: int, path: Path) -> bytes:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
+from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.terminal import print_json
 from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.schema import schema_of
 
@@ -15,19 +16,16 @@ __all__ = ["schema"]
 
 
 def schema(
+    output: OutputOptions,
     command: Annotated[
         list[str] | None,
-        typer.Argument(help="Words of a command, such as map or lab prove. Default: list the commands."),
+        typer.Argument(metavar="COMMAND", help="Words of a command: map, lab prove. Default: list the commands."),
     ] = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Print the JSON Schema of the document that a command prints with --json."""
     if command:
         found = schema_of(" ".join(command))
-        if not quiet or json:
+        if not output.quiet or output.json:
             print_json(found)
-    elif json:
-        print_json({"commands": list(DOCUMENTS)})
-    elif not quiet:
-        console().print("\n".join(DOCUMENTS))
+    else:
+        output.answer({"commands": list(DOCUMENTS)}, lambda document: "\n".join(document["commands"]))

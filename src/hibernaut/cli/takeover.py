@@ -9,9 +9,19 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
-from hibernaut.cli.lab.options import DryRunOption, GuestOptions, KeepOption, LabOptions, VariantOption, workshop
+from hibernaut.cli.lab.options import (
+    GUEST_SECTION,
+    DryRunOption,
+    GuestOptions,
+    KeepOption,
+    LabOptions,
+    show_plan,
+    workshop,
+)
+from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.terminal import print_text
 from hibernaut.lab.takeover import take_over
+from hibernaut.report.documents import TakeoverDocument
 
 __all__ = ["takeover"]
 
@@ -20,20 +30,27 @@ __all__ = ["takeover"]
 class TakeoverGuestOptions(GuestOptions):
     """Options that choose a guest; by default one whose stock kernel crashes."""
 
-    variant: VariantOption = "hole-2m-fails"
+    variant: Annotated[
+        str,
+        typer.Option(
+            "--variant",
+            metavar="NAME",
+            rich_help_panel=GUEST_SECTION,
+            help="Kind of guest; `hibernaut lab variants` lists them. Default: hole-2m-fails.",
+        ),
+    ] = "hole-2m-fails"
 
 
 def takeover(
-    *,
     guest: TakeoverGuestOptions,
-    keep: KeepOption = None,
-    resume_stock: Annotated[
-        bool, typer.Option("--resume-stock", help="Also resume from the kernel's own image, if it makes one.")
-    ] = False,
     options: LabOptions,
+    output: OutputOptions,
+    resume_stock: Annotated[
+        bool,
+        typer.Option("--resume-stock", help="Also resume from the kernel's own image, if it makes one. Default: no."),
+    ] = False,
+    keep: KeepOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Stop a real kernel before it copies anything, save it through the fixmap, and resume a stock kernel from that.
 
@@ -44,32 +61,28 @@ def takeover(
     """
     variant = guest.guest()
     if dry_run:
-        return options.dry_run(variant, keep or Path("DIR"), gdb=True)
+        return show_plan(output, options.planned(variant, keep or Path("DIR"), gdb=True))
     laboratory = options.lab()
     steps: list[tuple[str, str]] = []
 
     def tell(step: str, what: str) -> None:
         steps.append((step, what))
-        if not (json or quiet):
-            console().print(f"{step:12}{what}")
+        if output.text:
+            print_text(f"{step:12}{what}")
 
     with workshop(keep) as folder:
         taken = take_over(laboratory, variant, folder, resume_stock=resume_stock, tell=tell)
-    if json:
-        print_json(
-            {
-                "passed": taken.passed,
-                "kernel": laboratory.kernel.release,
-                "variant": variant.name,
-                "steps": [{"step": step, "what": what} for step, what in steps],
-                "stock": {"outcome": taken.stock.outcome, "reason": taken.stock.reason},
-                "stock_resumed": taken.stock_resumed and taken.stock_resumed.reason,
-                "resumed": taken.resumed.reason,
-                "direct_map_findings": [str(one) for one in taken.findings],
-            }
-        )
-    elif not quiet:
-        console().print("PASS" if taken.passed else "FAIL")
+    document: TakeoverDocument = {
+        "passed": taken.passed,
+        "kernel": laboratory.kernel.release,
+        "variant": variant.name,
+        "steps": [{"step": step, "what": what} for step, what in steps],
+        "stock": {"outcome": taken.stock.outcome, "reason": taken.stock.reason},
+        "stock_resumed": taken.stock_resumed.reason if taken.stock_resumed else None,
+        "resumed": taken.resumed.reason,
+        "direct_map_findings": [str(one) for one in taken.findings],
+    }
+    output.answer(document, lambda _: "PASS" if taken.passed else "FAIL")
     if not taken.passed:
         raise typer.Exit(1)
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one writer of all that commands print, and the progress bar; text of files cannot control the terminal."""
+"""The one writer of all that commands print; text of files cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 from hibernaut.report.visible import visible, visible_line
 
-__all__ = ["STANDARD_OUTPUT", "ReaderGone", "abandon_output", "print_json", "print_text", "progress_bar", "say"]
+__all__ = ["STANDARD_OUTPUT", "ReaderGone", "abandon_output", "print_json", "print_text", "say"]
 
 STANDARD_OUTPUT = "standard output"
 
@@ -65,23 +65,3 @@ def _encodable(text: str, stream: TextIO) -> str:
     """Escape what the stream's encoding cannot express: a terminal of the C locale must not end the program."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-@contextmanager
-def progress_bar(what: str, total_pages: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error, if that is a terminal; yield the function that moves it by a number of pages."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield lambda _pages: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(visible_line(what), total=total_pages)
-        yield lambda pages: bar.advance(task, pages)

@@ -301,7 +301,7 @@ class Lab:
                 return _resumed(guest, False, f"crashed: {guest.crash_message()}" if crashed else f"timeout: {error}")
 
     def resume_foreign(
-        self, variant: Variant, disk: Path, folder: Path, *, partition: int | None = None, offset: int = 0
+        self, variant: Variant, disk: Disk, folder: Path, *, partition: int | None = None, offset: int = 0
     ) -> Resumed:
         """Boot a fresh machine on an image without a record: whether it resumes shows, but nothing can be verified.
 
@@ -309,7 +309,7 @@ class Lab:
 
         Args:
             variant: memory and levels of paging.
-            disk: the machine's only disk; the machine gets a copy.
+            disk: the machine's only disk.
             folder: folder for the initramfs.
             partition: partition with the image.
             offset: `resume_offset`.
@@ -317,7 +317,7 @@ class Lab:
         Raises:
             LabUnavailable, LabError: see `resume`.
         """
-        with self.boot(variant, folder, [Disk(disk, keep=False)]) as guest:
+        with self.boot(variant, folder, [disk]) as guest:
             printed_before = len(guest.qemu.console())
             sequence = _start_resume(guest, "vda", partition, offset)
             end = time.monotonic() + HIBERNATE_SECONDS

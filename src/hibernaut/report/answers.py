@@ -9,11 +9,12 @@ from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.tally import Tally
 from hibernaut.hibernation.invariants import INVARIANTS, TRACES
 from hibernaut.hibernation.ways import MUTANTS
+from hibernaut.report.documents import AnswersDocument
 from hibernaut.studies.answers import Answers
 from hibernaut.studies.judge import Judged, Studied
 from hibernaut.studies.placements import ALLOCATOR
 
-__all__ = ["answers_page"]
+__all__ = ["answers_document", "answers_page"]
 
 SHOWN_FINDINGS = 4
 
@@ -205,3 +206,32 @@ def _story(answers: Answers, folder: str) -> str:
 
 def _is_story(death: str) -> bool:
     return "NULL" in death and "__rmqueue_pcplist" in death
+
+
+def answers_document(answers: Answers) -> AnswersDocument:
+    """Return the document of the answers: scope and counts of each study, and the verdict on each claim."""
+    return {
+        "studies": [
+            {
+                "name": one.study.name,
+                "scope": one.study.sweep.scope,
+                "ways": {
+                    name: {"machines": tally.machines, "runs": tally.runs, "states": tally.states, "cut": tally.cut}
+                    for name, tally in one.tallies.items()
+                },
+            }
+            for one in answers.studied
+        ],
+        "claims": [
+            {
+                "name": judged.claim.name,
+                "title": judged.claim.title,
+                "holds": not judged.against,
+                "machines": judged.machines,
+                "runs": judged.runs,
+                "against": judged.against,
+                "first_against": judged.first_against,
+            }
+            for judged in answers.judged
+        ],
+    }

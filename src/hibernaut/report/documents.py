@@ -672,6 +672,32 @@ class ProveDocument(TypedDict):
     results: Annotated[list[CaseDocument], "results by kernel and case"]
 
 
+class ListedCaseDocument(TypedDict):
+    """A case of the laboratory."""
+
+    name: str
+    must: Annotated[str, "outcome that the case must have"]
+
+
+class CasesDocument(TypedDict):
+    """`hibernaut lab prove --list`: the cases."""
+
+    cases: list[ListedCaseDocument]
+
+
+class PlannedGuestDocument(TypedDict):
+    """A guest that would be booted."""
+
+    kernel: Annotated[str, "kernel line, or the file of the kernel"]
+    command: Annotated[list[str], "words of QEMU's command line"]
+
+
+class DryRunDocument(TypedDict):
+    """A command with --dry-run: the guests that it would boot first."""
+
+    guests: list[PlannedGuestDocument]
+
+
 class NeedDocument(TypedDict):
     """A need of the laboratory."""
 
@@ -698,21 +724,24 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "explain": (ExplainDocument,),
     "explore": (ExploreDocument,),
     "inspect": (InspectDocument,),
-    "lab boot": (BootDocument,),
-    "lab confirm": (ConfirmDocument,),
+    "lab boot": (BootDocument, DryRunDocument),
+    "lab confirm": (ConfirmDocument, DryRunDocument),
     "lab doctor": (DoctorDocument,),
-    "lab dump": (DumpDocument,),
-    "lab golden": (Annotated[dict[str, Any], "`hibernaut lab golden`: the content of expected.json."],),
-    "lab hibernate": (HibernateDocument,),
-    "lab prove": (ProveDocument,),
-    "lab resume": (ResumeDocument,),
+    "lab dump": (DumpDocument, DryRunDocument),
+    "lab golden": (
+        DryRunDocument,
+        Annotated[dict[str, Any], "`hibernaut lab golden`: the content of expected.json."],
+    ),
+    "lab hibernate": (HibernateDocument, DryRunDocument),
+    "lab prove": (ProveDocument, CasesDocument, DryRunDocument),
+    "lab resume": (ResumeDocument, DryRunDocument),
     "lab variants": (VariantsDocument,),
     "map": (MapDocument,),
     "replay": (ReplayDocument,),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),
     "schema": (Annotated[dict[str, Any], "`hibernaut schema`: the commands, or the JSON Schema of one."],),
-    "takeover": (TakeoverDocument,),
+    "takeover": (TakeoverDocument, DryRunDocument),
     "walk": (WalkDocument,),
 }
 """The shapes of each command's document, by the command's words. Never changed after import."""

@@ -1,18 +1,78 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results of `explore`, `replay` and `lab confirm` as text for a terminal."""
+"""Documents of `explore` and `replay`, and results of them and of `lab confirm` as text for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
 
+from hibernaut.exploration import Exploration, PlayedEnding
+from hibernaut.exploration.replay import Replayed, run_document
+from hibernaut.kernel_line import RulesFrom
+from hibernaut.report.documents import EndingDocument, ExploreDocument, ReplayDocument, WayDocument
 from hibernaut.report.text import columns, counted
 
-__all__ = ["confirmed_text", "explored_text", "played_text"]
+__all__ = ["confirmed_text", "explore_document", "explored_text", "played_text", "replay_document"]
+
+SHOWN_FINDINGS = 5
 
 
-def explored_text(document: Mapping[str, Any]) -> str:
-    """Return the text of the document of `explore`."""
+def explore_document(found: Exploration, files: Mapping[PlayedEnding, Path], rules_from: RulesFrom) -> ExploreDocument:
+    """Return the document of an exploration.
+
+    Args:
+        found: the exploration.
+        files: the file that each outcome's shortest run was saved to.
+        rules_from: origin of the rules.
+    """
+    return {
+        "scope": found.scope,
+        "covered": found.covered,
+        "ways": [
+            {
+                "way": way.name,
+                "safe": way.safe,
+                "machines": way.tally.machines,
+                "runs": way.tally.runs,
+                "states": way.tally.states,
+                "steps": way.tally.steps,
+                "cut_machines": way.tally.cut,
+                "cut": way.tally.where,
+                "endings": [_ending_document(ending, files.get(ending)) for ending in way.endings],
+            }
+            for way in found.ways
+        ],
+        "rules_from": rules_from,
+    }
+
+
+def _ending_document(ending: PlayedEnding, file: Path | None) -> EndingDocument:
+    outcome, played = ending.outcome, ending.played
+    return {
+        "verdict": str(outcome),
+        "outcome": outcome.status,
+        "violated": list(outcome.violated),
+        "warned": outcome.warned,
+        "loses": outcome.loses,
+        "runs": ending.runs,
+        "machines": ending.machines,
+        "choices_away": ending.shortest.deviations,
+        "schedule": list(played.lines),
+        "injected": list(played.injected),
+        "findings": [str(violation) for violation in played.run.violations[:SHOWN_FINDINGS]],
+        "file": None if file is None else str(file),
+    }
+
+
+def replay_document(found: Replayed) -> ReplayDocument:
+    """Return the document of a replay: the contents of the run's file, and whether the run is the same."""
+    document = {**run_document(found.played), "same": found.same, "difference": found.difference}
+    return cast(ReplayDocument, document)
+
+
+def explored_text(document: ExploreDocument) -> str:
+    """Return the text of an exploration."""
     covered = "covered: every run" if document["covered"] else "CUT: not every run"
     lines = [f"scope: {document['scope']}", covered]
     for way in document["ways"]:
@@ -38,7 +98,7 @@ def explored_text(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _answer(way: dict[str, Any], bad: list[dict[str, Any]]) -> str:
+def _answer(way: WayDocument, bad: list[EndingDocument]) -> str:
     scope = "" if not way["cut_machines"] else " as far as it was explored"
     if not bad:
         return f"safe in every run{scope}"
@@ -49,11 +109,11 @@ def _answer(way: dict[str, Any], bad: list[dict[str, Any]]) -> str:
     return f"NOT safe: {runs} of {counted(way['runs'], 'run')} {lose} something"
 
 
-def _ending(one: dict[str, Any]) -> str:
+def _ending(one: EndingDocument) -> str:
     return one["verdict"] if one["violated"] or one["outcome"] != "saved" else "saved, unchanged"
 
 
-def _story(one: dict[str, Any]) -> list[str]:
+def _story(one: EndingDocument) -> list[str]:
     return [
         *one["schedule"],
         f"injected: {'; '.join(one['injected']) or 'nothing'}",
@@ -61,12 +121,17 @@ def _story(one: dict[str, Any]) -> list[str]:
     ]
 
 
-def played_text(document: Mapping[str, Any]) -> str:
-    """Return the text of the document of `replay`."""
+def played_text(document: ReplayDocument, findings: Iterable[str]) -> str:
+    """Return the text of a replay.
+
+    Args:
+        document: the replay.
+        findings: the violations that the document lists. Its own sentences are part of the format of a run's file.
+    """
     lines = [f"rules of {document['rules']}", *document["schedule"]]
     lines.append(f"injected: {'; '.join(document['injected'])}")
     lines += ["", *document["log"], ""]
-    lines += document["findings"]
+    lines += findings
     if document["more_findings"]:
         lines.append(f"... and {document['more_findings']} more")
     warned = " after a warning" if document["warned"] else ""

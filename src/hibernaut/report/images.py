@@ -8,11 +8,15 @@ import hashlib
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
+
 from hibernaut.errors import HibernationRefused, MachineFault
 from hibernaut.hibernation.snapshot import Snapshot
+from hibernaut.kernel.core_file import Converted
 from hibernaut.kernel_line import Probed, RulesFrom
 from hibernaut.linux.rules import KernelRules
 from hibernaut.report.documents import (
+    ConvertDocument,
     CrashedSaveDocument,
     InspectDocument,
     RefusedSaveDocument,
@@ -21,17 +25,21 @@ from hibernaut.report.documents import (
     VerdictDocument,
     WrittenDocument,
 )
-from hibernaut.report.text import hex_or_none
+from hibernaut.report.text import counted, hex_or_none, size_text
+from hibernaut.sources import Source
 from hibernaut.swsusp import Image, Inspection
 from hibernaut.swsusp.verdict import Verdict
 from hibernaut.swsusp.writer import WrittenImage
 
 __all__ = [
+    "convert_document",
+    "converted_text",
     "digests_of",
     "failed_save_document",
     "inspect_document",
     "rewrite_document",
     "save_document",
+    "saved_text",
     "verdict_document",
 ]
 
@@ -166,3 +174,60 @@ def rewrite_document(
         **_counts(written),
         "writes": [{"paddr": f"{paddr:#x}", "bytes": len(data)} for paddr, data in writes],
     }
+
+
+def convert_document(source: Source, converted: Converted, vaddr_base: int | None) -> ConvertDocument:
+    """Return the document of a file of memory that was written.
+
+    Args:
+        source: the memory.
+        converted: the file.
+        vaddr_base: virtual address of page frame 0, if the file states it.
+    """
+    return {
+        "source": source.kind,
+        "format": converted.format,
+        "pages": converted.pages,
+        "ranges": converted.ranges,
+        "zero_pages": converted.zero_pages,
+        "file_bytes": converted.file_bytes,
+        "direct_map_base": hex_or_none(vaddr_base),
+        "vmcoreinfo": converted.vmcoreinfo,
+    }
+
+
+def converted_text(name: str, document: ConvertDocument) -> str:
+    """Return the text of a file of memory that was written."""
+    pages, ranges = document["pages"], document["ranges"]
+    return (
+        f"{name}: {document['format']} of {counted(pages, 'page')} ({size_text(pages * 4096)}) in"
+        f" {counted(ranges, 'range')}"
+    )
+
+
+def saved_text(name: str, snapshot: Snapshot, written: WrittenImage, via: str) -> str:
+    """Return the text of an image that `hibernaut save` wrote: the kernel's log, the counts, what is lost.
+
+    Args:
+        name: the image.
+        snapshot: the copy.
+        written: counts of the image.
+        via: the way of copying.
+    """
+    tables = np.array([one.pfn for one in snapshot.allocations if one.pfn is not None], dtype=np.int64)
+    lost = int((~np.isin(tables, snapshot.pfns)).sum())
+    lines = [
+        *snapshot.log,
+        f"{name}: {counted(written.saved_pages, 'page')} saved via {via}, {written.stored_pages} stored"
+        f" ({size_text(written.blocks * 4096)} in the swap area), {counted(len(tables), 'allocation')} during the copy",
+    ]
+    if len(snapshot.skipped):
+        lines.append(
+            f"SKIPPED: {counted(len(snapshot.skipped), 'page')} could not be mapped; the image has other bytes"
+        )
+    if lost:
+        lines.append(
+            f"LOST: {counted(lost, 'page table')}, allocated during the copy and not on the list of pages;"
+            " `hibernaut map` shows the damage"
+        )
+    return "\n".join(lines)

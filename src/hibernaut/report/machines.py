@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Documents of machines: the audit, and the cells of the matrix."""
+"""Documents of machines: the audit, the cells of the matrix, the demonstration, the explanation."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 from hibernaut.hibernation.audit import Audit
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux import Machine
-from hibernaut.report.documents import AuditDocument, CellDocument, RunDocument
-from hibernaut.report.text import counted
-from hibernaut.studies.matrix import Cell
+from hibernaut.report.documents import AuditDocument, CellDocument, DemoDocument, ExplainDocument, RunDocument
+from hibernaut.report.text import counted, hex_or_none
+from hibernaut.studies.demo import ImageReadBack
+from hibernaut.studies.explain import QUESTION, Branch
+from hibernaut.studies.matrix import SITUATIONS, Cell
 
-__all__ = ["audit_document", "cell_document", "run_document"]
+__all__ = ["audit_document", "cell_document", "demo_document", "explain_document", "run_document"]
 
 SHOWN_RUNS = 3
 SHOWN_SPLITS = 20
@@ -86,4 +90,48 @@ def run_document(cell: Cell) -> RunDocument:
         "failed_checks": list(cell.failed_checks),
         "findings": [f"{check} ({counted(pages, 'page')})" for check, pages in told.items()],
         "kernel_lines": list(cell.after.log.kernel_lines),
+    }
+
+
+def demo_document(cells: Sequence[Cell], shown: Cell, image: ImageReadBack) -> DemoDocument:
+    """Return the document of the demonstration.
+
+    Args:
+        cells: every way in every situation.
+        shown: the cell whose kernel log is shown.
+        image: the image that was written and read back.
+    """
+    return {
+        "ways": list(dict.fromkeys(cell.way.name for cell in cells)),
+        "situations": [{"name": one.name, "what": one.what} for one in SITUATIONS],
+        "cells": [cell_document(cell) for cell in cells],
+        "last_words": {
+            "way": shown.way.name,
+            "situation": shown.situation.name,
+            "log": list(shown.after.log.lines),
+        },
+        "image": {
+            "pages": image.pages,
+            "crc32": hex_or_none(image.crc32),
+            "blocks": image.blocks,
+            "listed_as_saved": image.listed_as_saved,
+            "wrong_pages": image.wrong_pages,
+        },
+    }
+
+
+def explain_document(branches: Iterable[Branch], line: str) -> ExplainDocument:
+    """Return the document of the explanation, by the rules of a kernel line."""
+    return {
+        "question": QUESTION,
+        "rules": line,
+        "branches": [
+            {
+                "title": branch.title,
+                "path": list(branch.path),
+                "today": run_document(branch.today),
+                "fixmap": run_document(branch.fixmap),
+            }
+            for branch in branches
+        ],
     }

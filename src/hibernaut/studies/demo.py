@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machine that the demonstration hibernates."""
+"""The machine that the demonstration hibernates, and its image, written and read back."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
+from hibernaut.hibernation import Fixmap, hibernate
+from hibernaut.linux import build_machine
 from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.memory.segments import Segment
+from hibernaut.swsusp import open_image
+from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.writer import NewArea, write_image
 
-__all__ = ["DEMO_BLOCK_PFN", "demo_layout", "demo_pages"]
+__all__ = ["DEMO_BLOCK_PFN", "ImageReadBack", "demo_image", "demo_layout", "demo_pages"]
 
 DEMO_BLOCK_PFN = 0x1000
 """First frame of the 2 MiB block that is not present in the direct map."""
@@ -41,3 +49,41 @@ def demo_layout(tables: str = "high") -> Layout:
     data += [Segment(pfn, demo_pages(pfn, 1)) for pfn in DEMO_SINGLE_PFNS]
     holes = (hole_2m(DEMO_BLOCK_PFN), *(hole_4k(pfn) for pfn in DEMO_SINGLE_PFNS))
     return Layout(ram=RAM, holes=holes, tables=tables, data=tuple(data))
+
+
+@dataclass(frozen=True)
+class ImageReadBack:
+    """An image that was written and then read as any other file.
+
+    Attributes:
+        pages: page frames on its lists.
+        crc32: CRC-32 in its header.
+        blocks: blocks of 4096 bytes in the swap area, without the header.
+        listed_as_saved: whether it lists the frames of the snapshot.
+        wrong_pages: pages that differ from the machine's.
+    """
+
+    pages: int
+    crc32: int | None
+    blocks: int
+    listed_as_saved: bool
+    wrong_pages: int
+
+
+def demo_image(path: Path) -> ImageReadBack:
+    """Write an image of the demonstration's machine by Fixmap, read it back, and compare every page.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    original = build_machine(demo_layout())
+    snapshot = hibernate(original.fork(), Fixmap())
+    info = ImageInfo.blank(cr3=snapshot.cr3, physical_pages=original.memory.ranges.total_pages)
+    written = write_image(path, snapshot.memory, snapshot.pfns, info, NewArea(), compressor="lzo", zero_pages=False)
+    wrong = 0
+    with open_image(path) as image:
+        listed = np.array_equal(image.pfns, snapshot.pfns)
+        for pfns, pages in image.chunks():
+            expected, present = original.memory.gather(pfns)
+            wrong += int((~present | (pages != expected).any(axis=1)).sum())
+    return ImageReadBack(written.saved_pages, written.crc32, written.blocks, listed, wrong)

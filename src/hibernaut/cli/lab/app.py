@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
-from hibernaut.cli.common import expand_options
+from hibernaut.cli.help import ExampleCommand, WholeHelpGroup
 from hibernaut.cli.lab.boot import boot
 from hibernaut.cli.lab.confirm import confirm_
 from hibernaut.cli.lab.doctor import doctor
@@ -15,11 +17,13 @@ from hibernaut.cli.lab.hibernate import hibernate
 from hibernaut.cli.lab.prove import prove_
 from hibernaut.cli.lab.resume import resume
 from hibernaut.cli.lab.variants import variants
+from hibernaut.cli.options import expand_options
 from hibernaut.cli.terminal import print_text
 
 __all__ = ["lab"]
 
 lab = typer.Typer(
+    cls=WholeHelpGroup,
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -34,12 +38,18 @@ def _lab(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
-lab.command()(doctor)
-lab.command()(variants)
-lab.command()(expand_options(boot))
-lab.command()(expand_options(hibernate))
-lab.command()(expand_options(resume))
-lab.command()(expand_options(dump))
-lab.command()(expand_options(golden))
-lab.command("prove")(prove_)
-lab.command("confirm")(expand_options(confirm_))
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("doctor", doctor, "hibernaut lab doctor"),
+    ("variants", variants, "hibernaut lab variants"),
+    ("boot", boot, 'hibernaut lab boot --run "uname -r"'),
+    ("hibernate", hibernate, "hibernaut lab hibernate DIR --variant hole-2m"),
+    ("resume", resume, "hibernaut lab resume DIR"),
+    ("dump", dump, "hibernaut lab dump new.elf --variant secret"),
+    ("golden", golden, "hibernaut lab golden DIR --kernel 6.12"),
+    ("prove", prove_, "hibernaut lab prove --quick"),
+    ("confirm", confirm_, "hibernaut lab confirm run.json"),
+)
+"""Name, function and example of each command."""
+
+for name, function, example in COMMANDS:
+    lab.command(name, cls=ExampleCommand, epilog=example)(expand_options(function))

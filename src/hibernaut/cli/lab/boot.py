@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
-from hibernaut.cli.lab.options import DryRunOption, GuestOptions, LabOptions, workshop
+from hibernaut.cli.lab.options import DryRunOption, GuestOptions, LabOptions, show_plan, workshop
+from hibernaut.cli.options import OutputOptions
+from hibernaut.report.documents import BootDocument, ReplyDocument
 
 __all__ = ["boot"]
 
@@ -17,7 +18,9 @@ DEFAULT_COMMANDS = ("uname -a", "grep ^DirectMap /proc/meminfo")
 
 
 def boot(
-    *,
+    guest: GuestOptions,
+    options: LabOptions,
+    output: OutputOptions,
     run: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,11 +29,7 @@ def boot(
             help=f"Command for the guest's shell; repeatable. Default: {'; '.join(DEFAULT_COMMANDS)}.",
         ),
     ] = None,
-    guest: GuestOptions,
-    options: LabOptions,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Boot a guest, run commands in its shell, print their output, and end it.
 
@@ -38,17 +37,15 @@ def boot(
     """
     variant = guest.guest()
     if dry_run:
-        return options.dry_run(variant, Path("DIR"))
+        return show_plan(output, options.planned(variant, Path("DIR")))
     laboratory = options.lab()
-    answers: list[dict[str, Any]] = []
+    answers: list[ReplyDocument] = []
     with workshop(None) as folder, laboratory.boot(variant, folder, []) as running:
         for command in run or DEFAULT_COMMANDS:
             reply = running.port.ask(command)
             answers.append({"command": command, "status": reply.status, "lines": list(reply.lines)})
-    if json:
-        print_json({"kernel": laboratory.kernel.release, "answers": answers})
-    elif not quiet:
-        console().print("\n".join(line for answer in answers for line in answer["lines"]))
+    document: BootDocument = {"kernel": laboratory.kernel.release, "answers": answers}
+    output.answer(document, lambda done: "\n".join(line for answer in done["answers"] for line in answer["lines"]))
     if any(answer["status"] for answer in answers):
         raise typer.Exit(1)
     return None

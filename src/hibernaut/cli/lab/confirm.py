@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.common import JsonOption, QuietOption, console, print_json
-from hibernaut.cli.lab.options import DryRunOption, KeepOption, LabOptions, workshop
+from hibernaut.cli.lab.options import DryRunOption, KeepOption, LabOptions, show_plan, workshop
+from hibernaut.cli.options import OutputOptions
 from hibernaut.errors import HibernautError, LabUnavailable
 from hibernaut.exploration.replay import replay
 from hibernaut.lab.confirm import confirm
@@ -21,19 +21,20 @@ __all__ = ["confirm_"]
 
 
 def confirm_(
-    *,
-    file: Annotated[Path, typer.Argument(help="Run of a simulated machine, saved by explore or answers.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Run of a simulated machine, saved by explore or answers.")
+    ],
     options: LabOptions,
+    output: OutputOptions,
     keep: KeepOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Arrange a guest like the machine of a saved run, let its kernel hibernate, and compare with the model.
 
     The regions, the positions of their tables and of the allocator's own pages, and failing allocations are arranged
-    as far as a guest allows; a run that cannot be arranged is refused with the reason. The exit status is 0 if the
-    kernel agrees with the model, 1 if not.
+    as far as a guest allows; a run that cannot be arranged is refused with the reason.
+
+    The exit status is 0 if the kernel agrees with the model, 1 if not.
     """
     played, difference = replay(file)
     if difference is not None:
@@ -43,15 +44,11 @@ def confirm_(
     if why is not None:
         raise LabUnavailable(f"this run cannot be arranged in a guest: {why}")
     if dry_run:
-        return options.dry_run(prediction.variant, keep or Path())
+        return show_plan(output, options.planned(prediction.variant, keep or Path("DIR")))
     laboratory = options.lab()
     with workshop(keep) as folder:
         found = confirm(laboratory, prediction, folder)
-    document = {"file": str(file), **dataclasses.asdict(prediction), **dataclasses.asdict(found)}
-    if json:
-        print_json(document)
-    elif not quiet:
-        console().print(confirmed_text(document))
+    output.answer({"file": str(file), **dataclasses.asdict(prediction), **dataclasses.asdict(found)}, confirmed_text)
     if not found.agrees:
         raise typer.Exit(1)
     return None

@@ -4,23 +4,24 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hibernaut.cli.save import Compressor
-from hibernaut.cli.terminal import print_text
+from hibernaut.cli.options import Compressor, OutputOptions
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.kernels import KERNEL_LINES, Kernel, get_kernel, kernel_of_files, line_named
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
 from hibernaut.lab.variants import MAX_REGIONS, REGIONS, Swap, Variant, variant_named
-from hibernaut.lab.vm.qemu import Disk, command_text, usable_accelerator
+from hibernaut.lab.vm.qemu import Disk, planned_command, usable_accelerator
+from hibernaut.report.documents import DryRunDocument, PlannedGuestDocument
 
 __all__ = [
     "DEFAULT_KERNEL",
@@ -32,88 +33,64 @@ __all__ = [
     "LabOptions",
     "MirrorOption",
     "VariantOption",
+    "show_plan",
     "workshop",
 ]
 
 DEFAULT_KERNEL = "6.1"
 ACCELERATORS = ("tcg", "kvm", "auto")
 
-KernelOption = Annotated[
-    str,
-    typer.Option(
-        "--kernel",
-        metavar="LINE|VMLINUZ",
-        show_default=False,
-        help=f"Kernel line to boot: {', '.join(KERNEL_LINES)}; with --modules, a bzImage of your "
-        f"own. Default: {DEFAULT_KERNEL}, or the guest's own.",
-    ),
-]
-ModulesOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--modules", metavar="DIR", help="Modules of your own kernel: its lib/modules/RELEASE, or the folder above lib."
-    ),
-]
-VariantOption = Annotated[
-    str, typer.Option("--variant", metavar="NAME", help="Kind of guest; `hibernaut lab variants` lists them.")
-]
-MemoryOption = Annotated[
-    int | None, typer.Option("--memory", min=128, metavar="MIB", help="Memory of the guest. Default: the variant's.")
-]
-LevelsOption = Annotated[
-    int | None, typer.Option("--levels", min=4, max=5, help="Levels of paging. Default: the variant's.")
-]
-KaslrOption = Annotated[
-    bool | None,
-    typer.Option("--kaslr/--no-kaslr", help="Randomize the kernel's addresses, or not. Default: the variant's."),
-]
-CompressorOption = Annotated[
-    Compressor | None, typer.Option("--compressor", help="Compressor of the kernel's image. Default: the variant's.")
-]
-SwapOption = Annotated[
-    Swap | None, typer.Option("--swap", help="Place that the guest swaps and hibernates to. Default: the variant's.")
-]
-RegionOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--region",
-        metavar="SIZE:ORDER",
-        help=f"Region to take out of the direct map; ORDER is the position of its PMD table. Repeatable. "
-        f"One of {', '.join(REGIONS)}. Default: the variant's.",
-    ),
-]
-FailOption = Annotated[
-    int | None,
-    typer.Option(
-        "--fail-allocations",
-        min=0,
-        max=512,
-        help="Number of allocations for a split that fail during the copy. Default: the variant's.",
-    ),
-]
+GUEST_SECTION = "Guest"
+LAB_SECTION = "Laboratory"
+
+
+def _lab_option(*names: str, text: str, **declared: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=LAB_SECTION, help=text, **declared)
+
+
+def _guest_option(*names: str, text: str, **declared: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=GUEST_SECTION, help=f"{text} Default: the variant's.", **declared)
+
+
 CacheOption = Annotated[
     Path | None,
-    typer.Option(
+    _lab_option(
         "--cache",
         metavar="DIR",
         envvar="HIBERNAUT_LAB_CACHE",
-        help="Folder for downloaded kernels and built programs. Default: ~/.cache/hibernaut/lab.",
+        text="Folder for downloaded kernels and built programs. Default: ~/.cache/hibernaut/lab.",
     ),
 ]
 MirrorOption = Annotated[
     str | None,
-    typer.Option("--mirror", metavar="URL", help="Mirror of Debian's archive. Default: as apt is configured."),
+    _lab_option("--mirror", metavar="URL", text="Mirror of Debian's archive. Default: as apt is configured."),
 ]
 AccelOption = Annotated[
     str,
-    typer.Option("--accel", metavar="NAME", help="Accelerator of QEMU: tcg, kvm, or auto (kvm if it works)."),
+    _lab_option(
+        "--accel", metavar="NAME", text="Accelerator of QEMU: tcg, kvm, or auto (kvm if it works). Default: tcg."
+    ),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print QEMU's command line; boot, download and write nothing.")
+    bool,
+    _lab_option("--dry-run", text="Print QEMU's command line; boot, download and write nothing. Default: no."),
 ]
 KeepOption = Annotated[
     Path | None,
-    typer.Option("--keep", metavar="DIR", help="Folder, new or empty, that keeps disks, dumps and records."),
+    _lab_option(
+        "--keep",
+        metavar="DIR",
+        text="Folder, new or empty, that keeps disks, dumps and records. Default: they are removed.",
+    ),
+]
+VariantOption = Annotated[
+    str,
+    typer.Option(
+        "--variant",
+        metavar="NAME",
+        rich_help_panel=GUEST_SECTION,
+        help="Kind of guest; `hibernaut lab variants` lists them. Default: lzo.",
+    ),
 ]
 
 
@@ -121,8 +98,23 @@ KeepOption = Annotated[
 class LabOptions:
     """Options that choose a laboratory: its kernel, its cache, its accelerator."""
 
-    kernel: KernelOption = ""
-    modules: ModulesOption = None
+    kernel: Annotated[
+        str,
+        _lab_option(
+            "--kernel",
+            metavar="LINE|VMLINUZ",
+            text=f"Kernel line to boot: {', '.join(KERNEL_LINES)}; with --modules, a bzImage of your own. "
+            f"Default: {DEFAULT_KERNEL}, or that of the guest's record.",
+        ),
+    ] = ""
+    modules: Annotated[
+        Path | None,
+        _lab_option(
+            "--modules",
+            metavar="DIR",
+            text="Modules of your own kernel: its lib/modules/RELEASE, or the folder above lib. Default: none.",
+        ),
+    ] = None
     cache: CacheOption = None
     mirror: MirrorOption = None
     accel: AccelOption = "tcg"
@@ -130,25 +122,27 @@ class LabOptions:
     def lab(self, default_kernel: str = DEFAULT_KERNEL) -> Lab:
         """Return the laboratory; its kernel is downloaded if necessary."""
         if self.accel not in ACCELERATORS:
-            raise typer.BadParameter(f"{self.accel!r} is none of {', '.join(ACCELERATORS)}", param_hint="--accel")
+            raise typer.BadParameter(
+                f"unknown accelerator {self.accel!r}; expected {', '.join(ACCELERATORS)}", param_hint="--accel"
+            )
         store = Cache(self.cache)
         if self.modules is not None:
             if not self.kernel:
-                raise typer.BadParameter("needs a kernel of your own; add --kernel VMLINUZ", param_hint="--modules")
+                raise typer.BadParameter("needs a kernel of your own; give --kernel VMLINUZ", param_hint="--modules")
             found = kernel_of_files(Path(self.kernel), self.modules)
         else:
             found = get_kernel(store, line_named(self.kernel or default_kernel), self.mirror)
         return Lab(found, store, usable_accelerator(self.accel, found.vmlinuz), self.mirror)
 
-    def dry_run(
+    def planned(
         self, variant: Variant, folder: Path, *, gdb: bool = False, default_kernel: str = DEFAULT_KERNEL
-    ) -> None:
-        """Print QEMU's command line for a guest, without the kernel, which may not be downloaded yet."""
+    ) -> PlannedGuestDocument:
+        """Return QEMU's command line for a guest, without the kernel, which may not be downloaded yet."""
         name = self.kernel or default_kernel
         vmlinuz = Path(name if self.modules else f"vmlinuz-{line_named(name).name}")
         pretended = Lab(Kernel(name, name, vmlinuz, Path("MODULES")))
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
-        print_text(command_text(pretended.hardware(variant, folder, disks, "SESSION", gdb)))
+        return {"kernel": name, "command": planned_command(pretended.hardware(variant, folder, disks, "SESSION", gdb))}
 
 
 @dataclass(frozen=True)
@@ -156,13 +150,36 @@ class GuestOptions:
     """Options that choose a guest."""
 
     variant: VariantOption = "lzo"
-    memory: MemoryOption = None
-    levels: LevelsOption = None
-    kaslr: KaslrOption = None
-    compressor: CompressorOption = None
-    swap: SwapOption = None
-    region: RegionOption = None
-    fail_allocations: FailOption = None
+    memory: Annotated[int | None, _guest_option("--memory", min=128, metavar="MIB", text="Memory of the guest.")] = None
+    levels: Annotated[int | None, _guest_option("--levels", min=4, max=5, metavar="4|5", text="Levels of paging.")] = (
+        None
+    )
+    kaslr: Annotated[
+        bool | None, _guest_option("--kaslr/--no-kaslr", text="Randomize the kernel's addresses, or not.")
+    ] = None
+    compressor: Annotated[
+        Compressor | None, _guest_option("--compressor", text="Compressor of the kernel's image.")
+    ] = None
+    swap: Annotated[Swap | None, _guest_option("--swap", text="Place that the guest swaps and hibernates to.")] = None
+    region: Annotated[
+        list[str] | None,
+        _guest_option(
+            "--region",
+            metavar="SIZE:ORDER",
+            text="Region to take out of the direct map; ORDER is the position of its PMD table. Repeatable. "
+            f"One of {', '.join(REGIONS)}.",
+        ),
+    ] = None
+    fail_allocations: Annotated[
+        int | None,
+        _guest_option(
+            "--fail-allocations",
+            min=0,
+            max=512,
+            metavar="N",
+            text="Number of allocations for a split that fail during the copy.",
+        ),
+    ] = None
 
     def guest(self) -> Variant:
         """Return the variant with the options applied. Raises LabUnavailable if it is unknown."""
@@ -182,10 +199,20 @@ class GuestOptions:
 def _regions(wanted: list[str]) -> tuple[str, ...]:
     for one in wanted:
         if one not in REGIONS:
-            raise typer.BadParameter(f"{one!r} is none of {', '.join(REGIONS)}", param_hint="--region")
+            raise typer.BadParameter(f"unknown region {one!r}; expected {', '.join(REGIONS)}", param_hint="--region")
     if len(wanted) > MAX_REGIONS:
-        raise typer.BadParameter(f"{len(wanted)} regions; at most {MAX_REGIONS} are possible", param_hint="--region")
+        raise typer.BadParameter(f"{len(wanted)} regions; expected at most {MAX_REGIONS}", param_hint="--region")
     return tuple(wanted)
+
+
+def show_plan(output: OutputOptions, *planned: PlannedGuestDocument) -> None:
+    """Print the answer of --dry-run: QEMU's command line for each guest."""
+
+    def text(document: DryRunDocument) -> str:
+        return "\n".join(shlex.join(guest["command"]) for guest in document["guests"])
+
+    document: DryRunDocument = {"guests": list(planned)}
+    output.answer(document, text)
 
 
 @contextmanager

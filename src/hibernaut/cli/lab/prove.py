@@ -9,7 +9,6 @@ from typing import Annotated, cast
 
 import typer
 
-from hibernaut.cli.common import JsonOption, QuietOption, console, print_json, say
 from hibernaut.cli.lab.options import (
     DEFAULT_KERNEL,
     AccelOption,
@@ -18,13 +17,16 @@ from hibernaut.cli.lab.options import (
     KeepOption,
     LabOptions,
     MirrorOption,
+    show_plan,
 )
+from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.terminal import say
 from hibernaut.lab.cases.case import CaseResult
 from hibernaut.lab.cases.runner import prove
 from hibernaut.lab.cases.table import QUICK, cases_of
 from hibernaut.lab.host.kernels import KERNEL_LINES
 from hibernaut.lab.variants import variant_named
-from hibernaut.report.documents import CaseDocument, ProveDocument
+from hibernaut.report.documents import CaseDocument, CasesDocument, ProveDocument
 from hibernaut.report.text import columns, support_page, support_text
 from hibernaut.volumes.output import write_file
 
@@ -32,6 +34,7 @@ __all__ = ["prove_"]
 
 
 def prove_(
+    output: OutputOptions,
     kernel: Annotated[
         list[str] | None, typer.Option("--kernel", metavar="LINE", help="Kernel line; repeatable. Default: all lines.")
     ] = None,
@@ -41,56 +44,59 @@ def prove_(
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help=f"A few cases on Linux {DEFAULT_KERNEL}: reading, rewriting, a takeover, a copy."),
+        typer.Option(
+            "--quick",
+            help=f"A few cases on Linux {DEFAULT_KERNEL}: reading, rewriting, a takeover, a copy. Default: no.",
+        ),
     ] = False,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Number of cases at a time.")] = 2,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, max=64, metavar="N", help="Number of cases at a time. Default: 2.")
+    ] = 2,
     write: Annotated[
-        Path | None, typer.Option("--write", metavar="FILE", help="Write the table as a page (docs/support.md).")
+        Path | None,
+        typer.Option(
+            "--write",
+            metavar="FILE",
+            help="Write the table to this file as a page (docs/support.md). Default: no page.",
+        ),
     ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the cases and stop. Default: no.")] = False,
     keep: KeepOption = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the cases and stop.")] = False,
     cache: CacheOption = None,
     mirror: MirrorOption = None,
     accel: AccelOption = "tcg",
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Run every case on every kernel and print the table.
 
     The exit status is 1 unless all cases pass.
     """
     if write and not write.absolute().parent.is_dir():
-        raise typer.BadParameter(f"{write.parent} is not a folder", param_hint="--write")
+        raise typer.BadParameter(f"{write.parent} is not a folder; make it first", param_hint="--write")
     if keep and keep.exists() and any(keep.iterdir()):
         raise typer.BadParameter(f"{keep} is not empty; give a new or empty folder", param_hint="--keep")
     cases = cases_of(QUICK if quick and not case else case)
     lines = kernel or ([DEFAULT_KERNEL] if quick else list(KERNEL_LINES))
     if list_:
-        return console().print("\n".join(columns([one.name, one.must] for one in cases)))
+        listed: CasesDocument = {"cases": [{"name": one.name, "must": one.must} for one in cases]}
+        return output.answer(
+            listed, lambda found: "\n".join(columns([one["name"], one["must"]] for one in found["cases"]))
+        )
     if dry_run:
-        for name in lines:
-            LabOptions(name).dry_run(variant_named("lzo"), Path("DIR"), gdb=True)
-        return None
+        guests = (LabOptions(name).planned(variant_named("lzo"), Path("DIR"), gdb=True) for name in lines)
+        return show_plan(output, *guests)
     labs = [LabOptions(name, cache=cache, mirror=mirror, accel=accel).lab() for name in lines]
     results = []
     for result in prove(labs, cases, jobs, keep):
         results.append(result)
-        say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", quiet or json)
-    _print_results(results, write, json, quiet)
-    return None
-
-
-def _print_results(results: list[CaseResult], write: Path | None, json: bool, quiet: bool) -> None:
+        say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", not output.text)
     document: ProveDocument = {"passed": all(one.passed for one in results), "results": [_row(one) for one in results]}
     if write:
         write_file(write, support_page(document).encode(), public=True)
-    if json:
-        print_json(document)
-    elif not quiet:
-        console().print(support_text(document))
+    output.answer(document, support_text)
     if not document["passed"]:
         raise typer.Exit(1)
+    return None
 
 
 def _row(result: CaseResult) -> CaseDocument:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from hibernaut.errors import LabError, LabUnavailable
 from hibernaut.lab.host.programs import program
 from hibernaut.volumes.output import replacing
 
-__all__ = ["Disk", "Hardware", "Qemu", "command_line", "command_text", "qemu", "usable_accelerator"]
+__all__ = ["Disk", "Hardware", "Qemu", "command_line", "planned_command", "qemu", "usable_accelerator"]
 
 KVM_TRIAL_SECONDS = 5
 CONNECT_SECONDS = 30
@@ -37,10 +36,12 @@ class Disk:
         path: raw image.
         keep: whether the guest writes to the file. If not, it is opened for reading only, and writes go to a temporary
             file that QEMU has already deleted.
+        base: byte of the file at which the disk begins, a multiple of 512.
     """
 
     path: Path
     keep: bool
+    base: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,17 @@ def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] =
     for number, disk in enumerate(hardware.disks):
         snapshot = "off" if disk.keep else "on"
         path = str(disk.path).replace(",", ",,")
-        words += ["-drive", f"if=none,id=disk{number},format=raw,cache=unsafe,snapshot={snapshot},file={path}"]
+        base = f",offset={disk.base}" if disk.base else ""
+        words += ["-drive", f"if=none,id=disk{number},format=raw,cache=unsafe,snapshot={snapshot},file={path}{base}"]
         words += ["-device", f"virtio-blk-pci,drive=disk{number}"]
     if hardware.gdb:
         words += ["-chardev", f"socket,id=gdb,path={sockets}/gdb,server=on,wait=off", "-gdb", "chardev:gdb"]
     return words
 
 
-def command_text(hardware: Hardware) -> str:
+def planned_command(hardware: Hardware) -> list[str]:
     """Return the command line for display, QEMU installed or not; SOCKETS stands for a temporary folder."""
-    return shlex.join(command_line(hardware, Path("SOCKETS"), str))
+    return command_line(hardware, Path("SOCKETS"), str)
 
 
 @dataclass(eq=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machine that an image is to be resumed on, as `--on-machine` names it."""
+"""The machine that an image would be resumed on: this one, or one by a file that states its facts."""
 
 from __future__ import annotations
 
@@ -8,49 +8,58 @@ from pathlib import Path
 from typing import Any
 
 from hibernaut.errors import FormatError
+from hibernaut.kernel.facts import machine_facts
 from hibernaut.kernel.running import running_machine
 from hibernaut.kernel.symbol_names import names_in_memory
 from hibernaut.sources import open_memory
 from hibernaut.swsusp.verdict import ResumingMachine
 
-__all__ = ["machine_named"]
+__all__ = ["THIS_MACHINE", "resuming_machine"]
 
-MOST_JSON_BYTES = 1 << 16
-THIS = "this"
+MAX_JSON_BYTES = 1 << 16
+THIS_MACHINE = "this"
 KEYS = ("e820_checksum", "physical_pages", "hw_sig", "release")
 
 
-def machine_named(text: str) -> ResumingMachine:
-    """A machine by name: `this`; or by file: facts in JSON, a RAM dump of its kernel, a hibernation image of it.
+def resuming_machine(
+    name: str, *, offset: int = 0, partition: int | None = None, base: int | None = None
+) -> ResumingMachine:
+    """Return the facts that a resuming kernel compares, of the machine that is named.
+
+    Args:
+        name: "this" for the running machine; or a file: its facts as a JSON object, a RAM dump of its kernel (needs
+            drgn), or a hibernation image of it.
+        offset, partition, base: where an image lies in its file, see `open_memory`.
 
     Raises:
-        FormatError: the file does not tell.
-        OSError: it cannot be read.
+        FormatError: the file does not state them.
+        HibernautError: drgn is not installed.
+        OSError: the file cannot be read.
     """
-    if text == THIS:
+    if name == THIS_MACHINE:
         return running_machine()
-    path = Path(text)
+    path = Path(name)
     if path.is_file():
         with path.open("rb") as file:
-            head = file.read(MOST_JSON_BYTES + 1)
+            head = file.read(MAX_JSON_BYTES + 1)
         if head.lstrip()[:1] == b"{":
-            return _from_json(head, text)
-    return _from_memory(path)
+            return _from_json(head, name)
+    return _from_memory(path, offset, partition, base)
 
 
 def _from_json(content: bytes, name: str) -> ResumingMachine:
-    if len(content) > MOST_JSON_BYTES:
-        raise FormatError("facts of a machine take no more than a few lines", source=name)
+    if len(content) > MAX_JSON_BYTES:
+        raise FormatError("file of facts is too large", source=name, expected=f"at most {MAX_JSON_BYTES} bytes")
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"is no JSON: {error}", source=name) from error
+        raise FormatError(f"not valid JSON: {error}", source=name) from error
     unknown = sorted(set(facts) - set(KEYS))
     if unknown:
-        raise FormatError(f"{unknown[0]!r} is no fact of a machine", source=name, expected=", ".join(KEYS))
+        raise FormatError(f"unknown fact {unknown[0]!r}", source=name, expected=", ".join(KEYS))
     release = facts.get("release")
     if release is not None and not isinstance(release, str):
-        raise FormatError("release is not a text", source=name)
+        raise FormatError(f"release is {release!r}", source=name, expected='a string such as "6.1.0-56-amd64"')
     e820_checksum, physical_pages, hw_sig = (_number(facts.get(key), key, name) for key in KEYS[:3])
     return ResumingMachine(name, e820_checksum, physical_pages, hw_sig, release)
 
@@ -63,17 +72,15 @@ def _number(value: Any, key: str, name: str) -> int | None:
     except ValueError:
         found = None
     if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 1 << 64:
-        raise FormatError(f"{key} is {value!r}", source=name, expected='a number, or a text such as "0xba571fd2"')
+        raise FormatError(f"{key} is {value!r}", source=name, expected='a number, or a string such as "0xba571fd2"')
     return found
 
 
-def _from_memory(path: Path) -> ResumingMachine:
-    with open_memory(path) as source:
+def _from_memory(path: Path, offset: int, partition: int | None, base: int | None) -> ResumingMachine:
+    with open_memory(path, offset=offset, partition=partition, base=base) as source:
         if source.image is not None:
             info, hw_sig = source.image.info, source.image.header.hw_sig
             return ResumingMachine(source.name, info.e820_checksum, info.physical_pages, hw_sig)
-        from hibernaut.kernel.facts import machine_facts
-
         facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
         kernel = names_in_memory(source.memory, source.vmcoreinfo, name=source.name)
     return ResumingMachine(source.name, facts.e820_checksum, facts.physical_pages, release=facts.release, kernel=kernel)

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options that several commands have: declared once, with one name, one help text and one meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from hibernaut.cli.terminal import print_json, print_text, say
+from hibernaut.errors import HibernautError
+from hibernaut.hibernation.machine_in_source import MachineInSource, machine_in
+from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
+from hibernaut.sources import Source, open_memory
+from hibernaut.swsusp import Image, open_image
+from hibernaut.swsusp.codecs import CompressorName
+
+__all__ = [
+    "AreaOptions",
+    "Compressor",
+    "ContentOptions",
+    "ImageArgument",
+    "LikeOptions",
+    "MachineOptions",
+    "MemoryOptions",
+    "OutputOptions",
+    "RulesOption",
+    "SourceArgument",
+    "base_option",
+    "expand_options",
+    "number",
+    "offset_option",
+    "partition_option",
+    "refuse_same_file",
+]
+
+D = TypeVar("D", bound=Mapping[str, Any])
+
+IMAGE_SECTION = "Place of the image"
+SOURCE_SECTION = "Page tables"
+PAGES_SECTION = "Pages to save"
+LIKE_SECTION = "Existing image"
+OUTPUT_SECTION = "Output"
+
+
+def number(text: str) -> int:
+    """Return a number of the command line: decimal, or hexadecimal with 0x."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number; expected decimal, or hexadecimal with 0x") from None
+    if not 0 <= value < 1 << 64:
+        raise typer.BadParameter(f"{text} does not fit; expected 0 to 2^64 - 1")
+    return value
+
+
+def _levels(text: str) -> int:
+    if text not in ("4", "5"):
+        raise typer.BadParameter(f"{text!r} is not a number of levels; expected 4 or 5")
+    return int(text)
+
+
+def _rules(text: str) -> KernelRules:
+    try:
+        return rules_named(text)
+    except HibernautError:
+        try:
+            return rules_for_release(text)
+        except HibernautError:
+            names = ", ".join(one.line for one in LINES)
+            raise typer.BadParameter(f"no rules for kernel {text!r}; expected {names}, or a release") from None
+
+
+def offset_option(prefix: str = "", section: str = IMAGE_SECTION) -> Any:
+    """Declare --offset, or with a prefix such as "like-" its counterpart for another file."""
+    text = "Swap file: block of its header, the kernel's resume_offset." if not prefix else _for(prefix, "offset")
+    return typer.Option(
+        f"--{prefix}offset", min=0, metavar="PAGES", rich_help_panel=section, help=f"{text} Default: 0."
+    )
+
+
+def partition_option(prefix: str = "", section: str = IMAGE_SECTION) -> Any:
+    """Declare --partition, or with a prefix its counterpart for another file."""
+    text = "Whole disk: number of the partition, of its MBR or GPT." if not prefix else _for(prefix, "partition")
+    default = "the file is the partition" if not prefix else "none"
+    return typer.Option(
+        f"--{prefix}partition", min=1, metavar="N", rich_help_panel=section, help=f"{text} Default: {default}."
+    )
+
+
+def base_option(prefix: str = "", section: str = IMAGE_SECTION) -> Any:
+    """Declare --base, or with a prefix its counterpart for another file."""
+    text = "Whole disk: byte at which the device begins." if not prefix else _for(prefix, "base")
+    return typer.Option(
+        f"--{prefix}base", parser=number, metavar="BYTES", rich_help_panel=section, help=f"{text} Default: 0."
+    )
+
+
+def _for(prefix: str, option: str) -> str:
+    return f"--{option} for --{prefix.rstrip('-')}."
+
+
+ImageArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IMAGE", help="Hibernation image: file of a partition or of a disk, compressed or not, or a device."
+    ),
+]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE", help="Hibernation image or RAM dump (ELF core, LiME, kdump, raw), compressed or not."
+    ),
+]
+RulesOption = Annotated[
+    KernelRules | None,
+    typer.Option(
+        "--rules",
+        parser=_rules,
+        metavar="KERNEL",
+        help=f"Kernel line to model: {', '.join(one.line for one in LINES)}, or a release. Default: that of the "
+        f"kernel in SOURCE, if it can be detected; else {LINES[0].line}.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How a command answers."""
+
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            rich_help_panel=OUTPUT_SECTION,
+            help="Print one JSON document; `hibernaut schema` describes it. Default: text.",
+        ),
+    ] = False
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            rich_help_panel=OUTPUT_SECTION,
+            help="Print no text, remark or progress: the exit status is the answer. Default: print them.",
+        ),
+    ] = False
+
+    @property
+    def text(self) -> bool:
+        """Whether the answer is text."""
+        return not (self.json or self.quiet)
+
+    def answer(self, document: D, text_of: Callable[[D], str]) -> None:
+        """Print a document as it is or as text, or nothing. Raises as `print_text`."""
+        if self.json:
+            print_json(document)
+        elif not self.quiet:
+            print_text(text_of(document))
+
+
+@dataclass(frozen=True)
+class AreaOptions:
+    """Where in its file the swap area with an image lies."""
+
+    offset: Annotated[int, offset_option()] = 0
+    partition: Annotated[int | None, partition_option()] = None
+    base: Annotated[int | None, base_option()] = None
+
+    def open_image(self, path: Path) -> Image:
+        """Open a hibernation image there. Raises FormatError, OSError."""
+        return open_image(path, offset=self.offset, partition=self.partition, base=self.base)
+
+    def open_memory(self, path: Path) -> Source:
+        """Open memory, which an image there may hold. Raises FormatError, OSError."""
+        return open_memory(path, offset=self.offset, partition=self.partition, base=self.base)
+
+
+@dataclass(frozen=True)
+class MemoryOptions(AreaOptions):
+    """Where a SOURCE lies, and where its page tables are."""
+
+    cr3: Annotated[
+        int | None,
+        typer.Option(
+            "--cr3",
+            parser=number,
+            metavar="PADDR",
+            rich_help_panel=SOURCE_SECTION,
+            help="Physical address of the root of the page tables. Default: as SOURCE says, else searched.",
+        ),
+    ] = None
+    levels: Annotated[
+        int | None,
+        typer.Option(
+            "--levels",
+            parser=_levels,
+            metavar="4|5",
+            rich_help_panel=SOURCE_SECTION,
+            help="Levels of paging. Default: as SOURCE says, else detected.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class MachineOptions(MemoryOptions):
+    """Where the machine in a SOURCE lies, and which of its pages are saved."""
+
+    pages_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--pages-from",
+            metavar="IMAGE",
+            rich_help_panel=PAGES_SECTION,
+            help="Image of the same machine with the list of pages to save. Default: the list of SOURCE, if it is "
+            "an image or a dump of a kernel stopped in swsusp_save (needs drgn); else all pages of the direct map.",
+        ),
+    ] = None
+    pages_from_offset: Annotated[int, offset_option("pages-from-", PAGES_SECTION)] = 0
+    pages_from_partition: Annotated[int | None, partition_option("pages-from-", PAGES_SECTION)] = None
+    pages_from_base: Annotated[int | None, base_option("pages-from-", PAGES_SECTION)] = None
+
+    def open_pages_from(self) -> Image | None:
+        """Open the image of --pages-from, if one is given. Raises FormatError, OSError."""
+        if self.pages_from is None:
+            return None
+        area = AreaOptions(self.pages_from_offset, self.pages_from_partition, self.pages_from_base)
+        return area.open_image(self.pages_from)
+
+    def machine(self, stack: ExitStack, path: Path, rules: KernelRules | None, quiet: bool) -> MachineInSource:
+        """Open the machine in a SOURCE, for as long as the stack is, and print the remarks on it.
+
+        Raises:
+            FormatError, HibernautError: see `machine_in`.
+            OSError: a file cannot be read.
+        """
+        source = stack.enter_context(self.open_memory(path))
+        pages_from = self.open_pages_from()
+        if pages_from is not None:
+            stack.enter_context(pages_from)
+        found = machine_in(source, pages_from=pages_from, cr3=self.cr3, levels=self.levels, rules=rules)
+        for remark in found.remarks:
+            say(remark, quiet)
+        return found
+
+
+@dataclass(frozen=True)
+class LikeOptions:
+    """The image whose area and blocks a new one takes, and where it lies."""
+
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="IMAGE",
+            rich_help_panel=LIKE_SECTION,
+            help="Image of the same machine: OUT is a copy of its file, with its list of pages, its info page and its "
+            "blocks. Default: a new swap area.",
+        ),
+    ] = None
+    like_offset: Annotated[int, offset_option("like-", LIKE_SECTION)] = 0
+    like_partition: Annotated[int | None, partition_option("like-", LIKE_SECTION)] = None
+    like_base: Annotated[int | None, base_option("like-", LIKE_SECTION)] = None
+
+    def open_like(self) -> Image | None:
+        """Open the image of --like, if one is given. Raises FormatError, OSError."""
+        if self.like is None:
+            return None
+        return AreaOptions(self.like_offset, self.like_partition, self.like_base).open_image(self.like)
+
+
+class Compressor(StrEnum):
+    """Compressors of images."""
+
+    LZO = "lzo"
+    LZ4 = "lz4"
+    NONE = "none"
+
+
+class YesNo(StrEnum):
+    """A choice whose default is neither."""
+
+    YES = "yes"
+    NO = "no"
+
+
+@dataclass(frozen=True)
+class ContentOptions:
+    """How an image that is written stores its pages."""
+
+    compressor: Annotated[
+        Compressor | None,
+        typer.Option("--compressor", help="Compressor of the image. Default: that of the existing image, else lzo."),
+    ] = None
+    zero_pages: Annotated[
+        YesNo | None,
+        typer.Option(
+            "--zero-pages",
+            help="Leave out zero pages, which Linux 6.6 and later read. Default: as in the existing image, else no.",
+        ),
+    ] = None
+
+    def compressor_for(self, existing: Image | None) -> CompressorName:
+        """Return the compressor: as given, as in the existing image, or lzo."""
+        if self.compressor is not None:
+            return self.compressor.value
+        return existing.compressor if existing else "lzo"
+
+    def zero_pages_for(self, existing: Image | None) -> bool:
+        """Tell whether zero pages are left out: as given, as in the existing image, or not."""
+        if self.zero_pages is not None:
+            return self.zero_pages is YesNo.YES
+        return bool(existing and existing.zero.any())
+
+
+def refuse_same_file(out: Path, *sources: Path | None, option: str = "OUT") -> None:
+    """Raise BadParameter if an output is one of its own sources, which writing it would destroy."""
+    for source in sources:
+        if source is not None and out.exists() and source.exists() and out.samefile(source):
+            raise typer.BadParameter(f"{out} is the source itself; expected another file", param_hint=option)
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter whose type is a dataclass by options for its fields; the command gets the dataclass."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type, list[str]]] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        kind = hints[parameter.name]
+        if not dataclasses.is_dataclass(kind):
+            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        fields = get_type_hints(kind, include_extras=True)
+        groups[parameter.name] = (kind, [field.name for field in dataclasses.fields(kind)])  # type: ignore[assignment]
+        parameters += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=fields[field.name]
+            )
+            for field in dataclasses.fields(kind)
+        ]
+
+    def expanded(**given: Any) -> None:
+        for name, (kind, fields) in groups.items():
+            given[name] = kind(**{field: given.pop(field) for field in fields})
+        command(**given)
+
+    expanded.__name__, expanded.__doc__ = command.__name__, command.__doc__
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory of any source written as a file that tools for a kernel's memory open: raw, LiME, or an ELF core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from hibernaut.errors import HibernautError
+from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
+from hibernaut.memory.writers import Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.volumes.output import replacing
+
+if TYPE_CHECKING:
+    from hibernaut.memory.elf import Note
+    from hibernaut.memory.page import Bytes, Frames
+    from hibernaut.sources import Source
+
+__all__ = ["CoreFormat", "Converted", "convert"]
+
+CoreFormat = Literal["raw", "elf", "lime"]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file of memory that was written.
+
+    Attributes:
+        format: its format.
+        pages: page frames in it.
+        ranges: ranges of neighbouring page frames.
+        zero_pages: of the pages, those of a hibernation image that are zero and have no data in it.
+        file_bytes: length of the file.
+        vmcoreinfo: whether an ELF core has a VMCOREINFO note, without which crash and drgn do not take it for a
+            kernel's; None for other formats.
+    """
+
+    format: CoreFormat
+    pages: int
+    ranges: int
+    zero_pages: int
+    file_bytes: int
+    vmcoreinfo: bool | None
+
+
+def convert(
+    source: Source,
+    out: str | os.PathLike[str],
+    to: CoreFormat,
+    *,
+    vaddr_base: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Converted:
+    """Write all page frames of a source to a file, each at its place in the machine's memory.
+
+    The file appears whole or not at all, with mode 0600. The CRC of an image is verified at the end.
+
+    Args:
+        source: the memory.
+        out: the file; one that exists is replaced at the end.
+        to: raw (frame n at byte 4096 n), elf (an ELF core, with the kernel's VMCOREINFO if it is found) or lime.
+        vaddr_base: virtual address of page frame 0 in the direct map, for the program headers of an ELF core; None to
+            leave virtual addresses out.
+        progress: is called with a number of pages whenever so many are written.
+
+    Raises:
+        HibernautError: no such format.
+        CorruptImage: the source is a damaged image.
+        OSError: the file cannot be written.
+    """
+    if to not in get_args(CoreFormat):
+        raise HibernautError(f"no format {to!r}; expected {', '.join(get_args(CoreFormat))}")
+    finder = VmcoreinfoFinder() if to == "elf" and not source.vmcoreinfo else None
+    ranges = source.memory.ranges
+    zero_pages = int(np.count_nonzero(source.image.zero)) if source.image else 0
+
+    def vmcoreinfo() -> bytes | None:
+        return source.vmcoreinfo or (finder.found(source.memory) if finder else None)
+
+    def notes() -> list[Note]:
+        text = vmcoreinfo()
+        return [vmcoreinfo_note(text)] if text else []
+
+    with replacing(out) as fd:
+        feed = _feed(source, progress or (lambda _pages: None), finder)
+        if to == "raw":
+            write_raw(feed, fd, ranges, zero_pages=zero_pages)
+        elif to == "lime":
+            write_lime(feed, fd, ranges, zero_pages=zero_pages)
+        else:
+            write_elf(feed, fd, ranges, zero_pages=zero_pages, vaddr_base=vaddr_base, notes=notes)
+    has_note = bool(vmcoreinfo()) if to == "elf" else None
+    return Converted(to, ranges.total_pages, len(ranges), zero_pages, os.stat(out).st_size, has_note)
+
+
+def _feed(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFinder | None) -> Feed:
+    """Return the function that hands over all stored pages; `finder` looks at each of them."""
+
+    def feed(put: Put) -> None:
+        def look_and_put(pfns: Frames, pages: Bytes) -> None:
+            if finder is not None:
+                finder.feed(pfns, pages)
+            put(pfns, pages)
+
+        if source.image is not None:
+            source.image.for_each(look_and_put, progress)
+            return
+        for pfns, pages in chunks_of(source.memory):
+            look_and_put(pfns, pages)
+            progress(len(pages))
+
+    return feed
