@@ -101,7 +101,7 @@ class Declared:
             yield _escaped(told)
         if isinstance(self.kind, type) and issubclass(self.kind, enum.Enum):
             yield "One of " + ", ".join(f"`{choice.value}`" for choice in self.kind) + "."
-        if self.required and isinstance(self.info, OptionInfo):
+        if self.required and isinstance(self.info, OptionInfo) and "Required" not in told:
             yield "Required."
         if self.repeatable and "repeatable" not in told:
             yield "Repeatable."
@@ -168,7 +168,8 @@ def command_text(name: str, command: CommandInfo) -> Iterator[str]:
     yield from _paragraphs(command.help or inspect.getdoc(command.callback) or "")
     for one in (*arguments, *options):
         yield f"````{{option}} {one.term}\n{' '.join(one.text())}\n````\n"
-    yield from _paragraphs(command.epilog or "")
+    if command.epilog:
+        yield f"```text\n$ {command.epilog}\n```\n"
 
 
 def _paragraphs(text: str) -> Iterator[str]:

@@ -91,7 +91,7 @@ def test_results_are_kept_and_gone_on_with(tmp_path: Path) -> None:
         (("--bound", "luck=1"), "is not one of"),
         (("--via", "fly"), "no way 'fly'"),
         (("--via", "remap,remap"), "each once"),
-        (("--rules", "new"), "no rules for a kernel"),
+        (("--rules", "new"), "no rules for kernel 'new'; expected 6.1"),
         (("--scheduler", "tcp://127.0.0.1:1", "nofile"), "for simulated machines"),
         (("nofile",), "No such file"),
         (("--save", __file__), "File exists"),

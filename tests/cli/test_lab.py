@@ -86,13 +86,13 @@ def test_without_the_extra_nothing_is_booted(tmp_path: Path, monkeypatch: pytest
     [
         (("boot", "--kernel", "5.4"), "no kernel line '5.4'"),
         (("boot", "--variant", "x"), "no guest variant 'x'"),
-        (("boot", "--accel", "xen"), "none of tcg, kvm, auto"),
+        (("boot", "--accel", "xen"), "expected tcg, kvm, auto"),
         (("boot", "--kernel", "no-such-vmlinuz", "--modules", "x"), "No such file or directory: no-such-vmlinuz"),
         (("boot", "--modules", "x"), "needs a kernel of your own"),
         (("resume", "nowhere"), "No such file"),
         (("prove", "--case", "nothing like it"), "no case matches"),
         (("prove", "--write", "no/such/folder"), "no/such is not a folder"),
-        (("boot", "--region", "3m:above"), "'3m:above' is none of 2m:above"),
+        (("boot", "--region", "3m:above"), "unknown region '3m:above'; expected 2m:above"),
     ],
 )
 def test_wrong_words(words: tuple[str, ...], said: str) -> None:

@@ -49,7 +49,7 @@ def test_a_kernel_that_cannot_be_asked_has_the_rules_of_its_line_and_that_is_tol
     """On standard error, with the reason; not with --quiet."""
     found = hibernaut("audit", without_kallsyms, "--json")
     assert (found.document["rules"], found.document["rules_from"]) == ("6.1", "line")
-    assert "the rules are those of the line 6.1: " in found.err
+    assert "rules: those of kernel line 6.1 (" in found.err
     assert "VMCOREINFO has no SYMBOL(kallsyms_names)" in found.err
     assert hibernaut("audit", without_kallsyms, "--json", "--quiet").err == ""
 

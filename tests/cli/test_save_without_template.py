@@ -41,19 +41,19 @@ def test_an_image_as_the_kernel_would_write_it(golden: Golden, tmp_path: Path, d
 
 
 def test_a_kernel_that_does_not_hibernate(golden: Golden, tmp_path: Path) -> None:
-    """Every frame of the direct map, for reading only: one remark, with the reason."""
+    """Every page of the direct map is saved, for analysis only: the remarks say that, and why."""
     pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
     dump = golden("ram-6.1-secretmem.elf")
     result = hibernaut("save", dump, tmp_path / "saved.img", "--via", "fixmap", "--compressor", "none", "--json")
     assert result.document["pages_from"] == "direct-map"
     assert result.document["saved_pages"] > 60000
-    (line,) = result.err.splitlines()
-    assert "no kernel resumes from this image" in line
-    assert line.endswith("is not in the middle of swsusp_save: its list of pages is empty")
+    reason, consequence = result.err.splitlines()
+    assert reason.endswith("is not in the middle of swsusp_save: its list of pages is empty)")
+    assert "image is not resumable (for analysis only)" in consequence
 
 
 def test_without_drgn(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without drgn the image is for reading, and the remark says what brings it."""
+    """Without drgn the image is for analysis only, and the remark says how to install it."""
     monkeypatch.setitem(sys.modules, "drgn", None)
     out = tmp_path / "saved.img"
     result = hibernaut("save", golden("ram-6.1-lzo.elf"), out, "--via", "fixmap", "--compressor", "none", "--json")

@@ -11,7 +11,13 @@ import pytest
 from hibernaut.errors import FormatError
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind, Side
-from hibernaut.exploration.scopes import bounds_of_words, family_from_json, family_json, family_of_words
+from hibernaut.exploration.scopes import (
+    bounds_of_words,
+    family_from_json,
+    family_json,
+    family_of_words,
+    words_of_family,
+)
 from hibernaut.exploration.search import Bounds
 
 BOTH = (Side.ABOVE, Side.BELOW)
@@ -31,6 +37,15 @@ def test_words_describe_families() -> None:
     )
     assert bounds_of_words(["failures=1", "frames=0", "states=7"]) == Bounds(1, 0, 7)
     assert (family_of_words([]), bounds_of_words([])) == (Family(), Bounds())
+
+
+def test_a_family_survives_its_words() -> None:
+    """The words of a family make the same family again."""
+    for family in (
+        Family(),
+        Family(regions=(0, 3), kinds=tuple(RegionKind), mem_map=BOTH, remembered=(False, True), cpus=(1, 4)),
+    ):
+        assert family_of_words(words_of_family(family)) == family
 
 
 def test_families_survive_their_file() -> None:

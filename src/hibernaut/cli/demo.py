@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.options import OutputOptions, RulesOption, refuse_same_file
+from hibernaut.cli.options import OutputOptions, SimulatedRulesOption
 from hibernaut.report.machines import demo_document
 from hibernaut.report.text import demo_text
 from hibernaut.studies.demo import demo_image
@@ -27,7 +27,7 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="FILE", help="Keep the image in this file. Default: it is removed.")
     ] = None,
-    rules: RulesOption = None,
+    rules: SimulatedRulesOption = None,
 ) -> None:
     """Hibernate and resume simulated machines in every situation by every way, and check each resumed one.
 

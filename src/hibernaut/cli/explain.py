@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hibernaut.cli.options import OutputOptions, RulesOption
+from hibernaut.cli.options import OutputOptions, SimulatedRulesOption
 from hibernaut.linux.rules import LINES
 from hibernaut.report.machines import explain_document
 from hibernaut.report.text import explain_text
@@ -12,6 +12,6 @@ from hibernaut.studies.explain import explain
 __all__ = ["explain_"]
 
 
-def explain_(output: OutputOptions, rules: RulesOption = None) -> None:
+def explain_(output: OutputOptions, rules: SimulatedRulesOption = None) -> None:
     """Answer the mailing list's question about saving an unmapped page: every branch, in words and by a run."""
     output.answer(explain_document(explain(rules), (rules or LINES[0]).line), explain_text)

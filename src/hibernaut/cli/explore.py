@@ -12,8 +12,8 @@ import typer
 from hibernaut.cli.options import MachineOptions, OutputOptions, RulesOption
 from hibernaut.cli.progress import sweep_progress
 from hibernaut.cli.sweep_options import SweepOptions
-from hibernaut.exploration import Sweep, explore_source, explore_sweep
-from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words
+from hibernaut.exploration import Family, Sweep, explore_source, explore_sweep
+from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words, words_of_family
 from hibernaut.hibernation.ways import MUTANTS, WAYS
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux.rules import LINES
@@ -41,7 +41,7 @@ def explore_(
             metavar="KEY=VALUES",
             help="Variation of the simulated machines; repeatable: "
             + "; ".join(f"{key}={values}" for key, values in FAMILY_WORDS.items())
-            + ". Default: the first value of each.",
+            + f". Default: {'; '.join(words_of_family(Family()))}.",
         ),
     ] = None,
     via: Annotated[
@@ -60,7 +60,7 @@ def explore_(
             metavar="KEY=N",
             help="Bound of the exploration; repeatable: "
             + "; ".join(f"{key} ({what})" for key, what in BOUND_WORDS.items())
-            + ". Default: none.",
+            + ". Default: no bound; frames=1.",
         ),
     ] = None,
     then_allocate: Annotated[

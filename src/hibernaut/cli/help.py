@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -11,6 +13,9 @@ from typer.core import TyperCommand, TyperGroup
 __all__ = ["ExampleCommand", "WholeHelpGroup"]
 
 ARGUMENTS, OPTIONS, OUTPUT = "Arguments", "Options", "Output"
+MAX_NAMES_COLUMNS = 30
+SAID_ALREADY = ("default: ", "required")
+"""Notes that click adds to a help text and that the text has in its own words."""
 
 
 class ExampleCommand(TyperCommand):
@@ -22,12 +27,12 @@ class ExampleCommand(TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                sections.setdefault(_section_of(parameter), []).append(record)
+                sections.setdefault(_section_of(parameter), []).append((record[0], _without_notes(record[1])))
         sections[OUTPUT] = sections.pop(OUTPUT, [])
         for name, records in sections.items():
             if records:
-                with formatter.section(name):
-                    formatter.write_dl(records)
+                formatter.write(f"\n{name}:\n")
+                formatter.write(_in_columns(records, formatter.width))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """Write the example on a line of its own, never wrapped, so that it can be copied."""
@@ -58,3 +63,26 @@ def _section_of(parameter: Any) -> str:
     if parameter.name == "help":
         return OUTPUT
     return getattr(parameter, "rich_help_panel", None) or OPTIONS
+
+
+def _without_notes(text: str) -> str:
+    """Return a help text without the notes in brackets at its end that it states itself."""
+    found = re.fullmatch(r"(.*?)\s*\[([^\[\]]*)\]", text, re.DOTALL)
+    if found is None:
+        return text
+    notes = [note for note in found[2].split("; ") if not note.startswith(SAID_ALREADY)]
+    return f"{found[1]}  [{'; '.join(notes)}]" if notes else found[1]
+
+
+def _in_columns(records: list[tuple[str, str]], width: int) -> str:
+    """Return names and texts in two columns. Words with hyphens, as names of options and values are, stay whole."""
+    indent = 2 + 2 + min(MAX_NAMES_COLUMNS, max(len(names) for names, _ in records))
+    lines = []
+    for names, text in records:
+        wrapped = textwrap.wrap(text, width - indent, break_on_hyphens=False)
+        if len(names) > indent - 4:
+            lines.append(f"  {names}")
+        else:
+            lines.append(f"  {names}".ljust(indent) + wrapped.pop(0))
+        lines += [" " * indent + line for line in wrapped]
+    return "".join(f"{line}\n" for line in lines)

@@ -32,6 +32,7 @@ __all__ = [
     "MemoryOptions",
     "OutputOptions",
     "RulesOption",
+    "SimulatedRulesOption",
     "SourceArgument",
     "base_option",
     "expand_options",
@@ -119,16 +120,16 @@ SourceArgument = Annotated[
         metavar="SOURCE", help="Hibernation image or RAM dump (ELF core, LiME, kdump, raw), compressed or not."
     ),
 ]
-RulesOption = Annotated[
-    KernelRules | None,
-    typer.Option(
-        "--rules",
-        parser=_rules,
-        metavar="KERNEL",
-        help=f"Kernel line to model: {', '.join(one.line for one in LINES)}, or a release. Default: that of the "
-        f"kernel in SOURCE, if it can be detected; else {LINES[0].line}.",
-    ),
-]
+
+
+def _rules_option(default: str) -> Any:
+    known = ", ".join(one.line for one in LINES)
+    text = f"Kernel line to model: {known}, or a release. Default: {default}{LINES[0].line}."
+    return typer.Option("--rules", parser=_rules, metavar="KERNEL", help=text)
+
+
+RulesOption = Annotated[KernelRules | None, _rules_option("that of the kernel in SOURCE, if it can be detected; else ")]
+SimulatedRulesOption = Annotated[KernelRules | None, _rules_option("")]
 
 
 @dataclass(frozen=True)

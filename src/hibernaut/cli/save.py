@@ -97,11 +97,8 @@ def save(
         try:
             snapshot = hibernate(machine, way)
         except (MachineFault, HibernationRefused) as error:
-            log = machine.log.lines
-            output.answer(
-                failed_save_document(error, via, log, found.rules),
-                lambda _: crashed_text(error, log),  # noqa: B023
-            )
+            text = crashed_text(error, machine.log.lines)
+            output.answer(failed_save_document(error, via, machine.log.lines, found.rules), lambda _: text)
             raise typer.Exit(1) from None
         with page_progress(f"writing {out}", len(snapshot.pfns), output.quiet) as advance:
             written = write_image(

@@ -17,7 +17,9 @@ __all__ = ["walk"]
 
 def walk(
     source: SourceArgument,
-    vaddr: Annotated[int, typer.Argument(parser=number, metavar="VADDR", help="Virtual address, 0x...")],
+    vaddr: Annotated[
+        int, typer.Argument(parser=number, metavar="VADDR", help="Virtual address: decimal, or hexadecimal with 0x.")
+    ],
     options: MemoryOptions,
     output: OutputOptions,
 ) -> None:

@@ -11,7 +11,15 @@ from hibernaut.exploration.families import Family, region_named
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.search import Bounds
 
-__all__ = ["BOUND_WORDS", "FAMILY_WORDS", "bounds_of_words", "family_from_json", "family_json", "family_of_words"]
+__all__ = [
+    "BOUND_WORDS",
+    "FAMILY_WORDS",
+    "bounds_of_words",
+    "family_from_json",
+    "family_json",
+    "family_of_words",
+    "words_of_family",
+]
 
 SIDES = {side.word: side for side in Side}
 
@@ -58,6 +66,16 @@ def family_of_words(words: Iterable[str]) -> Family:
         else:
             fields[name] = tuple(_one_of(key, value, SIDES) for value in values)
     return Family(**fields)
+
+
+def words_of_family(family: Family) -> list[str]:
+    """Return the words from which `family_of_words` makes a family."""
+    values = family_json(family) | {"remembered": ["yes" if one else "no" for one in family.remembered]}
+    return [f"{key}={_joined(values[key.replace('-', '_')])}" for key in FAMILY_WORDS]
+
+
+def _joined(values: Any) -> str:
+    return ",".join(map(str, values)) if isinstance(values, list) else str(values)
 
 
 def bounds_of_words(words: Iterable[str]) -> Bounds:

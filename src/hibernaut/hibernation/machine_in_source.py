@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machine in a dump or an image, ready to hibernate: its page tables, its list of pages, the rules of its kernel."""
+"""The machine in a dump or an image, ready to hibernate: page tables, list of pages, rules of the kernel."""
 
 from __future__ import annotations
 
@@ -120,6 +120,6 @@ def _remarks(
     if pages.kernel is not None:
         yield f"list of {len(pages.kernel.pfns)} pages: that of the kernel in {name}, {pages.kernel.release}"
     if pages.reason is not None:
-        yield f"list of pages: every page that the direct map has an entry for, since {pages.reason}"
+        yield f"list of pages: every page that the direct map has an entry for ({pages.reason})"
     if rules.reason not in (None, pages.reason):
-        yield f"rules: those of kernel line {rules.rules.line}, since {rules.reason}"
+        yield f"rules: those of kernel line {rules.rules.line} ({rules.reason})"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hibernaut.memory.page import Bytes, Frames
     from hibernaut.sources import Source
 
-__all__ = ["CoreFormat", "Converted", "convert"]
+__all__ = ["Converted", "CoreFormat", "convert"]
 
 CoreFormat = Literal["raw", "elf", "lime"]
 

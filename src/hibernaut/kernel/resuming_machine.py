@@ -29,7 +29,9 @@ def resuming_machine(
     Args:
         name: "this" for the running machine; or a file: its facts as a JSON object, a RAM dump of its kernel (needs
             drgn), or a hibernation image of it.
-        offset, partition, base: where an image lies in its file, see `open_memory`.
+        offset: block of the swap header, of an image in a swap file, see `open_memory`.
+        partition: partition with an image.
+        base: byte at which the device with an image begins.
 
     Raises:
         FormatError: the file does not state them.

@@ -42,10 +42,10 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("doctor", doctor, "hibernaut lab doctor"),
     ("variants", variants, "hibernaut lab variants"),
     ("boot", boot, 'hibernaut lab boot --run "uname -r"'),
-    ("hibernate", hibernate, "hibernaut lab hibernate DIR --variant hole-2m"),
-    ("resume", resume, "hibernaut lab resume DIR"),
+    ("hibernate", hibernate, "hibernaut lab hibernate guest --variant hole-2m"),
+    ("resume", resume, "hibernaut lab resume guest"),
     ("dump", dump, "hibernaut lab dump new.elf --variant secret"),
-    ("golden", golden, "hibernaut lab golden DIR --kernel 6.12"),
+    ("golden", golden, "hibernaut lab golden data --kernel 6.12"),
     ("prove", prove_, "hibernaut lab prove --quick"),
     ("confirm", confirm_, "hibernaut lab confirm run.json"),
 )

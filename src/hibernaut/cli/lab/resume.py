@@ -101,7 +101,7 @@ def resume(
 def _base(area: AreaOptions) -> int:
     base = area.base or 0
     if base % SECTOR_BYTES:
-        raise typer.BadParameter(f"{base} is not a multiple of {SECTOR_BYTES}, so no disk begins there", param_hint="--base")
+        raise typer.BadParameter(f"{base} is not a multiple of {SECTOR_BYTES}", param_hint="--base")
     return base
 
 

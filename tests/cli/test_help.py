@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Help: every option with its default, 80 columns, no colour, and an example that runs at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+
+from hibernaut.cli.help import ExampleCommand
+from hibernaut.cli.options import OutputOptions, expand_options
+from tests.cli.declared import arguments_of, commands, options_of
+from tests.cli.run import hibernaut
+from tests.conftest import REPOSITORY, Golden
+from tests.lab.records import RECORD
+
+COLUMNS = 80
+NAMES = [words for words, _ in commands()]
+BAD_NEWS = {"audit swap.img": 0, "lab doctor": None}
+"""Exit status of an example; None where it depends on the system. The others end with 0."""
+
+
+def undeclared_defaults(found: Iterator[tuple[str, Any]]) -> list[str]:
+    """Return the options and arguments whose help does not state their default, or states another one."""
+    problems = []
+    for words, command in found:
+        for one in {id(one): one for one in (*options_of(command).values(), *arguments_of(command))}.values():
+            text, name = one.help or "", one.opts[0] if one.param_type_name == "option" else one.name
+            if one.required:
+                stated = "Required." in text or one.param_type_name == "argument"
+            elif isinstance(one.default, int | float | str) and not isinstance(one.default, bool) and one.default != "":
+                value = getattr(one.default, "value", one.default)
+                stated = f"Default: {str(value).replace(',', ', ')}." in text
+            else:
+                stated = "Default: " in text
+            if not stated or not text.endswith("."):
+                problems.append(f"{words}: {name}")
+    return problems
+
+
+def test_every_option_states_its_default() -> None:
+    """In the words of its help, which end with a full stop; a required one says so."""
+    assert undeclared_defaults(commands()) == []
+
+
+def careless(
+    output: OutputOptions,
+    silent: Annotated[bool, typer.Option("--silent", help="Says nothing of a default.")] = False,
+    wrong: Annotated[int, typer.Option("--wrong", help="A number. Default: 3.")] = 4,
+    needed: Annotated[str, typer.Option("--needed", help="A word.")] = ...,
+    unfinished: Annotated[int, typer.Option("--unfinished", help="A number. Default: 4")] = 4,
+) -> None:
+    """Options with careless help."""
+
+
+def test_careless_help_is_caught() -> None:
+    """A help text without a default, with a wrong one, of a required option, without a full stop."""
+    broken = typer.Typer()
+    broken.command("broken", cls=ExampleCommand)(expand_options(careless))
+    broken.command("other", cls=ExampleCommand)(expand_options(careless))
+    found = [line for line in undeclared_defaults(commands(broken)) if line.startswith("broken")]
+    assert found == [f"broken: --{name}" for name in ("silent", "wrong", "needed", "unfinished")]
+
+
+@pytest.mark.parametrize("words", ["", "lab", *NAMES])
+def test_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """No line is longer, nothing is cut with an ellipsis, names with hyphens are whole."""
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    result = hibernaut(*words.split(), "--help")
+    assert result.status == 0
+    assert [line for line in result.out.splitlines() if len(line) > COLUMNS] == []
+    assert "\N{HORIZONTAL ELLIPSIS}" not in result.out
+    assert re.findall(r"\w\.\.\.$", result.out, re.MULTILINE) == []
+    assert re.findall(r"[a-z]-$", result.out, re.MULTILINE) == []
+    assert "[default: " not in result.out
+    assert result.out.isascii()
+
+
+def test_the_list_of_commands_has_whole_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first paragraph of each command's help is in the list that it belongs to, to its full stop."""
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    lists = " ".join((hibernaut("--help").out + hibernaut("lab", "--help").out).split())
+    for words, command in commands():
+        paragraph = " ".join((command.help or "").split("\n\n")[0].split())
+        assert paragraph.endswith("."), words
+        assert f" {words.split()[-1]} {paragraph}" in lists, words
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="script(1) of util-linux is not installed")
+def test_help_is_monochrome_on_a_terminal() -> None:
+    """On a pseudo-terminal that has colours there is no escape sequence in help or in an error."""
+    environment = {**os.environ, "TERM": "xterm-256color", "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)}
+    for words in ("save --help", "--help", "save"):
+        command = f"{shlex.quote(sys.executable)} -m hibernaut {words}"
+        done = subprocess.run(
+            ["script", "-qec", command, "/dev/null"], env=environment, capture_output=True, check=False, timeout=120
+        )
+        assert b"hibernaut" in done.stdout
+        assert b"\x1b" not in done.stdout
+
+
+def example_of(words: str) -> str:
+    """Return the example of a command: the last line of its help."""
+    *_, heading, example = hibernaut(*words.split(), "--help").out.splitlines()
+    assert heading == "Example:"
+    assert example.startswith("  $ hibernaut ")
+    return example.removeprefix("  $ ")
+
+
+@pytest.fixture
+def folder_of_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden: Golden) -> Path:
+    """A folder with the files that examples name."""
+    (tmp_path / "swap.img").symlink_to(golden("swap-6.1-lzo.img"))
+    (tmp_path / "ram.elf").symlink_to(golden("ram-6.1-lzo.elf"))
+    shutil.copy(REPOSITORY / "docs/answers/remap-tears-the-image.json", tmp_path / "run.json")
+    guest = tmp_path / "guest"
+    guest.mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", NAMES)
+def test_the_example_runs(folder_of_examples: Path, words: str) -> None:
+    """The last line of each help is a command that does what it says; with a guest, that would (--dry-run)."""
+    example = example_of(words)
+    assert example.startswith(f"hibernaut {words}")
+    _, *arguments = shlex.split(example)
+    boots = any("--dry-run" in options_of(command) for name, command in commands() if name == words)
+    if words == "lab resume":
+        RECORD.save(folder_of_examples / "guest")
+        for name in ("swap.img", "spare.img"):
+            (folder_of_examples / "guest" / name).touch()
+    result = hibernaut(*arguments, *(["--dry-run"] if boots else []))
+    expected = BAD_NEWS.get(example.removeprefix("hibernaut "), 0)
+    assert expected is None or result.status == expected, result.err
+    assert result.out or "--write" in arguments
+    if boots:
+        assert "qemu-system-x86_64" in result.out
+
+
+@pytest.mark.parametrize("words", [words for words, command in commands() if "--dry-run" in options_of(command)])
+def test_a_dry_run_answers_in_json_and_quietly(folder_of_examples: Path, words: str) -> None:
+    """One document with the words of QEMU's command line, or nothing at all."""
+    RECORD.save(folder_of_examples / "guest")
+    for name in ("swap.img", "spare.img"):
+        (folder_of_examples / "guest" / name).touch()
+    _, *arguments = shlex.split(example_of(words))
+    document = hibernaut(*arguments, "--dry-run", "--json").document
+    for guest in document["guests"]:
+        assert guest["command"][3] == "qemu-system-x86_64"
+    quiet = hibernaut(*arguments, "--dry-run", "--quiet")
+    assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
+
+
+def test_the_list_of_cases_answers_in_json_and_quietly() -> None:
+    """`lab prove --list` names each case and what it must show."""
+    listed = hibernaut("lab", "prove", "--list").out
+    document = hibernaut("lab", "prove", "--list", "--json").document
+    assert len(document["cases"]) == len(listed.splitlines())
+    assert all(one["name"] in listed and one["must"] in listed for one in document["cases"])
+    assert hibernaut("lab", "prove", "--list", "--quiet").out == ""
