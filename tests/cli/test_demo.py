@@ -19,7 +19,7 @@ def test_demo_shows_the_failure_and_the_cure(tmp_path: Path) -> None:
     cells = {(cell["way"], cell["situation"]): cell for cell in result.document["cells"]}
     assert len(cells) == len(result.document["ways"]) * len(result.document["situations"])
     assert cells["Remap", "2M hole, 1st allocation fails"]["outcome"] == "died"
-    assert any("Failed to remap page" in line for line in result.document["crash"]["log"])
+    assert any("Failed to remap page" in line for line in result.document["last_words"]["log"])
     torn = cells["Remap", "2M hole, table above"]
     assert torn["outcome"] == "saved"
     assert torn["failed_checks"] == ["tables-closed", "same-direct-map", "allocator-sound"]

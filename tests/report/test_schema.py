@@ -22,6 +22,7 @@ from hibernaut.lab.variants import VARIANTS
 from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.schema import schema_of
 from tests.cli.run import command_of, hibernaut, refused
+from tests.report.published_keys import PUBLISHED, keys_of
 
 LAB_DOCUMENTS: dict[str, dict[str, Any]] = {
     "lab boot": {"kernel": "6.1.0-56-amd64", "answers": [{"command": "true", "status": 0, "lines": []}]},
@@ -70,6 +71,15 @@ def commands() -> Iterator[str]:
 def test_every_command_with_a_document_has_a_schema() -> None:
     """The commands that take --json are exactly those with a schema."""
     assert sorted(commands()) == sorted(DOCUMENTS)
+
+
+def test_published_keys_stay() -> None:
+    """No key of a document is renamed or dropped; a new one is added to the list of published keys."""
+    today = {path for command in DOCUMENTS for path in keys_of(command)}
+    published = set(PUBLISHED.read_text().splitlines())
+    assert published - today == set(), "keys that scripts read are gone"
+    assert today - published == set(), f"add these to {PUBLISHED.name}"
+    assert {"demo: last_words.log", "map: holes[].start_pfn", "explore: ways[].endings[].verdict"} <= published
 
 
 @pytest.mark.parametrize("command", DOCUMENTS)

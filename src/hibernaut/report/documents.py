@@ -410,7 +410,7 @@ class DemoDocument(TypedDict):
     ways: Annotated[list[str], "ways of copying pages that are not present"]
     situations: Annotated[list[SituationDocument], "the situations"]
     cells: Annotated[list[CellDocument], "the outcome of each way in each situation"]
-    crash: CrashLogDocument
+    last_words: CrashLogDocument
     image: DemoImageDocument
 
 
@@ -645,7 +645,7 @@ class ConfirmDocument(TypedDict):
     pages: Annotated[str, "position of the allocator's pages relative to the regions"]
     lists: Annotated[str, "position of the CPUs' own lists relative to the regions"]
     allocates: Annotated[bool, "whether pages are allocated after the resume"]
-    resumed_crash: Annotated[str, "crash of the resumed machine in the model; empty if it continues"]
+    dies_of: Annotated[str, "crash of the resumed machine in the model; empty if it continues"]
     agrees: Annotated[bool, "whether the kernel behaves as predicted"]
     release: Annotated[str, "release of the kernel"]
     said: Annotated[list[str], "messages of the real kernel"]
@@ -675,14 +675,14 @@ class ProveDocument(TypedDict):
 class ListedCaseDocument(TypedDict):
     """A case of the laboratory."""
 
-    name: str
+    name: Annotated[str, "name of the case"]
     must: Annotated[str, "outcome that the case must have"]
 
 
 class CasesDocument(TypedDict):
     """`hibernaut lab prove --list`: the cases."""
 
-    cases: list[ListedCaseDocument]
+    cases: Annotated[list[ListedCaseDocument], "the cases"]
 
 
 class PlannedGuestDocument(TypedDict):
@@ -695,7 +695,7 @@ class PlannedGuestDocument(TypedDict):
 class DryRunDocument(TypedDict):
     """A command with --dry-run: the guests that it would boot first."""
 
-    guests: list[PlannedGuestDocument]
+    guests: Annotated[list[PlannedGuestDocument], "the guests"]
 
 
 class NeedDocument(TypedDict):

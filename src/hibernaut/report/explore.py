@@ -149,7 +149,7 @@ def confirmed_text(document: Mapping[str, Any]) -> str:
     violated = ", ".join(document["violated"]) or "nothing is broken"
     pages, lists = document["pages"], document["lists"]
     allocator = f"; pages come from {pages}, CPU's lists {lists}" if (pages, lists) != ("above", "above") else ""
-    later = f"; the resumed machine crashes: {document['resumed_crash']}" if document["resumed_crash"] else ""
+    later = f"; the resumed machine crashes: {document['dies_of']}" if document["dies_of"] else ""
     outcome = "crashed" if document["outcome"] == "died" else document["outcome"]
     lines = [
         f"arranged: {', '.join(document['regions']) or 'no region'}; failing allocations: "

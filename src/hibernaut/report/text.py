@@ -233,7 +233,7 @@ def demo_text(document: DemoDocument) -> str:
         "D pages with wrong bytes  T a page table that was not saved  M a changed direct map",
         "A torn lists of the allocator, or a leaked page  S a slot that is left mapped  X a stale translation",
     ]
-    crash = document["crash"]
+    crash = document["last_words"]
     lines += [
         "",
         f"{crash['way']}, {crash['situation']}: log of the crash",

@@ -48,7 +48,9 @@ def confirm_(
     laboratory = options.lab()
     with workshop(keep) as folder:
         found = confirm(laboratory, prediction, folder)
-    output.answer({"file": str(file), **dataclasses.asdict(prediction), **dataclasses.asdict(found)}, confirmed_text)
+    predicted = dataclasses.asdict(prediction)
+    predicted["dies_of"] = predicted.pop("resumed_crash")
+    output.answer({"file": str(file), **predicted, **dataclasses.asdict(found)}, confirmed_text)
     if not found.agrees:
         raise typer.Exit(1)
     return None
