@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.schema import schema_of
 
 __all__ = ["PUBLISHED", "keys_of"]

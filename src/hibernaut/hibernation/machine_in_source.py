@@ -103,7 +103,7 @@ def refuse_other_machine(source: Source, image: Image) -> None:
         FormatError: it differs, so the image is of another machine or of another boot.
     """
     pfn = image.info.jump_address_phys >> PAGE_SHIFT
-    theirs, ours = image.memory().frame(pfn), source.memory.frame(pfn)
+    theirs, ours = image.memory().page(pfn), source.memory.page(pfn)
     if theirs is not None and ours is not None and not np.array_equal(theirs, ours):
         raise FormatError(
             f"not an image of the machine in {source.name}: the kernel's code in frame {pfn:#x} differs",

@@ -17,7 +17,7 @@ from hibernaut.volumes.output import replacing
 
 if TYPE_CHECKING:
     from hibernaut.memory.elf import Note
-    from hibernaut.memory.page import Bytes, Frames
+    from hibernaut.memory.page import Bytes, Pfns
     from hibernaut.sources import Source
 
 __all__ = ["Converted", "CoreFormat", "convert"]
@@ -101,7 +101,7 @@ def _feed(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFin
     """Return the function that hands over all stored pages; `finder` looks at each of them."""
 
     def feed(put: Put) -> None:
-        def look_and_put(pfns: Frames, pages: Bytes) -> None:
+        def look_and_put(pfns: Pfns, pages: Bytes) -> None:
             if finder is not None:
                 finder.feed(pfns, pages)
             put(pfns, pages)
