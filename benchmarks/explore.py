@@ -46,7 +46,7 @@ GIB_PAGES = 1 << 18
 
 
 class Told(Environment):
-    """Answers as it is told, then 0; notes how many answers each question had. The kernel takes what frame it takes."""
+    """Environment with given answers, then 0, that records the number of options of each question, except frames."""
 
     def __init__(self, answers: Sequence[int]) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ Ends = Counter[tuple[str, tuple[str, ...], str]]
 
 
 def our_ends() -> Ends:
-    """What `explore_run` finds."""
+    """Return the endings that `explore_run` finds."""
     ends: Ends = Counter()
     for chosen, machine in machines(FAMILY):
         for way in WAYS:

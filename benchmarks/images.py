@@ -80,7 +80,7 @@ def sample_pages() -> tuple[str, Bytes]:
 
 
 def seconds_of(work: Callable[[], object], output: Path | None) -> float:
-    """How long it takes; the file it makes is removed first, so that no old one has to be freed meanwhile."""
+    """Return the duration of a write; its file is removed first, so that freeing an old one does not count."""
     if output is not None:
         output.unlink(missing_ok=True)
     start = time.perf_counter()

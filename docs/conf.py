@@ -29,7 +29,7 @@ nitpicky = True
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 
-# Names in docstrings stand in single backquotes.
+# Names in docstrings are in single backquotes.
 default_role = "code"
 python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"

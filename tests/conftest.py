@@ -52,7 +52,7 @@ class Golden:
 
     @cached_property
     def expected(self) -> dict[str, Any]:
-        """What a reader must find, by file."""
+        """The facts that a reader must find, by file."""
         found: dict[str, Any] = json.loads((self.folder / "expected.json").read_text())
         return found
 

@@ -95,7 +95,7 @@ class Interrupts:
         see_gone(before)
 
     def close(self) -> None:
-        """Put back the handler that was there."""
+        """Restore the previous handler."""
         signal.signal(signal.SIGUSR1, self._before)
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:

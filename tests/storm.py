@@ -44,7 +44,7 @@ class Storm:
             self.interrupted += 1
 
     def end(self) -> None:
-        """Take back the signal that may be to come."""
+        """Cancel a pending signal."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, _signal: int, _frame: object) -> None:

@@ -34,7 +34,7 @@ def saved_pages(draw: st.DrawFn) -> dict[int, bytes | None]:
 
 @st.composite
 def image_layouts(draw: st.DrawFn) -> naive.Layout:
-    """Where an image's blocks lie, and how it is compressed."""
+    """Positions of an image's blocks, and its compressor."""
     return naive.Layout(
         compressor=draw(st.sampled_from(["lzo", "lz4", "none"])),
         header_block=draw(st.integers(0, 9)),

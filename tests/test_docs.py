@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The documentation is true: every `$ hibernaut` line in it is run, and prints what is shown; every Python block runs.
+"""The documentation is true: every `$ hibernaut` line runs and prints the shown output; every Python block runs.
 
 With HIBERNAUT_UPDATE_DOCS=1 the shown output is replaced by what was printed, to be read before it is committed.
 """
@@ -51,7 +51,7 @@ def provide(text: str, folder: Path, golden: Golden) -> None:
 
 
 def run_block(block: str) -> str:
-    """The block with the output that its commands print now."""
+    """Return the block with the current output of its commands."""
     shown = []
     for command, output in steps(block):
         words = shlex.split(command)
@@ -67,7 +67,7 @@ def run_block(block: str) -> str:
 
 
 def compare(path: Path, run: Callable[[str], str]) -> None:
-    """A document is as it is with each console block run; or it is made so, if that is asked for."""
+    """Compare a document with the output of its console blocks; update it if requested."""
     text = path.read_text()
     printed = BLOCK.sub(lambda match: f"```console\n{run(match[1])}```", text)
     if os.environ.get("HIBERNAUT_UPDATE_DOCS"):
@@ -108,7 +108,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do
 
 
 def test_the_readme_begins_with_three_sentences_and_a_session() -> None:
-    """First screen: what goes wrong, what this does about it, for whom; a session as it ran; the two commands."""
+    """First screen: the problem, the solution, the users; a real session; the two commands."""
     lines = (REPOSITORY / "README.md").read_text().splitlines()[:45]
     assert lines[:2] == ["# hibernaut", ""]
     sentences = lines[2 : lines.index("", 2)]

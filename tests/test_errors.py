@@ -23,7 +23,7 @@ ERRORS = (
     HibernautError("something"),
     FormatError("bad", source="file", offset=3, expected="this", found="that"),
     CorruptImage("worse", source="file"),
-    MachineFault("page fault", address=1, entry=2, pfn=3, doing="copying", log=("last words",)),
+    MachineFault("page fault", address=1, entry=2, pfn=3, doing="copying", log=("last log line",)),
     OutOfMemory(7, injected=True),
     HibernationRefused("secret", errno="EPERM", log=("no",)),
     LabError("died", log=("a", "b")),
@@ -34,7 +34,7 @@ ERRORS = (
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_survive_a_trip_to_another_process(error: HibernautError) -> None:
-    """Kind, attributes and line are what they were: a worker's error is told by its parent."""
+    """Kind, attributes and line are unchanged, so a parent can report a worker's error."""
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert vars(again) == vars(error)

@@ -141,7 +141,7 @@ def test_a_public_class_name_exists_once() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    """What `__all__` promises can be had, in whatever order the parts of the package were imported."""
+    """Every name in `__all__` can be imported, in whatever order the parts of the package were imported."""
     for name in hibernaut.__all__:
         assert getattr(hibernaut, name) is not None
     assert hibernaut.__all__ == sorted(hibernaut.__all__)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whatever works on several threads ends with them when it is interrupted."""
+"""An interrupted call ends all of its threads."""
 
 from __future__ import annotations
 

@@ -45,12 +45,12 @@ VERSIONS = st.builds(KernelVersion, st.integers(0, 99), st.integers(0, 99), st.b
     ],
 )
 def test_a_release_is_parsed(release: str, name: str) -> None:
-    """Distributions add to a version what they like; a candidate says so right after the numbers."""
+    """Distributions add suffixes to a version; a candidate has its own right after the numbers."""
     assert str(parse_release(release)) == name
 
 
 @pytest.mark.parametrize("wrong", ["", "6", "6.x", "v6.1", "linux-6.1", "6.1 ", "6.1\n", "99999.1", "6.1!"])
-def test_what_is_not_a_release_is_refused_in_one_way(wrong: str) -> None:
+def test_texts_that_are_not_a_release_have_one_error(wrong: str) -> None:
     """One error, whatever table is asked."""
     for asked in (parse_release, RULES.for_release, IMAGE_RULES.for_release, KERNEL_LINES.for_release):
         with pytest.raises(FormatError, match=r"is not a kernel release; expected 6\.1, or in full"):

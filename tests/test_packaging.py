@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a package index and a forge read: metadata, dependencies and their lock, licence lines, changelog, workflows."""
+"""Files for a package index and a forge: metadata, dependencies and their lock, licence lines, changelog, workflows."""
 
 from __future__ import annotations
 

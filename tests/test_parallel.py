@@ -99,7 +99,7 @@ def test_no_more_is_begun_than_the_window_allows() -> None:
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("where", ["work", "commit", "finish"])
 def test_an_interrupt_waits_for_the_threads(interrupts: Interrupts, where: str, times: int) -> None:
-    """However often the calling thread is interrupted: the piece under way ends first, and nothing else begins."""
+    """After any number of interrupts of the calling thread, the piece under way ends first, and nothing else begins."""
     begun: list[int] = []
     ended: list[int] = []
     sent = threading.Event()
@@ -159,7 +159,7 @@ def test_an_interrupted_writer_leaves_the_descriptor_alone(interrupts: Interrupt
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_interrupted_results_wait_for_the_threads(interrupts: Interrupts, times: int) -> None:
-    """The same for results one after the other; the tasks under way are told to end soon."""
+    """The same for results one after the other; the tasks under way get the signal to end soon."""
     ended: list[int] = []
     told = threading.Event()
 
@@ -177,7 +177,7 @@ def test_interrupted_results_wait_for_the_threads(interrupts: Interrupts, times:
     assert ended == [5]
 
 
-def test_results_that_nobody_asks_for_any_more() -> None:
+def test_results_that_are_no_longer_consumed() -> None:
     """A consumer that fails, and one that closes the iterator, leave no thread behind."""
     before = system_threads()
     results = ordered_results(partial(int, number) for number in range(10_000))

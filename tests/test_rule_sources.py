@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Each rule of the kernel says where it comes from, in one sentence form; no version stands without its commit."""
+"""Each rule of the kernel cites its source in one sentence form, and each version its commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLAIM = re.compile(r"(?i)\bsince (?:linux |kernel )?v?[2-9]\.\d+|\b(?:before|unt
 
 
 def attributes(rules: type) -> dict[str, str]:
-    """What a class's docstring says of each attribute, each on one line."""
+    """Return the description of each attribute in a class's docstring, each on one line."""
     text = inspect.cleandoc(rules.__doc__ or "").split("Attributes:\n", 1)[1]
     found = re.split(r"^    (\w+): ", text, flags=re.MULTILINE)
     return {name: " ".join(told.split()) for name, told in zip(found[1::2], found[2::2], strict=True)}

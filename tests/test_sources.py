@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`open_memory`: the format is decided by content, and a refusal says why each reader declined."""
+"""`open_memory`: content decides the format, and a refusal has the reason of each reader."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_image_and_dump_of_one_machine_agree(golden: Golden) -> None:
     assert different == [0x3F88, 0x49EC]
 
 
-def test_swap_without_an_image_says_so(tmp_path: Path) -> None:
+def test_swap_without_an_image_is_refused_by_name(tmp_path: Path) -> None:
     """An ordinary swap area is not raw memory but an image that is missing."""
     area = bytearray(16 * PAGE)
     area[4086:4096] = b"SWAPSPACE2"
@@ -147,7 +147,7 @@ def test_offset_means_an_image(tmp_path: Path) -> None:
 
 
 def test_refusal_lists_every_reader_on_one_line(tmp_path: Path) -> None:
-    """What nobody accepts: one line with each format and its reason."""
+    """A file that no reader accepts: one line with each format and its reason."""
     (tmp_path / "hiberfil.sys").write_bytes(b"HIBR" + bytes(8188))
     with pytest.raises(FormatError) as caught:
         open_memory(tmp_path / "hiberfil.sys")

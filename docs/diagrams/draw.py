@@ -47,7 +47,7 @@ class Drawing:
     Attributes:
         name: of its file, and what its ids begin with.
         title: in few words.
-        description: everything that the picture says, for those who do not see it.
+        description: the content of the picture in words, for screen readers.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Torn:
-    """What a run of today's copy on the demonstration's machine says.
+    """Facts of a run of today's copy on the demonstration's machine.
 
     Attributes:
         block: first frame of the 2 MiB that are not present.
@@ -248,7 +248,7 @@ def free_lists() -> Drawing:
         "Memory in ascending order of frames. The array of struct page lies below the block and is copied before the "
         "split allocates a page; the heads of the free lists lie above and are copied after it. The image has the "
         "struct pages from before the allocation and the list heads from after it. No page table is lost, and the "
-        "resumed kernel dies when it follows a link of the list.",
+        "resumed kernel crashes when it follows a link of the list.",
     )
     map_x, map_width, head_x, head_width, block_x = 40, 100, 320, 90, 196
     drawing.lines("struct page below, list heads above: the image", kind="head")

@@ -42,7 +42,7 @@ def _entry(name: str) -> str:
 def _plain_where_private(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.Element
 ) -> nodes.Node | None:
-    """Leave the name of a type as plain text where it is no public name, or one of another project.
+    """Leave the name of a type as plain text if it is not a public name, or one of another project.
 
     Nothing is fetched from the documentation of other projects, so that the site builds without a network.
     """

@@ -179,7 +179,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Return text for Markdown; what stands in backquotes is code there, too."""
+    """Return text for Markdown; text in backquotes stays code."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
         return SPECIAL.sub(r"\\\1", text)

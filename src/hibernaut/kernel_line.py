@@ -132,7 +132,7 @@ class LineTable(Mapping[str, T], Generic[T]):
 
     @property
     def oldest(self) -> T:
-        """What holds for the oldest line."""
+        """Entry of the oldest line."""
         return next(iter(self._entries.values()))
 
     def for_release(self, release: str) -> T | None:

@@ -161,8 +161,8 @@ def test_confirm_knows_what_a_guest_cannot_be() -> None:
         else:
             assert (result.status, len(result.err.splitlines())) == (2, 1)
     assert arranged == {
-        "remap-dies-after-a-warning",
-        "remap-dies-without-a-warning",
+        "remap-crashes-after-a-warning",
+        "remap-crashes-without-a-warning",
         "remap-tears-the-image",
         "torn-lists-without-a-lost-table",
     }

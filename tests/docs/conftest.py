@@ -56,7 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not status.exists():
             command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q"]
-            # Sphinx's own dependencies may warn of things to come; its warnings about the pages are told otherwise.
+            # Python's warnings are those of Sphinx's dependencies; those about the pages are Sphinx's own.
             built = subprocess.run(
                 [*command, "-d", str(base / "doctrees"), str(DOCS), str(base / "site")],
                 capture_output=True,

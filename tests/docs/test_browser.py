@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The site in a browser: on a screen and on a phone nothing overflows, nothing throws, and no network is asked."""
+"""The site in a browser: on a screen and on a phone nothing overflows, nothing throws, without network requests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STICKS_OUT = """() => {
   }
   return found;
 }"""
-"""What reaches beyond the right edge and cannot be scrolled by itself, as a wide table or a session can."""
+"""Elements beyond the right edge that do not scroll on their own, as a wide table or a session does."""
 
 
 class Visitor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A sweep on a Dask cluster: the same as on this machine's cores, whatever becomes of the workers."""
+"""A sweep on a Dask cluster: the same as on this machine's cores, even if workers are lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SWEEP = Sweep(Family(regions=(0, 1, 2), kinds=(RegionKind.PAGE, RegionKind.BLOCK
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """Three workers, one thread each, which their nannies start anew when they die."""
+    """Three workers, one thread each, which their nannies restart."""
     with (
         warnings.catch_warnings(),
         distributed.LocalCluster(

@@ -23,7 +23,7 @@ VALUES: st.SearchStrategy[Value] = st.recursive(
 
 
 @given(VALUES)
-def test_what_is_encoded_can_be_read_back(value: Value) -> None:
+def test_encoded_values_can_be_read_back(value: Value) -> None:
     """The value that comes back is the one that went in, to the last byte: no other value has these bytes."""
     found, rest = decode(encode(value))
     assert rest == b""
@@ -66,7 +66,7 @@ def test_pages_that_are_not_contiguous_are_read_in_order() -> None:
 
 
 @pytest.mark.parametrize("value", [1.0, {1: 2}, {1, 2}, np.int64(1), [object()]])
-def test_what_has_no_encoding_is_refused(value: Any) -> None:
+def test_types_without_an_encoding_are_refused(value: Any) -> None:
     """No guess at a representation: sets have no order, floats and arrays are not part of any state."""
     with pytest.raises(TypeError, match="has no encoding"):
         encode(value)

@@ -36,7 +36,7 @@ def test_a_fingerprint_is_of_one_machine(kind: int) -> None:
     assert not is_fingerprint_of(fingerprint(source((kind + 1) % 3)), machine)
 
 
-def test_what_a_run_depends_on_tells_machines_apart() -> None:
+def test_machines_differ_by_everything_that_a_run_depends_on() -> None:
     """Another list of saveable pages, another free frame, another page table: another fingerprint."""
     machine = source(1)
     prints = {fingerprint(machine), fingerprint(source(1, 0x9E))}

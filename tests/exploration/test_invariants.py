@@ -52,7 +52,7 @@ BROKEN: dict[str, set[str]] = {
 }
 """By way the invariants that some run of it breaks, one page being allocated after the resume; no run breaks another.
 
-`no-fault` is broken wherever there is no table or no entry, and by who allocates from torn lists.
+`no-fault` is broken wherever there is no table or no entry, and by allocations from torn lists.
 """
 
 
@@ -81,7 +81,7 @@ def test_each_way_breaks_exactly_these(table: dict[str, set[str]], way: str) -> 
 
 
 def test_every_mutant_is_in_the_table() -> None:
-    """No mutant is left out, and each is caught by something that costs more than a trace."""
+    """No mutant is left out, and an invariant that is not a trace detects each."""
     assert set(MUTANTS) <= set(BROKEN)
     assert all(BROKEN[way] - TRACES for way in MUTANTS)
 
@@ -105,7 +105,7 @@ def test_mutants_say_what_catches_them(way: str) -> None:
 
 
 def test_fixmap_breaks_none() -> None:
-    """By the slot nothing is broken, and as it was posted only where there is no table."""
+    """Through the slot every invariant holds; the proposal as posted breaks some only without a table."""
     assert BROKEN["fixmap"] == set()
     for way, kinds in (("fixmap", tuple(RegionKind)), ("fixmap-v3", tuple(set(RegionKind) - {RegionKind.NO_TABLE}))):
         assert broken((Family((1,), kinds, BOTH), Family((2,), kinds, (ABOVE,))), (way,)) == {way: set()}

@@ -46,7 +46,7 @@ def test_without_interference_the_first_option_is_the_answer() -> None:
 
 
 def test_other_answers_have_other_words() -> None:
-    """Each other answer is returned as its type, and says so in the schedule."""
+    """Each other answer is returned as its type and described in the schedule."""
     environment = Replay((1, 5, 1, 1, 1, 1))
     assert ask_all(environment) == (1, RegionKind.NO_TABLE, Side.BELOW, Side.BELOW, 2, True)
     assert [str(choice) for choice in environment.schedule] == [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The pool: as many cores as there are change nothing, and no process is left behind."""
+"""The pool: the number of cores does not change the results, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.exploration.sweeps import SMALL, open_lines
 
 
 def test_cores_change_nothing(whole: tuple[Path, dict[str, Tally]], tmp_path: Path) -> None:
-    """On two processes the same comes out as on one, the shortest runs included."""
+    """Two processes give the same results as one, including the shortest runs."""
     both = run_sweep(SMALL, tmp_path / "out.jsonl", processes=2)
     assert both == whole[1]
     assert sorted(open_lines(tmp_path / "out.jsonl")) == sorted(open_lines(whole[0]))
@@ -89,7 +89,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("how", ["exception", "signal to the parent", "signal from the terminal"])
 def test_an_interrupted_sweep_leaves_no_worker_at_work(how: str, tmp_path: Path) -> None:
-    """When the call ends by an exception or Ctrl-C, its workers have ended, and they say nothing of it."""
+    """When the call ends by an exception or Ctrl-C, its workers have ended, without output."""
     script = tmp_path / "interrupted.py"
     script.write_text(f"HOW = {how!r}\n{INTERRUPTED}")
     with subprocess.Popen(

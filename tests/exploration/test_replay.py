@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Saved runs: a file that says everything, and comes out the same byte for byte."""
+"""Saved runs: complete files whose replays are identical, byte for byte."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_the_file_reads_like_a_log(saved: Path) -> None:
-    """Schedule, the injected failure, the kernel's words, the end."""
+    """Schedule, the injected failure, the kernel's messages, the outcome."""
     found = json.loads(saved.read_text())
     assert found["schedule"][-1] == "allocation 1 fails: injected"
     assert found["schedule"][0] == "region 1: 2 MiB not present, as one entry"
@@ -52,13 +52,13 @@ def test_the_file_reads_like_a_log(saved: Path) -> None:
     assert (found["outcome"], found["violated"], found["warned"]) == ("died", ["no-fault"], True)
 
 
-def test_without_failure_it_says_so() -> None:
-    """The report always says what was injected: here nothing."""
+def test_a_run_without_failure_reports_none() -> None:
+    """The report always has the injected failures: here none."""
     assert run_document(play(remap(())))["injected"] == ["nothing"]
 
 
 def test_it_replays_byte_for_byte(saved: Path) -> None:
-    """The same file comes out; with another byte anywhere in what is told, the difference is named."""
+    """The replay is identical to the file; a changed byte anywhere in the outcome is reported."""
     played, difference = replay(saved)
     assert difference is None
     assert run_text(played) == saved.read_text()
@@ -99,14 +99,14 @@ def test_it_ends_as_another_way_would(saved: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_refused(saved: Path, change: dict[str, Any]) -> None:
-    """Whatever is wrong with it: one error of ours, no other."""
+    """Any damage gives one error of ours, no other."""
     saved.write_text(json.dumps({**json.loads(saved.read_text()), **change}))
     with pytest.raises(HibernautError):
         replay(saved)
 
 
 @given(st.data())
-def test_whatever_is_cut_out_of_it(data: st.DataObject) -> None:
+def test_a_file_with_a_missing_part(data: st.DataObject) -> None:
     """Any field missing, or of another kind: an error of ours, or the difference."""
     found = run_document(play(remap()))
     key = data.draw(st.sampled_from(sorted(found)))
@@ -119,8 +119,8 @@ def test_whatever_is_cut_out_of_it(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\xfe", b"[" * 100_000, b"{}"])
-def test_what_is_no_run_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Not JSON, not UTF-8, nested without end, another document."""
+def test_files_that_are_not_a_run_are_refused(tmp_path: Path, content: bytes) -> None:
+    """Not JSON, not UTF-8, endless nesting, another document."""
     path = tmp_path / "other"
     path.write_bytes(content)
     with pytest.raises(FormatError, match="not a saved run"):

@@ -14,8 +14,8 @@ from hibernaut.exploration.tally import Tally
 from tests.exploration.sweeps import SMALL, open_lines
 
 
-def test_an_interrupted_sweep_is_gone_on_with(whole: tuple[Path, dict[str, Tally]], tmp_path: Path) -> None:
-    """What is in the file is not run again, a torn last line is: nothing is lost, nothing counted twice."""
+def test_an_interrupted_sweep_is_resumed(whole: tuple[Path, dict[str, Tally]], tmp_path: Path) -> None:
+    """Machines in the file do not run again, that of a torn last line does: nothing is lost or counted twice."""
     lines = open_lines(whole[0])
     for kept in range(1, len(lines)):
         path = tmp_path / f"{kept}.jsonl"
@@ -30,8 +30,8 @@ def test_a_record_that_is_there_twice_counts_once(whole: tuple[Path, dict[str, T
     """Two lines of one machine, and one of a machine that the family does not have: counted once, and not at all."""
     lines = open_lines(whole[0])
     path = tmp_path / "twice.jsonl"
-    stranger = json.dumps({**json.loads(lines[1]), "unit": [1, 1, 1, 1, 1, 1]})
-    path.write_text("\n".join([*lines, lines[2], stranger]) + "\n")
+    foreign = json.dumps({**json.loads(lines[1]), "unit": [1, 1, 1, 1, 1, 1]})
+    path.write_text("\n".join([*lines, lines[2], foreign]) + "\n")
     assert run_sweep(SMALL, path, processes=1) == whole[1]
 
 

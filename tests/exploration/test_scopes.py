@@ -24,7 +24,7 @@ BOTH = (Side.ABOVE, Side.BELOW)
 
 
 def test_words_describe_families() -> None:
-    """What the command line takes is the family that it says; bounds likewise."""
+    """Words of the command line give the family that they describe; bounds likewise."""
     words = ["regions=0,3", "kinds=2m,no-table", "tables=below", "mem-map=above,below", "remembered=no,yes"]
     assert family_of_words([*words, "cpus=2", "free-pages=9"]) == Family(
         regions=(0, 3),

@@ -70,8 +70,8 @@ def test_one_frame_of_each_class_is_enough(family: Family, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["remap", "fixmap-bounce"])
-def test_the_ends_of_the_list_say_who_dies_of_torn_lists(way: str) -> None:
-    """The same of who allocates after the resume: a page's neighbours on its list decide, so its ends are tried."""
+def test_the_ends_of_a_torn_list_decide_which_allocation_crashes(way: str) -> None:
+    """The same for allocations after the resume: the neighbours on a page's list decide, so its ends are tried."""
     for run in runs_of(HEADS_ABOVE, way, allocations_after=1):
         assert set(explore_run(run, EACH_FRAME).futures) == set(explore_run(run, CLASSES).futures)
 
@@ -202,7 +202,7 @@ def test_bounds_are_kept() -> None:
 
 @pytest.mark.parametrize("states", [1, 2, 5])
 def test_a_search_that_is_cut_says_where(states: int) -> None:
-    """After so many states it ends, and says so; what it has found until then is so."""
+    """The search ends after the given number of states and reports it; its outcomes until then are correct."""
     run = next(machines_of((RegionKind.BLOCK, RegionKind.GIB), "remap", 0))
     whole, part = explore_run(run), explore_run(run, Bounds(states=states))
     assert whole.cut is None

@@ -57,7 +57,7 @@ def pages(found: dict[int, Any]) -> dict[int, bytes | None]:
 
 
 def fields(run: Run) -> list[Any]:
-    """What a state is made of, read from the run itself."""
+    """Return the parts of a state, read from the run itself."""
     machine, copy = run.machine, run._copy
     violations = [[one.invariant, one.what, one.start_pfn, one.nr_pages] for one in run.violations]
     flags = machine.page_flags

@@ -15,7 +15,7 @@ from hibernaut.exploration.tally import Tally
 
 
 def test_remap_and_fixmap_on_the_smallest_family(whole: tuple[Path, dict[str, Tally]]) -> None:
-    """A 2 MiB region: Remap dies if the allocation fails, tears the image if the table lies above, leaks if below."""
+    """A 2 MiB region: Remap crashes if the allocation fails, else tears the image (table above) or leaks (below)."""
     remap, fixmap = whole[1]["remap"], whole[1]["fixmap"]
     assert (remap.machines, remap.runs, fixmap.machines, fixmap.runs) == (5, 7, 5, 5)
     found = {
@@ -33,7 +33,7 @@ def test_remap_and_fixmap_on_the_smallest_family(whole: tuple[Path, dict[str, Ta
 
 
 def test_bounds_are_part_of_what_comes_out() -> None:
-    """Without failing allocations Remap does not die; a search that is cut says so."""
+    """Without failing allocations Remap does not crash; a search that is cut reports it."""
     family = Family(regions=(1,), kinds=(RegionKind.BLOCK,), tables=(Side.BELOW,))
     calm = run_sweep(Sweep(family, ("remap",), bounds=Bounds(failures=0)), processes=1)["remap"]
     assert {outcome.status for outcome in calm.endings} == {"saved"}

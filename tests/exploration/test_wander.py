@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is too large to enumerate: machines wandering about, by the proposal's way, and by ways that must be caught."""
+"""Scopes that are too large to enumerate: random walks by the proposal's way, and by ways that must be detected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGES = Family(regions=(1,), kinds=(RegionKind.PAGE,))
 
 
 def found(folder: Path, way: str, *, how: settings) -> Violated:
-    """The counterexample that wandering machines come up with, which must be there."""
+    """Return the counterexample of random walks, which must exist."""
     with pytest.raises(Violated) as caught:
         run_state_machine_as_test(wanderer(way, folder=folder, wholes=False), settings=how)
     return caught.value
@@ -41,7 +41,7 @@ def test_fixmap_breaks_nothing_whatever_was_done_before(tmp_path: Path) -> None:
 
 
 def test_remap_is_caught_and_the_run_shrinks_to_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Today's way breaks something, by one hibernation of a machine with one large page not present, and no failure.
+    """Today's way violates an invariant by one hibernation with one large page not present, without a failure.
 
     The run is saved where `HIBERNAUT_SAVE` says, replays byte for byte, and what Hypothesis reports names it.
     """
@@ -62,7 +62,7 @@ def test_remap_is_caught_and_the_run_shrinks_to_what_it_takes(tmp_path: Path, mo
 
 @pytest.mark.parametrize("way", MUTANTS)
 def test_each_mutant_is_caught(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wandering machines find out every way that leaves a step out, and the run that shows it can be replayed."""
+    """Random walks detect every way that leaves out a step, and the run that shows it can be replayed."""
     monkeypatch.setenv("HIBERNAUT_SAVE", str(tmp_path))
     one = found(tmp_path, way, how=FINDING)
     played, difference = replay(one.path)
@@ -71,8 +71,8 @@ def test_each_mutant_is_caught(way: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert any(operation.way == way for operation in one.operations)
 
 
-def test_what_is_chosen_after_a_resume_is_part_of_the_run(tmp_path: Path) -> None:
-    """A run's record goes on on the resumed machine: a failure that is injected there is written down and replayed."""
+def test_choices_after_a_resume_are_part_of_the_run(tmp_path: Path) -> None:
+    """The record of a run continues on the resumed machine: a failure injected there is recorded and replayed."""
     hibernation = Operation(HIBERNATE, way="fixmap")
     operations = (Operation("alloc"), hibernation, Operation("alloc", pages=2), hibernation, Operation("alloc"))
     machine = FamilyMachine(PAGES, next(layouts(PAGES)))

@@ -49,7 +49,7 @@ WHEREVER = Family(
 """Any machine of up to two regions. What a CPU remembers from before is left to the rules."""
 
 PLAIN = 0x20000
-"""A frame of the lower bank that is nobody's, as are the thousands behind it."""
+"""An unused frame of the lower bank, like the thousands behind it."""
 
 MOST_HELD = 32
 """So many pages are held at most, or the tables find none."""
@@ -154,7 +154,7 @@ class Wander(RuleBasedStateMachine):
     @precondition(lambda self: self.run.held)
     @rule(pages=st.integers(1, 8), cpu=st.integers(0, 1))
     def free(self, pages: int, cpu: int) -> None:
-        """Who took a page out of the direct map puts it back first."""
+        """Free pages; those out of the direct map are put back first."""
         hidden = [pfn for pfn in self.run.held[-pages:] if not self._present(pfn)]
         back = [Operation("set_direct_map_default", pfn=pfn) for pfn in hidden]
         self._do([], *back, Operation("free", pages=pages, cpu=self._cpu(cpu)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why a page of an image differs from the memory dump taken right before the copy: word by word, from the dump alone.
+"""Explanations for each word of an image that differs from the memory dump taken right before the copy.
 
 Each changed word is mapped to what it belongs to by what the kernel in the dump says of itself: kallsyms and
 VMCOREINFO (read by drgn), its lists of modules and of vmalloc areas, its `struct page`s. No frame is known beforehand.
@@ -39,7 +39,7 @@ MODULE_LIST, MODULE_NAME = 8, 24
 
 
 class Kind(StrEnum):
-    """What may change between the stop before the copy loop and the copy of a page."""
+    """Data that may change between the stop before the copy loop and the copy of a page."""
 
     PAGE_TABLE = "page table"
     DIRECT_PAGES_COUNT = "counter of the direct map's pages"

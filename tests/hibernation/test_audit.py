@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The audit: what hibernation would meet, and that it then meets just that."""
+"""The audit: its predictions, compared with hibernation itself."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_one_row_a_class_with_its_pages() -> None:
 
 
 @pytest.mark.parametrize(("tables", "order"), [("low", Order.BELOW), ("high", Order.ABOVE)])
-def test_order_of_the_table_is_told(tables: str, order: Order) -> None:
+def test_order_of_the_table_is_reported(tables: str, order: Order) -> None:
     """Whether the table of a large entry is copied before or after the entry is split."""
     found = audit(build_machine(Layout(RAM, holes=(hole_2m(0x1000, 2),), tables=tables)))
     assert [(split.start_pfn, split.order, split.allocations) for split in found.splits] == [
@@ -111,7 +111,7 @@ def test_a_real_machine_that_the_kernel_tore(golden: Golden) -> None:
 
 
 def test_a_real_machine_with_secret_memory(golden: Golden) -> None:
-    """1 292 not-present 4K entries: no allocation; every page would be saved, if the kernel only wanted to."""
+    """1 292 not-present 4K entries: no allocation; every page would be saved if the kernel hibernated."""
     machine = machine_from_memory(
         elf_memory(golden("ram-6.1-secretmem.elf")), int(golden.expected["ram-6.1-secretmem.elf"]["cr3"], 16)
     )

@@ -51,7 +51,7 @@ PMD_INDEX = LOW2M_START // 512
 
 
 class Real:
-    """What the real kernel left: its memory before, its list and its image."""
+    """Data of the real kernel: its memory before the copy, its list and its image."""
 
     def __init__(self, dump: Path, image: Path) -> None:
         self.memory: PhysicalMemory = elf_memory(dump)
@@ -84,13 +84,13 @@ class Real:
         )
 
     def differing(self, pages: dict[int, Bytes]) -> list[int]:
-        """The frames whose pages are not what the dump has."""
+        """Return the frames whose pages differ from the dump."""
         return [pfn for pfn, page in pages.items() if not np.array_equal(page, self.dumped(pfn))]
 
 
 @cache
 def remapped(real: Real) -> Snapshot:
-    """What the model's kernel makes of it."""
+    """The image of the model's kernel."""
     return hibernate(real.machine(ChooseFrames(NEW_TABLE)), Remap())
 
 
@@ -102,7 +102,7 @@ def real(golden: Golden) -> Real:
 
 @pytest.fixture(scope="module")
 def explainer(real: Real) -> Explainer:
-    """The kernel in the dump, asked what its words are."""
+    """The explainer for the kernel in the dump."""
     pytest.importorskip("drgn", reason="the kernel's symbols are read by drgn: pip install drgn capstone")
     return Explainer(real.memory, LOW2M_CR3, 4)
 
@@ -118,7 +118,7 @@ def frames(pfns: list[int]) -> FrameRanges:
 
 
 def explained(explainer: Explainer, real: Real, pages: dict[int, Bytes]) -> dict[int, list[Explained]]:
-    """What changed in each page that differs from the dump, and why; everything must have a why."""
+    """Return the changed words of each page that differs from the dump; each must have an explanation."""
     found = {pfn: explainer.explain(pfn, real.dumped(pfn), pages[pfn]) for pfn in real.differing(pages)}
     without = [str(word) for words in found.values() for word in words if word.kind is None]
     assert not without, "\n".join(without)
@@ -132,7 +132,7 @@ def test_the_kernels_list_is_the_images(real: Real) -> None:
 
 
 def test_remap_writes_every_page_table_as_the_kernel_did(real: Real) -> None:
-    """All 113 page tables of the image are byte by byte the kernel's, and the split's new one is in neither image."""
+    """All 113 page tables of the image equal the kernel's byte by byte, and the split's new one is in neither image."""
     tables, missing = naive_tables(real.memory.page, LOW2M_CR3, 4)
     snapshot = remapped(real)
     assert (len(tables), missing) == (113, set())
@@ -144,7 +144,7 @@ def test_remap_writes_every_page_table_as_the_kernel_did(real: Real) -> None:
 
 
 def test_every_page_in_which_the_kernels_image_differs_is_explained(real: Real, explainer: Explainer) -> None:
-    """30 of its pages are not what the dump has; each changed word has a reason; one entry of one table among them."""
+    """30 of its pages differ from the dump; each changed word has a reason; one entry of one table is among them."""
     found = explained(explainer, real, real.image)
     assert len(found) == 30
     kinds = {kind: {pfn for pfn, words in found.items() if any(word.kind == kind for word in words)} for kind in Kind}
@@ -155,7 +155,7 @@ def test_every_page_in_which_the_kernels_image_differs_is_explained(real: Real, 
     assert set(found) == set().union(*kinds.values())
 
 
-def test_what_the_allocation_took_shows_in_the_kernels_image(real: Real, explainer: Explainer) -> None:
+def test_the_allocated_page_shows_in_the_kernels_image(real: Real, explainer: Explainer) -> None:
     """The allocator's own pages lie above the block, were copied after the split, and agree with one another."""
     words = [word for words in explained(explainer, real, real.image).values() for word in words]
     lists = [word for word in words if word.kind in (Kind.FREE_LISTS, Kind.STRUCT_PAGE)]
@@ -189,7 +189,7 @@ def flipped(page: Bytes) -> Bytes:
 
 
 def test_an_unknown_change_is_not_explained(real: Real, explainer: Explainer) -> None:
-    """The explanations can fail: no word of the block's data, of kernel text, or of a zone's watermarks has one."""
+    """The explanations can fail: words of the block's data, of kernel text, or of a zone's watermarks have none."""
     text = kernel_symbols(real.memory)["swsusp_save"].address - 0xFFFFFFFF80000000 >> PAGE_SHIFT
     zone = (explainer.node - explainer.page_offset) >> PAGE_SHIFT
     for pfn in (LOW2M_START, text, zone):
@@ -214,7 +214,7 @@ def test_a_failing_allocation_ends_as_the_kernel_ended(real: Real) -> None:
 
 
 def test_the_slot_saves_every_page_as_the_dump_has_it(real: Real) -> None:
-    """All listed frames, the page tables among them, equal the dump: nothing of the machine was touched."""
+    """All listed frames, page tables included, equal the dump: the machine did not change."""
     pages = pages_of(hibernate(real.machine(FailAllocations(1)), Fixmap()))
     assert list(pages) == real.pfns.tolist()
     assert real.differing(pages) == []
@@ -233,7 +233,7 @@ def test_the_garbage_after_resume_is_where_the_kernels_image_has_no_table(real: 
 
 
 def garbage(before: Machine, after: Machine, pfns: Pfns) -> Pfns:
-    """The frames for which the direct map says something else than before."""
+    """Return the frames whose entry in the direct map has changed."""
     states_before, states_after = before.direct_map.classify(pfns), after.direct_map.classify(pfns)
     lost: Pfns = pfns[states_before != states_after]
     return lost

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The mutants: each is caught by the invariant that it names, and the honest way passes."""
+"""The mutants: the invariant that each names detects it, and the correct way passes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_mutant_is_caught_by_its_check(mutant: Mutant, honest: Way, caught
 
 
 def test_no_flush_saves_the_second_page_with_the_first_ones_bytes() -> None:
-    """What a stale translation does to data, exactly; an environment in which it is gone hides it."""
+    """The exact effect of a stale translation on data; an environment that drops it hides the effect."""
 
     class Forgets(Environment):
         def still_cached(self, vaddr: int) -> bool:

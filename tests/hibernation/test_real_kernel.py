@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The rules of real kernels, asked of the kernels: those in golden dumps and images have the rules of their line."""
+"""The rules of real kernels, probed: those in golden dumps and images have the rules of their line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_golden_kernels_have_the_rules_of_their_line(golden: Golden, name: str, 
 
 @pytest.mark.parametrize("line", ["6.1", "6.12"])
 def test_the_kernel_decides_whatever_its_release_says(golden: Golden, line: str) -> None:
-    """Asked as a kernel of another line, a golden kernel keeps what it has: that is what a backport looks like."""
+    """A golden kernel with the release of another line keeps its probed rules, like a kernel with a backport."""
     name = {"6.1": "ram-6.1-lzo.elf", "6.12": "swap-6.12-lz4.img"}[line]
     with open_memory(golden(name)) as source:
         names = names_in_memory(source.memory, source.vmcoreinfo or find_vmcoreinfo(source.memory))
@@ -59,7 +59,7 @@ def test_the_kernel_decides_whatever_its_release_says(golden: Golden, line: str)
 
 
 def test_a_source_without_a_kernel_has_the_oldest_lines_rules(golden: Golden) -> None:
-    """And tells why; with VMCOREINFO, but without kallsyms, those of its line."""
+    """The reason is reported; with VMCOREINFO, but without kallsyms, the rules are those of the line."""
     with open_memory(golden("ram-6.1-lzo.elf")) as source:
         text = find_vmcoreinfo(source.memory)
         assert text is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The way back: where each page comes from, safe frames, temporary tables, what a CPU remembers."""
+"""The resume: the origin of each page, safe frames, temporary tables, cached translations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def restored(snapshot: Snapshot, resumed: Machine) -> None:
-    """Every frame of RAM against what must be there: the image's page, or something of the boot kernel's time."""
+    """Check every frame of RAM: it has the image's page, or content of the boot kernel."""
     frames = resumed.memory.ranges.pfns()
     content, present = resumed.memory.gather(frames)
     assert present.all()
@@ -92,7 +92,7 @@ def test_temporary_tables_map_all_ram_by_2m_pages(levels: int) -> None:
 
 
 def test_a_resumed_machine_hibernates_again() -> None:
-    """What was saved is a whole machine: saved and resumed three times it is still the same."""
+    """A machine that is saved and resumed three times is unchanged."""
     machine = build_machine(Layout(RAM, holes=(hole_2m(0x1000), hole_4k(0x801)), tables="high"))
     first = machine.memory.gather([0x1000, 0x11FF, 0x801])[0]
     for _ in range(3):
@@ -108,7 +108,7 @@ def test_a_resumed_machine_hibernates_again() -> None:
     assert machine.allocator.free_ranges().total_pages == free - 1
 
 
-def test_what_is_not_zero_is_told_without_reading() -> None:
+def test_occupied_frames_are_known_without_reading() -> None:
     """Overlay, snapshot and resumed memory say which frames are not zero as reading every page does."""
     machine = build_machine(Layout(((0, 0xA0), (0x100, 0x700)), holes=(hole_4k(0x401),)))
     machine.memory.write_page(0x300, np.zeros(4096, dtype=np.uint8))
@@ -139,7 +139,7 @@ def test_a_machine_that_refuses_gets_its_cpus_back() -> None:
 def test_a_real_machine_comes_back_with_the_same_garbage(golden: Golden) -> None:
     """6.1 as the kernel saved it: all 512 entries of the block come from a frame that the image lacks.
 
-    Which, is told by the kernel's own image: its PMD entry names a table that is not in it. Through the slot: none.
+    The kernel's own image names that frame: its PMD entry points to a table that is not in it. Through the slot: none.
     """
     pfns, blocks, where = plain_image(golden("swap-6.1-low2m.img"))
     row = int(np.flatnonzero(pfns == 0x4402)[0])

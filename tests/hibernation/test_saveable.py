@@ -51,7 +51,7 @@ def test_pages_for_the_image_are_allocated_before_the_list_is_fixed() -> None:
     assert list(poor.allocator.free_ranges()) == list(machine.allocator.free_ranges())
 
 
-def test_what_is_not_saved() -> None:
+def test_pages_that_are_not_saved() -> None:
     """saveable_page: free, nosave, offline, guard pages and reserved ones without a mapping are not on the list."""
     machine = build_machine(
         Layout(

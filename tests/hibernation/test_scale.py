@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A terabyte with holes costs what its holes cost."""
+"""The cost of a terabyte follows its holes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def machine_holes() -> list[int]:
     return [pfn for hole in layout(1024).holes for pfn in (hole.start_pfn, hole.end_pfn - 1)]
 
 
-def test_what_is_read_does_not_grow_with_ram(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_read_do_not_grow_with_ram(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same holes in 16 GiB and in 256 GiB: as many pages are looked at, but for the tables of the map itself."""
     read = 0
     plain = FormulaMemory.run
@@ -83,7 +83,7 @@ def test_what_is_read_does_not_grow_with_ram(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("way", [Fixmap(), Remap()], ids=lambda way: way.name)
 def test_with_pages_of_1g_a_terabyte_takes_the_reads_of_16_gib(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where RAM takes no tables, either: as many pages by formula, and of tables and struct pages but a few more."""
+    """RAM without tables costs nothing, either: as many pages by formula, a few more tables and struct pages."""
     by_formula = read = 0
     plain = FormulaMemory.run
 

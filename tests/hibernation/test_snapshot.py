@@ -50,7 +50,7 @@ def test_snapshot_holds_only_what_differs_from_the_source() -> None:
 
 
 def test_demo_machine_is_saved_by_the_slot_if_allocations_fail() -> None:
-    """The demonstration's block says in words what it is, in the snapshot too."""
+    """The text in the demonstration's block is in the snapshot, too."""
     machine = build_machine(demo_layout(), FailAllocations(1))
     with pytest.raises(MachineFault, match="0xffff888001000000"):
         hibernate(machine.fork(), Remap())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The ways to copy a page: what each makes of every kind of hole in the direct map."""
+"""The ways to copy a page: the outcome of each for every kind of hole in the direct map."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NULL = "BUG: kernel NULL pointer dereference, address: 0000000000000000"
 
 @dataclass(frozen=True)
 class Case:
-    """One row: what the direct map is like, and what each way makes of it."""
+    """One row: a kind of entry in the direct map, and the outcome of each way."""
 
     name: str
     holes: tuple[HoleSpec, ...]
@@ -153,14 +153,14 @@ def test_a_1g_entry(case: Case) -> None:
 
 
 def test_fixmap_as_posted_crashes_where_there_is_no_table() -> None:
-    """v3 keeps kernel_page_present: the NULL dereference comes before the slot is used; the null check is the cure."""
+    """v3 keeps kernel_page_present: the NULL dereference comes before the slot is used; the null check avoids it."""
     case = CASES[-1]
     assert outcome(case, Fixmap(null_check=False))[0] == NULL
     assert outcome(case, Fixmap(null_check=True))[0] == "copied"
 
 
 def test_table_missing_from_the_source() -> None:
-    """A PMD entry that names a table outside the source: Remap cannot know what a CPU finds; the slot needs none."""
+    """A PMD entry for a table outside the source: Remap cannot know the entry that a CPU reads; the slot needs none."""
     machine = build_machine(Layout(RAM))
     found = machine.lookup_address(machine.vaddr(0x1000))
     assert found is not None
@@ -227,7 +227,7 @@ def test_reserved_tables_are_enough_if_they_are_as_many_as_splits_and_lie_above(
 
 
 def test_v1_warns_where_it_could_be_moved_to_another_cpu() -> None:
-    """Only the CPU that maps the slot is told: one that used it before reads another frame. v1 warned, v3 does not."""
+    """Only the CPU that maps the slot is flushed; another one reads another frame. v1 warns, v3 does not."""
     machine = build_machine(Layout(RAM, holes=(hole_4k(0x801, 2),), cpus=2))
     machine.preemptible = True
     assert FixmapV1().safe_copy_page(machine, 0x801) is not None
@@ -246,7 +246,7 @@ def test_v1_warns_where_it_could_be_moved_to_another_cpu() -> None:
 
 
 def test_machine_without_a_fixmap_cannot_use_the_slot() -> None:
-    """The way that needs a slot says that there is none; without unmapped pages nothing is asked."""
+    """A way that needs a slot reports that there is none; without unmapped pages no slot is needed."""
     with pytest.raises(HibernautError, match="no fixmap"):
         hibernate(build_machine(Layout(RAM, holes=(hole_4k(0x801),), fixmap=False)), Fixmap())
     machine = build_machine(Layout(RAM, fixmap=False))
@@ -255,5 +255,5 @@ def test_machine_without_a_fixmap_cannot_use_the_slot() -> None:
 
 
 def test_ways_are_named_as_the_public_interface_names_them() -> None:
-    """One class, exported where people look for it."""
+    """One class, exported by the package."""
     assert (Remap().name, Fixmap().name, Way) == ("Remap", "Fixmap", WayBase)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Tests of what a real kernel says of itself."""
+"""Tests of the facts that a real kernel states about itself."""

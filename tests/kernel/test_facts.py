@@ -28,7 +28,7 @@ def test_machine_facts_are_the_info_pages(golden: Golden, name: str) -> None:
 
 @pytest.mark.parametrize("entries", [0, 3201, 0xFFFF_FFFF])
 def test_an_e820_table_has_bounds(kernel: StoppedKernel, entries: int) -> None:
-    """Its count sizes nothing before it was looked at."""
+    """Its count is checked before it sizes an allocation."""
     memory = kernel.with_u64(kernel.u64(kernel.address("e820_table_firmware")), entries, 4)
     assert f"has {entries} entries; expected 1 to 3200" in refusal(kernel, memory)
 

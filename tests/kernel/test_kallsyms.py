@@ -56,7 +56,7 @@ def test_a_table_that_ends_early_is_noticed(count: int, cut: int) -> None:
 
 
 def lz4_legacy(data: bytes) -> bytes:
-    """What `lz4 -l` writes, which the kernel's build uses."""
+    """Return the output of `lz4 -l`, which the kernel's build uses."""
     blocks = [lz4.block.compress(data[at : at + (8 << 20)], store_size=False) for at in range(0, len(data), 8 << 20)]
     packed = b"".join(len(block).to_bytes(4, "little") + block for block in blocks)
     return b"\x02\x21\x4c\x18" + packed
@@ -75,7 +75,7 @@ def lz4_legacy(data: bytes) -> bytes:
     ids=["gzip", "bzip2", "lzma", "xz", "zstd", "lz4"],
 )
 def test_a_bzimage_is_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    """Whatever CONFIG_KERNEL_* packed it with; what follows the stream, as the length does, is no part of it."""
+    """Any compressor of CONFIG_KERNEL_*; bytes after the stream, such as the length, are not part of it."""
     image = kernel_image([b"Tfunction_%d" % number for number in range(1100)]) + bytes(9 << 20)
     path = tmp_path / "vmlinuz"
     path.write_bytes(bzimage(pack(image) + len(image).to_bytes(4, "little")))
@@ -97,8 +97,8 @@ def test_a_bzimage_is_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes]) -
         (bzimage(gzip.compress(b"MZ")), "payload is not an ELF file"),
     ],
 )
-def test_what_cannot_be_unpacked(tmp_path: Path, content: bytes, told: str) -> None:
-    """Each reason is told, none is a traceback."""
+def test_payloads_that_cannot_be_unpacked(tmp_path: Path, content: bytes, told: str) -> None:
+    """Each reason is reported, without a traceback."""
     path = tmp_path / "vmlinuz"
     path.write_bytes(content)
     with pytest.raises(FormatError, match=told):

@@ -78,7 +78,7 @@ def test_more_than_ten_ranges_are_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["start", "end", "type"])
-def test_what_is_not_there_is_not_known(tmp_path: Path, missing: str) -> None:
+def test_missing_files_give_unknown_facts(tmp_path: Path, missing: str) -> None:
     """No file, an unknown type, a short table: None, and never a guess."""
     empty = running_machine(tmp_path / "nothing")
     assert (empty.e820_checksum, empty.physical_pages, empty.hw_sig, empty.release) == (None,) * 4

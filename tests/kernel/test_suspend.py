@@ -23,7 +23,7 @@ pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn caps
 
 @pytest.mark.parametrize(("dump", "image"), PAIRS)
 def test_the_kernel_wrote_the_same(golden: Golden, dump: str, image: str) -> None:
-    """Stopped before the copy, a 6.1 has the very list and the very info page, byte for byte, that it then wrote."""
+    """A 6.1 stopped before the copy has the list and the info page that it then wrote, byte for byte."""
     with open_memory(golden(dump)) as source, open_image(golden(image)) as written:
         state = kernel_state(source.memory, source.vmcoreinfo, name=source.name)
         assert np.array_equal(state.pfns, written.pfns)
@@ -34,7 +34,7 @@ def test_the_kernel_wrote_the_same(golden: Golden, dump: str, image: str) -> Non
 
 
 def test_a_kernel_that_does_not_hibernate(golden: Golden) -> None:
-    """A running kernel has no list: an error that says so, while the facts of the machine are there."""
+    """A running kernel has no list: an error, while the facts of the machine can be read."""
     with open_memory(golden("ram-6.1-secretmem.elf")) as source:
         with pytest.raises(HibernautError, match="is not in the middle of swsusp_save: its list") as error:
             kernel_state(source.memory, name=source.name)
@@ -47,7 +47,7 @@ def test_a_kernel_that_does_not_hibernate(golden: Golden) -> None:
 
 
 def test_an_image_brings_its_own_list(golden: Golden) -> None:
-    """The list and the info page of an image are its own; no kernel is asked."""
+    """The list and the info page of an image come from the image, not from its kernel."""
     with open_memory(golden("swap-6.1-lzo.img")) as source:
         answer = pages_to_save(source)
         assert source.image is not None
@@ -70,7 +70,7 @@ def test_an_image_brings_its_own_list(golden: Golden) -> None:
 def test_variables_that_rule_it_out(
     kernel: StoppedKernel, symbol: str, value: int, size_bytes: int, expected: str
 ) -> None:
-    """Before, after and outside the copy the list is no list to save by; and what contradicts itself is refused."""
+    """A list before, after and outside the copy is not used; contradictions are refused."""
     memory = kernel.with_u64(kernel.address(symbol), value, size_bytes)
     assert expected in refusal(kernel, memory)
 
@@ -120,7 +120,7 @@ def test_lists_that_contradict_themselves(
 
 
 def test_frames_that_the_dump_lacks(kernel: StoppedKernel) -> None:
-    """A list that names frames that were not dumped is no list to save by."""
+    """A list with frames that were not dumped is refused."""
     first = int(kernel_state(kernel.memory, kernel.text).pfns[0])
     segments = [
         Segment(start, kernel.memory.run(start, pages))

@@ -74,7 +74,7 @@ def test_names_without_variables_do_not_deny_one() -> None:
 
 
 def test_the_running_kernel(tmp_path: Path) -> None:
-    """/proc/kallsyms as everybody sees it, all addresses 0; modules' symbols are not the kernel's."""
+    """/proc/kallsyms without root, all addresses 0; modules' symbols are not the kernel's."""
     (tmp_path / "proc").mkdir()
     lines = [b"0000000000000000 %s %s\n" % (one[:1], one[1:]) for one in FUNCTIONS]
     (tmp_path / "proc/kallsyms").write_bytes(b"".join(lines) + b"0000000000000000 t set_memory_rox\t[mine]\n")

@@ -56,7 +56,7 @@ def test_threads_share_the_page_that_is_kept() -> None:
 
 
 def test_no_kernel_in_memory() -> None:
-    """Memory without VMCOREINFO is refused, and so is VMCOREINFO that says nothing."""
+    """Memory without VMCOREINFO is refused, and so is an empty VMCOREINFO."""
     memory = SegmentMemory([Segment(0, np.zeros((4, 4096), dtype=np.uint8))])
     with pytest.raises(FormatError, match=r"no VMCOREINFO .*: dump$"):
         kernel_state(memory, name="dump")
@@ -65,7 +65,7 @@ def test_no_kernel_in_memory() -> None:
 
 
 def test_without_drgn(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that says what is needed and how to get it; `pages_to_save` gives it as the reason."""
+    """One line with the missing package and the command that installs it; `pages_to_save` has it as the reason."""
     monkeypatch.setitem(sys.modules, "drgn", None)
     with open_memory(golden(DUMP)) as source:
         with pytest.raises(HibernautError, match=r"drgn 0\.1 or newer.* is not installed; try: .*"):
@@ -92,7 +92,7 @@ def test_kallsyms_has_bounds(kernel: StoppedKernel, count: int) -> None:
     ],
 )
 def test_vmcoreinfo_is_not_trusted(kernel: StoppedKernel, key: str, value: str, expected: str) -> None:
-    """What it says is checked like everything else."""
+    """Its values are checked like all others."""
     text = kernel.text.replace(f"{key}={kernel.facts[key]}".encode(), f"{key}={value}".encode())
     with pytest.raises(HibernautError, match=expected):
         kernel_state(kernel.memory, text)

@@ -68,7 +68,7 @@ TORN_LISTS = f"""\
 [    5.7] ---[ end trace 0000000000000000 ]---
 [    5.8]  __rmqueue_pcplist+0x1/0x2
 """
-DIED_LATER = Resumed(False, f"crashed: {CORRUPTION}", TORN_LISTS, 1)
+CRASHED_LATER = Resumed(False, f"crashed: {CORRUPTION}", TORN_LISTS, 1)
 
 
 def crashed(log: str) -> Hibernated:

@@ -38,7 +38,7 @@ def test_the_page_of_results_uses_the_names_of_the_table() -> None:
 
 
 def test_the_table_of_proofs() -> None:
-    """What did not pass is said to have failed, with its reason; a guest's words are not taken for markup."""
+    """Cases that did not pass are listed with their reasons; text of a guest is not taken for markup."""
     fine: CaseDocument = {
         "kernel": "6.1",
         "release": "6.1.0",

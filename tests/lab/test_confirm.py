@@ -41,7 +41,7 @@ def test_a_guest_unlike_its_variant() -> None:
 
 
 def test_linux_crashes_in_its_free_lists(lab_61: Lab) -> None:
-    """That case of docs/support.md: the kernel's own image is torn in the allocator, ours of the same memory is not."""
+    """That case of docs/support.md: the kernel's own image has torn free lists, ours of the same memory is intact."""
     (result,) = prove([lab_61], cases_of(["CPU lists above: saved from a dump"]))
     if result.passed is None:
         unavailable(result.seen)
@@ -50,7 +50,7 @@ def test_linux_crashes_in_its_free_lists(lab_61: Lab) -> None:
 
 
 def test_linux_crashes_on_a_zero_entry(lab_61: Lab, tmp_path: Path) -> None:
-    """As the model says: no warning, a page fault at the entry; and the same guest confirms nothing else."""
+    """As predicted: no warning, a page fault at the entry; the same guest does not confirm another prediction."""
     try:
         region_module(lab_61.cache, lab_61.kernel)
     except LabUnavailable as error:

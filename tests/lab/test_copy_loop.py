@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the copy loop is: in a real kernel against what others found there by hand, and in code made for the test."""
+"""The place of the copy loop: in a real kernel, compared with a search by hand, and in code made for the test."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_made_code() -> None:
     ids=["another value", "another jump", "no call", "nothing"],
 )
 def test_other_code_is_refused(text: bytes) -> None:
-    """A stop in the wrong place gives a dump that looks right, so there is none."""
+    """Code without a clear copy loop is refused: a stop in the wrong place gives a dump that looks right."""
     with pytest.raises(HibernautError, match="exits of the copy loop; expected"):
         find(text)
 

@@ -8,7 +8,7 @@ from hibernaut.lab.guest_state import image_messages, region_problems
 BEFORE = {"block": "0x400", "pmd": "0x800fffffffbff062", "damaged": "0"}
 
 
-def test_what_became_of_a_region() -> None:
+def test_differences_of_a_region() -> None:
     """The same entry is fine; wrong frames are garbage; a split that stays is a change; data is looked at as well."""
     garbage = {"block": "0x400", "pmd": "0x0000000006827063", "wrong": "500", "none": "12", "damaged": "0"}
     split = {"block": "0x400", "pmd": "0x0000000006827063", "wrong": "0", "none": "0", "damaged": "0"}
@@ -30,8 +30,8 @@ def test_what_became_of_a_region() -> None:
     assert "511 of 512 entries wrong" in told
 
 
-def test_what_a_kernel_said_of_an_image() -> None:
-    """The kernel's words on its refusal; progress and greetings are left out."""
+def test_messages_of_a_kernel_about_an_image() -> None:
+    """The kernel's messages on its refusal, without progress and greetings."""
     log = (
         "[    3.1] PM: Image signature found, resuming\n[    3.2] PM: Image loading progress:  10%\n"
         "[    3.3] virtio_blk virtio0: something\n[    3.4] PM: hibernation: Image mismatch: memory size\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Real kernels: the quick subset of what `make lab` proves, and the laboratory's own manners."""
+"""Real kernels: the quick subset of `make lab`, and the laboratory's own behaviour."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_readmes_takeover(lab_61: Lab) -> None:
 
 
 def varying(text: str) -> str:
-    """A session with what differs from run to run, or from one of Debian's kernels to the next, left out."""
+    """Return a session without values that differ between runs or between Debian's kernels."""
     return re.sub(r"\d+ pages to copy|: \d+ pages,", "N pages", re.sub(r"6\.1\.0-\d+", "6.1.0-N", text))
 
 

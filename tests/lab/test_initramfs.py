@@ -69,7 +69,7 @@ def test_modules_come_after_what_they_need(tmp_path: Path) -> None:
         assert order.index(earlier) < order.index(later)
 
 
-def test_what_is_built_in_is_not_missing(tmp_path: Path) -> None:
+def test_a_built_in_module_is_not_missing(tmp_path: Path) -> None:
     """A module that modules.builtin names is not loaded."""
     module(tmp_path / "kernel" / "virtio_blk.ko", ["depends=virtio"])
     (tmp_path / "modules.builtin").write_text("kernel/drivers/virtio/virtio_pci.ko\nkernel/drivers/virtio/virtio.ko\n")

@@ -16,8 +16,8 @@ from tests.lab.logs import (
     CHANGED,
     CLEAN,
     CORRUPTION,
+    CRASHED_LATER,
     DAMAGED,
-    DIED_LATER,
     FAILS,
     GARBAGE,
     LACKS,
@@ -132,13 +132,13 @@ def test_a_crash_instead_of_an_image() -> None:
 def test_a_crash_in_the_free_lists() -> None:
     """Every table is in the image; the resumed kernel finds a link that is none; that settles the lists, too."""
     assert cannot_arrange(LISTS) is None
-    found = judge(LISTS, saved(), TornImage(), DIED_LATER)
+    found = judge(LISTS, saved(), TornImage(), CRASHED_LATER)
     assert found.agrees
     assert found.seen == (
         f"hibernated without a warning, every page table in its image; resumed, then crashed: {CORRUPTION}"
     )
     sooner = replace(
-        DIED_LATER,
+        CRASHED_LATER,
         reason="crashed: list_del corruption, ff->next is LIST_POISON1 (dead000000000100)",
         log="Calling irqrouter_resume+0x0/0x50\nBUG: Bad page state in process busybox  pfn:04886\n"
         "list_del corruption, ff->next is LIST_POISON1 (dead000000000100)\n __rmqueue_pcplist+0x71/0xb50\n",
@@ -149,7 +149,7 @@ def test_a_crash_in_the_free_lists() -> None:
     found = judge(lives, saved(), TornImage(), WHOLE)
     assert found.agrees
     assert found.seen.endswith("(not observable: lists-whole)")
-    assert not judge(lives, saved(), TornImage(), DIED_LATER).agrees
+    assert not judge(lives, saved(), TornImage(), CRASHED_LATER).agrees
 
 
 @pytest.mark.parametrize(
@@ -160,27 +160,27 @@ def test_a_crash_in_the_free_lists() -> None:
             WHOLE,
             "predicted a crash of the resumed guest in its free lists, it did not: resumed, 2048 pages",
         ),
-        (LACKS, DIED_LATER, "its image lacks table 0x64fb"),
+        (LACKS, CRASHED_LATER, "its image lacks table 0x64fb"),
         (
             TornImage(),
-            replace(DIED_LATER, reason="crashed: BUG: kernel NULL pointer dereference"),
+            replace(CRASHED_LATER, reason="crashed: BUG: kernel NULL pointer dereference"),
             "it did not: crashed: BUG",
         ),
-        (TornImage(), replace(DIED_LATER, reason=f"fresh boot: {CORRUPTION}"), "it did not: fresh boot"),
+        (TornImage(), replace(CRASHED_LATER, reason=f"fresh boot: {CORRUPTION}"), "it did not: fresh boot"),
         (
             TornImage(),
-            replace(DIED_LATER, log=TORN_LISTS.replace("restore of", "look at")),
+            replace(CRASHED_LATER, log=TORN_LISTS.replace("restore of", "look at")),
             "it did not: crashed: list_add",
         ),
         (
             TornImage(),
-            replace(DIED_LATER, log=TORN_LISTS.replace("free_unref", "kobject")),
+            replace(CRASHED_LATER, log=TORN_LISTS.replace("free_unref", "kobject")),
             "it did not: crashed: list_add",
         ),
     ],
 )
 def test_another_end_than_in_the_free_lists(torn: TornImage, resumed: Resumed, told: str) -> None:
-    """It continues, lacks a table, or crashes on something else, before the resume, or in a list of other code."""
+    """It continues, lacks a table, crashes elsewhere, before the resume, or in a list of other code."""
     found = judge(LISTS, saved(), torn, resumed)
     assert not found.agrees
     assert told in found.seen

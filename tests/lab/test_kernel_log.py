@@ -52,7 +52,7 @@ def test_a_crash_elsewhere_is_noticed(line: str, told: str) -> None:
 
 
 def test_other_messages_are_noticed() -> None:
-    """A line that the kernel did not say, one too early, lines of the fault with something between, a warning more."""
+    """A line that the kernel did not print, one too early, lines of the fault with a gap, an additional warning."""
     words = ["warning", "a", "b", "c", "d"]
     log = "".join(f"[ 1.2] {line} \n" for line in words)
     assert list(message_differences(words, log)) == []

@@ -14,7 +14,7 @@ from hibernaut.swsusp.rules import image_rules_for_release
 
 
 def test_every_kernel_line_has_rules_and_every_variant_a_kernel() -> None:
-    """What the lab boots, the image rules know; what a guest compresses with, some kernel can."""
+    """Each kernel of the laboratory has image rules, and each compressor of a guest is supported by some kernel."""
     known = {name for line in KERNEL_LINES for name in (*image_rules_for_release(line).compressors, "none")}
     assert {variant.compressor for variant in VARIANTS} <= known
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
@@ -40,7 +40,7 @@ def test_a_kernel_of_the_users_own(tmp_path: Path, given: str) -> None:
     assert kernel.modules == tmp_path / "lib/modules/6.7.8-mine"
 
 
-def test_what_is_no_kernel(tmp_path: Path) -> None:
+def test_files_that_are_not_a_kernel(tmp_path: Path) -> None:
     """A file without the signature of a bzImage is refused with the byte."""
     path = tmp_path / "vmlinuz"
     path.write_bytes(b"MZ")

@@ -56,7 +56,7 @@ def test_a_command_and_its_answer(fake: FakeQemu) -> None:
 
 
 def test_noise_between_the_lines_is_passed_over(fake: FakeQemu) -> None:
-    """What is not of the protocol (a boot loader's greeting, a line cut by a reset) is not an answer."""
+    """Lines outside the protocol (a boot loader's greeting, a line cut by a reset) are not an answer."""
     port = port_of(fake)
     fake.guest.sendall(b"\x00\xff garbage\r\n@ aa 1 en\n@ aa 1 out x\r\n@ aa 1 end 3\n")
     reply = port.ask("x", 5)
@@ -81,7 +81,7 @@ def test_a_failed_command_says_what_the_guest_said(fake: FakeQemu) -> None:
 
 
 def test_silence_and_death_are_told_apart(fake: FakeQemu) -> None:
-    """A guest that says nothing and one that is gone: the error says which."""
+    """The error tells a guest that times out from one that has ended."""
     port = port_of(fake)
     with pytest.raises(LabError, match="timed out after 0 s"):
         port.ask("x", 0.05)
@@ -92,7 +92,7 @@ def test_silence_and_death_are_told_apart(fake: FakeQemu) -> None:
     assert port.ended
 
 
-def test_what_came_is_kept_until_its_end_comes(fake: FakeQemu) -> None:
+def test_lines_are_kept_until_the_end_of_the_command(fake: FakeQemu) -> None:
     """Looking in between loses nothing, and takes no time where there is nothing."""
     port = port_of(fake)
     sequence = port.send("x")

@@ -27,7 +27,7 @@ from hibernaut.linux.rules import rules_for_release
 from tests.lab.logs import (
     BEFORE,
     CLEAN,
-    DIED_LATER,
+    CRASHED_LATER,
     FAILS,
     GARBAGE,
     LACKS,
@@ -44,7 +44,7 @@ HIBERNATED = Operation(HIBERNATE, way="remap")
 
 
 @pytest.mark.parametrize("prediction", [ZERO, FAILS, TORN, CLEAN, replace(CLEAN, regions=())])
-def test_what_can_be_arranged(prediction: Prediction) -> None:
+def test_predictions_that_can_be_arranged(prediction: Prediction) -> None:
     """Faults with and without a warning, a torn image, a clean run and several regions can be arranged in a guest."""
     assert cannot_arrange(prediction) is None
     assert cannot_arrange(replace(prediction, regions=("4k:above", "2m:above", "none:below", "2m:below"))) is None
@@ -65,7 +65,7 @@ def test_what_can_be_arranged(prediction: Prediction) -> None:
         ({"resumed_crash": "page fault, doing something"}, "crashes with: page fault, doing something"),
     ],
 )
-def test_what_cannot_be_arranged(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
+def test_predictions_that_cannot_be_arranged(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
     """It is refused with its reason, and nothing is booted."""
     prediction = replace(TORN, **changes)
     assert why in (cannot_arrange(prediction) or "")
@@ -75,7 +75,7 @@ def test_what_cannot_be_arranged(changes: dict[str, Any], why: str, tmp_path: Pa
 
 
 def placed(**places: Side) -> Prediction:
-    """What the explorer's machine of one block comes to, the allocator's own pages lying so."""
+    """Return the prediction for the explorer's machine of one block with the allocator's own pages on these sides."""
     at = {name: (place,) for name, place in places.items()}
     family = Family(regions=(1,), kinds=(RegionKind.BLOCK,), tables=(Side.BELOW,), **at)  # type: ignore[arg-type]
     operations = (HIBERNATED, Operation("exhaust", pages=64))
@@ -85,15 +85,15 @@ def placed(**places: Side) -> Prediction:
 @pytest.mark.parametrize("pages", Side)
 @pytest.mark.parametrize("lists", Side)
 def test_predictions_of_the_free_lists(pages: Side, lists: Side) -> None:
-    """All four placements can be arranged, in two nodes if need be; in one of them the resumed machine dies."""
+    """All four placements can be arranged, with two nodes if necessary; in one the resumed machine crashes."""
     prediction = placed(mem_map=pages, zone=pages, free=pages, pcp=lists)
     assert cannot_arrange(prediction) is None
     assert (prediction.pages, prediction.lists, prediction.outcome) == (pages.word, lists.word, "saved")
-    dies = (pages, lists) == (Side.BELOW, Side.ABOVE)
-    assert bool(prediction.resumed_crash) == dies
+    crashes = (pages, lists) == (Side.BELOW, Side.ABOVE)
+    assert bool(prediction.resumed_crash) == crashes
     assert prediction.variant.two_nodes == ((pages, lists) != (Side.ABOVE, Side.ABOVE))
-    assert judge(prediction, saved(), TornImage(), DIED_LATER if dies else WHOLE).agrees
-    assert not judge(prediction, saved(), TornImage(), WHOLE if dies else DIED_LATER).agrees
+    assert judge(prediction, saved(), TornImage(), CRASHED_LATER if crashes else WHOLE).agrees
+    assert not judge(prediction, saved(), TornImage(), WHOLE if crashes else CRASHED_LATER).agrees
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_a_guest_hibernates_once(done: tuple[Operation, ...]) -> None:
         predict(play(Written(machine, "6.1", done, ())))
 
 
-def test_what_no_node_can_have() -> None:
+def test_structures_that_one_node_cannot_have() -> None:
     """An arrangement with structures on both sides of the regions is refused with the reason."""
     with pytest.raises(LabUnavailable, match=r"on both sides of the regions \(mem-map below, zone above, free above\)"):
         placed(mem_map=Side.BELOW)
 
 
 def predicted(release: str, regions: tuple[str, ...], hole: HoleSpec, fail: int, tables: str) -> Prediction:
-    """What Remap comes to on a simulated machine."""
+    """Return the prediction for Remap on a simulated machine."""
     layout = Layout(((0x100, 0x4000),), holes=(hole,), tables=tables)
     before = build_machine(layout, FailAllocations(*range(1, fail + 1)), rules_for_release(release))
     after = before.fork()

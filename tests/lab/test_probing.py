@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The laboratory's kernels, asked what they have: their bzImages have the rules of their lines."""
+"""The laboratory's kernels, probed: their bzImages have the rules of their lines."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Simulated machines: that the tables built say what the layout asks, read by another engineer's walker."""
+"""Simulated machines: the built tables match the layout, by an independent walk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.strategies import machine_layouts
 
 
 def expected_stop(layout: Layout, pfn: int) -> Stop:
-    """What the layout asks for a frame of its RAM, read off the layout alone."""
+    """Return the entry that the layout requires for a frame of its RAM, from the layout alone."""
     for hole in layout.holes:
         if hole.start_pfn <= pfn < hole.end_pfn:
             return Stop.NONE if hole.kind in (HoleKind.NONE, HoleKind.NO_TABLE) else Stop.NOT_PRESENT
@@ -106,7 +106,7 @@ def test_states_of_every_kind_of_hole(levels: int, tables: str) -> None:
 
 
 def test_ram_holds_the_formula_and_the_data_asked_for() -> None:
-    """Every u64 of a page is its own physical address under a mark; data replaces it where the layout says so."""
+    """Every u64 of a page is its own physical address under a mark, except where the layout has data."""
     data = np.arange(4096, dtype=np.uint8)[None, :]
     machine = build_machine(Layout(RAM, data=(Segment(0x801, data),), tables=0x3000))
     page = machine.memory.page(0x1234)
@@ -158,7 +158,7 @@ def test_a_large_machine_has_few_tables_and_computes_no_pages() -> None:
     ],
 )
 def test_impossible_layouts_are_refused_with_a_reason(layout: Layout, reason: str) -> None:
-    """A layout that cannot be is one clear error."""
+    """An impossible layout is refused with one line."""
     with pytest.raises(HibernautError, match=reason):
         build_machine(layout)
 

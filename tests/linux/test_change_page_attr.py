@@ -36,7 +36,7 @@ from tests.machines import GIB
 
 
 @pytest.mark.parametrize(("set_", "clear"), [(Entry.NX, 0), (0, Entry.RW)])
-def test_writable_and_executable_is_no_violation_if_a_level_above_forbids_it(set_: int, clear: int) -> None:
+def test_writable_and_executable_is_allowed_if_a_level_above_forbids_it(set_: int, clear: int) -> None:
     """verify_rwx asks for the effective rights: one level above that forbids either is enough."""
     m = machine(rules="7.3")
     paddr, entry = upper_entry(m, 0x1000, Level.PUD)
@@ -57,7 +57,7 @@ def test_a_violation_is_warned_about_once_and_allowed() -> None:
     assert [entry_of(m, pfn)[1] & Entry.NX for pfn in (0x1003, 0x1004)] == [0, 0]
 
 
-def test_read_only_first_is_no_violation() -> None:
+def test_read_only_first_does_not_violate() -> None:
     """RO, then X as modules do it; NX and RW again: nothing is ever both."""
     m = machine(rules="7.3")
     for change in (set_memory_ro, set_memory_x, set_memory_nx, set_memory_rw):
@@ -92,7 +92,7 @@ def test_a_change_of_the_kernel_image_reaches_the_direct_map(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["6.1", "6.12", "7.3"])
-def test_what_leaves_the_other_mapping_alone(line: str) -> None:
+def test_calls_that_leave_the_other_mapping_alone(line: str) -> None:
     """set_direct_map_*, *_noalias and pure NX changes concern the mapping that they name."""
     m = machine_with_image(line)
     set_direct_map_invalid_noflush(m, 0x1001)
@@ -132,7 +132,7 @@ def test_a_failure_in_the_direct_map_as_the_other_mapping_is_an_error() -> None:
 
 
 def test_a_change_of_two_mappings_flushes_everything() -> None:
-    """Where another mapping may have changed, every translation goes, not just those of the pages asked for."""
+    """If another mapping may have changed, all translations are flushed, not only those of the request."""
     for line, image in (("6.12", IMAGE), ("6.12", None)):
         m = machine_with_image(line)
         m.kernel_image = image
@@ -145,7 +145,7 @@ def test_a_change_of_two_mappings_flushes_everything() -> None:
 
 
 def test_beyond_the_kernel_image_is_an_error_without_a_warning() -> None:
-    """No entry behind the image's last page: -EFAULT, but nothing is said, as the mapping's end is not precise."""
+    """No entry behind the image's last page: -EFAULT, without a message, as the mapping's end is imprecise."""
     m = machine_with_image("6.12")
     with pytest.raises(AttributeChangeError, match="EFAULT"):
         set_memory_np(m, TEXT + 0x3FF * PAGE_SIZE, 2)
@@ -194,7 +194,7 @@ def test_a_whole_block_with_read_only_data_is_split_rather_than_made_writable() 
 
 
 def test_a_gigabyte_with_read_only_data_cannot_be_put_right_at_once() -> None:
-    """The 2M entries of a split 1G entry keep the wrong right, which is said once; the split of one mends it."""
+    """The 2M entries of a split 1G entry keep the wrong right, with one warning; the split of one removes it."""
     m = machine(ram=((0, 2 * GIB),), largest=Level.PUD, tables=0x1000)
     m.kernel_image = KernelImage(GIB, GIB + 1024, TEXT, rodata_start_pfn=GIB + 600, rodata_end_pfn=GIB + 700)
     change_page_attr_set_clr(m, m.vaddr(GIB), 1, set_=Entry.SOFTW1)

@@ -73,7 +73,7 @@ def set_list(machine: TinyMachine, head: int, pfns: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class Mutant:
-    """Damage: what is done, in words that name it; what must be said of it, and of which frame."""
+    """Damage: its name, the change, and the problem that must be reported at which frame."""
 
     name: str
     damage: Callable[[TinyMachine], None]
@@ -178,8 +178,8 @@ def test_damage_is_found(mutant: Mutant) -> None:
     assert [problem for problem in found if problem.pfn == mutant.pfn and mutant.said in problem.what], found
 
 
-def test_what_the_struct_pages_alone_cannot_tell() -> None:
-    """A page table that is free, a page in use whose bytes nobody saved: found if the caller says which they are."""
+def test_damage_that_struct_pages_do_not_show() -> None:
+    """A page table that is free, a page in use whose bytes were not saved: detected if the caller names them."""
     machine, allocator = worn()
     tables = frozenset({USED, SINGLES[1], ON_PCP[2], TAIL, END + 5})
     found = check_allocator(machine, PLACES, tables=tables)
@@ -199,7 +199,7 @@ def test_what_the_struct_pages_alone_cannot_tell() -> None:
 
 
 def test_state_in_memory_that_does_not_exist_is_a_problem_not_an_error() -> None:
-    """Where the zone, a CPU's list or a part of mem_map is missing, that is said."""
+    """A missing zone, CPU's list or part of mem_map is reported."""
     machine, _ = worn()
     far = 1 << 30
     for places, said in (
@@ -246,8 +246,8 @@ PLACES_OF_WORDS = st.one_of(
 
 
 @given(st.lists(st.tuples(PLACES_OF_WORDS, WORDS), min_size=1, max_size=4), st.data())
-def test_whatever_the_bytes_say_the_end_is_an_answer(damage: list[tuple[int, int]], data: st.DataObject) -> None:
-    """With any words in its structures the allocator gives a page or dies as a machine; the check always answers."""
+def test_the_check_ends_for_any_bytes(damage: list[tuple[int, int]], data: st.DataObject) -> None:
+    """With any words in its structures the allocator returns a page or the machine crashes; the check always ends."""
     machine, allocator = worn()
     for at, word in damage:
         machine.memory.write_u64(at, word)

@@ -24,7 +24,7 @@ TEST_BIT = int(Entry.SOFTW1)
 
 @dataclass
 class Split:
-    """What a scan from frame 0 to max_pfn_mapped finds, one lookup for each entry."""
+    """Return the entries of a scan from frame 0 to max_pfn_mapped, one lookup for each entry."""
 
     entries: dict[Level, int]
     empty: int
@@ -34,7 +34,7 @@ class Split:
 
     @property
     def accounted(self) -> int:
-        """Pages that the entries found speak of; `expected` in the kernel's test."""
+        """Pages that the entries cover; `expected` in the kernel's test."""
         return self.missed + self.empty + sum(count * level.pages for level, count in self.entries.items())
 
 

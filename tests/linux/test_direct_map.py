@@ -94,7 +94,7 @@ def test_a_real_image_with_kaslr(golden: Golden) -> None:
     ("base", "levels"), [(BASE4, 4), (BASE5, 5), (0xFFFF_9A3F_C000_0000, 4), (0xFF38_4B21_8000_0000, 5)]
 )
 def test_found_with_and_without_kaslr_and_for_both_numbers_of_levels(base: int, levels: int) -> None:
-    """The number of levels need not be told; kernel text, vmalloc and an alias elsewhere do not mislead."""
+    """The number of levels is detected; kernel text, vmalloc and an alias elsewhere do not mislead."""
     layout = small(base, levels)
     layout.fill(START_KERNEL_MAP + (0x400 << 12), 2, 0x400, 2048)
     layout.fill(0xFFFF_F000_0000_0000, 1, 0x900, 64, flags=KERNEL)
@@ -176,7 +176,7 @@ def test_no_direct_map_is_an_error_with_the_numbers() -> None:
         DirectMap.find(memory, layout.root << 12)
 
 
-def test_the_kernel_image_mapping_is_no_direct_map() -> None:
+def test_the_kernel_image_mapping_is_not_a_direct_map() -> None:
     """All of a small machine's frames mapped at __START_KERNEL_map alone is not a direct map."""
     layout = TableLayout()
     layout.fill(START_KERNEL_MAP, 2, 0, 4096)

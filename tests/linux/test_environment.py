@@ -43,7 +43,7 @@ def test_fail_allocations_counts_from_one() -> None:
 
 
 def test_exhausted_allocator_is_not_an_injected_failure() -> None:
-    """Out of memory for real says so."""
+    """Running out of memory is logged as such."""
     allocator = FreePages([3])
     allocator.alloc_page(Environment(), "first")
     with pytest.raises(OutOfMemory) as failure:
@@ -77,7 +77,7 @@ def test_replay_repeats_the_answers_of_a_recorded_run() -> None:
 
 
 def test_replay_refuses_an_answer_that_does_not_exist() -> None:
-    """A schedule of another machine is refused where it first makes no sense."""
+    """A schedule of another machine is refused at the first choice that does not fit."""
     with pytest.raises(HibernautError, match="choice 1"):
         Replay([2]).allocation_fails(1)
 

@@ -42,7 +42,7 @@ def test_mapping_a_slot_reads_that_frame_and_clearing_unmaps_it(levels: int) -> 
 
 
 def test_without_the_invalidation_the_next_frame_is_read_through_a_stale_translation() -> None:
-    """The CPU goes on using what it cached."""
+    """The CPU continues to use its cached translation."""
     machine = build_machine(Layout(RAM))
     machine.read_page(machine.fixmap.set_fixmap(0x1111))
     vaddr = machine.fixmap.set_fixmap(0x2222, flush=False)
@@ -50,7 +50,7 @@ def test_without_the_invalidation_the_next_frame_is_read_through_a_stale_transla
 
 
 def test_a_slot_in_use_is_passed_over() -> None:
-    """Only a zero entry is free; if none is, that is said."""
+    """Only a zero entry is free; if there is none, an error."""
     machine = build_machine(Layout(RAM))
     table = machine.fixmap.paddr & ~0xFFF
     machine.write_entry(machine.fixmap.paddr, 0x8000000000000163)
@@ -76,7 +76,7 @@ def test_tables_without_a_fixmap_are_refused_with_the_reason() -> None:
 
 
 def test_real_kernel_has_a_free_slot_in_its_static_table(golden: Golden) -> None:
-    """6.1: the table of PMD index 507 exists; slot 0, below the vsyscall page's number, is nobody's."""
+    """6.1: the table of PMD index 507 exists; slot 0, below the vsyscall page's number, is unused."""
     machine = machine_from_memory(elf_memory(golden("ram-6.1-low2m.elf")), LOW2M_CR3)
     assert machine.fixmap.index == 0
     walk = machine.tables.walk(fix_to_virt(0))

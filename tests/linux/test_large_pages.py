@@ -111,7 +111,7 @@ def test_a_collapse_frees_the_table_and_flushes() -> None:
 
 
 @pytest.mark.parametrize("spoil", ["marked", "flags", "frame", "not present", "zero"])
-def test_what_does_not_fit_is_not_collapsed(spoil: str) -> None:
+def test_entries_that_do_not_fit_are_not_collapsed(spoil: str) -> None:
     """A marked first entry, other flags, a frame out of line, a page that is not present, a zero entry: all stay 4K."""
     m = machine(rules="7.3")
     set_memory_rox(m, m.vaddr(0x1000), 511)
@@ -155,7 +155,7 @@ def test_no_gigabyte_entry_where_the_cpu_has_none() -> None:
 
 
 def test_frames_that_do_not_begin_a_block_are_not_collapsed() -> None:
-    """512 consecutive frames from one that is no multiple of 512 cannot be a large page."""
+    """512 consecutive frames that do not start at a multiple of 512 cannot be a large page."""
     m = machine(rules="7.3")
     set_memory_rox(m, m.vaddr(0x1000), 1)
     found = m.lookup_address(m.vaddr(0x1000))
@@ -165,7 +165,7 @@ def test_frames_that_do_not_begin_a_block_are_not_collapsed() -> None:
     assert entry_of(m, 0x1000) == (Level.PTE, 0x1001121)
 
 
-def test_what_is_not_present_is_not_collapsed() -> None:
+def test_not_present_entries_are_not_collapsed() -> None:
     """A block of 4K entries that are all alike and all not present stays as it is."""
     m = machine(hole_4k(0x1000, 512), rules="7.3")
     set_memory_rox(m, m.vaddr(0x1000), 512)
@@ -184,7 +184,7 @@ def test_tables_come_from_the_pool_first() -> None:
     assert len(m.allocations) == 2
 
 
-def test_counters_go_on_counting_what_is_not_present() -> None:
+def test_counters_keep_not_present_entries() -> None:
     """A block made not present is still counted; a zero entry is not."""
     m = machine(none_entries(0x1203, 2), no_table(0x1400))
     before = direct_pages_count(m)

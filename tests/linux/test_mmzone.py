@@ -24,7 +24,7 @@ def test_places_are_pages() -> None:
 
 
 VMEMMAP = 0xFFFF_EA00_0000_0000
-"""Where the golden guest's kernel (SPARSEMEM_VMEMMAP, no KASLR) has the `struct page` of frame 0."""
+"""Address of the `struct page` of frame 0 in the golden guest's kernel (SPARSEMEM_VMEMMAP, no KASLR)."""
 
 Pages = np.ndarray[tuple[int], np.dtype[np.void]]
 

@@ -38,7 +38,7 @@ from tests.linux.tiny_machine import (
 
 
 class ListModel:
-    """What mm/page_alloc.c does, with Python's lists of numbers: no memory, no links, no counts."""
+    """mm/page_alloc.c on Python's lists of numbers: no memory, no links, no counts."""
 
     def __init__(self, free: Sequence[tuple[int, int]], batch: int, high: int) -> None:
         self.areas: list[list[int]] = [[] for _ in range(11)]
@@ -262,7 +262,7 @@ def test_allocations_are_recorded_and_failures_too() -> None:
 
 
 def test_a_fork_has_the_same_record_and_a_memory_of_its_own() -> None:
-    """What the twin allocates, the original still has; both remain sound."""
+    """Pages that the twin allocates stay free in the original; both remain sound."""
     machine, allocator = built()
     allocator.alloc_page(Environment(), "before")
     lists = free_lists(machine), pcp_lists(machine)
@@ -279,7 +279,7 @@ def test_a_fork_has_the_same_record_and_a_memory_of_its_own() -> None:
 
 
 def test_every_write_goes_through_the_machine() -> None:
-    """A frame that differs after some work was announced: who copies page by page can know which pages are torn."""
+    """Each frame that differs after some work was announced, so a copy page by page can know the torn pages."""
     machine, allocator = built()
     before, machine.hooked = machine.fork(), set()
     got = [allocator.alloc_page(Environment(), "table") for _ in range(30)]
@@ -322,8 +322,8 @@ def test_zone_batchsize(managed_pages: int, batch: int) -> None:
     assert batch + 1 & batch == 0
 
 
-def test_what_lies_behind_the_last_struct_page_is_none() -> None:
-    """The rest of the last page of mem_map is nobody's: no block merges with it, the check does not look there."""
+def test_bytes_behind_the_last_struct_page_are_not_one() -> None:
+    """The rest of the last page of mem_map is unused: no block merges with it, and the check skips it."""
     machine, allocator = built(((END - 8, 8),))
     machine.memory.write_u64(page_at(END) + PRIVATE, 3)
     machine.set_u32(page_at(END) + TYPE, BUDDY_TYPE)

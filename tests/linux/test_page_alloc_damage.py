@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The page allocator on broken lists: it crashes as a kernel, in the kernel's words, or follows the link."""
+"""The page allocator on broken lists: it crashes like a kernel, with its messages, or follows the link."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize(("damage", "act", "what", "line"), DEATHS.values(), ids=DEATHS)
-def test_other_ways_to_die(
+def test_other_crashes(
     damage: Callable[[TinyMachine], None], act: Callable[[BuddyAllocator], object], what: str, line: str | None
 ) -> None:
     """Marking of free pages, drain and free on broken lists end as the kernel's loops would, in its words if any."""
@@ -140,7 +140,7 @@ def test_other_ways_to_die(
 
 
 def test_a_count_below_zero_drains_nothing() -> None:
-    """The kernel's counts are signed, and its loop over a list goes on while pages are left to free."""
+    """The kernel's counts are signed, and its loop over a list continues while pages are left to free."""
     machine, allocator = worn()
     machine.set_u32(PCP + 4, -3)
     allocator.drain_pages(0)
@@ -148,7 +148,7 @@ def test_a_count_below_zero_drains_nothing() -> None:
 
 
 def test_a_page_of_the_free_lists_that_is_in_use_is_refused_in_the_kernels_words() -> None:
-    """A refill looks at what it takes (6.1): a page that is in use is complained of and lost, the next given."""
+    """A refill checks each page (6.1): a page in use is reported and lost, the next one is returned."""
     machine, allocator = built(((0x101, 1), (0x103, 1), (0x200, 1)), batch=1, high=4)
     machine.set_u32(page_at(0x101) + REFCOUNT, 1)
     machine.memory.write_u64(page_at(0x103) + 24, 0xFFFF)
@@ -165,7 +165,7 @@ def test_a_page_of_the_free_lists_that_is_in_use_is_refused_in_the_kernels_words
 
 
 def test_a_page_of_a_cpus_list_that_is_mapped_does_not_go_back_to_the_free_lists() -> None:
-    """A drain looks at what it gives back (6.1): a page with a mapcount is complained of, lost, and its count reset."""
+    """A drain checks each page (6.1): a page with a mapcount is reported, lost, and its count reset."""
     machine, allocator = worn()
     machine.set_u32(page_at(0x438) + TYPE, 3)
     allocator.drain_pages(0)
@@ -180,7 +180,7 @@ def test_a_page_of_a_cpus_list_that_is_mapped_does_not_go_back_to_the_free_lists
 
 
 def test_a_wild_link_is_followed_as_a_cpu_would() -> None:
-    """A link to any bytes of RAM, even across two pages: they are read and written, and the page is nobody's."""
+    """A link to any bytes of RAM, even across two pages: they are read and written as if they were a page's."""
     machine, allocator = worn()
     wild, other = (DATA << 12) + 0xFF3, (DATA << 12) + 0x100
     machine.memory.write(wild, struct.pack("<QQ", BASE + other, BASE + other + 0x20))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What differs between kernels: which rules a release gets, and that each rule shows in what the functions do."""
+"""Differences between kernels: the rules of a release, and the effect of each rule on the functions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def entry_of(of: Machine, pfn: int) -> tuple[Level, int]:
     ],
 )
 def test_a_release_has_the_rules_of_the_newest_line_that_is_not_newer(release: str, line: str) -> None:
-    """Versions compare as numbers; what follows the second one says nothing."""
+    """Versions compare as numbers; the part after the second one is ignored."""
     assert rules_for_release(release).line == line
 
 
@@ -211,7 +211,7 @@ def test_every_release_of_a_line_that_was_read_has_its_rules(line: str) -> None:
 
 
 class Answers:
-    """A kernel that answers as it is told: functions and variables by name, None for the rest."""
+    """A kernel with given answers: functions and variables by name, None for the rest."""
 
     def __init__(self, functions: dict[str, bool], data: dict[str, bool]) -> None:
         self._functions, self._data = functions, data
@@ -265,7 +265,7 @@ def test_probed_rules_say_what_the_kernel_answered(
     assert found.rules_from == ("probed" if found.probed else "line")
 
 
-def test_execmem_of_the_candidates_is_told_from_what_came_back() -> None:
+def test_execmem_of_the_candidates_differs_from_the_later_one() -> None:
     """6.13-rc has the cache and not `execmem_restore_rox`; 6.13 has neither, 6.15 both."""
     asked = {
         (cache, later): rules_probed(Answers({"execmem_cache_clean": cache, "execmem_restore_rox": later}, {}))

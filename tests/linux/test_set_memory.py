@@ -184,7 +184,7 @@ def test_any_sequence_of_changes_equals_a_page_by_page_model(changes: list[tuple
 
 
 def test_spare_bits_can_be_set_and_cleared_again() -> None:
-    """A software bit on part of a large page: those entries have it, the others not; cleared again, nobody has it."""
+    """A software bit on part of a large page: only those entries have it; cleared again, none has it."""
     m = machine()
     change_page_attr_set_clr(m, m.vaddr(0x1010), 20, set_=Entry.SOFTW1)
     flags = (table_of(m, 0x1000) & np.uint64(Entry.SOFTW1)) != 0

@@ -24,7 +24,7 @@ from hibernaut.memory.segments import Segment
 from tests.machines import BASE4 as BASE
 
 END = 4096 + 40
-"""Frames of the small machine: not a multiple of the 64 that a page of mem_map speaks of, nor of a block."""
+"""Frames of the small machine: not a multiple of the 64 that a page of mem_map covers, nor of a block."""
 MEM_MAP, ZONE, PCPS, DATA = 0x40, 0x90, (0x91, 0x93), 0x95
 """First frames of what it holds; its last table of struct pages ends before the zone."""
 FREE = ((0x100, 0x300), (0x431, 0x97), (0x800, 0x800), (0x1005, 0x22))
@@ -168,7 +168,7 @@ SINGLES, ON_PCP, BLOCK, TAIL, USED = (
     0xBFE,
     0x431,
 )
-"""What `worn` has: free single pages, CPU 0's list, a block of 1024 pages (free_area[10], with 0xc00), one of its pages
+"""Frames of `worn`: free single pages, CPU 0's list, a block of 1024 pages (free_area[10], with 0xc00), a page of it
 that is not its first, a page in use."""
 
 

@@ -45,7 +45,7 @@ def plain_image(path: Path) -> tuple[Pfns, Bytes, Pfns]:
 
 
 def npregion_pages(region: int, first: int, pages: int) -> Bytes:
-    """What generator/npregion.c fills pages `first` ... of a region (counted from 0) with."""
+    """Return the content that generator/npregion.c writes to pages `first` ... of a region (counted from 0)."""
     seed = (region + 1) << 56
     words = np.arange(512, dtype=np.uint64)[None, :] + (
         np.arange(first, first + pages, dtype=np.uint64)[:, None] << np.uint64(32)

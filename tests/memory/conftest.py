@@ -22,7 +22,7 @@ class Opening:
         self._open: list[PlainFile] = []
 
     def __call__(self, reader: Reader, content: bytes | Path) -> Dump | Refusal:
-        """What a reader says to a file, or to a file with these bytes."""
+        """Return the answer of a reader for a file, or for a file with these bytes."""
         path = content if isinstance(content, Path) else self._folder / f"dump-{len(self._open)}"
         if isinstance(content, bytes):
             path.write_bytes(content)

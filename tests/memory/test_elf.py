@@ -74,7 +74,7 @@ def test_pyelftools_agrees_about_the_golden_core(opening: Opening, golden: Golde
     assert dump.cr3 == 0x61FE000
 
 
-def test_what_memsz_has_beyond_filesz_is_absent(opening: Opening) -> None:
+def test_memsz_beyond_filesz_is_absent(opening: Opening) -> None:
     """A segment of 3 pages with one in the file has one frame: the others are not in the dump."""
     dump = opening.dump(open_elf, elf_core([Load(5 * PAGE, page_of(5), memsz=3 * PAGE)]))
     assert list(dump.memory.ranges) == [(5, 1)]
@@ -102,7 +102,7 @@ def test_segments_without_a_physical_address_are_skipped(opening: Opening) -> No
 
 @pytest.mark.parametrize(("cr4", "levels"), [(0x6F0, 4), (0x16F0, 5)])
 def test_qemu_notes_tell_root_and_levels(opening: Opening, cr4: int, levels: int) -> None:
-    """All CPUs' CR3s are told; the first counts, without its PCID; CR4.LA57 tells 4 from 5 levels."""
+    """The dump has the CR3 of each CPU; the first counts, without its PCID; CR4.LA57 tells 4 from 5 levels."""
     cpus = qemu_cpu(0x1234005, cr4=cr4) + qemu_cpu(0x5678000)
     dump = opening.dump(open_elf, elf_core([Load(0, page_of(0))], note(b"CORE", 1, bytes(336)) + cpus))
     assert (dump.cr3, dump.levels) == (0x1234000, levels)

@@ -53,7 +53,7 @@ def test_damaged_lime_raises_nothing_else(opening: Opening, data: st.DataObject)
 
 
 def test_lime_faults_have_offsets(opening: Opening) -> None:
-    """What is wrong and where: cut in a range or header, rubbish between ranges, a range that ends before it starts."""
+    """Errors with places: cut in a range or header, rubbish between ranges, a range that ends before it starts."""
     good = lime([(0, page_of(0)), (8 * PAGE, page_of(8))])
     backwards = good[:32] + page_of(0) + struct.pack("<IIQQ8x", 0x4C694D45, 1, 9 * PAGE, PAGE)
     endless = struct.pack("<IIQQ8x", 0x4C694D45, 1, 0, (1 << 64) - 1)
@@ -82,7 +82,7 @@ def test_raw_is_frames_from_0_on(opening: Opening) -> None:
     assert not dump.memory.run(2, 1).flags.owndata
 
 
-def test_raw_of_a_size_that_is_no_multiple_of_a_page_is_refused(opening: Opening) -> None:
+def test_raw_of_a_size_other_than_whole_pages_is_refused(opening: Opening) -> None:
     """4097 bytes are not pages."""
     assert "4097" in opening.refusal(open_raw, bytes(4097))
 
@@ -114,6 +114,6 @@ def test_known_formats_are_never_raw_memory(opening: Opening, offset: int, magic
 
 
 def test_ordinary_first_pages_are_raw_memory() -> None:
-    """Zeroes, and a PC's first page (interrupt vectors that point into the BIOS), are no format's magic."""
+    """Zeroes, and a PC's first page (interrupt vectors that point into the BIOS), do not match a format."""
     assert foreign_format(bytes(1 << 16)) is None
     assert foreign_format(struct.pack("<HH", 0xFF53, 0xF000) * 256 + bytes(1 << 15)) is None

@@ -98,7 +98,7 @@ class TableLayout:
 
 @dataclass(frozen=True)
 class Found:
-    """What the naive walk says of one address."""
+    """Result of the naive walk of one address."""
 
     stop: str
     level: int

@@ -72,7 +72,7 @@ def span_index(spans: Spans, vaddr: int) -> int:
     return int(np.searchsorted(spans.vaddr, np.uint64(vaddr), side="right")) - 1
 
 
-def goes_on(layout: TableLayout, before: Span, after: Span) -> bool:
+def continues_in(layout: TableLayout, before: Span, after: Span) -> bool:
     """Whether the last entry of one span and the first of the next belong together, by the naive walk's entries."""
     last = naive_walk(layout, after.vaddr - 4096)
     first = naive_walk(layout, after.vaddr)
@@ -140,7 +140,7 @@ def check_against_naive_walk(data: st.DataObject) -> None:
             Stop.LOOP,
             Stop.SHARED,
         }:
-            assert not goes_on(layout, before, after)
+            assert not continues_in(layout, before, after)
 
 
 @settings(max_examples=60, deadline=None)
@@ -246,7 +246,7 @@ def test_no_flag_is_lost_in_a_span(bit: int) -> None:
 
 
 def test_rights_come_from_all_levels() -> None:
-    """A leaf that allows all is read-only, kernel-only and not executable if upper entries say so."""
+    """A leaf that allows everything is read-only, kernel-only and not executable under such upper entries."""
     layout = TableLayout()
     layout.fill(BASE, 1, 0, 1, flags=P | RW | USER)
     top = layout.tables[layout.root]
@@ -277,7 +277,7 @@ def test_a_span_clipped_inside_a_large_leaf_still_joins_the_next() -> None:
 
 
 def test_no_entry_has_no_rights() -> None:
-    """Nothing is said of rights where there is no entry, under an NX entry too, in tables that are zero or are not."""
+    """Spans without an entry have no rights, also under an NX entry, in tables that are zero or are not."""
     layout = TableLayout()
     layout.fill(BASE, 1, 0, 9)
     layout.table_for(BASE + (2 << 20), 1)
@@ -380,7 +380,7 @@ def test_tables_that_all_name_each_other_end_with_an_error() -> None:
 
 
 def test_garbage_for_tables_ends() -> None:
-    """A scan of random bytes ends, by itself or with the one error, and covers all space if it ends by itself."""
+    """A scan of random bytes ends, normally or with the one error, and covers all space if it ends normally."""
     for seed in range(8):
         random = np.random.default_rng(seed)
         words = random.integers(0, 1 << 64, (64, 512), dtype=np.uint64) & np.uint64(0x8000_0000_0003_FFFF)
@@ -455,7 +455,7 @@ def test_steps_of_entries_by_state() -> None:
 
 
 def test_pse_means_nothing_above_pud() -> None:
-    """Bit 7 of a P4D entry is no leaf: the entry names a table (Intel SDM: reserved there)."""
+    """Bit 7 of a P4D entry does not make a leaf: the entry points to a table (Intel SDM: reserved there)."""
     layout = TableLayout()
     layout.fill(BASE, 1, 0, 1)
     layout.tables[layout.root][273] |= PSE

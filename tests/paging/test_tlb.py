@@ -64,7 +64,7 @@ def test_loading_cr3_keeps_global_translations_only() -> None:
 
 
 def test_a_copy_is_independent() -> None:
-    """What one forgets, the other still knows."""
+    """A translation dropped by one copy stays in the other."""
     tlb = Tlb()
     tlb.insert(VADDR, Level.PTE, 2, 0x2000 | PAGE)
     twin = tlb.copy()

@@ -29,7 +29,7 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_run_of_the_page_replays(path: Path) -> None:
-    """Byte for byte: the page is not older than the code."""
+    """Each run replays byte for byte: the page is as new as the code."""
     assert replay(path)[1] is None
 
 
@@ -72,7 +72,7 @@ def test_every_mutant_is_caught() -> None:
 
 
 def test_the_null_on_a_cpu_list_is_a_write() -> None:
-    """list_del writes through the NULL link: the kernel's words of a write, at the offset of `prev`."""
+    """list_del writes through the NULL link: the kernel's message for a write, at the offset of `prev`."""
     log = replay(PAGE.parent / "answers" / "null-on-a-cpu-list.json")[0].run.machine.log.kernel_lines
     assert log[-4:-1] == (
         "BUG: kernel NULL pointer dereference, address: 0000000000000008",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The claims: each is such that it can fail."""
+"""The claims: each can fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def with_endings(trial: Trial, *outcomes: Outcome) -> Trial:
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 def test_every_claim_can_fail(claim: Claim) -> None:
-    """On some machine some outcome contradicts it: no claim is true of whatever comes."""
+    """Some outcome on some machine contradicts each claim: no claim holds for every outcome."""
     worst = (
         Outcome("saved"),
         Outcome("refused"),

@@ -63,12 +63,12 @@ def situation(name: str) -> Situation:
 
 
 def test_the_fixmap_needs_no_luck() -> None:
-    """Fixmap saves every machine as it was, in every situation, without one allocation."""
+    """Fixmap saves every machine unchanged, in every situation, without an allocation."""
     for cell in run_matrix(["fixmap"]):
         assert (cell.result, len(cell.after.allocations)) == ("unchanged", 0)
 
 
-def test_a_skipped_page_is_lost_without_a_word() -> None:
+def test_a_skipped_page_is_lost_without_a_message() -> None:
     """RemapGeneric: one warning, a snapshot that succeeds, and a page with bytes that were never its own; or zeroes."""
     for way, byte in ((RemapGeneric(), None), (RemapGenericZero(), 0)):
         cell = run_cell(way, situation("2M hole, 1st allocation fails"))

@@ -21,7 +21,7 @@ def plain(pages: Pages) -> dict[int, bytes]:
 
 
 def changed_by(pages: Pages, writes: list[tuple[int, bytes]]) -> dict[int, bytes]:
-    """What memory holds after the writes, one byte at a time."""
+    """Return the memory after the writes, applied one byte at a time."""
     memory = {pfn: bytearray(page) for pfn, page in plain(pages).items()}
     for paddr, data in writes:
         for at, byte in enumerate(data, start=paddr):
@@ -37,7 +37,7 @@ def image_file(folder: Path, pages: Pages = PAGES, layout: naive.Layout = LAYOUT
 
 
 def state_of(device: bytes) -> str:
-    """What a kernel would find: none, old, new, or something that it would accept and that is neither."""
+    """Return the image that a kernel would find: none, old, new, or another one that it would accept."""
     at = LAYOUT.header_block * 4096
     if device[at + 4086 : at + 4096] != b"S1SUSPEND\0":
         assert device[at + 4086 : at + 4096] == b"SWAPSPACE2"

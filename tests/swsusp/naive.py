@@ -20,7 +20,7 @@ PAGE = 4096
 
 @dataclass
 class Layout:
-    """How an image is to be laid out."""
+    """Layout of an image."""
 
     compressor: str = "lzo"
     header_block: int = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where an area lies in a file: partitions of every kind, a base in bytes, a swap file's offset."""
+"""The position of an area in a file: partitions of every kind, a base in bytes, a swap file's offset."""
 
 from __future__ import annotations
 

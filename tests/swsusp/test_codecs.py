@@ -84,7 +84,7 @@ def test_another_size_than_expected_is_damage(name: str) -> None:
 @pytest.mark.parametrize("name", CODECS)
 @given(data=st.binary(max_size=400))
 def test_garbage_is_a_value_error(name: str, data: bytes) -> None:
-    """Bytes that are no stream never give another exception."""
+    """Bytes that are not a stream never raise another exception."""
     with pytest.raises(ValueError, match=r"decompress"):
         unpacked(CODECS[name](), data, UNIT)
 
@@ -107,7 +107,7 @@ def test_threads_share_a_codec(name: str) -> None:
 
 
 def test_python_lzo_is_preferred() -> None:
-    """Where it is installed; else lzallright."""
+    """python-lzo if it is installed; else lzallright."""
     installed = importlib.util.find_spec("lzo") is not None
     assert codec_named("lzo").library == ("python-lzo" if installed else "lzallright")
     assert lzo_without_python_lzo().library == "lzallright"

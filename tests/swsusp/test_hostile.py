@@ -25,7 +25,7 @@ PAGES: dict[int, bytes | None] = {
 
 
 def read_everything(path: Path) -> None:
-    """All that a user can ask of an image."""
+    """Read and inspect an image in every way."""
     image = open_image(path)
     try:
         for _ in image.chunks():
@@ -36,7 +36,7 @@ def read_everything(path: Path) -> None:
 
 
 def must_stay_ours(path: Path) -> None:
-    """Reading gives an answer or an error of ours; inspecting tells the same without raising beyond the header."""
+    """Reading returns pages or raises our error; inspecting reports the same without raising beyond the header."""
     failed: HibernautError | None = None
     try:
         read_everything(path)
@@ -49,14 +49,14 @@ def must_stay_ours(path: Path) -> None:
     except HibernautError:
         assert failed is not None
     else:
-        # Entries left over are told, though they do not keep anybody from reading.
+        # Leftover entries are reported, though the image can be read.
         assert bool(problems) == (failed is not None) or all("behind the last page" in p.what for p in problems)
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
 @given(data=st.data())
 def test_bits_flipped_anywhere(tmp_path: Path, compressor: str, data: st.DataObject) -> None:
-    """One to three flipped bits: refused, told, or (without CRC, in padding) harmless."""
+    """One to three flipped bits: refused, reported, or (without CRC, in padding) harmless."""
     device = bytearray(naive.build(PAGES, naive.Layout(compressor=compressor, shuffle_seed=4)))
     for _ in range(data.draw(st.integers(1, 3))):
         # The header, map and info pages are few: aim at them as often as at the data.
@@ -208,7 +208,7 @@ def put_unit(value: int) -> Callable[[bytearray, int, int], None]:
     ],
 )
 def test_each_damage_is_named(tmp_path: Path, patch: Callable[[bytearray, int, int], None], words: str) -> None:
-    """Loops, blocks outside, zero entries, doubles, impossible lengths and counts: each says what is wrong."""
+    """Loops, blocks outside, zero entries, doubles, impossible lengths and counts: each has its error."""
     path = patched(tmp_path, patch)
     with pytest.raises(CorruptImage, match=words):
         read_everything(path)

@@ -101,7 +101,7 @@ def test_a_full_last_meta_page_has_no_end_mark(tmp_path: Path, opened: Opened) -
     assert len(opened(path).pfns) == 512
 
 
-def test_wrong_crc_is_told_after_the_last_page(tmp_path: Path, opened: Opened) -> None:
+def test_wrong_crc_is_reported_after_the_last_page(tmp_path: Path, opened: Opened) -> None:
     """A CRC that differs from the data's is an error of reading all, and a problem of inspection."""
     path = tmp_path / "image"
     path.write_bytes(naive.build(some_pages(), naive.Layout(crc_error=1)))
@@ -125,7 +125,7 @@ def test_wrong_crc_is_told_after_the_last_page(tmp_path: Path, opened: Opened) -
         (b"\0" * 10, "no swap area"),
     ],
 )
-def test_an_area_without_an_image_says_so(tmp_path: Path, signature: bytes, words: str) -> None:
+def test_an_area_without_an_image_is_refused_by_name(tmp_path: Path, signature: bytes, words: str) -> None:
     """Plain swap, other containers and no swap at all are refused by name, at the signature's byte."""
     device = bytearray(16 * 4096)
     device[4086:4096] = signature
@@ -138,8 +138,8 @@ def test_an_area_without_an_image_says_so(tmp_path: Path, signature: bytes, word
         assert looks_like_swap(file) is (signature != b"\0" * 10)
 
 
-def test_a_consumed_image_is_told_from_plain_swap(tmp_path: Path) -> None:
-    """Resuming puts the swap signature back and leaves the rest of the header: that is how it can be told."""
+def test_a_consumed_image_differs_from_plain_swap(tmp_path: Path) -> None:
+    """A resume restores the swap signature and leaves the rest of the header, so a consumed image is detected."""
     device = bytearray(naive.build(some_pages(), naive.Layout()))
     device[4086:4096] = b"SWAPSPACE2"
     path = tmp_path / "area"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def writes_into(draw: st.DrawFn, pages: Pages) -> list[tuple[int, bytes]]:
 def test_only_what_was_written_changes(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, pages: Pages, layout: naive.Layout, in_place: bool
 ) -> None:
-    """Written bytes are there, the later write wins, all others are as they were: says the naive reader, of both ways.
+    """By the naive reader, written bytes are there, the later write wins, all others are unchanged, by both ways.
 
     No block but the old image's changes; with elision exactly the pages that are zero now have no data page.
     """
@@ -59,7 +60,7 @@ def test_only_what_was_written_changes(
             told = str(error)
             written = None
     if written is None:
-        assert "blocks of 4096 bytes are missing" in told
+        assert re.search(r"1 block of 4096 bytes is missing|\d+ blocks of 4096 bytes are missing", told)
         assert path.read_bytes() == old
         assert sorted(path.parent.iterdir()) == [path]
         return
@@ -132,7 +133,7 @@ def test_golden_images_fit_or_not_as_counted(golden: Golden, tmp_path: Path) -> 
 def test_real_images_written_again_with_a_change(
     golden: Golden, tmp_path: Path, name: str, compressor: CompressorName
 ) -> None:
-    """The naive reader sees every page of the kernel's image but for the bytes written, across two frames."""
+    """The naive reader finds every page of the kernel's image, except for the bytes written across two frames."""
     with open_image(golden(name)) as image:
         pair = next(pfn for pfn in image.pfns.tolist() if pfn + 1 in image.pfns)
         writes = [(pair * 4096 + 4090, b"0123456789ab"), (int(image.pfns[-1]) * 4096, b"\xee" * 4096)]

@@ -99,7 +99,7 @@ def crashed(device: bytes, operations: list[Operation], stop: int, lost: Callabl
     return bytes(disk)
 
 
-def test_a_process_that_dies_leaves_old_none_or_new(tmp_path: Path) -> None:
+def test_a_process_that_ends_early_leaves_old_none_or_new(tmp_path: Path) -> None:
     """After each single write or sync, in order: first the old image, then none, then the new one."""
     path = image_file(tmp_path)
     device = path.read_bytes()
@@ -115,7 +115,7 @@ def test_a_process_that_dies_leaves_old_none_or_new(tmp_path: Path) -> None:
 
 
 def test_an_error_at_any_operation_leaves_old_or_none(tmp_path: Path) -> None:
-    """The disk fails at the n-th write or sync, for every n: the error says so, the area holds no half image."""
+    """The disk fails at the n-th write or sync, for every n: an error, and the area holds no partial image."""
     path = image_file(tmp_path)
     device = path.read_bytes()
     count = len(recorded(path))

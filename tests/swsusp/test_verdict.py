@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel would say to an image: each check with the kernel's own message, as its source has it."""
+"""The verdict of a kernel on an image: each check with the message from the kernel's source."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def image(folder: Path, layout: naive.Layout, change: Callable[[bytearray], None
 
 
 def units_of(device: bytes | bytearray) -> list[int]:
-    """Where each compressed unit begins, in bytes."""
+    """Return the first byte of each compressed unit."""
     entries = entries_of(device)
     places, entry = [], 1
     while entry < len(entries):
@@ -143,7 +143,7 @@ def entries_of(device: bytes | bytearray) -> list[int]:
     ("kernel", "compressor", "label"), [("6.1", "lzo", "LZO"), ("6.12", "lzo", "lzo"), ("7.3", "lz4", "lz4")]
 )
 def test_damaged_units(tmp_path: Path, kernel: str, compressor: str, label: str) -> None:
-    """A length out of range, data that does not decompress, and a CRC that is wrong are told apart; all are fatal."""
+    """A length out of range, data that does not decompress and a wrong CRC have different messages; all are fatal."""
     layout = naive.Layout(compressor=compressor)
 
     def invalid_length(device: bytearray) -> None:
@@ -167,7 +167,7 @@ def test_damaged_units(tmp_path: Path, kernel: str, compressor: str, label: str)
 
 
 def test_a_unit_of_odd_length(tmp_path: Path) -> None:
-    """What decompresses to something that is no whole number of pages has a message of its own."""
+    """Data that does not decompress to whole pages has a message of its own."""
 
     def odd(device: bytearray) -> None:
         at = units_of(device)[3]
@@ -190,7 +190,7 @@ def test_not_compressed(tmp_path: Path) -> None:
 
 
 def test_zero_pages_for_kernels_before_6_6(tmp_path: Path) -> None:
-    """Bit 63 makes a frame that no memory has; 6.1 says nothing but that it failed."""
+    """Bit 63 makes a frame that no memory has; 6.1 only prints that it failed."""
     path = tmp_path / "image"
     path.write_bytes(naive.build({**PAGES, 1000: None}, naive.Layout()))
     for kernel in ("5.10", "6.1.0-56-amd64", "6.5"):
@@ -219,7 +219,7 @@ def test_a_cut_device(tmp_path: Path, compressor: str) -> None:
 
 
 def test_maps_that_lead_nowhere(tmp_path: Path) -> None:
-    """No first page, an entry of zero, a loop; and what only this program minds is not held against the image."""
+    """No first page, an entry of zero, a loop; problems that no kernel checks do not count."""
 
     def first_page(block: int) -> Callable[[bytearray], None]:
         return lambda device: struct.pack_into("<Q", device, 4064, block)
@@ -283,7 +283,7 @@ def test_any_damage_has_a_verdict(
 
 
 def test_a_flipped_bit_in_a_golden_image(golden: Golden, tmp_path: Path) -> None:
-    """One bit of one unit of 6.1's image: the kernel refuses by what LZO or the CRC makes of it."""
+    """One bit of one unit of 6.1's image: the kernel refuses it by LZO or by the CRC."""
     path = tmp_path / "image"
     shutil.copyfile(golden("swap-6.1-lzo.img"), path)
     at = units_of_golden(path)

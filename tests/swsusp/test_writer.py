@@ -37,7 +37,7 @@ def memory_of(pages: dict[int, bytes | None]) -> SegmentMemory:
 
 
 @given(pages=saved_pages(), compressor=st.sampled_from(COMPRESSORS), zero_pages=st.booleans())
-def test_what_is_written_reads_back_naively(
+def test_a_written_image_reads_back_naively(
     tmp_path_factory: pytest.TempPathFactory,
     pages: dict[int, bytes | None],
     compressor: CompressorName,
@@ -143,7 +143,7 @@ def test_an_area_too_small_names_the_missing_blocks(tmp_path: Path) -> None:
     found = re.search(r"(\d+) blocks", str(caught.value))
     assert found
     missing = int(found[1])
-    with pytest.raises(HibernautError, match="1 blocks"):
+    with pytest.raises(HibernautError, match="1 block of 4096 bytes is missing"):
         attempt(100 + missing - 1)
     attempt(100 + missing)
     naive.parse((tmp_path / "area").read_bytes())

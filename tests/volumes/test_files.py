@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Input files: plain, compressed, flattened, damaged, and what is no file at all."""
+"""Input files: plain, compressed, flattened, damaged, and paths that are not regular files."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_padding_after_compressed_data(tmp_path: Path) -> None:
             open_plain(tmp_path / how)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A directory, a pipe and empty files, compressed or not, are refused in words; a missing file is the system's."""
+def test_paths_without_bytes_are_refused(tmp_path: Path) -> None:
+    """A directory, a pipe and empty files, compressed or not, have our error; a missing file has the system's."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "empty.zst").write_bytes(packed("zstd", b""))

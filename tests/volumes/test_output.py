@@ -86,7 +86,7 @@ def test_public_files_follow_the_umask(tmp_path: Path, umask: int, before: int |
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize("public", [False, True])
 def test_the_owner_stays(tmp_path: Path, public: bool) -> None:
-    """A file of another user's that root replaces is still his, and the group's what it was."""
+    """A file of another user that root replaces keeps its owner and group."""
     target = tmp_path / "out"
     target.touch()
     target.chmod(0o660)
@@ -97,7 +97,7 @@ def test_the_owner_stays(tmp_path: Path, public: bool) -> None:
 
 
 def test_a_group_that_cannot_be_kept_gets_no_successor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system refuses to give the file away, the rights of the old group do not go to another one."""
+    """If the owner cannot be changed, the rights of the old group do not pass to another one."""
     target = tmp_path / "out"
     target.touch()
     target.chmod(0o660)

@@ -18,7 +18,7 @@ AHEAD = 8
 MOST_AHEAD = 4096
 CONNECT_SECONDS = 10
 RETRIES = 10
-"""How often a machine is tried again after its worker was lost: one that kills its workers must come to an end."""
+"""Retries of a machine after its worker was lost, bounded since a machine may be the cause."""
 
 
 def on_cluster(

@@ -16,7 +16,7 @@ from hibernaut.memory.ranges import FrameRanges
 __all__ = ["fingerprint", "is_fingerprint_of"]
 
 SCHEME = "2:"
-"""What a fingerprint begins with; those without it are of `_fingerprint_1`."""
+"""Prefix of a fingerprint; those without it are of `_fingerprint_1`."""
 
 
 def fingerprint(machine: Machine) -> str:

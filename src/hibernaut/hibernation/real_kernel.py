@@ -22,7 +22,7 @@ def rules_of_source(source: Source) -> Probed[KernelRules]:
     """Return the rules of the kernel in a dump or an image.
 
     Never fails: without VMCOREINFO these are the rules of the oldest line, without kallsyms those of the kernel's line;
-    the result's `reason` says so.
+    `reason` of the result has the cause.
     """
     release: str | None = None
     try:

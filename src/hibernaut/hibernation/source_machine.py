@@ -2,7 +2,7 @@
 """Machines on the memory of a source, with page frames to save and page frames for page tables.
 
 The kernel decides by `struct page` (`saveable_page` in kernel/power/snapshot.c: not free, not nosave, not offline, not
-a guard page, not reserved-and-not-present). Where that is not read, the direct map stands in for it: memory
+a guard page, not reserved-and-not-present). Where that is not read, the direct map replaces it: memory
 that the kernel never uses has no entry.
 """
 

@@ -88,7 +88,7 @@ class CheckDocument(TypedDict):
 class VerdictDocument(TypedDict):
     """Whether a kernel would resume from an image on a machine."""
 
-    kernel: Annotated[str, "kernel line whose rules apply"]
+    kernel: Annotated[str, "kernel line of the rules"]
     rules_from: RulesFromText
     machine: Annotated[str, "machine whose facts apply"]
     checks: Annotated[list[CheckDocument], "the checks, in the kernel's order"]
@@ -233,7 +233,7 @@ class SaveDocument(WrittenDocument):
     changed_pages: Annotated[int, "pages whose copy differs from the source"]
     skipped_pages: Annotated[int, "pages that were not copied"]
     log: Log
-    rules: Annotated[str, "kernel line whose rules apply"]
+    rules: Annotated[str, "kernel line that is modelled"]
     rules_from: RulesFromText
 
 
@@ -261,7 +261,7 @@ class CrashedSaveDocument(TypedDict):
     outcome: Annotated[Literal["died"], "the modelled machine crashed"]
     fault: FaultDocument
     log: Log
-    rules: Annotated[str, "kernel line whose rules apply"]
+    rules: Annotated[str, "kernel line that is modelled"]
     rules_from: RulesFromText
 
 
@@ -272,7 +272,7 @@ class RefusedSaveDocument(TypedDict):
     outcome: Annotated[Literal["refused"], "the modelled kernel does not hibernate"]
     refused: RefusalDocument
     log: Log
-    rules: Annotated[str, "kernel line whose rules apply"]
+    rules: Annotated[str, "kernel line that is modelled"]
     rules_from: RulesFromText
 
 
@@ -326,7 +326,7 @@ class SplitDocument(TypedDict):
 class AuditDocument(TypedDict):
     """`hibernaut audit`: whether every page of a machine would be saved."""
 
-    rules: Annotated[str, "kernel line whose rules apply"]
+    rules: Annotated[str, "kernel line that is modelled"]
     rules_from: RulesFromText
     saveable_pages: Pages
     refused: Annotated[str | None, "reason why the kernel does not hibernate"]
@@ -361,7 +361,7 @@ class ExplainDocument(TypedDict):
     """`hibernaut explain`: the answer to the question of the mailing list."""
 
     question: Annotated[str, "the question"]
-    rules: Annotated[str, "kernel line whose rules apply"]
+    rules: Annotated[str, "kernel line that is modelled"]
     branches: Annotated[list[BranchDocument], "the branches"]
 
 
@@ -470,7 +470,7 @@ class ReplayDocument(TypedDict):
     format: Annotated[str, "hibernaut run"]
     version: Annotated[int, "version of the format"]
     machine: Annotated[dict[str, Any], "family and unit of a simulated machine, or source and fingerprint"]
-    rules: Annotated[str, "kernel line whose rules apply"]
+    rules: Annotated[str, "kernel line that is modelled"]
     operations: Annotated[list[OperationDocument], "operations on the machine, in order"]
     choices: Annotated[list[int], "index of the answer to each question"]
     schedule: Annotated[list[str], "the choices, in words"]

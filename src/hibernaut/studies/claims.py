@@ -65,7 +65,7 @@ CLAIMS: tuple[Claim, ...] = (
         "fixmap",
     ),
     Claim(
-        "fixmap-as-posted-dies-without-a-table",
+        "fixmap-as-posted-crashes-without-a-table",
         "As posted (v1 and v3), the series still crashes where a page has no PTE table: a NULL dereference, before "
         "the slot is used.",
         "`fixmap-v1` and `fixmap-v3` break an invariant exactly on machines with a region without a table, and then "
@@ -90,7 +90,7 @@ CLAIMS: tuple[Claim, ...] = (
         "fixmap",
     ),
     Claim(
-        "remap-dies-after-a-warning",
+        "remap-crashes-after-a-warning",
         "Remap, first failure: an allocation for a split fails, the kernel warns once and crashes with a page fault in "
         "the copy.",
         "`remap` crashes in some run exactly on machines with a region of 2 MiB or 1 GiB in one entry, and never "
@@ -104,7 +104,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("remap", lambda outcome: crashed(outcome) and outcome.warned),
     ),
     Claim(
-        "remap-dies-without-a-warning",
+        "remap-crashes-without-a-warning",
         "Remap, second failure: a page without an entry. CPA ignores it and reports success; a page fault in the copy "
         "follows, without a warning.",
         "on machines whose first region without an entry has a PTE table, `remap` and `remap-whole` have a run that "

@@ -85,9 +85,9 @@ class BlockAllocator:
         if self.missing:
             have = 0 if self.limit is None else self.limit
             place = "the old image's blocks" if self.free is not None else "the swap area"
+            missing = "1 block of 4096 bytes is" if self.missing == 1 else f"{self.missing} blocks of 4096 bytes are"
             raise HibernautError(
-                f"the image does not fit: {self.missing} blocks of 4096 bytes are missing "
-                f"({place}: {have}, needed: {have + self.missing})"
+                f"the image does not fit: {missing} missing ({place}: {have}, needed: {have + self.missing})"
             )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How kernels read an image when they resume: one value for each line in which something changed."""
+"""Rules of kernels for reading an image: one value for each line in which something changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["IMAGE_PROBES", "IMAGE_RULES", "ImageRules", "image_rules_for_release
 
 @dataclass(frozen=True)
 class ImageRules:
-    """How a kernel reads an image.
+    """Rules of a kernel for reading an image.
 
     Attributes:
         line: The name of the kernel line.

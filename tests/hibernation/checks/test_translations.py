@@ -26,7 +26,7 @@ entries = st.builds(
 
 
 def said(walk: Walk) -> tuple[object, ...]:
-    """What counts of a page's translation, the rights last."""
+    """Return the parts of a page's translation that the check compares, the rights last."""
     if walk.stop not in (Stop.PRESENT, Stop.NOT_PRESENT):
         return walk.stop, None, None
     return walk.stop, walk.pfn, (walk.rw, walk.nx, walk.user)
@@ -49,7 +49,7 @@ changes = st.tuples(st.integers(0, 3), st.integers(0, 0x6FF), entries, st.intege
 
 @settings(max_examples=60)
 @given(st.lists(changes, min_size=1, max_size=5))
-def test_what_is_mapped_otherwise_is_found_page_by_page(writes: list[tuple[int, int, int, int, bool]]) -> None:
+def test_pages_mapped_otherwise_are_found_one_by_one(writes: list[tuple[int, int, int, int, bool]]) -> None:
     """Any entries in any tables, or other rights in those that are there: loops and 1G leaves, too. The same frames."""
     before = build_machine(LAYOUT)
     after = before.fork()

@@ -64,7 +64,7 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
         "remap-write-anyway": RemapWriteAnyway(),
     }
 )
-"""Ways that are wrong on purpose, by name on the command line."""
+"""Ways with a deliberate defect, by name on the command line."""
 
 WAYS: Mapping[str, Way] = MappingProxyType(
     {

@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Mutant(Way):
-    """A way that is wrong on purpose.
+    """A way with a deliberate defect.
 
     Attributes:
         defect: the defect, a sentence.
