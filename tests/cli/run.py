@@ -21,7 +21,7 @@ from hibernaut.report.schema import schema_of
 
 @dataclass(frozen=True)
 class Result:
-    """What a command did."""
+    """Result of a command."""
 
     status: int
     out: str

@@ -51,7 +51,7 @@ def test_audit_refuses_what_it_cannot_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rules", ["6.1", "6.12", "7.3", "6.13-rc"])
 def test_explain_runs_every_branch(rules: str) -> None:
-    """Two branches save and two kill silently whatever the rules; the slot saves in all of them."""
+    """Two branches save and two crash without a warning under any rules; the slot saves in all of them."""
     result = hibernaut("explain", "--json", "--rules", rules)
     assert result.status == 0
     outcomes = [branch["today"]["outcome"] for branch in result.document["branches"]]
@@ -77,7 +77,7 @@ def test_every_way_saves_a_real_machine(golden: Golden, tmp_path: Path, way: str
 
 
 def test_a_way_that_gives_up_writes_nothing(golden: Golden, tmp_path: Path) -> None:
-    """remap-generic-abort with a failing allocation: refused, status 1, no file; remap-generic skips and says so."""
+    """remap-generic-abort with a failing allocation: refused, status 1, no file; remap-generic skips and reports it."""
     dump, out = golden("ram-6.1-low2m.elf"), tmp_path / "image"
     refused = hibernaut("save", dump, out, "--via", "remap-generic-abort", "--fail-allocation", 1, "--json")
     assert (refused.status, refused.document["outcome"]) == (1, "refused")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The demonstration: what it says must be so."""
+"""The demonstration: its output and its image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.swsusp import naive
 
 
 def test_demo_shows_the_failure_and_the_cure(tmp_path: Path) -> None:
-    """Remap dies when the allocation fails and tears the image when it does not; the fixmap needs none."""
+    """Remap crashes if the allocation fails and tears the image if it does not; the fixmap needs none."""
     result = hibernaut("demo", "--json", "--keep", tmp_path / "image")
     assert result.status == 0
     cells = {(cell["way"], cell["situation"]): cell for cell in result.document["cells"]}

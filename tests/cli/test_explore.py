@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""explore, replay, answers, lab confirm: what people type, and what they get for it."""
+"""explore, replay, answers, lab confirm: their options, output and exit status."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_remap_is_not_safe_and_fixmap_is() -> None:
     assert hibernaut("explore", *SMALL, "--via", "fixmap", "--quiet").status == 0
 
 
-def test_traces_alone_are_no_loss() -> None:
-    """Reserved leaves a block split: it is told, and the status is 0."""
+def test_traces_alone_are_not_a_loss() -> None:
+    """Reserved leaves a block split: it is reported, and the status is 0."""
     result = hibernaut("explore", *SMALL, "--via", "reserved:1")
     assert result.status == 0
     assert "loses nothing in any run, but leaves traces" in result.out
@@ -63,8 +63,8 @@ def test_saved_runs_replay(saved: Path) -> None:
     assert "differs from the saved run: line" in result.out
 
 
-def test_results_are_kept_and_gone_on_with(tmp_path: Path) -> None:
-    """A second sweep takes what the first one left; another sweep's file is refused and left alone."""
+def test_results_are_kept_and_resumed(tmp_path: Path) -> None:
+    """A second sweep resumes the first one; another sweep's file is refused and left alone."""
     path = tmp_path / "out.jsonl"
     first = hibernaut("explore", *SMALL, "--via", "remap", "--results", path, "--json")
     content = path.read_bytes()
@@ -97,14 +97,14 @@ def test_results_are_kept_and_gone_on_with(tmp_path: Path) -> None:
         (("--save", __file__), "File exists"),
     ],
 )
-def test_what_cannot_be_explored(words: tuple[str, ...], what: str) -> None:
+def test_words_that_cannot_be_explored(words: tuple[str, ...], what: str) -> None:
     """Wrong words: status 2, one line that says what is wrong, or typer's usage."""
     result = hibernaut("explore", *words)
     assert result.status == 2
     assert what in " ".join(result.err.replace("│", " ").split())
 
 
-def test_a_file_that_is_no_run(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_run(tmp_path: Path) -> None:
     """Anything else: status 2 and one line."""
     path = tmp_path / "other"
     for content in (b"", b"{}", b"\0" * 100, b'{"format": "hibernaut run", "version": 1}'):
@@ -115,7 +115,7 @@ def test_a_file_that_is_no_run(tmp_path: Path) -> None:
 
 
 def test_a_real_machine_explored_and_replayed(golden: Golden, tmp_path: Path) -> None:
-    """6.1 with a block out: Remap dies or tears as the real kernel did, Fixmap is safe, the runs replay on the dump."""
+    """6.1 with a block out: Remap crashes or tears like the kernel, Fixmap is safe, the runs replay on the dump."""
     dump, image = golden("ram-6.1-low2m.elf"), golden("swap-6.1-low2m.img")
     result = hibernaut(
         "explore", dump, "--pages-from", image, "--via", "remap,fixmap", "--save", tmp_path / "runs", "--json"
@@ -134,7 +134,7 @@ def test_a_real_machine_explored_and_replayed(golden: Golden, tmp_path: Path) ->
 
 
 def test_confirm_says_what_it_would_arrange(saved: Path) -> None:
-    """--dry-run prints QEMU's line; what a guest cannot be made to do is refused with the reason, status 2."""
+    """--dry-run prints QEMU's line; a run that cannot be arranged is refused with the reason, status 2."""
     result = hibernaut("lab", "confirm", saved / "remap-saved-tables-closed.json", "--dry-run")
     assert result.status == 0
     assert "qemu-system-x86_64" in result.out

@@ -85,7 +85,7 @@ def test_output_that_is_closed_or_full() -> None:
 
 @pytest.mark.parametrize("command", [["lab", "variants"], ["--help"], ["lab", "variants", "--json"]])
 def test_output_that_nothing_reads(command: list[str]) -> None:
-    """As a program that SIGPIPE ends: silence, and status 141, which is no answer."""
+    """Like a program that SIGPIPE ends: no output, and status 141, distinct from an answer."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -101,7 +101,7 @@ def test_a_closed_output_does_not_matter_to_a_quiet_command() -> None:
 
 
 def test_a_terminal_that_knows_no_unicode(tmp_path: Path) -> None:
-    """What the terminal's encoding cannot express is escaped; the command does not fail of it."""
+    """Characters that the terminal's encoding lacks are escaped; the command does not fail."""
     path = tmp_path / "größe"
     done = run(RUN, "map", path, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert done.returncode == 2
@@ -138,7 +138,7 @@ def test_each_error_has_its_status(monkeypatch: pytest.MonkeyPatch, error: Excep
     assert refused(status=status).startswith(f"hibernaut: {line}")
 
 
-def test_a_fault_of_this_program_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_this_program_differs_from_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 70, the traceback, and a last line that asks for a report."""
 
     def fail(_: list[str]) -> int:

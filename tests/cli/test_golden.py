@@ -19,7 +19,7 @@ DUMPS = ("ram-6.1-lzo.elf", "ram-6.1-secretmem.elf", "ram-6.1-low2m.elf")
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_inspect_finds_what_was_expected(golden: Golden, name: str) -> None:
-    """Every count, address, CRC and digest of an image is the one worked out by an independent reader."""
+    """Every count, address, CRC and digest of an image is the one computed by an independent reader."""
     result = hibernaut("inspect", golden(name), "--digests", "--json")
     assert result.status == 0
     found = result.document
@@ -140,7 +140,7 @@ def test_save_through_the_fixmap_like_the_kernels_image(golden: Golden, tmp_path
         assert old.pfns[(kernels != ram[old.pfns]).any(axis=1)].tolist() == [0x3F88, 0x49EC]
 
 
-def test_remap_with_a_failing_allocation_dies_as_the_real_kernel(golden: Golden, tmp_path: Path) -> None:
+def test_remap_with_a_failing_allocation_crashes_like_the_real_kernel(golden: Golden, tmp_path: Path) -> None:
     """`Failed to remap page`, then a page fault at the block's first address; nothing is written."""
     out = tmp_path / "never.img"
     arguments = ("save", golden("ram-6.1-low2m.elf"), out, "--via", "remap", "--fail-allocation", 1)

@@ -48,7 +48,7 @@ def undeclared_defaults(found: Iterator[tuple[str, Any]]) -> list[str]:
 
 
 def test_every_option_states_its_default() -> None:
-    """In the words of its help, which end with a full stop; a required one says so."""
+    """Its help states the default, or that it is required, and ends with a full stop."""
     assert undeclared_defaults(commands()) == []
 
 

@@ -108,7 +108,7 @@ def unwrapped(text: str) -> str:
     return " ".join(text.replace("│", " ").split())
 
 
-def test_what_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest's disks overwrite nothing."""
     (tmp_path / "mine").write_text("precious")
     monkeypatch.setattr("hibernaut.cli.lab.options.LabOptions.lab", lambda *_: None)

@@ -32,7 +32,7 @@ from tests.conftest import Golden
 AREA = ("offset", "partition", "base")
 PAGE_TABLES = ("cr3", "levels")
 PLACES = {"IMAGE": AREA, "SOURCE": AREA + PAGE_TABLES, "MACHINE": AREA}
-"""What a command must be told of a file, by the name that its help gives the file."""
+"""Options that locate a file, by the name that the help of a command gives the file."""
 GUESTS = ("lab", "takeover")
 """Commands whose --levels is about a guest, not about a source."""
 
@@ -75,7 +75,7 @@ def without_answers(found: Iterator[tuple[str, Any]]) -> list[str]:
     return [words for words, command in found if not {"--json", "--quiet", "-q"} <= set(options_of(command))]
 
 
-def test_every_command_that_reads_a_file_is_told_where_the_image_lies() -> None:
+def test_every_command_that_reads_a_file_takes_the_position_of_the_image() -> None:
     """SOURCE and IMAGE, as an argument or an option, come with all options that say where in the file they lie."""
     assert missing_places(commands()) == []
     assert len(list(commands())) >= 23

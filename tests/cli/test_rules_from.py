@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands that act on a real kernel say whose rules they follow, and whether the kernel itself was asked."""
+"""Commands on a real kernel report the rules that they model, and whether these were probed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def without_kallsyms(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_audit_asks_the_kernel_in_a_dump_or_an_image(golden: Golden) -> None:
-    """Unless it is told which rules to follow."""
+    """Unless --rules is given."""
     for name, line in ((DUMP, "6.1"), ("swap-6.12-lz4.img", "6.12")):
         document = hibernaut("audit", golden(name), "--json").document
         assert (document["rules"], document["rules_from"]) == (line, "probed")
@@ -45,7 +45,7 @@ def test_a_probed_kernel_that_differs_from_its_line_is_named_and_can_be_asked_fo
     assert document["rules"] == name
 
 
-def test_a_kernel_that_cannot_be_asked_has_the_rules_of_its_line_and_that_is_told(without_kallsyms: Path) -> None:
+def test_a_kernel_that_cannot_be_probed_has_the_rules_of_its_line_with_a_remark(without_kallsyms: Path) -> None:
     """On standard error, with the reason; not with --quiet."""
     found = hibernaut("audit", without_kallsyms, "--json")
     assert (found.document["rules"], found.document["rules_from"]) == ("6.1", "line")
@@ -54,7 +54,7 @@ def test_a_kernel_that_cannot_be_asked_has_the_rules_of_its_line_and_that_is_tol
     assert hibernaut("audit", without_kallsyms, "--json", "--quiet").err == ""
 
 
-def test_save_says_whose_rules_it_followed(golden: Golden, tmp_path: Path) -> None:
+def test_save_reports_its_rules(golden: Golden, tmp_path: Path) -> None:
     """Of a copy that succeeds and of one that does not."""
     saved = hibernaut(
         "save", golden(DUMP), tmp_path / "out", "--via", "fixmap", "--like", golden("swap-6.1-lzo.img"), "--json"
@@ -67,8 +67,8 @@ def test_save_says_whose_rules_it_followed(golden: Golden, tmp_path: Path) -> No
     assert (died["outcome"], died["rules"], died["rules_from"]) == ("died", "6.12", "line")
 
 
-def test_explore_says_so_of_sources_and_of_families(golden: Golden, tmp_path: Path) -> None:
-    """A run that is saved has the name of the rules, and plays again by it."""
+def test_explore_reports_the_rules_of_sources_and_of_families(golden: Golden, tmp_path: Path) -> None:
+    """A saved run has the name of the rules, and replays by them."""
     explored = hibernaut("explore", golden("ram-6.1-low2m.elf"), "--via", "remap", "--json", "--save", tmp_path)
     assert explored.document["rules_from"] == "probed"
     saved = sorted(tmp_path.glob("*.json"))
@@ -78,7 +78,7 @@ def test_explore_says_so_of_sources_and_of_families(golden: Golden, tmp_path: Pa
 
 
 def test_inspect_asks_the_kernel_that_would_resume(golden: Golden) -> None:
-    """The one in a RAM dump; a release that is told is taken as it is."""
+    """The one in a RAM dump; a given release is taken unchanged."""
     image, dump = golden("swap-6.1-lzo.img"), golden(DUMP)
     asked = hibernaut("inspect", image, "--on-machine", dump, "--json").document["verdict"]
     assert (asked["kernel"], asked["rules_from"], asked["resumes"]) == ("6.1", "probed", True)

@@ -11,7 +11,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line and end the process.
 
-    The exit status is 0 if all is well, 1 if the answer is bad news, 2 for wrong usage or input that cannot be used,
+    The exit status is 0 for success, 1 for a negative result, 2 for wrong usage or input that cannot be used,
     70 for a fault of this program, 130 for an interrupt, 141 if nothing reads the output any more.
     """
     try:

@@ -80,6 +80,6 @@ def answers_(
 
 
 def _write(path: Path, page: str, answers: Answers) -> None:
-    """Write the runs first, the page that names them last."""
+    """Write the runs first, then the page that links them."""
     answers.save(path.parent / path.stem)
     write_file(path, page.encode(), public=True)

@@ -43,7 +43,7 @@ app = typer.Typer(
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line and return its exit status. Whatever goes wrong leaves it as an exception."""
+    """Run a command line and return its exit status. Every failure is raised as an exception."""
     try:
         with get_command(app).make_context("hibernaut", arguments) as context:
             context.command.invoke(context)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`hibernaut audit SOURCE`: would hibernation save every page of this machine, today and through a fixmap slot?"""
+"""`hibernaut audit SOURCE`: whether hibernation would save every page, today and through a fixmap slot."""
 
 from __future__ import annotations
 

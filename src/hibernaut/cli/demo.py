@@ -33,7 +33,7 @@ def demo(
 
     Mutants are among the ways. Then an image by Fixmap is written and read back.
 
-    The exit status is 0 if Fixmap saves every machine as it was.
+    The exit status is 0 if Fixmap saves every machine unchanged.
     """
     cells = list(run_matrix(rules=rules))
     with tempfile.TemporaryDirectory() as folder:

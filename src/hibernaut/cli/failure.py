@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a command that fails prints, and its exit status: one line with what to do next."""
+"""Report of a command that fails, and its exit status: one line with the next step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNUSABLE = 2
 INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h."""
 READER_GONE = 141
-"""What a shell reports of a program that SIGPIPE ends."""
+"""Exit status that a shell reports for a program that SIGPIPE ends."""
 
 INSPECT = "`hibernaut inspect` lists all that is damaged"
 
@@ -43,7 +43,7 @@ OS_ADVICE = MappingProxyType(
         errno.EROFS: "write elsewhere",
     }
 )
-"""What to do next, by error number."""
+"""Next step by error number."""
 
 
 def report_failure(error: Exception) -> int:

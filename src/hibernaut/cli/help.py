@@ -15,11 +15,11 @@ __all__ = ["ExampleCommand", "WholeHelpGroup"]
 ARGUMENTS, OPTIONS, OUTPUT = "Arguments", "Options", "Output"
 MAX_NAMES_COLUMNS = 30
 SAID_ALREADY = ("default: ", "required")
-"""Notes that click adds to a help text and that the text has in its own words."""
+"""Notes that click adds to a help text that states them already."""
 
 
 class ExampleCommand(TyperCommand):
-    """A command whose options stand in sections (`rich_help_panel`) and whose epilog is its example."""
+    """A command with options in sections (`rich_help_panel`) and an example as its epilog."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each panel: arguments and the command's own options first, output last."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options that several commands have: declared once, with one name, one help text and one meaning."""
+"""Options of several commands: declared once, with one name, one help text and one meaning."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ SimulatedRulesOption = Annotated[KernelRules | None, _rules_option("")]
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How a command answers."""
+    """Options of a command's output."""
 
     json: Annotated[
         bool,
@@ -169,7 +169,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class AreaOptions:
-    """Where in its file the swap area with an image lies."""
+    """Position of the swap area with an image in its file."""
 
     offset: Annotated[int, offset_option()] = 0
     partition: Annotated[int | None, partition_option()] = None
@@ -186,7 +186,7 @@ class AreaOptions:
 
 @dataclass(frozen=True)
 class MemoryOptions(AreaOptions):
-    """Where a SOURCE lies, and where its page tables are."""
+    """Position of a SOURCE, and of its page tables."""
 
     cr3: Annotated[
         int | None,
@@ -212,7 +212,7 @@ class MemoryOptions(AreaOptions):
 
 @dataclass(frozen=True)
 class MachineOptions(MemoryOptions):
-    """Where the machine in a SOURCE lies, and which of its pages are saved."""
+    """Position of the machine in a SOURCE, and its pages to save."""
 
     pages_from: Annotated[
         Path | None,
@@ -294,7 +294,7 @@ class YesNo(StrEnum):
 
 @dataclass(frozen=True)
 class ContentOptions:
-    """How an image that is written stores its pages."""
+    """Form of the pages in an image that is written."""
 
     compressor: Annotated[
         Compressor | None,

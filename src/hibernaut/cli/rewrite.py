@@ -107,7 +107,7 @@ def rewrite(
 
 
 def _contents(image: Image, paddr: int, path: Path) -> bytes:
-    """A file's bytes, refused by its size before it is read. Raises FormatError or OSError."""
+    """Return the bytes of a file; its size is checked first. Raises FormatError or OSError."""
     if not path.is_file() and path.exists():
         raise typer.BadParameter(f"{path} is not a regular file", param_hint="--write-file")
     size_bytes = path.stat().st_size

@@ -87,7 +87,7 @@ def save(
             levels=options.levels,
             rules=rules,
             environment=FailAllocations(*fail_allocation) if fail_allocation else Environment(),
-            secretmem=False,  # an image of it is of use to an analyst, though the kernel refuses to make one
+            secretmem=False,  # an analyst can use an image that the kernel refuses to make
         )
         for remark in found.remarks:
             say(remark, output.quiet)

@@ -44,7 +44,7 @@ def say(line: str, quiet: bool = False) -> None:
 
 
 def abandon_output() -> None:
-    """Drop what standard output still holds, which the interpreter would write, and fail to, when it ends."""
+    """Drop the buffer of standard output, which the interpreter would fail to write when it ends."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -62,6 +62,6 @@ def _write_output(text: str) -> None:
 
 
 def _encodable(text: str, stream: TextIO) -> str:
-    """Escape what the stream's encoding cannot express: a terminal of the C locale must not end the program."""
+    """Escape characters that the stream's encoding lacks: a terminal of the C locale must not end the program."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
