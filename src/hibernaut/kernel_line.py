@@ -67,7 +67,9 @@ def parse_release(release: str) -> KernelVersion:
     """
     match = RELEASE.fullmatch(release)
     if not match:
-        raise FormatError(f"{release!r} is not a kernel release", expected=EXPECTED)
+        raise FormatError(
+            f"{release!r} is not a kernel release", expected=EXPECTED, advice="give it as `uname -r` prints it"
+        )
     return KernelVersion(int(match[1]), int(match[2]), final=match[3] is None)
 
 
@@ -91,7 +93,7 @@ def line_named(name: str, known: Iterable[str] = LINES_BY_NAME) -> KernelVersion
         FormatError: there is no such line.
     """
     if name not in LINES_BY_NAME:
-        raise FormatError(f"no kernel line is named {name!r}", expected=", ".join(known))
+        raise FormatError(f"no kernel line is named {name!r}", expected=", ".join(known), advice="give one of these")
     return LINES_BY_NAME[name]
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "open_memory"]
 
+OTHER_FILE = "give a dump or an image, with --offset, --partition or --base if it lies inside the file"
+
 
 @dataclass(frozen=True, eq=False)
 class Source(Closing):
@@ -101,7 +103,11 @@ def _detect(plain: PlainFile) -> Source:
     last = open_raw(plain)
     if isinstance(last, Dump):
         return _source(plain, last)
-    raise FormatError("no memory that can be read: " + "; ".join(map(str, [*refusals, last])), source=plain.name)
+    raise FormatError(
+        "no memory that can be read: " + "; ".join(map(str, [*refusals, last])),
+        source=plain.name,
+        advice=next((one.advice for one in (*refusals, last) if one.advice), OTHER_FILE),
+    )
 
 
 def _source(plain: PlainFile, dump: Dump) -> Source:

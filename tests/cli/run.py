@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +18,13 @@ import jsonschema
 from hibernaut.cli import main
 from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.schema import schema_of
+
+NEXT = re.compile(
+    r"; (check|choose|compress|convert|copy|do not|end|export|free|give|if it lies|install|leave out|load|look into|"
+    r"name|no verdict|nothing was written|remove|replay|see|start|take|try|unlock|unmount|unpack|use|write|"
+    r"`hibernaut [a-z -]+` [a-z]+)[^;]*$"
+)
+"""The last part of an error's line: an imperative, or the command that tells more."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +71,12 @@ def command_of(arguments: Sequence[object]) -> str:
 
 
 def refused(*arguments: object, status: int = 2) -> str:
-    """The one line with which a command refuses; nothing on standard output."""
+    """Return the one line with which a command refuses: it ends with what to do next. Standard output is empty."""
     result = hibernaut(*arguments)
     assert result.status == status, (result.status, result.out, result.err)
     assert result.out == ""
     lines = result.err.splitlines()
     assert len(lines) == 1, result.err
     assert "Traceback" not in result.err
+    assert NEXT.search(lines[0]), f"nothing to do next: {lines[0]}"
     return lines[0]

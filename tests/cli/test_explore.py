@@ -72,7 +72,7 @@ def test_results_are_kept_and_resumed(tmp_path: Path) -> None:
     assert again.document == first.document
     other = hibernaut("explore", *SMALL, "--via", "fixmap", "--results", path)
     assert other.status == 2
-    assert "holds the results of another sweep" in other.err
+    assert "results of another sweep" in other.err
     assert path.read_bytes() == content
 
 
@@ -81,14 +81,14 @@ def test_results_are_kept_and_resumed(tmp_path: Path) -> None:
     [
         (("--layout", "kinds=3m"), "no region '3m'"),
         (("--layout", "regions=4"), "0 to 3 regions"),
-        (("--layout", "colour=red"), "is not one of"),
-        (("--layout", "regions"), "is not one of"),
+        (("--layout", "colour=red"), "is not a key with values; expected"),
+        (("--layout", "regions"), "is not a key with values; expected"),
         (("--layout", "regions=1", "--layout", "regions=2"), "given twice"),
-        (("--layout", "tables=beside"), "tables: 'beside' is not one of above, below"),
+        (("--layout", "tables=beside"), "tables: 'beside' is not known; expected above, below"),
         (("--layout", "cpus=9"), "1 to 4 CPUs"),
         (("--layout", "free-pages=0"), "1 to 4096 free pages"),
         (("--bound", "states=x"), "'x' is not a number"),
-        (("--bound", "luck=1"), "is not one of"),
+        (("--bound", "luck=1"), "is not a key with values; expected"),
         (("--via", "fly"), "no way 'fly'"),
         (("--via", "remap,remap"), "each once"),
         (("--rules", "new"), "no rules for kernel 'new'; expected 6.1"),

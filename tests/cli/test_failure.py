@@ -114,7 +114,7 @@ def test_a_terminal_that_knows_no_unicode(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (HibernautError("bad", advice="do better"), 2, "bad; do better"),
+        (HibernautError("bad", advice="try again"), 2, "bad; try again"),
         (CorruptImage("bad", source="x"), 1, "bad: x; `hibernaut inspect` lists all that is damaged"),
         (HibernationRefused("secret memory", errno="EPERM"), 1, "hibernation refused: secret memory (-EPERM)"),
         (OutOfMemory(3, injected=True), 1, "page allocation 3 failed (injected)"),

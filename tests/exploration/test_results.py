@@ -38,8 +38,8 @@ def test_a_record_that_is_there_twice_counts_once(whole: tuple[Path, dict[str, T
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ("not a sweep\n", "is not a file of a sweep's results"),
-        ('{"format": "hibernaut sweep", "version": 1, "sweep": {}}\n', "holds the results of another sweep"),
+        ("not a sweep\n", "not a file of a sweep's results"),
+        ('{"format": "hibernaut sweep", "version": 1, "sweep": {}}\n', "results of another sweep"),
     ],
 )
 def test_another_file_is_left_alone(tmp_path: Path, content: str, what: str) -> None:

@@ -12,7 +12,16 @@ from types import MappingProxyType
 import typer
 
 from hibernaut.cli.terminal import STANDARD_OUTPUT, ReaderGone, abandon_output, say
-from hibernaut.errors import CorruptImage, HibernationRefused, HibernautError, MachineFault, OutOfMemory
+from hibernaut.errors import (
+    CorruptImage,
+    FormatError,
+    HibernationRefused,
+    HibernautError,
+    LabError,
+    MachineFault,
+    OutOfMemory,
+)
+from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.visible import visible
 
 __all__ = ["BAD_NEWS", "INTERNAL_ERROR", "READER_GONE", "UNUSABLE", "report_failure"]
@@ -25,6 +34,10 @@ READER_GONE = 141
 """Exit status that a shell reports for a program that SIGPIPE ends."""
 
 INSPECT = "`hibernaut inspect` lists all that is damaged"
+CHECK_FILE = "check that the file is complete and of the right kind"
+CHECK_PLACE = "check the path, its file system and its device"
+OTHER_WAY = "nothing was written; try another way, such as --via fixmap"
+LAB = "`hibernaut lab doctor` checks the laboratory"
 
 OS_ADVICE = MappingProxyType(
     {
@@ -51,11 +64,10 @@ def report_failure(error: Exception) -> int:
     usage_error = typer.BadParameter.__bases__[0]  # has no public name in all versions of Typer
     if isinstance(error, usage_error):
         say(_usage_line(error))
-    elif isinstance(error, CorruptImage | MachineFault | OutOfMemory | HibernationRefused):
-        say(str(error) if error.advice or not isinstance(error, CorruptImage) else f"{error}; {INSPECT}")
-        return BAD_NEWS
     elif isinstance(error, HibernautError):
-        say(str(error))
+        say(str(error) if error.advice else f"{error}; {_advice_on(error)}")
+        if isinstance(error, CorruptImage | MachineFault | OutOfMemory | HibernationRefused):
+            return BAD_NEWS
     elif isinstance(error, ReaderGone | BrokenPipeError):
         abandon_output()
         return READER_GONE
@@ -75,12 +87,26 @@ def report_failure(error: Exception) -> int:
     return UNUSABLE
 
 
+def _advice_on(error: HibernautError) -> str:
+    """Return what to do next where the error itself does not know it."""
+    if isinstance(error, CorruptImage):
+        return INSPECT
+    if isinstance(error, MachineFault | OutOfMemory | HibernationRefused):
+        return OTHER_WAY
+    if isinstance(error, LabError):
+        return LAB
+    if isinstance(error, FormatError) and error.source is not None:
+        return CHECK_FILE
+    words = [word for word in sys.argv[1:3] if not word.startswith("-")]
+    known = next((name for name in (" ".join(words), *words[:1]) if name in DOCUMENTS), "")
+    return f"see `{' '.join(filter(None, ('hibernaut', known, '--help')))}`"
+
+
 def _os_line(error: OSError) -> str:
     what = error.strerror or str(error) or type(error).__name__
     place = f": {error.filename}" if error.filename else ""
     other = f" and {error.filename2}" if error.filename2 else ""
-    advice = OS_ADVICE.get(error.errno or 0)
-    return f"{what}{place}{other}" + (f"; {advice}" if advice else "")
+    return f"{what}{place}{other}; {OS_ADVICE.get(error.errno or 0, CHECK_PLACE)}"
 
 
 def _usage_line(error: Exception) -> str:

@@ -100,6 +100,8 @@ def _asked(
     if for_kernel is not None:
         return image_rules_for_release(for_kernel), machine, "line"
     if machine.release is None:
-        raise FormatError("does not say which kernel runs there; give --for-kernel", source=on_machine)
+        raise FormatError(
+            "the kernel that runs there is not known", source=on_machine, advice="give its release as --for-kernel"
+        )
     probed = image_rules_probed(machine.kernel, machine.release)
     return probed.rules, machine, probed.rules_from

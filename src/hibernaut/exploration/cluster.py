@@ -45,7 +45,10 @@ def on_cluster(
     try:
         client = dask.Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        raise HibernautError(f"no Dask scheduler answers at {scheduler}: {error}") from None
+        raise HibernautError(
+            f"no Dask scheduler answers at {scheduler}: {error}",
+            advice="start one with `dask scheduler`, or leave out --scheduler",
+        ) from None
     with client:
         cores = max(1, sum(client.ncores().values()))
         left = iter(machines)

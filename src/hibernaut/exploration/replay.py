@@ -28,6 +28,7 @@ MOST_BYTES = 1 << 24
 MOST_CHOICES = 1 << 20
 MOST_OPERATIONS = 1000
 SHOWN_FINDINGS = 20
+SAVED_BY = "give a file that `hibernaut explore --save DIR` wrote"
 
 
 def run_document(played: Played) -> dict[str, Any]:
@@ -99,16 +100,20 @@ def read_run(path: Path) -> tuple[Written, str]:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"not a saved run: {error}", source=name) from None
+        raise FormatError(f"not a saved run: {error}", source=name, advice=SAVED_BY) from None
     if found.get("version") != VERSION:
         raise FormatError(
-            "saved run", source=name, expected=f"version {VERSION}", found=repr(found.get("version"))[:40]
+            "saved run",
+            source=name,
+            expected=f"version {VERSION}",
+            found=repr(found.get("version"))[:40],
+            advice="replay it with the hibernaut that saved it",
         )
     try:
         return _written(found), text
     except (KeyError, TypeError, ValueError, HibernautError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise FormatError(f"damaged run: {what}", source=name) from None
+        raise FormatError(f"damaged run: {what}", source=name, advice=SAVED_BY) from None
 
 
 def _written(found: dict[str, Any]) -> Written:

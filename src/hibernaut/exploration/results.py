@@ -63,9 +63,10 @@ class ResultsFile:
             if head.decode("utf-8", "replace").rstrip("\n") != self._head:
                 other = head.startswith(f'{{"format": "{FORMAT}"'.encode())
                 raise FormatError(
-                    "holds the results of another sweep" if other else "is not a file of a sweep's results",
+                    "results of another sweep" if other else "not a file of a sweep's results",
                     source=str(self._path),
                     expected="a new or empty file, or one with this sweep's results",
+                    advice="give another --results",
                 )
             end = _end_of_lines(file)
         if end != self._path.stat().st_size:
@@ -110,5 +111,9 @@ def read_records(path: Path) -> Iterator[tuple[int, MachineRecord]]:
             try:
                 record = MachineRecord.from_line(line)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise FormatError(f"line {number} is not a record of a sweep: {error!r}", source=str(path)) from None
+                raise FormatError(
+                    f"line {number} is not a record of a sweep: {error!r}",
+                    source=str(path),
+                    advice="give another --results",
+                ) from None
             yield number, record

@@ -112,22 +112,22 @@ def _pairs(words: Iterable[str], known: dict[str, str]) -> list[tuple[str, list[
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key not in known or not value:
-            raise HibernautError(f"{word!r} is not one of {', '.join(f'{one}=' for one in known)} with a value")
+            raise HibernautError(f"{word!r} is not a key with values; expected {', '.join(f'{one}=' for one in known)}")
         if key in found:
-            raise HibernautError(f"{key} is given twice")
+            raise HibernautError(f"{key} is given twice", advice=f"give all values at once: {key}=A,B")
         found[key] = value.split(",")
     return list(found.items())
 
 
 def _number(key: str, text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise HibernautError(f"{key}: {text!r} is not a number")
+        raise HibernautError(f"{key}: {text!r} is not a number; expected decimal digits")
     return int(text)
 
 
 def _one_of(key: str, word: str, known: dict[str, Any]) -> Any:
     if word not in known:
-        raise HibernautError(f"{key}: {word!r} is not one of {', '.join(known)}")
+        raise HibernautError(f"{key}: {word!r} is not known; expected {', '.join(known)}")
     return known[word]
 
 

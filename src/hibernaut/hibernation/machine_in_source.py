@@ -108,6 +108,7 @@ def refuse_other_machine(source: Source, image: Image) -> None:
         raise FormatError(
             f"not an image of the machine in {source.name}: the kernel's code in frame {pfn:#x} differs",
             source=image.name,
+            advice="give an image that this machine wrote before its next boot",
         )
 
 

@@ -79,7 +79,8 @@ def machine_from_memory(
     if len(missing):
         raise HibernautError(
             f"the source lacks {missing.total_pages} of {chosen.total_pages} frames to save, the first is "
-            f"{int(missing.starts[0]):#x}"
+            f"{int(missing.starts[0]):#x}",
+            advice="give a dump that is complete, and the image of the same machine",
         )
     return Machine(
         overlay,

@@ -18,6 +18,7 @@ __all__ = ["THIS_MACHINE", "resuming_machine"]
 
 MAX_JSON_BYTES = 1 << 16
 THIS_MACHINE = "this"
+FACTS = 'give facts such as {"e820_checksum": "0xba571fd2", "physical_pages": 65403}'
 KEYS = ("e820_checksum", "physical_pages", "hw_sig", "release")
 
 
@@ -51,17 +52,21 @@ def resuming_machine(
 
 def _from_json(content: bytes, name: str) -> ResumingMachine:
     if len(content) > MAX_JSON_BYTES:
-        raise FormatError("file of facts is too large", source=name, expected=f"at most {MAX_JSON_BYTES} bytes")
+        raise FormatError(
+            "file of facts is too large", source=name, expected=f"at most {MAX_JSON_BYTES} bytes", advice=FACTS
+        )
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"not valid JSON: {error}", source=name) from error
+        raise FormatError(f"not valid JSON: {error}", source=name, advice=FACTS) from error
     unknown = sorted(set(facts) - set(KEYS))
     if unknown:
-        raise FormatError(f"unknown fact {unknown[0]!r}", source=name, expected=", ".join(KEYS))
+        raise FormatError(f"unknown fact {unknown[0]!r}", source=name, expected=", ".join(KEYS), advice=FACTS)
     release = facts.get("release")
     if release is not None and not isinstance(release, str):
-        raise FormatError(f"release is {release!r}", source=name, expected='a string such as "6.1.0-56-amd64"')
+        raise FormatError(
+            f"release is {release!r}", source=name, expected='a string such as "6.1.0-56-amd64"', advice=FACTS
+        )
     e820_checksum, physical_pages, hw_sig = (_number(facts.get(key), key, name) for key in KEYS[:3])
     return ResumingMachine(name, e820_checksum, physical_pages, hw_sig, release)
 
@@ -74,7 +79,9 @@ def _number(value: Any, key: str, name: str) -> int | None:
     except ValueError:
         found = None
     if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 1 << 64:
-        raise FormatError(f"{key} is {value!r}", source=name, expected='a number, or a string such as "0xba571fd2"')
+        raise FormatError(
+            f"{key} is {value!r}", source=name, expected='a number, or a string such as "0xba571fd2"', advice=FACTS
+        )
     return found
 
 

@@ -87,7 +87,11 @@ class GuestRecord:
             found["frames"] = tuple(tuple(run) for run in found["frames"])
             return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
-            raise FormatError(f"not a record of a laboratory guest: {error}", source=str(path)) from error
+            raise FormatError(
+                f"not a record of a laboratory guest: {error}",
+                source=str(path),
+                advice="give a folder that `hibernaut lab hibernate` made, as --record",
+            ) from error
 
 
 def require_arranged(record: GuestRecord) -> None:

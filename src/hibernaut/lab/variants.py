@@ -115,7 +115,7 @@ def variant_named(name: str) -> Variant:
     for variant in VARIANTS:
         if variant.name == name:
             return variant
-    raise LabUnavailable(f"no guest variant {name!r} (known: {', '.join(one.name for one in VARIANTS)})")
+    raise LabUnavailable(f"no guest variant {name!r}", advice="`hibernaut lab variants` lists them")
 
 
 def random_variant(seed: int, *, levels: int = 4, kaslr: bool = False, fail_allocations: int = 0) -> Variant:

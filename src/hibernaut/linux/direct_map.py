@@ -167,7 +167,10 @@ class DirectMap:
             occupied = memory.occupied()
             if 0 < occupied.total_pages < memory.ranges.total_pages:
                 return cls.find(memory, cr3, levels, occupied)
-        raise FormatError(f"no direct map under CR3 {cr3:#x} ({'; '.join(refusals)})")
+        raise FormatError(
+            f"no direct map under CR3 {cr3:#x} ({'; '.join(refusals)})",
+            advice="give the root of the kernel's own page tables as --cr3, or leave that out to search for it",
+        )
 
     @classmethod
     def _in(cls, tables: PageTables, ranges: FrameRanges) -> DirectMap:

@@ -30,7 +30,10 @@ def paging_of(source: Source, cr3: int | None = None, levels: int | None = None)
     try:
         root = find_root(source.memory)
     except FormatError as error:
-        raise FormatError(f"{source.name} does not say where its page tables are, and {error}; give --cr3") from error
+        raise FormatError(
+            f"{source.name} does not say where its page tables are, and {error}",
+            advice="give the physical address of the root as --cr3",
+        ) from error
     return root.cr3, root.levels
 
 

@@ -206,39 +206,74 @@ class Foreign(NamedTuple):
         what: its name, with an article.
         offset: byte offset of its magic.
         magics: possible values of its magic.
+        advice: what to do with such a file.
     """
 
     what: str
     offset: int
     magics: tuple[bytes, ...]
+    advice: str
 
 
 HIBERFIL_BLOCK = b"\x81\x81xpress"
 """Head of each compressed block of a Windows hibernation file, whose first page Windows clears on resume."""
 
+_OTHER_FILE = "give the dump or the image itself"
+_TO_RAW = "convert it first: qemu-img convert -O raw"
+_UNPACK = "unpack it first"
+_PLACE = "name the swap area in it: --partition, --offset or --base"
+
 FOREIGN = (
-    Foreign("a Windows hibernation file", 0, (b"HIBR", b"hibr", b"WAKE", b"wake", b"RSTR", b"rstr")),
-    Foreign("a Windows crash dump", 0, (b"PAGEDU64", b"PAGEDUMP", b"MDMP")),
-    Foreign("a qcow disk image", 0, (b"QFI\xfb",)),
-    Foreign("a VMDK disk image", 0, (b"KDMV", b"COWD", b"# Disk DescriptorFile")),
-    Foreign("a VDI disk image", 64, (b"\x7f\x10\xda\xbe",)),
-    Foreign("a VHD disk image", 0, (b"conectix", b"vhdxfile")),
-    Foreign("an EWF disk image", 0, (b"EVF\x09\r\n\xff\x00", b"EVF2\r\n\x81\x00")),
-    Foreign("a LUKS-encrypted device", 0, (b"LUKS\xba\xbe", b"SKUL\xba\xbe")),
-    Foreign("a VMware suspended state", 0, (b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe")),
-    Foreign("a QEMU migration stream", 0, (b"QEVM", b"LibvirtQemudSave", b"LibvirtQemudPart")),
-    Foreign("an AVML (LiME version 2) dump", 0, (b"AVML",)),
-    Foreign("a Mach-O file", 0, (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")),
-    Foreign("a RIFF file", 0, (b"RIFF",)),
-    Foreign("a bzip2 file", 0, (b"BZh",)),
-    Foreign("an LZ4 file", 0, (b"\x04\x22\x4d\x18",)),
-    Foreign("an archive", 0, (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"!<arch>\n")),
-    Foreign("an ELF file", 0, (ELF_MAGIC,)),
-    Foreign("a LiME dump", 0, (LIME_MAGIC.to_bytes(4, "little"),)),
-    Foreign("a kdump-compressed dump", 0, (KDUMP_MAGIC, DISKDUMP_MAGIC)),
     Foreign(
-        "a swap area", 4086, (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001")
+        "a Windows hibernation file",
+        0,
+        (b"HIBR", b"hibr", b"WAKE", b"wake", b"RSTR", b"rstr"),
+        "use a tool for Windows: there is no Linux in it",
     ),
-    Foreign("a disk with a GPT partition table", 512, (b"EFI PART",)),
-    Foreign("a boot sector or a disk with partitions", 510, (b"\x55\xaa",)),
+    Foreign(
+        "a Windows crash dump",
+        0,
+        (b"PAGEDU64", b"PAGEDUMP", b"MDMP"),
+        "use a tool for Windows: there is no Linux in it",
+    ),
+    Foreign("a qcow disk image", 0, (b"QFI\xfb",), _TO_RAW),
+    Foreign("a VMDK disk image", 0, (b"KDMV", b"COWD", b"# Disk DescriptorFile"), _TO_RAW),
+    Foreign("a VDI disk image", 64, (b"\x7f\x10\xda\xbe",), _TO_RAW),
+    Foreign("a VHD disk image", 0, (b"conectix", b"vhdxfile"), _TO_RAW),
+    Foreign("an EWF disk image", 0, (b"EVF\x09\r\n\xff\x00", b"EVF2\r\n\x81\x00"), "export it first: ewfexport -f raw"),
+    Foreign(
+        "a LUKS-encrypted device",
+        0,
+        (b"LUKS\xba\xbe", b"SKUL\xba\xbe"),
+        "unlock it first: cryptsetup open --readonly, and give the device in /dev/mapper",
+    ),
+    Foreign(
+        "a VMware suspended state",
+        0,
+        (b"\xd0\xbe\xd2\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xbe\xd2\xbe"),
+        "give the .vmem file beside it",
+    ),
+    Foreign(
+        "a QEMU migration stream",
+        0,
+        (b"QEVM", b"LibvirtQemudSave", b"LibvirtQemudPart"),
+        "load it in QEMU and dump its memory: dump-guest-memory, or virsh dump --memory-only",
+    ),
+    Foreign("an AVML (LiME version 2) dump", 0, (b"AVML",), "convert it first: avml-convert"),
+    Foreign("a Mach-O file", 0, (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe"), _OTHER_FILE),
+    Foreign("a RIFF file", 0, (b"RIFF",), _OTHER_FILE),
+    Foreign("a bzip2 file", 0, (b"BZh",), _UNPACK),
+    Foreign("an LZ4 file", 0, (b"\x04\x22\x4d\x18",), _UNPACK),
+    Foreign("an archive", 0, (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"!<arch>\n"), _UNPACK),
+    Foreign("an ELF file", 0, (ELF_MAGIC,), "give an ELF core of an x86-64 machine's physical memory"),
+    Foreign("a LiME dump", 0, (LIME_MAGIC.to_bytes(4, "little"),), "take the dump again with format=lime"),
+    Foreign("a kdump-compressed dump", 0, (KDUMP_MAGIC, DISKDUMP_MAGIC), "convert it with crash or makedumpfile"),
+    Foreign(
+        "a swap area",
+        4086,
+        (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001"),
+        "see what `hibernaut inspect` says of it",
+    ),
+    Foreign("a disk with a GPT partition table", 512, (b"EFI PART",), _PLACE),
+    Foreign("a boot sector or a disk with partitions", 510, (b"\x55\xaa",), _PLACE),
 )

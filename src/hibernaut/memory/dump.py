@@ -41,10 +41,12 @@ class Refusal:
     Attributes:
         format: the format that the reader reads.
         reason: why it refuses the file, a clause.
+        advice: what to do with the file; None if the reader does not know it.
     """
 
     format: str
     reason: str
+    advice: str | None = None
 
     def __str__(self) -> str:
         return f"{self.format}: {self.reason}"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KdumpMemory", "open_kdump"]
 
+DUMP_AGAIN = "copy or dump it again: pages before this one can be read, the others cannot be trusted"
+
 RUN_PAGES = 256
 """Most pages that one call decompresses."""
 BITMAP_BYTES = 1 << 20
@@ -116,11 +118,14 @@ class KdumpMemory(PhysicalMemory):
                 f"impossible page descriptor: {size_bytes} bytes at {offset}, flags {flags:#x}",
                 source=self._plain.name,
                 offset=at,
+                advice=DUMP_AGAIN,
             )
         try:
             page = self._codecs.of(flags)(self._plain.pread(offset, size_bytes))
         except ValueError as error:
-            raise CorruptImage(f"damaged page ({error})", source=self._plain.name, offset=offset) from error
+            raise CorruptImage(
+                f"damaged page ({error})", source=self._plain.name, offset=offset, advice=DUMP_AGAIN
+            ) from error
         if len(page) != PAGE_SIZE:
             raise CorruptImage(
                 "page of a wrong size",
@@ -128,6 +133,7 @@ class KdumpMemory(PhysicalMemory):
                 offset=offset,
                 expected=str(PAGE_SIZE),
                 found=str(len(page)),
+                advice=DUMP_AGAIN,
             )
         return np.frombuffer(page, dtype=np.uint8)
 

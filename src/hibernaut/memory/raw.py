@@ -21,14 +21,12 @@ LOOKED_AT_BYTES = 1 << 16
 """Bytes searched for the first compressed block of a Windows hibernation file."""
 
 
-def foreign_format(head: bytes) -> str | None:
-    """Return the name of the known format that begins with these bytes; None if it may be raw memory."""
-    for what, offset, magics in c.FOREIGN:
-        if head[offset : offset + 64].startswith(magics):
-            return what
-    if c.HIBERFIL_BLOCK in head:
-        return "a Windows hibernation file"
-    return None
+def foreign_format(head: bytes) -> c.Foreign | None:
+    """Return the known format that begins with these bytes; None if it may be raw memory."""
+    for known in c.FOREIGN:
+        if head[known.offset : known.offset + 64].startswith(known.magics):
+            return known
+    return c.FOREIGN[0] if c.HIBERFIL_BLOCK in head else None
 
 
 def open_raw(plain: PlainFile) -> Dump | Refusal:
@@ -37,9 +35,9 @@ def open_raw(plain: PlainFile) -> Dump | Refusal:
     Returns:
         The dump, which owns `plain`, or a refusal that names the format of the file.
     """
-    what = foreign_format(plain.pread(0, LOOKED_AT_BYTES))
-    if what is not None:
-        return Refusal("raw memory", f"this is {what}")
+    known = foreign_format(plain.pread(0, LOOKED_AT_BYTES))
+    if known is not None:
+        return Refusal("raw memory", f"this is {known.what}", known.advice)
     if plain.size_bytes % PAGE_SIZE:
         return Refusal("raw memory", f"{plain.size_bytes} bytes are not a multiple of {PAGE_SIZE}")
     if plain.size_bytes > c.PADDR_LIMIT:

@@ -34,7 +34,10 @@ def schema_of(command: str) -> dict[str, Any]:
         HibernautError: the command has no document.
     """
     if command not in DOCUMENTS:
-        raise HibernautError(f"no command with a JSON document is called {command!r} (known: {', '.join(DOCUMENTS)})")
+        raise HibernautError(
+            f"no command with a JSON document is called {command!r}; expected {', '.join(DOCUMENTS)}",
+            advice="`hibernaut schema` lists them",
+        )
     definitions: dict[str, Any] = {}
     shapes = [_schema(shape, definitions) for shape in DOCUMENTS[command]]
     return {

@@ -100,7 +100,9 @@ def locate_area(file: PlainFile, *, offset: int = 0, partition: int | None = Non
         FormatError: there is no such partition, or the header is outside the file.
     """
     if partition is not None and base is not None:
-        raise FormatError("a partition number and a base in bytes exclude each other; give one", source=file.name)
+        raise FormatError(
+            "a partition number and a base in bytes exclude each other", source=file.name, advice="give one of them"
+        )
     start, size = 0, file.size_bytes
     if base is not None:
         start, size = base, file.size_bytes - base
@@ -111,10 +113,14 @@ def locate_area(file: PlainFile, *, offset: int = 0, partition: int | None = Non
             f"the swap area begins at byte {start}",
             source=file.name,
             expected=f"at least one block of {PAGE_SIZE} bytes before the end of the file at {file.size_bytes}",
+            advice="give another --base or --partition",
         )
     area = SwapArea(file, start, size, offset)
     if not 0 <= offset < area.blocks:
         raise FormatError(
-            f"swap header at block {offset} is outside the device", source=file.name, expected=f"below {area.blocks}"
+            f"swap header at block {offset} is outside the device",
+            source=file.name,
+            expected=f"below {area.blocks}",
+            advice="give the kernel's resume_offset, in pages, as --offset",
         )
     return area

@@ -87,7 +87,9 @@ class BlockAllocator:
             place = "the old image's blocks" if self.free is not None else "the swap area"
             missing = "1 block of 4096 bytes is" if self.missing == 1 else f"{self.missing} blocks of 4096 bytes are"
             raise HibernautError(
-                f"the image does not fit: {missing} missing ({place}: {have}, needed: {have + self.missing})"
+                f"the image does not fit: {missing} missing ({place}: {have}, needed: {have + self.missing})",
+                advice="compress it (--compressor lzo) or leave out zero pages (--zero-pages yes)"
+                + ("" if self.free is not None else ", or give a larger --size"),
             )
 
 

@@ -98,7 +98,8 @@ def read_header(area: SwapArea) -> SwapHeader:
     signature_at = area.offset_of(area.header_block) + PAGE_SIZE - len(SIGNATURE)
     signature = block[-len(SIGNATURE) :]
     if signature != SIGNATURE:
-        raise FormatError(_why_no_image(block, signature), source=area.file.name, offset=signature_at)
+        reason, advice = _why_no_image(block, signature)
+        raise FormatError(reason, source=area.file.name, offset=signature_at, advice=advice)
     header = SwapHeader.parse(block)
     if header.orig_sig not in SWAP_SIGNATURES:
         raise CorruptImage(
@@ -118,13 +119,16 @@ def read_header(area: SwapArea) -> SwapHeader:
     return header
 
 
-def _why_no_image(block: bytes, signature: bytes) -> str:
+def _why_no_image(block: bytes, signature: bytes) -> tuple[str, str]:
+    """Return the reason, and what to do next."""
     if signature in SWAP_SIGNATURES:
         consumed = SwapHeader.parse(block)
         text = f"no image: signature is {signature.decode()}"
         if consumed.orig_sig == signature and consumed.image:
             text += f"; a resume has consumed the image that was here (its first map page at block {consumed.image})"
-        return text
+        return text, "give the area that the kernel hibernated to: a kernel that reads an image uses it up"
     if signature in FOREIGN_SIGNATURES:
-        return f"no image of the kernel itself: {FOREIGN_SIGNATURES[signature]}"
-    return f"no swap area: signature is {signature!r}, expected S1SUSPEND, SWAPSPACE2 or SWAP-SPACE"
+        what = f"no image of the kernel itself: {FOREIGN_SIGNATURES[signature]}"
+        return what, "give an image that the kernel's own hibernation wrote"
+    what = f"no swap area: signature is {signature!r}, expected S1SUSPEND, SWAPSPACE2 or SWAP-SPACE"
+    return what, "if it lies inside the file, say where: --offset, --partition or --base"

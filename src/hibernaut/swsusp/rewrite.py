@@ -102,7 +102,11 @@ def refuse_unlisted(image: Image, paddr: int, size_bytes: int) -> None:
         broken = np.flatnonzero(listed - pfn != np.arange(len(listed)))
         pfn += int(broken[0]) if len(broken) else len(listed)
         if pfn < end:
-            raise FormatError(f"cannot write at {paddr:#x}: frame {pfn:#x} is not in the image", source=image.name)
+            raise FormatError(
+                f"cannot write at {paddr:#x}: frame {pfn:#x} is not in the image",
+                source=image.name,
+                advice="give an address within pages that the image saves",
+            )
 
 
 def _memory(image: Image, writes: Sequence[tuple[int, bytes]]) -> Overlay:
@@ -130,7 +134,9 @@ def _claimed(image: Image) -> Iterator[int]:
     file = image.area.file
     if file.compression is not None:
         raise FormatError(
-            f"is {file.compression}-compressed; unpack it first, or write to another file", source=file.name
+            f"the file is {file.compression}-compressed",
+            source=file.name,
+            advice="unpack it first, or write to another file (OUT)",
         )
     source = os.fstat(file.fileno())
     device = stat.S_ISBLK(source.st_mode)
@@ -139,18 +145,26 @@ def _claimed(image: Image) -> Iterator[int]:
         fd = os.open(file.path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if device else 0))
     except OSError as error:
         if error.errno in (errno.EBUSY, errno.ETXTBSY):
-            raise HibernautError(f"{file.name}: is in use (mounted, or active swap)") from error
+            raise HibernautError(
+                f"{file.name}: in use (mounted, or active swap)", advice="unmount it, or end it with swapoff"
+            ) from error
         raise
     try:
         found = os.fstat(fd)
         if not _same(found, source):
-            raise CorruptImage("another file replaced it while it was being read", source=file.name)
+            raise CorruptImage(
+                "another file replaced it while it was being read",
+                source=file.name,
+                advice="end what writes there, and try again",
+            )
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not device:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         except (BlockingIOError, PermissionError) as error:
-            raise HibernautError(f"{file.name}: another program has locked it") from error
+            raise HibernautError(
+                f"{file.name}: another program has locked it", advice="end that program, and try again"
+            ) from error
         yield fd
     finally:
         os.close(fd)
@@ -175,13 +189,17 @@ def _refuse_swap(name: str, source: os.stat_result) -> None:
         except OSError:  # " (deleted)", or another mount namespace's
             continue
         if _same(used, source):
-            raise HibernautError(f"{name}: this system is swapping to it")
+            raise HibernautError(f"{name}: this system is swapping to it", advice="end that with swapoff")
 
 
 def _refuse_changed(image: Image, fd: int) -> None:
     area = image.area
     if os.pread(fd, PAGE_SIZE, area.offset_of(area.header_block)) != image.header.block:
-        raise CorruptImage("the header was changed while the image was read", source=image.name)
+        raise CorruptImage(
+            "the header was changed while the image was read",
+            source=image.name,
+            advice="end what writes there, and try again",
+        )
 
 
 def _put(image: Image, blocks: NDArray[np.int64], spool: int, fd: int) -> None:

@@ -79,7 +79,11 @@ def image_rules_for_release(release: str) -> ImageRules:
     found = IMAGE_RULES.for_release(release)
     if found is None:
         oldest = IMAGE_RULES.oldest.line
-        raise FormatError(f"kernel {release} is older than any known line", expected=f"{oldest} or later")
+        raise FormatError(
+            f"kernel {release} is older than any known line",
+            expected=f"{oldest} or later",
+            advice="no verdict is possible for it",
+        )
     return found
 
 

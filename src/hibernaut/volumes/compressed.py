@@ -102,7 +102,7 @@ def _zstd_blocks(source: IO[bytes], name: str) -> Iterator[memoryview]:
                 while filled < OUTPUT_BYTES and (got := reader.readinto(buffer[filled:])):
                     filled += got
             except zstandard.ZstdError as error:
-                raise FormatError(f"damaged zstd data ({error})", source=name, offset=source.tell()) from error
+                raise _damaged(f"damaged zstd data ({error})", name, source.tell()) from error
             yield buffer[:filled]
 
 
@@ -122,9 +122,9 @@ def _check_zstd_frames(source: IO[bytes], name: str) -> None:
         elif magic == ZSTD_MAGIC and len(head) > 4:
             at = _zstd_frame_end(fd, at, head[4])
         else:
-            raise FormatError("damaged zstd data", source=name, offset=at, expected="a frame", found=head[:4].hex())
+            raise _damaged("damaged zstd data", name, at, expected="a frame", found=head[:4].hex())
         if at > size_bytes or len(head) < 8:
-            raise FormatError("zstd data ends in the middle of the frame that starts here", source=name, offset=start)
+            raise _damaged("zstd data ends in the middle of the frame that starts here", name, start)
     os.lseek(fd, 0, os.SEEK_SET)
 
 
@@ -201,12 +201,12 @@ def _pieces(source: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
         try:
             yield decoder.decompress(data, OUTPUT_BYTES)
         except damage as error:
-            raise FormatError(f"damaged {compression} data ({error})", source=name, offset=source.tell()) from error
+            raise _damaged(f"damaged {compression} data ({error})", name, source.tell()) from error
         data = b""
         if decoder.eof:
             data, decoder = decoder.unused_data, None
     if decoder is not None:
-        raise FormatError(f"{compression} data ends in the middle of a frame", source=name, offset=source.tell())
+        raise _damaged(f"{compression} data ends in the middle of a frame", name, source.tell())
 
 
 def _write_sparse(blocks: Iterator[memoryview], fd: int) -> None:
@@ -230,18 +230,24 @@ def _rearrange(source: IO[bytes], fd: int, name: str) -> None:
     while True:
         raw = os.pread(source.fileno(), FLATTENED_RECORD.itemsize, at)
         if len(raw) < FLATTENED_RECORD.itemsize:
-            raise FormatError("flattened dump ends without its end mark", source=name, offset=at)
+            raise _damaged("flattened dump ends without its end mark", name, at)
         place, size_bytes = np.frombuffer(raw, dtype=FLATTENED_RECORD)[0].tolist()
         if place == size_bytes == -1:
             return
         at += len(raw)
         if place < 0 or size_bytes < 0 or place + size_bytes > FLATTENED_LIMIT_BYTES or size_bytes > end - at:
-            raise FormatError(
-                f"impossible record of a flattened dump: {size_bytes} bytes for {place}",
-                source=name,
-                offset=at - len(raw),
+            raise _damaged(
+                f"impossible record of a flattened dump: {size_bytes} bytes for {place}", name, at - len(raw)
             )
         for done in range(0, size_bytes, OUTPUT_BYTES):
             piece = os.pread(source.fileno(), min(OUTPUT_BYTES, size_bytes - done), at + done)
             write_all(fd, memoryview(piece), place + done)
         at += size_bytes
+
+
+def _damaged(
+    what: str, name: str, offset: int, *, expected: str | None = None, found: str | None = None
+) -> FormatError:
+    """Return the error for damaged data."""
+    advice = "copy or compress it again"
+    return FormatError(what, source=name, offset=offset, expected=expected, found=found, advice=advice)

@@ -141,7 +141,7 @@ def open_plain(path: str | os.PathLike[str]) -> PlainFile:
     unpacked_bytes = os.fstat(plain.fileno()).st_size
     if not unpacked_bytes:
         plain.close()
-        raise FormatError(f"the {compression} file is empty when unpacked", source=name)
+        raise FormatError(f"the {compression} file is empty when unpacked", source=name, advice="copy or dump it again")
     return PlainFile(Path(name), plain, unpacked_bytes, compression)
 
 
@@ -152,12 +152,16 @@ def _open(name: str) -> tuple[int, IO[bytes]]:
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
-            raise FormatError("is a directory", source=name, expected="a file")
+            raise FormatError("this is a directory", source=name, expected="a file", advice="give a file in it")
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise FormatError("is neither a regular file nor a block device", source=name)
+            raise FormatError(
+                "this is neither a regular file nor a block device",
+                source=name,
+                advice="copy it to a file first: readers need to seek",
+            )
         size_bytes = os.lseek(fd, 0, os.SEEK_END)  # a block device has no st_size
         if not size_bytes:
-            raise FormatError("the file is empty", source=name)
+            raise FormatError("the file is empty", source=name, advice="copy or dump it again")
         os.lseek(fd, 0, os.SEEK_SET)
         return size_bytes, os.fdopen(fd, "rb", buffering=0)
     except BaseException:

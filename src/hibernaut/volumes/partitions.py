@@ -53,13 +53,16 @@ def find_partition(file: PlainFile, number: int) -> tuple[int, int]:
             source=file.name,
             offset=BOOT_SIGNATURE_OFFSET,
             expected="55 aa, the signature of a boot record",
+            advice="leave out --partition if the file is the partition itself, else give --base",
         )
     entries = _mbr_entries(sector)
     is_gpt = any(kind == MBR_PROTECTIVE for kind, _, _ in entries)
     found = _gpt(file) if is_gpt else _mbr(file, entries)
     if number not in found:
         known = ", ".join(map(str, sorted(found))) or "none"
-        raise FormatError(f"no partition {number}", source=file.name, expected=f"one of: {known}")
+        raise FormatError(
+            f"no partition {number}", source=file.name, expected=f"one of: {known}", advice="give one of these"
+        )
     start, size_bytes = found[number]
     return start, min(size_bytes, file.size_bytes - start)
 
@@ -114,7 +117,13 @@ def _gpt(file: PlainFile) -> Partitions:
     """Return the partitions of a GUID partition table (UEFI specification, 5.3)."""
     header = file.pread(SECTOR_BYTES, SECTOR_BYTES)
     if len(header) < SECTOR_BYTES or not header.startswith(GPT_SIGNATURE):
-        raise FormatError("no GPT header", source=file.name, offset=SECTOR_BYTES, expected=GPT_SIGNATURE.decode())
+        raise FormatError(
+            "no GPT header",
+            source=file.name,
+            offset=SECTOR_BYTES,
+            expected=GPT_SIGNATURE.decode(),
+            advice="give --base",
+        )
     first_sector, count, entry_bytes = struct.unpack_from("<QII", header, GPT_ENTRIES_OFFSET)
     low, high = GPT_ENTRY_BYTES
     if not low <= entry_bytes <= high or not 0 < count <= MAX_GPT_ENTRIES:
@@ -124,6 +133,7 @@ def _gpt(file: PlainFile) -> Partitions:
             offset=SECTOR_BYTES + GPT_ENTRIES_OFFSET,
             expected=f"at most {MAX_GPT_ENTRIES} entries of {low} to {high} bytes",
             found=f"{count} of {entry_bytes}",
+            advice="give --base",
         )
     table = file.pread(first_sector * SECTOR_BYTES, count * entry_bytes)
     found: Partitions = {}

@@ -93,5 +93,8 @@ def way_named(name: str) -> Way:
     if kind == "reserved" and colon and number.isdecimal() and int(number) <= 1 << 20:
         return Reserved(int(number))
     if name not in WAYS:
-        raise HibernautError(f"no way {name!r} (known: {', '.join(WAYS)}; reserved:N has a pool of N pages)")
+        raise HibernautError(
+            f"no way {name!r}; expected {', '.join(WAYS)}, or reserved:N with a pool of N pages",
+            advice="give one of these",
+        )
     return WAYS[name]

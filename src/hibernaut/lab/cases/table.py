@@ -123,5 +123,5 @@ def cases_of(names: Iterable[str] | None = None) -> list[LabCase]:
     wanted = list(names)
     for name in wanted:
         if not any(name in case.name for case in CASES):
-            raise HibernautError(f"no case matches {name!r} (cases: {'; '.join(case.name for case in CASES)})")
+            raise HibernautError(f"no case matches {name!r}", advice="`hibernaut lab prove --list` lists them")
     return [case for case in CASES if any(name in case.name for name in wanted)]

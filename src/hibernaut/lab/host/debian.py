@@ -144,7 +144,10 @@ class Archive:
             check=False,
         )
         if not list((self._root / "lists").glob(f"*_{self.suite}_main_binary-amd64_Packages*")):
-            raise LabUnavailable(f"the lists of Debian's {self.suite} could not be fetched")
+            raise LabUnavailable(
+                f"the lists of Debian's {self.suite} could not be fetched",
+                advice="check the network, or give another --mirror",
+            )
         partial.rename(configuration)
         return configuration
 

@@ -79,7 +79,8 @@ def line_named(name: str) -> PackagedLine:
     except KeyError:
         known = ", ".join(KERNEL_LINES)
         raise LabUnavailable(
-            f"no kernel line {name!r} (known: {known}; any other by --kernel VMLINUZ --modules DIR)"
+            f"no kernel line {name!r}; expected {known}",
+            advice="give any other kernel as --kernel VMLINUZ --modules DIR",
         ) from None
 
 
@@ -131,4 +132,7 @@ def kernel_of_files(vmlinuz: Path, modules: Path) -> Kernel:
     for folder in (modules, modules / "lib" / "modules" / release, modules / release):
         if (folder / "kernel").is_dir():
             return Kernel(release, release, vmlinuz, folder)
-    raise LabUnavailable(f"{modules} has no modules of {release}")
+    raise LabUnavailable(
+        f"{modules} has no modules of {release}",
+        advice="give the folder lib/modules/RELEASE of this kernel as --modules",
+    )
