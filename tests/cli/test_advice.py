@@ -109,7 +109,7 @@ def record(folder: Path) -> tuple[object, ...]:
 
 
 def other_results(folder: Path) -> tuple[object, ...]:
-    """Make a file that is no file of results."""
+    """Make a file without results."""
     (folder / "notes").write_text("buy milk\n")
     return ("explore", "--layout", "regions=0", "--via", "fixmap", "--results", folder / "notes")
 
