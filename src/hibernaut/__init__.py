@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from hibernaut.exploration import Bounds, Family, Tally, explore, replay
     from hibernaut.hibernation import Fixmap, Remap, RemapWhole, Snapshot, check_resumed, hibernate, resume, way_named
     from hibernaut.hibernation.audit import Audit, audit
+    from hibernaut.hibernation.machine_in_source import MachineInSource, machine_in
     from hibernaut.hibernation.source_machine import machine_from_memory
+    from hibernaut.kernel.core_file import Converted, convert
     from hibernaut.kernel.facts import machine_facts
     from hibernaut.kernel.suspend import PagesToSave, pages_to_save
     from hibernaut.kernel.symbols import kernel_symbols
     from hibernaut.linux import DirectMap, Environment, FailAllocations, Layout, Machine, build_machine
     from hibernaut.linux.layout import hole_1g, hole_2m, hole_4k, no_table, none_entries
     from hibernaut.linux.rules import KernelRules, rules_for_release, rules_named
+    from hibernaut.linux.source_tables import direct_map_of
     from hibernaut.paging.tables import PageTables
     from hibernaut.sources import Source, open_memory
     from hibernaut.studies.demo import demo_layout
@@ -44,6 +47,7 @@ __all__ = [
     "Audit",
     "Bounds",
     "Cell",
+    "Converted",
     "CorruptImage",
     "DirectMap",
     "Environment",
@@ -63,6 +67,7 @@ __all__ = [
     "Layout",
     "Machine",
     "MachineFault",
+    "MachineInSource",
     "NewArea",
     "OutOfMemory",
     "PageTables",
@@ -76,7 +81,9 @@ __all__ = [
     "audit",
     "build_machine",
     "check_resumed",
+    "convert",
     "demo_layout",
+    "direct_map_of",
     "explore",
     "hibernate",
     "hole_1g",
@@ -86,6 +93,7 @@ __all__ = [
     "kernel_symbols",
     "machine_facts",
     "machine_from_memory",
+    "machine_in",
     "no_table",
     "none_entries",
     "open_image",
@@ -107,6 +115,7 @@ _HOMES = {
     "Audit": "hibernaut.hibernation.audit",
     "Bounds": "hibernaut.exploration",
     "Cell": "hibernaut.studies.matrix",
+    "Converted": "hibernaut.kernel.core_file",
     "DirectMap": "hibernaut.linux",
     "Environment": "hibernaut.linux",
     "ExistingArea": "hibernaut.swsusp.writer",
@@ -119,6 +128,7 @@ _HOMES = {
     "KernelRules": "hibernaut.linux.rules",
     "Layout": "hibernaut.linux",
     "Machine": "hibernaut.linux",
+    "MachineInSource": "hibernaut.hibernation.machine_in_source",
     "NewArea": "hibernaut.swsusp.writer",
     "PageTables": "hibernaut.paging.tables",
     "PagesToSave": "hibernaut.kernel.suspend",
@@ -131,7 +141,9 @@ _HOMES = {
     "audit": "hibernaut.hibernation.audit",
     "build_machine": "hibernaut.linux",
     "check_resumed": "hibernaut.hibernation",
+    "convert": "hibernaut.kernel.core_file",
     "demo_layout": "hibernaut.studies.demo",
+    "direct_map_of": "hibernaut.linux.source_tables",
     "explore": "hibernaut.exploration",
     "hibernate": "hibernaut.hibernation",
     "hole_1g": "hibernaut.linux.layout",
@@ -141,6 +153,7 @@ _HOMES = {
     "kernel_symbols": "hibernaut.kernel.symbols",
     "machine_facts": "hibernaut.kernel.facts",
     "machine_from_memory": "hibernaut.hibernation.source_machine",
+    "machine_in": "hibernaut.hibernation.machine_in_source",
     "no_table": "hibernaut.linux.layout",
     "none_entries": "hibernaut.linux.layout",
     "open_image": "hibernaut.swsusp",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hibernaut.memory.segments import Segment, SegmentMemory
+from hibernaut.paging.tables import PageTables
 
 P, RW, USER, A, D, PSE, GLOBAL, NX = 1, 2, 4, 0x20, 0x40, 0x80, 0x100, 1 << 63
 TABLE_FLAGS = P | RW | USER | A | D
@@ -135,3 +136,23 @@ def naive_walk(layout: TableLayout, vaddr: int) -> Found:
             return Found("table-missing", level, frame, entry, rights, tuple(path))
         pfn = frame
     raise AssertionError("unreachable")
+
+
+def tables_of(layout: TableLayout) -> PageTables:
+    """Return the page tables of a layout."""
+    return PageTables(layout.memory(), layout.root << 12, layout.levels)
+
+
+def canonical_pages(levels: int) -> int:
+    """Return the number of pages of the address space."""
+    return 1 << (9 * levels)
+
+
+def words(memory: SegmentMemory, start: int, pages: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
+    """Return pages of a memory as entries, shape (pages, 512)."""
+    return memory.run(start, pages).view(np.uint64)
+
+
+def segments(words: np.ndarray[tuple[int, int], np.dtype[np.uint64]], start: int = 0) -> list[Segment]:
+    """Return entries, shape (pages, 512), as memory from a frame on."""
+    return [Segment(start, np.ascontiguousarray(words).view(np.uint8).reshape(-1, 4096))]

@@ -12,41 +12,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hibernaut.errors import FormatError
 from hibernaut.memory.overlay import Overlay
-from hibernaut.memory.segments import Segment, SegmentMemory
+from hibernaut.memory.segments import SegmentMemory
 from hibernaut.paging import bulk as bulk_module
 from hibernaut.paging import scan as scan_module
 from hibernaut.paging.entries import Level
-from hibernaut.paging.spans import entry_steps
 from hibernaut.paging.tables import PageTables, Rights, Span, Spans, Stop
 from tests.machines import BASE4 as BASE
 from tests.paging.layouts import (
     FRAME,
     KERNEL,
-    NX,
     PSE,
     RW,
     TABLE_FLAGS,
-    USER,
-    A,
-    D,
     P,
     TableLayout,
+    canonical_pages,
     inverted,
     naive_walk,
+    segments,
+    tables_of,
+    words,
 )
 from tests.strategies import table_addresses, table_layouts
-
-
-def tables_of(layout: TableLayout) -> PageTables:
-    """Return the page tables of a layout."""
-    return PageTables(layout.memory(), layout.root << 12, layout.levels)
-
-
-def canonical_pages(levels: int) -> int:
-    """Return the number of pages of the address space."""
-    return 1 << (9 * levels)
 
 
 def probes(spans: Spans) -> list[int]:
@@ -199,94 +187,6 @@ def test_the_frames_of_all_tables_are_found(data: st.DataObject) -> None:
     assert tables_of(layout).pfns().tolist() == sorted(found)
 
 
-def test_a_large_not_present_entry_is_a_span_with_its_frame() -> None:
-    """The entry of a real 6.1, 0x800fffffffbff062 at PMD level, is 2 MiB of not-present frames 0x400-0x5ff."""
-    layout = TableLayout()
-    layout.put(BASE + (0x400 << 12), 2, 0x800F_FFFF_FFBF_F062)
-    tables = tables_of(layout)
-    span = next(span for span in tables.scan() if span.state == Stop.NOT_PRESENT)
-    assert span == Span(
-        BASE + (0x400 << 12), 512, 0x400, Level.PMD, Stop.NOT_PRESENT, 0x800F_FFFF_FFBF_F062, Rights.RW | Rights.NX
-    )
-    walk = tables.walk(BASE + (0x4AB << 12) + 7)
-    assert (walk.stop, walk.pfn, walk.paddr, walk.level) == (Stop.NOT_PRESENT, 0x4AB, None, Level.PMD)
-
-
-def test_the_fast_path_joins_tables_in_any_order_of_their_frames() -> None:
-    """Thirty PTE tables in descending frame order, all uniform but one, are three spans."""
-    layout = TableLayout(stride=-1, next_pfn=0xFFF, root=0x2000)
-    layout.fill(BASE, 1, 0, 30 * 512)
-    layout.put(BASE + (700 << 12), 1, 700 << 12 | KERNEL & ~RW)
-    present = [span[:3] for span in tables_of(layout).scan() if span.state == Stop.PRESENT]
-    assert present == [
-        (BASE, 700, 0),
-        (BASE + (700 << 12), 1, 700),
-        (BASE + (701 << 12), 30 * 512 - 701, 701),
-    ]
-
-
-def test_frames_that_carry_into_the_flags_are_not_one_run() -> None:
-    """Entries one apart whose frame overflows into bit 52 do not map consecutive frames: two spans."""
-    last = (1 << 40) - 256
-    layout = TableLayout()
-    for number in range(512):
-        layout.put(BASE + (number << 12), 1, ((last + number) << 12) + P)
-    present = [(span.pages, span.pfn) for span in tables_of(layout).scan() if span.state == Stop.PRESENT]
-    assert present == [(256, last), (256, 0)]
-
-
-@pytest.mark.parametrize("bit", [A, D, 1 << 9, 1 << 58, USER, NX])
-def test_no_flag_is_lost_in_a_span(bit: int) -> None:
-    """A leaf that differs in any one bit, ACCESSED, DIRTY and software bits too, is its own span."""
-    layout = TableLayout()
-    layout.fill(BASE, 1, 0, 512, flags=P | RW)
-    layout.put(BASE + (9 << 12), 1, 9 << 12 | P | RW | bit)
-    present = [(span.pages, span.entry) for span in tables_of(layout).scan() if span.state == Stop.PRESENT]
-    assert present == [(9, P | RW), (1, 9 << 12 | P | RW | bit), (502, 10 << 12 | P | RW)]
-
-
-def test_rights_come_from_all_levels() -> None:
-    """A leaf that allows everything is read-only, kernel-only and not executable under such upper entries."""
-    layout = TableLayout()
-    layout.fill(BASE, 1, 0, 1, flags=P | RW | USER)
-    top = layout.tables[layout.root]
-    top[273] = top[273] & ~RW | NX
-    walk = tables_of(layout).walk(BASE)
-    assert (walk.rw, walk.user, walk.nx) == (False, True, True)
-    span = next(span for span in tables_of(layout).scan() if span.state == Stop.PRESENT)
-    assert span.rights == Rights.USER | Rights.NX
-
-
-def test_spans_end_where_the_rights_from_above_change() -> None:
-    """Two uniform tables of consecutive frames are two spans if one is under a read-only PMD entry."""
-    layout = TableLayout()
-    layout.fill(BASE, 1, 0, 1024)
-    pmd = layout.table_for(BASE, 2)
-    assert pmd is not None
-    layout.tables[pmd][1] &= ~RW
-    present = [(s.pages, s.pfn, bool(s.rights & Rights.RW)) for s in tables_of(layout).scan() if s.state == "present"]
-    assert present == [(512, 0, True), (512, 512, False)]
-
-
-def test_a_span_clipped_inside_a_large_leaf_still_joins_the_next() -> None:
-    """A scan that begins in the middle of a 2M leaf gives one span with the 1 GiB table behind it."""
-    layout = TableLayout()
-    layout.fill(0, 2, 0, 513 * 512)
-    present = [s[:3] for s in tables_of(layout).scan(0x1000) if s.state == Stop.PRESENT]
-    assert present == [(0x1000, 513 * 512 - 1, 1)]
-
-
-def test_no_entry_has_no_rights() -> None:
-    """Spans without an entry have no rights, also under an NX entry, in tables that are zero or are not."""
-    layout = TableLayout()
-    layout.fill(BASE, 1, 0, 9)
-    layout.table_for(BASE + (2 << 20), 1)
-    layout.tables[layout.root][273] |= NX
-    none = tables_of(layout).scan().of_state(Stop.NONE)
-    assert set(none.level.tolist()) == {1, 2, 3, 4}
-    assert not none.rights.any()
-
-
 def test_one_gib_and_two_mib_leaves_next_to_each_other() -> None:
     """Large leaves coalesce by their own size and never with another level's."""
     layout = TableLayout(levels=5)
@@ -328,70 +228,6 @@ def test_the_low_bits_of_cr3_are_not_the_root() -> None:
         PageTables(layout.memory(), 0, 3)
 
 
-def test_a_table_that_names_itself_is_a_loop() -> None:
-    """A root that contains itself is cut at its own level; its other entries are scanned as ever."""
-    layout = TableLayout()
-    layout.fill(BASE, 1, 0, 512)
-    layout.tables[layout.root][300] = layout.root << 12 | TABLE_FLAGS
-    spans = tables_of(layout).scan()
-    loops = [(s.level, s.pfn) for s in spans if s.state == Stop.LOOP]
-    assert loops == [(Level.P4D, layout.root)]
-    assert [s.pages for s in spans if s.state == Stop.PRESENT] == [512]
-
-
-@pytest.mark.parametrize("levels", [4, 5])
-def test_a_cycle_through_all_levels_is_cut(levels: int) -> None:
-    """Tables that lead back to the root from the level above PTE are loops there, not descents without end."""
-    layout = TableLayout(levels=levels)
-    pud = layout.table_for(BASE, 2)
-    assert pud is not None
-    layout.tables[pud] = dict.fromkeys(range(512), layout.root << 12 | TABLE_FLAGS)
-    loops = [s for s in tables_of(layout).scan() if s.state == Stop.LOOP]
-    assert [(s.level, s.pages, s.pfn) for s in loops] == [(Level.PMD, 1 << 18, layout.root)]
-
-
-@pytest.mark.parametrize("levels", [4, 5])
-def test_a_pyramid_of_shared_tables_is_cut(levels: int) -> None:
-    """512 entries naming one table at each level (2^36 or 2^45 leaves) end as few spans, all space covered."""
-    layout = TableLayout(levels=levels)
-    layout.fill(0, 1, 0x5000, 512)
-    pfn = layout.root
-    while layout.tables.get(pfn):
-        entry = layout.tables[pfn][0]
-        if (entry & 0x000F_FFFF_FFFF_F000) >> 12 in layout.tables:
-            layout.tables[pfn] = dict.fromkeys(range(512), entry)
-            pfn = (entry & 0x000F_FFFF_FFFF_F000) >> 12
-        else:
-            break
-    spans = tables_of(layout).scan()
-    assert int(spans.pages.sum()) == canonical_pages(levels)
-    assert int(spans.of_state(Stop.PRESENT).pages.sum()) == 16 * 512
-    assert len(spans) < 100
-    assert spans.of_state(Stop.SHARED).pages.sum() + 16 * 512 == canonical_pages(levels)
-
-
-def test_tables_that_all_name_each_other_end_with_an_error() -> None:
-    """1500 tables full of entries that name random ones of them exceed what the frames could hold in earnest."""
-    random = np.random.default_rng(7)
-    words = random.integers(0, 1500, (1500, 512)).astype(np.uint64) << np.uint64(12) | np.uint64(TABLE_FLAGS)
-    memory = SegmentMemory([*_segments(words)])
-    with pytest.raises(FormatError, match="not real tables"):
-        PageTables(memory, 0, 5).scan()
-
-
-def test_garbage_for_tables_ends() -> None:
-    """A scan of random bytes ends, normally or with the one error, and covers all space if it ends normally."""
-    for seed in range(8):
-        random = np.random.default_rng(seed)
-        words = random.integers(0, 1 << 64, (64, 512), dtype=np.uint64) & np.uint64(0x8000_0000_0003_FFFF)
-        tables = PageTables(SegmentMemory([*_segments(words)]), 0, 4)
-        try:
-            found = int(tables.scan().pages.sum())
-        except FormatError:
-            continue
-        assert found == canonical_pages(4)
-
-
 def test_nothing_is_cached() -> None:
     """After a write to an overlay the same tables say what is there now."""
     layout = TableLayout()
@@ -417,8 +253,8 @@ def test_many_addresses_in_many_tables() -> None:
     shuffled = np.empty_like(leaves)
     shuffled[frames - 0x10000] = leaves
     upper = layout.memory()
-    base = [*_segments(shuffled, 0x10000)]
-    pieces = [segment for start, pages in upper.ranges for segment in _segments(_words(upper, start, pages), start)]
+    base = [*segments(shuffled, 0x10000)]
+    pieces = [segment for start, pages in upper.ranges for segment in segments(words(upper, start, pages), start)]
     tables = PageTables(SegmentMemory([*base, *pieces]), layout.root << 12)
     pfns = random.integers(0, (count + 10) * 512, 100_000)
     found = tables.translate(np.uint64(BASE) + (pfns.astype(np.uint64) << np.uint64(12)))
@@ -439,32 +275,9 @@ def test_upper_tables_in_several_chunks() -> None:
     assert found.pfns.tolist() == [0x9000 + number for number in range(39, -1, -1)]
 
 
-def test_steps_of_entries_by_state() -> None:
-    """Present leaves go up by their size, not-present ones down (inverted frames), everything else stays."""
-    asked = {
-        (1, Stop.PRESENT): 4096,
-        (2, Stop.PRESENT): 2 << 20,
-        (3, Stop.NOT_PRESENT): (1 << 64) - (1 << 30),
-        (2, Stop.NONE): 0,
-        (4, Stop.NOT_PRESENT): 0,
-        (2, Stop.SHARED): 0,
-    }
-    levels = np.array([level for level, _ in asked], dtype=np.uint8)
-    states = np.array([stop.code for _, stop in asked], dtype=np.uint8)
-    assert entry_steps(levels, states).tolist() == list(asked.values())
-
-
 def test_pse_means_nothing_above_pud() -> None:
     """Bit 7 of a P4D entry does not make a leaf: the entry points to a table (Intel SDM: reserved there)."""
     layout = TableLayout()
     layout.fill(BASE, 1, 0, 1)
     layout.tables[layout.root][273] |= PSE
     assert tables_of(layout).walk(BASE).stop == Stop.PRESENT
-
-
-def _words(memory: SegmentMemory, start: int, pages: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
-    return memory.run(start, pages).view(np.uint64)
-
-
-def _segments(words: np.ndarray[tuple[int, int], np.dtype[np.uint64]], start: int = 0) -> list[Segment]:
-    return [Segment(start, np.ascontiguousarray(words).view(np.uint8).reshape(-1, 4096))]

@@ -11,21 +11,18 @@ import typer
 
 from hibernaut.cli.options import MachineOptions, OutputOptions, RulesOption
 from hibernaut.cli.progress import sweep_progress
-from hibernaut.cli.sweep_options import SweepOptions
-from hibernaut.exploration import Family, Sweep, explore_source, explore_sweep
-from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words, words_of_family
-from hibernaut.hibernation.ways import MUTANTS, WAYS
+from hibernaut.cli.sweep_options import ScopeOptions, SweepOptions
+from hibernaut.exploration import Sweep, explore_source, explore_sweep
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux.rules import LINES
 from hibernaut.report.explore import explore_document, explored_text
 
 __all__ = ["explore_"]
 
-DEFAULT_WAYS = ",".join(name for name in WAYS if name not in MUTANTS)
-
 
 def explore_(
     options: MachineOptions,
+    scope: ScopeOptions,
     sweep: SweepOptions,
     output: OutputOptions,
     source: Annotated[
@@ -34,45 +31,7 @@ def explore_(
             metavar="SOURCE", help="Dump or image whose machine is explored. Default: simulated machines (--layout)."
         ),
     ] = None,
-    layout: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layout",
-            metavar="KEY=VALUES",
-            help="Variation of the simulated machines; repeatable: "
-            + "; ".join(f"{key}={values}" for key, values in FAMILY_WORDS.items())
-            + f". Default: {'; '.join(words_of_family(Family()))}.",
-        ),
-    ] = None,
-    via: Annotated[
-        str,
-        typer.Option(
-            "--via",
-            metavar="WAY,...",
-            help=f"Ways to copy: {', '.join(WAYS)}, reserved:N. Default: {DEFAULT_WAYS.replace(',', ', ')}.",
-        ),
-    ] = DEFAULT_WAYS,
     rules: RulesOption = None,
-    bound: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--bound",
-            metavar="KEY=N",
-            help="Bound of the exploration; repeatable: "
-            + "; ".join(f"{key} ({what})" for key, what in BOUND_WORDS.items())
-            + ". Default: no bound; frames=1.",
-        ),
-    ] = None,
-    then_allocate: Annotated[
-        int,
-        typer.Option(
-            "--then-allocate",
-            min=0,
-            max=4096,
-            metavar="PAGES",
-            help="Pages that every resumed machine allocates. Default: 0.",
-        ),
-    ] = 0,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -97,14 +56,13 @@ def explore_(
 
     The exit status is 1 if any run loses or breaks something.
     """
-    ways = tuple(via.split(","))
-    bounds = bounds_of_words(bound or ())
+    bounds = scope.bounds()
     if save is not None:  # before work whose result could not be written
         save.mkdir(parents=True, exist_ok=True)
     rules_from: RulesFrom = "line"
     with ExitStack() as stack:
         if source is not None:
-            if layout or sweep.scheduler or results or sweep.processes:
+            if scope.layout or sweep.scheduler or results or sweep.processes:
                 raise typer.BadParameter(
                     "--layout, --results, --scheduler and --processes are for simulated machines", param_hint="SOURCE"
                 )
@@ -112,12 +70,20 @@ def explore_(
             rules_from = inside.rules.rules_from
             told = stack.enter_context(sweep_progress(output.quiet))
             found = explore_source(
-                inside.machine, source.name, ways, bounds, allocations_after=then_allocate, progress=told
+                inside.machine,
+                source.name,
+                scope.ways,
+                bounds,
+                allocations_after=scope.then_allocate,
+                progress=told,
             )
         else:
-            scope = Sweep(family_of_words(layout or ()), ways, (rules or LINES[0]).line, bounds, then_allocate)
+            line = (rules or LINES[0]).line
+            machines = Sweep(scope.family(), scope.ways, line, bounds, scope.then_allocate)
             told = stack.enter_context(sweep_progress(output.quiet))
-            found = explore_sweep(scope, results, scheduler=sweep.scheduler, processes=sweep.processes, progress=told)
+            found = explore_sweep(
+                machines, results, scheduler=sweep.scheduler, processes=sweep.processes, progress=told
+            )
         files = {} if save is None else found.save(save)
         document = explore_document(found, files, rules_from)
     output.answer(document, explored_text)

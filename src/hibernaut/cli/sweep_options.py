@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Options of the commands that sweep over many simulated machines."""
+"""Options of the commands that sweep over many simulated machines: what is explored, and where the work is done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["SweepOptions"]
+from hibernaut.exploration import Bounds, Family
+from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words, words_of_family
+from hibernaut.hibernation.ways import MUTANTS, WAYS
+
+__all__ = ["ScopeOptions", "SweepOptions"]
+
+DEFAULT_WAYS = ",".join(name for name in WAYS if name not in MUTANTS)
 
 SWEEP_SECTION = "Where it runs"
 
@@ -36,3 +42,60 @@ class SweepOptions:
             help="Number of processes. Default: one a core.",
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class ScopeOptions:
+    """The runs that are explored."""
+
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layout",
+            metavar="KEY=VALUES",
+            help="Variation of the simulated machines; repeatable: "
+            + "; ".join(f"{key}={values}" for key, values in FAMILY_WORDS.items())
+            + f". Default: {'; '.join(words_of_family(Family()))}.",
+        ),
+    ] = None
+    via: Annotated[
+        str,
+        typer.Option(
+            "--via",
+            metavar="WAY,...",
+            help=f"Ways to copy: {', '.join(WAYS)}, reserved:N. Default: {DEFAULT_WAYS.replace(',', ', ')}.",
+        ),
+    ] = DEFAULT_WAYS
+    bound: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bound",
+            metavar="KEY=N",
+            help="Bound of the exploration; repeatable: "
+            + "; ".join(f"{key} ({what})" for key, what in BOUND_WORDS.items())
+            + ". Default: no bound; frames=1.",
+        ),
+    ] = None
+    then_allocate: Annotated[
+        int,
+        typer.Option(
+            "--then-allocate",
+            min=0,
+            max=4096,
+            metavar="PAGES",
+            help="Pages that every resumed machine allocates. Default: 0.",
+        ),
+    ] = 0
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Names of the ways."""
+        return tuple(self.via.split(","))
+
+    def family(self) -> Family:
+        """Return the family of simulated machines. Raises HibernautError if the words of --layout describe none."""
+        return family_of_words(self.layout or ())
+
+    def bounds(self) -> Bounds:
+        """Return the bounds. Raises HibernautError if the words of --bound describe none."""
+        return bounds_of_words(self.bound or ())
