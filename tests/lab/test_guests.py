@@ -21,7 +21,7 @@ from hibernaut.lab.cases.table import QUICK, cases_of
 from hibernaut.lab.golden import check_golden, make_golden
 from hibernaut.lab.guest.region import region_module
 from hibernaut.lab.laboratory import Lab
-from tests.cli.run import hibernaut
+from tests.cli.run import hibernaut, refused
 from tests.conftest import REPOSITORY, Golden
 from tests.lab.conftest import unavailable
 
@@ -91,6 +91,20 @@ def test_an_image_without_a_record_resumes(lab_61: Lab, golden: Golden) -> None:
     assert newer.status == 1
     assert newer.out.startswith("FAIL fresh boot: ")
     assert "PM: LZO decompression failed" in newer.out
+
+
+def test_an_image_inside_a_larger_file_resumes(lab_61: Lab, golden: Golden, tmp_path: Path) -> None:
+    """--base: the guest's disk begins there; without it the same file holds no image for the kernel."""
+    base, inside = 5 * 512, tmp_path / "disk"
+    inside.write_bytes(bytes(base) + golden("swap-6.1-lzo.img").read_bytes())
+    words = ("lab", "resume", inside, "--cache", lab_61.cache.root, "--base")
+    found = hibernaut(*words, base)
+    assert found.status == 0, found.out + found.err
+    assert found.out.startswith("PASS resumed; nothing was verified")
+    missed = hibernaut(*words, 0)
+    assert missed.status == 1
+    assert missed.out.startswith("FAIL fresh boot: ")
+    assert "not a multiple of 512" in refused(*words, base + 1)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
