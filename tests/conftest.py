@@ -27,14 +27,22 @@ settings.register_profile(
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-SLOW = frozenset(
-    {
-        "tests/exploration/test_wander.py",
-        "tests/hibernation/test_scale.py",
-        "tests/linux/test_cpa_selftest.py",
-    }
+SLOW_SWITCH = "HIBERNAUT_SLOW"
+"""1: run the slow tests too."""
+SLOW = (
+    "tests/docs/test_browser.py",
+    "tests/exploration/test_invariants.py::test_larger_families_add_nothing",
+    "tests/exploration/test_search.py::test_one_frame_of_each_class_is_enough",
+    "tests/exploration/test_wander.py",
+    "tests/cli/test_explore.py::test_answers_of_one_study",
+    "tests/cli/test_help.py::test_the_example_runs[answers]",
+    "tests/cli/test_help.py::test_the_example_runs[demo]",
+    "tests/cli/test_rewrite.py::test_killed_at_any_instant",
+    "tests/hibernation/checks/test_translations.py::test_pages_mapped_otherwise_are_found_one_by_one",
+    "tests/hibernation/test_scale.py",
+    "tests/linux/test_cpa_selftest.py",
 )
-"""Files whose tests are slow by their nature; single slow tests elsewhere carry the mark themselves."""
+"""Tests that take seconds by their nature, by the beginning of their names; `.ci/run` runs them."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOW_TO_GET = (
@@ -133,13 +141,27 @@ def interrupts() -> Iterator[Interrupts]:
     made.close()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need: the golden data, a laboratory, time."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by what they need: the golden data, a laboratory, time; leave out the slow ones unless wanted."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & {"golden", "golden_copy"}:
             item.add_marker("golden")
         if any(name.startswith("lab_") for name in fixtures):
             item.add_marker("lab")
-        if item.nodeid.split("::")[0] in SLOW:
+        if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
+    if not os.environ.get(SLOW_SWITCH) and not config.option.markexpr and not _named(config):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def _named(config: pytest.Config) -> bool:
+    """Return whether the command line names a file or a test: then nothing is left out."""
+    return any("::" in name or name.endswith(".py") for name in config.invocation_params.args)
+
+
+def pytest_report_header() -> str:
+    """Say what a run without names leaves out."""
+    return f"slow tests: {'run' if os.environ.get(SLOW_SWITCH) else f'left out, {SLOW_SWITCH}=1 runs them'}"

@@ -18,6 +18,7 @@ import zstandard
 
 from hibernaut.cli import failure
 from hibernaut.errors import FormatError, HibernationRefused, HibernautError, LabError, LabUnavailable, OutOfMemory
+from hibernaut.exploration import cluster
 from hibernaut.memory.declarations import FOREIGN
 from tests.cli.run import NEXT, refused
 from tests.conftest import REPOSITORY
@@ -336,8 +337,9 @@ MISTAKES = (
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_each_mistake_says_what_to_do_next(tmp_path: Path, mistake: Mistake) -> None:
+def test_each_mistake_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: Mistake) -> None:
     """The line begins with what is wrong and ends with the advice, which is the last thing that it says."""
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     line = refused(*mistake.make(tmp_path), status=mistake.status)
     assert mistake.what in line
     assert line.endswith(mistake.advice)

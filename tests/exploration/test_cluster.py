@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from hibernaut.errors import HibernautError
+from hibernaut.exploration import cluster
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind
 from hibernaut.exploration.plan import Sweep, layouts
@@ -59,8 +60,9 @@ def test_two_workers_are_killed_in_mid_sweep(cluster: Any, tmp_path: Path) -> No
     assert found == run_sweep(SWEEP, processes=1)
 
 
-def test_no_scheduler_answers() -> None:
+def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, no hanging: the address that does not answer is named."""
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"

@@ -40,4 +40,4 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "swap.img").touch()
     line = refused("lab", "resume", tmp_path)
     assert "not a record of a laboratory guest" in line
-    assert line.endswith("machine.json")
+    assert "machine.json; give a folder that" in line

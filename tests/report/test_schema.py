@@ -144,6 +144,6 @@ def test_the_command_prints_schemas() -> None:
     assert hibernaut("schema").out.split("\n")[:-1] == list(DOCUMENTS)
     assert json.loads(hibernaut("schema", "lab", "prove").out) == schema_of("lab prove")
     assert hibernaut("schema", "--json").document == {"commands": list(DOCUMENTS)}
-    assert "known: answers, audit" in refused("schema", "nothing")
+    assert "expected answers, audit" in refused("schema", "nothing")
     assert command_of(["lab", "prove"]) == "lab prove"
     assert command_of(["map", "file"]) == "map"
