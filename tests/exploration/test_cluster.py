@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hibernaut.errors import HibernautError
-from hibernaut.exploration import cluster
+from hibernaut.exploration import cluster as cluster_module
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind
 from hibernaut.exploration.plan import Sweep, layouts
@@ -62,7 +62,7 @@ def test_two_workers_are_killed_in_mid_sweep(cluster: Any, tmp_path: Path) -> No
 
 def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, no hanging: the address that does not answer is named."""
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
