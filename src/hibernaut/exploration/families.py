@@ -9,7 +9,7 @@ lower or the upper bank independently of the others'.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hibernaut.errors import HibernautError
@@ -169,13 +169,13 @@ class Family:
         for name in ("regions", "kinds", "tables", "root", "mem_map", "zone", "pcp", "free", "cpus", "remembered"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
-                raise HibernautError(f"a family needs one or more {name} to choose from, each once: {values}")
+                raise HibernautError(f"{name}: {_listed(values) or 'nothing'}; expected one or more values, each once")
         if not all(0 <= count <= MOST_REGIONS for count in self.regions):
-            raise HibernautError(f"a family has 0 to {MOST_REGIONS} regions: {self.regions}")
+            raise HibernautError(f"no machine has {_listed(self.regions)} regions; expected 0-{MOST_REGIONS}")
         if not all(1 <= count <= 4 for count in self.cpus):
-            raise HibernautError(f"a family has 1 to 4 CPUs: {self.cpus}")
+            raise HibernautError(f"no machine has {_listed(self.cpus)} CPUs; expected 1-4")
         if not 1 <= self.free_pages <= 4096:
-            raise HibernautError(f"a family has 1 to 4096 free pages: {self.free_pages}")
+            raise HibernautError(f"no machine has {self.free_pages} free pages; expected 1-4096")
 
     def choose(self, environment: Environment) -> ChosenMachine:
         """Return the machine that the environment's answers choose."""
@@ -283,3 +283,7 @@ def _count(counts: Sequence[int], noun: str) -> str:
 
 def _sides(sides: Sequence[Side]) -> str:
     return " or ".join(side.word for side in sides)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(getattr(one, "word", one)) for one in values)

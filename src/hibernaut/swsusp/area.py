@@ -113,7 +113,7 @@ def locate_area(file: PlainFile, *, offset: int = 0, partition: int | None = Non
             f"the swap area begins at byte {start}",
             source=file.name,
             expected=f"at least one block of {PAGE_SIZE} bytes before the end of the file at {file.size_bytes}",
-            advice="give another --base or --partition",
+            advice="give another --base or --partition" if start else "give the file or device of a swap area",
         )
     area = SwapArea(file, start, size, offset)
     if not 0 <= offset < area.blocks:
