@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-__all__ = ["Interrupted", "Interrupts", "see_gone", "system_threads"]
+__all__ = ["Interrupted", "Interrupts", "see_gone", "settled_threads", "system_threads"]
 
 AGAIN_SECONDS = 0.2
 
@@ -20,6 +21,15 @@ AGAIN_SECONDS = 0.2
 def system_threads() -> set[str]:
     """The threads of this process that the system knows, by their numbers."""
     return set(os.listdir("/proc/self/task"))
+
+
+def settled_threads() -> set[str]:
+    """Return the threads of this process once none of an earlier test is about to vanish."""
+    seen: set[str] = set()
+    while seen != (now := system_threads()):
+        seen = now
+        time.sleep(0.05)
+    return seen
 
 
 def see_gone(before: set[str]) -> None:
@@ -83,6 +93,7 @@ class Interrupts:
     def expected(self) -> Iterator[None]:
         """The block ends with `Interrupted`, and no thread is left that was not there before."""
         before = system_threads()
+        gc.disable()  # Hypothesis has a callback there, where an exception is reported and lost
         try:
             self._expected = True
             yield
@@ -92,6 +103,8 @@ class Interrupts:
         else:
             self._expected = False
             raise AssertionError("the block was not interrupted")
+        finally:
+            gc.enable()
         see_gone(before)
 
     def close(self) -> None:

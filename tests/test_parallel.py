@@ -22,7 +22,7 @@ from hibernaut import parallel
 from hibernaut.parallel import in_order, ordered_results
 from hibernaut.volumes.output import replacing, write_all
 from tests import storm
-from tests.interrupts import Interrupted, Interrupts, see_gone, system_threads
+from tests.interrupts import Interrupted, Interrupts, see_gone, settled_threads, system_threads
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ def test_interrupted_results_wait_for_the_threads(interrupts: Interrupts, times:
 
 def test_results_that_are_no_longer_consumed() -> None:
     """A consumer that fails, and one that closes the iterator, leave no thread behind."""
-    before = system_threads()
+    before = settled_threads()
     results = ordered_results(partial(int, number) for number in range(10_000))
     assert next(results) == 0
     assert system_threads() > before
@@ -230,3 +230,73 @@ def test_interrupts_at_any_instant() -> None:
     told = subprocess.run([sys.executable, storm.__file__], capture_output=True, text=True, check=False)
     assert (told.returncode, told.stderr) == (0, "")
     assert re.fullmatch(rf"{storm.CALLS} calls, [1-9]\d* interrupted\n", told.stdout)
+
+
+LEAK = """
+import time
+from hibernaut.parallel import _Workers
+
+class Interrupted(BaseException):
+    pass
+
+class Leaky:
+    left = 2
+
+    def __init__(self, lock):
+        self.lock, self.release = lock, lock.release
+
+    def acquire(self):
+        self.lock.acquire()
+        if self.left:
+            self.left -= 1
+            raise Interrupted
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *_):
+        self.release()
+
+def work():
+    begun.append("begun")
+    time.sleep(0.1)
+    ended.append("ended")
+
+begun, ended = [], []
+try:
+    with _Workers(work, lambda: None) as threads:
+        threads.start()
+        while not begun:
+            time.sleep(0.001)
+        threads._running[0] = Leaky(threads._running[0])
+except Interrupted:
+    print(*ended)
+"""
+
+
+def test_an_interrupt_right_after_a_lock_was_acquired() -> None:
+    """As Python 3.14 raises it: the lock stays acquired, twice here, and the call ends all the same."""
+    told = subprocess.run([sys.executable, "-c", LEAK], capture_output=True, text=True, check=False, timeout=60)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "ended\n", "")
+
+
+ABANDONED = """
+from functools import partial
+from hibernaut import parallel
+
+class Keeper:
+    pass
+
+parallel.worker_count = lambda: 4
+keeper = Keeper()
+keeper.myself = keeper
+keeper.results = parallel.ordered_results(partial(int, number) for number in range(10_000))
+next(keeper.results)
+del keeper
+"""
+
+
+def test_a_generator_that_lives_until_the_interpreter_ends() -> None:
+    """Results in a cycle of references, as in the traceback of a failed test, do not keep the process from ending."""
+    told = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, check=False, timeout=60)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")

@@ -12,6 +12,11 @@ instructions of the main thread. Hence:
 - Each worker holds a lock while it runs, and reads `_Workers.stopped` once it has the lock. To end all workers, the
   calling thread sets `stopped`, then acquires and releases each lock. A worker that starts later finds `stopped` set
   and does nothing.
+- An interrupt can come between the acquisition of a lock and the block that would release it: since Python 3.14 a
+  `with` statement checks for signals there as well, outside the range of its handler. These locks are therefore
+  `threading.RLock`, which the calling thread can acquire again when it starts over, and releases to the last level.
+- Once the interpreter has begun to finalize, no worker runs any more, and waiting for one never ends. A generator can
+  live until then, in a traceback or in a cycle of references: so `atexit` ends its workers before.
 - `in_order` does not hand results to the calling thread one by one: with few cores and short pieces of work that would
   cost more than the work.
 """
@@ -19,10 +24,12 @@ instructions of the main thread. Hence:
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -147,12 +154,14 @@ class _Workers:
         self.stopped = False
         self._run = run
         self._stop = stop
-        self._running: list[threading.Lock] = []
+        self._running: list[threading.RLock] = []
         self._pending: list[threading.Lock] = []
 
     def start(self) -> None:
         """Start one more thread."""
-        running, pending = threading.Lock(), threading.Lock()
+        if not self._running:
+            atexit.register(self._end)
+        running, pending = threading.RLock(), threading.Lock()
         pending.acquire()
         self._running.append(running)
         self._pending.append(pending)
@@ -164,7 +173,7 @@ class _Workers:
             with pending:
                 pass
 
-    def _work(self, running: threading.Lock, pending: threading.Lock) -> None:
+    def _work(self, running: threading.RLock, pending: threading.Lock) -> None:
         with running:
             if not self.stopped:
                 self._run()
@@ -179,16 +188,28 @@ class _Workers:
         interrupt: BaseException | None = None
         while True:
             try:
-                self.stopped = True
-                self._stop()
-                for running in self._running:
-                    with running:
-                        pass
+                self._end()
+                atexit.unregister(self._end)
                 break
             except BaseException as another:
                 interrupt = another
         if interrupt is not None:
             raise interrupt
+
+    def _end(self) -> None:
+        """Have all threads end, and wait until they have. After an interrupt it can be called again."""
+        self.stopped = True
+        self._stop()
+        for running in self._running:
+            running.acquire()
+            _release(running)
+
+
+def _release(lock: threading.RLock) -> None:
+    """Release all levels of a lock that this thread holds; of a lock that it does not hold, none."""
+    with suppress(RuntimeError):
+        while True:
+            lock.release()
 
 
 class _Task(Generic[Result]):
