@@ -19,7 +19,7 @@ import zstandard
 from hibernaut.cli import failure
 from hibernaut.errors import FormatError, HibernationRefused, HibernautError, LabError, LabUnavailable, OutOfMemory
 from hibernaut.exploration import cluster
-from hibernaut.memory.declarations import FOREIGN
+from hibernaut.memory.declarations import FOREIGN, Foreign
 from tests.cli.run import NEXT, refused
 from tests.conftest import REPOSITORY
 from tests.lab.records import RECORD
@@ -216,7 +216,12 @@ MISTAKES = (
         "is not in the image",
         "give an address within pages that the image saves",
     ),
-    Mistake("no fit", image("rewrite", None, "out", "--compressor", "none"), "does not fit", "(--zero-pages yes)"),
+    Mistake(
+        "no fit",
+        image("rewrite", None, "out", "--compressor", "none"),
+        "does not fit",
+        "or write a new area: `hibernaut save` without --like",
+    ),
     # machines
     Mistake(
         "no root",
@@ -346,14 +351,21 @@ def test_each_mistake_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.M
     assert line.index(mistake.what) < line.rindex(mistake.advice)
 
 
+READER_SAYS = {
+    "an ELF file": ("ELF core: not 64-bit little-endian", "give an ELF core of an x86-64 machine's physical memory"),
+    "a swap area": ("no image: signature is SWAPSPACE2", "a kernel that reads an image uses it up"),
+}
+"""Words and advice where the reader of the format refuses a file that has its magic and nothing else."""
+
+
 @pytest.mark.parametrize("known", FOREIGN, ids=lambda known: known.what)
-def test_each_foreign_format_has_its_own_advice(tmp_path: Path, known: object) -> None:
+def test_each_foreign_format_has_its_own_advice(tmp_path: Path, known: Foreign) -> None:
     """A file of a format that is not read: its name, and how its content can be read."""
-    (tmp_path / "f").write_bytes((bytes(known.offset) + known.magics[0]).ljust(40960, b"\0"))  # type: ignore[attr-defined]
+    (tmp_path / "f").write_bytes((bytes(known.offset) + known.magics[0]).ljust(40960, b"\0"))
     line = refused("map", tmp_path / "f")
-    if "no memory that can be read" in line:
-        assert f"this is {known.what}" in line or "ELF core" in line  # type: ignore[attr-defined]
-        assert line.endswith(known.advice)  # type: ignore[attr-defined]
+    what, advice = READER_SAYS.get(known.what, (f"raw memory: this is {known.what}: ", known.advice))
+    assert what in line
+    assert line.endswith(advice)
 
 
 @pytest.mark.parametrize(

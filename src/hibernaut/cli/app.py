@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -16,11 +15,10 @@ from hibernaut.cli.convert import convert_
 from hibernaut.cli.demo import demo
 from hibernaut.cli.explain import explain_
 from hibernaut.cli.explore import explore_
-from hibernaut.cli.help import ExampleCommand, WholeHelpGroup
+from hibernaut.cli.help import Command, WholeHelpGroup, add_commands
 from hibernaut.cli.inspect import inspect
 from hibernaut.cli.lab.app import lab
 from hibernaut.cli.map import map_
-from hibernaut.cli.options import expand_options
 from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
@@ -72,7 +70,7 @@ def _options(
         raise typer.Exit(2)
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+COMMANDS: tuple[Command, ...] = (
     ("demo", demo, "hibernaut demo"),
     ("inspect", inspect, "hibernaut inspect swap.img --digests"),
     ("map", map_, "hibernaut map ram.elf"),
@@ -88,8 +86,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("takeover", takeover, "hibernaut takeover --keep disks"),
     ("schema", schema, "hibernaut schema lab prove"),
 )
-"""Name, function and example of each command; the names of files in the examples are those that the tests provide."""
+"""The names of files in the examples are those that the tests provide."""
 
-for name, function, example in COMMANDS:
-    app.command(name, cls=ExampleCommand, epilog=example)(expand_options(function))
+add_commands(app, COMMANDS)
 app.add_typer(lab, name="lab")

@@ -36,7 +36,7 @@ READER_GONE = 141
 INSPECT = "`hibernaut inspect` lists all that is damaged"
 CHECK_FILE = "check that the file is complete and of the right kind"
 CHECK_PLACE = "check the path, its file system and its device"
-OTHER_WAY = "nothing was written; try another way, such as --via fixmap"
+OTHER_WAY = "try another way, such as --via fixmap"
 LAB = "`hibernaut lab doctor` checks the laboratory"
 
 OS_ADVICE = MappingProxyType(

@@ -6,11 +6,18 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["ExampleCommand", "WholeHelpGroup"]
+from hibernaut.cli.options import expand_options
+
+__all__ = ["Command", "ExampleCommand", "WholeHelpGroup", "add_commands"]
+
+Command = tuple[str, Callable[..., None], str]
+"""Name, function and example of a command."""
 
 ARGUMENTS, OPTIONS, OUTPUT = "Arguments", "Options", "Output"
 MAX_NAMES_COLUMNS = 30
@@ -51,6 +58,12 @@ class WholeHelpGroup(TyperGroup):
     def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002
         """Return the first paragraph of the help, whole."""
         return _first_paragraph(self.help)
+
+
+def add_commands(app: typer.Typer, commands: Iterable[Command]) -> None:
+    """Register commands, each with an example at the end of its help."""
+    for name, function, example in commands:
+        app.command(name, cls=ExampleCommand, epilog=example)(expand_options(function))
 
 
 def _first_paragraph(text: str | None) -> str:

@@ -179,6 +179,10 @@ class AreaOptions:
         """Open a hibernation image there. Raises FormatError, OSError."""
         return open_image(path, offset=self.offset, partition=self.partition, base=self.base)
 
+    def open_given(self, stack: ExitStack, path: Path | None) -> Image | None:
+        """Open a hibernation image there, if one is given, for as long as the stack is. Raises FormatError, OSError."""
+        return None if path is None else stack.enter_context(self.open_image(path))
+
     def open_memory(self, path: Path) -> Source:
         """Open memory, which an image there may hold. Raises FormatError, OSError."""
         return open_memory(path, offset=self.offset, partition=self.partition, base=self.base)
@@ -228,13 +232,6 @@ class MachineOptions(MemoryOptions):
     pages_from_partition: Annotated[int | None, partition_option("pages-from-", PAGES_SECTION)] = None
     pages_from_base: Annotated[int | None, base_option("pages-from-", PAGES_SECTION)] = None
 
-    def open_pages_from(self) -> Image | None:
-        """Open the image of --pages-from, if one is given. Raises FormatError, OSError."""
-        if self.pages_from is None:
-            return None
-        area = AreaOptions(self.pages_from_offset, self.pages_from_partition, self.pages_from_base)
-        return area.open_image(self.pages_from)
-
     def machine(self, stack: ExitStack, path: Path, rules: KernelRules | None, quiet: bool) -> MachineInSource:
         """Open the machine in a SOURCE, for as long as the stack is, and print the remarks on it.
 
@@ -243,9 +240,8 @@ class MachineOptions(MemoryOptions):
             OSError: a file cannot be read.
         """
         source = stack.enter_context(self.open_memory(path))
-        pages_from = self.open_pages_from()
-        if pages_from is not None:
-            stack.enter_context(pages_from)
+        area = AreaOptions(self.pages_from_offset, self.pages_from_partition, self.pages_from_base)
+        pages_from = area.open_given(stack, self.pages_from)
         found = machine_in(source, pages_from=pages_from, cr3=self.cr3, levels=self.levels, rules=rules)
         for remark in found.remarks:
             say(remark, quiet)
@@ -270,11 +266,10 @@ class LikeOptions:
     like_partition: Annotated[int | None, partition_option("like-", LIKE_SECTION)] = None
     like_base: Annotated[int | None, base_option("like-", LIKE_SECTION)] = None
 
-    def open_like(self) -> Image | None:
-        """Open the image of --like, if one is given. Raises FormatError, OSError."""
-        if self.like is None:
-            return None
-        return AreaOptions(self.like_offset, self.like_partition, self.like_base).open_image(self.like)
+    def open_like(self, stack: ExitStack) -> Image | None:
+        """Open the image of --like, if one is given, for as long as the stack is. Raises FormatError, OSError."""
+        area = AreaOptions(self.like_offset, self.like_partition, self.like_base)
+        return area.open_given(stack, self.like)
 
 
 class Compressor(StrEnum):

@@ -76,9 +76,7 @@ def save(
         raise typer.BadParameter("--like keeps the size of its area; give either", param_hint="--size")
     with ExitStack() as stack:
         opened = stack.enter_context(options.open_memory(source))
-        template = like.open_like()
-        if template is not None:
-            stack.enter_context(template)
+        template = like.open_like(stack)
         existing = template or opened.image
         found = machine_in(
             opened,
@@ -119,7 +117,7 @@ def _way(name: str) -> Way:
     try:
         return way_named(name)
     except HibernautError as error:
-        raise typer.BadParameter(str(error), param_hint="--via") from None
+        raise typer.BadParameter(error.statement, param_hint="--via") from None
 
 
 def _blank_info(machine: Machine) -> ImageInfo:

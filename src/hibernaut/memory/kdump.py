@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KdumpMemory", "open_kdump"]
 
-DUMP_AGAIN = "copy or dump it again: pages before this one can be read, the others cannot be trusted"
+DUMP_AGAIN = "copy or dump it again"
 
 RUN_PAGES = 256
 """Most pages that one call decompresses."""

@@ -80,16 +80,31 @@ class BlockAllocator:
             return np.arange(first + 1, self.used + 1, dtype=np.int64)
         return self.free[first : self.used]
 
-    def require_enough(self) -> None:
-        """Refuse an image that does not fit. Raises HibernautError, with the number of missing blocks."""
+    def require_enough(self, *, compressed: bool, complete: bool) -> None:
+        """Refuse an image that does not fit. Raises HibernautError, with the number of missing blocks.
+
+        Args:
+            compressed: whether the image is compressed.
+            complete: whether it stores all pages, zero pages too.
+        """
         if self.missing:
             have = 0 if self.limit is None else self.limit
             place = "the old image's blocks" if self.free is not None else "the swap area"
             missing = "1 block of 4096 bytes is" if self.missing == 1 else f"{self.missing} blocks of 4096 bytes are"
+            larger = (
+                "write a new area: `hibernaut save` without --like" if self.free is not None else "give a larger --size"
+            )
+            smaller = [
+                way
+                for way, possible in (
+                    ("compress it (--compressor lzo)", not compressed),
+                    ("leave out zero pages (--zero-pages yes)", complete),
+                )
+                if possible
+            ]
             raise HibernautError(
                 f"the image does not fit: {missing} missing ({place}: {have}, needed: {have + self.missing})",
-                advice="compress it (--compressor lzo) or leave out zero pages (--zero-pages yes)"
-                + ("" if self.free is not None else ", or give a larger --size"),
+                advice=", or ".join([*smaller, larger]),
             )
 
 

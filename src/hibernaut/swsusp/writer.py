@@ -189,7 +189,7 @@ class _Writer:
         self._write_blocks(self._take(1), (final_info.page,))
         crc, units, compressed_bytes = self._write_stream(StreamRows(self.memory, meta, stored))
         map_pages = self._write_map(np.concatenate(self.entries))
-        self.blocks.require_enough()
+        self.blocks.require_enough(compressed=self.compressor != "none", complete=not zero.any())
         crc32 = None if self.compressor == "none" else crc.value
         self._write_header(crc32)
         return WrittenImage(

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import typer
 
-from hibernaut.cli.help import ExampleCommand, WholeHelpGroup
+from hibernaut.cli.help import Command, WholeHelpGroup, add_commands
 from hibernaut.cli.lab.boot import boot
 from hibernaut.cli.lab.confirm import confirm_
 from hibernaut.cli.lab.doctor import doctor
@@ -17,7 +15,6 @@ from hibernaut.cli.lab.hibernate import hibernate
 from hibernaut.cli.lab.prove import prove_
 from hibernaut.cli.lab.resume import resume
 from hibernaut.cli.lab.variants import variants
-from hibernaut.cli.options import expand_options
 from hibernaut.cli.terminal import print_text
 
 __all__ = ["lab"]
@@ -38,7 +35,7 @@ def _lab(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+COMMANDS: tuple[Command, ...] = (
     ("doctor", doctor, "hibernaut lab doctor"),
     ("variants", variants, "hibernaut lab variants"),
     ("boot", boot, 'hibernaut lab boot --run "uname -r"'),
@@ -49,7 +46,4 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("prove", prove_, "hibernaut lab prove --quick"),
     ("confirm", confirm_, "hibernaut lab confirm run.json"),
 )
-"""Name, function and example of each command."""
-
-for name, function, example in COMMANDS:
-    lab.command(name, cls=ExampleCommand, epilog=example)(expand_options(function))
+add_commands(lab, COMMANDS)
