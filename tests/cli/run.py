@@ -20,8 +20,8 @@ from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.schema import schema_of
 
 NEXT = re.compile(
-    r"; (check|choose|compress|convert|copy|do not|end|export|free|give|if it lies|install|leave out|load|look into|"
-    r"name|no verdict|remove|replay|see|start|take|try|unlock|unmount|unpack|use|write|"
+    r"; (build|check|choose|compress|configure|convert|copy|do not|end|export|free|give|if it lies|install|leave out|"
+    r"load|look into|name|no verdict|remove|replay|run|see|set|start|take|try|unlock|unmount|unpack|use|write|"
     r"`hibernaut [a-z -]+` [a-z]+)[^;]*$"
 )
 """The last part of an error's line: an imperative, or the command that tells more."""

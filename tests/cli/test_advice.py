@@ -323,7 +323,7 @@ MISTAKES = (
         "no line",
         words("lab", "boot", "--kernel", "5.4"),
         "no kernel line '5.4'; expected",
-        "give any other kernel as --kernel VMLINUZ --modules DIR",
+        "give any other kernel as --tree BUILD-DIR, or as --kernel VMLINUZ --modules DIR",
     ),
     Mistake(
         "no variant",

@@ -17,6 +17,7 @@ import typer
 from hibernaut.cli.options import Compressor, OutputOptions
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.kernels import KERNEL_LINES, Kernel, get_kernel, kernel_of_files, line_named
+from hibernaut.lab.host.trees import BZIMAGE, kernel_of_tree
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
 from hibernaut.lab.variants import MAX_REGIONS, REGIONS, Swap, Variant, variant_named
@@ -115,6 +116,14 @@ class LabOptions:
             text="Modules of your own kernel: its lib/modules/RELEASE, or the folder above lib. Default: none.",
         ),
     ] = None
+    tree: Annotated[
+        Path | None,
+        _lab_option(
+            "--tree",
+            metavar="BUILD-DIR",
+            text="Kernel to boot: that of a tree that `make` or `hibernaut lab build` built. Default: none.",
+        ),
+    ] = None
     cache: CacheOption = None
     mirror: MirrorOption = None
     accel: AccelOption = "tcg"
@@ -126,7 +135,11 @@ class LabOptions:
                 f"unknown accelerator {self.accel!r}; expected {', '.join(ACCELERATORS)}", param_hint="--accel"
             )
         store = Cache(self.cache)
-        if self.modules is not None:
+        if self.tree is not None:
+            if self.kernel or self.modules:
+                raise typer.BadParameter("names a kernel; leave out --kernel and --modules", param_hint="--tree")
+            found = kernel_of_tree(self.tree)
+        elif self.modules is not None:
             if not self.kernel:
                 raise typer.BadParameter("needs a kernel of your own; give --kernel VMLINUZ", param_hint="--modules")
             found = kernel_of_files(Path(self.kernel), self.modules)
@@ -138,8 +151,11 @@ class LabOptions:
         self, variant: Variant, folder: Path, *, gdb: bool = False, default_kernel: str = DEFAULT_KERNEL
     ) -> PlannedGuestDocument:
         """Return QEMU's command line for a guest, without the kernel, which may not be downloaded yet."""
-        name = self.kernel or default_kernel
-        vmlinuz = Path(name if self.modules else f"vmlinuz-{line_named(name).name}")
+        if self.tree is not None:
+            name, vmlinuz = str(self.tree), self.tree / BZIMAGE
+        else:
+            name = self.kernel or default_kernel
+            vmlinuz = Path(name if self.modules else f"vmlinuz-{line_named(name).name}")
         pretended = Lab(Kernel(name, name, vmlinuz, Path("MODULES")))
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
         return {"kernel": name, "command": planned_command(pretended.hardware(variant, folder, disks, "SESSION", gdb))}

@@ -17,6 +17,7 @@ from hibernaut.errors import FormatError, LabUnavailable
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.kernels import Kernel
 from hibernaut.lab.host.programs import program, run
+from hibernaut.lab.host.trees import builtin_modules, modules_of_tree
 
 __all__ = ["GUEST_FOLDER", "cpio", "guest_program", "initramfs", "module_order"]
 
@@ -91,15 +92,17 @@ def module_order(folder: Path) -> dict[str, Path]:
     """Return the modules that a guest loads, by name, each after its dependencies, without those that are built in.
 
     Args:
-        folder: lib/modules/RELEASE. Dependencies come from the modules themselves (`depends` and `softdep` in
-            `.modinfo`), since Debian's packages lack modules.dep.
+        folder: lib/modules/RELEASE, or a kernel's build tree, where its modules.order lists them. Dependencies come
+            from the modules themselves (`depends` and `softdep` in `.modinfo`), since Debian's packages and build trees
+            lack modules.dep.
 
     Raises:
-        LabUnavailable: a needed one is missing.
+        LabUnavailable: a needed one is neither there nor built in.
     """
-    there = {_name_of(path): path for path in sorted(folder.rglob("*.ko*"))}
-    builtin_list = folder / "modules.builtin"
-    builtin = {_name_of(Path(line)) for line in builtin_list.read_text().split()} if builtin_list.exists() else set()
+    # Only a build tree has it; a search would find leftovers of other configurations there.
+    tree = (folder / ".config").is_file()
+    there = {_name_of(path): path for path in (modules_of_tree(folder) if tree else sorted(folder.rglob("*.ko*")))}
+    builtin = builtin_modules(folder)
     order: dict[str, Path] = {}
 
     def add(name: str, above: tuple[str, ...]) -> None:
@@ -113,7 +116,10 @@ def module_order(folder: Path) -> dict[str, Path]:
     for name in (*NEEDED, *OPTIONAL):
         add(name, ())
         if name in NEEDED and name not in order and name not in builtin:
-            raise LabUnavailable(f"{folder}: the kernel has no {name}")
+            raise LabUnavailable(
+                f"{folder}: the kernel has no {name}",
+                advice=f"set CONFIG_{name.upper()}=y and build it again" if tree else None,
+            )
     return order
 
 

@@ -47,7 +47,12 @@ class NeedStatus:
 def examine(cache: Cache) -> list[NeedStatus]:
     """Return the status of every need; nothing is changed or downloaded."""
     found = [
-        NeedStatus(Need(one.name, one.purpose), bool(one.find()), one.find() or "missing", tuple(one.package.split()))
+        NeedStatus(
+            Need(one.name, one.purpose, one.required),
+            bool(one.find()),
+            one.find() or "missing",
+            tuple(one.package.split()),
+        )
         for one in PROGRAMS
     ]
     for name, purpose in MODULES.items():

@@ -61,8 +61,9 @@ class Kernel:
         name: name in tables: that of its line, or the release.
         release: kernel release, as `uname -r` prints it.
         vmlinuz: bzImage.
-        modules: folder of its modules (lib/modules/RELEASE).
+        modules: folder of its modules: lib/modules/RELEASE, or the build tree.
         line: its line; None for a kernel of the user's own.
+        tree: the build tree that it is taken from (`kernel_of_tree`); None for a packaged or installed kernel.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Kernel:
     vmlinuz: Path
     modules: Path
     line: PackagedLine | None = None
+    tree: Path | None = None
 
 
 def line_named(name: str) -> PackagedLine:
@@ -80,7 +82,7 @@ def line_named(name: str) -> PackagedLine:
         known = ", ".join(KERNEL_LINES)
         raise LabUnavailable(
             f"no kernel line {name!r}; expected {known}",
-            advice="give any other kernel as --kernel VMLINUZ --modules DIR",
+            advice="give any other kernel as --tree BUILD-DIR, or as --kernel VMLINUZ --modules DIR",
         ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from hibernaut.errors import LabUnavailable, how_to_install
 
-__all__ = ["MODULES", "PROGRAMS", "Program", "need_module", "program", "run"]
+__all__ = ["MODULES", "PROGRAMS", "Program", "first_error", "need_module", "program", "run"]
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Folders of programs for root, which an ordinary user's PATH lacks."""
@@ -27,11 +28,13 @@ class Program:
         name: name of its executable.
         package: Debian packages that it needs.
         purpose: what it does in the laboratory, a verb phrase.
+        required: whether the laboratory cannot work without it.
     """
 
     name: str
     package: str
     purpose: str
+    required: bool = True
 
     def find(self) -> str | None:
         """Return its path, None if it is not installed."""
@@ -49,6 +52,10 @@ PROGRAMS = (
     Program("tar", "tar", "unpacks kernels"),
     Program("unshare", "util-linux", "builds the kernel module in a folder of its own"),
     Program("mkfs.ext4", "e2fsprogs", "makes the file system for a swap file"),
+    Program("make", "make", "builds kernels, and modules against a build tree", required=False),
+    Program("flex", "flex", "builds kernels", required=False),
+    Program("bison", "bison", "builds kernels", required=False),
+    Program("bc", "bc", "builds kernels", required=False),
 )
 
 
@@ -99,3 +106,11 @@ def run(
         printed = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise LabUnavailable(f"{doing} failed: {printed[-1] if printed else f'exit status {done.returncode}'}")
     return done.stdout
+
+
+def first_error(printed: str) -> str | None:
+    """Return the first line of a build's output that reports an error; None if there is none."""
+    lines = [line.strip() for line in printed.splitlines()]
+    return next(
+        (line for line in lines if re.search(r"\berror\b|\bundefined\b|^\*\*\*|: \*\*\*", line, re.IGNORECASE)), None
+    )
