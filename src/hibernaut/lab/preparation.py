@@ -100,7 +100,9 @@ def _swap_on(guest: RunningGuest, variant: Variant) -> tuple[str, int | None, in
 def _fill_memory(guest: RunningGuest, variant: Variant) -> None:
     """Fill regions of memory with pages that contain their own identity."""
     run = guest.port.run
-    run("echo 0 > /proc/sys/vm/compact_unevictable_allowed")  # locked pages keep their frames
+    # Locked pages keep their frames; a kernel without CONFIG_COMPACTION has no such file and moves none.
+    compacted = "/proc/sys/vm/compact_unevictable_allowed"
+    run(f"[ ! -e {compacted} ] || echo 0 > {compacted}")
     run(f"!fill locked {LOCKED_PAGES} {SEED:#x}")
     run(f"!fill loose {LOOSE_PAGES} {SEED + 1:#x}")
     if variant.secret_pages:
