@@ -226,7 +226,7 @@ def test_a_result_is_built_against_in_its_build_folder(tree: Path, tmp_path: Pat
     ],
 )
 def test_the_first_error_of_a_build(printed: str, error: str | None) -> None:
-    """Names of files that only contain the word are no errors."""
+    """Names of files that only contain the word are not errors."""
     assert first_error(printed) == error
 
 
