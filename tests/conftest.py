@@ -53,6 +53,9 @@ SLOW = (
 )
 """Tests that take seconds by their nature, by the beginning of their names; `.ci/run` runs them."""
 
+KERNEL_BUILD_SWITCH = "HIBERNAUT_BUILD"
+"""1: run the tests that build whole kernels, too: half an hour each on two cores; `.ci/run` does not."""
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOW_TO_GET = (
     "golden data of real kernels not found: set HIBERNAUT_GOLDEN to a folder that holds expected.json and the "

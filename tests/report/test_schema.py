@@ -26,6 +26,16 @@ from tests.report.published_keys import PUBLISHED, keys_of
 
 LAB_DOCUMENTS: dict[str, dict[str, Any]] = {
     "lab boot": {"kernel": "6.1.0-56-amd64", "answers": [{"command": "true", "status": 0, "lines": []}]},
+    "lab build": {
+        "tree": "built/6.1/fixmap",
+        "release": "6.1.192",
+        "source": "6.1",
+        "cure": "fixmap",
+        "fresh": True,
+        "seconds": 61.5,
+        "unset": ["CONFIG_KFENCE=y"],
+        "patch": None,
+    },
     "lab resume": {"passed": True, "reason": "2048 pages", "seconds": 5.1, "facts": {"pages": "2048"}},
     "lab prove": {
         "passed": True,

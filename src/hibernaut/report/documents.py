@@ -607,6 +607,41 @@ class BootDocument(TypedDict):
     answers: Annotated[list[ReplyDocument], "the commands, in order"]
 
 
+class BuildDocument(TypedDict):
+    """`hibernaut lab build`: a kernel from source."""
+
+    tree: Annotated[str, "folder of the result, for --tree"]
+    release: Annotated[str, "release of the kernel"]
+    source: Annotated[str, "kernel line or source folder"]
+    cure: Annotated[str, "name of the change to the source"]
+    fresh: Annotated[bool, "whether anything was built; false if the cache had it"]
+    seconds: Annotated[float, "duration of the build"]
+    unset: Annotated[list[str], "settings that the kernel's configuration does not have"]
+    patch: Annotated[str | None, "file with the change as a patch; null without --patch"]
+
+
+class BuildPlanDocument(TypedDict):
+    """`hibernaut lab build --dry-run`: the commands."""
+
+    tree: Annotated[str, "folder of the result"]
+    commands: Annotated[list[list[str]], "words of each command, in order"]
+
+
+class CureDocument(TypedDict):
+    """A change to the kernel."""
+
+    name: Annotated[str, "name of the change"]
+    what: Annotated[str, "the change, a clause"]
+    kind: Annotated[str, "stock, cure, wrong or alternative"]
+    noticed: Annotated[str, "effect by which a wrong cure or an alternative is noticed"]
+
+
+class CuresDocument(TypedDict):
+    """`hibernaut lab build --list`: the changes to the kernel."""
+
+    cures: Annotated[list[CureDocument], "the changes"]
+
+
 class DumpDocument(TypedDict):
     """`hibernaut lab dump`: the RAM of a guest."""
 
@@ -725,6 +760,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "explore": (ExploreDocument,),
     "inspect": (InspectDocument,),
     "lab boot": (BootDocument, DryRunDocument),
+    "lab build": (BuildDocument, BuildPlanDocument, CuresDocument),
     "lab confirm": (ConfirmDocument, DryRunDocument),
     "lab doctor": (DoctorDocument,),
     "lab dump": (DumpDocument, DryRunDocument),

@@ -7,6 +7,7 @@ import typer
 
 from hibernaut.cli.help import Command, WholeHelpGroup, add_commands
 from hibernaut.cli.lab.boot import boot
+from hibernaut.cli.lab.build import build
 from hibernaut.cli.lab.confirm import confirm_
 from hibernaut.cli.lab.doctor import doctor
 from hibernaut.cli.lab.dump import dump
@@ -39,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     ("doctor", doctor, "hibernaut lab doctor"),
     ("variants", variants, "hibernaut lab variants"),
     ("boot", boot, 'hibernaut lab boot --run "uname -r"'),
+    ("build", build, "hibernaut lab build --source 6.1 --cure fixmap"),
     ("hibernate", hibernate, "hibernaut lab hibernate guest --variant hole-2m"),
     ("resume", resume, "hibernaut lab resume guest"),
     ("dump", dump, "hibernaut lab dump new.elf --variant secret"),

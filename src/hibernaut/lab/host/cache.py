@@ -33,10 +33,15 @@ class Cache:
         self.root = (root or default_cache()).absolute()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the cache's lock, exclusive among all processes of this machine."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def locked(self, name: str = "lock") -> Iterator[None]:
+        """Hold a lock, exclusive among all processes of this machine.
+
+        Args:
+            name: path of its file in the cache: of the whole cache, or of a part that takes minutes to fill.
+        """
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield

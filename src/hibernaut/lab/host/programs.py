@@ -56,6 +56,7 @@ PROGRAMS = (
     Program("flex", "flex", "builds kernels", required=False),
     Program("bison", "bison", "builds kernels", required=False),
     Program("bc", "bc", "builds kernels", required=False),
+    Program("xz", "xz-utils", "unpacks kernels' sources", required=False),
 )
 
 

@@ -52,8 +52,12 @@ class Configuration:
     @classmethod
     def read(cls, path: Path) -> Configuration:
         """Return the configuration in a file (.config, auto.conf, or a fragment). Raises OSError."""
-        found = SETTING.findall(path.read_text(errors="replace"))
-        return cls(path, {name: text or word for name, text, word in found})
+        return cls.parse(path, path.read_text(errors="replace"))
+
+    @classmethod
+    def parse(cls, source: Path, text: str) -> Configuration:
+        """Return the configuration in a text; of several values of a symbol, the last."""
+        return cls(source, {name: quoted or word for name, quoted, word in SETTING.findall(text)})
 
 
 def configuration_of_tree(tree: Path) -> Configuration:
