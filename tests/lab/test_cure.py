@@ -18,6 +18,8 @@ from tests.conftest import REPOSITORY
 SOURCE = {
     "arch/x86/include/asm/fixmap.h": "enum fixed_addresses {\n\tFIRST,\n\n\t__end_of_permanent_fixed_addresses,\n};\n",
     "arch/x86/mm/pat/set_memory.c": (
+        "static int split_large_page(struct cpa_data *cpa,\n\t\t\tint a)\n{\n\tstruct page *base;\n\n"
+        "\tbase = alloc_pages(a);\n\treturn !base;\n}\n\n"
         "bool kernel_page_present(struct page *page)\n{\n\tpte_t *pte = find(page);\n\n\treturn pte_val(*pte) & 1;\n}\n"
     ),
     "kernel/power/snapshot.c": (
@@ -26,7 +28,9 @@ SOURCE = {
         "\t}\n}\n\nstatic void hibernate_unmap_page(struct page *page)\n{\n\tunmap(page);\n}\n\n"
         "static void safe_copy_page(void *to, struct page *page)\n{\n\tif (kernel_page_present(page)) {\n"
         "\t\tcopy(to, page_address(page));\n\t} else {\n\t\thibernate_map_page(page);\n"
-        "\t\tcopy(to, page_address(page));\n\t\thibernate_unmap_page(page);\n\t}\n}\n"
+        "\t\tcopy(to, page_address(page));\n\t\thibernate_unmap_page(page);\n\t}\n}\n\n"
+        "int swsusp_save(void)\n{\n\tdrain_local_pages(0);\n\tnr_pages = count_data_pages();\n"
+        "\tdrain_local_pages(0);\n}\n"
     ),
 }
 
@@ -134,6 +138,23 @@ def test_edits_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(LabUnavailable, match=r"no cure 'x'; expected stock, fixmap.*; give one of these as --cure"):
         cure_named("x")
     assert tmp_path.exists()
+
+
+def test_alternatives_of_an_edit(source: Path) -> None:
+    """7.3 allocates a pte_t * where 6.1 allocates a struct page: one edit of the two fits; both or none is an error."""
+    name, cure = "arch/x86/mm/pat/set_memory.c", cure_named("reserved-tables")
+    assert "\tbase = table ? virt_to_page(table) : alloc_pages(a);" in cure.changes(source)[name][1]
+    newer = SOURCE[name].replace("base = alloc_pages(", "pte = pte_alloc_one_kernel(")
+    (source / name).write_text(newer)
+    assert "\tpte = table ? table : pte_alloc_one_kernel(a);" in cure.changes(source)[name][1]
+    (source / name).write_text(SOURCE[name].replace("\treturn !base;", "\tpte = pte_alloc_one_kernel();"))
+    with pytest.raises(
+        FormatError, match=r"several alternatives of the edit 'take' fit: .*; expected 1; found 2; give"
+    ):
+        cure.changes(source)
+    (source / name).write_text(SOURCE[name].replace("base = alloc_pages(a)", "base = 0"))
+    with pytest.raises(FormatError, match=r"anchor of the edit 'take' does not fit.*found 0"):
+        cure.changes(source)
 
 
 def test_the_commit_message_cites_runs_that_exist() -> None:

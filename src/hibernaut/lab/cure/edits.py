@@ -24,6 +24,7 @@ Place = Literal["before-definition", "after-definition", "at-end", "before-line"
 before the only line that `pattern` matches; instead of the only match of `pattern`. A pattern is searched for in the
 definition of `function`, or in the whole file."""
 PLACES: tuple[Place, ...] = get_args(Place)
+ADVICE = "give a source of a kernel line that the cure covers, without other changes there"
 DEFINITION = r"^(?!\s)[^\n;{{}}#/]*?\b{name}\([^;{{}}]*\)[^;{{}}()]*\{{.*?^\}}\n"
 
 
@@ -32,7 +33,7 @@ class Edit:
     r"""One change at one anchor.
 
     Attributes:
-        name: name for messages, unique in a cure.
+        name: name for messages. Edits of one name are alternatives, for sources that differ: exactly one must fit.
         file: path of the file below the kernel's source.
         place: where the text goes.
         text: the new text; for "replace" a template, with `\1` for groups of the pattern.
@@ -98,7 +99,7 @@ class Edit:
             source=source,
             expected=f"1 {noun} {wanted}",
             found=str(len(matches)),
-            advice="give a source of a kernel line that the cure covers, without other changes to this function",
+            advice=ADVICE,
         )
 
 
@@ -118,11 +119,15 @@ def apply_edits(source: Path, edits: Iterable[Edit]) -> dict[str, tuple[str, str
         edits: edits; all anchors are looked for in the files as they are, and may not overlap.
 
     Raises:
-        FormatError: a file is not there, or an anchor is not in it exactly once.
+        FormatError: a file is not there, an anchor is not in it exactly once, or several alternatives fit.
     """
     contents: dict[str, str] = {}
     located: dict[str, list[tuple[int, int, str]]] = {}
+    alternatives: dict[str, list[Edit]] = {}
     for edit in edits:
+        alternatives.setdefault(edit.name, []).append(edit)
+    for group in alternatives.values():
+        edit = group[0]
         path = source / edit.file
         if edit.file not in contents:
             if not path.is_file():
@@ -133,8 +138,29 @@ def apply_edits(source: Path, edits: Iterable[Edit]) -> dict[str, tuple[str, str
                     advice="give the folder with the kernel's own Makefile",
                 )
             contents[edit.file] = path.read_text(errors="surrogateescape")
-        located.setdefault(edit.file, []).append(edit.locate(contents[edit.file], str(path)))
+        located.setdefault(edit.file, []).append(_located(group, contents[edit.file], str(path)))
     return {name: (content, _replaced(content, located[name])) for name, content in contents.items()}
+
+
+def _located(group: list[Edit], content: str, source: str) -> tuple[int, int, str]:
+    """Return the place and the text of the only alternative that fits. Raises FormatError."""
+    found, refused = [], []
+    for edit in group:
+        try:
+            found.append(edit.locate(content, source))
+        except FormatError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    if len(found) > 1:
+        raise FormatError(
+            f"several alternatives of the edit {group[0].name!r} fit",
+            source=source,
+            expected="1",
+            found=str(len(found)),
+            advice=ADVICE,
+        )
+    return found[0]
 
 
 def _replaced(content: str, parts: list[tuple[int, int, str]]) -> str:
