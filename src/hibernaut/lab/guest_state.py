@@ -36,7 +36,11 @@ IMAGE_CHATTER = re.compile(
 )
 MAX_IMAGE_MESSAGES = 5
 COMPARED_KEYS = ("pmd", "level", "present", "hidden", "none", "wrong")
-"""Keys of a region's report that a resume must not change."""
+"""Keys of a region's report that a resume must not change: its place, and what its entries map."""
+RIGHTS = "rights"
+"""Key of a region's report with a digest of its entries' flags, which a resume must not change either."""
+LONE = "lone"
+"""Key of a region's report with the entry of its one page that is not present, if it is a hole of one page."""
 
 
 @dataclass
@@ -76,10 +80,13 @@ class ModuleReport:
     Attributes:
         regions: keys and values of each region.
         allocator: frame of each page that an allocation changes, by name.
+        control: keys and values of the splits that the module has provoked, to see that its probe works; empty if it
+            has not.
     """
 
     regions: tuple[dict[str, str], ...] = ()
     allocator: dict[str, int] = field(default_factory=dict)
+    control: dict[str, str] = field(default_factory=dict)
 
 
 def module_report(guest: RunningGuest) -> ModuleReport:
@@ -89,10 +96,11 @@ def module_report(guest: RunningGuest) -> ModuleReport:
         return ModuleReport()
     by_kind = {
         kind: [facts_of(line) for line in reply.lines if line.startswith(f"{kind} ")]
-        for kind in ("region", "allocator")
+        for kind in ("region", "allocator", "control")
     }
+    control = {key: value for facts in by_kind["control"] for key, value in facts.items()}
     allocator = {name: int(pfn, 16) for facts in by_kind["allocator"] for name, pfn in facts.items()}
-    return ModuleReport(tuple(by_kind["region"]), allocator)
+    return ModuleReport(tuple(by_kind["region"]), allocator, control)
 
 
 def numa_nodes(guest: RunningGuest) -> tuple[int, ...]:
@@ -126,6 +134,9 @@ def region_problems(before: dict[str, str], after: dict[str, str]) -> Iterator[s
     if after["damaged"] != "0":
         yield f"data: {place}: {after['damaged']} pages damaged"
     if all(after.get(key) == before.get(key) for key in COMPARED_KEYS):
+        if after.get(RIGHTS) != before.get(RIGHTS):
+            key = LONE if after.get(LONE) != before.get(LONE) else RIGHTS
+            yield f"direct map rights: {place}: {key} {before.get(key)} is now {after.get(key)}"
         return
     wrong = int(after.get("wrong", "512")) + max(0, int(after.get("none", "0")) - int(before.get("none", "0")))
     if wrong:

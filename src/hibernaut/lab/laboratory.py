@@ -32,7 +32,7 @@ from hibernaut.lab.vm.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.declarations import SIGNATURE
 
-__all__ = ["DumpPoints", "Hibernated", "Lab", "Resumed"]
+__all__ = ["HIBERNATE", "DumpPoints", "Hibernated", "Lab", "Resumed", "outcome_of", "wait_for_stop"]
 
 BOOT_SECONDS = 120
 HIBERNATE_SECONDS = 180
@@ -122,11 +122,18 @@ class Lab:
         cache: cache for programs and modules that are built; the user's own if None.
         accelerator: tcg or kvm.
         mirror: mirror of Debian's archive, for the module's headers; as apt is configured if None.
+        module: the module that makes regions, built for this kernel by its owner; built when needed if None.
     """
 
     def __init__(
-        self, kernel: Kernel, cache: Cache | None = None, accelerator: str = "tcg", mirror: str | None = None
+        self,
+        kernel: Kernel,
+        cache: Cache | None = None,
+        accelerator: str = "tcg",
+        mirror: str | None = None,
+        module: Path | None = None,
     ) -> None:
+        self.module = module
         self.kernel = kernel
         self.cache = cache or Cache()
         self.accelerator = accelerator
@@ -146,7 +153,15 @@ class Lab:
 
     # ---- booting ----
 
-    def hardware(self, variant: Variant, folder: Path, disks: Sequence[Disk], session: str, gdb: bool) -> Hardware:
+    def hardware(
+        self,
+        variant: Variant,
+        folder: Path,
+        disks: Sequence[Disk],
+        session: str,
+        gdb: bool,
+        shared_ram: bool = False,
+    ) -> Hardware:
         """Return the machine of a guest whose initramfs is `folder`/initramfs."""
         words = [f"hlab_session={session}", "oops=panic"]
         if not variant.kaslr:
@@ -155,6 +170,8 @@ class Lab:
             words.append("hibernate=nocompress")
         if variant.secret_pages:
             words.append("secretmem.enable=1")
+        if variant.kfence:
+            words.append("kfence.skip_covered_thresh=100")  # one place may use all of the pool
         return Hardware(
             kernel=self.kernel.vmlinuz,
             initramfs=folder / "initramfs",
@@ -164,12 +181,20 @@ class Lab:
             levels=variant.levels,
             accelerator=self.accelerator,
             gdb=gdb,
+            shared_ram=shared_ram,
             cpu_node=int(variant.lists == "above") if variant.two_nodes else None,
         )
 
     @contextmanager
     def boot(
-        self, variant: Variant, folder: Path, disks: Sequence[Disk], *, with_module: bool = False, gdb: bool = False
+        self,
+        variant: Variant,
+        folder: Path,
+        disks: Sequence[Disk],
+        *,
+        with_module: bool = False,
+        gdb: bool = False,
+        shared_ram: bool = False,
     ) -> Iterator[RunningGuest]:
         """Boot a guest and yield it; it is killed on leaving.
 
@@ -179,16 +204,17 @@ class Lab:
             disks: vda, vdb.
             with_module: whether /modules has the module that makes regions.
             gdb: whether a debugger can be attached.
+            shared_ram: whether its RAM can be read (`Qemu.ram`).
 
         Raises:
             LabUnavailable: the laboratory lacks something on this machine.
             LabError: the guest does not boot, or the laboratory is closed.
         """
-        extra = [region_module(self.cache, self.kernel, self.mirror)] if with_module else []
+        extra = [self.module or region_module(self.cache, self.kernel, self.mirror)] if with_module else []
         (folder / "initramfs").write_bytes(initramfs(self.cache, self.kernel, extra))
         session = secrets.token_hex(4)
         started = time.monotonic()
-        with qemu(self.hardware(variant, folder, disks, session, gdb)) as machine:
+        with qemu(self.hardware(variant, folder, disks, session, gdb, shared_ram)) as machine:
             self._guests.append(machine)
             try:
                 if self._closed:  # looked at when `close` can see the guest
@@ -223,7 +249,7 @@ class Lab:
         points = dumps or DumpPoints()
         if points.wanted:
             need_module("capstone")
-        with self._prepared(variant, folder, gdb=points.wanted) as (guest, record):
+        with self.prepared(variant, folder, gdb=points.wanted) as (guest, record):
             record.save(folder)
             if ask:
                 ask(guest)
@@ -237,18 +263,32 @@ class Lab:
 
     def ready(self, variant: Variant, folder: Path, use: Callable[[RunningGuest], None]) -> GuestRecord:
         """Boot a guest up to the moment of hibernating, call `use` with it, and end it. See `hibernate`."""
-        with self._prepared(variant, folder, gdb=False) as (guest, record):
+        with self.prepared(variant, folder) as (guest, record):
             use(guest)
             return record
 
     @contextmanager
-    def _prepared(self, variant: Variant, folder: Path, gdb: bool) -> Iterator[tuple[RunningGuest, GuestRecord]]:
-        """Boot a guest on fresh disks and yield it ready to hibernate, with its record."""
+    def prepared(
+        self, variant: Variant, folder: Path, *, gdb: bool = False, shared_ram: bool = False
+    ) -> Iterator[tuple[RunningGuest, GuestRecord]]:
+        """Boot a guest on fresh disks and yield it ready to hibernate, with its record; it is killed on leaving.
+
+        Args:
+            variant: kind of guest.
+            folder: existing folder for its disks.
+            gdb: whether a debugger can be attached.
+            shared_ram: whether its RAM can be read while it is stopped (`Qemu.ram`).
+
+        Raises:
+            LabUnavailable: the laboratory lacks something on this machine.
+            LabError: the guest does not boot, or cannot be arranged.
+        """
         size_mib = variant.memory_mib * 3 // 2
         make_disk(folder / IMAGE_NAME, size_mib, variant.swap)
         make_disk(folder / SPARE_NAME, size_mib, Swap.DISK)
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
-        with self.boot(variant, folder, disks, with_module=bool(variant.regions), gdb=gdb) as guest:
+        with_module = bool(variant.regions) or variant.kfence
+        with self.boot(variant, folder, disks, with_module=with_module, gdb=gdb, shared_ram=shared_ram) as guest:
             yield guest, prepare(guest, variant, self.kernel)
 
     # ---- resuming ----
@@ -334,13 +374,13 @@ class Lab:
 def _hibernate(guest: RunningGuest, points: DumpPoints, disk: Path, record: GuestRecord) -> tuple[str, str]:
     """Hibernate to a disk, dump RAM on the way, and return outcome and reason."""
     if not points.wanted:
-        return _outcome(guest, guest.port.send(HIBERNATE), disk, record)
+        return outcome_of(guest, guest.port.send(HIBERNATE), disk, record)
     loop, debugger = _attach(guest)
     for address in loop.before:
         debugger.add_breakpoint(address)
     debugger.resume()
     sequence = guest.port.send(HIBERNATE)
-    refusal = _wait_for_loop(guest, debugger, sequence)
+    refusal = wait_for_stop(guest, debugger, sequence)
     if refusal is not None:
         return _refused(refusal)
     if points.before:
@@ -357,7 +397,7 @@ def _hibernate(guest: RunningGuest, points: DumpPoints, disk: Path, record: Gues
         debugger.wait_for_stop(HIBERNATE_SECONDS)
         guest.qemu.dump(points.after)
     debugger.close()
-    return _outcome(guest, sequence, disk, record)
+    return outcome_of(guest, sequence, disk, record)
 
 
 def _attach(guest: RunningGuest) -> tuple[CopyLoop, Debugger]:
@@ -367,8 +407,17 @@ def _attach(guest: RunningGuest) -> tuple[CopyLoop, Debugger]:
     return find_copy_loop(debugger.read, symbols_of(lines)), debugger
 
 
-def _wait_for_loop(guest: RunningGuest, debugger: Debugger, sequence: int) -> Reply | None:
-    """Wait for a breakpoint and return None, or return the kernel's refusal. Raises LabError if neither comes."""
+def wait_for_stop(guest: RunningGuest, debugger: Debugger, sequence: int) -> Reply | None:
+    """Wait for the breakpoint in the copy and return None, or return the kernel's refusal.
+
+    Args:
+        guest: a guest that hibernates.
+        debugger: debugger with the breakpoint.
+        sequence: number of the command to hibernate.
+
+    Raises:
+        LabError: neither comes.
+    """
     end = time.monotonic() + HIBERNATE_SECONDS
     while not debugger.stopped(0.2):
         reply = guest.port.poll(sequence, 0)
@@ -379,8 +428,21 @@ def _wait_for_loop(guest: RunningGuest, debugger: Debugger, sequence: int) -> Re
     return None
 
 
-def _outcome(guest: RunningGuest, sequence: int, disk: Path, record: GuestRecord) -> tuple[str, str]:
-    """Wait for power off, a crash (the signature on the disk tells them apart) or the kernel's refusal."""
+def outcome_of(guest: RunningGuest, sequence: int, disk: Path, record: GuestRecord) -> tuple[str, str]:
+    """Wait for power off, a crash (the signature on the disk tells them apart) or the kernel's refusal.
+
+    Args:
+        guest: a guest that hibernates.
+        sequence: number of the command to hibernate.
+        disk: disk with its swap area.
+        record: its record.
+
+    Returns:
+        The outcome (hibernated, died or refused) and the reason of the last two, in the kernel's words.
+
+    Raises:
+        LabError: none of them comes.
+    """
     try:
         reply = guest.port.reply(sequence, HIBERNATE_SECONDS, "hibernating")
     except LabError:

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
+from hibernaut.errors import LabError
 from hibernaut.lab.guest.region import REGION_MODULE
 from hibernaut.lab.guest_state import (
     REPORT,
+    ModuleReport,
     RunningGuest,
     direct_map_counters,
     frames_of_region,
@@ -17,12 +22,21 @@ from hibernaut.lab.record import GuestRecord, require_arranged
 from hibernaut.lab.variants import Swap, Variant
 from hibernaut.lab.vm.port import facts_of
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "require_control"]
 
 LOCKED_PAGES = 1024
 LOOSE_PAGES = 1024
 SEED = 0x1BADB002
 SWAP_FILE_SECONDS = 300
+MODULE_SECONDS = 120
+
+ALLOCATORS = ("__alloc_frozen_pages_noprof", "__alloc_pages_noprof", "__alloc_pages", "__alloc_pages_nodemask")
+"""Functions that every allocation of pages goes through, by ascending age: those of 6.14, 6.10, 5.13 and before."""
+
+KFENCE_PARAMETERS = "/sys/module/kfence/parameters"
+KFENCE_STATS = "/sys/kernel/debug/kfence/stats"
+KFENCE_SLOTS = 255
+CHURNS = 120
 
 
 def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel) -> GuestRecord:
@@ -49,6 +63,8 @@ def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel) -> GuestRecor
     if offset:
         run(f"echo {offset} > /sys/power/resume_offset")
     run(f"cat /sys/class/block/{device}/dev > /sys/power/resume")
+    if variant.kfence:
+        use_kfence(guest)
     if not variant.secret_pages:
         run("echo shutdown > /sys/power/disk")
     run("echo 1 > /sys/power/pm_debug_messages || true")  # newer kernels print the page counts only with it
@@ -73,14 +89,42 @@ def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel) -> GuestRecor
 
 
 def _make_regions(guest: RunningGuest, variant: Variant) -> None:
-    """Load the module that takes regions out of the direct map."""
-    listed = guest.port.run("grep -w -E 'alloc_pages|alloc_pages_noprof' /proc/kallsyms || true")
-    allocator = next((line.split()[2] for line in listed), "")
-    parameters = [f"make={','.join(variant.regions)}", f"seed={variant.seed}"]
+    """Load the module that takes regions out of the direct map, and see that its probe works.
+
+    Raises:
+        LabError: a region cannot be made; allocations are to fail, and the probe does not make one of a provoked split
+            fail.
+    """
+    parameters = [f"make={_listed(variant.regions)}", f"seed={variant.seed}", f"allocator={_allocator(guest)}"]
     if variant.fail_allocations:
-        parameters += [f"allocator={allocator}", f"fail={variant.fail_allocations}"]
-    guest.port.run(f"!insmod /modules/{REGION_MODULE} {' '.join(parameters)}")
+        parameters += [f"skip={variant.skip_allocations}", f"fail={variant.fail_allocations}"]
+    guest.port.run(f"!insmod /modules/{REGION_MODULE} {' '.join(parameters)}", MODULE_SECONDS)
+    guest.port.run(f"echo control > {REPORT}")
+    if variant.fail_allocations:
+        require_control(module_report(guest))
     guest.port.run(f"echo arm > {REPORT}")
+
+
+def _allocator(guest: RunningGuest) -> str:
+    """Return the kernel's own name of the innermost function that allocates pages; empty if it has no such symbol."""
+    pattern = "|".join(ALLOCATORS)
+    listed = guest.port.run(f"grep -E ' ({pattern})([.][a-z0-9.]+)?$' /proc/kallsyms || true")
+    symbols = [line.split()[2] for line in listed]
+    return next((one for name in ALLOCATORS for one in symbols if one.split(".")[0] == name), "")
+
+
+def _listed(regions: Sequence[str]) -> str:
+    """Return regions as the module's parameter: a run of equal ones is said once, with its length."""
+    runs = ((region, len(list(run))) for region, run in groupby(regions))
+    return ",".join(region if count == 1 else f"{region}*{count}" for region, count in runs)
+
+
+def require_control(report: ModuleReport) -> None:
+    """Require that the probe made the first of two provoked splits fail and saw the second. Raises LabError if not."""
+    control = report.control
+    if (control.get("failed"), control.get("seen"), control.get("error")) != ("1", "1", "0"):
+        said = ", ".join(f"{key} {value}" for key, value in control.items()) or "the module did not try"
+        raise LabError(f"an allocation cannot be made to fail in this guest: of two provoked splits: {said}")
 
 
 def _swap_on(guest: RunningGuest, variant: Variant) -> tuple[str, int | None, int]:
@@ -95,6 +139,21 @@ def _swap_on(guest: RunningGuest, variant: Variant) -> tuple[str, int | None, in
     device, partition = ("vda1", 1) if variant.swap is Swap.PARTITION else ("vda", None)
     run(f"mkswap /dev/{device} && swapon /dev/{device}")
     return device, partition, 0
+
+
+def use_kfence(guest: RunningGuest) -> None:
+    """Switch KFENCE on and use it until each of its slots was used twice. Raises LabError if the kernel cannot."""
+    guest.port.run(f"!insmod /modules/{REGION_MODULE}")
+    guest.port.run("mount -t debugfs debugfs /sys/kernel/debug")
+    guest.port.run(f"echo 1 > {KFENCE_PARAMETERS}/sample_interval")
+    done = 0
+    for _ in range(CHURNS):
+        guest.port.run(f"echo churn > {REPORT}")
+        (stat,) = guest.port.run(f"grep '^total allocations' {KFENCE_STATS}")
+        done = int(stat.split()[-1])
+        if done > 2 * KFENCE_SLOTS + 1:
+            return
+    raise LabError(f"KFENCE made {done} allocations, too few to use its {KFENCE_SLOTS} slots again")
 
 
 def _fill_memory(guest: RunningGuest, variant: Variant) -> None:

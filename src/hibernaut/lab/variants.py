@@ -12,10 +12,20 @@ from hibernaut.errors import LabUnavailable
 
 __all__ = ["MAX_REGIONS", "REGIONS", "VARIANTS", "Swap", "Variant", "random_variant", "variant_named"]
 
-REGIONS = ("2m:above", "2m:below", "4k:above", "4k:below", "none:above", "none:below")
-"""Regions that the module can take out of the direct map: a 2 MiB block, a page of one, or a page whose entry becomes
-zero ("none"); with the PMD table at a higher or a lower frame."""
-MAX_REGIONS = 16
+REGIONS = (
+    "2m:above",
+    "2m:below",
+    "4k:above",
+    "4k:below",
+    "none:above",
+    "none:below",
+    "none-2m:above",
+    "none-2m:below",
+    "1g:below",
+)
+"""Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a page of a block, or a page or a
+block whose entry becomes zero ("none"); with the table of the block's entry at a higher or a lower frame."""
+MAX_REGIONS = 1024
 SIDES = ("above", "below")
 
 
@@ -43,6 +53,8 @@ class Variant:
             same side ascend by address.
         seed: seed that draws the regions' blocks from all that fit; 0 takes the first ones found.
         fail_allocations: number of allocations for a split that fail during the copy.
+        skip_allocations: number of those that succeed before the first one fails.
+        kfence: whether KFENCE is switched on at run time, and used until its slots were reused.
         pages: position, relative to the regions, of the pages that the hibernating process is given, of their array of
             `struct page` and of their zone: above or below.
         lists: position of the CPU's own lists of free pages: above or below.
@@ -59,6 +71,8 @@ class Variant:
     regions: tuple[str, ...] = ()
     seed: int = 0
     fail_allocations: int = 0
+    skip_allocations: int = 0
+    kfence: bool = False
     secret_pages: int = 0
     pages: str = "above"
     lists: str = "above"

@@ -707,6 +707,51 @@ class ProveDocument(TypedDict):
     results: Annotated[list[CaseDocument], "results by kernel and case"]
 
 
+class JudgedCaseDocument(TypedDict):
+    """What a kernel did in one situation."""
+
+    case: Annotated[str, "name of the situation"]
+    what: Annotated[str, "description of the situation"]
+    verdict: Annotated[
+        Literal["cured", "not cured", "not exercised", "unclear"], "verdict on the kernel in this situation"
+    ]
+    why: Annotated[list[str], "what is wrong, or why nothing can be said; what was right if the kernel is cured"]
+    kernel_lines: Annotated[list[str], "messages of the kernel that bear on it"]
+    tries: Annotated[int, "number of guests"]
+    seconds: Annotated[int, "duration"]
+
+
+class JudgeDocument(TypedDict):
+    """`hibernaut lab judge`: whether a kernel's hibernation saves every page, in each situation."""
+
+    kernel: Annotated[str, "kernel line, or the release"]
+    release: Annotated[str, "release of the kernel"]
+    configuration: Annotated[str | None, "digest of its configuration; null if that is not known"]
+    lacks: Annotated[list[str], "needs that its configuration does not meet"]
+    quick: Annotated[bool, "whether each guest resumed in the boot in which it hibernated"]
+    control: Annotated[bool, "whether the kernel hibernates and resumes with the whole direct map present"]
+    cases: Annotated[list[JudgedCaseDocument], "the situations, the control first"]
+    verdict: Annotated[Literal["cured", "not cured", "cannot judge"], "verdict on the kernel"]
+    why: Annotated[str, "the reason of the verdict"]
+    seconds: Annotated[int, "duration"]
+
+
+class NeededOptionDocument(TypedDict):
+    """An option of a kernel's configuration that a trial needs."""
+
+    option: Annotated[str, "name of the option"]
+    why: Annotated[str, "what it is for"]
+    case: Annotated[str | None, "name of the only situation that needs it; null if every guest does"]
+    found: Annotated[str, "its value in the configuration that was checked; empty if none was"]
+
+
+class NeedsDocument(TypedDict):
+    """`hibernaut lab judge --config` and `--check-config`: options that a trial needs, or those that are lacking."""
+
+    configuration: Annotated[str | None, "file that was checked; null if none was"]
+    options: Annotated[list[NeededOptionDocument], "the options"]
+
+
 class ListedCaseDocument(TypedDict):
     """A case of the laboratory."""
 
@@ -715,7 +760,7 @@ class ListedCaseDocument(TypedDict):
 
 
 class CasesDocument(TypedDict):
-    """`hibernaut lab prove --list`: the cases."""
+    """`hibernaut lab prove --list` and `hibernaut lab judge --list`: the cases."""
 
     cases: Annotated[list[ListedCaseDocument], "the cases"]
 
@@ -769,6 +814,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
         Annotated[dict[str, Any], "`hibernaut lab golden`: the content of expected.json."],
     ),
     "lab hibernate": (HibernateDocument, DryRunDocument),
+    "lab judge": (JudgeDocument, CasesDocument, NeedsDocument, DryRunDocument),
     "lab prove": (ProveDocument, CasesDocument, DryRunDocument),
     "lab resume": (ResumeDocument, DryRunDocument),
     "lab variants": (VariantsDocument,),

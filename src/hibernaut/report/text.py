@@ -32,6 +32,7 @@ __all__ = [
     "hex_or_none",
     "inspection_text",
     "map_text",
+    "markdown",
     "rewritten_text",
     "size_text",
     "support_page",
@@ -366,10 +367,10 @@ def support_page(document: ProveDocument) -> str:
         f"| {one['kernel']} | {one['case']} | {one['must']} | {one['result']} | {one['seconds']} |" for one in results
     ]
     lines += ["", "## Observations", ""]
-    lines += [f"- {one['kernel']}, {one['case']}: {_markdown(one['seen'])}" for one in results]
+    lines += [f"- {one['kernel']}, {one['case']}: {markdown(one['seen'])}" for one in results]
     return "\n".join(lines) + "\n"
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
     """Return text of a kernel or guest with the characters of Markdown's markup escaped."""
     return "".join(f"\\{char}" if char in "\\`*_<>[]|#" else char for char in text)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from hibernaut.errors import LabError, LabUnavailable
 from hibernaut.lab.host.programs import program
+from hibernaut.lab.vm.ram import SharedRam
 from hibernaut.volumes.output import replacing
 
 __all__ = ["Disk", "Hardware", "Qemu", "command_line", "planned_command", "qemu", "usable_accelerator"]
@@ -57,6 +59,7 @@ class Hardware:
         levels: levels of paging that the CPU supports, 4 or 5; Linux uses as many as there are.
         accelerator: tcg or kvm.
         gdb: whether a debugger can be attached.
+        shared_ram: whether `Qemu.ram` can read the guest's RAM.
         cpu_node: NUMA node of the CPU, 0 or 1, of two nodes that have the lower and the upper half of the RAM; None for
             a machine without nodes.
     """
@@ -69,16 +72,25 @@ class Hardware:
     levels: int = 4
     accelerator: str = "tcg"
     gdb: bool = False
+    shared_ram: bool = False
     cpu_node: int | None = None
 
+    @property
+    def ram_mib(self) -> tuple[int, ...]:
+        """Sizes of the parts of its RAM, MiB, by ascending address: one for each node."""
+        return (self.memory_mib,) if self.cpu_node is None else (self.memory_mib // 2,) * 2
 
-def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] = program) -> list[str]:
+
+def command_line(
+    hardware: Hardware, sockets: Path, find: Callable[[str], str] = program, ram: Sequence[str] = ()
+) -> list[str]:
     """Return the command line: QEMU under `setpriv`, which ends it together with its parent, however that ends.
 
     Args:
         hardware: the machine.
         sockets: folder for its sockets and its console file; no network port is used.
         find: function that returns the path of a program, and raises LabUnavailable if it is not installed.
+        ram: files for the parts of a shared RAM.
     """
     cpu = {"tcg": "max", "kvm": "host"}[hardware.accelerator] + (",la57=off" if hardware.levels == 4 else "")
     words = [
@@ -92,11 +104,16 @@ def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] =
         "-chardev", f"file,id=console,path={sockets}/console", "-serial", "chardev:console",
         "-chardev", f"socket,id=port,path={sockets}/port,server=on,wait=off", "-serial", "chardev:port",
     ]  # fmt: skip
+    if hardware.shared_ram or hardware.cpu_node is not None:
+        for node, size_mib in enumerate(hardware.ram_mib):
+            kind = f"file,mem-path={ram[node]},share=on" if hardware.shared_ram else "ram"
+            words += ["-object", f"memory-backend-{kind},id=node{node},size={size_mib}M"]
     if hardware.cpu_node is not None:
-        for node in (0, 1):
-            words += ["-object", f"memory-backend-ram,id=node{node},size={hardware.memory_mib // 2}M"]
+        for node in range(len(hardware.ram_mib)):
             words += ["-numa", f"node,nodeid={node},memdev=node{node}"]
         words += ["-numa", f"cpu,node-id={hardware.cpu_node},socket-id=0"]
+    elif hardware.shared_ram:
+        words += ["-machine", "pc,memory-backend=node0"]
     if hardware.initramfs:
         words += ["-initrd", str(hardware.initramfs)]
     for number, disk in enumerate(hardware.disks):
@@ -112,7 +129,7 @@ def command_line(hardware: Hardware, sockets: Path, find: Callable[[str], str] =
 
 def planned_command(hardware: Hardware) -> list[str]:
     """Return the command line for display, QEMU installed or not; SOCKETS stands for a temporary folder."""
-    return command_line(hardware, Path("SOCKETS"), str)
+    return command_line(hardware, Path("SOCKETS"), str, [f"RAM{node}" for node in range(len(hardware.ram_mib))])
 
 
 @dataclass(eq=False)
@@ -122,10 +139,12 @@ class Qemu:
     Attributes:
         process: its process.
         folder: folder with its sockets and its console file.
+        ram: its RAM, as it is whenever a page is read, if the hardware shares it; else None.
     """
 
     process: subprocess.Popen[bytes]
     folder: Path
+    ram: SharedRam | None = None
     _monitor: Any = field(default=None, repr=False)
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
@@ -167,6 +186,15 @@ class Qemu:
         self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         self._monitor.flush()
         return self._answer()
+
+    def registers(self) -> dict[str, int]:
+        """Return the CPU's registers of 32 bits and more, by their names in capitals: RIP, RSP, CR3, CR4, ...
+
+        Raises:
+            LabError: QEMU does not answer.
+        """
+        printed = self.execute("human-monitor-command", **{"command-line": "info registers"})
+        return {name: int(value, 16) for name, value in re.findall(r"\b([A-Z][A-Z0-9]+) ?=([0-9a-f]{8,16})\b", printed)}
 
     def dump(self, path: Path) -> None:
         """Dump RAM and CPU state to an ELF core (`dump-guest-memory`), complete or not at all.
@@ -216,17 +244,24 @@ def qemu(hardware: Hardware) -> Iterator[Qemu]:
         LabError: QEMU does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="hibernaut-lab-"))
+    ram = SharedRam(hardware.ram_mib) if hardware.shared_ram else None
     try:
         with (folder / "errors").open("wb") as errors:
             process = subprocess.Popen(
-                command_line(hardware, folder), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
+                command_line(hardware, folder, ram=ram.paths if ram else ()),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=ram.fds if ram else (),
             )
-        guest = Qemu(process, folder)
+        guest = Qemu(process, folder, ram)
         try:
             yield guest
         finally:
             guest.end()
     finally:
+        if ram:
+            ram.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 

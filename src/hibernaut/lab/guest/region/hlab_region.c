@@ -2,21 +2,31 @@
 /*
  * Takes regions out of the direct map, as a kernel does, and reports their state.
  *
- *   make=SIZE:ORDER[,...]   SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block. none: one
- *                           page whose entry is zero, in an existing table.
- *                           ORDER above or below: position of the PMD table relative to the block. Pages are saved in
- *                           ascending order, so "above" means that the table is saved after the split it undergoes.
+ *   make=SIZE:ORDER[*N][,...]   N regions of a kind, one if there is no N.
+ *                           SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block. none: one
+ *                           page whose entry is zero, in an existing table. none-2m: a block whose PMD entry is zero,
+ *                           so that no table has an entry for its pages. 1g: a block of 1 GiB, one not-present PUD
+ *                           entry.
+ *                           ORDER above or below: position of the PMD table relative to the block; for 1g, of the PUD
+ *                           table. Pages are saved in ascending order, so "above" means that the table is saved after
+ *                           the split it undergoes.
  *                           Regions of one ORDER get blocks as they are listed, the lowest block first.
  *   seed=N                  random choice among the blocks that fit. 0: the first one found
- *   allocator=NAME          function that split_large_page() allocates its page with, to count its calls
- *   fail=N                  the first N allocations for a split during the copy fail
+ *   allocator=NAME          function that the page for a split is allocated with, to count its calls
+ *   skip=N                  the first N allocations for a split during the copy succeed,
+ *   fail=N                  the next N fail
  *
- * /proc/hlab_region reports, one line each, KEY=VALUE; writing "arm" or "disarm" there starts or stops the counting.
+ * /proc/hlab_region reports, one line each, KEY=VALUE. Written there: "arm" or "disarm" starts or stops the counting;
+ * "control" provokes two splits, of which the first must fail and the second succeed: whether the probe saw them is
+ * reported; "owner" does on every 4k region what an owner does that restores PRESENT alone, as KFENCE, and writes;
+ * "churn" allocates and frees small objects, for KFENCE.
  * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
- * identifies the frame that it comes from (hibernaut.linux.formula).
+ * identifies the frame that it comes from (hibernaut.linux.formula). Of a 1g region, the first SPARSE_WORDS words of a
+ * page do, and the rest is zero.
  *
  * The module cannot be unloaded: the regions cannot be restored, and the guest is discarded.
  */
+#include <linux/delay.h>
 #include <linux/io.h>
 #include <linux/kallsyms.h>
 #include <linux/kprobes.h>
@@ -31,8 +41,14 @@
 #define BLOCK_ORDER 9
 #define BLOCK_PAGES (1 << BLOCK_ORDER)
 #define MOST_BLOCKS 4096
-#define MOST_REGIONS 16
+#define MOST_REGIONS 1024
+#define GIB_PAGES (1 << 18)
+#define GIB_BLOCKS (GIB_PAGES / BLOCK_PAGES)
+#define MOST_GIBS 64
 #define WORDS (PAGE_SIZE / sizeof(u64))
+#define SPARSE_WORDS 8
+#define STACK_WORDS 96 /* of the stack at an allocation, in which the return address into a split is searched */
+#define CHURNED_BYTES 96
 #define MARK (0xa5cull << 52)
 #define FRAME_BITS GENMASK_ULL(51, 12)
 #define LONE_PAGE 7 /* of a block, for a hole of one page or an entry that is zero */
@@ -41,29 +57,34 @@ static char *make = "";
 module_param(make, charp, 0444);
 static char *allocator = "";
 module_param(allocator, charp, 0444);
+static int skip;
+module_param(skip, int, 0444);
 static int fail;
 module_param(fail, int, 0444);
 static ulong seed;
 module_param(seed, ulong, 0444);
 
-enum kind { WHOLE, PAGE, ZERO };
+enum kind { WHOLE, PAGE, ZERO, NO_TABLE, GIB };
 
 static const struct {
 	const char *word;
 	enum kind kind;
-} kinds[] = { { "2m:", WHOLE }, { "4k:", PAGE }, { "none:", ZERO } };
+} kinds[] = { { "2m:", WHOLE }, { "4k:", PAGE }, { "none:", ZERO }, { "none-2m:", NO_TABLE }, { "1g:", GIB } };
 
 static struct region {
 	char wish[16];
 	enum kind kind;
 	bool above;
 	struct page *block;
+	const char *owner; /* what came of its owner's write; NULL before */
 } regions[MOST_REGIONS];
 static int region_count;
-static bool armed;
+static bool armed, controlling;
 static int allocations, failures;
+static int control_failed, control_seen, control_error = -ENODATA;
 
 static int (*call_set_memory_np)(unsigned long start, int pages);
+static int (*call_set_memory_4k)(unsigned long start, int pages);
 
 /* ---- page tables, read as the CPU reads them ---- */
 
@@ -95,9 +116,15 @@ static u64 *entry_at(unsigned long address, int level_shift)
 	return &table[address >> level_shift & 511];
 }
 
-static u64 *pmd_entry(unsigned long address)
+static int pages_of(const struct region *region)
 {
-	return entry_at(address, PMD_SHIFT);
+	return region->kind == GIB ? GIB_PAGES : BLOCK_PAGES;
+}
+
+/* The entry that maps the whole block of a region, or the table of its parts. */
+static u64 *entry_of(const struct region *region)
+{
+	return entry_at((unsigned long)page_address(region->block), region->kind == GIB ? PUD_SHIFT : PMD_SHIFT);
 }
 
 /* The frame that a kernel address is mapped to, 0 for none. */
@@ -126,9 +153,9 @@ static unsigned long address_of(const struct region *region)
 
 /* ---- making a region ---- */
 
-static bool fits(struct page *block, bool above)
+static bool fits(struct page *block, bool above, int level_shift)
 {
-	u64 *entry = pmd_entry((unsigned long)page_address(block));
+	u64 *entry = entry_at((unsigned long)page_address(block), level_shift);
 
 	if (!entry || !(*entry & _PAGE_PRESENT) || !(*entry & _PAGE_PSE))
 		return false;
@@ -161,7 +188,7 @@ static struct page *take_block(bool above)
 			block = alloc_pages(GFP_KERNEL | zones[i] | __GFP_NOWARN | __GFP_NORETRY, BLOCK_ORDER);
 			if (!block)
 				break;
-			if (fits(block, above) && (!seed || !draw(++fitting)))
+			if (fits(block, above, PMD_SHIFT) && (!seed || !draw(++fitting)))
 				swap(block, found);
 			if (block)
 				taken[count++] = block;
@@ -173,13 +200,56 @@ static struct page *take_block(bool above)
 	return found;
 }
 
-static void fill(unsigned long start)
+/*
+ * A free block of 1 GiB that one entry maps: all blocks that can be had are taken, those of the first GiB that is
+ * complete are kept.
+ */
+static struct page *take_gib(bool above)
 {
-	u64 *word = (u64 *)start;
-	size_t i;
+	struct page **taken = kvcalloc(MOST_BLOCKS, sizeof(*taken), GFP_KERNEL);
+	struct page *block, *found = NULL;
+	static int blocks_of[MOST_GIBS];
+	int count = 0, i;
 
-	for (i = 0; i < BLOCK_PAGES * WORDS; i++)
-		word[i] = MARK | __pa(word + i);
+	memset(blocks_of, 0, sizeof(blocks_of));
+	while (taken && !found && count < MOST_BLOCKS) {
+		unsigned long gib;
+
+		block = alloc_pages(GFP_KERNEL | __GFP_NOWARN | __GFP_NORETRY, BLOCK_ORDER);
+		if (!block)
+			break;
+		taken[count++] = block;
+		gib = page_to_pfn(block) / GIB_PAGES;
+		if (gib < MOST_GIBS && ++blocks_of[gib] == GIB_BLOCKS &&
+		    fits(pfn_to_page(gib * GIB_PAGES), above, PUD_SHIFT))
+			found = pfn_to_page(gib * GIB_PAGES);
+	}
+	for (i = 0; i < count; i++)
+		if (!found || page_to_pfn(taken[i]) / GIB_PAGES != page_to_pfn(found) / GIB_PAGES)
+			__free_pages(taken[i], BLOCK_ORDER);
+	kvfree(taken);
+	return found;
+}
+
+/* Words of a page that are filled. */
+static size_t words_of(const struct region *region)
+{
+	return region->kind == GIB ? SPARSE_WORDS : WORDS;
+}
+
+static void fill(const struct region *region)
+{
+	size_t words = words_of(region), i;
+	int page;
+
+	for (page = 0; page < pages_of(region); page++) {
+		u64 *word = page_address(region->block + page);
+
+		if (words < WORDS)
+			memset(word, 0, PAGE_SIZE);
+		for (i = 0; i < words; i++)
+			word[i] = MARK | __pa(word + i);
+	}
 }
 
 static int add_region(const char *wish)
@@ -197,7 +267,7 @@ static int add_region(const char *wish)
 		return -EINVAL;
 	region->kind = kinds[i].kind;
 	strscpy(region->wish, wish, sizeof(region->wish));
-	region->block = take_block(region->above);
+	region->block = region->kind == GIB ? take_gib(region->above) : take_block(region->above);
 	if (!region->block)
 		return -ENOMEM;
 	region_count++;
@@ -211,89 +281,152 @@ static void sort_blocks(void)
 
 	for (i = 0; i < region_count; i++)
 		for (j = i + 1; j < region_count; j++)
-			if (regions[i].above == regions[j].above &&
+			if (regions[i].above == regions[j].above && pages_of(&regions[i]) == pages_of(&regions[j]) &&
 			    page_to_pfn(regions[i].block) > page_to_pfn(regions[j].block))
 				swap(regions[i].block, regions[j].block);
 }
 
-/* Clears the entry of a not-present page. No TLB has it, but the flush spares the reader that argument. */
-static int clear_entry(unsigned long address)
+static void flush(unsigned long address)
 {
-	u64 *pmd = pmd_entry(address), *table;
-
-	if (!pmd || !is_table(*pmd))
-		return -ENOENT;
-	table = __va(*pmd & FRAME_BITS);
-	WRITE_ONCE(table[address >> PAGE_SHIFT & 511], 0);
 	asm volatile("invlpg (%0)" : : "r"(address) : "memory");
+}
+
+/* Clears a not-present entry. No TLB has it, but the flush spares the reader that argument. */
+static int clear_entry(unsigned long address, int level_shift)
+{
+	u64 *entry = entry_at(address, level_shift);
+
+	if (!entry || *entry & _PAGE_PRESENT)
+		return -ENOENT;
+	WRITE_ONCE(*entry, 0);
+	flush(address);
 	return 0;
+}
+
+static unsigned long lone_page(const struct region *region)
+{
+	return address_of(region) + LONE_PAGE * PAGE_SIZE;
 }
 
 static int take_out(const struct region *region)
 {
-	unsigned long address = address_of(region), lone = address + LONE_PAGE * PAGE_SIZE;
 	int error;
 
-	fill(address);
-	if (region->kind == WHOLE)
-		return call_set_memory_np(address, BLOCK_PAGES);
-	error = call_set_memory_np(lone, 1);
-	return error || region->kind == PAGE ? error : clear_entry(lone);
+	fill(region);
+	switch (region->kind) {
+	case WHOLE:
+	case GIB:
+		return call_set_memory_np(address_of(region), pages_of(region));
+	case NO_TABLE:
+		error = call_set_memory_np(address_of(region), BLOCK_PAGES);
+		return error ? error : clear_entry(address_of(region), PMD_SHIFT);
+	case ZERO:
+		error = call_set_memory_np(lone_page(region), 1);
+		return error ? error : clear_entry(lone_page(region), PAGE_SHIFT);
+	default:
+		return call_set_memory_np(lone_page(region), 1);
+	}
+}
+
+/* ---- the owner of a page ---- */
+
+/*
+ * What an owner does that clears and sets PRESENT alone, as KFENCE: set it, flush, write. The write can fault: it
+ * stores the word that is there already, and the entry is not present again afterwards.
+ */
+static void act_as_owner(struct region *region)
+{
+	unsigned long address = lone_page(region);
+	u64 *entry = entry_at(address, PAGE_SHIFT), *word = (u64 *)address, stored = MARK | __pa(address), was;
+
+	region->owner = "no-entry";
+	if (!entry || !*entry || *entry & _PAGE_PRESENT)
+		return;
+	was = *entry;
+	WRITE_ONCE(*entry, (was & ~FRAME_BITS) | frame_bits(was) | _PAGE_PRESENT);
+	flush(address);
+	region->owner = "faults";
+	__put_kernel_nofault(word, &stored, u64, restore);
+	region->owner = "writes";
+restore:
+	WRITE_ONCE(*entry, was);
+	flush(address);
 }
 
 /* ---- the report ---- */
 
-static void show_entries(struct seq_file *out, struct region *region, u64 pmd)
+/*
+ * A digest (FNV-1a) of everything in entries but their frames and the bits that the CPU sets: ACCESSED, and DIRTY where
+ * a write is possible.
+ */
+static u64 digest_of_rights(const u64 *entries, int count)
 {
-	u64 first = page_to_pfn(region->block), *table;
-	int i, present = 0, hidden = 0, none = 0, wrong = 0;
+	u64 digest = 0xcbf29ce484222325ull;
+	int i, byte;
 
-	if (is_table(pmd)) {
-		table = __va(pmd & FRAME_BITS);
-		for (i = 0; i < BLOCK_PAGES; i++) {
-			u64 entry = READ_ONCE(table[i]);
+	for (i = 0; i < count; i++) {
+		u64 entry = READ_ONCE(entries[i]), rights = entry & ~(FRAME_BITS | _PAGE_ACCESSED);
 
-			if (!entry)
-				none++;
-			else if (frame_bits(entry) >> PAGE_SHIFT != first + i)
-				wrong++;
-			else if (entry & _PAGE_PRESENT)
-				present++;
-			else
-				hidden++;
-		}
-	} else if (!pmd) {
-		none = BLOCK_PAGES;
-	} else if (frame_bits(pmd) >> PAGE_SHIFT != first) {
-		wrong = BLOCK_PAGES;
-	} else if (pmd & _PAGE_PRESENT) {
-		present = BLOCK_PAGES;
-	} else {
-		hidden = BLOCK_PAGES;
+		if ((entry & _PAGE_PRESENT) && (entry & _PAGE_RW))
+			rights &= ~_PAGE_DIRTY;
+		for (byte = 0; byte < 8; byte++)
+			digest = (digest ^ (rights >> 8 * byte & 0xff)) * 0x100000001b3ull;
 	}
-	seq_printf(out, " level=%s present=%d hidden=%d none=%d wrong=%d", is_table(pmd) ? "4k" : "2m", present, hidden,
-		   none, wrong);
+	return digest;
+}
+
+/* The entries below the one that maps the block of a region, or that one alone if it has no table. */
+static void show_entries(struct seq_file *out, const struct region *region, const u64 *whole)
+{
+	int step = pages_of(region) / BLOCK_PAGES, i, present = 0, hidden = 0, none = 0, wrong = 0;
+	u64 first = page_to_pfn(region->block), entry = READ_ONCE(*whole);
+	const u64 *entries = is_table(entry) ? __va(entry & FRAME_BITS) : whole;
+	int count = is_table(entry) ? BLOCK_PAGES : 1;
+
+	for (i = 0; i < count; i++) {
+		entry = READ_ONCE(entries[i]);
+		if (!entry)
+			none++;
+		else if (step > 1 && is_table(entry))
+			present++; /* a table of smaller pages: the kernel has split this part */
+		else if (frame_bits(entry) >> PAGE_SHIFT != first + i * step)
+			wrong++;
+		else if (entry & _PAGE_PRESENT)
+			present++;
+		else
+			hidden++;
+	}
+	step = BLOCK_PAGES / count;
+	seq_printf(out, " level=%s present=%d hidden=%d none=%d wrong=%d rights=0x%016llx",
+		   region->kind == GIB ? (count > 1 ? "2m" : "1g") : (count > 1 ? "4k" : "2m"), present * step,
+		   hidden * step, none * step, wrong * step, digest_of_rights(entries, count));
 }
 
 /* Reads the data through a separate mapping, since the direct map is under test. */
-static int damaged_pages(struct region *region)
+static int damaged_pages(const struct region *region)
 {
-	int page, bad = 0;
+	struct page **frames = kvcalloc(BLOCK_PAGES, sizeof(*frames), GFP_KERNEL);
+	size_t words = words_of(region), i;
+	int first, page, bad = 0;
 
-	for (page = 0; page < BLOCK_PAGES; page++) {
-		struct page *frame = region->block + page;
-		u64 *word = vmap(&frame, 1, VM_MAP, PAGE_KERNEL);
-		size_t i;
+	for (first = 0; frames && first < pages_of(region); first += BLOCK_PAGES) {
+		u64 *word;
 
+		for (page = 0; page < BLOCK_PAGES; page++)
+			frames[page] = region->block + first + page;
+		word = vmap(frames, BLOCK_PAGES, VM_MAP, PAGE_KERNEL);
 		if (!word)
-			return -1;
-		for (i = 0; i < WORDS; i++)
-			if (word[i] != (MARK | page_to_phys(frame) | i * sizeof(u64)))
-				break;
-		bad += i < WORDS;
-		vunmap(word);
+			break;
+		for (page = 0; page < BLOCK_PAGES; page++, word += WORDS) {
+			for (i = 0; i < WORDS; i++)
+				if (word[i] != (i < words ? MARK | page_to_phys(frames[page]) | i * sizeof(u64) : 0))
+					break;
+			bad += i < WORDS;
+		}
+		vunmap(word - BLOCK_PAGES * WORDS);
 	}
-	return bad;
+	kvfree(frames);
+	return first < pages_of(region) ? -1 : bad;
 }
 
 /* Frames that the allocator changes when it gives the reader a page. */
@@ -315,19 +448,27 @@ static int show(struct seq_file *out, void *unused)
 {
 	int i;
 
-	seq_printf(out, "module armed=%d fail=%d allocations=%d failures=%d regions=%d\n", armed, fail, allocations,
-		   failures, region_count);
+	seq_printf(out, "module armed=%d skip=%d fail=%d allocations=%d failures=%d regions=%d\n", armed, skip, fail,
+		   allocations, failures, region_count);
+	if (control_error != -ENODATA)
+		seq_printf(out, "control failed=%d seen=%d error=%d\n", control_failed, control_seen, control_error);
 	show_allocator(out);
 	for (i = 0; i < region_count; i++) {
 		struct region *region = &regions[i];
-		u64 *entry = pmd_entry(address_of(region));
+		u64 *entry = entry_of(region);
 
 		seq_printf(out, "region wish=%s block=0x%lx address=0x%lx", region->wish, page_to_pfn(region->block),
 			   address_of(region));
 		if (entry) {
 			seq_printf(out, " table=0x%lx pmd=0x%016llx", __pa(entry) >> PAGE_SHIFT, *entry);
-			show_entries(out, region, READ_ONCE(*entry));
+			show_entries(out, region, entry);
 		}
+		if (region->kind == PAGE || region->kind == ZERO) {
+			entry = entry_at(lone_page(region), PAGE_SHIFT);
+			seq_printf(out, " lone=0x%016llx", entry ? READ_ONCE(*entry) : 0);
+		}
+		if (region->owner)
+			seq_printf(out, " owner=%s", region->owner);
 		seq_printf(out, " damaged=%d\n", damaged_pages(region));
 	}
 	return 0;
@@ -338,9 +479,46 @@ static int open_report(struct inode *inode, struct file *file)
 	return single_open(file, show, NULL);
 }
 
+/*
+ * Splits a block twice: the first time its allocation must fail, the second time it must not. The probe must count both.
+ * Nothing but the size of the block's entries is changed.
+ */
+static int provoke_splits(void)
+{
+	struct page *block = take_block(false);
+	unsigned long address;
+	int refused, done;
+
+	if (!call_set_memory_4k)
+		return -EOPNOTSUPP;
+	if (!block)
+		block = take_block(true);
+	if (!block)
+		return -ENOMEM;
+	address = (unsigned long)page_address(block);
+	control_failed = control_seen = 0;
+	controlling = true;
+	refused = call_set_memory_4k(address, 1);
+	done = call_set_memory_4k(address, 1);
+	controlling = false;
+	__free_pages(block, BLOCK_ORDER);
+	return !refused ? -EEXIST : done;
+}
+
+static void churn(void)
+{
+	int i;
+
+	for (i = 0; i < 64; i++) {
+		kfree(kmalloc(CHURNED_BYTES, GFP_KERNEL));
+		usleep_range(500, 1000);
+	}
+}
+
 static ssize_t control(struct file *file, const char __user *text, size_t size, loff_t *at)
 {
 	char word[8] = "";
+	int i;
 
 	if (copy_from_user(word, text, min(size, sizeof(word) - 1)))
 		return -EFAULT;
@@ -348,6 +526,15 @@ static ssize_t control(struct file *file, const char __user *text, size_t size, 
 		armed = true;
 	else if (!strncmp(word, "disarm", 6))
 		armed = false;
+	else if (!strncmp(word, "control", 7))
+		control_error = provoke_splits();
+	else if (!strncmp(word, "owner", 5))
+		for (i = 0; i < region_count; i++) {
+			if (regions[i].kind == PAGE)
+				act_as_owner(&regions[i]);
+		}
+	else if (!strncmp(word, "churn", 5))
+		churn();
 	else
 		return -EINVAL;
 	return size;
@@ -369,26 +556,63 @@ static noinline notrace void *return_null(void)
 	return NULL;
 }
 
+/* Parts of the names of functions that split; a compiler inlines some of them, and gives others a suffix. */
+static const char *const splitters[] = { "split_large_page", "change_page_attr", "set_direct_map", "set_memory_4k" };
+
+/*
+ * The function that changes page attributes and made this allocation, as its return address on the stack says; NULL
+ * if none did. Between the two may be several functions, some of them inlined.
+ */
+static const char *splitter(const struct pt_regs *regs, char *name)
+{
+	const unsigned long *word = (const unsigned long *)regs->sp;
+	const unsigned long *end = (const unsigned long *)(ALIGN(regs->sp + 1, THREAD_SIZE));
+	size_t at;
+	int i;
+
+	for (i = 0; i < STACK_WORDS && word + i < end; i++) {
+		if (word[i] < __START_KERNEL_map || !sprint_symbol_no_offset(name, word[i]))
+			continue;
+		for (at = 0; at < ARRAY_SIZE(splitters); at++)
+			if (strstr(name, splitters[at]))
+				return name;
+	}
+	return NULL;
+}
+
 /* The copy runs with interrupts off, and nothing else in it changes page attributes. */
 static int on_allocation(struct kprobe *probe, struct pt_regs *regs)
 {
-	char caller[KSYM_SYMBOL_LEN];
+	static char caller[KSYM_SYMBOL_LEN];
+	bool fails;
 
-	if (!armed || regs->flags & X86_EFLAGS_IF)
+	if (!controlling && (!armed || regs->flags & X86_EFLAGS_IF))
 		return 0;
-	sprint_symbol_no_offset(caller, *(unsigned long *)regs->sp);
-	if (!strstr(caller, "change_page_attr") && !strstr(caller, "split_large_page"))
+	if (!splitter(regs, caller))
 		return 0;
-	allocations++;
-	if (failures >= fail)
+	if (controlling) {
+		fails = !control_failed;
+		control_failed += fails;
+		control_seen += !fails;
+	} else {
+		fails = allocations >= skip && failures < fail;
+		allocations++;
+		failures += fails;
+		pr_info("hlab_region: allocation %d for a split, from %s%s\n", allocations, caller,
+			fails ? ": failure injected" : "");
+	}
+	if (!fails)
 		return 0;
-	failures++;
-	pr_info("hlab_region: allocation %d for a split, from %s: failure injected\n", allocations, caller);
 	regs->ip = (unsigned long)return_null;
 	return 1;
 }
 
-static struct kprobe allocation_probe = { .pre_handler = on_allocation };
+/* Without a post handler, a probe may be optimized to a jump, after which a change of the instruction pointer is lost. */
+static void after_allocation(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
+{
+}
+
+static struct kprobe allocation_probe = { .pre_handler = on_allocation, .post_handler = after_allocation };
 
 /* The address of a function that is not exported. */
 static void *find_function(const char *name)
@@ -400,7 +624,27 @@ static void *find_function(const char *name)
 		return NULL;
 	address = probe.addr;
 	unregister_kprobe(&probe);
+	/* A probe stands behind ENDBR64, which a function begins with where the kernel has indirect branch tracking. */
+	if (!memcmp(address - 4, "\xf3\x0f\x1e\xfa", 4))
+		address -= 4;
 	return address;
+}
+
+/* Adds the regions of one word of `make`. */
+static int add_regions(char *wish)
+{
+	char *times = strchr(wish, '*');
+	unsigned int count = 1;
+	int error = 0;
+
+	if (times) {
+		*times++ = 0;
+		if (kstrtouint(times, 10, &count))
+			return -EINVAL;
+	}
+	while (!error && count--)
+		error = region_count < MOST_REGIONS ? add_region(wish) : -ENOSPC;
+	return error;
 }
 
 static int __init hlab_region_init(void)
@@ -409,14 +653,15 @@ static int __init hlab_region_init(void)
 	int error = 0, i;
 
 	call_set_memory_np = find_function("set_memory_np");
+	call_set_memory_4k = find_function("set_memory_4k");
 	if (!call_set_memory_np || !wishes) {
 		pr_err("hlab_region: this kernel has no set_memory_np\n");
 		kfree(wishes);
 		return -ENOENT;
 	}
 	while (!error && (wish = strsep(&rest, ",")))
-		if (*wish && region_count < MOST_REGIONS)
-			error = add_region(wish);
+		if (*wish)
+			error = add_regions(wish);
 	kfree(wishes);
 	sort_blocks();
 	for (i = 0; !error && i < region_count; i++)

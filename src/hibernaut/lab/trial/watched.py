@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A hibernation that is watched: the kernel's page tables right before and right after `swsusp_save`.
+
+The guest is stopped at the first instruction of `swsusp_save` and at its return address. The function is called from
+assembly, so that no compiler inlines it or gives it another name; its inner functions are not needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hibernaut.errors import HibernautError, LabError
+from hibernaut.lab.guest_state import REPORT, RunningGuest
+from hibernaut.lab.laboratory import HIBERNATE, Hibernated, Lab, Resumed, outcome_of, wait_for_stop
+from hibernaut.lab.page_tables import KernelTables, reachable_tables
+from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME, GuestRecord
+from hibernaut.lab.trial.situations import Situation
+from hibernaut.lab.verification import verify_resumed
+from hibernaut.lab.vm.gdb import Debugger
+from hibernaut.swsusp import open_image
+
+__all__ = ["Watched", "watch"]
+
+COPY = "swsusp_save"
+COPY_SECONDS = 180
+WRITE_SECONDS = 300
+CR4_LA57 = 1 << 12
+TEST_RESUME = "echo test_resume > /sys/power/disk"
+AFTERWARDS = (
+    "dd if=/dev/zero of=/tmp/work bs=1M count=16 2>/dev/null && rm /tmp/work",
+    "i=0; while [ $i -lt 40 ]; do true | cat; i=$((i+1)); done",
+)
+"""Work of a resumed guest: it allocates and frees pages and starts processes."""
+OWNER = f"echo owner > {REPORT}"
+CHURN = f"for i in 1 2 3 4 5 6 7 8; do echo churn > {REPORT}; done"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of a guest that hibernates in a situation.
+
+    Attributes:
+        done: outcome of the hibernation.
+        before: kernel page tables before the copy; None if the guest did not get there.
+        after: kernel page tables after the copy; None if the guest did not get out of it.
+        lacking: frames of page tables that the image's own tables point to and that it lacks; None without an image.
+        resumed: outcome of the resume, and of the work afterwards; None if there was none.
+    """
+
+    done: Hibernated
+    before: KernelTables | None
+    after: KernelTables | None
+    lacking: tuple[int, ...] | None = None
+    resumed: Resumed | None = None
+
+
+def watch(lab: Lab, situation: Situation, folder: Path, *, quick: bool = False) -> Watched:
+    """Let a guest hibernate in a situation, watch the copy, and resume it on a fresh machine.
+
+    Args:
+        lab: laboratory with the kernel.
+        situation: the situation.
+        folder: existing folder for disks and record.
+        quick: resume in the same boot, by the kernel's own `test_resume`.
+
+    Raises:
+        LabUnavailable: the laboratory lacks something on this machine.
+        LabError: the guest cannot be brought into the situation, or times out.
+    """
+    with lab.prepared(situation.variant, folder, gdb=True, shared_ram=True) as (guest, record):
+        if quick:
+            guest.port.run(TEST_RESUME)
+        sequence, before, after = _stopped_twice(guest)
+        resumed = None
+        if quick and before:
+            outcome, reason, resumed = _resumed_at_once(guest, sequence, record, situation)
+        else:
+            outcome, reason = outcome_of(guest, sequence, folder / IMAGE_NAME, record)
+        log = guest.qemu.console()
+        announced = re.search(r"Need to copy (\d+) pages", log)
+        record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
+        record.save(folder)
+        done = Hibernated(outcome, reason, folder, record, log, time.monotonic() - guest.booted)
+    if quick or outcome != "hibernated":
+        return Watched(done, before, after, None, resumed)
+    lacking = _lacking_tables(done, before)
+    resumed = lab.resume(
+        record,
+        [folder / IMAGE_NAME, folder / SPARE_NAME],
+        folder,
+        partition=record.partition,
+        offset=record.offset,
+        questions=afterwards(situation),
+    )
+    return Watched(done, before, after, lacking, resumed)
+
+
+def afterwards(situation: Situation) -> list[str]:
+    """Return the commands with which a resumed guest shows that it goes on working."""
+    owner = [OWNER, f"cat {REPORT}"] if situation.variant.regions else []
+    return [*(owner or ([CHURN] if situation.variant.kfence else [])), *AFTERWARDS]
+
+
+def _stopped_twice(guest: RunningGuest) -> tuple[int, KernelTables | None, KernelTables | None]:
+    """Hibernate, read the kernel's page tables before and after the copy, and return the command's number and both."""
+    listed = guest.port.run(f"grep -E ' T {COPY}$' /proc/kallsyms || true")
+    if not listed:
+        raise LabError(f"the kernel's symbols lack {COPY}", advice="build it with CONFIG_KALLSYMS and hibernation")
+    start = int(listed[0].split()[0], 16)
+    debugger = Debugger(guest.qemu)
+    debugger.add_breakpoint(start)
+    debugger.resume()
+    sequence = guest.port.send(HIBERNATE)
+    if wait_for_stop(guest, debugger, sequence) is not None:
+        return sequence, None, None
+    before = _tables(guest)
+    back = int.from_bytes(debugger.read(guest.qemu.registers()["RSP"], 8), "little")
+    debugger.remove_breakpoint(start)
+    debugger.add_breakpoint(back)
+    debugger.resume()
+    end = time.monotonic() + COPY_SECONDS
+    while not debugger.stopped(0.1):
+        if not guest.qemu.running:
+            return sequence, before, None
+        if time.monotonic() > end:
+            raise LabError(f"the copy did not end within {COPY_SECONDS} s", log=guest.qemu.last_log_lines())
+    after = _tables(guest)
+    debugger.remove_breakpoint(back)
+    debugger.close()
+    return sequence, before, after
+
+
+def _tables(guest: RunningGuest) -> KernelTables:
+    """Return the page tables that a stopped guest's CPU uses."""
+    registers = guest.qemu.registers()
+    if guest.qemu.ram is None:
+        raise LabError("the guest's RAM is not shared")
+    return KernelTables.read(guest.qemu.ram.memory, registers["CR3"], 5 if registers["CR4"] & CR4_LA57 else 4)
+
+
+def _resumed_at_once(
+    guest: RunningGuest, sequence: int, record: GuestRecord, situation: Situation
+) -> tuple[str, str, Resumed | None]:
+    """Wait for the end of a `test_resume`; return outcome and reason of the hibernation, and the verified guest."""
+    try:
+        reply = guest.port.reply(sequence, WRITE_SECONDS, "hibernating and resuming")
+        if reply.status:
+            return "refused", f"exit status {reply.status}: {' / '.join(reply.lines)}", None
+        passed, reason, facts = verify_resumed(guest, record, reply)
+        facts["answers"] = [guest.port.ask(command).lines for command in afterwards(situation)]
+    except LabError:
+        if not guest.port.ended:
+            raise
+        return "died", guest.copy_crash_messages(), None
+    return "hibernated", "", Resumed(passed, reason, guest.qemu.console(), time.monotonic() - guest.booted, facts)
+
+
+def _lacking_tables(done: Hibernated, before: KernelTables | None) -> tuple[int, ...]:
+    """Return the frames of page tables that an image's own tables point to and that it lacks."""
+    if before is None:
+        return ()
+    with open_image(done.image, offset=done.record.offset, partition=done.record.partition) as image:
+        try:
+            _, missing = reachable_tables(image.memory(), image.info.cr3, before.levels)
+        except HibernautError as error:
+            raise LabError(f"the image cannot be read: {error}") from error
+    return tuple(sorted(missing))
