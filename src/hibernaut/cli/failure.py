@@ -30,6 +30,8 @@ BAD_NEWS = 1
 UNUSABLE = 2
 INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h."""
+NO_BISECTION = 255
+"""Exit status of a command for `git bisect run` that cannot be run as it is: it ends the bisection (git-bisect(1))."""
 READER_GONE = 141
 """Exit status that a shell reports for a program that SIGPIPE ends."""
 
@@ -84,7 +86,7 @@ def report_failure(error: Exception) -> int:
             "the lines above, the command, and `hibernaut --version`"
         )
         return INTERNAL_ERROR
-    return UNUSABLE
+    return NO_BISECTION if sys.argv[1:3] == ["lab", "judge"] else UNUSABLE
 
 
 def _advice_on(error: HibernautError) -> str:

@@ -64,7 +64,19 @@ class ChangedEntry:
 
     def __str__(self) -> str:
         was, now = ("no table" if one is None else f"{one:#x}" for one in (self.before, self.after))
-        return f"{self.level.name} entry of {self.address:#x}: {was}, then {now}"
+        return f"{self.level.name} entry of {self.address:#x}: {was}, then {now}{self._flags_text()}"
+
+    def _flags_text(self) -> str:
+        """Return the flags that differ, if nothing else does."""
+        if not self.before or not self.after or (self.before ^ self.after) & FRAME_MASK:
+            return ""
+        changes = {"loses": self.before & ~self.after, "gains": self.after & ~self.before}
+        texts = [
+            f"{verb} {' and '.join(flag.name for flag in Entry if flag & bits and flag.name)}"
+            for verb, bits in changes.items()
+            if bits & sum(Entry)
+        ]
+        return f" ({', '.join(texts)})" if texts else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +99,7 @@ class KernelTables:
 
         Args:
             memory: memory of the machine.
-            cr3: CR3; bits that are no address are ignored.
+            cr3: CR3; bits outside of the address are ignored.
             levels: levels of paging, 4 or 5.
         """
         found = cls((cr3 & FRAME_MASK) >> PAGE_SHIFT, levels, {})

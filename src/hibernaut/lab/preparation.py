@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from hibernaut.errors import LabError
+from hibernaut.errors import LabError, LabUnavailable
 from hibernaut.lab.guest.region import REGION_MODULE
 from hibernaut.lab.guest_state import (
     REPORT,
@@ -29,6 +29,8 @@ LOOSE_PAGES = 1024
 SEED = 0x1BADB002
 SWAP_FILE_SECONDS = 300
 MODULE_SECONDS = 120
+NO_BLOCK = "No such device or address"
+"""Text of ENXIO, with which the module refuses if no block fits."""
 
 ALLOCATORS = ("__alloc_frozen_pages_noprof", "__alloc_pages_noprof", "__alloc_pages", "__alloc_pages_nodemask")
 """Functions that every allocation of pages goes through, by ascending age: those of 6.14, 6.10, 5.13 and before."""
@@ -92,13 +94,18 @@ def _make_regions(guest: RunningGuest, variant: Variant) -> None:
     """Load the module that takes regions out of the direct map, and see that its probe works.
 
     Raises:
-        LabError: a region cannot be made; allocations are to fail, and the probe does not make one of a provoked split
-            fail.
+        LabUnavailable: no block fits, or no allocation of a provoked split fails although some are to fail later.
+        LabError: the module cannot be loaded.
     """
     parameters = [f"make={_listed(variant.regions)}", f"seed={variant.seed}", f"allocator={_allocator(guest)}"]
     if variant.fail_allocations:
         parameters += [f"skip={variant.skip_allocations}", f"fail={variant.fail_allocations}"]
-    guest.port.run(f"!insmod /modules/{REGION_MODULE} {' '.join(parameters)}", MODULE_SECONDS)
+    loaded = guest.port.ask(f"!insmod /modules/{REGION_MODULE} {' '.join(parameters)}", MODULE_SECONDS)
+    if any(line.endswith(NO_BLOCK) for line in loaded.lines):
+        regions = ", ".join(dict.fromkeys(variant.regions))
+        raise LabUnavailable(f"the guest has no free block for {regions} that one entry of its direct map maps")
+    if loaded.status:
+        raise LabError(f"the module cannot be loaded: {' / '.join(loaded.lines)}", log=guest.qemu.last_log_lines())
     guest.port.run(f"echo control > {REPORT}")
     if variant.fail_allocations:
         require_control(module_report(guest))
@@ -120,11 +127,15 @@ def _listed(regions: Sequence[str]) -> str:
 
 
 def require_control(report: ModuleReport) -> None:
-    """Require that the probe made the first of two provoked splits fail and saw the second. Raises LabError if not."""
+    """Require that the probe made the first of two provoked splits fail and saw the second.
+
+    Raises:
+        LabUnavailable: it did not: what it is to fail later would not fail.
+    """
     control = report.control
     if (control.get("failed"), control.get("seen"), control.get("error")) != ("1", "1", "0"):
         said = ", ".join(f"{key} {value}" for key, value in control.items()) or "the module did not try"
-        raise LabError(f"an allocation cannot be made to fail in this guest: of two provoked splits: {said}")
+        raise LabUnavailable(f"an allocation cannot be made to fail in this guest: of two provoked splits: {said}")
 
 
 def _swap_on(guest: RunningGuest, variant: Variant) -> tuple[str, int | None, int]:
@@ -142,9 +153,15 @@ def _swap_on(guest: RunningGuest, variant: Variant) -> tuple[str, int | None, in
 
 
 def use_kfence(guest: RunningGuest) -> None:
-    """Switch KFENCE on and use it until each of its slots was used twice. Raises LabError if the kernel cannot."""
+    """Switch KFENCE on and use it until each of its slots was used twice.
+
+    Raises:
+        LabUnavailable: the kernel has no KFENCE that can be switched on at run time.
+        LabError: it is hardly used.
+    """
     guest.port.run(f"!insmod /modules/{REGION_MODULE}")
-    guest.port.run("mount -t debugfs debugfs /sys/kernel/debug")
+    if guest.port.ask(f"mount -t debugfs debugfs /sys/kernel/debug && test -e {KFENCE_PARAMETERS}").status:
+        raise LabUnavailable("the kernel has no KFENCE, or no debugfs")
     guest.port.run(f"echo 1 > {KFENCE_PARAMETERS}/sample_interval")
     done = 0
     for _ in range(CHURNS):

@@ -478,7 +478,7 @@ class ReplayDocument(TypedDict):
     outcome: Annotated[str, "saved, died or refused"]
     violated: Annotated[list[str], "names of the violated invariants"]
     warned: Annotated[bool, "whether the kernel warned"]
-    death: Annotated[str, "kind of the crash; empty if there is none"]
+    crash: Annotated[str, "kind of the crash; empty if there is none"]
     error: Annotated[str | None, "the fault or refusal"]
     findings: Annotated[list[str], "the first violations"]
     more_findings: Annotated[int, "number of violations that are not listed"]
@@ -708,7 +708,7 @@ class ProveDocument(TypedDict):
 
 
 class JudgedCaseDocument(TypedDict):
-    """What a kernel did in one situation."""
+    """Behaviour of a kernel in one situation."""
 
     case: Annotated[str, "name of the situation"]
     what: Annotated[str, "description of the situation"]

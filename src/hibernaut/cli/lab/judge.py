@@ -14,6 +14,7 @@ from hibernaut.cli.lab.options import DryRunOption, LabOptions, show_plan
 from hibernaut.cli.options import OutputOptions
 from hibernaut.cli.terminal import say
 from hibernaut.errors import LabError
+from hibernaut.lab.host.programs import program
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.trial.configuration import (
     NEEDS,
@@ -25,7 +26,7 @@ from hibernaut.lab.trial.configuration import (
     read_configuration,
 )
 from hibernaut.lab.trial.situations import CONTROL, SITUATIONS, situations_named
-from hibernaut.lab.trial.trial import CANNOT_JUDGE, CURED, Tried, Verdict, try_kernel, verdict_on
+from hibernaut.lab.trial.trial import CANNOT_JUDGE, CURED, KernelVerdict, Tried, try_kernel, verdict_on
 from hibernaut.report.documents import CasesDocument, JudgedCaseDocument, JudgeDocument, NeedsDocument
 from hibernaut.report.judge import judge_text, judged_case_text, needs_text
 from hibernaut.report.text import columns
@@ -33,6 +34,8 @@ from hibernaut.report.text import columns
 __all__ = ["judge"]
 
 JUDGE_SECTION = "Trial"
+PROGRAMS = ("qemu-system-x86_64", "setpriv", "busybox", "gcc")
+"""Programs without which no kernel can be judged."""
 GOOD, BAD, SKIP = 0, 1, 125
 """Exit statuses as `git bisect run` reads them; 255, a wrong command line, ends the bisection."""
 
@@ -129,6 +132,8 @@ def judge(
         raise typer.BadParameter(f"{keep} is not empty; give a new or empty folder", param_hint="--keep")
     if dry_run:
         return show_plan(output, *(options.planned(one.variant, Path("DIR"), gdb=True) for one in situations))
+    for name in PROGRAMS:
+        program(name)  # what this machine lacks is not the kernel's fault
     started = time.monotonic()
     try:
         laboratory = options.lab()
@@ -146,7 +151,7 @@ def judge(
     raise typer.Exit(_status(results, verdict, expect, bisect_for))
 
 
-def _status(results: list[Tried], verdict: Verdict, expect: Wanted | None, bisect_for: Wanted) -> int:
+def _status(results: list[Tried], verdict: KernelVerdict, expect: Wanted | None, bisect_for: Wanted) -> int:
     """Return the exit status of a verdict."""
     if verdict == CANNOT_JUDGE:
         return SKIP
@@ -169,7 +174,9 @@ def _case(one: Tried) -> JudgedCaseDocument:
     }
 
 
-def _document(lab: Lab, results: list[Tried], verdict: str, why: str, quick: bool, seconds: float) -> JudgeDocument:
+def _document(
+    lab: Lab, results: list[Tried], verdict: KernelVerdict, why: str, quick: bool, seconds: float
+) -> JudgeDocument:
     configuration = configuration_of(lab.kernel)
     control = next((one for one in results if one.situation is CONTROL), None)
     return {
@@ -180,7 +187,7 @@ def _document(lab: Lab, results: list[Tried], verdict: str, why: str, quick: boo
         "quick": quick,
         "control": control is not None and control.finding.word == "cured",
         "cases": [_case(one) for one in results],
-        "verdict": verdict,  # type: ignore[typeddict-item]
+        "verdict": verdict,
         "why": why,
         "seconds": round(seconds),
     }

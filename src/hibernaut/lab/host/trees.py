@@ -6,8 +6,10 @@ Documentation/kbuild/kbuild.rst names the files. Only they are read; nothing in 
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ BZIMAGE = Path("arch/x86/boot/bzImage")
 CONFIG = Path(".config")
 RELEASE = Path("include/config/kernel.release")
 SYMBOL_VERSIONS = Path("Module.symvers")
+GZIP = b"\x1f\x8b"
 SETTING = re.compile(r'^CONFIG_(\w+)=(?:"(.*)"|(.*))$', re.MULTILINE)
 
 
@@ -51,8 +54,21 @@ class Configuration:
 
     @classmethod
     def read(cls, path: Path) -> Configuration:
-        """Return the configuration in a file (.config, auto.conf, or a fragment). Raises OSError."""
-        return cls.parse(path, path.read_text(errors="replace"))
+        """Return the configuration in a file (.config, auto.conf, a fragment, config.gz).
+
+        Raises:
+            FormatError: it is compressed and damaged.
+            OSError: it cannot be read.
+        """
+        raw = path.read_bytes()
+        if raw.startswith(GZIP):
+            try:
+                raw = gzip.decompress(raw)
+            except (OSError, EOFError, zlib.error) as error:
+                raise FormatError(
+                    f"not a configuration: {error}", source=str(path), advice="give the kernel's .config"
+                ) from error
+        return cls.parse(path, raw.decode("utf-8", "replace"))
 
     @classmethod
     def parse(cls, source: Path, text: str) -> Configuration:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hibernaut.errors import HibernautError
 from hibernaut.lab.variants import Variant
 
-__all__ = ["CONTROL", "MANY_BLOCKS", "SITUATIONS", "Situation", "situations_named"]
+__all__ = ["CONTROL", "MANY_BLOCKS", "SITUATIONS", "TrialSituation", "situations_named"]
 
 MANY_BLOCKS = 64
 """Blocks of 2 MiB out of the direct map in one situation."""
@@ -17,7 +17,7 @@ MEMORY_MIB, MANY_MEMORY_MIB, GIB_MEMORY_MIB, NODES_MEMORY_MIB = 256, 512, 3072, 
 
 
 @dataclass(frozen=True)
-class Situation:
+class TrialSituation:
     """A state of memory in which a kernel hibernates.
 
     Attributes:
@@ -45,7 +45,7 @@ def _situation(
     memory_mib: int = MEMORY_MIB,
     fail: int = 0,
     skip: int = 0,
-) -> Situation:
+) -> TrialSituation:
     variant = Variant(
         name,
         what,
@@ -55,7 +55,7 @@ def _situation(
         fail_allocations=fail,
         skip_allocations=skip,
     )
-    return Situation(name, what, variant)
+    return TrialSituation(name, what, variant)
 
 
 CONTROL = _situation("plain", "whole direct map present")
@@ -78,14 +78,14 @@ SITUATIONS = (
                "4k:below"),
     _situation("many", f"{MANY_BLOCKS} blocks of 2 MiB not present", *(["2m:below"] * MANY_BLOCKS),
                memory_mib=MANY_MEMORY_MIB),
-    Situation(
+    TrialSituation(
         "torn-lists",
         "2 MiB not present between the struct pages and the CPU's lists (two nodes)",
         Variant("torn-lists", "two nodes", memory_mib=NODES_MEMORY_MIB, compressor="none", regions=("2m:below",),
                 pages="below"),
         lists=True,
     ),
-    Situation(
+    TrialSituation(
         "kfence",
         "KFENCE switched on at run time",
         Variant("kfence", "KFENCE at run time", compressor="none", kfence=True),
@@ -93,7 +93,7 @@ SITUATIONS = (
 )  # fmt: skip
 
 
-def situations_named(names: Iterable[str] | None = None) -> list[Situation]:
+def situations_named(names: Iterable[str] | None = None) -> list[TrialSituation]:
     """Return situations by name, in the order of the table, with the control; all of them if None.
 
     Raises:

@@ -10,16 +10,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final, Literal
 
 from hibernaut.errors import HibernautError, LabUnavailable
 from hibernaut.lab.laboratory import Lab
+from hibernaut.lab.record import LOG_NAME, RESUMED_LOG_NAME
 from hibernaut.lab.trial.configuration import configuration_of, lacking
 from hibernaut.lab.trial.findings import Finding, Word, finding_of
-from hibernaut.lab.trial.situations import CONTROL, Situation
+from hibernaut.lab.trial.situations import CONTROL, TrialSituation
 from hibernaut.lab.trial.watched import watch
 from hibernaut.parallel import ordered_results
+from hibernaut.volumes.output import write_file
 
-__all__ = ["Tried", "Verdict", "try_kernel", "verdict_on"]
+__all__ = ["CANNOT_JUDGE", "CURED", "NOT_CURED", "KernelVerdict", "Tried", "try_kernel", "verdict_on"]
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,21 @@ class Tried:
         seconds: duration.
     """
 
-    situation: Situation
+    situation: TrialSituation
     finding: Finding
     tries: int
     seconds: float
 
 
-class Verdict(str):
-    """Verdict on a kernel: cured, not cured, or cannot judge."""
-
-
-CURED, NOT_CURED, CANNOT_JUDGE = Verdict("cured"), Verdict("not cured"), Verdict("cannot judge")
+KernelVerdict = Literal["cured", "not cured", "cannot judge"]
+CURED: Final = "cured"
+NOT_CURED: Final = "not cured"
+CANNOT_JUDGE: Final = "cannot judge"
 
 
 def try_kernel(
     lab: Lab,
-    situations: Sequence[Situation],
+    situations: Sequence[TrialSituation],
     *,
     tries: int = 3,
     jobs: int = 2,
@@ -74,7 +76,7 @@ def try_kernel(
         lab.reopen()
 
 
-def verdict_on(results: Sequence[Tried]) -> tuple[Verdict, str]:
+def verdict_on(results: Sequence[Tried]) -> tuple[KernelVerdict, str]:
     """Return the verdict on a kernel and its reason, one line.
 
     A kernel is cured if the control passes, nothing is unclear, and it is cured in every situation that was exercised,
@@ -99,7 +101,7 @@ def verdict_on(results: Sequence[Tried]) -> tuple[Verdict, str]:
     return CURED, f"in all {len(others)} situations"
 
 
-def _try(lab: Lab, situation: Situation, tries: int, quick: bool, keep: Path | None) -> Tried:
+def _try(lab: Lab, situation: TrialSituation, tries: int, quick: bool, keep: Path | None) -> Tried:
     started = time.monotonic()
     configuration = configuration_of(lab.kernel)
     lacks = [] if configuration is None else lacking(configuration)
@@ -116,9 +118,8 @@ def _try(lab: Lab, situation: Situation, tries: int, quick: bool, keep: Path | N
         try:
             seen = watch(lab, situation, folder, quick=quick)
             if keep is not None:
-                (folder / "kernel.log").write_text(seen.done.log)
-                if seen.resumed:
-                    (folder / "resumed.log").write_text(seen.resumed.log)
+                write_file(folder / LOG_NAME, seen.done.log.encode())
+                write_file(folder / RESUMED_LOG_NAME, seen.resumed.log.encode() if seen.resumed else b"")
             finding = finding_of(situation, seen)
         except LabUnavailable as error:
             finding = Finding(Word.NOT_EXERCISED, (str(error),))

@@ -18,7 +18,7 @@ from hibernaut.lab.guest_state import REPORT, RunningGuest
 from hibernaut.lab.laboratory import HIBERNATE, Hibernated, Lab, Resumed, outcome_of, wait_for_stop
 from hibernaut.lab.page_tables import KernelTables, reachable_tables
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME, GuestRecord
-from hibernaut.lab.trial.situations import Situation
+from hibernaut.lab.trial.situations import TrialSituation
 from hibernaut.lab.verification import verify_resumed
 from hibernaut.lab.vm.gdb import Debugger
 from hibernaut.swsusp import open_image
@@ -41,7 +41,7 @@ CHURN = f"for i in 1 2 3 4 5 6 7 8; do echo churn > {REPORT}; done"
 
 @dataclass(frozen=True)
 class Watched:
-    """What was seen of a guest that hibernates in a situation.
+    """Observations of a guest that hibernates in a situation.
 
     Attributes:
         done: outcome of the hibernation.
@@ -58,7 +58,7 @@ class Watched:
     resumed: Resumed | None = None
 
 
-def watch(lab: Lab, situation: Situation, folder: Path, *, quick: bool = False) -> Watched:
+def watch(lab: Lab, situation: TrialSituation, folder: Path, *, quick: bool = False) -> Watched:
     """Let a guest hibernate in a situation, watch the copy, and resume it on a fresh machine.
 
     Args:
@@ -81,7 +81,7 @@ def watch(lab: Lab, situation: Situation, folder: Path, *, quick: bool = False) 
         else:
             outcome, reason = outcome_of(guest, sequence, folder / IMAGE_NAME, record)
         log = guest.qemu.console()
-        announced = re.search(r"Need to copy (\d+) pages", log)
+        announced = re.search(r"NeededOption to copy (\d+) pages", log)
         record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
         record.save(folder)
         done = Hibernated(outcome, reason, folder, record, log, time.monotonic() - guest.booted)
@@ -99,8 +99,8 @@ def watch(lab: Lab, situation: Situation, folder: Path, *, quick: bool = False) 
     return Watched(done, before, after, lacking, resumed)
 
 
-def afterwards(situation: Situation) -> list[str]:
-    """Return the commands with which a resumed guest shows that it goes on working."""
+def afterwards(situation: TrialSituation) -> list[str]:
+    """Return the commands with which a resumed guest shows that it continues to work."""
     owner = [OWNER, f"cat {REPORT}"] if situation.variant.regions else []
     return [*(owner or ([CHURN] if situation.variant.kfence else [])), *AFTERWARDS]
 
@@ -143,7 +143,7 @@ def _tables(guest: RunningGuest) -> KernelTables:
 
 
 def _resumed_at_once(
-    guest: RunningGuest, sequence: int, record: GuestRecord, situation: Situation
+    guest: RunningGuest, sequence: int, record: GuestRecord, situation: TrialSituation
 ) -> tuple[str, str, Resumed | None]:
     """Wait for the end of a `test_resume`; return outcome and reason of the hibernation, and the verified guest."""
     try:

@@ -76,7 +76,7 @@ static struct region {
 	enum kind kind;
 	bool above;
 	struct page *block;
-	const char *owner; /* what came of its owner's write; NULL before */
+	const char *owner; /* result of its owner's write; NULL before it */
 } regions[MOST_REGIONS];
 static int region_count;
 static bool armed, controlling;
@@ -269,7 +269,7 @@ static int add_region(const char *wish)
 	strscpy(region->wish, wish, sizeof(region->wish));
 	region->block = region->kind == GIB ? take_gib(region->above) : take_block(region->above);
 	if (!region->block)
-		return -ENOMEM;
+		return -ENXIO;
 	region_count++;
 	return 0;
 }
