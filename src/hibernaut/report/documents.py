@@ -565,6 +565,8 @@ class VariantDocument(TypedDict):
     regions: Annotated[list[str], "regions out of the direct map"]
     seed: Annotated[int, "seed of the choice of the regions' blocks"]
     fail_allocations: Annotated[int, "number of failing allocations for splits"]
+    skip_allocations: Annotated[int, "number of those that succeed before the first one fails"]
+    kfence: Annotated[bool, "whether KFENCE is switched on at run time"]
     secret_pages: Annotated[int, "pages of memfd_secret"]
     pages: Annotated[Literal["above", "below"], "position of the allocator's pages relative to the regions"]
     lists: Annotated[Literal["above", "below"], "position of the CPUs' own lists relative to the regions"]
