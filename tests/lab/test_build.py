@@ -92,6 +92,24 @@ def test_a_view_is_the_source_with_changes(tmp_path: Path, source: Path) -> None
     assert not (view / "Kconfig").is_symlink()
 
 
+def test_an_older_view_does_not_lead_into_the_source(tmp_path: Path, source: Path) -> None:
+    """Cures of a newer hibernaut change other files: links in their way become folders and copies, and back."""
+    view, build = tmp_path / "view", tmp_path / "build"
+    (view / "arch").mkdir(parents=True)
+    (view / "arch/x86").symlink_to(source / "arch/x86")
+    (view / "mm").mkdir()
+    (view / "mm/x.c").write_text("an older cure's")
+    (view / "kernel/power").mkdir(parents=True)
+    (view / "kernel/power/snapshot.c").symlink_to(source / "kernel/power/snapshot.c")
+    (view / "gone/deep").mkdir(parents=True)
+    changed = {name: after for name, (_, after) in cure_named("fixmap").changes(source).items()}
+    make_view(view, source, changed, build)
+    assert {name: (view / name).read_text() for name in changed} == changed
+    assert {name: (source / name).read_text() for name in changed} == {name: SOURCE[name] for name in changed}
+    assert (view / "mm/x.c").read_text() == "x"
+    assert not (view / "gone").exists()
+
+
 def test_only_what_changes_is_compiled_again(tmp_path: Path, source: Path) -> None:
     """Unchanged copies keep their time; a header with known users keeps it, too, and only their objects go."""
     view, build = tmp_path / "view", tmp_path / "build"
@@ -147,6 +165,9 @@ def test_a_package_is_built_once(tmp_path: Path, source: Path, pretended: Path) 
     assert build_kernel(cache, plan_build(cache, "6.1", cure_named("no-flush"))).fresh
     assert len(pretended.read_text().splitlines()) == calls + 1  # configured once
     shutil.rmtree(first.tree)
+    assert build_kernel(cache, plan).fresh
+    assert not build_kernel(cache, plan).fresh
+    os.utime(cache.root / "sources/6.1/Makefile", (3000, 3000))  # another package
     assert build_kernel(cache, plan).fresh
 
 

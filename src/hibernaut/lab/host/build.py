@@ -202,6 +202,8 @@ def source_tree(cache: Cache, line: PackagedLine, mirror: str | None = None) -> 
             [
                 program("tar"),
                 "-x",
+                "--touch",  # newer than objects that were built from an older package
+                "--touch",  # newer than what was built from an older package, for `make`
                 "--strip-components=1",
                 "--no-same-owner",
                 *left_out,
@@ -246,7 +248,11 @@ def build_kernel(
     source = source_of(cache, plan, mirror)
     changed = plan.cure.changes(source)
     settings = "".join(path.read_text() for path in plan.fragments)
-    stamp = {"settings": _digest(settings), "cure": _digest(json.dumps(changed, sort_keys=True))}
+    stamp = {
+        "source": (source / "Makefile").stat().st_mtime_ns,
+        "settings": _digest(settings),
+        "cure": _digest(json.dumps(changed, sort_keys=True)),
+    }
     result = plan.result(cache)
     with cache.locked(f"built/{plan.name}.lock"):
         if plan.line is not None and _stamp_of(result) == stamp:
@@ -305,11 +311,11 @@ def make_view(view: Path, source: Path, changed: Mapping[str, str], build: Path)
     users = {edit.file: edit.users for cure in cures().values() for edit in cure.edits if edit.users}
     copied = {name for cure in cures().values() for name in cure.files if (source / name).is_file()} | set(changed)
     folders = sorted({parent for name in copied for parent in Path(name).parents} | {Path()})
-    for folder in folders:
-        (view / folder).mkdir(parents=True, exist_ok=True)
+    for folder in folders:  # each after the folder that it is in
+        _own_folder(view / folder)
         names = {path.name for path in (source / folder).iterdir()} - {".git"}
         for stale in {path.name for path in (view / folder).iterdir()} - names:
-            (view / folder / stale).unlink()
+            _remove(view / folder / stale)
         for name in names:
             path = folder / name
             if path in folders:
@@ -320,11 +326,28 @@ def make_view(view: Path, source: Path, changed: Mapping[str, str], build: Path)
                     view / path, changed.get(str(path), before), source / path, users.get(str(path)), build
                 )
             elif not (view / path).is_symlink():
+                _remove(view / path)
                 (view / path).symlink_to(source / path)
+
+
+def _own_folder(path: Path) -> None:
+    """Make a folder of the view. A link in its place, of an older view, would lead into the source: it goes."""
+    if path.is_symlink():
+        path.unlink()
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_if_changed(path: Path, content: str, original: Path, users: str | None, build: Path) -> None:
     """Write a file of the view; one with known users keeps its time, and the objects of its users go first."""
+    if path.is_symlink():  # of an older view, into the source
+        path.unlink()
     if path.is_file() and path.read_text(errors="surrogateescape") == content:
         return
     if users is None:
@@ -398,7 +421,7 @@ def _run_make(
         raise LabUnavailable(what, advice=f"see {log}")
 
 
-def _keep(build: Path, result: Path, stamp: Mapping[str, str]) -> None:
+def _keep(build: Path, result: Path, stamp: Mapping[str, object]) -> None:
     """Copy the built kernel to its result, which is complete or absent."""
     partial = result.with_name(f".{result.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -15,6 +15,8 @@ from hibernaut.lab.host.programs import MODULES, PROGRAMS
 
 __all__ = ["Need", "NeedStatus", "cures", "examine"]
 
+LIBELF = Path("/usr/include/gelf.h")
+
 
 @dataclass(frozen=True)
 class Need:
@@ -80,6 +82,9 @@ def examine(cache: Cache) -> list[NeedStatus]:
         where = str(roots[-1]) if roots else f"downloaded from {line.suite} when a module is built"
         need = Need(f"headers of {line.name}", "build the module that makes holes", required=False)
         found.append(NeedStatus(need, bool(roots), where))
+    headers = LIBELF.exists()
+    need = Need("headers of libelf", "build kernels", required=False)
+    found.append(NeedStatus(need, headers, str(LIBELF) if headers else "missing", ("libelf-dev",)))
     kvm = Path("/dev/kvm").exists()
     where = "present; used with --accel auto if a trial boot works" if kvm else "absent; guests run under TCG"
     found.append(NeedStatus(Need("/dev/kvm", "makes guests faster", required=False), kvm, where))
