@@ -11,7 +11,7 @@ from hibernaut.errors import LabUnavailable
 from hibernaut.exploration.layouts import Side, Structure
 from hibernaut.exploration.operations import EXHAUST, HIBERNATE
 from hibernaut.exploration.play import FamilyMachine, Played
-from hibernaut.lab.variants import MAX_REGIONS, REGIONS, Variant
+from hibernaut.lab.variants import Variant
 from hibernaut.linux.environment import Kind
 
 __all__ = ["LOOKED_AT", "MAP_INVARIANTS", "Prediction", "cannot_arrange", "predict"]
@@ -22,6 +22,9 @@ STOCK_WAY = "remap"
 ON_A_NODE = (Structure.MEM_MAP, Structure.ZONE, Structure.FREE)
 """Structures of the allocator that a guest has together, on the node that pages come from."""
 
+REGIONS = ("2m:above", "2m:below", "4k:above", "4k:below", "none:above", "none:below")
+"""Regions for which the model's machine and a guest's are alike."""
+MAX_REGIONS = 16
 MAX_ABOVE = 4
 """Blocks below the PMD tables that a guest of 256 MiB certainly has free (Linux 6.1; newer ones have eight)."""
 
@@ -41,7 +44,7 @@ class Prediction:
     """The behaviour that the model predicts for a kernel.
 
     Attributes:
-        regions: regions out of the direct map, in the module's words (`variants.REGIONS`), ascending by address.
+        regions: regions out of the direct map, in the module's words (`REGIONS`), ascending by address.
         fail_allocations: number of allocations for splits that fail during the copy, the first ones.
         outcome: "saved" or "died".
         kernel_lines: messages of the modelled kernel (`EventLog.kernel_lines`); their numbers are the model's own.

@@ -478,7 +478,7 @@ class ReplayDocument(TypedDict):
     outcome: Annotated[str, "saved, died or refused"]
     violated: Annotated[list[str], "names of the violated invariants"]
     warned: Annotated[bool, "whether the kernel warned"]
-    crash: Annotated[str, "kind of the crash; empty if there is none"]
+    death: Annotated[str, "kind of the crash; empty if there is none"]
     error: Annotated[str | None, "the fault or refusal"]
     findings: Annotated[list[str], "the first violations"]
     more_findings: Annotated[int, "number of violations that are not listed"]

@@ -47,7 +47,7 @@ COMMANDS: tuple[Command, ...] = (
     ("dump", dump, "hibernaut lab dump new.elf --variant secret"),
     ("golden", golden, "hibernaut lab golden data --kernel 6.12"),
     ("prove", prove_, "hibernaut lab prove --quick"),
-    ("judge", judge, "hibernaut lab judge --list"),
+    ("judge", judge, "hibernaut lab judge --case 2m-above"),
     ("confirm", confirm_, "hibernaut lab confirm run.json"),
 )
 add_commands(lab, COMMANDS)
