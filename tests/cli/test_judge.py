@@ -152,6 +152,22 @@ def test_needs_of_a_configuration(tmp_path: Path) -> None:
     assert len(hibernaut("lab", "judge", "--config", "--json").document["options"]) == len(NEEDS)
 
 
+def test_the_page_of_several_kernels(results: list[Tried], tmp_path: Path) -> None:
+    """Each kernel is a column, by its release; a newer verdict replaces that of the same name."""
+    page = tmp_path / "judged.md"
+    for name, words in (("6.12 stock", "cnn"), ("6.1 cured", "ccc"), ("6.1 stock", "cnn"), ("6.1 stock", "cnx")):
+        results[:] = outcomes(words)
+        hibernaut("lab", "judge", "--write", page, "--name", name)
+    text = page.read_text()
+    assert "| case | 6.1 stock | 6.1 cured | 6.12 stock |" in text
+    assert "| 4k-twice | not exercised | cured | not cured |" in text
+    assert "| **verdict** | **not cured** | **cured** | **not cured** |" in text
+    (tmp_path / "judged" / "notes.json").write_text("[]")
+    assert "not a verdict on a kernel" in refused("lab", "judge", "--write", page, status=255)
+    assert page.read_text() == text
+    assert "is not a folder" in refused("lab", "judge", "--write", tmp_path / "no" / "page", status=255)
+
+
 def test_the_cases_are_listed() -> None:
     """By name, with what they are."""
     listed = hibernaut("lab", "judge", "--list").out.splitlines()

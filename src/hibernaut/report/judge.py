@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import cast
 
+from hibernaut.errors import FormatError
 from hibernaut.report.documents import JudgedCaseDocument, JudgeDocument, NeedsDocument
 from hibernaut.report.text import columns, markdown
+from hibernaut.volumes.output import write_file
 
-__all__ = ["judge_text", "judged_case_text", "judged_page", "needs_text"]
+__all__ = ["add_to_page", "judge_text", "judged_case_text", "judged_page", "kept_verdicts", "needs_text"]
 
 
 def judged_case_text(case: JudgedCaseDocument) -> str:
@@ -27,12 +33,55 @@ def judge_text(document: JudgeDocument) -> str:
     return "\n".join([*lines, "", f"{document['verdict']}: {document['why']}"])
 
 
+def add_to_page(page: Path, name: str, document: JudgeDocument) -> None:
+    """Keep the verdict on a kernel in the folder beside a page, and write the page anew from all that are there.
+
+    Args:
+        page: the page; its folder has the same name without the suffix.
+        name: name of the kernel on it; an older verdict of this name is replaced.
+        document: the verdict.
+
+    Raises:
+        FormatError: a file in the folder is not a verdict.
+        OSError: a file cannot be read or written.
+    """
+    folder = page.with_suffix("")
+    kernels = kept_verdicts(page)
+    kept = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}.json"
+    kernels[kept] = name, document
+    folder.mkdir(exist_ok=True)
+    write_file(kept, (json.dumps({"name": name, **document}, indent=1) + "\n").encode(), public=True)
+    write_file(page, judged_page([kernels[path] for path in sorted(kernels, key=_by_release)]).encode(), public=True)
+
+
+def kept_verdicts(page: Path) -> dict[Path, tuple[str, JudgeDocument]]:
+    """Return name and verdict in each file of the folder beside a page. Raises FormatError, OSError."""
+    return {path: _kept(path) for path in page.with_suffix("").glob("*.json")}
+
+
+def _kept(path: Path) -> tuple[str, JudgeDocument]:
+    """Return name and verdict in a file. Raises FormatError."""
+    try:
+        found = json.loads(path.read_text())
+        verdict = {key: found[key] for key in JudgeDocument.__annotations__}
+        return found["name"], cast(JudgeDocument, verdict)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError("not a verdict on a kernel", source=str(path), advice="remove it") from error
+
+
+def _by_release(path: Path) -> list[tuple[int, str]]:
+    """Return the key that sorts names of kernels: numbers by value, the stock kernel before its cures."""
+    name = path.stem.replace("-stock", "")
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
 def judged_page(kernels: Sequence[tuple[str, JudgeDocument]]) -> str:
     """Return the verdicts on several kernels, each with its name in the table, as a page in Markdown."""
     lines = [
         "# Kernels judged",
         "",
-        "Written by `make judge` (`hibernaut lab judge --write docs/judged.md`). Results are never edited by hand.",
+        "Written by `make judge` (`hibernaut lab judge --write docs/judged.md` for each kernel). Results are never "
+        "edited by hand. [Judge a kernel](howto/judge.md) describes the cases and the verdicts.",
         "",
         "| case | " + " | ".join(name for name, _ in kernels) + " |",
         "|---" * (len(kernels) + 1) + "|",

@@ -28,7 +28,7 @@ from hibernaut.lab.trial.configuration import (
 from hibernaut.lab.trial.situations import CONTROL, SITUATIONS, situations_named
 from hibernaut.lab.trial.trial import CANNOT_JUDGE, CURED, KernelVerdict, Tried, try_kernel, verdict_on
 from hibernaut.report.documents import CasesDocument, JudgedCaseDocument, JudgeDocument, NeedsDocument
-from hibernaut.report.judge import judge_text, judged_case_text, needs_text
+from hibernaut.report.judge import add_to_page, judge_text, judged_case_text, kept_verdicts, needs_text
 from hibernaut.report.text import columns
 
 __all__ = ["judge"]
@@ -105,6 +105,18 @@ def judge(
             "--keep", metavar="DIR", text="Folder, new or empty, that keeps disks and logs. Default: they are removed."
         ),
     ] = None,
+    write: Annotated[
+        Path | None,
+        _option(
+            "--write",
+            metavar="PAGE",
+            text="Add the verdict to this page (docs/judged.md), whose documents lie in a folder beside it. "
+            "Default: no page.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, _option("--name", metavar="NAME", text="Name of the kernel on the page. Default: its release.")
+    ] = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Judge a kernel: let it hibernate with pages missing in the direct map, and say whether it is cured.
@@ -128,12 +140,16 @@ def judge(
         output.answer(_needs(found, check_config), needs_text)
         raise typer.Exit(BAD if found else GOOD)
     situations = situations_named(case)
+    if write and not write.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{write.parent} is not a folder; make it first", param_hint="--write")
+    if write:
+        kept_verdicts(write)  # a damaged one is refused before guests boot
     if keep and keep.exists() and any(keep.iterdir()):
         raise typer.BadParameter(f"{keep} is not empty; give a new or empty folder", param_hint="--keep")
     if dry_run:
         return show_plan(output, *(options.planned(one.variant, Path("DIR"), gdb=True) for one in situations))
-    for name in PROGRAMS:
-        program(name)  # what this machine lacks is not the kernel's fault
+    for needed in PROGRAMS:
+        program(needed)  # what this machine lacks is not the kernel's fault
     started = time.monotonic()
     try:
         laboratory = options.lab()
@@ -147,6 +163,8 @@ def judge(
         raise typer.Exit(SKIP) from None
     verdict, why = verdict_on(results)
     document = _document(laboratory, results, verdict, why, quick, time.monotonic() - started)
+    if write:
+        add_to_page(write, name or laboratory.kernel.release, document)
     output.answer(document, judge_text)
     raise typer.Exit(_status(results, verdict, expect, bisect_for))
 
