@@ -8,7 +8,7 @@ RAM is a formula of the frame number (`formula.py`), so that size costs little.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -17,10 +17,12 @@ from hibernaut.linux.boot_tables import BootTables
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.formula import FormulaMemory
 from hibernaut.linux.kernel_pages import KernelPages
+from hibernaut.linux.kfence import arch_kfence_init_pool, kfence_protect_page
 from hibernaut.linux.layout import HoleKind, HoleSpec, Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import AllocatorPlaces, mem_map_page
+from hibernaut.linux.owners import OwnedPages, Owner
 from hibernaut.linux.page_alloc import BuddyAllocator, zone_batchsize
 from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.rules import KernelRules
@@ -74,7 +76,18 @@ def build_machine(layout: Layout, environment: Environment | None = None, rules:
         nosave=FrameRanges.of(layout.nosave),
     )
     machine.allocator = BuddyAllocator(machine, places)
+    machine.owners = tuple(_owners(layout))
     return machine
+
+
+def _owners(layout: Layout) -> Iterator[OwnedPages]:
+    """Yield the pages of each owner of a hole."""
+    found: dict[Owner, list[tuple[int, int]]] = {}
+    for hole in layout.holes:
+        if hole.owner is not None:
+            found.setdefault(hole.owner, []).append((hole.start_pfn, hole.pages))
+    for owner, spans in found.items():
+        yield OwnedPages(owner, FrameRanges.of(spans))
 
 
 def _machine(
@@ -128,7 +141,7 @@ def _splits_at_most(holes: Sequence[HoleSpec]) -> int:
     """
     total = 0
     for hole in holes:
-        if hole.kind in (HoleKind.NOT_PRESENT, HoleKind.INVALID):
+        if hole.kind in (HoleKind.NOT_PRESENT, HoleKind.INVALID, HoleKind.PROTECTED):
             blocks = {hole.start_pfn // ENTRIES, (hole.end_pfn - 1) // ENTRIES}
             edges = len(blocks) if hole.kind == HoleKind.NOT_PRESENT else max(blocks) - min(blocks) + 1
             total += edges + len({hole.start_pfn >> 18, (hole.end_pfn - 1) >> 18})
@@ -143,3 +156,7 @@ def _apply_holes(holes: Sequence[HoleSpec], machine: Machine) -> None:
         elif hole.kind == HoleKind.INVALID:
             for pfn in range(hole.start_pfn, hole.end_pfn):
                 set_direct_map_invalid_noflush(machine, pfn)
+        elif hole.kind == HoleKind.PROTECTED:
+            for pfn in range(hole.start_pfn, hole.end_pfn):
+                arch_kfence_init_pool(machine, pfn)
+                kfence_protect_page(machine, pfn, protect=True)

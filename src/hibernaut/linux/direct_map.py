@@ -18,7 +18,7 @@ import numpy as np
 from hibernaut.errors import FormatError
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import FRAME_MASK, Level
-from hibernaut.paging.spans import Codes, Spans, Stop
+from hibernaut.paging.spans import Codes, Rights, Spans, Stop
 from hibernaut.paging.tables import PageTables
 
 if TYPE_CHECKING:
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from hibernaut.memory.page import Pfns
     from hibernaut.memory.physical import PhysicalMemory
 
-__all__ = ["START_KERNEL_MAP", "DirectMap", "FrameState", "Hole", "Mismatch", "Regions", "frames_in_state"]
+__all__ = [
+    "START_KERNEL_MAP",
+    "DirectMap",
+    "FrameState",
+    "Hole",
+    "Mismatch",
+    "Regions",
+    "frames_in_state",
+    "writable_holes",
+]
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """`__START_KERNEL_map`: the kernel maps its own image from here on, with or without KASLR
@@ -54,6 +63,13 @@ class FrameState(IntEnum):
     """The table that decides is not in the source."""
     OTHER_FRAME = 6
     """An entry, present or not, with another frame's number: garbage."""
+    NOT_PRESENT_PLAIN = 7
+    """A not-present 4K entry with the frame's own number, not inverted, as KFENCE left it (`rules.kfence_inverts`): the
+    frame can be told, but the kernel's own functions read another one."""
+
+
+_NOT_PRESENT = (FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_PLAIN, FrameState.NOT_PRESENT_LARGE)
+"""The states of frames whose entry is not present and names them."""
 
 
 @dataclass(frozen=True)
@@ -296,6 +312,8 @@ def _frame_states(spans: Spans, base: int) -> Codes:
     states = np.full(len(spans), FrameState.OTHER_FRAME, dtype=np.uint8)
     states[(spans.state == Stop.PRESENT.code) & own] = FrameState.PRESENT
     states[not_present & own & pte] = FrameState.NOT_PRESENT_4K
+    plain = (spans.pfn ^ (FRAME_MASK >> 12)) == _first_frames(spans, base)
+    states[not_present & plain & pte & (spans.pages == 1)] = FrameState.NOT_PRESENT_PLAIN
     # Above PUD no leaf exists, so that such an entry names no frame, right or wrong.
     states[not_present & ~pte & (own | (spans.pfn < 0))] = FrameState.NOT_PRESENT_LARGE
     states[none & pte] = FrameState.NONE_IN_TABLE
@@ -365,7 +383,7 @@ def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
     """Return `DirectMap.end_pfn`; `spans` begin at frame 0."""
     start = _first_frames(spans, base)
     states = _frame_states(spans, base)
-    own = np.isin(states, [FrameState.PRESENT, FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE])
+    own = np.isin(states, [FrameState.PRESENT, *_NOT_PRESENT])
     own &= spans.pfn >= 0
     last = int(np.flatnonzero(own)[-1])
     end = int(start[last] + spans.pages[last])
@@ -373,7 +391,7 @@ def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
     index = int(np.searchsorted(ranges.starts, end, side="right")) - 1
     if index >= 0:
         end = max(end, int(ends[index]))
-    continues = np.isin(states, [FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE, FrameState.TABLE_MISSING])
+    continues = np.isin(states, [*_NOT_PRESENT, FrameState.TABLE_MISSING])
     index = int(np.searchsorted(start, end, side="right")) - 1
     while index < len(spans) and continues[index]:
         end = int(start[index] + spans.pages[index])
@@ -397,3 +415,16 @@ def frames_in_state(direct_map: DirectMap, *states: FrameState) -> FrameRanges:
     starts, pages = regions.start_pfn[which], regions.pages[which]
     first = np.flatnonzero(np.append(True, starts[1:] != starts[:-1] + pages[:-1])[: len(starts)])
     return FrameRanges(starts[first], np.add.reduceat(pages, first) if len(first) else pages)
+
+
+def writable_holes(direct_map: DirectMap) -> FrameRanges:
+    """Return the frames that have a not-present 4K entry of their own with RW, in every level of the tables.
+
+    Whoever made such an entry not present cleared PRESENT and left RW: `set_direct_map_invalid_noflush` clears both.
+    """
+    spans = direct_map.everything
+    states = _frame_states(spans, direct_map.base)
+    which = np.isin(states, [FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_PLAIN])
+    which &= (spans.rights & Rights.RW) != 0
+    starts = _first_frames(spans, direct_map.base)[which]
+    return FrameRanges.of(list(zip(starts.tolist(), spans.pages[which].tolist(), strict=True)))

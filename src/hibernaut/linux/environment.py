@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The environment: the object that makes every choice which the modelled kernel does not make itself.
 
-Such choices are whether an allocation fails, which free frame it gets, and whether a stale translation is still in the
-TLB. Each is a `Question` with a list of possible answers, the first of which is the one without interference. The
-environment records every question and its answer in order; that schedule, as a list of indices, replays the run exactly
-(`Replay`). Rooms further down ask questions of their own kinds, such as a machine's layout, by `Environment.ask`.
+Such choices are whether an allocation fails, which free frame it gets, whether a stale translation is still in the
+TLB, and whether the owner of a page uses it while the image is written. Each is a `Question` with a list of possible
+answers, the first of which is the one without interference. The environment records every question and its answer in
+order; that schedule, as a list of indices, replays the run exactly (`Replay`). Rooms further down ask questions of
+their own kinds, such as a machine's layout, by `Environment.ask`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Kind(StrEnum):
     ALLOCATION_FAILS = "allocation fails"
     FREE_FRAME = "free frame"
     STILL_CACHED = "still cached"
+    OWNER_WRITES = "owner writes"
 
     def describe(self, choice: Choice) -> str:
         """Return an answer to a question of this kind in words."""
@@ -54,8 +56,8 @@ class Question:
 
     Attributes:
         kind: the kind of question.
-        subject: number of the allocation, counted from 1, or address of the stale translation; kinds of other rooms
-            define their own.
+        subject: number of the allocation, counted from 1, address of the stale translation, or first frame of an
+            owner's pages; kinds of other rooms define their own.
         options: the possible answers, at least one; the first is the one without interference. For `FREE_FRAME` the
             frames as the allocator has them: ascending, or in the order of its list; else numbers, where 1 is yes.
     """
@@ -93,13 +95,19 @@ _WORDS: dict[Kind, Callable[[Choice], str]] = {
     Kind.STILL_CACHED: lambda one: (
         f"stale translation of {one.subject:#x} " + ("is still cached" if one.value else "is gone")
     ),
+    Kind.OWNER_WRITES: lambda one: (
+        f"the owner of frame {one.subject:#x} "
+        + ("writes to it" if one.value else "leaves it alone")
+        + " while the image is written"
+    ),
 }
 
 
 class Environment:
     """Environment without interference; subclasses override `decide`.
 
-    No allocation fails, each gets the first free frame, and a stale translation stays cached.
+    No allocation fails, each gets the first free frame, a stale translation stays cached, and no owner uses its pages
+    before the machine is off.
     """
 
     def __init__(self) -> None:
@@ -126,6 +134,10 @@ class Environment:
     def still_cached(self, vaddr: int) -> bool:
         """Return whether the CPU still uses its cached translation of an address although the tables contradict it."""
         return bool(self.ask(Question(Kind.STILL_CACHED, vaddr, (1, 0))))
+
+    def owner_writes(self, pfn: int) -> bool:
+        """Return whether the owner of pages from a frame on puts them back and writes while the image is written."""
+        return bool(self.ask(Question(Kind.OWNER_WRITES, pfn, (0, 1))))
 
     def ask(self, question: Question) -> int:
         """Ask a question, record the choice and return the answer. Raise HibernautError if there is no such answer."""

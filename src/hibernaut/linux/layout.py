@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from hibernaut.errors import HibernautError
 from hibernaut.linux.fixmap import FIXMAP_SLOTS, fix_to_virt
+from hibernaut.linux.owners import SECRETMEM, SET_MEMORY_P, Owner
 from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.segments import Segment
@@ -23,6 +24,7 @@ __all__ = [
     "hole_1g",
     "hole_2m",
     "hole_4k",
+    "hole_4k_np",
     "no_table",
     "none_entries",
 ]
@@ -38,6 +40,8 @@ class HoleKind(StrEnum):
     """Entries without PRESENT, by one change of the whole hole: large ones where it covers large pages."""
     INVALID = "invalid"
     """4K entries without PRESENT, page by page with set_direct_map_invalid_noflush, as for secret memory."""
+    PROTECTED = "protected"
+    """4K entries that lost PRESENT alone, page by page with kfence_protect_page, as in KFENCE's pool."""
     NONE = "none"
     """Zero entries in a PTE table that exists."""
     NO_TABLE = "no-table"
@@ -52,11 +56,13 @@ class HoleSpec:
         start_pfn: first frame.
         pages: number of frames.
         kind: kind of the hole.
+        owner: the code that took the frames out, and that uses them next; None if it does nothing of its own.
     """
 
     start_pfn: int
     pages: int
     kind: HoleKind
+    owner: Owner | None = None
 
     @property
     def end_pfn(self) -> int:
@@ -65,8 +71,16 @@ class HoleSpec:
 
 
 def hole_4k(start_pfn: int, pages: int = 1) -> HoleSpec:
-    """Return a hole of single pages not present, each by its own 4K entry."""
-    return HoleSpec(start_pfn, pages, HoleKind.INVALID)
+    """Return a hole of single pages not present and not writable, each by its own 4K entry, as of secret memory."""
+    return HoleSpec(start_pfn, pages, HoleKind.INVALID, SECRETMEM)
+
+
+def hole_4k_np(start_pfn: int, pages: int = 1) -> HoleSpec:
+    """Return a hole of single pages that lost PRESENT alone (`set_memory_np`), and get it back alone (`set_memory_p`).
+
+    Fewer than 512 pages have 4K entries, and so has a hole that covers no large page whole.
+    """
+    return HoleSpec(start_pfn, pages, HoleKind.NOT_PRESENT, SET_MEMORY_P)
 
 
 def hole_2m(start_pfn: int, blocks: int = 1) -> HoleSpec:

@@ -15,9 +15,10 @@ from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import FixmapSlot, find_free_slot
 from hibernaut.linux.kernel_image import KernelImage
-from hibernaut.linux.oops import page_fault_oops
+from hibernaut.linux.oops import PageFault, page_fault_oops
+from hibernaut.linux.owners import OwnedPages
 from hibernaut.linux.page_flags import PageFlags
-from hibernaut.linux.pgtable import KernelEntry, TableNotInSource, lookup_address
+from hibernaut.linux.pgtable import RW, KernelEntry, TableNotInSource, lookup_address
 from hibernaut.linux.printk import EventLog
 from hibernaut.linux.rules import LINES, KernelRules
 from hibernaut.memory.overlay import Overlay
@@ -28,7 +29,11 @@ from hibernaut.paging.entries import Entries, Level, entry_pfn
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb
 
-__all__ = ["TLB_SINGLE_PAGE_FLUSH_CEILING", "Machine"]
+__all__ = ["PHYSICAL_ADDRESS_BITS", "TLB_SINGLE_PAGE_FLUSH_CEILING", "Machine"]
+
+PHYSICAL_ADDRESS_BITS = 46
+"""Physical address bits of the modelled CPU (CPUID 0x80000008): a higher bit in a present entry is reserved, and an
+access through it faults (Intel SDM vol. 3, 5.7). A CPU with all 52 bits reads memory that is not there instead."""
 
 TLB_SINGLE_PAGE_FLUSH_CEILING = 33
 """A larger change flushes the whole TLB (arch/x86/mm/tlb.c)."""
@@ -58,6 +63,7 @@ class Machine:
         tlbs: TLB of each CPU; None for a CPU that is offline.
         cpu: the CPU that runs.
         table_pool: frames reserved for tables, used before the allocator is asked.
+        owners: the pages that kernel code has taken out of the direct map and uses next, by owner, as far as known.
         kernel_image: the second mapping of the kernel's own text and data, if it is known.
         direct_pages_count: entries of the direct map by level, as the kernel counts them; None until first asked for.
         log: lines of the kernel and of the model.
@@ -96,6 +102,7 @@ class Machine:
         self.tlbs: list[Tlb | None] = [Tlb() for _ in range(cpus)]
         self.cpu = 0
         self.table_pool: list[int] = []
+        self.owners: tuple[OwnedPages, ...] = ()
         self.kernel_image: KernelImage | None = None
         self.direct_pages_count: dict[Level, int] | None = None
         self.log = EventLog()
@@ -160,6 +167,11 @@ class Machine:
     def vaddr(self, pfn: int) -> int:
         """Return the direct-map address of a frame (`page_address`), mapped or not."""
         return self.base + (pfn << PAGE_SHIFT)
+
+    @property
+    def owners_need_rights(self) -> bool:
+        """Whether some owner's next write depends on the rights that it left in a not-present entry."""
+        return any(owned.needs_rights for owned in self.owners)
 
     @property
     def tables(self) -> PageTables:
@@ -276,8 +288,30 @@ class Machine:
             raise _table_missing(walk, doing)
         if walk.stop != Stop.PRESENT or walk.pfn is None:
             raise self.page_fault_oops(vaddr, doing=doing, pfn=walk.pfn)
+        if walk.pfn >> (PHYSICAL_ADDRESS_BITS - PAGE_SHIFT):
+            raise self.page_fault_oops(vaddr, doing=doing, cause=PageFault.RESERVED_BIT)
         self.tlb.insert(vaddr, walk.level, entry_pfn(walk.entry, walk.level), walk.entry)
         return walk.pfn
+
+    def write_access(self, vaddr: int, doing: str) -> int:
+        """Return the frame that a write to an address goes to; nothing is written.
+
+        Without RW in every level of the tables a write faults, unless the CPU still caches a translation with RW.
+
+        Raises:
+            MachineFault: the address is not mapped, or not writable.
+            TableNotInSource: a table on the way is not in the memory.
+        """
+        walk = self.tables.walk(vaddr)
+        if walk.stop == Stop.PRESENT and not walk.rw:
+            cached = self.tlb.lookup(vaddr)
+            if cached is None or not cached.entry & RW or not self.environment.still_cached(vaddr):
+                cause = PageFault.PERMISSIONS
+                raise self.page_fault_oops(vaddr, doing=doing, pfn=walk.pfn, write=True, cause=cause)
+            return cached.pfn
+        if walk.stop in (Stop.NOT_PRESENT, Stop.NONE) and self.tlb.lookup(vaddr) is None:
+            raise self.page_fault_oops(vaddr, doing=doing, pfn=walk.pfn, write=True)
+        return self.translate(vaddr, doing)
 
     def read_page(self, vaddr: int, doing: str = "reading a page") -> Bytes:
         """Return the bytes that the CPU reads at the address of a page: a read-only view, shape (4096,).
@@ -299,13 +333,22 @@ class Machine:
         return page
 
     def page_fault_oops(
-        self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True, write: bool = False
+        self,
+        vaddr: int,
+        *,
+        doing: str,
+        pfn: int | None = None,
+        table: bool = True,
+        write: bool = False,
+        cause: PageFault = PageFault.NOT_PRESENT,
     ) -> MachineFault:
-        """Print the kernel's lines for an access to an unmapped address, and return the fault.
+        """Print the kernel's lines for an access that the tables do not allow, and return the fault.
 
         Arguments are those of `oops.page_fault_oops`.
         """
-        return page_fault_oops(self.tables, self.log, vaddr, doing=doing, pfn=pfn, table=table, write=write)
+        return page_fault_oops(
+            self.tables, self.log, vaddr, doing=doing, pfn=pfn, table=table, write=write, cause=cause
+        )
 
     def _before_write(self, pfn: int) -> None:
         self._direct_map = None

@@ -7,13 +7,40 @@ Facts from arch/x86/mm/fault.c (`page_fault_oops`, `show_fault_oops`, `dump_page
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from hibernaut.errors import MachineFault
 from hibernaut.linux.printk import EventLog
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.paging.entries import Level
 from hibernaut.paging.tables import PageTables, Stop, Walk
 
-__all__ = ["bug_in_snapshot", "endless_loop", "general_protection_fault", "hard_lockup", "page_fault_oops"]
+__all__ = [
+    "PageFault",
+    "bug_in_snapshot",
+    "endless_loop",
+    "general_protection_fault",
+    "hard_lockup",
+    "page_fault_oops",
+]
+
+
+class PageFault(IntEnum):
+    """Why the CPU faults: the bits of the error code besides X86_PF_WRITE (arch/x86/include/asm/trap_pf.h)."""
+
+    NOT_PRESENT = 0
+    """No entry on the way has PRESENT."""
+    PERMISSIONS = 1
+    """X86_PF_PROT: the page is present, and must not be accessed like this."""
+    RESERVED_BIT = 9
+    """X86_PF_PROT and X86_PF_RSVD: a present entry has a bit that is reserved, such as a frame beyond the CPU's."""
+
+    def __str__(self) -> str:
+        return {
+            PageFault.NOT_PRESENT: "not-present page",
+            PageFault.PERMISSIONS: "permissions violation",
+            PageFault.RESERVED_BIT: "reserved bit violation",
+        }[self]
 
 
 def page_fault_oops(
@@ -25,8 +52,9 @@ def page_fault_oops(
     pfn: int | None = None,
     table: bool = True,
     write: bool = False,
+    cause: PageFault = PageFault.NOT_PRESENT,
 ) -> MachineFault:
-    """Print the lines of `show_fault_oops` for an access to an unmapped address, and return the fault.
+    """Print the lines of `show_fault_oops` for an access that the tables do not allow, and return the fault.
 
     Args:
         tables: page tables of the machine.
@@ -36,6 +64,7 @@ def page_fault_oops(
         pfn: the frame that was wanted, if known.
         table: False if there was no entry to read, so that the fault carries none.
         write: whether it was a write: bit 1 of the error code (X86_PF_WRITE).
+        cause: why the CPU faults; the fault says so unless the page is not present.
     """
     walk = tables.walk(vaddr)
     what = (
@@ -43,10 +72,11 @@ def page_fault_oops(
     )
     log.printk(f"BUG: {what}: {vaddr:016x}")
     log.printk(f"#PF: supervisor {'write' if write else 'read'} access in kernel mode")
-    log.printk(f"#PF: error_code({2 if write else 0:#06x}) - not-present page")
+    log.printk(f"#PF: error_code({cause | (2 if write else 0):#06x}) - {cause}")
     log.printk(_dump_pagetable(walk, tables.levels))
+    reason = what.split(",")[0].removesuffix(" for address")
     return MachineFault(
-        what.split(",")[0].removesuffix(" for address"),
+        reason if cause == PageFault.NOT_PRESENT else f"{reason} ({cause})",
         address=vaddr,
         entry=walk.entry if table and walk.steps else None,
         pfn=pfn,

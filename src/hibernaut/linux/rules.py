@@ -76,6 +76,12 @@ class KernelRules:
             (arch/x86/include/asm/pgtable-invert.h).
             Since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation")
             (in v4.19), they are.
+        kfence_inverts: `kfence_protect_page` (arch/x86/include/asm/kfence.h) writes a not-present entry with its frame
+            inverted, as `pfn_pte` does.
+            Since Linux kernel commit b505f1944535 ("x86/kfence: avoid writing L1TF-vulnerable PTEs") (in v6.19), it
+            does; before, it cleared PRESENT and left the frame as it was. The series 6.1 and 6.12 got it by
+            backport: read in linux-source-6.1 6.1.192-2 and linux-source-6.12 6.12.118-1, it is there. 6.6, not read,
+            is taken to be like both its neighbours.
         checks_null_pte: `kernel_page_present` takes no entry for "not present" instead of reading through NULL.
             Read in linux-source-5.10 5.10.262-1, linux-source-6.1 6.1.192-2, linux-source-6.12 6.12.118-1,
             linux-source-7.2 7.2.12-1~bpo13+1 and linux-source-7.3 7.3.4-1~bpo13+1: none does.
@@ -108,6 +114,7 @@ class KernelRules:
     noalias_is_primary: bool = False
     detects_wx: bool = False
     inverts_not_present: bool = True
+    kfence_inverts: bool = False
     checks_null_pte: bool = False
     checks_secretmem: bool = True
     skips_zero_pages: bool = False
@@ -126,12 +133,15 @@ class KernelRules:
         return int(Entry.RW) | _DIRTY if self.ro_clears_dirty else int(Entry.RW)
 
 
-_6_1 = KernelRules("6.1")
-_6_2 = replace(_6_1, line="6.2", has_set_memory_rox=True, alias_keeps_nx=True, noalias_is_primary=True)
+_6_1 = KernelRules("6.1", kfence_inverts=True)
+_6_2 = replace(
+    _6_1, line="6.2", kfence_inverts=False, has_set_memory_rox=True, alias_keeps_nx=True, noalias_is_primary=True
+)
 _6_6 = replace(
     _6_2,
     line="6.6",
     invalid_clears_dirty=True,
+    kfence_inverts=True,
     ro_clears_dirty=True,
     skips_zero_pages=True,
     prints_zero_count=True,
@@ -141,12 +151,13 @@ _6_13_RC = replace(
     _6_12,
     line="6.13-rc",
     invalid_clears_dirty=False,
+    kfence_inverts=False,
     has_set_direct_map_valid_noflush=True,
     execmem_unmaps_2m=True,
 )
 _6_13 = replace(_6_13_RC, line="6.13", invalid_clears_dirty=True, execmem_unmaps_2m=False)
 _6_15 = replace(_6_13, line="6.15", collapses_large_pages=True)
-_6_19 = replace(_6_15, line="6.19", prints_progress=False)
+_6_19 = replace(_6_15, line="6.19", kfence_inverts=True, prints_progress=False)
 _7_3 = replace(_6_19, line="7.3", detects_wx=True)
 
 RULES: LineTable[KernelRules] = LineTable(
