@@ -158,7 +158,8 @@ def explore(
     if rules not in (None, what.rules):
         raise HibernautError(f"the machine has the rules of {what.rules.line}, not those of {rules and rules.line}")
     tally = Tally()
-    tally.add((), (), WayResult.of(explore_run(Run(what, hibernation(name, allocations_after)), bounds)))
+    operations = hibernation(name, allocations_after, owners=what.owners_need_rights)
+    tally.add((), (), WayResult.of(explore_run(Run(what, operations), bounds)))
     return tally
 
 
@@ -235,7 +236,8 @@ def explore_source(
             progress(Progress.of(len(tallies), len(names), tallies))
 
     def again(way: str, found: Counterexample) -> Played:
-        return play(Written(where, machine.rules.line, hibernation(way, allocations_after), found.choices), machine)
+        operations = hibernation(way, allocations_after, owners=machine.owners_need_rights)
+        return play(Written(where, machine.rules.line, operations, found.choices), machine)
 
     for way in names:
         tell()

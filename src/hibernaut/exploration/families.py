@@ -25,6 +25,7 @@ from hibernaut.exploration.layouts import (
     ask_tables,
 )
 from hibernaut.linux.environment import Environment
+from hibernaut.linux.kfence import KFENCE_POOL_PAGES, kfence_object_pfn, kfence_pool
 from hibernaut.linux.layout import PAGE_OFFSET, HoleSpec, Layout, hole_1g, hole_2m, hole_4k, no_table, none_entries
 from hibernaut.paging.entries import Level
 
@@ -45,12 +46,19 @@ SAVED_PAGES = {
     RegionKind.MIXED: 4,
     RegionKind.NONE: 2,
     RegionKind.NO_TABLE: 2,
+    RegionKind.KFENCE: 4,
+    RegionKind.KFENCE_AT_BOOT: 1,
 }
 """The number of saveable pages of a region, the rest of its large pages being nosave: a first page and one that follows
-it, in a GiB also one in another block."""
+it, in a GiB also one in another block. In KFENCE's pool these are a guard page, the page of an object that is free
+again, its guard page, and the page of an object that is in use. Of a pool made at boot only the last is saveable: its
+other pages are reserved and not present."""
 
-_TABLE_MATTERS = frozenset({RegionKind.PAGE, RegionKind.BLOCK, RegionKind.GIB, RegionKind.MIXED, RegionKind.NONE})
-"""The kinds of region whose tables are asked for: a region without a table has none of its own to change."""
+_TABLE_MATTERS = frozenset(RegionKind) - {RegionKind.NO_TABLE, RegionKind.KFENCE_AT_BOOT}
+"""The kinds of region whose tables are asked for: a region without a table has none of its own to change, and the
+entries of pages that are not saved do not change."""
+
+_POOLS = frozenset({RegionKind.KFENCE, RegionKind.KFENCE_AT_BOOT})
 
 
 def region_named(word: str) -> RegionKind:
@@ -85,6 +93,8 @@ class Region:
             return (hole_4k(start, 2),)
         if self.kind == RegionKind.NONE:
             return (none_entries(start, 2),)
+        if self.kind in _POOLS:
+            return kfence_pool(start)
         whole = {RegionKind.BLOCK: hole_2m, RegionKind.GIB: hole_1g, RegionKind.NO_TABLE: no_table}[self.kind]
         return (whole(start),)
 
@@ -94,6 +104,9 @@ class Region:
         start = self.start_pfn
         if self.kind == RegionKind.GIB:
             return start, start + 1, start + BLOCK
+        if self.kind in _POOLS:
+            in_use = kfence_object_pfn(start, 1)
+            return tuple(range(in_use - SAVED_PAGES[self.kind] + 1, in_use + 1))
         return tuple(range(start, start + SAVED_PAGES[self.kind]))
 
     @property
@@ -104,7 +117,15 @@ class Region:
             return (start + 2, BLOCK - 2), (start + BLOCK + 1, GIB - BLOCK - 1)
         if self.kind in (RegionKind.BLOCK, RegionKind.MIXED, RegionKind.NO_TABLE):
             return ((start + saved, BLOCK - saved),)
+        if self.kind in _POOLS:
+            first, after = start + 1, kfence_object_pfn(start, 1) + 1
+            return (start, first - start), (after, start + KFENCE_POOL_PAGES - after)
         return ()
+
+    @property
+    def reserved(self) -> tuple[tuple[int, int], ...]:
+        """Its frames that are PageReserved, as (first, pages)."""
+        return ((self.start_pfn, KFENCE_POOL_PAGES),) if self.kind == RegionKind.KFENCE_AT_BOOT else ()
 
     def __str__(self) -> str:
         return self.kind.word if self.kind not in _TABLE_MATTERS else f"{self.kind.word}:{self.tables.word}"
@@ -127,6 +148,11 @@ class ChosenMachine:
     remembered: bool
     refilled: int
     where: Mapping[Structure, Side]
+
+    @property
+    def needs_rights(self) -> bool:
+        """Whether a page has an owner whose next write depends on the rights in its entry."""
+        return any(region.kind in _POOLS for region in self.regions)
 
 
 @dataclass(frozen=True)
@@ -215,6 +241,7 @@ class Family:
             free_pages=self.free_pages,
             cpus=cpus,
             nosave=tuple(span for region in regions for span in region.nosave),
+            reserved=tuple(span for region in regions for span in region.reserved),
         )
 
     @property

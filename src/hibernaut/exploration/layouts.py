@@ -35,11 +35,13 @@ class RegionKind(IntEnum):
     MIXED = 3
     NONE = 4
     NO_TABLE = 5
+    KFENCE = 6
+    KFENCE_AT_BOOT = 7
 
     @property
     def word(self) -> str:
         """Its name on the command line and in files."""
-        return ("4k", "2m", "1g", "mixed", "none", "no-table")[self]
+        return ("4k", "2m", "1g", "mixed", "none", "no-table", "kfence", "kfence-at-boot")[self]
 
     def __str__(self) -> str:
         return (
@@ -49,6 +51,8 @@ class RegionKind(IntEnum):
             "2 MiB by 4K entries, every other one not present",
             "two pages without an entry, in a PTE table that exists",
             "2 MiB without a PTE table",
+            "KFENCE's pool, switched on at run time: an object's page is free again, its guard pages are not present",
+            "KFENCE's pool, made at boot: the same in reserved memory",
         )[self]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hibernaut.errors import FormatError, HibernautError, OutOfMemory
 from hibernaut.exploration.families import ChosenMachine
+from hibernaut.hibernation.owners import owners_write_once_resumed
 from hibernaut.hibernation.ways import way_named
 from hibernaut.linux import set_memory
 from hibernaut.linux.change_page_attr import AttributeChangeError
@@ -17,13 +18,17 @@ from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, pfn_and_prot, pfn_entry
 from hibernaut.paging.entries import Level
 
-__all__ = ["EXHAUST", "HIBERNATE", "OPERATIONS", "Operation", "hibernation", "operations_of", "perform"]
+__all__ = ["EXHAUST", "HIBERNATE", "OPERATIONS", "OWNERS_WRITE", "Operation", "hibernation", "operations_of", "perform"]
 
 HIBERNATE = "hibernate"
 """The operation that takes several steps: the copy, then the resume and all invariants."""
 
 EXHAUST = "exhaust"
 """The operation that may follow it: allocations until no page is free."""
+
+OWNERS_WRITE = "owners-write"
+"""The operation that follows it where a page has an owner that depends on the rights in its entry: every owner of a
+page that is out of the direct map puts it back, and writes to it."""
 
 PURPOSE = "somebody"
 """The purpose of its allocations in the log. Saved runs contain it, so it must not change."""
@@ -56,6 +61,8 @@ class Operation:
             return f"hibernate by {self.way}, resume"
         if self.do in ("alloc", "free"):
             return f"{self.do} {self.pages} pages on CPU {self.cpu}"
+        if self.do == OWNERS_WRITE:
+            return "every owner of a page puts it back and writes to it"
         if self.do == EXHAUST:
             return f"allocate until nothing is free, at most {self.pages} pages"
         return f"{self.do} of {self.pages} pages from frame {self.pfn:#x}"
@@ -105,6 +112,11 @@ def _free(machine: Machine, operation: Operation, held: list[int]) -> None:
         machine.allocator.free_page(held.pop(), operation.cpu)
 
 
+def _owners_write(machine: Machine, operation: Operation, held: list[int]) -> None:
+    del operation, held
+    owners_write_once_resumed(machine)
+
+
 def _remember(machine: Machine, operation: Operation, held: list[int]) -> None:
     """Cache the translation from before the page was taken out of the direct map: its invalidation was missed."""
     del held
@@ -151,6 +163,7 @@ OPERATIONS: dict[str, Callable[[Machine, Operation, list[int]], None]] = {
     "alloc": _alloc,
     EXHAUST: _exhaust,
     "free": _free,
+    OWNERS_WRITE: _owners_write,
     "remember": _remember,
     "remember-slot": _remember_slot,
     "set_memory_np": _changes(set_memory.set_memory_np),
@@ -200,13 +213,20 @@ def operations_of(chosen: ChosenMachine, way: str, allocations_after: int = 0) -
     if chosen.remembered:
         before += [Operation("remember", pfn=region.start_pfn) for region in chosen.regions]
         before.append(Operation("remember-slot", pfn=REMEMBERED_IN_SLOT))
-    return (*before, *hibernation(way, allocations_after))
+    return (*before, *hibernation(way, allocations_after, owners=chosen.needs_rights))
 
 
-def hibernation(way: str, allocations_after: int = 0) -> tuple[Operation, ...]:
-    """Return a hibernation, and allocations of so many pages after the resume, or of as many as are free."""
-    after = (Operation(EXHAUST, pages=allocations_after),) if allocations_after else ()
-    return (Operation(HIBERNATE, way=way), *after)
+def hibernation(way: str, allocations_after: int = 0, *, owners: bool = False) -> tuple[Operation, ...]:
+    """Return a hibernation and what follows the resume.
+
+    Args:
+        way: name of the way.
+        allocations_after: number of pages that are allocated then, or as many as are free.
+        owners: whether the owners of pages that are out of the direct map use them first.
+    """
+    used = (Operation(OWNERS_WRITE),) if owners else ()
+    allocated = (Operation(EXHAUST, pages=allocations_after),) if allocations_after else ()
+    return (Operation(HIBERNATE, way=way), *used, *allocated)
 
 
 REMEMBERED_IN_SLOT = 0x600

@@ -14,6 +14,7 @@ from hibernaut.exploration.state import digest_of, encoded_copy, encoded_machine
 from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.invariants import TRACES, Hibernation, violations_of
 from hibernaut.hibernation.log import FAILED_TO_REMAP
+from hibernaut.hibernation.owners import owners_write_after_copy
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.hibernation.swsusp_save import Copy
@@ -137,6 +138,8 @@ class Run:
             self._copy = Copy(self.machine, way_named(operation.way))
         try:
             snapshot = self._copy.step()
+            if snapshot is not None and snapshot.error is None:
+                owners_write_after_copy(self.machine)
         except (MachineFault, HibernationRefused) as error:
             self._end(None, error)
             return

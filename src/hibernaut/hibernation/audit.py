@@ -10,8 +10,9 @@ from enum import StrEnum
 import numpy as np
 
 from hibernaut.hibernation.saveable import saveable_pages
-from hibernaut.linux.direct_map import FrameState, frames_in_state
+from hibernaut.linux.direct_map import FrameState, frames_in_state, writable_holes
 from hibernaut.linux.machine import Machine
+from hibernaut.linux.owners import NextAct, OwnedPages
 from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Level
@@ -133,8 +134,24 @@ def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -
         return frames.within(frames_in_state(machine.direct_map, *states))
 
     yield PageClass("present", of(FrameState.PRESENT), COPIED, COPIED, False, False)
+    relying = _relying(machine)
+    single = of(FrameState.NOT_PRESENT_4K)
+    yield PageClass("not present, 4K", single.without(relying), "mapped, copied, unmapped again", COPIED, False, False)
     yield PageClass(
-        "not present, 4K", of(FrameState.NOT_PRESENT_4K), "mapped, copied, unmapped again", COPIED, False, False
+        "not present, 4K, with RW",
+        single.within(relying),
+        "the same, and RW is lost: page fault if its owner restores PRESENT alone",
+        COPIED,
+        True,
+        False,
+    )
+    yield PageClass(
+        "not present, 4K, plain",
+        of(FrameState.NOT_PRESENT_PLAIN),
+        "mapped to another frame: page fault, or wrong bytes",
+        COPIED,
+        True,
+        False,
     )
     for level in (Level.PMD, Level.PUD):
         mine = [split for split in splits if split.level == level]
@@ -160,6 +177,16 @@ def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -
     )
     other = "the frame that the entry names is saved in its place"
     yield PageClass("another frame's entry", of(FrameState.OTHER_FRAME), other, other, True, True)
+
+
+def _relying(machine: Machine) -> FrameRanges:
+    """Return the frames whose 4K entry has RW that its owner relies on; known owners that rewrite it do not."""
+    rewritten = [span for owned in machine.owners if not _needs_rw(owned) for span in owned.frames]
+    return writable_holes(machine.direct_map).without(FrameRanges.of(rewritten))
+
+
+def _needs_rw(owned: OwnedPages) -> bool:
+    return owned.owner.next_act == NextAct.RESTORES_PRESENT
 
 
 def _splits(machine: Machine, frames: FrameRanges) -> Iterator[Split]:

@@ -91,7 +91,8 @@ class Invariant:
         check: function that returns the violations.
         of_resumed: whether it applies only to hibernations that completed.
         trace: whether a violation alone loses no page: a page of memory leaks, a large page is no longer one entry, or
-            a page that is not present would come back read-only.
+            a page that is not present has lost RW, and its owner sets RW when it puts the page back. An owner that
+            restores PRESENT alone faults when it writes, which breaks `no-fault` as well.
         letter: its letter in the matrix; None if the matrix does not check it.
     """
 
@@ -178,7 +179,8 @@ _OF_REMAP = ("remap-no-unmap", "remap-no-flush", "remap-write-anyway")
 _REGISTRY = (
     Invariant(
         "no-fault",
-        "does not crash: neither in the copy, nor in the resume, nor in the allocations after it (`--then-allocate N`)",
+        "does not crash: neither in the copy, nor in the resume, nor where an owner puts a page back and writes to it, "
+        "while the image is written or once resumed, nor in the allocations after that (`--then-allocate N`)",
         ("fixmap-no-map", "fixmap-bounce", *_OF_REMAP, "remap-whole-no-write"),
         _no_fault,
         of_resumed=False,
@@ -219,7 +221,8 @@ _REGISTRY = (
     ),
     Invariant(
         "same-rights",
-        "has the same rights in not-present entries, which apply when they become present again",
+        "has the same rights in not-present entries, which apply when they become present again; an owner that "
+        "restores PRESENT alone needs them, and breaks `no-fault` without them",
         ("remap-whole-no-write",),
         lambda done: _only("same-rights", done.translations),
         trace=True,

@@ -65,8 +65,8 @@ class BootKernel:
         machine = snapshot.machine
         ram = machine.memory.ranges
         if machine.page_flags is None:
-            states = (FrameState.PRESENT, FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_LARGE)
-            mapped = frames_in_state(machine.direct_map, *states)
+            states = (FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_PLAIN, FrameState.NOT_PRESENT_LARGE)
+            mapped = frames_in_state(machine.direct_map, FrameState.PRESENT, *states)
             ram = FrameRanges.of([*ram, *mapped])
         if used is None:
             safe = ram.without(snapshot.frames).total_pages - _TemporaryTables(machine, ram).count - 1

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike
 
 from hibernaut.errors import HibernautError
 from hibernaut.linux.allocator import FreePages
-from hibernaut.linux.direct_map import DirectMap, FrameState, frames_in_state
+from hibernaut.linux.direct_map import DirectMap, FrameState, frames_in_state, writable_holes
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine
+from hibernaut.linux.owners import UNKNOWN, OwnedPages
 from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import CHUNK_PAGES, PAGE_SHIFT, Pfns
@@ -47,7 +48,8 @@ def machine_from_memory(
 ) -> Machine:
     """Return a machine on existing memory: a dump, an image, another machine's memory. The source is never written.
 
-    The allocator state in the memory stays unchanged: pages for tables come from a list beside the memory.
+    The allocator state in the memory stays unchanged: pages for tables come from a list beside the memory. A page to
+    save whose 4K entry lost PRESENT and kept RW has an owner that restores PRESENT alone, as far as the entry tells.
 
     Args:
         memory: the source.
@@ -82,7 +84,7 @@ def machine_from_memory(
             f"{int(missing.starts[0]):#x}",
             advice="give a dump that is complete, and the image of the same machine",
         )
-    return Machine(
+    machine = Machine(
         overlay,
         cr3=cr3,
         levels=direct_map.levels,
@@ -94,6 +96,9 @@ def machine_from_memory(
         rules=rules,
         direct_map=direct_map,
     )
+    writable = writable_holes(direct_map).within(chosen)
+    machine.owners = (OwnedPages(UNKNOWN, writable),) if len(writable) else ()
+    return machine
 
 
 def choose_saveable(memory: PhysicalMemory, direct_map: DirectMap, *, set_aside: bool) -> tuple[FrameRanges, Pfns]:
