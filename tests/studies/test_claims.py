@@ -8,6 +8,7 @@ import pytest
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.records import Ending, WayResult
 from hibernaut.exploration.run import Outcome
+from hibernaut.hibernation.owners import ONCE_RESUMED, WHILE_WRITING
 from hibernaut.linux.environment import Replay
 from hibernaut.studies.claims import CLAIMS, Claim
 from hibernaut.studies.questions import STUDIES
@@ -31,12 +32,17 @@ def test_every_claim_can_fail(claim: Claim) -> None:
         Outcome("died", ("no-fault",), crash="something else"),
         Outcome("died", ("lists-whole", "no-fault"), crash="NULL, __rmqueue_pcplist"),
         Outcome("saved", ("same-direct-map",)),
+        Outcome("died", ("no-fault",), crash=f"writing to a frame in __kfence_alloc, {WHILE_WRITING}"),
+        Outcome("died", ("no-fault",), crash=f"writing to a frame in __kfence_alloc, {ONCE_RESUMED}"),
+        Outcome("died", ("no-fault",), crash="reserved bit violation, copying a frame in swsusp_save"),
     )
     family: Family = STUDIES[0].sweep.family
     units = ([0], [1, 0, 0], [1, 1, 0], [1, 1, 1])
     machines = [family.choose(Replay(layout_choices)) for layout_choices in units]
     kinds = STUDIES[1].sweep.family
     machines += [kinds.choose(Replay([1, kind, 0])) for kind in (4, 5)]
+    owners = next(study for study in STUDIES if study.name == "owners").sweep.family
+    machines += [owners.choose(Replay([1, kind, 0])) for kind in (2, 3)]
     name = claim.ways[0]
     empty = WayResult(0, 0, 0, None, ())
     trials = [with_endings(Trial(machine, name, empty), outcome) for machine in machines for outcome in worst]

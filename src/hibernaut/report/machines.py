@@ -89,7 +89,7 @@ def run_document(cell: Cell) -> RunDocument:
         "allocations": len(cell.after.allocations),
         "failed_checks": list(cell.failed_checks),
         "findings": [f"{check} ({counted(pages, 'page')})" for check, pages in told.items()],
-        "kernel_lines": list(cell.after.log.kernel_lines),
+        "kernel_lines": list(cell.last.log.kernel_lines),
     }
 
 
@@ -108,7 +108,7 @@ def demo_document(cells: Sequence[Cell], shown: Cell, image: ImageReadBack) -> D
         "last_words": {
             "way": shown.way.name,
             "situation": shown.situation.name,
-            "log": list(shown.after.log.lines),
+            "log": list(shown.last.log.lines),
         },
         "image": {
             "pages": image.pages,

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 from hibernaut.exploration.layouts import RegionKind, Structure
 from hibernaut.exploration.run import Outcome
+from hibernaut.hibernation.owners import ONCE_RESUMED, WHILE_WRITING
 from hibernaut.studies.questions import MOST_SPLITS, STUDIES
 from hibernaut.studies.trials import (
     Trial,
     crashed,
+    crashed_in_owner,
     crashed_on_lists,
     is_clean,
     is_torn,
     loses,
+    met_another_frame,
     met_null_in_pcplist,
     skipped,
     tore_lists,
@@ -159,13 +162,79 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "remap-whole-is-safe-for-entries",
-        "RemapWhole is safe wherever there is an entry: whole regions, and pages among 4K entries that are present.",
-        "no run of `remap-whole` violates any invariant on machines without regions that lack an entry or a table",
+        "RemapWhole is safe wherever there is a large entry, and 4K entries that their owner rewrites.",
+        "no run of `remap-whole` violates any invariant on machines without regions that lack an entry or a table; no "
+        "page of these studies has an owner that restores PRESENT alone",
         ("regions", "kinds", "places", "6.13-rc", *_LINES),
         ("remap-whole",),
         lambda trial: trial.first_without_entry is not None or not trial.ends(lambda outcome: not is_clean(outcome)),
         ("remap", is_torn),
         "remap-whole",
+    ),
+    Claim(
+        "kfence-faults-while-the-image-is-written",
+        "A 4K entry that is not present is not harmless: KFENCE restores PRESENT alone, and RW is lost. Its next "
+        "allocation faults, while the image is written.",
+        "`remap` and `remap-whole`, which handles 4K entries alike, have a run that crashes in `__kfence_alloc` on the "
+        "live machine exactly on machines with a KFENCE pool that was switched on at run time",
+        ("owners", "owners 6.12", "owners 7.3"),
+        ("remap", "remap-whole"),
+        lambda trial: (
+            trial.ends(lambda outcome: crashed_in_owner(outcome, WHILE_WRITING)) == trial.has(RegionKind.KFENCE)
+        ),
+        ("remap", lambda outcome: crashed_in_owner(outcome, WHILE_WRITING)),
+    ),
+    Claim(
+        "kfence-faults-once-resumed",
+        "If KFENCE happens to allocate nothing until the machine is off, the resumed machine faults, where the PTE "
+        "table of the pool was copied after it.",
+        "`remap` and `reserved:9`, which change 4K entries alike, have a run that crashes in `__kfence_alloc` on the "
+        "resumed machine exactly on machines with a KFENCE pool that was switched on at run time and has its tables "
+        "above",
+        ("owners",),
+        ("remap", "reserved:9"),
+        lambda trial: trial.ends(lambda outcome: crashed_in_owner(outcome, ONCE_RESUMED)) == trial.pool_above,
+        ("remap", lambda outcome: crashed_in_owner(outcome, ONCE_RESUMED)),
+    ),
+    Claim(
+        "kfence-not-inverted-faults-in-the-copy",
+        "Where KFENCE does not invert the frame of a not-present entry, CPA makes it present with another frame, and "
+        "the copy faults.",
+        "by the rules of 6.15, `remap` and `remap-whole` have a run that crashes in the copy, at a reserved bit, "
+        "exactly on machines with a KFENCE pool that was switched on at run time, and none that crashes in "
+        "`__kfence_alloc`; the modelled CPU has fewer than 52 physical address bits",
+        ("owners 6.15",),
+        ("remap", "remap-whole"),
+        lambda trial: (
+            trial.ends(met_another_frame) == trial.has(RegionKind.KFENCE) and not trial.ends(crashed_in_owner)
+        ),
+        ("remap", met_another_frame),
+    ),
+    Claim(
+        "rewritten-entries-lose-nothing",
+        "4K entries that their owner rewrites lose nothing, and neither does a KFENCE pool that was made at boot: its "
+        "pages are reserved, and not saved where they are not present.",
+        "no run of `remap` or `remap-whole` violates any invariant on machines whose regions are pages of an owner "
+        "that sets PRESENT and RW, or KFENCE pools in reserved memory",
+        ("owners", "owners 6.12", "owners 6.15", "owners 7.3"),
+        ("remap", "remap-whole"),
+        lambda trial: (
+            trial.has(RegionKind.KFENCE, RegionKind.BLOCK) or not trial.ends(lambda outcome: not is_clean(outcome))
+        ),
+        ("remap-no-unmap", lambda outcome: outcome.status == "saved" and "same-translations" in outcome.violated),
+        "remap",
+    ),
+    Claim(
+        "fixmap-keeps-kfence",
+        "Through a fixmap slot no entry of the direct map changes, and KFENCE continues, on the live machine and on "
+        "the resumed one.",
+        "no run of `fixmap`, `fixmap-v1` or `fixmap-v3` violates any invariant on machines with a KFENCE pool; the run "
+        "below is played on the machine on which Remap's resumed machine crashes",
+        ("owners", "owners 6.12", "owners 6.15", "owners 7.3"),
+        ("fixmap", "fixmap-v1", "fixmap-v3"),
+        lambda trial: not trial.ends(lambda outcome: not is_clean(outcome) and trial.has(RegionKind.KFENCE)),
+        ("remap", crashed_in_owner),
+        "fixmap",
     ),
     Claim(
         "reserved-needs-enough-pages-above",

@@ -8,18 +8,20 @@ fall over? Or does it try to, and fail to, allocate the PTE page?"), and those s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hibernaut.errors import HibernationRefused, MachineFault
 from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.invariants import INVARIANTS, check_resumed
+from hibernaut.hibernation.owners import owners_write_after_copy, owners_write_once_resumed
 from hibernaut.hibernation.resume import BootKernel, resume
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.hibernation.swsusp_save import hibernate
 from hibernaut.hibernation.ways import Way, way_named
 from hibernaut.linux.build import build_machine
-from hibernaut.linux.environment import Environment, FailAllocations
-from hibernaut.linux.layout import HoleSpec, Layout, hole_1g, hole_2m, hole_4k, no_table, none_entries
+from hibernaut.linux.environment import Environment, FailAllocations, Kind, Question
+from hibernaut.linux.kfence import KFENCE_POOL_PAGES, kfence_pool
+from hibernaut.linux.layout import HoleSpec, Layout, hole_1g, hole_2m, hole_4k, hole_4k_np, no_table, none_entries
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_default_noflush, set_direct_map_invalid_noflush
@@ -43,6 +45,13 @@ class _Forgets(Environment):
     def still_cached(self, vaddr: int) -> bool:
         super().still_cached(vaddr)
         return False
+
+
+class _OwnersAtOnce(Environment):
+    """Owners that use their pages while the image is written."""
+
+    def decide(self, question: Question) -> int:
+        return int(question.kind == Kind.OWNER_WRITES)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,13 @@ def _small(*holes: HoleSpec, tables: str = "low", mem_map: str = "high") -> Layo
     return Layout(
         RAM, holes=holes, tables=tables, mem_map=mem_map, zone="high", pcp="high", free="high", free_pages=256
     )
+
+
+def _pool(*, tables: str, reserved: bool = False) -> Layout:
+    """Return a layout with KFENCE's pool, of which the first objects' pages are saveable unless it is reserved."""
+    rest = (BLOCK + 8, KFENCE_POOL_PAGES - 8)
+    pool = ((BLOCK, KFENCE_POOL_PAGES),) if reserved else ()
+    return replace(_small(*kfence_pool(BLOCK, freed=(0, 1)), tables=tables), nosave=(rest,), reserved=pool)
 
 
 def _one_gib() -> Layout:
@@ -140,6 +156,30 @@ SITUATIONS: tuple[Situation, ...] = (
         _Forgets,
         _stale,
     ),
+    Situation(
+        "4K hole, PRESENT restored",
+        "as 2, with the PTE table copied after the hole, and an owner that cleared PRESENT alone: resumed, it sets "
+        "PRESENT alone, and writes",
+        _small(hole_4k_np(0x801, 3), tables="high"),
+    ),
+    Situation(
+        "KFENCE, image written",
+        "KFENCE's pool in ordinary memory, the PTE table copied before it; a free object is allocated again while the "
+        "image is written",
+        _pool(tables="low"),
+        _OwnersAtOnce,
+    ),
+    Situation(
+        "KFENCE, resumed",
+        "the same pool, the PTE table copied after it; a free object is allocated again on the resumed machine",
+        _pool(tables="high"),
+    ),
+    Situation(
+        "KFENCE, at boot",
+        "the pool in reserved memory, of which pages that are not present are not saved; both allocations",
+        _pool(tables="high", reserved=True),
+        _OwnersAtOnce,
+    ),
 )
 
 MATRIX_WAYS: tuple[str, ...] = (
@@ -163,6 +203,9 @@ MATRIX_WAYS: tuple[str, ...] = (
 class Cell:
     """The result of one way in one situation.
 
+    The owners of pages that are out of the direct map put them back and write to them: while the image is written, if
+    the situation's environment says so, and on the resumed machine.
+
     Attributes:
         way: the way.
         situation: the situation.
@@ -170,7 +213,7 @@ class Cell:
         after: the machine as the copy left it.
         snapshot: the saved pages; None if none were.
         resumed: the machine that resumed from them.
-        error: the reason for which nothing was saved.
+        error: the reason for which nothing was saved, or the fault of an owner's write on the resumed machine.
         violations: the violations of all invariants of the matrix.
     """
 
@@ -189,6 +232,11 @@ class Cell:
         if self.error is None:
             return "saved"
         return "died" if isinstance(self.error, MachineFault) else "refused"
+
+    @property
+    def last(self) -> Machine:
+        """The machine that ran last: the resumed one, or the one that was to be saved."""
+        return self.after if self.resumed is None else self.resumed
 
     @property
     def failed_checks(self) -> tuple[str, ...]:
@@ -215,10 +263,17 @@ def run_cell(way: Way, situation: Situation, rules: KernelRules | None = None, m
     after = before.fork()
     try:
         snapshot = hibernate(after, way)
+        owners_write_after_copy(after)
     except (MachineFault, HibernationRefused) as error:
         return Cell(way, situation, before, after, None, None, error, ())
     resumed = resume(snapshot, BootKernel.beside(snapshot))
-    return Cell(way, situation, before, after, snapshot, resumed, None, check_resumed(before, snapshot, resumed))
+    violations = check_resumed(before, snapshot, resumed)
+    used, fault = resumed.fork(), None
+    try:
+        owners_write_once_resumed(used)
+    except MachineFault as error:
+        resumed, fault = used, error
+    return Cell(way, situation, before, after, snapshot, resumed, fault, violations)
 
 
 def run_matrix(

@@ -14,6 +14,17 @@ from hibernaut.linux.rules import LINES
 __all__ = ["MOST_SPLITS", "STUDIES", "Study"]
 
 BOTH = (Side.ABOVE, Side.BELOW)
+WITHOUT_OWNERS = (
+    RegionKind.PAGE,
+    RegionKind.BLOCK,
+    RegionKind.GIB,
+    RegionKind.MIXED,
+    RegionKind.NONE,
+    RegionKind.NO_TABLE,
+)
+"""The kinds of region whose pages have no owner, or one that rewrites the whole entry."""
+OWNERS = (RegionKind.PAGE, RegionKind.BLOCK, RegionKind.KFENCE, RegionKind.KFENCE_AT_BOOT)
+OWNERS_ASKS = "pages by 4K entries of two kinds of owner: one sets PRESENT and RW again, KFENCE sets PRESENT alone"
 WAYS_IN_QUESTION = (
     "remap",
     "fixmap",
@@ -54,7 +65,7 @@ STUDIES: tuple[Study, ...] = (
         "kinds",
         "other kinds of region: among present 4K entries, without an entry, without a table",
         Sweep(
-            Family(regions=(0, 1, 2), kinds=tuple(RegionKind), root=BOTH),
+            Family(regions=(0, 1, 2), kinds=WITHOUT_OWNERS, root=BOTH),
             (*WAYS_IN_QUESTION, *MUTANTS),
         ),
     ),
@@ -120,12 +131,29 @@ STUDIES: tuple[Study, ...] = (
             allocations_after=64,
         ),
     ),
+    Study(
+        "owners",
+        OWNERS_ASKS,
+        Sweep(Family(regions=(0, 1, 2), kinds=OWNERS), (*WAYS_IN_QUESTION, *MUTANTS)),
+    ),
+    *(
+        Study(
+            f"owners {line}",
+            f"the same by the rules of {line}",
+            Sweep(
+                Family(regions=(0, 1, 2), kinds=OWNERS),
+                ("remap", "fixmap", "fixmap-v3", "remap-whole"),
+                rules=line,
+            ),
+        )
+        for line in ("6.12", "6.15", "7.3")
+    ),
     *(
         Study(
             f"line {rules.line}",
             f"differences by the rules of {rules.line}",
             Sweep(
-                Family(regions=(0, 1, 2), kinds=tuple(RegionKind)),
+                Family(regions=(0, 1, 2), kinds=WITHOUT_OWNERS),
                 ("remap", "fixmap", "fixmap-v3", "remap-whole"),
                 rules=rules.line,
             ),

@@ -14,10 +14,12 @@ from hibernaut.exploration.run import Outcome
 __all__ = [
     "Trial",
     "crashed",
+    "crashed_in_owner",
     "crashed_on_lists",
     "is_clean",
     "is_torn",
     "loses",
+    "met_another_frame",
     "met_null_in_pcplist",
     "skipped",
     "tore_lists",
@@ -64,6 +66,11 @@ class Trial:
         """The kind of the first region that has no entry, or no table."""
         kinds = (region.kind for region in self.machine.regions)
         return next((kind for kind in kinds if kind in (RegionKind.NONE, RegionKind.NO_TABLE)), None)
+
+    @property
+    def pool_above(self) -> bool:
+        """Whether the PTE table of a KFENCE pool that is saved lies above it: it is copied after the pool."""
+        return any(region.kind == RegionKind.KFENCE and region.tables == Side.ABOVE for region in self.machine.regions)
 
     def below(self, structure: Structure) -> bool:
         """Return whether a structure lies below all regions."""
@@ -113,3 +120,13 @@ def met_null_in_pcplist(outcome: Outcome) -> bool:
 def crashed_on_lists(outcome: Outcome) -> bool:
     """Return whether a resumed machine crashed of torn lists."""
     return crashed(outcome) and tore_lists(outcome)
+
+
+def crashed_in_owner(outcome: Outcome, when: str = "") -> bool:
+    """Return whether KFENCE's write to its page crashed the machine; `when` is a clause of `hibernation.owners`."""
+    return crashed(outcome) and "__kfence_alloc" in outcome.crash and outcome.crash.endswith(when)
+
+
+def met_another_frame(outcome: Outcome) -> bool:
+    """Return whether the copy crashed at an entry that was made present with another frame, beyond the CPU's."""
+    return crashed(outcome) and "reserved bit violation" in outcome.crash and "copying" in outcome.crash
