@@ -13,6 +13,7 @@ from hibernaut.exploration.layouts import RegionKind, Side, Structure
 from hibernaut.exploration.plan import layouts
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.linux.build import build_machine
+from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import Replay
 from hibernaut.linux.machine import Machine
 from hibernaut.paging.entries import Level
@@ -26,6 +27,8 @@ LEVELS = {
     RegionKind.MIXED: (Stop.NOT_PRESENT, Level.PTE),
     RegionKind.NONE: (Stop.NONE, Level.PTE),
     RegionKind.NO_TABLE: (Stop.NONE, Level.PMD),
+    RegionKind.KFENCE: (Stop.NOT_PRESENT, Level.PTE),
+    RegionKind.KFENCE_AT_BOOT: (Stop.NOT_PRESENT, Level.PTE),
 }
 
 
@@ -53,7 +56,8 @@ def check(chosen: ChosenMachine, machine: Machine) -> None:
         inside = [pfn for pfn in region.saved if saved.contains([pfn])[0]]
         assert tuple(inside) == region.saved
         span = range(region.start_pfn, region.start_pfn + Level.PMD.pages)
-        whole = region.kind in (RegionKind.BLOCK, RegionKind.MIXED, RegionKind.NO_TABLE)
+        pages = (RegionKind.PAGE, RegionKind.NONE, RegionKind.GIB)
+        whole = region.kind not in pages
         assert not whole or sum(saved.contains(list(span))) == SAVED_PAGES[region.kind]
     places = {
         Structure.ROOT: machine.cr3 >> 12,
@@ -104,6 +108,24 @@ def test_without_regions_nothing_is_asked_about_sides() -> None:
     """A machine without regions is one machine, whatever the family varies."""
     family = Family(regions=(0,), mem_map=BOTH, pcp=BOTH, cpus=(1, 2), remembered=(False, True))
     assert list(layouts(family)) == [(0,)]
+
+
+def test_a_pool_has_an_object_that_is_free_again_and_one_in_use() -> None:
+    """At run time a guard page, the free object, its guard page and the other object are saved; at boot the last alone.
+
+    Both pools have owners whose write depends on RW; only the first has pages that Remap changes.
+    """
+    for kind, saved in ((RegionKind.KFENCE, (1, 2, 3, 4)), (RegionKind.KFENCE_AT_BOOT, (4,))):
+        ((chosen, machine),) = machines(Family(regions=(1,), kinds=(kind,), tables=(Side.ABOVE,)))
+        start = chosen.regions[0].start_pfn
+        pages = machine.direct_map.classify([start + page for page in range(6)]).tolist()
+        absent = FrameState.NOT_PRESENT_4K
+        assert pages == [absent, absent, absent, absent, FrameState.PRESENT, absent]
+        assert chosen.regions[0].saved == tuple(start + page for page in saved)
+        assert chosen.needs_rights
+        assert machine.owners_need_rights
+        assert [owned.frames.total_pages for owned in machine.owners if owned.needs_rights] == [1]
+    assert not Family().choose(Replay([1])).needs_rights
 
 
 def test_kinds_have_words() -> None:

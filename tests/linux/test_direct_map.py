@@ -202,7 +202,7 @@ def test_classify_agrees_with_a_naive_walk_of_each_frame(data: st.DataObject) ->
         level = data.draw(st.sampled_from((1, 2)))
         pfn -= pfn % 512 if level == 2 else 0
         choices = (0, inverted(pfn, RW), inverted(pfn + 512, RW), pfn << 12 | KERNEL | 0x80 * (level - 1))
-        entry = data.draw(st.sampled_from((*choices, 0xFEED000 | TABLE_FLAGS)))
+        entry = data.draw(st.sampled_from((*choices, pfn << 12 | RW, 0xFEED000 | TABLE_FLAGS)))
         if level == 1 and pfn >= 0x400 and data.draw(st.booleans()):
             layout.fill(BASE4 + (pfn - pfn % 512 << 12), 1, pfn - pfn % 512, 512)
         layout.put(BASE4 + (pfn << 12), level, entry)
@@ -224,6 +224,8 @@ def test_classify_agrees_with_a_naive_walk_of_each_frame(data: st.DataObject) ->
             ("not-present", True): FrameState.NOT_PRESENT_4K if walk.level == 1 else FrameState.NOT_PRESENT_LARGE,
             ("none", False): FrameState.NONE_IN_TABLE if walk.level == 1 else FrameState.NONE_ABOVE,
         }.get((walk.stop, walk.pfn == pfn), FrameState.TABLE_MISSING if missing else FrameState.OTHER_FRAME)
+        if (walk.stop, walk.level, walk.entry) == ("not-present", 1, pfn << 12 | RW):
+            want = FrameState.NOT_PRESENT_PLAIN
         assert classes[pfn] == want
     plain = classes == FrameState.PRESENT
     assert sum(found.present_bytes.values()) == 4096 * int(plain[: found.end_pfn].sum())

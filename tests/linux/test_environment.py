@@ -15,16 +15,18 @@ from hibernaut.linux.environment import ChooseFrames, Environment, FailAllocatio
 
 
 def test_default_environment_takes_the_lowest_frame_and_keeps_stale_translations() -> None:
-    """Without interference nothing fails, the lowest free frame is taken, a stale translation remains cached."""
+    """Without interference nothing fails, the lowest free frame is taken, a stale translation stays, an owner waits."""
     environment = Environment()
     assert not environment.allocation_fails(1)
     assert environment.free_frame(1, [7, 9]) == 7
     assert environment.still_cached(0x1000)
+    assert not environment.owner_writes(0x1002)
     assert [choice.kind for choice in environment.schedule] == list(Kind)
     assert [str(choice) for choice in environment.schedule] == [
         "allocation 1 succeeds",
         "allocation 1 gets frame 0x7 (of 2 free)",
         "stale translation of 0x1000 is still cached",
+        "the owner of frame 0x1002 leaves it alone while the image is written",
     ]
 
 

@@ -9,7 +9,6 @@ Where the owner leaves its pages alone until the machine is off, it uses them on
 from __future__ import annotations
 
 from hibernaut.errors import MachineFault
-from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.owner_writes import put_back_and_write
 
@@ -39,7 +38,7 @@ def owners_write_after_copy(machine: Machine) -> None:
     ]
     if not chosen:
         return
-    live = machine.fork(Environment())
+    live = machine.fork(machine.environment)  # one record holds all choices
     try:
         for owned in chosen:
             put_back_and_write(live, owned, WHILE_WRITING)
