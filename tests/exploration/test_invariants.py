@@ -19,10 +19,14 @@ ABOVE, BELOW = Side.ABOVE, Side.BELOW
 BOTH = (ABOVE, BELOW)
 
 SMALL = (
-    Family((0, 1), (RegionKind.PAGE, RegionKind.BLOCK, RegionKind.NONE, RegionKind.NO_TABLE), BOTH),
+    Family(
+        (0, 1),
+        (RegionKind.PAGE, RegionKind.BLOCK, RegionKind.NONE, RegionKind.NO_TABLE, RegionKind.KFENCE),
+        BOTH,
+    ),
     Family((1,), (RegionKind.BLOCK,), (BELOW,), root=(ABOVE,), mem_map=(BELOW,), pcp=BOTH),
 )
-"""Ten machines suffice: one region of each kind, its tables on either side; and those where the array of `struct page`
+"""Twelve machines suffice: one region of each kind, its tables on either side; and those where the array of struct page
 is copied before the region, and the heads of the lists and the fixmap's table after it."""
 
 LARGE = (
@@ -37,7 +41,7 @@ BROKEN: dict[str, set[str]] = {
     # for reference
     "fixmap": set(),
     "fixmap-v3": {"no-fault"},
-    "remap": OF_REMAP,
+    "remap": OF_REMAP | {"same-rights"},
     "reserved:1": {"no-fault", "same-rights", "same-direct-map"},
     # mutants
     "fixmap-no-flush": {"same-data", "nothing-stale"},
@@ -46,13 +50,14 @@ BROKEN: dict[str, set[str]] = {
     "fixmap-skips": {"every-listed-page", "same-data"},
     "fixmap-bounce": {"no-fault", "lists-whole", "allocator-sound"},
     "remap-no-unmap": OF_REMAP,
-    "remap-no-flush": OF_REMAP | {"nothing-stale"},
+    "remap-no-flush": OF_REMAP | {"same-rights", "nothing-stale"},
     "remap-whole-no-write": {"no-fault", "same-rights", "same-direct-map"},
-    "remap-write-anyway": OF_REMAP | {"every-listed-page", "nothing-on-failure"},
+    "remap-write-anyway": OF_REMAP | {"same-rights", "every-listed-page", "nothing-on-failure"},
 }
 """By way the invariants that some run of it breaks, one page being allocated after the resume; no run breaks another.
 
-`no-fault` is broken wherever there is no table or no entry, and by allocations from torn lists.
+`no-fault` is broken wherever there is no table or no entry, by allocations from torn lists, and by KFENCE's write
+where `same-rights` is broken.
 """
 
 

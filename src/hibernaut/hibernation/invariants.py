@@ -223,7 +223,7 @@ _REGISTRY = (
         "same-rights",
         "has the same rights in not-present entries, which apply when they become present again; an owner that "
         "restores PRESENT alone needs them, and breaks `no-fault` without them",
-        ("remap-whole-no-write",),
+        ("remap-no-flush", "remap-write-anyway", "remap-whole-no-write"),
         lambda done: _only("same-rights", done.translations),
         trace=True,
     ),

@@ -30,12 +30,12 @@ fails, whether a stale translation is still cached, whether the owner of a page 
 *state* is a machine between two steps of the copy. Of each region one to four pages are saved; mapping them takes one
 new table in a region of 2 MiB, three in one of 1 GiB: up to nine allocations in a run. Every run of every machine of a
 scope is executed, on real page-table bytes and the allocator's own bytes in memory, then resumed and checked against
-all invariants. A way is *safe* in a scope if no run breaks any; it *leaves traces* if some run breaks only {traces};
-else it loses or breaks something. A page that lost RW is such a trace only where its owner sets RW when it puts the
-page back: an owner that restores PRESENT alone, such as KFENCE, then faults, which is `no-fault`. The owners of regions
-of 2 MiB and 1 GiB are taken to set both, as execmem of 6.13-rc did. [explore.md](explore.md) lists the invariants and
-the limits of the model; [support.md](support.md) has the results of real kernels for the first three failures of
-Remap; `hibernaut lab confirm FILE` tries a run on a real kernel."""
+all invariants. A way is *safe* in a scope if no run breaks any; it *leaves traces* if some run breaks only
+{traces}; else it loses or breaks something. A page that lost RW is such a
+trace only where its owner sets RW when it puts the page back: an owner that restores PRESENT alone, such as KFENCE,
+then faults, which is `no-fault`. The owners of regions of 2 MiB and 1 GiB are taken to set both, as execmem of 6.13-rc
+did. [explore.md](explore.md) lists the invariants and the limits of the model; [support.md](support.md) has the results
+of real kernels for the first three failures of Remap; `hibernaut lab confirm FILE` tries a run on a real kernel."""
 
 
 def answers_page(answers: Answers, folder: str) -> str:

@@ -43,6 +43,16 @@ BRANCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "kernel_page_present: PRESENT is clear, so false",
             "set_direct_map_default_noflush: __change_page_attr finds the PTE and sets PRESENT and RW: no table needed",
             "copied, then set_direct_map_invalid_noflush clears both again",
+            "an owner that sets both when it puts the page back, as that of secret memory does, misses nothing",
+        ),
+    ),
+    (
+        "KFENCE, image written",
+        "the same, and the owner of the page cleared PRESENT alone: KFENCE, switched on at run time",
+        (
+            "as before: set_direct_map_invalid_noflush clears RW as well, which KFENCE had left in the entry",
+            "the image is complete, and the live machine writes it to disk",
+            "__kfence_alloc takes the object: kfence_protect_page sets PRESENT alone, and the write to the page faults",
         ),
     ),
     (
