@@ -134,7 +134,7 @@ def test_a_frame_that_is_not_inverted_is_mapped_elsewhere() -> None:
     assert entry_of(of, OBJECT)[1] & ((1 << 52) - (1 << 12)) == OBJECT << 12
 
 
-def test_the_highest_frame_of_the_cpu_is_no_reserved_bit() -> None:
+def test_the_highest_frame_of_the_cpu_is_not_reserved() -> None:
     """The fault begins one frame above: below, a frame that the source lacks is another error."""
     of = machine()
     highest = (1 << (PHYSICAL_ADDRESS_BITS - 12)) - 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What owners of pages that are out of the direct map do after the copy: on the live machine, and on the resumed one.
+"""The acts of owners of pages out of the direct map after the copy: on the live machine, and on the resumed one.
 
 The copy is not the end of the live machine: it writes the image to disk, and its kernel allocates and frees meanwhile
 (`hibernation_snapshot` to `power_down`, kernel/power/hibernate.c). If an owner's write faults then, nothing is saved.
@@ -20,7 +20,7 @@ ONCE_RESUMED = "once resumed"
 
 
 def owners_write_after_copy(machine: Machine) -> None:
-    """Let owners use their pages on the live machine, after the copy, where the environment says so.
+    """Let owners use their pages on the live machine, after the copy, where the environment chooses so.
 
     Only owners that depend on the rights in their entries are asked about: to the others it makes no difference. The
     given machine does not change, but for the record of its environment, and the log of a fault.

@@ -65,7 +65,7 @@ class FrameState(IntEnum):
     """An entry, present or not, with another frame's number: garbage."""
     NOT_PRESENT_PLAIN = 7
     """A not-present 4K entry with the frame's own number, not inverted, as KFENCE left it (`rules.kfence_inverts`): the
-    frame can be told, but the kernel's own functions read another one."""
+    frame is known by its place, but the kernel's own functions read another one."""
 
 
 _NOT_PRESENT = (FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_PLAIN, FrameState.NOT_PRESENT_LARGE)
@@ -420,7 +420,7 @@ def frames_in_state(direct_map: DirectMap, *states: FrameState) -> FrameRanges:
 def writable_holes(direct_map: DirectMap) -> FrameRanges:
     """Return the frames that have a not-present 4K entry of their own with RW, in every level of the tables.
 
-    Whoever made such an entry not present cleared PRESENT and left RW: `set_direct_map_invalid_noflush` clears both.
+    Code that made such an entry not present cleared PRESENT and left RW: `set_direct_map_invalid_noflush` clears both.
     """
     spans = direct_map.everything
     states = _frame_states(spans, direct_map.base)

@@ -26,7 +26,7 @@ __all__ = [
 
 
 class PageFault(IntEnum):
-    """Why the CPU faults: the bits of the error code besides X86_PF_WRITE (arch/x86/include/asm/trap_pf.h)."""
+    """Reason of a page fault: the bits of the error code besides X86_PF_WRITE (arch/x86/include/asm/trap_pf.h)."""
 
     NOT_PRESENT = 0
     """No entry on the way has PRESENT."""
@@ -64,7 +64,7 @@ def page_fault_oops(
         pfn: the frame that was wanted, if known.
         table: False if there was no entry to read, so that the fault carries none.
         write: whether it was a write: bit 1 of the error code (X86_PF_WRITE).
-        cause: why the CPU faults; the fault says so unless the page is not present.
+        cause: reason of the fault, which is part of its text unless the page is not present.
     """
     walk = tables.walk(vaddr)
     what = (

@@ -18,7 +18,7 @@ __all__ = ["KFENCE", "KFENCE_GUARD", "SECRETMEM", "SET_MEMORY_P", "UNKNOWN", "Ne
 
 
 class NextAct(StrEnum):
-    """How an owner makes its entry present again."""
+    """The way in which an owner makes its entry present again."""
 
     REWRITES_ENTRY = "rewrites-entry"
     """PRESENT and RW are set (`set_direct_map_default_noflush`): secretmem, debug_pagealloc, freed module text."""

@@ -204,7 +204,7 @@ class Cell:
     """The result of one way in one situation.
 
     The owners of pages that are out of the direct map put them back and write to them: while the image is written, if
-    the situation's environment says so, and on the resumed machine.
+    the situation's environment chooses so, and on the resumed machine.
 
     Attributes:
         way: the way.
@@ -235,7 +235,7 @@ class Cell:
 
     @property
     def last(self) -> Machine:
-        """The machine that ran last: the resumed one, or the one that was to be saved."""
+        """The machine that ran last: the resumed one, or the one that hibernated."""
         return self.after if self.resumed is None else self.resumed
 
     @property
