@@ -112,6 +112,13 @@ BRANCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 """(name of the situation, condition, path)."""
 
+NOT_INVERTED = (
+    "kernel_page_present: PRESENT is clear, so false; by these rules KFENCE left the frame of the entry as it was",
+    "set_direct_map_default_noflush: pte_pfn takes the frame for inverted, so the entry becomes present with another",
+    "do_copy_page reads the page: page fault at reserved bits of the entry",
+)
+"""The path of "KFENCE, image written" without `KernelRules.kfence_inverts`."""
+
 
 def explain(rules: KernelRules | None = None) -> Iterator[Branch]:
     """Run every branch by mainline's way and through the fixmap slot."""
@@ -119,6 +126,8 @@ def explain(rules: KernelRules | None = None) -> Iterator[Branch]:
     for name, title, path in BRANCHES:
         situation = situations[name]
         machine = situation.machine(rules)
+        if name == "KFENCE, image written" and not machine.rules.kfence_inverts:
+            path = NOT_INVERTED
         yield Branch(
             title,
             path,
