@@ -16,7 +16,7 @@ import typer
 
 from hibernaut.cli.options import Compressor, OutputOptions
 from hibernaut.lab.host.cache import Cache
-from hibernaut.lab.host.kernels import KERNEL_LINES, Kernel, get_kernel, kernel_of_files, line_named
+from hibernaut.lab.host.kernels import ALL_LINES, Kernel, get_kernel, kernel_of_files, line_named
 from hibernaut.lab.host.trees import BZIMAGE, kernel_of_tree
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
@@ -104,7 +104,7 @@ class LabOptions:
         _lab_option(
             "--kernel",
             metavar="LINE|VMLINUZ",
-            text=f"Kernel line to boot: {', '.join(KERNEL_LINES)}; with --modules, a bzImage of your own. "
+            text=f"Kernel line to boot: {', '.join(ALL_LINES)}; with --modules, a bzImage of your own. "
             f"Default: {DEFAULT_KERNEL}, or that of the guest's record.",
         ),
     ] = ""

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,17 +66,32 @@ class Archive:
         self._mirror = mirror
         self._root = cache.root / "apt" / suite
 
-    def newest(self, pattern: str) -> str:
-        """Return the package name that matches a pattern and has the highest numbers in it.
+    def newest_release(self, prefixes: Sequence[str], pattern: str) -> str:
+        """Return the release with the highest numbers for which the suite has all packages.
+
+        An archive drops old packages one by one: a release may have its image and no longer its modules.
+
+        Args:
+            prefixes: names of the packages without the release.
+            pattern: pattern of the releases.
 
         Raises:
-            LabUnavailable: the suite has no such package, or the archive cannot be reached.
+            LabUnavailable: there is none, or the archive cannot be reached.
         """
-        listed = self._apt("apt-cache", "pkgnames", doing=f"listing {self.suite}")
-        names = [name for name in listed.split() if re.fullmatch(pattern, name)]
-        if not names:
-            raise LabUnavailable(f"no package in {self.suite} matches {pattern}")
-        return max(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+        names = set(self._apt("apt-cache", "pkgnames", doing=f"listing {self.suite}").split())
+        found = {name.removeprefix(one) for one in prefixes for name in names if name.startswith(one)}
+        releases = sorted(
+            (release for release in found if re.fullmatch(pattern, release)),
+            key=lambda release: [int(number) for number in re.findall(r"\d+", release)],
+            reverse=True,
+        )
+        if not releases:
+            raise LabUnavailable(f"no package in {self.suite} matches {prefixes[0]}{pattern}")
+        for release in releases:
+            if all(f"{prefix}{release}" in names for prefix in prefixes):
+                return release
+        missing = next(f"{prefix}{releases[0]}" for prefix in prefixes if f"{prefix}{releases[0]}" not in names)
+        raise LabUnavailable(f"{self.suite} has no {missing}, and no older release is complete")
 
     def unpack(self, names: Iterable[str], folder: Path) -> None:
         """Download packages and unpack them into one folder, without running anything of them.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +12,25 @@ from pathlib import Path
 from hibernaut.errors import LabUnavailable
 from hibernaut.hibernation.real_kernel import image_rules_of_vmlinuz
 from hibernaut.kernel.bzimage import bzimage_release
-from hibernaut.kernel_line import LineTable
+from hibernaut.kernel_line import LineTable, parse_release
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.debian import Archive
 from hibernaut.swsusp.rules import ImageRules
 
-__all__ = ["KERNEL_LINES", "Kernel", "PackagedLine", "get_kernel", "image_rules_of", "kernel_of_files", "line_named"]
+__all__ = [
+    "ALL_LINES",
+    "KERNEL_LINES",
+    "Kernel",
+    "PackagedLine",
+    "get_kernel",
+    "image_rules_of",
+    "kernel_of_files",
+    "line_named",
+]
+
+ONE_PACKAGE = ("linux-image-",)
+SPLIT_PACKAGES = ("linux-binary-", "linux-modules-", "linux-base-")
+"""Debian's kernels since 6.19: image, modules, and files of both."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +54,32 @@ KERNEL_LINES: LineTable[PackagedLine] = LineTable(
     {
         line.name: line
         for line in (
-            PackagedLine("6.1", "bookworm", r"6\.1\.\d+-\d+-amd64", ("linux-image-",)),
-            PackagedLine("6.12", "trixie", r"6\.12\.\d+\+deb13-amd64", ("linux-image-",)),
-            PackagedLine(
-                "7.3",
-                "trixie-backports",
-                r"7\.3\.\d+\+deb13-amd64",
-                ("linux-binary-", "linux-modules-", "linux-base-"),
-            ),
+            PackagedLine("6.1", "bookworm", r"6\.1\.\d+-\d+-amd64", ONE_PACKAGE),
+            PackagedLine("6.12", "trixie", r"6\.12\.\d+\+deb13-amd64", ONE_PACKAGE),
+            PackagedLine("7.3", "trixie-backports", r"7\.3\.\d+\+deb13-amd64", SPLIT_PACKAGES),
         )
     }
 )
+"""The lines that every claim is proved on."""
+
+
+def _backport(name: str, packages: tuple[str, ...]) -> PackagedLine:
+    return PackagedLine(name, "trixie-backports", rf"{re.escape(name)}\.\d+\+deb13-amd64", packages)
+
+
+ALL_LINES: Mapping[str, PackagedLine] = {
+    line.name: line
+    for line in sorted(
+        (
+            *KERNEL_LINES.values(),
+            PackagedLine("5.10", "bullseye", r"5\.10\.\d+-\d+-amd64", ONE_PACKAGE),
+            *(_backport(name, ONE_PACKAGE) for name in ("6.16", "6.17", "6.18")),
+            *(_backport(name, SPLIT_PACKAGES) for name in ("6.19", "7.0", "7.1", "7.2")),
+        ),
+        key=lambda line: parse_release(line.name),
+    )
+}
+"""Every line that can be booted, oldest first: those of `KERNEL_LINES`, and others that the archive may still have."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +104,11 @@ class Kernel:
 
 
 def line_named(name: str) -> PackagedLine:
-    """Return one of `KERNEL_LINES`. Raises LabUnavailable, with the known names."""
+    """Return one of `ALL_LINES`. Raises LabUnavailable, with the known names."""
     try:
-        return KERNEL_LINES[name]
+        return ALL_LINES[name]
     except KeyError:
-        known = ", ".join(KERNEL_LINES)
+        known = ", ".join(ALL_LINES)
         raise LabUnavailable(
             f"no kernel line {name!r}; expected {known}",
             advice="give any other kernel as --tree BUILD-DIR, or as --kernel VMLINUZ --modules DIR",
@@ -87,17 +116,17 @@ def line_named(name: str) -> PackagedLine:
 
 
 def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> Kernel:
-    """Return the newest kernel of a line, from the cache, or downloaded and unpacked without installing it.
+    """Return the newest complete kernel of a line, from the cache, or downloaded and unpacked without installing it.
 
     A cached kernel is kept; delete the cache's `kernels/NAME` to get a newer one.
 
     Raises:
-        LabUnavailable: its packages cannot be downloaded.
+        LabUnavailable: the archive has no release of it with all packages, or they cannot be downloaded.
     """
 
     def make(folder: Path) -> None:
         archive = Archive(cache, line.suite, mirror)
-        release = archive.newest(re.escape(line.packages[0]) + line.release).removeprefix(line.packages[0])
+        release = archive.newest_release(line.packages, line.release)
         archive.unpack([f"{part}{release}" for part in line.packages], folder)
 
     with cache.locked():
