@@ -11,7 +11,7 @@ UNLOCKED ?=
 # The interpreter's own pip may be older than dependency groups.
 NEW_PIP := 'pip>=25.1'
 
-.PHONY: demo test test-wheel lint types docs answers lab bench dist lock clean
+.PHONY: demo test test-wheel lint types docs answers lab judge bench dist lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -49,6 +49,23 @@ answers: $(VENV)/ready
 # Every case on every kernel, under QEMU; the table is kept. `hibernaut lab doctor` says what that needs.
 lab: $(VENV)/ready-dev
 	$(BIN)/hibernaut lab prove --write docs/support.md
+
+# Debian's kernels, and kernels built from source as they are and with each cure, judged. Builds take minutes each; a
+# kernel that is not cured ends with 1, one that cannot be judged with 125.
+JUDGED_LINES := 5.10 6.1 6.12 6.18 7.2 7.3
+BUILT_LINES := 6.1 6.12 7.3
+WRONG_CURES := no-flush no-null-check copy-skipped slot-never-cleared frame-of-entry still-unmaps
+OTHER_CURES := remap-whole reserved-tables
+judge: $(VENV)/ready-dev
+	for line in $(JUDGED_LINES); do \
+		$(BIN)/hibernaut lab judge --kernel $$line --name "$$line Debian" --write docs/judged.md --quiet; \
+		test $$? -le 125 || exit 1; \
+	done
+	for line in $(BUILT_LINES); do for cure in stock fixmap $(WRONG_CURES) $(OTHER_CURES); do \
+		tree=$$($(BIN)/hibernaut lab build --source $$line --cure $$cure) || exit 1; \
+		$(BIN)/hibernaut lab judge --tree $$tree --name "$$line $$cure" --write docs/judged.md --quiet; \
+		test $$? -le 125 || exit 1; \
+	done; done
 
 bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/images.py

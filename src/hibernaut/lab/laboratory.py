@@ -195,6 +195,7 @@ class Lab:
         with_module: bool = False,
         gdb: bool = False,
         shared_ram: bool = False,
+        files: Sequence[Path] = (),
     ) -> Iterator[RunningGuest]:
         """Boot a guest and yield it; it is killed on leaving.
 
@@ -205,13 +206,14 @@ class Lab:
             with_module: whether /modules has the module that makes regions.
             gdb: whether a debugger can be attached.
             shared_ram: whether its RAM can be read (`Qemu.ram`).
+            files: further files for its /modules.
 
         Raises:
             LabUnavailable: the laboratory lacks something on this machine.
             LabError: the guest does not boot, or the laboratory is closed.
         """
         extra = [self.module or region_module(self.cache, self.kernel, self.mirror)] if with_module else []
-        (folder / "initramfs").write_bytes(initramfs(self.cache, self.kernel, extra))
+        (folder / "initramfs").write_bytes(initramfs(self.cache, self.kernel, [*extra, *files]))
         session = secrets.token_hex(4)
         started = time.monotonic()
         with qemu(self.hardware(variant, folder, disks, session, gdb, shared_ram)) as machine:

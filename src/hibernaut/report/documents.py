@@ -747,6 +747,12 @@ class NeededOptionDocument(TypedDict):
     found: Annotated[str, "its value in the configuration that was checked; empty if none was"]
 
 
+class SelftestDocument(TypedDict):
+    """`hibernaut lab kselftest`: the files of the self-test."""
+
+    files: Annotated[list[str], "files that were written"]
+
+
 class NeedsDocument(TypedDict):
     """`hibernaut lab judge --config` and `--check-config`: options that a trial needs, or those that are lacking."""
 
@@ -816,6 +822,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
         Annotated[dict[str, Any], "`hibernaut lab golden`: the content of expected.json."],
     ),
     "lab hibernate": (HibernateDocument, DryRunDocument),
+    "lab kselftest": (SelftestDocument,),
     "lab judge": (JudgeDocument, CasesDocument, NeedsDocument, DryRunDocument),
     "lab prove": (ProveDocument, CasesDocument, DryRunDocument),
     "lab resume": (ResumeDocument, DryRunDocument),

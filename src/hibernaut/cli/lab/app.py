@@ -14,6 +14,7 @@ from hibernaut.cli.lab.dump import dump
 from hibernaut.cli.lab.golden import golden
 from hibernaut.cli.lab.hibernate import hibernate
 from hibernaut.cli.lab.judge import judge
+from hibernaut.cli.lab.kselftest import kselftest
 from hibernaut.cli.lab.prove import prove_
 from hibernaut.cli.lab.resume import resume
 from hibernaut.cli.lab.variants import variants
@@ -48,6 +49,7 @@ COMMANDS: tuple[Command, ...] = (
     ("golden", golden, "hibernaut lab golden data --kernel 6.12"),
     ("prove", prove_, "hibernaut lab prove --quick"),
     ("judge", judge, "hibernaut lab judge --case 2m-above"),
+    ("kselftest", kselftest, "hibernaut lab kselftest selftest"),
     ("confirm", confirm_, "hibernaut lab confirm run.json"),
 )
 add_commands(lab, COMMANDS)

@@ -19,7 +19,7 @@
  * /proc/hlab_region reports, one line each, KEY=VALUE. Written there: "arm" or "disarm" starts or stops the counting;
  * "control" provokes two splits, of which the first must fail and the second succeed: whether the probe saw them is
  * reported; "owner" does on every 4k region what an owner does that restores PRESENT alone, as KFENCE, and writes;
- * "churn" allocates and frees small objects, for KFENCE.
+ * "churn" allocates and frees small objects, for KFENCE; "make=SIZE:ORDER" makes one more region.
  * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
  * identifies the frame that it comes from (hibernaut.linux.formula). Of a 1g region, the first SPARSE_WORDS words of a
  * page do, and the rest is zero.
@@ -505,6 +505,14 @@ static int provoke_splits(void)
 	return !refused ? -EEXIST : done;
 }
 
+/* Makes one more region. */
+static int make_one(const char *wish)
+{
+	int error = region_count < MOST_REGIONS ? add_region(wish) : -ENOSPC;
+
+	return error ? error : take_out(&regions[region_count - 1]);
+}
+
 static void churn(void)
 {
 	int i;
@@ -517,8 +525,8 @@ static void churn(void)
 
 static ssize_t control(struct file *file, const char __user *text, size_t size, loff_t *at)
 {
-	char word[8] = "";
-	int i;
+	char word[48] = "";
+	int i, error;
 
 	if (copy_from_user(word, text, min(size, sizeof(word) - 1)))
 		return -EFAULT;
@@ -535,7 +543,11 @@ static ssize_t control(struct file *file, const char __user *text, size_t size, 
 		}
 	else if (!strncmp(word, "churn", 5))
 		churn();
-	else
+	else if (!strncmp(word, "make=", 5)) {
+		error = make_one(strim(word) + 5);
+		if (error)
+			return error;
+	} else
 		return -EINVAL;
 	return size;
 }
