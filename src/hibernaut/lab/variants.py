@@ -17,13 +17,15 @@ REGIONS = (
     "2m:below",
     "4k:above",
     "4k:below",
+    "4k-pair:above",
+    "4k-pair:below",
     "none:above",
     "none:below",
     "none-2m:above",
     "none-2m:below",
     "1g:below",
 )
-"""Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a page of a block, or a page or a
+"""Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a page of a block or two neighbouring ones, or a page or a
 block whose entry becomes zero ("none"); with the table of the block's entry at a higher or a lower frame."""
 MAX_REGIONS = 1024
 SIDES = ("above", "below")

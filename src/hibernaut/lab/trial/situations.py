@@ -64,7 +64,7 @@ CONTROL = _situation("plain", "whole direct map present")
 SITUATIONS = (
     CONTROL,
     _situation("4k", "one page not present", "4k:below"),
-    _situation("4k-twice", "two pages not present, each with other data", "4k:below", "4k:below"),
+    _situation("4k-twice", "two neighbouring pages not present, each with other data", "4k-pair:below"),
     _situation("2m-above", "2 MiB not present, its table copied after the split", "2m:above"),
     _situation("2m-below", "2 MiB not present, its table copied before the split", "2m:below"),
     _situation("2m-fails", "2 MiB not present, the allocation for its split fails", "2m:above", fail=1),

@@ -3,8 +3,8 @@
  * Takes regions out of the direct map, as a kernel does, and reports their state.
  *
  *   make=SIZE:ORDER[*N][,...]   N regions of a kind, one if there is no N.
- *                           SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block. none: one
- *                           page whose entry is zero, in an existing table. none-2m: a block whose PMD entry is zero,
+ *                           SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block. 4k-pair:
+ *                           two neighbouring pages of one. none: one page whose entry is zero, in an existing table. none-2m: a block whose PMD entry is zero,
  *                           so that no table has an entry for its pages. 1g: a block of 1 GiB, one not-present PUD
  *                           entry.
  *                           ORDER above or below: position of the PMD table relative to the block; for 1g, of the PUD
@@ -64,12 +64,15 @@ module_param(fail, int, 0444);
 static ulong seed;
 module_param(seed, ulong, 0444);
 
-enum kind { WHOLE, PAGE, ZERO, NO_TABLE, GIB };
+enum kind { WHOLE, PAGE, PAIR, ZERO, NO_TABLE, GIB };
 
 static const struct {
 	const char *word;
 	enum kind kind;
-} kinds[] = { { "2m:", WHOLE }, { "4k:", PAGE }, { "none:", ZERO }, { "none-2m:", NO_TABLE }, { "1g:", GIB } };
+} kinds[] = {
+	{ "2m:", WHOLE }, { "4k:", PAGE },	    { "4k-pair:", PAIR },
+	{ "none:", ZERO }, { "none-2m:", NO_TABLE }, { "1g:", GIB },
+};
 
 static struct region {
 	char wish[16];
@@ -114,6 +117,12 @@ static u64 *entry_at(unsigned long address, int level_shift)
 		table = __va(entry & FRAME_BITS);
 	}
 	return &table[address >> level_shift & 511];
+}
+
+/* Whether single pages with entries of their own are out of the direct map. */
+static bool is_lone(const struct region *region)
+{
+	return region->kind == PAGE || region->kind == PAIR;
 }
 
 static int pages_of(const struct region *region)
@@ -324,7 +333,7 @@ static int take_out(const struct region *region)
 		error = call_set_memory_np(lone_page(region), 1);
 		return error ? error : clear_entry(lone_page(region), PAGE_SHIFT);
 	default:
-		return call_set_memory_np(lone_page(region), 1);
+		return call_set_memory_np(lone_page(region), region->kind == PAIR ? 2 : 1);
 	}
 }
 
@@ -463,7 +472,7 @@ static int show(struct seq_file *out, void *unused)
 			seq_printf(out, " table=0x%lx pmd=0x%016llx", __pa(entry) >> PAGE_SHIFT, *entry);
 			show_entries(out, region, entry);
 		}
-		if (region->kind == PAGE || region->kind == ZERO) {
+		if (is_lone(region) || region->kind == ZERO) {
 			entry = entry_at(lone_page(region), PAGE_SHIFT);
 			seq_printf(out, " lone=0x%016llx", entry ? READ_ONCE(*entry) : 0);
 		}
@@ -538,7 +547,7 @@ static ssize_t control(struct file *file, const char __user *text, size_t size, 
 		control_error = provoke_splits();
 	else if (!strncmp(word, "owner", 5))
 		for (i = 0; i < region_count; i++) {
-			if (regions[i].kind == PAGE)
+			if (is_lone(&regions[i]))
 				act_as_owner(&regions[i]);
 		}
 	else if (!strncmp(word, "churn", 5))
