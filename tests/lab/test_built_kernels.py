@@ -8,25 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hibernaut.lab.cure.cures import cure_named
-from hibernaut.lab.host.build import plan_build
-from hibernaut.lab.host.trees import kernel_of_tree
 from hibernaut.lab.laboratory import Lab, Resumed
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
 from hibernaut.lab.variants import variant_named
-
-
-@pytest.fixture
-def lab_built(lab_61: Lab) -> Callable[[str], Lab]:
-    """The laboratory with a kernel that was built from the source of 6.1, by the name of its cure, or a skip."""
-
-    def built(cure: str) -> Lab:
-        tree = plan_build(lab_61.cache, "6.1", cure_named(cure)).result(lab_61.cache)
-        if not tree.is_dir():
-            pytest.skip(f"not built: `hibernaut lab build --source 6.1 --cure {cure}` takes minutes")
-        return Lab(kernel_of_tree(tree), lab_61.cache)
-
-    return built
 
 
 def resumed(lab: Lab, variant: str, folder: Path) -> Resumed:

@@ -20,9 +20,6 @@ from hibernaut.lab.trial.situations import situations_named
 from hibernaut.lab.trial.trial import CURED, NOT_CURED, Tried, try_kernel, verdict_on
 from tests.conftest import REPOSITORY
 from tests.lab.conftest import unavailable
-from tests.lab.test_built_kernels import lab_built
-
-__all__ = ["lab_built"]
 
 SCRIPT = """\
 #!/bin/sh

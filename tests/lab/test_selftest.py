@@ -17,9 +17,6 @@ from hibernaut.lab.guest.selftest_files import SELFTEST_SCRIPT
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import variant_named
 from tests.cli.run import hibernaut, refused
-from tests.lab.test_built_kernels import lab_built
-
-__all__ = ["lab_built"]
 
 
 def test_the_files_of_the_self_test(tmp_path: Path) -> None:
