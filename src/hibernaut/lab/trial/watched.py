@@ -21,6 +21,7 @@ from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME, GuestRecord
 from hibernaut.lab.trial.situations import TrialSituation
 from hibernaut.lab.verification import verify_resumed
 from hibernaut.lab.vm.gdb import Debugger
+from hibernaut.lab.vm.port import Reply
 from hibernaut.swsusp import open_image
 
 __all__ = ["Watched", "watch"]
@@ -75,9 +76,11 @@ def watch(lab: Lab, situation: TrialSituation, folder: Path, *, quick: bool = Fa
     with lab.prepared(situation.variant, folder, gdb=True, shared_ram=True) as (guest, record):
         if quick:
             guest.port.run(TEST_RESUME)
-        sequence, before, after = _stopped_twice(guest)
+        sequence, before, after, refusal = _stopped_twice(guest)
         resumed = None
-        if quick and before:
+        if refusal is not None:
+            outcome, reason = "refused", _refusal_text(refusal)
+        elif quick and before:
             outcome, reason, resumed = _resumed_at_once(guest, sequence, record, situation)
         else:
             outcome, reason = outcome_of(guest, sequence, folder / IMAGE_NAME, record)
@@ -106,8 +109,14 @@ def afterwards(situation: TrialSituation) -> list[str]:
     return [*(owner or ([CHURN] if situation.variant.kfence else [])), *AFTERWARDS]
 
 
-def _stopped_twice(guest: RunningGuest) -> tuple[int, KernelTables | None, KernelTables | None]:
-    """Hibernate, read the kernel's page tables before and after the copy, and return the command's number and both."""
+def _stopped_twice(
+    guest: RunningGuest,
+) -> tuple[int, KernelTables | None, KernelTables | None, Reply | None]:
+    """Hibernate and read the kernel's page tables before and after the copy.
+
+    Returns:
+        The command's number, both readings as far as the guest got there, and the kernel's refusal if it did not.
+    """
     listed = guest.port.run(f"grep -E ' T {COPY}$' /proc/kallsyms || true")
     if not listed:
         raise LabError(f"the kernel's symbols lack {COPY}", advice="build it with CONFIG_KALLSYMS and hibernation")
@@ -116,8 +125,9 @@ def _stopped_twice(guest: RunningGuest) -> tuple[int, KernelTables | None, Kerne
     debugger.add_breakpoint(start)
     debugger.resume()
     sequence = guest.port.send(HIBERNATE)
-    if wait_for_stop(guest, debugger, sequence) is not None:
-        return sequence, None, None
+    refusal = wait_for_stop(guest, debugger, sequence)
+    if refusal is not None:
+        return sequence, None, None, refusal
     before = _tables(guest)
     back = int.from_bytes(debugger.read(guest.qemu.registers()["RSP"], 8), "little")
     debugger.remove_breakpoint(start)
@@ -126,13 +136,17 @@ def _stopped_twice(guest: RunningGuest) -> tuple[int, KernelTables | None, Kerne
     end = time.monotonic() + COPY_SECONDS
     while not debugger.stopped(0.1):
         if not guest.qemu.running:
-            return sequence, before, None
+            return sequence, before, None, None
         if time.monotonic() > end:
             raise LabError(f"the copy did not end within {COPY_SECONDS} s", log=guest.qemu.last_log_lines())
     after = _tables(guest)
     debugger.remove_breakpoint(back)
     debugger.close()
-    return sequence, before, after
+    return sequence, before, after, None
+
+
+def _refusal_text(reply: Reply) -> str:
+    return f"exit status {reply.status}: {' / '.join(reply.lines)}"
 
 
 def _tables(guest: RunningGuest) -> KernelTables:
@@ -155,7 +169,7 @@ def _resumed_at_once(
         reply = guest.port.reply(sequence, WRITE_SECONDS, "hibernating and resuming")
         busy = bool(reply.status) and any(line.endswith(BUSY) for line in reply.lines)
         if reply.status and not busy:
-            return "refused", f"exit status {reply.status}: {' / '.join(reply.lines)}", None
+            return "refused", _refusal_text(reply), None
         passed, reason, facts = verify_resumed(guest, record, dataclasses.replace(reply, status=0))
         if busy:
             reason = reason.replace("resumed,", "continued after the copy, not resumed (test_resume: EBUSY):", 1)
