@@ -25,9 +25,9 @@ REGIONS = (
     "none-2m:below",
     "1g:below",
 )
-"""Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a page of a block, two neighbouring
-pages, or a page or a block whose entry becomes zero ("none"); with the table of the block's entry at a higher or a
-lower frame."""
+"""Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a page of a block or two
+neighbouring ones, or a page or a block whose entry becomes zero ("none"); with the table of the block's entry at a
+higher or a lower frame."""
 MAX_REGIONS = 1024
 SIDES = ("above", "below")
 
