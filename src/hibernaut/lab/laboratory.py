@@ -289,7 +289,7 @@ class Lab:
         make_disk(folder / IMAGE_NAME, size_mib, variant.swap)
         make_disk(folder / SPARE_NAME, size_mib, Swap.DISK)
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
-        with_module = bool(variant.regions) or variant.kfence
+        with_module = bool(variant.regions)
         with self.boot(variant, folder, disks, with_module=with_module, gdb=gdb, shared_ram=shared_ram) as guest:
             yield guest, prepare(guest, variant, self.kernel)
 

@@ -22,7 +22,7 @@ from hibernaut.lab.record import GuestRecord, require_arranged
 from hibernaut.lab.variants import Swap, Variant
 from hibernaut.lab.vm.port import facts_of
 
-__all__ = ["prepare", "require_control"]
+__all__ = ["CHURN", "prepare", "require_control", "use_kfence"]
 
 LOCKED_PAGES = 1024
 LOOSE_PAGES = 1024
@@ -39,6 +39,7 @@ KFENCE_PARAMETERS = "/sys/module/kfence/parameters"
 KFENCE_STATS = "/sys/kernel/debug/kfence/stats"
 KFENCE_SLOTS = 255
 CHURNS = 120
+CHURN = "!churn 64"
 
 
 def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel) -> GuestRecord:
@@ -159,13 +160,12 @@ def use_kfence(guest: RunningGuest) -> None:
         LabUnavailable: the kernel has no KFENCE that can be switched on at run time.
         LabError: it is hardly used.
     """
-    guest.port.run(f"!insmod /modules/{REGION_MODULE}")
     if guest.port.ask(f"mount -t debugfs debugfs /sys/kernel/debug && test -e {KFENCE_PARAMETERS}").status:
         raise LabUnavailable("the kernel has no KFENCE, or no debugfs")
     guest.port.run(f"echo 1 > {KFENCE_PARAMETERS}/sample_interval")
     done = 0
     for _ in range(CHURNS):
-        guest.port.run(f"echo churn > {REPORT}")
+        guest.port.run(CHURN)
         (stat,) = guest.port.run(f"grep '^total allocations' {KFENCE_STATS}")
         done = int(stat.split()[-1])
         if done > 2 * KFENCE_SLOTS + 1:

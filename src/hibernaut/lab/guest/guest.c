@@ -21,10 +21,13 @@
  *   !extent FILE                 print the first block of a file on its device, in pages of 4096 bytes
  *   !insmod FILE [PARAMETERS]    load a kernel module
  *   !prefer NODE                 prefer a NUMA node for all further allocations (set_mempolicy)
+ *   !churn TIMES                 let the kernel allocate and free small objects, a millisecond apart, for KFENCE
+ *   !filters COUNT               attach COUNT filters, each one JITed program, and drop every second one
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/mempolicy.h>
 #include <stdarg.h>
@@ -37,6 +40,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -47,6 +51,8 @@
 #define PAGE_BYTES 4096
 #define HEAD_BYTES 80
 #define LINE_BYTES 4096
+#define MOST_FILTERS 800 /* below the usual limit of open files */
+#define FILTER_STEPS 64
 #ifndef SYS_memfd_secret
 #define SYS_memfd_secret 447
 #endif
@@ -295,12 +301,72 @@ static int do_prefer(char **words)
 	return 1;
 }
 
+static int do_churn(char **words)
+{
+	long times = words[1] ? strtol(words[1], NULL, 0) : 0;
+
+	for (long i = 0; i < times; i++) {
+		int ends[2], fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+		if (fd >= 0)
+			close(fd);
+		if (!pipe2(ends, O_CLOEXEC)) {
+			close(ends[0]);
+			close(ends[1]);
+		}
+		usleep(1000);
+	}
+	return times <= 0;
+}
+
+/* The programs differ in length, so that they and the gaps between them do. */
+static int attach_filter(int number)
+{
+	struct sock_filter steps[FILTER_STEPS + 1];
+	struct sock_fprog program = { .len = 2 + number % FILTER_STEPS, .filter = steps };
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	for (int i = 0; i < program.len - 1; i++)
+		steps[i] = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_ADD | BPF_K, number + i);
+	steps[program.len - 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0xffff);
+	if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program))) {
+		int error = errno;
+
+		close(fd);
+		errno = error;
+		return -1;
+	}
+	return fd;
+}
+
+static int do_filters(char **words)
+{
+	static int sockets[MOST_FILTERS];
+	static int count; /* of an earlier call, all but those that were dropped */
+	int wanted = words[1] ? atoi(words[1]) : 0;
+
+	if (count || wanted <= 0 || wanted > MOST_FILTERS)
+		return 2;
+	for (count = 0; count < wanted; count++) {
+		sockets[count] = attach_filter(count);
+		if (sockets[count] < 0) {
+			say("out", "filter %d: %s", count, strerror(errno));
+			return 1;
+		}
+	}
+	for (int i = 0; i < count; i += 2)
+		close(sockets[i]);
+	say("out", "filters attached=%d dropped=%d", count, (count + 1) / 2);
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(char **words);
 } commands[] = {
 	{ "!fill", do_fill },	  { "!verify", do_verify }, { "!frames", do_frames }, { "!peek", do_peek },
-	{ "!extent", do_extent }, { "!insmod", do_insmod }, { "!prefer", do_prefer },
+	{ "!extent", do_extent }, { "!insmod", do_insmod }, { "!prefer", do_prefer }, { "!churn", do_churn },
+	{ "!filters", do_filters },
 };
 
 static int run_own(char *line)

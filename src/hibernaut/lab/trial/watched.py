@@ -17,6 +17,7 @@ from hibernaut.errors import HibernautError, LabError
 from hibernaut.lab.guest_state import REPORT, RunningGuest
 from hibernaut.lab.laboratory import HIBERNATE, Hibernated, Lab, Resumed, outcome_of, wait_for_stop
 from hibernaut.lab.page_tables import KernelTables, reachable_tables
+from hibernaut.lab.preparation import CHURN
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME, GuestRecord
 from hibernaut.lab.trial.situations import TrialSituation
 from hibernaut.lab.verification import verify_resumed
@@ -38,7 +39,7 @@ AFTERWARDS = (
 )
 """Work of a resumed guest: it allocates and frees pages and starts processes."""
 OWNER = f"echo owner > {REPORT}"
-CHURN = f"for i in 1 2 3 4 5 6 7 8; do echo churn > {REPORT}; done"
+CHURNS = 8
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def watch(lab: Lab, situation: TrialSituation, folder: Path, *, quick: bool = Fa
         else:
             outcome, reason = outcome_of(guest, sequence, folder / IMAGE_NAME, record)
         log = guest.qemu.console()
-        announced = re.search(r"NeededOption to copy (\d+) pages", log)
+        announced = re.search(r"Need to copy (\d+) pages", log)
         record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
         record.save(folder)
         done = Hibernated(outcome, reason, folder, record, log, time.monotonic() - guest.booted)
@@ -106,7 +107,7 @@ def watch(lab: Lab, situation: TrialSituation, folder: Path, *, quick: bool = Fa
 def afterwards(situation: TrialSituation) -> list[str]:
     """Return the commands with which a resumed guest shows that it continues to work."""
     owner = [OWNER, f"cat {REPORT}"] if situation.variant.regions else []
-    return [*(owner or ([CHURN] if situation.variant.kfence else [])), *AFTERWARDS]
+    return [*(owner or ([CHURN] * CHURNS if situation.variant.kfence else [])), *AFTERWARDS]
 
 
 def _stopped_twice(

@@ -19,14 +19,13 @@
  * /proc/hlab_region reports, one line each, KEY=VALUE. Written there: "arm" or "disarm" starts or stops the counting;
  * "control" provokes two splits, of which the first must fail and the second succeed: whether the probe saw them is
  * reported; "owner" does on every 4k region what an owner does that restores PRESENT alone, as KFENCE, and writes;
- * "churn" allocates and frees small objects, for KFENCE; "make=SIZE:ORDER" makes one more region.
+ * "make=SIZE:ORDER" makes one more region.
  * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
  * identifies the frame that it comes from (hibernaut.linux.formula). Of a 1g region, the first SPARSE_WORDS words of a
  * page do, and the rest is zero.
  *
  * The module cannot be unloaded: the regions cannot be restored, and the guest is discarded.
  */
-#include <linux/delay.h>
 #include <linux/io.h>
 #include <linux/kallsyms.h>
 #include <linux/kprobes.h>
@@ -48,7 +47,6 @@
 #define WORDS (PAGE_SIZE / sizeof(u64))
 #define SPARSE_WORDS 8
 #define STACK_WORDS 96 /* of the stack at an allocation, in which the return address into a split is searched */
-#define CHURNED_BYTES 96
 #define MARK (0xa5cull << 52)
 #define FRAME_BITS GENMASK_ULL(51, 12)
 #define LONE_PAGE 7 /* of a block, for a hole of one page or an entry that is zero */
@@ -522,16 +520,6 @@ static int make_one(const char *wish)
 	return error ? error : take_out(&regions[region_count - 1]);
 }
 
-static void churn(void)
-{
-	int i;
-
-	for (i = 0; i < 64; i++) {
-		kfree(kmalloc(CHURNED_BYTES, GFP_KERNEL));
-		usleep_range(500, 1000);
-	}
-}
-
 static ssize_t control(struct file *file, const char __user *text, size_t size, loff_t *at)
 {
 	char word[48] = "";
@@ -550,8 +538,6 @@ static ssize_t control(struct file *file, const char __user *text, size_t size, 
 			if (is_lone(&regions[i]))
 				act_as_owner(&regions[i]);
 		}
-	else if (!strncmp(word, "churn", 5))
-		churn();
 	else if (!strncmp(word, "make=", 5)) {
 		error = make_one(strim(word) + 5);
 		if (error)
