@@ -196,6 +196,7 @@ class Lab:
         gdb: bool = False,
         shared_ram: bool = False,
         files: Sequence[Path] = (),
+        adapt: Callable[[Hardware], Hardware] | None = None,
     ) -> Iterator[RunningGuest]:
         """Boot a guest and yield it; it is killed on leaving.
 
@@ -206,7 +207,8 @@ class Lab:
             with_module: whether /modules has the module that makes regions.
             gdb: whether a debugger can be attached.
             shared_ram: whether its RAM can be read (`Qemu.ram`).
-            files: further files for its /modules.
+            files: further files for its /modules, decompressed there.
+            adapt: function that changes its machine.
 
         Raises:
             LabUnavailable: the laboratory lacks something on this machine.
@@ -216,7 +218,8 @@ class Lab:
         (folder / "initramfs").write_bytes(initramfs(self.cache, self.kernel, [*extra, *files]))
         session = secrets.token_hex(4)
         started = time.monotonic()
-        with qemu(self.hardware(variant, folder, disks, session, gdb, shared_ram)) as machine:
+        hardware = self.hardware(variant, folder, disks, session, gdb, shared_ram)
+        with qemu(adapt(hardware) if adapt else hardware) as machine:
             self._guests.append(machine)
             try:
                 if self._closed:  # looked at when `close` can see the guest

@@ -738,6 +738,50 @@ class JudgeDocument(TypedDict):
     seconds: Annotated[int, "duration"]
 
 
+class HiddenDocument(TypedDict):
+    """Frames of RAM out of the direct map that are alike."""
+
+    size: Annotated[str, "size that one of their entries spans: 4K, 2M, 1G"]
+    kind: Annotated[
+        Literal["not present", "zero", "no table"],
+        "the entry is not present; it is zero, in a table of 4K entries; an entry above is zero, so there is no table",
+    ]
+    owner: Annotated[str, "owner of the frames, or the reason why they have none; unknown if nothing tells"]
+    saved: Annotated[
+        Literal["yes", "no", "refused", "unknown"],
+        "whether hibernation would save them; refused if the kernel does not hibernate while they are there",
+    ]
+    pages: Annotated[int, "number of frames"]
+    entries: Annotated[int, "number of entries"]
+
+
+class SurveyStepDocument(TypedDict):
+    """A step of the survey, and the direct map after it."""
+
+    step: Annotated[str, "name of the step"]
+    what: Annotated[str, "description of the step"]
+    done: Annotated[str, "what was done; empty if nothing was"]
+    unable: Annotated[str, "why the step was not taken, or the direct map not read; empty if it was"]
+    present_mib: Annotated[dict[str, float] | None, "memory that is present, MiB, by size of entry; null if not read"]
+    hidden: Annotated[list[HiddenDocument], "RAM that is out of the direct map"]
+
+
+class SurveyedKernelDocument(TypedDict):
+    """One kernel of the survey."""
+
+    kernel: Annotated[str, "kernel line"]
+    release: Annotated[str | None, "release of the kernel; null if the line's packages are gone"]
+    answer: Annotated[str, "whether a large entry was not present, or why the kernel was not surveyed"]
+    steps: Annotated[list[SurveyStepDocument], "the steps, in order"]
+    seconds: Annotated[int, "duration"]
+
+
+class SurveyDocument(TypedDict):
+    """`hibernaut lab survey`: the memory that kernels take out of the direct map."""
+
+    kernels: Annotated[list[SurveyedKernelDocument], "the kernels, by line"]
+
+
 class NeededOptionDocument(TypedDict):
     """An option of a kernel's configuration that a trial needs."""
 
@@ -826,6 +870,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "lab judge": (JudgeDocument, CasesDocument, NeedsDocument, DryRunDocument),
     "lab prove": (ProveDocument, CasesDocument, DryRunDocument),
     "lab resume": (ResumeDocument, DryRunDocument),
+    "lab survey": (SurveyDocument, DryRunDocument),
     "lab variants": (VariantsDocument,),
     "map": (MapDocument,),
     "replay": (ReplayDocument,),

@@ -17,6 +17,7 @@ from hibernaut.cli.lab.judge import judge
 from hibernaut.cli.lab.kselftest import kselftest
 from hibernaut.cli.lab.prove import prove_
 from hibernaut.cli.lab.resume import resume
+from hibernaut.cli.lab.survey import survey_
 from hibernaut.cli.lab.variants import variants
 from hibernaut.cli.terminal import print_text
 
@@ -50,6 +51,7 @@ COMMANDS: tuple[Command, ...] = (
     ("prove", prove_, "hibernaut lab prove --quick"),
     ("judge", judge, "hibernaut lab judge --case 2m-above"),
     ("kselftest", kselftest, "hibernaut lab kselftest selftest"),
+    ("survey", survey_, "hibernaut lab survey --kernel 6.12"),
     ("confirm", confirm_, "hibernaut lab confirm run.json"),
 )
 add_commands(lab, COMMANDS)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from hibernaut.lab.host.trees import BZIMAGE, kernel_of_tree
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
 from hibernaut.lab.variants import MAX_REGIONS, REGIONS, Swap, Variant, variant_named
-from hibernaut.lab.vm.qemu import Disk, planned_command, usable_accelerator
+from hibernaut.lab.vm.qemu import Disk, Hardware, planned_command, usable_accelerator
 from hibernaut.report.documents import DryRunDocument, PlannedGuestDocument
 
 __all__ = [
@@ -148,7 +148,13 @@ class LabOptions:
         return Lab(found, store, usable_accelerator(self.accel, found.vmlinuz), self.mirror)
 
     def planned(
-        self, variant: Variant, folder: Path, *, gdb: bool = False, default_kernel: str = DEFAULT_KERNEL
+        self,
+        variant: Variant,
+        folder: Path,
+        *,
+        gdb: bool = False,
+        default_kernel: str = DEFAULT_KERNEL,
+        adapt: Callable[[Hardware], Hardware] = lambda hardware: hardware,
     ) -> PlannedGuestDocument:
         """Return QEMU's command line for a guest, without the kernel, which may not be downloaded yet."""
         if self.tree is not None:
@@ -158,7 +164,8 @@ class LabOptions:
             vmlinuz = Path(name if self.modules else f"vmlinuz-{line_named(name).name}")
         pretended = Lab(Kernel(name, name, vmlinuz, Path("MODULES")))
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
-        return {"kernel": name, "command": planned_command(pretended.hardware(variant, folder, disks, "SESSION", gdb))}
+        hardware = pretended.hardware(variant, folder, disks, "SESSION", gdb)
+        return {"kernel": name, "command": planned_command(adapt(hardware))}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@
  *   !insmod FILE [PARAMETERS]    load a kernel module
  *   !prefer NODE                 prefer a NUMA node for all further allocations (set_mempolicy)
  *   !churn TIMES                 let the kernel allocate and free small objects, a millisecond apart, for KFENCE
+ *   !pageflags FIRST COUNT       print the flags of frames (/proc/kpageflags) that decide whether they are saved, in runs
+ *   !kexec FILE FLAGS            load a kernel to boot next (kexec_file_load)
  *   !filters COUNT               attach COUNT filters, each one JITed program, and drop every second one
  */
 #define _GNU_SOURCE
@@ -51,6 +53,7 @@
 #define PAGE_BYTES 4096
 #define HEAD_BYTES 80
 #define LINE_BYTES 4096
+#define SAVING_FLAGS (1ull << 10 | 1ull << 20 | 1ull << 23 | 1ull << 32) /* KPF_BUDDY, _NOPAGE, _OFFLINE, _RESERVED */
 #define MOST_FILTERS 800 /* below the usual limit of open files */
 #define FILTER_STEPS 64
 #ifndef SYS_memfd_secret
@@ -360,13 +363,51 @@ static int do_filters(char **words)
 	return 0;
 }
 
+static int do_pageflags(char **words)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	uint64_t first, count, flags, known = 0, start = 0;
+
+	if (fd < 0 || !words[1] || !words[2])
+		return 2;
+	first = strtoull(words[1], NULL, 0);
+	count = strtoull(words[2], NULL, 0);
+	for (uint64_t i = 0; i <= count; i++) {
+		if (i == count || pread(fd, &flags, sizeof(flags), (first + i) * sizeof(flags)) != sizeof(flags))
+			flags = 1ull << 20; /* the file ends with the last frame that has a struct page */
+		flags &= SAVING_FLAGS;
+		if (i && (i == count || flags != known)) {
+			say("out", "flags first=0x%llx count=%llu value=0x%llx", (unsigned long long)(first + start),
+			    (unsigned long long)(i - start), (unsigned long long)known);
+			start = i;
+		}
+		known = flags;
+	}
+	close(fd);
+	return 0;
+}
+
+static int do_kexec(char **words)
+{
+	int fd = words[1] && words[2] ? open(words[1], O_RDONLY | O_CLOEXEC) : -1;
+	long status;
+
+	if (fd < 0)
+		return 2;
+	status = syscall(SYS_kexec_file_load, fd, -1, 1ul, "", strtoul(words[2], NULL, 0));
+	if (status)
+		say("out", "%s", strerror(errno));
+	close(fd);
+	return status != 0;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(char **words);
 } commands[] = {
 	{ "!fill", do_fill },	  { "!verify", do_verify }, { "!frames", do_frames }, { "!peek", do_peek },
 	{ "!extent", do_extent }, { "!insmod", do_insmod }, { "!prefer", do_prefer }, { "!churn", do_churn },
-	{ "!filters", do_filters },
+	{ "!filters", do_filters }, { "!kexec", do_kexec }, { "!pageflags", do_pageflags },
 };
 
 static int run_own(char *line)

@@ -19,7 +19,7 @@ from hibernaut.lab.host.kernels import Kernel
 from hibernaut.lab.host.programs import program, run
 from hibernaut.lab.host.trees import builtin_modules, modules_of_tree
 
-__all__ = ["GUEST_FOLDER", "cpio", "guest_program", "initramfs", "module_order"]
+__all__ = ["GUEST_FOLDER", "cpio", "guest_program", "initramfs", "module_order", "modules_with_dependencies"]
 
 GUEST_FOLDER = Path(__file__).parent
 
@@ -27,6 +27,8 @@ NEEDED = ("virtio_pci", "virtio_blk")
 OPTIONAL = ("ext4", "crc32c", "crc32c_generic", "lzo", "lz4")
 """Modules that some guests use: the file system of a swap file, the compressors of images. A missing one is built in,
 or the kernel lacks it and the guest that needs it fails."""
+
+COMPRESSED = r"\.(?:xz|zst|gz)$"
 
 DIRECTORY, LINK, FILE = 0o040755, 0o120777, 0o100755
 
@@ -70,7 +72,7 @@ def initramfs(cache: Cache, kernel: Kernel, extra: Iterable[Path] = ()) -> bytes
     Args:
         cache: cache for the guest's program.
         kernel: kernel whose modules it contains.
-        extra: further modules, which the guest loads from /modules on command.
+        extra: further modules and other files, which the guest finds in /modules, decompressed.
 
     Raises:
         LabUnavailable: a program or a needed module is missing.
@@ -83,7 +85,7 @@ def initramfs(cache: Cache, kernel: Kernel, extra: Iterable[Path] = ()) -> bytes
     for name, path in modules.items():
         files[f"modules/{name}.ko"] = (FILE, _module_bytes(path))
     for path in extra:
-        files[f"modules/{path.name}"] = (FILE, path.read_bytes())
+        files[f"modules/{re.sub(COMPRESSED, '', path.name)}"] = (FILE, _module_bytes(path))
     files["modules/order"] = (FILE, "".join(f"{name}.ko\n" for name in modules).encode())
     return gzip.compress(cpio(files), compresslevel=1, mtime=0)
 
@@ -99,10 +101,27 @@ def module_order(folder: Path) -> dict[str, Path]:
     Raises:
         LabUnavailable: a needed one is neither there nor built in.
     """
-    # Only a build tree has it; a search would find leftovers of other configurations there.
-    tree = (folder / ".config").is_file()
-    there = {_name_of(path): path for path in (modules_of_tree(folder) if tree else sorted(folder.rglob("*.ko*")))}
+    order = modules_with_dependencies(folder, (*NEEDED, *OPTIONAL))
     builtin = builtin_modules(folder)
+    for name in NEEDED:
+        if name not in order and name not in builtin:
+            raise LabUnavailable(
+                f"{folder}: the kernel has no {name}",
+                advice=f"set CONFIG_{name.upper()}=y and build it again" if _is_tree(folder) else None,
+            )
+    return order
+
+
+def modules_with_dependencies(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Return modules by name, each after its dependencies, without those that the kernel lacks or has built in.
+
+    Args:
+        folder: see `module_order`.
+        names: names of the modules, with underscores.
+    """
+    # Only a build tree has it; a search would find leftovers of other configurations there.
+    paths = modules_of_tree(folder) if _is_tree(folder) else sorted(folder.rglob("*.ko*"))
+    there = {_name_of(path): path for path in paths}
     order: dict[str, Path] = {}
 
     def add(name: str, above: tuple[str, ...]) -> None:
@@ -113,14 +132,13 @@ def module_order(folder: Path) -> dict[str, Path]:
             add(other, (*above, name))
         order[name] = path
 
-    for name in (*NEEDED, *OPTIONAL):
+    for name in names:
         add(name, ())
-        if name in NEEDED and name not in order and name not in builtin:
-            raise LabUnavailable(
-                f"{folder}: the kernel has no {name}",
-                advice=f"set CONFIG_{name.upper()}=y and build it again" if tree else None,
-            )
     return order
+
+
+def _is_tree(folder: Path) -> bool:
+    return (folder / ".config").is_file()
 
 
 def _name_of(path: Path) -> str:

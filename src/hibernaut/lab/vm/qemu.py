@@ -62,6 +62,8 @@ class Hardware:
         shared_ram: whether `Qemu.ram` can read the guest's RAM.
         cpu_node: NUMA node of the CPU, 0 or 1, of two nodes that have the lower and the upper half of the RAM; None for
             a machine without nodes.
+        cpus: number of CPUs.
+        pluggable_mib: RAM that can be plugged in while it runs, MiB.
     """
 
     kernel: Path
@@ -74,6 +76,8 @@ class Hardware:
     gdb: bool = False
     shared_ram: bool = False
     cpu_node: int | None = None
+    cpus: int = 1
+    pluggable_mib: int = 0
 
     @property
     def ram_mib(self) -> tuple[int, ...]:
@@ -93,10 +97,12 @@ def command_line(
         ram: files for the parts of a shared RAM.
     """
     cpu = {"tcg": "max", "kvm": "host"}[hardware.accelerator] + (",la57=off" if hardware.levels == 4 else "")
+    most_mib = hardware.memory_mib + hardware.pluggable_mib
+    memory = f"{hardware.memory_mib}" + (f",slots=1,maxmem={most_mib}M" if hardware.pluggable_mib else "")
     words = [
         find("setpriv"), "--pdeathsig", "KILL", find("qemu-system-x86_64"),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-accel", hardware.accelerator, "-cpu", cpu, "-smp", "1", "-m", str(hardware.memory_mib),
+        "-accel", hardware.accelerator, "-cpu", cpu, "-smp", str(hardware.cpus), "-m", memory,
         "-kernel", str(hardware.kernel),
         "-append", f"console=ttyS0 ignore_loglevel no_console_suspend panic=-1 {hardware.parameters}".strip(),
         "-chardev", f"socket,id=monitor,path={sockets}/monitor,server=on,wait=off",
