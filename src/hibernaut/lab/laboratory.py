@@ -32,7 +32,7 @@ from hibernaut.lab.vm.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.declarations import SIGNATURE
 
-__all__ = ["HIBERNATE", "DumpPoints", "Hibernated", "Lab", "Resumed", "outcome_of", "wait_for_stop"]
+__all__ = ["HIBERNATE", "DumpPoints", "Hibernated", "Lab", "Resumed", "attach", "outcome_of", "wait_for_stop"]
 
 BOOT_SECONDS = 120
 HIBERNATE_SECONDS = 180
@@ -274,7 +274,7 @@ class Lab:
 
     @contextmanager
     def prepared(
-        self, variant: Variant, folder: Path, *, gdb: bool = False, shared_ram: bool = False
+        self, variant: Variant, folder: Path, *, gdb: bool = False, shared_ram: bool = False, traced: int = 0
     ) -> Iterator[tuple[RunningGuest, GuestRecord]]:
         """Boot a guest on fresh disks and yield it ready to hibernate, with its record; it is killed on leaving.
 
@@ -283,6 +283,7 @@ class Lab:
             folder: existing folder for its disks.
             gdb: whether a debugger can be attached.
             shared_ram: whether its RAM can be read while it is stopped (`Qemu.ram`).
+            traced: number of calls of the copy loop that its module has room to record; 0 for no recording.
 
         Raises:
             LabUnavailable: the laboratory lacks something on this machine.
@@ -292,9 +293,9 @@ class Lab:
         make_disk(folder / IMAGE_NAME, size_mib, variant.swap)
         make_disk(folder / SPARE_NAME, size_mib, Swap.DISK)
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
-        with_module = bool(variant.regions)
+        with_module = bool(variant.regions) or traced > 0
         with self.boot(variant, folder, disks, with_module=with_module, gdb=gdb, shared_ram=shared_ram) as guest:
-            yield guest, prepare(guest, variant, self.kernel)
+            yield guest, prepare(guest, variant, self.kernel, traced=traced)
 
     # ---- resuming ----
 
@@ -380,7 +381,7 @@ def _hibernate(guest: RunningGuest, points: DumpPoints, disk: Path, record: Gues
     """Hibernate to a disk, dump RAM on the way, and return outcome and reason."""
     if not points.wanted:
         return outcome_of(guest, guest.port.send(HIBERNATE), disk, record)
-    loop, debugger = _attach(guest)
+    loop, debugger = attach(guest)
     for address in loop.before:
         debugger.add_breakpoint(address)
     debugger.resume()
@@ -405,8 +406,8 @@ def _hibernate(guest: RunningGuest, points: DumpPoints, disk: Path, record: Gues
     return outcome_of(guest, sequence, disk, record)
 
 
-def _attach(guest: RunningGuest) -> tuple[CopyLoop, Debugger]:
-    """Attach a debugger and find the copy loop in the guest's kernel."""
+def attach(guest: RunningGuest) -> tuple[CopyLoop, Debugger]:
+    """Attach a debugger to a guest, and find the copy loop in its kernel."""
     lines = guest.port.run("grep -w -A 4 -E 'swsusp_save|memory_bm_next_pfn' /proc/kallsyms")
     debugger = Debugger(guest.qemu)
     return find_copy_loop(debugger.read, symbols_of(lines)), debugger

@@ -42,23 +42,24 @@ CHURNS = 120
 CHURN = "!churn 64"
 
 
-def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel) -> GuestRecord:
+def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel, *, traced: int = 0) -> GuestRecord:
     """Prepare a guest for hibernation and return its record.
 
     Args:
         guest: a guest on fresh disks.
         variant: kind of guest.
         kernel: its kernel.
+        traced: number of calls of the copy loop that the module has room to record; 0 for no recording.
 
     Raises:
         LabError: a step fails in the guest, or the allocator's pages are not where the variant wants them.
     """
     run = guest.port.run
     nodes = numa_nodes(guest) if variant.two_nodes else ()
-    if variant.regions:
+    if variant.regions or traced:
         if nodes:
             run(f"!prefer {nodes[-1]}")
-        _make_regions(guest, variant)  # first, while whole blocks are free
+        _make_regions(guest, variant, traced)  # first, while whole blocks are free
     device, partition, offset = _swap_on(guest, variant)
     _fill_memory(guest, variant)
     if variant.compressor == "lz4":
@@ -91,7 +92,7 @@ def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel) -> GuestRecor
     return record
 
 
-def _make_regions(guest: RunningGuest, variant: Variant) -> None:
+def _make_regions(guest: RunningGuest, variant: Variant, traced: int) -> None:
     """Load the module that takes regions out of the direct map, and see that its probe works.
 
     Raises:
@@ -99,6 +100,8 @@ def _make_regions(guest: RunningGuest, variant: Variant) -> None:
         LabError: the module cannot be loaded.
     """
     parameters = [f"make={_listed(variant.regions)}", f"seed={variant.seed}", f"allocator={_allocator(guest)}"]
+    if traced:
+        parameters.append(f"trace={traced}")
     if variant.fail_allocations:
         parameters += [f"skip={variant.skip_allocations}", f"fail={variant.fail_allocations}"]
     loaded = guest.port.ask(f"!insmod /modules/{REGION_MODULE} {' '.join(parameters)}", MODULE_SECONDS)

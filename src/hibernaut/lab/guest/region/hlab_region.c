@@ -15,6 +15,7 @@
  *   allocator=NAME          function that the page for a split is allocated with, to count its calls
  *   skip=N                  the first N allocations for a split during the copy succeed,
  *   fail=N                  the next N fail
+ *   trace=N                 record the calls of the copy loop in a buffer of N hits (hlab_trace.h)
  *
  * /proc/hlab_region reports, one line each, KEY=VALUE. Written there: "arm" or "disarm" starts or stops the counting;
  * "control" provokes two splits, of which the first must fail and the second succeed: whether the probe saw them is
@@ -360,6 +361,12 @@ restore:
 	flush(address);
 }
 
+static const char *splitter(const struct pt_regs *regs, char *name);
+
+/* ---- the calls of the copy loop ---- */
+
+#include "hlab_trace.h"
+
 /* ---- the report ---- */
 
 /*
@@ -460,6 +467,7 @@ static int show(struct seq_file *out, void *unused)
 	if (control_error != -ENODATA)
 		seq_printf(out, "control failed=%d seen=%d error=%d\n", control_failed, control_seen, control_error);
 	show_allocator(out);
+	show_trace(out);
 	for (i = 0; i < region_count; i++) {
 		struct region *region = &regions[i];
 		u64 *entry = entry_of(region);
@@ -677,6 +685,8 @@ static int __init hlab_region_init(void)
 		allocation_probe.symbol_name = allocator;
 		error = register_kprobe(&allocation_probe);
 	}
+	if (!error && trace > 0)
+		error = start_trace(allocator);
 	/* After a failure, blocks with holes are not freed: the guest is discarded anyway. */
 	if (!error && !proc_create("hlab_region", 0600, NULL, &report_ops)) {
 		error = -ENOMEM;
