@@ -14,6 +14,7 @@ from hibernaut.hibernation.recorder import Recorder
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.hibernation.ways.base import Way
+from hibernaut.linux.calls import copied
 from hibernaut.linux.direct_map import FrameState, frames_in_state
 from hibernaut.linux.machine import Machine
 from hibernaut.memory.page import PAGE_SIZE
@@ -73,6 +74,7 @@ class Copy:
         self.recorder = Recorder(machine)
         self._pending: list[tuple[int, int]] = []
         self._online = [cpu for cpu, tlb in enumerate(machine.tlbs) if tlb is not None]
+        self._recorded_to = 0
         self._log_from = len(machine.log)
         self._allocated = len(machine.allocations)
         self._base, self._before = machine.memory.base, machine.memory.written
@@ -139,7 +141,8 @@ class Copy:
         """Run `copy_data_page` for the next page, or for a run of neighbours at once."""
         pfn, end = self._pending.pop()
         self.recorder.cursor = pfn
-        done = self.way.copy_run(self.machine, pfn, end - pfn)
+        self._record_copies(pfn + 1)
+        done = 0 if self.machine.calls is not None else self.way.copy_run(self.machine, pfn, end - pfn)
         if not done:
             page = self.way.safe_copy_page(self.machine, pfn)
             if page is None:
@@ -151,8 +154,18 @@ class Copy:
         if pfn + done < end:
             self._pending.append((pfn + done, end))
 
+    def _record_copies(self, end: int) -> None:
+        """Record the copies of listed pages up to a frame, where calls are recorded: present ones are not visited."""
+        if self.machine.calls is None or self.frames is None or end <= self._recorded_to:
+            return
+        for pfn, pages in self.frames.within(FrameRanges.of([(self._recorded_to, end - self._recorded_to)])):
+            self.machine.record(copied(pfn, pages))
+        self._recorded_to = end
+
     def _finish(self, frames: FrameRanges, error: HibernationRefused | None) -> Snapshot:
         machine, recorder = self.machine, self.recorder
+        if error is None:
+            self._record_copies(frames.end)
         changed = recorder.differing(frames)
         SwsuspLog(machine).image_created(frames, self._base, self._before, changed)
         return Snapshot(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hibernaut.linux.calls import split
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_counts import DIRECT_MAP_LEVELS, collapse_page_count, direct_gbpages, split_page_count
 from hibernaut.linux.pgtable import (
@@ -56,6 +57,7 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_
     machine.write_table(table, entries)
     split_page_count(machine, vaddr, found.level)
     machine.write_entry(found.paddr, pfn_entry(table, KERNPG_TABLE))
+    machine.record(split(found.level, found.paddr, found.entry, pfn_entry(table, KERNPG_TABLE)))
     machine.flush_tlb_all()
     machine.log.note(
         f"split: {found.level.name} entry at {found.paddr:#x} was {found.entry:#x}, now names table frame {table:#x}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from hibernaut.errors import HibernautError, MachineFault, OutOfMemory
 from hibernaut.linux.allocator import Allocation, PageAllocator
+from hibernaut.linux.calls import Call, allocated, entry_text
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.fixmap import FixmapSlot, find_free_slot
@@ -67,6 +68,7 @@ class Machine:
         kernel_image: the second mapping of the kernel's own text and data, if it is known.
         direct_pages_count: entries of the direct map by level, as the kernel counts them; None until first asked for.
         log: lines of the kernel and of the model.
+        calls: calls of the copy loop, to be compared with a real kernel's; None, as on every fork, unless recorded.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Machine:
         self.kernel_image: KernelImage | None = None
         self.direct_pages_count: dict[Level, int] | None = None
         self.log = EventLog()
+        self.calls: list[Call] | None = None
         self._direct_map = direct_map
         self._fixmap: FixmapSlot | None = None
         self._watchers: list[Callable[[int], None]] = []
@@ -128,6 +131,7 @@ class Machine:
         twin.table_pool = self.table_pool.copy()
         twin.direct_pages_count = None if self.direct_pages_count is None else self.direct_pages_count.copy()
         twin.log = self.log.fork()
+        twin.calls = None
         twin._direct_map = None
         twin._fixmap = None if self._fixmap is None else FixmapSlot(twin, self._fixmap.index, self._fixmap.paddr)
         twin._watchers = []
@@ -150,12 +154,14 @@ class Machine:
 
     def flush_tlb_all(self) -> None:
         """Drop all translations of every CPU that is online (arch/x86/mm/tlb.c)."""
+        self.record(Call.of("flush_tlb_all"))
         for tlb in self.tlbs:
             if tlb is not None:
                 tlb.flush_all()
 
     def flush_tlb_kernel_range(self, start: int, end: int) -> None:
         """Drop the translations from `start` to `end` of every CPU that is online; all if there are too many."""
+        self.record(Call.of("flush_tlb_kernel_range", hex(start), hex(end)))
         if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING << PAGE_SHIFT:
             self.flush_tlb_all()
             return
@@ -163,6 +169,16 @@ class Machine:
             if tlb is not None:
                 for vaddr in range(start, end, PAGE_SIZE):
                     tlb.invlpg(vaddr)
+
+    def record(self, call: Call) -> None:
+        """Add a call to `calls`, where these are recorded."""
+        if self.calls is not None:
+            self.calls.append(call)
+
+    def entry_fact(self, pfn: int) -> str | None:
+        """Return the entry that maps a frame in the direct map, as a fact of a call; None if there is no table."""
+        found = self.lookup_address(self.vaddr(pfn))
+        return None if found is None else entry_text(found.level, found.paddr, found.entry)
 
     def vaddr(self, pfn: int) -> int:
         """Return the direct-map address of a frame (`page_address`), mapped or not."""
@@ -232,8 +248,10 @@ class Machine:
         except OutOfMemory as error:
             reason = "injected" if error.injected else "no free frame"
             self.log.note(f"allocation {error.number} fails: {reason} ({purpose})")
+            self.record(allocated(None))
             raise
         self.log.note(f"allocation {self.allocator.allocations[-1].number}: frame {pfn:#x} ({purpose})")
+        self.record(allocated(pfn))
         return pfn
 
     def alloc_table(self, purpose: str) -> int:

@@ -6,10 +6,19 @@ They raise what `change_page_attr_set_clr` raises. Steps that were done before a
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+
 import numpy as np
 
-from hibernaut.errors import HibernautError
-from hibernaut.linux.change_page_attr import change_page_attr_set_clr, set_pages_np, set_pages_p
+from hibernaut.errors import HibernautError, OutOfMemory
+from hibernaut.linux.calls import Call
+from hibernaut.linux.change_page_attr import (
+    AttributeChangeError,
+    change_page_attr_set_clr,
+    set_pages_np,
+    set_pages_p,
+)
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import GLOBAL, NX, PAGE_KERNEL_4K, PRESENT, RW
 from hibernaut.linux.rules import KernelRules
@@ -88,12 +97,29 @@ def set_memory_4k(machine: Machine, vaddr: int, pages: int) -> None:
 
 def set_direct_map_invalid_noflush(machine: Machine, pfn: int) -> None:
     """Make one page not present and not writable; the caller flushes the TLB."""
-    set_pages_np(machine, pfn, 1)
+    _recorded(machine, "set_direct_map_invalid_noflush", pfn, set_pages_np)
 
 
 def set_direct_map_default_noflush(machine: Machine, pfn: int) -> None:
     """Make one page present and writable; GLOBAL, once lost, does not come back."""
-    set_pages_p(machine, pfn, 1)
+    _recorded(machine, "set_direct_map_default_noflush", pfn, set_pages_p)
+
+
+def _recorded(machine: Machine, name: str, pfn: int, change: Callable[[Machine, int, int], None]) -> None:
+    """Change one page, and record the call where calls are recorded."""
+    if machine.calls is None:
+        return change(machine, pfn, 1)
+    before, error = machine.entry_fact(pfn), 0
+    try:
+        return change(machine, pfn, 1)
+    except OutOfMemory:
+        error = -errno.ENOMEM
+        raise
+    except AttributeChangeError as refused:
+        error = -int(getattr(errno, refused.errno))
+        raise
+    finally:
+        machine.record(Call.of(name, hex(pfn), before, machine.entry_fact(pfn), error))
 
 
 def set_direct_map_valid_noflush(machine: Machine, pfn: int, pages: int, *, valid: bool) -> None:
