@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`hibernaut replay FILE`: a saved run once more, byte for byte."""
+"""`hibernaut replay FILE`: a saved run once more, byte for byte; or a kernel's copy loop in the model, call by call."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ import typer
 from hibernaut.cli.options import MachineOptions, OutputOptions
 from hibernaut.exploration.play import SourceMachine
 from hibernaut.exploration.replay import replay
+from hibernaut.hibernation.trace import check_trace, read_trace
+from hibernaut.hibernation.ways import way_named
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import rules_named
-from hibernaut.report.explore import played_text, replay_document
+from hibernaut.report.explore import checked_document, checked_text, played_text, replay_document
 
 __all__ = ["replay_"]
 
 
 def replay_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Run that explore or answers saved.")],
     options: MachineOptions,
     output: OutputOptions,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="Run that explore or answers saved. Default: none, with --against."),
+    ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -31,11 +36,34 @@ def replay_(
             help="Dump or image on whose machine the run begins. Default: none, for a run of a simulated machine.",
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="TRACE",
+            help="Copy loop that lab trace recorded, to be run by the model, in place of FILE. Default: none.",
+        ),
+    ] = None,
+    via: Annotated[
+        str, typer.Option("--via", metavar="WAY", help="Way of the model, for --against. Default: remap.")
+    ] = "remap",
 ) -> None:
     """Play a saved run again, print its log, and tell whether it ends as it was saved, byte for byte.
 
-    The exit status is 0 if it does, 1 if it differs.
+    With --against, the model runs the copy loop that a real kernel ran, from the same tables and list of pages and with
+    the same allocations, and must make the same calls; the first difference is shown.
+
+    The exit status is 0 if all is the same, 1 if it differs.
     """
+    if (file is None) == (against is None):
+        raise typer.BadParameter("give either a saved run or --against TRACE", param_hint="FILE")
+    same = _against(against, via, output) if against is not None else _again(file or Path(), source, options, output)
+    if not same:
+        raise typer.Exit(1)
+
+
+def _again(file: Path, source: Path | None, options: MachineOptions, output: OutputOptions) -> bool:
+    """Replay a saved run, and return whether it is the same."""
     with ExitStack() as stack:
 
         def machine_of(wanted: SourceMachine, rules: str) -> Machine:
@@ -48,5 +76,12 @@ def replay_(
         found = replay(file, machine_of)
         document = replay_document(found)
     output.answer(document, lambda _: played_text(document, map(str, found.played.run.violations)))
-    if not found.same:
-        raise typer.Exit(1)
+    return found.same
+
+
+def _against(path: Path, via: str, output: OutputOptions) -> bool:
+    """Compare a trace with the model, and return whether the calls are the same."""
+    trace = read_trace(path)
+    found = check_trace(trace, way_named(via))
+    output.answer(checked_document(path, trace, via, found), checked_text)
+    return found.difference is None

@@ -9,6 +9,7 @@ same calls, step by step. Contents of other pages are left out: the calls do not
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -34,12 +35,24 @@ from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, is_leaf
 from hibernaut.volumes.output import write_file
 
-__all__ = ["Checked", "Trace", "check_trace", "direct_map_tables", "model_calls", "read_trace", "trace_of", "write_trace"]
+__all__ = [
+    "Checked",
+    "Trace",
+    "check_trace",
+    "compare_calls",
+    "direct_map_tables",
+    "model_calls",
+    "read_trace",
+    "trace_of",
+    "write_trace",
+]
 
 FORMAT, VERSION = "hibernaut trace", 1
 MOST_BYTES = 1 << 28
 MOST_TABLES = 1 << 16
 MOST_PAGES = 1 << 26
+FIXMAP_START = 0xFFFFFFFFFF000000
+"""The last 16 MiB of addresses have the fixmap."""
 SAVED_BY = "give a file that `hibernaut lab trace` wrote"
 
 
@@ -73,6 +86,11 @@ class Trace:
     allocations: tuple[int | None, ...]
     calls: tuple[Call, ...]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of calls of each kind that was made, by name."""
+        return dict(sorted(Counter(call.name for call in self.calls).items()))
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -98,12 +116,15 @@ def check_trace(trace: Trace, way: Way | None = None, rules: KernelRules | None 
     Raises:
         HibernautError: the machine of the trace is unusable.
     """
-    model = model_calls(trace, way, rules)
-    for number, (kernels, models) in enumerate(zip_longest(trace.calls, model)):
-        if kernels != models:
-            line = f"step {number + 1}: the kernel: {_side(kernels)}; the model: {_side(models)}"
-            return Checked(number, line)
-    return Checked(len(trace.calls), None)
+    return compare_calls(trace.calls, model_calls(trace, way, rules))
+
+
+def compare_calls(kernels: Sequence[Call], models: Sequence[Call]) -> Checked:
+    """Compare the calls of a kernel and of the model, step by step."""
+    for number, (one, other) in enumerate(zip_longest(kernels, models)):
+        if one != other:
+            return Checked(number, f"step {number + 1}: the kernel: {_side(one)}; the model: {_side(other)}")
+    return Checked(len(kernels), None)
 
 
 def model_calls(trace: Trace, way: Way | None = None, rules: KernelRules | None = None) -> tuple[Call, ...]:
@@ -153,14 +174,14 @@ def _memory(trace: Trace) -> PhysicalMemory:
 
 
 def direct_map_tables(memory: PhysicalMemory, direct_map: DirectMap) -> dict[int, Entries]:
-    """Return the tables of a direct map, by frame; of those that map other addresses too, the rest is left out.
+    """Return the tables of a direct map and of the fixmap, by frame, without entries of other addresses.
 
     Args:
         memory: memory with the tables.
         direct_map: the direct map in it.
     """
     tables: dict[int, Entries] = {}
-    first, last = direct_map.base, direct_map.vaddr(direct_map.end_pfn - 1)
+    kept = ((direct_map.base, direct_map.vaddr(direct_map.end_pfn - 1)), (FIXMAP_START, (1 << 64) - 1))
     waiting = [(direct_map.tables.root_pfn, direct_map.tables.root_level, 0)]
     while waiting:
         pfn, level, start = waiting.pop()
@@ -175,7 +196,7 @@ def direct_map_tables(memory: PhysicalMemory, direct_map: DirectMap) -> dict[int
             if level == direct_map.tables.root_level and index >= ENTRIES // 2:
                 vaddr |= sign
             entry = int(entries[index])
-            if vaddr > last or vaddr + (1 << level.shift) <= first:
+            if not any(vaddr <= last and first < vaddr + (1 << level.shift) for first, last in kept):
                 entries[index] = 0
             elif level > Level.PTE and entry & Entry.PRESENT and not is_leaf(entry, level):
                 waiting.append(((entry & FRAME_MASK) >> 12, Level(level - 1), vaddr))
@@ -245,7 +266,7 @@ def trace_of(content: bytes, name: str) -> Trace:
             source=name,
             expected=f"version {VERSION}",
             found=repr(found.get("version"))[:40],
-            advice="check it with the hibernaut that recorded it",
+            advice="replay it with the hibernaut that recorded it",
         )
     try:
         return _trace(found)

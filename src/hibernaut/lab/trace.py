@@ -51,6 +51,7 @@ COPY_SECONDS = 300
 HITS_PER_MIB = 512
 """Room in the buffer: two calls for each page of memory."""
 CR4_LA57 = 1 << 12
+FAULT = re.compile(r"BUG: (?:unable to handle page fault for|kernel NULL pointer dereference,) address: ([0-9a-f]+)")
 
 
 class HitKind(IntEnum):
@@ -182,13 +183,22 @@ def _recorded_loop(guest: RunningGuest, buffer: int, dump: Path) -> tuple[int, l
     end = time.monotonic() + COPY_SECONDS
     while not debugger.stopped(0.1):
         if not guest.qemu.running:
-            return sequence, _read_hits(tables, memory, buffer, earlier)
+            hits = _read_hits(tables, memory, buffer, earlier)
+            return sequence, [*hits[:-1], _with_address(hits[-1], guest.qemu.console())] if hits else []
         if time.monotonic() > end:
             raise LabError(f"the copy did not end within {COPY_SECONDS} s", log=guest.qemu.last_log_lines())
     hits = _read_hits(tables, memory, buffer, earlier)
     debugger.remove_breakpoint(loop.after)
     debugger.close()
     return sequence, hits
+
+
+def _with_address(hit: Hit, log: str) -> Hit:
+    """Return the hit of a crash with the address that the kernel printed; any other hit as it is."""
+    printed = FAULT.search(log)
+    if hit.kind != HitKind.CRASHED or not printed:
+        return hit
+    return dataclasses.replace(hit, argument=int(printed[1], 16))
 
 
 def _read_header(tables: PageTables, memory: PhysicalMemory, buffer: int) -> tuple[int, int]:
@@ -237,15 +247,12 @@ def _calls(hits: Sequence[Hit]) -> Iterator[Call]:
     begun: Hit | None = None
     last: Hit | None = None
     for hit in hits:
-        if hit.kind != HitKind.PAGE_PRESENT and last is not None and last.level is not None and hit.level is not None:
-            if hit.level < last.level:
-                if hit.above_paddr != last.paddr:
-                    raise LabError(f"the entry at {last.paddr:#x} was split, that at {hit.above_paddr:#x} is its table")
-                yield split(last.level, last.paddr, last.entry, hit.above)
-        last = hit
         if hit.kind == HitKind.PAGE_PRESENT:
             yield copied(hit.argument)
-        elif hit.kind in CALLED:
+        elif last is not None:
+            yield from _split(last, hit)
+        last = hit
+        if hit.kind in CALLED:
             begun = hit
         elif hit.kind in RETURNED:
             if begun is None or begun.kind != RETURNED[hit.kind]:
@@ -258,8 +265,17 @@ def _calls(hits: Sequence[Hit]) -> Iterator[Call]:
             yield Call.of("flush_tlb_all")
         elif hit.kind == HitKind.FLUSH_RANGE:
             yield Call.of("flush_tlb_kernel_range", hex(hit.argument), hex(hit.result & (1 << 64) - 1))
-        else:
+        elif hit.kind == HitKind.CRASHED:
             yield crashed(hit.argument)
+
+
+def _split(last: Hit, hit: Hit) -> Iterator[Call]:
+    """Yield the split between two hits for the same page, if the level of its entry has changed."""
+    if last.level is None or hit.level is None or hit.level >= last.level:
+        return
+    if hit.above_paddr != last.paddr:
+        raise LabError(f"the entry at {last.paddr:#x} was split, and {hit.above_paddr:#x} names the table")
+    yield split(last.level, last.paddr, last.entry, hit.above)
 
 
 def _trace(folder: Path, variant: Variant, outcome: str, hits: Sequence[Hit]) -> Trace:

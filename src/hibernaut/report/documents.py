@@ -15,6 +15,7 @@ __all__ = [
     "AnswersDocument",
     "AuditDocument",
     "BootDocument",
+    "CheckedTraceDocument",
     "ConfirmDocument",
     "ConvertDocument",
     "CrashedSaveDocument",
@@ -34,6 +35,7 @@ __all__ = [
     "RewriteDocument",
     "SaveDocument",
     "TakeoverDocument",
+    "TraceDocument",
     "VariantsDocument",
     "VerdictDocument",
     "WalkDocument",
@@ -651,6 +653,21 @@ class DumpDocument(TypedDict):
     record: RecordDocument
 
 
+class CheckedTraceDocument(TypedDict):
+    """`hibernaut replay --against`: the calls of a kernel's copy loop, compared with the model's."""
+
+    trace: Annotated[str, "the file with the calls"]
+    release: Annotated[str, "release of the kernel"]
+    rules: Annotated[str, "rules by which the model runs"]
+    guest: Annotated[str, "kind of guest"]
+    outcome: Annotated[str, "outcome of the recorded hibernation: hibernated or died"]
+    way: Annotated[str, "way of the model"]
+    calls: Annotated[int, "number of recorded calls, neighbouring copies counted as one"]
+    same_calls: Annotated[int, "number of calls that are the same, from the first on"]
+    same: Annotated[bool, "whether the model makes the same calls"]
+    difference: Annotated[str | None, "the first difference, null if there is none"]
+
+
 class HibernateDocument(TypedDict):
     """`hibernaut lab hibernate`: a guest that hibernates."""
 
@@ -658,6 +675,19 @@ class HibernateDocument(TypedDict):
     reason: Annotated[str, "the kernel's message, unless it hibernated"]
     image: Annotated[str, "the disk"]
     seconds: Annotated[float, "time from boot to end"]
+    record: RecordDocument
+
+
+class TraceDocument(TypedDict):
+    """`hibernaut lab trace`: the copy loop of a guest's kernel, recorded."""
+
+    trace: Annotated[str, "the file with the calls"]
+    release: Annotated[str, "release of the kernel"]
+    rules: Annotated[str, "rules of that kernel"]
+    outcome: Annotated[str, "hibernated or died"]
+    reason: Annotated[str, "the kernel's message, unless it hibernated"]
+    calls: Annotated[dict[str, int], "number of calls of each kind, neighbouring copies counted as one"]
+    allocations: Annotated[list[str | None], "frame of each page allocated for a split, null if that failed"]
     record: RecordDocument
 
 
@@ -871,9 +901,10 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "lab prove": (ProveDocument, CasesDocument, DryRunDocument),
     "lab resume": (ResumeDocument, DryRunDocument),
     "lab survey": (SurveyDocument, DryRunDocument),
+    "lab trace": (TraceDocument, DryRunDocument),
     "lab variants": (VariantsDocument,),
     "map": (MapDocument,),
-    "replay": (ReplayDocument,),
+    "replay": (ReplayDocument, CheckedTraceDocument),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),
     "schema": (Annotated[dict[str, Any], "`hibernaut schema`: the commands, or the JSON Schema of one."],),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Documents of `explore` and `replay`, and results of them and of `lab confirm` as text for a terminal."""
+"""Documents of `explore` and `replay`, and results of them, `lab confirm` and `lab trace` as text for a terminal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,28 @@ from typing import Any, cast
 
 from hibernaut.exploration import Exploration, PlayedEnding
 from hibernaut.exploration.replay import Replayed, run_document
+from hibernaut.hibernation.trace import Checked, Trace
 from hibernaut.kernel_line import RulesFrom
-from hibernaut.report.documents import EndingDocument, ExploreDocument, ReplayDocument, WayDocument
+from hibernaut.report.documents import (
+    CheckedTraceDocument,
+    EndingDocument,
+    ExploreDocument,
+    ReplayDocument,
+    TraceDocument,
+    WayDocument,
+)
 from hibernaut.report.text import columns, counted
 
-__all__ = ["confirmed_text", "explore_document", "explored_text", "played_text", "replay_document"]
+__all__ = [
+    "checked_document",
+    "checked_text",
+    "confirmed_text",
+    "explore_document",
+    "explored_text",
+    "played_text",
+    "replay_document",
+    "traced_text",
+]
 
 SHOWN_FINDINGS = 5
 
@@ -141,6 +158,47 @@ def played_text(document: ReplayDocument, findings: Iterable[str]) -> str:
     same = "identical to the saved run, byte for byte"
     lines.append(same if document["same"] else f"differs from the saved run: {document['difference']}")
     return "\n".join(lines)
+
+
+def checked_document(file: Path, trace: Trace, way: str, found: Checked) -> CheckedTraceDocument:
+    """Return the document of a trace that was compared with the model.
+
+    Args:
+        file: the trace's file.
+        trace: the trace.
+        way: name of the model's way.
+        found: the comparison.
+    """
+    return {
+        "trace": str(file),
+        "release": trace.release,
+        "rules": trace.rules,
+        "guest": trace.guest,
+        "outcome": trace.outcome,
+        "way": way,
+        "calls": len(trace.calls),
+        "same_calls": found.same,
+        "same": found.difference is None,
+        "difference": found.difference,
+    }
+
+
+def checked_text(document: CheckedTraceDocument) -> str:
+    """Return the text of a trace that was compared with the model."""
+    outcome = "crashed" if document["outcome"] == "died" else document["outcome"]
+    calls = counted(document["calls"], "call")
+    head = f"Linux {document['release']}, guest {document['guest']}, {outcome}: {calls} in the copy loop"
+    said = f"the model makes the same calls, by {document['way']} and the rules of {document['rules']}"
+    return f"{head}\n{said if document['same'] else document['difference']}"
+
+
+def traced_text(document: TraceDocument) -> str:
+    """Return the text of a recorded copy loop."""
+    outcome = "crashed" if document["outcome"] == "died" else document["outcome"]
+    reason = f": {document['reason']}" if document["reason"] else ""
+    rows = [(f"{number}", name) for name, number in document["calls"].items()]
+    lines = [f"Linux {document['release']}, {outcome}{reason}"]
+    return "\n".join([*lines, *columns(rows, right=frozenset({0})), document["trace"]])
 
 
 def confirmed_text(document: Mapping[str, Any]) -> str:

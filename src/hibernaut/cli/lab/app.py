@@ -18,6 +18,7 @@ from hibernaut.cli.lab.kselftest import kselftest
 from hibernaut.cli.lab.prove import prove_
 from hibernaut.cli.lab.resume import resume
 from hibernaut.cli.lab.survey import survey_
+from hibernaut.cli.lab.trace import trace
 from hibernaut.cli.lab.variants import variants
 from hibernaut.cli.terminal import print_text
 
@@ -46,6 +47,7 @@ COMMANDS: tuple[Command, ...] = (
     ("build", build, "hibernaut lab build --source 6.1 --cure fixmap"),
     ("hibernate", hibernate, "hibernaut lab hibernate guest --variant hole-2m"),
     ("resume", resume, "hibernaut lab resume guest"),
+    ("trace", trace, "hibernaut lab trace guest --variant hole-2m"),
     ("dump", dump, "hibernaut lab dump new.elf --variant secret"),
     ("golden", golden, "hibernaut lab golden data --kernel 6.12"),
     ("prove", prove_, "hibernaut lab prove --quick"),

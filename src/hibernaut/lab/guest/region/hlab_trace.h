@@ -4,7 +4,7 @@
  *
  * Probes write into a buffer that is allocated beforehand, while interrupts are off. The buffer is read from outside,
  * while the guest is stopped or after it has crashed: the pages of the buffer are copied in the midst of the loop, so
- * that the resumed machine has an older state of it. hibernaut.lab.trace.recording reads it.
+ * that the resumed machine has an older state of it. hibernaut.lab.trace reads it.
  *
  * Included by hlab_region.c, whose entry_at() and splitter() it uses.
  */
@@ -22,7 +22,7 @@ enum hit_kind {
 	ALLOCATED, /* a page for a split: result frame, 0 if there is none */
 	FLUSH_ALL, /* flush_tlb_all is called */
 	FLUSH_RANGE, /* flush_tlb_kernel_range is called: argument start, result end */
-	CRASHED, /* argument: the address that faults, result: the instruction */
+	CRASHED, /* result: the instruction */
 };
 
 struct hit {
@@ -175,11 +175,9 @@ static struct kretprobe traced_returns[] = {
 static int on_die(struct notifier_block *block, unsigned long event, void *data)
 {
 	struct die_args *args = data;
-	unsigned long address;
 
 	if (event == DIE_OOPS && tracing && !(args->regs->flags & X86_EFLAGS_IF)) {
-		asm volatile("mov %%cr2, %0" : "=r"(address));
-		record(CRASHED, address, args->regs->ip);
+		record(CRASHED, 0, args->regs->ip);
 		tracing = false;
 	}
 	return NOTIFY_DONE;
