@@ -16,6 +16,7 @@ import pytest
 
 from hibernaut.errors import FormatError
 from hibernaut.hibernation import Fixmap
+from hibernaut.hibernation.swsusp_save import Copy
 from hibernaut.hibernation.trace import (
     Trace,
     check_trace,
@@ -31,6 +32,7 @@ from hibernaut.linux.calls import KINDS, Call, copied, merged
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.linux.set_memory import set_direct_map_default_noflush, set_memory_4k
+from hibernaut.memory.ranges import FrameRanges
 from tests.cli.run import hibernaut, refused
 from tests.conftest import REPOSITORY
 
@@ -141,6 +143,19 @@ def test_a_wrong_way_is_refused(split_trace: Trace, way: Way, expected: str) -> 
     assert found.same < len(split_trace.calls)
 
 
+def test_another_order_is_refused(split_trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that copies the pages that are not present from the last one down."""
+    begin = Copy._begin
+
+    def descending(copy: Copy) -> FrameRanges:
+        frames = begin(copy)
+        copy._pending = [(pfn, pfn + 1) for first, end in copy.pending for pfn in range(first, end)]
+        return frames
+
+    monkeypatch.setattr(Copy, "_begin", descending)
+    assert "the kernel: copy pfn=" in str(check_trace(split_trace).difference)
+
+
 def test_a_second_allocation_is_refused(split_trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that allocates twice for a split."""
     once = Machine.alloc_table
@@ -218,7 +233,7 @@ def test_another_state_is_noticed(split_trace: Trace) -> None:
     pfn = split_trace.allocations[0]
     assert pfn is not None
     assert "alloc_page" in str(check_trace(replace(split_trace, allocations=(pfn + 1,))).difference)
-    shorter = type(split_trace.frames).of(list(split_trace.frames)[1:])
+    shorter = FrameRanges.of(list(split_trace.frames)[1:])
     assert check_trace(replace(split_trace, frames=shorter)).same == 0
     tables = {at: np.where(entries == 0x800FFFFFFFBFF062, 0, entries) for at, entries in split_trace.tables.items()}
     assert check_trace(replace(split_trace, tables=tables)).difference is not None
