@@ -3,21 +3,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from hibernaut.errors import LabError, LabUnavailable
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.survey import reading
-from hibernaut.lab.survey.reading import Hidden, Owners, Reading, hidden_in
+from hibernaut.lab.survey.reading import Hidden, Owners, Reading, hidden_in, read_direct_map
 from hibernaut.lab.survey.steps import SECRET_PAGES, STEPS, SurveyedGuest, SurveyStep
 from hibernaut.lab.survey.survey import SURVEYED, StepTaken, adapted, answer_of, take
+from hibernaut.lab.vm.port import Reply
 from hibernaut.lab.vm.qemu import Hardware, planned_command
 from hibernaut.linux.direct_map import Hole
 from hibernaut.memory.ranges import FrameRanges
-from hibernaut.paging.entries import Level
+from hibernaut.memory.segments import Segment, SegmentMemory
+from hibernaut.paging.entries import FRAME_MASK, Entry, Level
 from hibernaut.paging.spans import Stop
+from tests.lab.test_page_tables import DIRECT_MAP, ROOT, machine, put
+from tests.lab.test_page_tables import PTE as PTE_TABLE
 
 PTE, PMD, PUD = Level.PTE, Level.PMD, Level.PUD
 BY_NAME = {step.name: step for step in STEPS}
@@ -178,3 +185,89 @@ def test_a_guest_that_holds_secret_memory(lab_61: Lab, tmp_path: Path) -> None:
     assert [one for one in before.reading.hidden if one.saved != "no"] == []
     found = [one for one in after.reading.hidden if one.saved != "no"]
     assert found == [Hidden(PTE, "not present", "secret memory", "refused", SECRET_PAGES, SECRET_PAGES)]
+
+
+@dataclass
+class MadeUpGuest:
+    """A guest that is only its memory, its registers, and its answers."""
+
+    memory: SegmentMemory
+    flags: tuple[str, ...] = ()
+    secret: tuple[str, ...] = ()
+    fails: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    @property
+    def qemu(self) -> MadeUpGuest:
+        """Itself."""
+        return self
+
+    @property
+    def port(self) -> MadeUpGuest:
+        """Itself."""
+        return self
+
+    @property
+    def ram(self) -> MadeUpGuest:
+        """Itself."""
+        return self
+
+    def execute(self, command: str) -> None:
+        """Note a command of the monitor."""
+        self.asked.append(command)
+
+    def registers(self) -> dict[str, int]:
+        """Return a root without the kernel's half as often as wanted, then the real one."""
+        self.fails -= 1
+        return {"CR3": (15 if self.fails >= 0 else ROOT) << 12 | 0x5}
+
+    def ask(self, command: str) -> Reply:
+        """Answer."""
+        self.asked.append(command)
+        return Reply("s", 0, self.secret if command == "!frames secret" else self.flags)
+
+
+def made_up(**answers: Any) -> MadeUpGuest:
+    """Return a guest whose frames 7 and 9 are not present; a variable in frame 8 holds the address of frame 7."""
+    ram = machine()
+    for pfn in (7, 9):
+        put(ram, PTE_TABLE, pfn, (FRAME_MASK ^ pfn << 12) | int(Entry.RW))
+    ram[8, 16:24] = np.frombuffer((DIRECT_MAP + (7 << 12)).to_bytes(8, "little"), dtype=np.uint8)
+    return MadeUpGuest(SegmentMemory([Segment(0, ram)]), **answers)
+
+
+VARIABLE = DIRECT_MAP + (8 << 12) + 16
+
+
+def test_a_reading_of_a_made_up_guest() -> None:
+    """It is stopped while its tables are read; owners are the pool that a variable names, and secret memory."""
+    guest = made_up(
+        flags=("flags first=0x7 count=3 value=0x0",), secret=("frames page=0 first=0x9 count=1", "frames first=0x0")
+    )
+    found = read_direct_map(guest, VARIABLE)  # type: ignore[arg-type]
+    assert [one for one in found.hidden if one.kind == "not present"] == [
+        Hidden(PTE, "not present", "KFENCE pool", "yes", 1, 1),
+        Hidden(PTE, "not present", "secret memory", "refused", 1, 1),
+    ]
+    assert guest.asked == ["stop", "cont", "!frames secret", "!pageflags 0x7 3"]
+    unnamed = read_direct_map(made_up(), None)  # type: ignore[arg-type]
+    assert Hidden(PTE, "not present", "unknown", "unknown", 2, 2) in unnamed.hidden
+
+
+def test_a_guest_that_is_stopped_in_user_space() -> None:
+    """Tables without the kernel's half are tried again; a guest that has no others is an error, and continues."""
+    guest = made_up(fails=2)
+    assert read_direct_map(guest, None).hidden  # type: ignore[arg-type]
+    assert guest.asked[:6] == ["stop", "cont"] * 3
+    guest = made_up(fails=99)
+    with pytest.raises(LabError, match="the direct map cannot be read"):
+        read_direct_map(guest, None)  # type: ignore[arg-type]
+    assert guest.asked == ["stop", "cont"] * reading.STOPS
+
+
+def test_frames_are_asked_for_in_few_ranges() -> None:
+    """Holes near each other are one range; the ranges cover every hole."""
+    near = reading.NEAR_PAGES
+    holes = [hole(10, 2), hole(12 + near, 1), hole(14 + 2 * near, 5)]
+    assert list(reading._near(holes)) == [(10, near + 3), (14 + 2 * near, 5)]
+    assert list(reading._near([])) == []
