@@ -44,7 +44,7 @@ def survey_(
     accel: AccelOption = "tcg",
     dry_run: DryRunOption = False,
 ) -> None:
-    """Survey kernels: which memory is out of the direct map, and can any large entry be not present?
+    """Survey kernels: which memory is out of the direct map, and whether any large entry can be not present.
 
     Each kernel loads and unloads modules and BPF programs, traces, plugs CPUs and memory, loads kernels by kexec,
     switches KFENCE on, and holds secret memory; after each step its page tables are read. What a kernel cannot do is

@@ -70,7 +70,7 @@ for wish in $cases; do
 	after=$(region $wish)
 	why=
 	[ "$(images)" -gt "$made" ] || why="no image was made: $(dmesg | tail -n 1)"
-	[ "$(allocations)" = "$counted" ] || why="$why$(($(allocations) - counted)) allocations in the copy; "
+	[ "$(allocations)" = "$counted" ] || why="${why}allocations in the copy: $(($(allocations) - counted)); "
 	for key in pmd level present hidden none wrong rights lone; do
 		[ "$(field $key "$before")" = "$(field $key "$after")" ] ||
 			why="$why$key was $(field $key "$before"), is $(field $key "$after"); "
