@@ -614,7 +614,7 @@ class BootDocument(TypedDict):
 class BuildDocument(TypedDict):
     """`hibernaut lab build`: a kernel from source."""
 
-    tree: Annotated[str, "folder of the result, for --tree"]
+    tree: Annotated[str, "folder of the result, a build tree"]
     release: Annotated[str, "release of the kernel"]
     source: Annotated[str, "kernel line or source folder"]
     cure: Annotated[str, "name of the change to the source"]

@@ -36,7 +36,14 @@
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 #include <linux/vmalloc.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 14, 0)
+#define CPU_LISTS(zone) ((zone)->pageset)
+#else
+#define CPU_LISTS(zone) ((zone)->per_cpu_pageset)
+#endif
 
 #define BLOCK_ORDER 9
 #define BLOCK_PAGES (1 << BLOCK_ORDER)
@@ -454,7 +461,7 @@ static void show_allocator(struct seq_file *out)
 	zone = page_zone(page);
 	seq_printf(out, "allocator free=0x%lx mem-map=0x%llx zone=0x%llx pcp=0x%llx\n", page_to_pfn(page),
 		   frame_of((unsigned long)page), frame_of((unsigned long)zone),
-		   frame_of((unsigned long)raw_cpu_ptr(zone->per_cpu_pageset)));
+		   frame_of((unsigned long)raw_cpu_ptr(CPU_LISTS(zone))));
 	__free_page(page);
 }
 
