@@ -132,7 +132,7 @@ def region_problems(before: dict[str, str], after: dict[str, str]) -> Iterator[s
     """Yield the differences between two reports on a region: its data, its entries."""
     place = f"block {before['block']}"
     if after["damaged"] != "0":
-        yield f"data: {place}: {after['damaged']} pages damaged"
+        yield f"data: {place}: {after['damaged']} page{'s' * (after['damaged'] != '1')} damaged"
     if all(after.get(key) == before.get(key) for key in COMPARED_KEYS):
         if after.get(RIGHTS) != before.get(RIGHTS):
             key = LONE if after.get(LONE) != before.get(LONE) else RIGHTS

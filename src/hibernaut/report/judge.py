@@ -80,15 +80,16 @@ def judged_page(kernels: Sequence[tuple[str, JudgeDocument]]) -> str:
     lines = [
         "# Kernels judged",
         "",
-        "Written by `make judge` (`hibernaut lab judge --write docs/judged.md` for each kernel). Results are never "
-        "edited by hand. [Judge a kernel](howto/judge.md) describes the cases and the verdicts.",
+        "Written by `hibernaut lab judge --write docs/judged.md`, once for each kernel (`make judge`). Results are never "
+        "edited by hand; a case that was not tried has a dash. [Judge a kernel](howto/judge.md) describes the cases and the verdicts.",
         "",
         "| case | " + " | ".join(name for name, _ in kernels) + " |",
         "|---" * (len(kernels) + 1) + "|",
     ]
-    names = list(dict.fromkeys(case["case"] for _, one in kernels for case in one["cases"]))
+    most_first = sorted((one for _, one in kernels), key=lambda one: -len(one["cases"]))
+    names = list(dict.fromkeys(case["case"] for one in most_first for case in one["cases"]))
     for name in names:
-        row = (next((case["verdict"] for case in one["cases"] if case["case"] == name), "") for _, one in kernels)
+        row = (next((case["verdict"] for case in one["cases"] if case["case"] == name), "-") for _, one in kernels)
         lines.append(f"| {name} | " + " | ".join(row) + " |")
     lines.append("| **verdict** | " + " | ".join(f"**{one['verdict']}**" for _, one in kernels) + " |")
     for name, one in kernels:
