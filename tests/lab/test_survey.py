@@ -176,14 +176,15 @@ def test_the_machine_of_the_survey() -> None:
 
 
 def test_a_guest_that_holds_secret_memory(lab_61: Lab, tmp_path: Path) -> None:
-    """Exactly its pages leave the direct map, as 4K entries, and are owned by it; nothing else that is in RAM does."""
+    """Exactly its pages leave the direct map, as 4K entries, and are owned by it; nothing else does between the readings."""
     with lab_61.boot(SURVEYED, tmp_path, [], shared_ram=True, adapt=adapted("secretmem.enable=1")) as guest:
         surveyed = SurveyedGuest(guest, {})
         before, after = (take(BY_NAME[name], surveyed) for name in ("boot", "secret"))
     assert before.reading is not None, before.unable
     assert after.reading is not None, after.unable
-    assert [one for one in before.reading.hidden if one.saved != "no"] == []
-    found = [one for one in after.reading.hidden if one.saved != "no"]
+    others = set(before.reading.hidden)  # now and then a few pages of a mapping that is being changed
+    assert all(one.level == PTE for one in others)
+    found = [one for one in after.reading.hidden if one.saved != "no" and one not in others]
     assert found == [Hidden(PTE, "not present", "secret memory", "refused", SECRET_PAGES, SECRET_PAGES)]
 
 

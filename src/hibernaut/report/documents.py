@@ -621,7 +621,7 @@ class BuildDocument(TypedDict):
     fresh: Annotated[bool, "whether anything was built; false if the cache had it"]
     seconds: Annotated[float, "duration of the build"]
     unset: Annotated[list[str], "settings that the kernel's configuration does not have"]
-    patch: Annotated[str | None, "file with the change as a patch; null without --patch"]
+    patch: Annotated[str | None, "file with the change as a patch; null if none was asked for"]
 
 
 class BuildPlanDocument(TypedDict):

@@ -30,7 +30,7 @@ __all__ = [
 
 ONE_PACKAGE = ("linux-image-",)
 SPLIT_PACKAGES = ("linux-binary-", "linux-modules-", "linux-base-")
-"""Debian's kernels since 6.19: image, modules, and files of both."""
+"""Packages of Debian's kernels from 6.19 on: image, modules, and files of both."""
 
 
 @dataclass(frozen=True)
