@@ -176,7 +176,7 @@ def test_the_machine_of_the_survey() -> None:
 
 
 def test_a_guest_that_holds_secret_memory(lab_61: Lab, tmp_path: Path) -> None:
-    """Exactly its pages leave the direct map, as 4K entries, and are owned by it; nothing else does between the readings."""
+    """Exactly its pages leave the direct map, as 4K entries, and are owned by it; others stay as they were."""
     with lab_61.boot(SURVEYED, tmp_path, [], shared_ram=True, adapt=adapted("secretmem.enable=1")) as guest:
         surveyed = SurveyedGuest(guest, {})
         before, after = (take(BY_NAME[name], surveyed) for name in ("boot", "secret"))

@@ -80,8 +80,9 @@ def judged_page(kernels: Sequence[tuple[str, JudgeDocument]]) -> str:
     lines = [
         "# Kernels judged",
         "",
-        "Written by `hibernaut lab judge --write docs/judged.md`, once for each kernel (`make judge`). Results are never "
-        "edited by hand; a case that was not tried has a dash. [Judge a kernel](howto/judge.md) describes the cases and the verdicts.",
+        "Written by `hibernaut lab judge --write docs/judged.md`, once for each kernel (`make judge`). Results are "
+        "never edited by hand; a case that was not tried has a dash. [Judge a kernel](howto/judge.md) describes the "
+        "cases and the verdicts.",
         "",
         "| case | " + " | ".join(name for name, _ in kernels) + " |",
         "|---" * (len(kernels) + 1) + "|",
