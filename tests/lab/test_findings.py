@@ -76,7 +76,9 @@ def seen(
     died = outcome == "died"
     start = before or (tables(PTE << 12 | TABLE) if situation is PAGE_4K else tables())
     done = Hibernated(outcome, "BUG: x" if died else "", Path(), record(situation), ENTERED + log, 1)
-    return Watched(done, start, after or (None if died else start), () if not died else None, None if died else resumed)
+    return Watched(
+        done, start, after or (None if died else start), () if not died else None, None if died else resumed, True
+    )
 
 
 def test_a_cured_kernel() -> None:
@@ -86,6 +88,12 @@ def test_a_cured_kernel() -> None:
         Word.CURED,
         ("no allocation in the copy, 7 page tables equal before and after it; " + WHOLE.reason,),
     )
+
+
+def test_no_allocation_is_said_only_of_a_probe_that_works() -> None:
+    """A module that did not count that of a provoked split says nothing of those of the copy."""
+    found = finding_of(BLOCK_2M, replace(seen(), counted=False))
+    assert found.why[0].startswith("allocations not counted, 7 page tables equal")
 
 
 WRONG = {

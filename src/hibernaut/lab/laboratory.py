@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import secrets
 import time
@@ -32,10 +31,21 @@ from hibernaut.lab.vm.qemu import Disk, Hardware, Qemu, qemu
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.declarations import SIGNATURE
 
-__all__ = ["HIBERNATE", "DumpPoints", "Hibernated", "Lab", "Resumed", "attach", "outcome_of", "wait_for_stop"]
+__all__ = [
+    "HIBERNATE",
+    "DumpPoints",
+    "Hibernated",
+    "Lab",
+    "Resumed",
+    "attach",
+    "outcome_of",
+    "reached_end_of_copy",
+    "wait_for_stop",
+]
 
 BOOT_SECONDS = 120
 HIBERNATE_SECONDS = 180
+COPY_SECONDS = 300
 POWER_OFF_SECONDS = 10
 HIBERNATE = "echo disk > /sys/power/state"
 RESUMED_MESSAGE = re.compile(r"hibernation exit|Restarting tasks")
@@ -260,8 +270,7 @@ class Lab:
                 ask(guest)
             outcome, reason = _hibernate(guest, points, folder / IMAGE_NAME, record)
             log = guest.qemu.console()
-            announced = re.search(r"Need to copy (\d+) pages", log)
-            record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
+            record = record.with_announced_pages(log)
             record.save(folder)
             seconds = time.monotonic() - guest.booted
             return Hibernated(outcome, reason, folder, record, log, seconds, guest.cr3)
@@ -390,8 +399,7 @@ def _hibernate(guest: RunningGuest, points: DumpPoints, disk: Path, record: Gues
     if refusal is not None:
         return _refused(refusal)
     if points.before:
-        registers = guest.qemu.execute("human-monitor-command", **{"command-line": "info registers"})
-        guest.cr3 = f"{int(re.findall(r'CR3=([0-9a-f]+)', registers)[0], 16) & ~0xFFF:#x}"
+        guest.cr3 = f"{guest.qemu.paging()[0] & ~0xFFF:#x}"
         guest.qemu.dump(points.before)
         if points.disk:
             copy_disk(disk, points.disk)
@@ -432,6 +440,21 @@ def wait_for_stop(guest: RunningGuest, debugger: Debugger, sequence: int) -> Rep
         if guest.port.ended or time.monotonic() > end:
             raise LabError("the guest did not reach the copy loop", log=guest.qemu.last_log_lines())
     return None
+
+
+def reached_end_of_copy(guest: RunningGuest, debugger: Debugger) -> bool:
+    """Wait for the breakpoint behind the copy; return False if the guest ends before.
+
+    Raises:
+        LabError: neither comes.
+    """
+    end = time.monotonic() + COPY_SECONDS
+    while not debugger.stopped(0.1):
+        if not guest.qemu.running:
+            return False
+        if time.monotonic() > end:
+            raise LabError(f"the copy did not end within {COPY_SECONDS} s", log=guest.qemu.last_log_lines())
+    return True
 
 
 def outcome_of(guest: RunningGuest, sequence: int, disk: Path, record: GuestRecord) -> tuple[str, str]:

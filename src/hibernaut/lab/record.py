@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ class GuestRecord:
     def blocks(self) -> list[int]:
         """First frame of each region's block, in the order of the regions."""
         return [int(region["block"], 16) for region in self.regions]
+
+    def with_announced_pages(self, log: str) -> GuestRecord:
+        """Return the record with the number of pages that the kernel announced in its log."""
+        announced = re.search(r"Need to copy (\d+) pages", log)
+        return dataclasses.replace(self, saved_pages=int(announced[1]) if announced else None)
 
     def save(self, folder: Path) -> None:
         """Write the record into the folder of the guest's disks."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -26,7 +25,7 @@ from hibernaut.hibernation.trace import Trace, direct_map_tables
 from hibernaut.kernel.suspend import pages_to_save
 from hibernaut.lab.guest_state import REPORT, RunningGuest
 from hibernaut.lab.host.programs import need_module
-from hibernaut.lab.laboratory import HIBERNATE, Lab, attach, outcome_of, wait_for_stop
+from hibernaut.lab.laboratory import HIBERNATE, Lab, attach, outcome_of, reached_end_of_copy, wait_for_stop
 from hibernaut.lab.record import IMAGE_NAME, GuestRecord
 from hibernaut.lab.variants import Variant
 from hibernaut.lab.vm.port import facts_of
@@ -47,10 +46,8 @@ DUMP_NAME = "before.elf"
 MAGIC = 0x65636172746C6268
 HEADER = struct.Struct("<4Q")
 HIT = struct.Struct("<2Qq5Q")
-COPY_SECONDS = 300
 HITS_PER_MIB = 512
 """Room in the buffer: two calls for each page of memory."""
-CR4_LA57 = 1 << 12
 FAULT = re.compile(r"BUG: (?:unable to handle page fault for|kernel NULL pointer dereference,) address: ([0-9a-f]+)")
 
 
@@ -142,8 +139,7 @@ def record_trace(lab: Lab, variant: Variant, folder: Path) -> Recorded:
         sequence, hits = _recorded_loop(guest, buffer, folder / DUMP_NAME)
         outcome, reason = outcome_of(guest, sequence, folder / IMAGE_NAME, record)
         log = guest.qemu.console()
-    announced = re.search(r"Need to copy (\d+) pages", log)
-    record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
+    record = record.with_announced_pages(log)
     record.save(folder)
     return Recorded(_trace(folder, variant, outcome, hits), record, reason, log)
 
@@ -172,21 +168,16 @@ def _recorded_loop(guest: RunningGuest, buffer: int, dump: Path) -> tuple[int, l
     refusal = wait_for_stop(guest, debugger, sequence)
     if refusal is not None:
         raise LabError(f"the guest refused to hibernate: {' / '.join(refusal.lines)}")
-    registers = guest.qemu.registers()
-    tables = PageTables(memory, registers["CR3"], 5 if registers["CR4"] & CR4_LA57 else 4)
+    tables = PageTables(memory, *guest.qemu.paging())
     earlier, _ = _read_header(tables, memory, buffer)
     guest.qemu.dump(dump)
     for address in loop.before:
         debugger.remove_breakpoint(address)
     debugger.add_breakpoint(loop.after)
     debugger.resume()
-    end = time.monotonic() + COPY_SECONDS
-    while not debugger.stopped(0.1):
-        if not guest.qemu.running:
-            hits = _read_hits(tables, memory, buffer, earlier)
-            return sequence, [*hits[:-1], _with_address(hits[-1], guest.qemu.console())] if hits else []
-        if time.monotonic() > end:
-            raise LabError(f"the copy did not end within {COPY_SECONDS} s", log=guest.qemu.last_log_lines())
+    if not reached_end_of_copy(guest, debugger):
+        hits = _read_hits(tables, memory, buffer, earlier)
+        return sequence, [*hits[:-1], _with_address(hits[-1], guest.qemu.console())] if hits else []
     hits = _read_hits(tables, memory, buffer, earlier)
     debugger.remove_breakpoint(loop.after)
     debugger.close()

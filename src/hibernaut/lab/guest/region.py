@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from hibernaut.lab.guest.initramfs import GUEST_FOLDER
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.debian import Archive
 from hibernaut.lab.host.kernels import Kernel
-from hibernaut.lab.host.programs import first_error, program, run
+from hibernaut.lab.host.programs import completed, first_error, program, run
 from hibernaut.lab.host.trees import CONFIG, SYMBOL_VERSIONS, compiler_words, configuration_of_tree, kbuild_folder
 
 __all__ = ["REGION_MODULE", "region_module"]
@@ -110,15 +109,7 @@ def _built_against_tree(cache: Cache, tree: Path, release: str, sources: list[Pa
             for path in sources:
                 shutil.copy(path, copy)
             words = ["-C", str(kbuild_folder(tree)), f"M={copy}", "ARCH=x86_64", *compiler, *unresolved, "modules"]
-            done = subprocess.run(
-                [program("make"), "-s", *words],
-                env={**os.environ, "LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-            )
+            done = completed([program("make"), "-s", *words])
             if done.returncode:
                 error = first_error(done.stderr) or f"exit status {done.returncode}"
                 raise LabUnavailable(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hibernaut.errors import LabUnavailable, how_to_install
 
-__all__ = ["MODULES", "PROGRAMS", "Program", "first_error", "need_module", "program", "run"]
+__all__ = ["MODULES", "PROGRAMS", "Program", "completed", "first_error", "need_module", "program", "run"]
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Folders of programs for root, which an ordinary user's PATH lacks."""
@@ -79,6 +79,28 @@ def program(name: str) -> str:
     return path
 
 
+def completed(
+    command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in the C locale, without input, and return its exit status and what it printed.
+
+    Args:
+        command: program and arguments.
+        cwd: working folder.
+        env: variables added to the environment.
+    """
+    return subprocess.run(
+        [os.fspath(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, "LC_ALL": "C", **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
 def run(
     command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, doing: str
 ) -> str:
@@ -93,16 +115,7 @@ def run(
     Raises:
         LabUnavailable: it failed; the message has the last line that it printed.
     """
-    done = subprocess.run(
-        [os.fspath(word) for word in command],
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C", **(env or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = completed(command, cwd=cwd, env=env)
     if done.returncode:
         printed = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise LabUnavailable(f"{doing} failed: {printed[-1] if printed else f'exit status {done.returncode}'}")

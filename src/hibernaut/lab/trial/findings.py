@@ -151,7 +151,8 @@ def _wrong_afterwards(resumed: Resumed) -> Iterator[str]:
 
 def _right(situation: TrialSituation, seen: Watched) -> str:
     tables = 0 if seen.before is None else len(seen.before.tables)
-    probe = "no allocation in the copy, " if situation.variant.regions else ""
+    counted = "no allocation in the copy, " if seen.counted else "allocations not counted, "
+    probe = counted if situation.variant.regions else ""
     if situation.fails_allocations:
         probe = "no allocation in the copy, so none that could fail (of two provoked ones, one failed); "
     resumed = f"; {seen.resumed.reason}" if seen.resumed else ""

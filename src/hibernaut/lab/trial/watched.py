@@ -8,14 +8,13 @@ assembly, so that no compiler inlines it or gives it another name; its inner fun
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.errors import HibernautError, LabError
-from hibernaut.lab.guest_state import REPORT, RunningGuest
-from hibernaut.lab.laboratory import HIBERNATE, Hibernated, Lab, Resumed, outcome_of, wait_for_stop
+from hibernaut.lab.guest_state import REPORT, RunningGuest, module_report
+from hibernaut.lab.laboratory import HIBERNATE, Hibernated, Lab, Resumed, outcome_of, reached_end_of_copy, wait_for_stop
 from hibernaut.lab.page_tables import KernelTables, reachable_tables
 from hibernaut.lab.preparation import CHURN
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME, GuestRecord
@@ -28,9 +27,7 @@ from hibernaut.swsusp import open_image
 __all__ = ["Watched", "watch"]
 
 COPY = "swsusp_save"
-COPY_SECONDS = 180
 WRITE_SECONDS = 300
-CR4_LA57 = 1 << 12
 BUSY = "Device or resource busy"
 TEST_RESUME = "echo test_resume > /sys/power/disk"
 AFTERWARDS = (
@@ -52,6 +49,7 @@ class Watched:
         after: kernel page tables after the copy; None if the guest did not get out of it.
         lacking: frames of page tables that the image's own tables point to and that it lacks; None without an image.
         resumed: outcome of the resume, and of the work afterwards; None if there was none.
+        counted: whether the module would have counted an allocation of the copy: it did count that of a provoked split.
     """
 
     done: Hibernated
@@ -59,6 +57,7 @@ class Watched:
     after: KernelTables | None
     lacking: tuple[int, ...] | None = None
     resumed: Resumed | None = None
+    counted: bool = False
 
 
 def watch(lab: Lab, situation: TrialSituation, folder: Path, *, quick: bool = False) -> Watched:
@@ -77,6 +76,7 @@ def watch(lab: Lab, situation: TrialSituation, folder: Path, *, quick: bool = Fa
     with lab.prepared(situation.variant, folder, gdb=True, shared_ram=True) as (guest, record):
         if quick:
             guest.port.run(TEST_RESUME)
+        counted = module_report(guest).control.get("seen") == "1"
         sequence, before, after, refusal = _stopped_twice(guest)
         resumed = None
         if refusal is not None:
@@ -86,13 +86,12 @@ def watch(lab: Lab, situation: TrialSituation, folder: Path, *, quick: bool = Fa
         else:
             outcome, reason = outcome_of(guest, sequence, folder / IMAGE_NAME, record)
         log = guest.qemu.console()
-        announced = re.search(r"Need to copy (\d+) pages", log)
-        record = dataclasses.replace(record, saved_pages=int(announced[1]) if announced else None)
+        record = record.with_announced_pages(log)
         record.save(folder)
         done = Hibernated(outcome, reason, folder, record, log, time.monotonic() - guest.booted)
     if quick or outcome != "hibernated":
-        return Watched(done, before, after, None, resumed)
-    lacking = _lacking_tables(done, before)
+        return Watched(done, before, after, None, resumed, counted)
+    lacking = () if before is None else _lacking_tables(done, before.levels)
     resumed = lab.resume(
         record,
         [folder / IMAGE_NAME, folder / SPARE_NAME],
@@ -101,7 +100,7 @@ def watch(lab: Lab, situation: TrialSituation, folder: Path, *, quick: bool = Fa
         offset=record.offset,
         questions=afterwards(situation),
     )
-    return Watched(done, before, after, lacking, resumed)
+    return Watched(done, before, after, lacking, resumed, counted)
 
 
 def afterwards(situation: TrialSituation) -> list[str]:
@@ -134,12 +133,8 @@ def _stopped_twice(
     debugger.remove_breakpoint(start)
     debugger.add_breakpoint(back)
     debugger.resume()
-    end = time.monotonic() + COPY_SECONDS
-    while not debugger.stopped(0.1):
-        if not guest.qemu.running:
-            return sequence, before, None, None
-        if time.monotonic() > end:
-            raise LabError(f"the copy did not end within {COPY_SECONDS} s", log=guest.qemu.last_log_lines())
+    if not reached_end_of_copy(guest, debugger):
+        return sequence, before, None, None
     after = _tables(guest)
     debugger.remove_breakpoint(back)
     debugger.close()
@@ -152,10 +147,9 @@ def _refusal_text(reply: Reply) -> str:
 
 def _tables(guest: RunningGuest) -> KernelTables:
     """Return the page tables that a stopped guest's CPU uses."""
-    registers = guest.qemu.registers()
     if guest.qemu.ram is None:
         raise LabError("the guest's RAM is not shared")
-    return KernelTables.read(guest.qemu.ram.memory, registers["CR3"], 5 if registers["CR4"] & CR4_LA57 else 4)
+    return KernelTables.read(guest.qemu.ram.memory, *guest.qemu.paging())
 
 
 def _resumed_at_once(
@@ -182,13 +176,11 @@ def _resumed_at_once(
     return "hibernated", "", Resumed(passed, reason, guest.qemu.console(), time.monotonic() - guest.booted, facts)
 
 
-def _lacking_tables(done: Hibernated, before: KernelTables | None) -> tuple[int, ...]:
+def _lacking_tables(done: Hibernated, levels: int) -> tuple[int, ...]:
     """Return the frames of page tables that an image's own tables point to and that it lacks."""
-    if before is None:
-        return ()
     with open_image(done.image, offset=done.record.offset, partition=done.record.partition) as image:
         try:
-            _, missing = reachable_tables(image.memory(), image.info.cr3, before.levels)
+            _, missing = reachable_tables(image.memory(), image.info.cr3, levels)
         except HibernautError as error:
             raise LabError(f"the image cannot be read: {error}") from error
     return tuple(sorted(missing))

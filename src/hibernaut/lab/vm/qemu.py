@@ -20,6 +20,7 @@ from typing import Any
 from hibernaut.errors import LabError, LabUnavailable
 from hibernaut.lab.host.programs import program
 from hibernaut.lab.vm.ram import SharedRam
+from hibernaut.memory.declarations import CR4_LA57
 from hibernaut.volumes.output import replacing
 
 __all__ = ["Disk", "Hardware", "Qemu", "command_line", "planned_command", "qemu", "usable_accelerator"]
@@ -201,6 +202,11 @@ class Qemu:
         """
         printed = self.execute("human-monitor-command", **{"command-line": "info registers"})
         return {name: int(value, 16) for name, value in re.findall(r"\b([A-Z][A-Z0-9]+) ?=([0-9a-f]{8,16})\b", printed)}
+
+    def paging(self) -> tuple[int, int]:
+        """Return CR3 of the CPU and its levels of paging, 4 or 5. Raises LabError if QEMU does not answer."""
+        registers = self.registers()
+        return registers["CR3"], 5 if registers["CR4"] & CR4_LA57 else 4
 
     def dump(self, path: Path) -> None:
         """Dump RAM and CPU state to an ELF core (`dump-guest-memory`), complete or not at all.
