@@ -27,7 +27,8 @@ __all__ = ["Disk", "Hardware", "Qemu", "command_line", "planned_command", "qemu"
 
 KVM_TRIAL_SECONDS = 5
 CONNECT_SECONDS = 30
-QUIT_SECONDS = 5
+ANSWER_SECONDS = 300
+"""A dump of the largest guest takes some 10 s."""
 LAST_LINES = 6
 
 
@@ -185,14 +186,21 @@ class Qemu:
         return tuple(line for line in self.console().splitlines() if line.strip())[-lines:]
 
     def execute(self, command: str, **arguments: object) -> Any:
-        """Run a monitor command (QMP) and return its answer. Raises LabError if QEMU refuses it."""
-        if self._monitor is None:
-            self._monitor = self._open.enter_context(self.connect("monitor").makefile("rw"))
-            self._answer()
-            self.execute("qmp_capabilities")
-        self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self._monitor.flush()
-        return self._answer()
+        """Run a monitor command (QMP) and return its answer. Raises LabError if QEMU refuses it or does not answer."""
+        try:
+            if self._monitor is None:
+                connection = self.connect("monitor")
+                connection.settimeout(ANSWER_SECONDS)
+                self._monitor = self._open.enter_context(connection.makefile("rw"))
+                self._answer()
+                self.execute("qmp_capabilities")
+            self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+            self._monitor.flush()
+            return self._answer()
+        except TimeoutError:
+            raise LabError(
+                f"QEMU's monitor did not answer {command} within {ANSWER_SECONDS} s", log=self.last_log_lines()
+            ) from None
 
     def registers(self) -> dict[str, int]:
         """Return the CPU's registers of 32 bits and more, by their names in capitals: RIP, RSP, CR3, CR4, ...
