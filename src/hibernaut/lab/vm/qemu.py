@@ -27,6 +27,8 @@ __all__ = ["Disk", "Hardware", "Qemu", "command_line", "planned_command", "qemu"
 
 KVM_TRIAL_SECONDS = 5
 CONNECT_SECONDS = 30
+QUIT_SECONDS = 60
+"""A killed process ends when its last thread has left the system call that it is in."""
 ANSWER_SECONDS = 300
 """A dump of the largest guest takes some 10 s."""
 LAST_LINES = 6
@@ -236,11 +238,13 @@ class Qemu:
             raise LabError(f"the guest was still running after {seconds:.0f} s", log=self.last_log_lines()) from None
 
     def end(self) -> None:
-        """Kill QEMU and close all connections to it."""
+        """Kill QEMU and close all connections to it. Raises LabError if its process does not end."""
         self.process.kill()
-        self.process.wait()
-        with suppress(OSError):  # unsent data goes with it
-            self._open.close()
+        try:
+            self.wait(QUIT_SECONDS)
+        finally:
+            with suppress(OSError):  # unsent data goes with it
+                self._open.close()
 
     def _answer(self) -> Any:
         for line in self._monitor:
