@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from hibernaut.lab.host.kernels import Kernel
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.trial.configuration import NEEDS
 from hibernaut.lab.trial.findings import Finding, Word
-from hibernaut.lab.trial.situations import SITUATIONS
+from hibernaut.lab.trial.situations import CONTROL, SITUATIONS
 from hibernaut.lab.trial.trial import Tried
+from hibernaut.report.judge import CONTROL_CASE
 from tests.cli.run import hibernaut, refused
 
 BY_NAME = {one.name: one for one in SITUATIONS}
@@ -74,6 +76,19 @@ def test_the_exit_status_is_the_verdict(
     result = hibernaut("lab", "judge", *options)
     assert result.status == status, result.out + result.err
     assert hibernaut("lab", "judge", *options, "--json").document["verdict"] in result.out
+
+
+def test_the_control_passes_or_fails(results: list[Tried]) -> None:
+    """Nothing is out of the direct map in it, so nothing is cured; the document has the same words for every case."""
+    assert CONTROL.name == CONTROL_CASE
+    results += outcomes("cc")
+    said = hibernaut("lab", "judge").out
+    assert re.search(r"^plain \(.*\): passes$", said, re.MULTILINE)
+    assert re.search(r"^4k \(.*\): cured$", said, re.MULTILINE)
+    results[:] = outcomes("nc")
+    said = hibernaut("lab", "judge").out
+    assert re.search(r"^plain \(.*\): fails$", said, re.MULTILINE)
+    assert "cannot judge: the control does not pass" in said
 
 
 def test_the_document(results: list[Tried]) -> None:

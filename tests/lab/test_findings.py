@@ -224,7 +224,7 @@ def tried(**words: Word) -> list[Tried]:
 @pytest.mark.parametrize(
     ("results", "verdict", "why"),
     [
-        (tried(plain=Word.CURED, no_table=Word.CURED), CURED, "in all 1 situations"),
+        (tried(plain=Word.CURED, no_table=Word.CURED), CURED, "in the one situation that was tried"),
         (
             tried(plain=Word.CURED, no_table=Word.CURED, kfence=Word.NOT_EXERCISED),
             CURED,

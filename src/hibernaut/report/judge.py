@@ -14,12 +14,32 @@ from hibernaut.report.documents import JudgedCaseDocument, JudgeDocument, NeedsD
 from hibernaut.report.text import columns, markdown
 from hibernaut.volumes.output import write_file
 
-__all__ = ["add_to_page", "judge_text", "judged_case_text", "judged_page", "kept_verdicts", "needs_text"]
+__all__ = [
+    "CONTROL_CASE",
+    "add_to_page",
+    "judge_text",
+    "judged_case_text",
+    "judged_page",
+    "kept_verdicts",
+    "needs_text",
+    "verdict_text",
+]
+
+
+CONTROL_CASE = "plain"
+"""Name of the control, in which nothing is out of the direct map: there is nothing to cure."""
+OF_CONTROL = {"cured": "passes", "not cured": "fails"}
+
+
+def verdict_text(case: JudgedCaseDocument) -> str:
+    """Return the verdict on a situation; of the control, whether it passes."""
+    verdict = case["verdict"]
+    return OF_CONTROL.get(verdict, verdict) if case["case"] == CONTROL_CASE else verdict
 
 
 def judged_case_text(case: JudgedCaseDocument) -> str:
     """Return one situation as a line: verdict, name, and the first reason."""
-    return f"{case['verdict']:13}  {case['case']:16}  {case['why'][0]}"
+    return f"{verdict_text(case):13}  {case['case']:16}  {case['why'][0]}"
 
 
 def judge_text(document: JudgeDocument) -> str:
@@ -27,7 +47,7 @@ def judge_text(document: JudgeDocument) -> str:
     lines = [f"Linux {document['release']}"]
     lines += [f"configuration: {lack}" for lack in document["lacks"]]
     for case in document["cases"]:
-        lines += ["", f"{case['case']} ({case['what']}): {case['verdict']}"]
+        lines += ["", f"{case['case']} ({case['what']}): {verdict_text(case)}"]
         lines += [f"  {why}" for why in case["why"]]
         lines += [f"  | {line}" for line in case["kernel_lines"]]
     return "\n".join([*lines, "", f"{document['verdict']}: {document['why']}"])
@@ -90,7 +110,7 @@ def judged_page(kernels: Sequence[tuple[str, JudgeDocument]]) -> str:
     most_first = sorted((one for _, one in kernels), key=lambda one: -len(one["cases"]))
     names = list(dict.fromkeys(case["case"] for one in most_first for case in one["cases"]))
     for name in names:
-        row = (next((case["verdict"] for case in one["cases"] if case["case"] == name), "-") for _, one in kernels)
+        row = (next((verdict_text(case) for case in one["cases"] if case["case"] == name), "-") for _, one in kernels)
         lines.append(f"| {name} | " + " | ".join(row) + " |")
     lines.append("| **verdict** | " + " | ".join(f"**{one['verdict']}**" for _, one in kernels) + " |")
     for name, one in kernels:
@@ -100,7 +120,7 @@ def judged_page(kernels: Sequence[tuple[str, JudgeDocument]]) -> str:
 
 
 def _observations(cases: Iterable[JudgedCaseDocument]) -> list[str]:
-    return [f"- {case['case']}, {case['verdict']}: {markdown('; '.join(case['why']))}" for case in cases]
+    return [f"- {case['case']}, {verdict_text(case)}: {markdown('; '.join(case['why']))}" for case in cases]
 
 
 def needs_text(document: NeedsDocument) -> str:

@@ -98,7 +98,7 @@ def verdict_on(results: Sequence[Tried]) -> tuple[KernelVerdict, str]:
         return CANNOT_JUDGE, "no situation with a hidden page was exercised"
     if len(exercised) < len(others):
         return CURED, f"in {len(exercised)} of {len(others)} situations; the others were not exercised"
-    return CURED, f"in all {len(others)} situations"
+    return CURED, f"in all {len(others)} situations" if len(others) > 1 else "in the one situation that was tried"
 
 
 def _try(lab: Lab, situation: TrialSituation, tries: int, quick: bool, keep: Path | None) -> Tried:
