@@ -15,6 +15,7 @@ from hibernaut.lab.cases.images import read_facts, rewrite, rewrite_changed, swa
 from hibernaut.lab.cases.killed import KILLS, killed
 from hibernaut.lab.cases.predictions import as_explored, with_allocator
 from hibernaut.lab.cases.takeovers import compared, failing_allocation, flawed_way, from_dump, lost_table, torn_lists
+from hibernaut.lab.cases.traces import traced
 from hibernaut.lab.conformance import compare_copy, compare_crash
 from hibernaut.lab.variants import Swap, random_variant, variant_named
 
@@ -22,6 +23,7 @@ __all__ = ["CASES", "COPY_SEED", "QUICK", "cases_of"]
 
 COPY_SEED, LA57_SEED, CRASH_SEED = 1, 3, 2
 SAME_COPY = "page tables, map and splits equal, entry by entry"
+SAME_CALLS = "the model's, step by step"
 
 CASES = (
     LabCase("facts read, against the kernel's own", "every fact agrees", read_facts),
@@ -97,6 +99,8 @@ CASES = (
         "no warning, the model's word for word; ours resumes",
         partial(compared, compare_crash, variant_named("none-entry")),
     ),
+    LabCase("2 MiB not present: the copy's calls", SAME_CALLS, partial(traced, "hole-2m")),
+    LabCase("2 MiB not present, allocation fails: the copy's calls", SAME_CALLS, partial(traced, "hole-2m-fails")),
     LabCase("swap partition at an offset", "resumes", partial(swap_elsewhere, Swap.PARTITION)),
     LabCase("swap file on ext4", "resumes", partial(swap_elsewhere, Swap.FILE)),
     LabCase("damaged and foreign images", "refused as inspect predicts", refusals),
