@@ -11,7 +11,7 @@ UNLOCKED ?=
 # The interpreter's own pip may be older than dependency groups.
 NEW_PIP := 'pip>=25.1'
 
-.PHONY: demo test test-wheel lint types docs answers lab judge bench dist lock clean
+.PHONY: demo test test-wheel lint types docs answers lab survey judge bench dist lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -49,6 +49,10 @@ answers: $(VENV)/ready
 # Every case on every kernel, under QEMU; the table is kept. `hibernaut lab doctor` says what that needs.
 lab: $(VENV)/ready-dev
 	$(BIN)/hibernaut lab prove --write docs/support.md
+
+# What each of the laboratory's kernels takes out of its direct map, two minutes a kernel.
+survey: $(VENV)/ready-dev
+	$(BIN)/hibernaut lab survey --write docs/survey.md
 
 # Debian's kernels, and kernels built from source as they are and with each cure, judged. Builds take minutes each; a
 # kernel that is not cured ends with 1, one that cannot be judged with 125.

@@ -22,8 +22,9 @@
  * reported; "owner" does on every 4k region what an owner does that restores PRESENT alone, as KFENCE, and writes;
  * "make=SIZE:ORDER" makes one more region.
  * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
- * identifies the frame that it comes from (hibernaut.linux.formula). Of a 1g region, the first SPARSE_WORDS words of a
- * page do, and the rest is zero.
+ * identifies the frame that it comes from (hibernaut.linux.formula). Of a 1g region, the first two blocks and the last
+ * one have data; the pages of the others are PageOffline, which hibernation does not save: a guest is fast, and two
+ * blocks of one table of 2 MiB entries are split all the same.
  *
  * The module cannot be unloaded: the regions cannot be restored, and the guest is discarded.
  */
@@ -53,7 +54,6 @@
 #define GIB_BLOCKS (GIB_PAGES / BLOCK_PAGES)
 #define MOST_GIBS 64
 #define WORDS (PAGE_SIZE / sizeof(u64))
-#define SPARSE_WORDS 8
 #define STACK_WORDS 96 /* of the stack at an allocation, in which the return address into a split is searched */
 #define MARK (0xa5cull << 52)
 #define FRAME_BITS GENMASK_ULL(51, 12)
@@ -246,23 +246,27 @@ static struct page *take_gib(bool above)
 	return found;
 }
 
-/* Words of a page that are filled. */
-static size_t words_of(const struct region *region)
+/* Whether a page of a region has data. */
+static bool has_data(const struct region *region, int page)
 {
-	return region->kind == GIB ? SPARSE_WORDS : WORDS;
+	int block = page / BLOCK_PAGES;
+
+	return region->kind != GIB || block < 2 || block == GIB_BLOCKS - 1;
 }
 
 static void fill(const struct region *region)
 {
-	size_t words = words_of(region), i;
+	size_t i;
 	int page;
 
 	for (page = 0; page < pages_of(region); page++) {
 		u64 *word = page_address(region->block + page);
 
-		if (words < WORDS)
-			memset(word, 0, PAGE_SIZE);
-		for (i = 0; i < words; i++)
+		if (!has_data(region, page)) {
+			__SetPageOffline(region->block + page);
+			continue;
+		}
+		for (i = 0; i < WORDS; i++)
 			word[i] = MARK | __pa(word + i);
 	}
 }
@@ -427,12 +431,14 @@ static void show_entries(struct seq_file *out, const struct region *region, cons
 static int damaged_pages(const struct region *region)
 {
 	struct page **frames = kvcalloc(BLOCK_PAGES, sizeof(*frames), GFP_KERNEL);
-	size_t words = words_of(region), i;
 	int first, page, bad = 0;
+	size_t i;
 
 	for (first = 0; frames && first < pages_of(region); first += BLOCK_PAGES) {
 		u64 *word;
 
+		if (!has_data(region, first))
+			continue;
 		for (page = 0; page < BLOCK_PAGES; page++)
 			frames[page] = region->block + first + page;
 		word = vmap(frames, BLOCK_PAGES, VM_MAP, PAGE_KERNEL);
@@ -440,7 +446,7 @@ static int damaged_pages(const struct region *region)
 			break;
 		for (page = 0; page < BLOCK_PAGES; page++, word += WORDS) {
 			for (i = 0; i < WORDS; i++)
-				if (word[i] != (i < words ? MARK | page_to_phys(frames[page]) | i * sizeof(u64) : 0))
+				if (word[i] != (MARK | page_to_phys(frames[page]) | i * sizeof(u64)))
 					break;
 			bad += i < WORDS;
 		}
