@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ from hibernaut.lab.host.kernels import KERNEL_LINES
 from hibernaut.linux.rules import RULES
 from hibernaut.swsusp.rules import IMAGE_RULES
 
-VERSIONS = st.builds(KernelVersion, st.integers(0, 99), st.integers(0, 99), st.booleans())
+VERSIONS = st.builds(KernelVersion, st.integers(3, 99), st.integers(0, 99), final=st.booleans()) | st.builds(
+    KernelVersion, st.just(2), st.just(6), st.integers(1, 39), st.booleans()
+)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,9 @@ VERSIONS = st.builds(KernelVersion, st.integers(0, 99), st.integers(0, 99), st.b
         ("6.8.0-rc1.fc40.x86_64", "6.8-rc"),
         ("7.3~rc1-1~exp1", "7.3-rc"),
         ("6.13.0-rcu", "6.13"),
+        ("2.6.32-754.el6.x86_64", "2.6.32"),
+        ("2.6.18", "2.6.18"),
+        ("2.6.24-rc5", "2.6.24-rc"),
     ],
 )
 def test_a_release_is_parsed(release: str, name: str) -> None:
@@ -61,7 +67,7 @@ def test_texts_that_are_not_a_release_have_one_error(wrong: str) -> None:
 def test_versions_are_ordered_as_numbers_and_candidates_precede(one: KernelVersion, other: KernelVersion) -> None:
     """6.9 < 6.12-rc < 6.12 < 6.13."""
     assert parse_release(str(one)) == one
-    numbers = (one.major, one.minor), (other.major, other.minor)
+    numbers = [(version.major, version.minor, version.sublevel) for version in (one, other)]
     if numbers[0] != numbers[1]:
         assert (one < other) == (numbers[0] < numbers[1])
     else:
@@ -72,7 +78,7 @@ def test_versions_are_ordered_as_numbers_and_candidates_precede(one: KernelVersi
 def test_the_newest_line_that_is_not_newer(lines: set[KernelVersion], wanted: KernelVersion) -> None:
     """Against a naive search; a candidate without a line of its own counts as its version."""
     if not wanted.final and wanted not in lines:
-        wanted = KernelVersion(wanted.major, wanted.minor)
+        wanted = replace(wanted, final=True)
     best = None
     for line in lines:
         if line <= wanted and (line.final or line == wanted) and (best is None or line > best):

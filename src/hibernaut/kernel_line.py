@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from hibernaut.errors import FormatError
@@ -31,8 +31,9 @@ __all__ = [
     "parse_release",
 ]
 
-RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.\d+)*([-~]rc\d*(?![0-9A-Za-z]))?(?:[.~+-]\S*)?")
-"""`6.1`, `6.1.0-56-amd64`, `6.12.118+deb13-amd64`, `6.13-rc`, `6.13.0-rc5-next-20241206`; Debian writes `~rc5`."""
+RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:\.\d+)*([-~]rc\d*(?![0-9A-Za-z]))?(?:[.~+-]\S*)?")
+"""`6.1`, `6.1.0-56-amd64`, `6.12.118+deb13-amd64`, `6.13-rc`, `6.13.0-rc5-next-20241206`; Debian writes `~rc5`. In
+`2.6.32-754.el6` the third number is the version's, too."""
 EXPECTED = "6.1, or in full: 6.1.0-56-amd64"
 
 T = TypeVar("T")
@@ -47,16 +48,19 @@ class KernelVersion:
     Attributes:
         major: 6 in 6.13.2.
         minor: 13 in 6.13.2.
+        sublevel: 32 in 2.6.32.60, where the third number is the version's; 0 elsewhere.
         final: False for the release candidates of the version.
     """
 
     major: int
     minor: int
+    sublevel: int = 0
     final: bool = True
 
     def __str__(self) -> str:
         """The name of a line that begins here."""
-        return f"{self.major}.{self.minor}{'' if self.final else '-rc'}"
+        third = f".{self.sublevel}" if self.sublevel else ""
+        return f"{self.major}.{self.minor}{third}{'' if self.final else '-rc'}"
 
 
 def parse_release(release: str) -> KernelVersion:
@@ -70,13 +74,22 @@ def parse_release(release: str) -> KernelVersion:
         raise FormatError(
             f"{release!r} is not a kernel release", expected=EXPECTED, advice="give it as `uname -r` prints it"
         )
-    return KernelVersion(int(match[1]), int(match[2]), final=match[3] is None)
+    major, minor = int(match[1]), int(match[2])
+    sublevel = int(match[3] or 0) if (major, minor) == (2, 6) else 0
+    return KernelVersion(major, minor, sublevel, final=match[4] is None)
 
 
 LINES_BY_NAME: Mapping[str, KernelVersion] = {
     str(version): version
     for version in sorted(
-        map(parse_release, ("5.10", "6.1", "6.2", "6.6", "6.9", "6.12", "6.13-rc", "6.13", "6.15", "6.19", "7.3"))
+        map(
+            parse_release,
+            (
+                *("2.6.24", "2.6.37", "3.2", "3.10", "3.11", "4.8", "4.10", "4.18", "4.19"),
+                *("5.10", "5.11", "5.13", "5.17"),
+                *("6.1", "6.2", "6.6", "6.9", "6.12", "6.13-rc", "6.13", "6.15", "6.19", "7.3", "7.4"),
+            ),
+        )
     )
 }
 """Every line that a table knows, by name, oldest first."""
@@ -109,7 +122,7 @@ def newest_not_newer(release: str, lines: Iterable[KernelVersion]) -> KernelVers
     known = sorted(lines)
     wanted = parse_release(release)
     if not wanted.final and wanted not in known:
-        wanted = KernelVersion(wanted.major, wanted.minor)
+        wanted = replace(wanted, final=True)
     return max((line for line in known if line <= wanted and (line.final or line == wanted)), default=None)
 
 

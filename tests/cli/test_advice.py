@@ -237,7 +237,7 @@ MISTAKES = (
     ),
     Mistake(
         "old kernel",
-        image("inspect", None, "--for-kernel", "2.6.32"),
+        image("inspect", None, "--for-kernel", "2.6.18"),
         "older than any known line",
         "no verdict is possible for it",
     ),

@@ -54,7 +54,7 @@ def test_the_guests_boot_log_gives_the_checksum_of_its_image(golden: Golden, tmp
     ranges = sorted({(int(first, 16), int(last, 16), KINDS[kind.decode()]) for first, last, kind in found})
     assert len(ranges) > 3
     machine = running_machine(fabricated(tmp_path, ranges, None))
-    assert f"{machine.e820_checksum:#x}" == golden.expected["swap-6.1-lzo.img"]["e820_checksum"]
+    assert f"{machine.e820.crc32:#x}" == golden.expected["swap-6.1-lzo.img"]["e820_checksum"]
     assert machine.physical_pages == golden.expected["swap-6.1-lzo.img"]["physical_pages"]
     assert (machine.hw_sig, machine.release) == (0, "6.1.0-56-amd64")
 
@@ -73,7 +73,7 @@ def test_more_than_ten_ranges_are_in_order(tmp_path: Path) -> None:
     )
     facs = b"FACS" + (64).to_bytes(4, "little") + (0xDEADBEEF).to_bytes(4, "little") + bytes(52)
     machine = running_machine(fabricated(tmp_path, ranges, facs))
-    assert machine.e820_checksum == zlib.crc32(table)
+    assert machine.e820.crc32 == zlib.crc32(table)
     assert machine.hw_sig == 0xDEADBEEF
 
 
@@ -81,12 +81,12 @@ def test_more_than_ten_ranges_are_in_order(tmp_path: Path) -> None:
 def test_missing_files_give_unknown_facts(tmp_path: Path, missing: str) -> None:
     """No file, an unknown type, a short table: None, and never a guess."""
     empty = running_machine(tmp_path / "nothing")
-    assert (empty.e820_checksum, empty.physical_pages, empty.hw_sig, empty.release) == (None,) * 4
+    assert (empty.e820.crc32, empty.physical_pages, empty.hw_sig, empty.release) == (None,) * 4
     root = fabricated(tmp_path, [(0, 0xFFF, "System RAM"), (0x1000, 0x1FFF, "Reserved")], b"FACS")
     assert running_machine(root).hw_sig is None
-    assert running_machine(root).e820_checksum is not None
+    assert running_machine(root).e820.crc32 is not None
     entry = root / "sys/firmware/memmap/1" / missing
     entry.write_text("Unknown E820 type\n")
-    assert running_machine(root).e820_checksum is None
+    assert running_machine(root).e820.crc32 is None
     entry.unlink()
-    assert running_machine(root).e820_checksum is None
+    assert running_machine(root).e820.crc32 is None

@@ -30,4 +30,4 @@ def test_a_laboratory_kernel_has_the_rules_of_its_line(line: str) -> None:
     assert found.rules is RULES[line]
     assert set(PROBES) - set(found.probed) == (set() if line == "7.3" else {"collapses_large_pages"})
     assert images.rules == IMAGE_RULES[line]
-    assert images.line == ("magic",)
+    assert images.line == ("magic", "other_magics", "checks_crc32", "read")

@@ -30,7 +30,9 @@ class Layout:
     crc_error: int = 0
     magic: int = 0x23456789ABCDEF02
     cr3: int = 0x1000
+    e820: bytes = struct.pack("<Q", 0xBA571FD2)
     extra_flags: int = 0
+    old_flags: bool = False
     reserved: bytes = field(default=b"")
 
 
@@ -55,7 +57,11 @@ def decompress(name: str, packed: bytes) -> bytes:
 def info_page(saved: int, stored: int, layout: Layout) -> bytes:
     """Return the page of `struct swsusp_info`."""
     page = bytearray(PAGE)
-    struct.pack_into("<QQQQQ", page, 0, 0xFFFFFFFF81000000, 0x1000000, layout.cr3, layout.magic, 0xBA571FD2)
+    if layout.magic == 0x0123456789ABCDEF:
+        struct.pack_into("<QQQ", page, 0, 0xFFFFFFFF81000000, layout.cr3, layout.magic)
+    else:
+        record = struct.pack("<QQQQ", 0xFFFFFFFF81000000, 0x1000000, layout.cr3, layout.magic)
+        page[: 32 + len(layout.e820)] = record + layout.e820
     pages = 1 + (saved + 511) // 512 + stored
     struct.pack_into("<Q", page, 400, 65403)
     struct.pack_into("<QQQ", page, 416, stored, pages, pages * PAGE)
@@ -101,7 +107,9 @@ def _lay_out(blocks: list[bytes], crc: int, layout: Layout) -> bytes:
         entries = data_blocks[number * 511 : number * 511 + 511]
         following = map_blocks[number + 1] if number + 1 < maps else 0
         struct.pack_into("<512Q", device, block * PAGE, *entries, *[0] * (511 - len(entries)), following)
-    flags = {"none": 2, "lzo": 4, "lz4": 4 | 16}[layout.compressor] | layout.extra_flags
+    flags = layout.extra_flags
+    if not layout.old_flags:
+        flags |= {"none": 2, "lzo": 4, "lz4": 4 | 16}[layout.compressor]
     at = layout.header_block * PAGE
     device[at : at + len(layout.reserved)] = layout.reserved
     struct.pack_into("<IQI10s10s", device, at + 4060, crc, map_blocks[0], flags, b"SWAPSPACE2", b"S1SUSPEND\0")

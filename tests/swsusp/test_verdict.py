@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.kernel_line import parse_release
 from hibernaut.swsusp import inspect_image
+from hibernaut.swsusp.e820 import E820Sums
 from hibernaut.swsusp.rules import IMAGE_RULES, image_rules_for_release
 from hibernaut.swsusp.verdict import Answer, ResumingMachine, Verdict, verdict_on
 from hibernaut.volumes.files import open_plain
@@ -24,7 +25,7 @@ from tests.conftest import Golden
 from tests.strategies import image_layouts, saved_pages
 from tests.swsusp import naive
 
-GUEST = ResumingMachine("the guest", e820_checksum=0xBA571FD2, physical_pages=65403, hw_sig=0)
+GUEST = ResumingMachine("the guest", e820=E820Sums(crc32=0xBA571FD2), physical_pages=65403, hw_sig=0)
 FAILED = "PM: hibernation: Failed to load image, recovering."
 ORDER = ["signature", "hw_sig", "compressor", "swap_map", "magic", "e820_checksum", "physical_pages"]
 
@@ -78,7 +79,7 @@ def test_a_newer_image_for_6_1(golden: Golden) -> None:
 def test_another_machine(golden: Golden) -> None:
     """Changed firmware map, more memory, another signature: each has its message; what is not known stays so."""
     path = golden("swap-6.1-lzo.img")
-    verdict = judge(path, "6.1", replace(GUEST, e820_checksum=1))
+    verdict = judge(path, "6.1", replace(GUEST, e820=E820Sums(crc32=1)))
     assert refusals(verdict) == {"e820_checksum": "Hibernate inconsistent memory map detected!"}
     assert unknowns(verdict) == ["frames"]
     verdict = judge(path, "6.1", replace(GUEST, physical_pages=65404))
@@ -248,10 +249,14 @@ def test_magic(tmp_path: Path, magic: int, asked: str) -> None:
 def test_releases() -> None:
     """Any release goes to the newest line that is not newer; what is too old is refused by its name."""
     lines = {"6.1": "6.1", "6.1.0-56-amd64": "6.1", "6.5.3": "6.1", "6.8": "6.6", "6.11.2-arch1": "6.9",
-             "6.12.107": "6.12", "6.18.44+deb13": "6.12", "7.3": "7.3", "8.0-rc1": "7.3", "5.15.0": "5.10"}  # fmt: skip
+             "6.12.107": "6.12", "6.18.44+deb13": "6.12", "7.3": "7.3", "8.0-rc1": "7.4", "5.15.0": "5.13",
+             "5.17": "5.17", "5.16.20": "5.13", "5.12.19": "5.11", "5.10.0-46-amd64": "5.10", "5.4.0-150": "4.19",
+             "4.18.0-553.el8": "4.18", "4.9": "4.8", "4.7.10": "3.11", "3.10.0-1160.el7": "3.10", "3.1": "2.6.37",
+             "2.6.37": "2.6.37", "2.6.36.4": "2.6.24", "2.6.24-rc3": "2.6.24"}  # fmt: skip
     for release, line in lines.items():
-        assert image_rules_for_release(release).line == line
-    for release in ("4.19", "5.9.16", "6", "", "new", "6.x", "6.1 "):
+        found = image_rules_for_release(release)
+        assert found == replace(IMAGE_RULES[line], line=str(parse_release(release)))
+    for release in ("2.6.23", "2.4.37", "6", "", "new", "6.x", "6.1 "):
         with pytest.raises(FormatError, match="kernel"):
             image_rules_for_release(release)
     versions = [parse_release(rules.line) for rules in IMAGE_RULES.values()]

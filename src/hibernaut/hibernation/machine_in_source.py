@@ -102,6 +102,8 @@ def refuse_other_machine(source: Source, image: Image) -> None:
     Raises:
         FormatError: it differs, so the image is of another machine or of another boot.
     """
+    if image.info.jump_address_phys is None:  # of a kernel that does not store it
+        return
     pfn = image.info.jump_address_phys >> PAGE_SHIFT
     theirs, ours = image.memory().page(pfn), source.memory.page(pfn)
     if theirs is not None and ours is not None and not np.array_equal(theirs, ours):

@@ -17,11 +17,19 @@ from hibernaut.kernel.layouts import (
 )
 from hibernaut.kernel.symbols import SymbolicKernel
 from hibernaut.swsusp.declarations import MAX_PFN
+from hibernaut.swsusp.e820 import E820Sums
 
 if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
 
-__all__ = ["MachineFacts", "compute_e820_crc32", "get_num_physpages", "machine_facts", "node_addresses"]
+__all__ = [
+    "MachineFacts",
+    "compute_e820_crc32",
+    "e820_table_firmware",
+    "get_num_physpages",
+    "machine_facts",
+    "node_addresses",
+]
 
 
 @dataclass(frozen=True)
@@ -30,12 +38,12 @@ class MachineFacts:
 
     Attributes:
         release: kernel release, as `uname -r` prints it.
-        e820_checksum: CRC-32 of the firmware's memory map (`compute_e820_crc32`, arch/x86/power/hibernate.c).
+        e820: checksums of the firmware's memory map (arch/x86/power/hibernate.c).
         physical_pages: `get_num_physpages()`: present pages of all nodes.
     """
 
     release: str
-    e820_checksum: int
+    e820: E820Sums
     physical_pages: int
 
 
@@ -45,11 +53,16 @@ def machine_facts(memory: PhysicalMemory, vmcoreinfo: bytes | None = None, *, na
     Arguments and errors as for `kernel_symbols`; FormatError also if the facts contradict each other.
     """
     kernel = SymbolicKernel(memory, vmcoreinfo, name)
-    return MachineFacts(kernel.release, compute_e820_crc32(kernel), get_num_physpages(kernel))
+    return MachineFacts(kernel.release, E820Sums.of_table(e820_table_firmware(kernel)), get_num_physpages(kernel))
 
 
 def compute_e820_crc32(kernel: SymbolicKernel) -> int:
-    """Return `compute_e820_crc32(e820_table_firmware)`: CRC-32 of the count and of that many packed entries.
+    """Return `compute_e820_crc32(e820_table_firmware)`. Raises FormatError as `e820_table_firmware`."""
+    return zlib.crc32(e820_table_firmware(kernel))
+
+
+def e820_table_firmware(kernel: SymbolicKernel) -> bytes:
+    """Return the firmware's memory map, a `struct e820_table`: its count and that many packed entries.
 
     Raises:
         FormatError: the table is not mapped, or its count is impossible.
@@ -60,7 +73,7 @@ def compute_e820_crc32(kernel: SymbolicKernel) -> int:
     count = kernel.u32(table + header.offsets["nr_entries"], what)
     if not 0 < count <= MAX_E820_ENTRIES:
         raise kernel.damaged(f"{what} has {count} entries", f"1 to {MAX_E820_ENTRIES}")
-    return zlib.crc32(kernel.read(table, header.offsets["entries"] + count * entry.size_bytes, what))
+    return kernel.read(table, header.offsets["entries"] + count * entry.size_bytes, what)
 
 
 def get_num_physpages(kernel: KernelMemory) -> int:

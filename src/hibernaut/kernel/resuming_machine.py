@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hibernaut.kernel.facts import machine_facts
 from hibernaut.kernel.running import running_machine
 from hibernaut.kernel.symbol_names import names_in_memory
 from hibernaut.sources import open_memory
+from hibernaut.swsusp.e820 import E820Sums
 from hibernaut.swsusp.verdict import ResumingMachine
 
 __all__ = ["THIS_MACHINE", "resuming_machine"]
@@ -19,7 +21,9 @@ __all__ = ["THIS_MACHINE", "resuming_machine"]
 MAX_JSON_BYTES = 1 << 16
 THIS_MACHINE = "this"
 FACTS = 'give facts such as {"e820_checksum": "0xba571fd2", "physical_pages": 65403}'
-KEYS = ("e820_checksum", "physical_pages", "hw_sig", "release")
+NUMBERS = ("e820_checksum", "e820_trimmed_checksum", "physical_pages", "hw_sig")
+KEYS = (*NUMBERS, "e820_md5", "release")
+MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 def resuming_machine(
@@ -67,8 +71,11 @@ def _from_json(content: bytes, name: str) -> ResumingMachine:
         raise FormatError(
             f"release is {release!r}", source=name, expected='a string such as "6.1.0-56-amd64"', advice=FACTS
         )
-    e820_checksum, physical_pages, hw_sig = (_number(facts.get(key), key, name) for key in KEYS[:3])
-    return ResumingMachine(name, e820_checksum, physical_pages, hw_sig, release)
+    md5 = facts.get("e820_md5")
+    if md5 is not None and not (isinstance(md5, str) and MD5.fullmatch(md5)):
+        raise FormatError(f"e820_md5 is {md5!r}", source=name, expected="32 hexadecimal digits", advice=FACTS)
+    crc32, trimmed_crc32, physical_pages, hw_sig = (_number(facts.get(key), key, name) for key in NUMBERS)
+    return ResumingMachine(name, E820Sums(md5, crc32, trimmed_crc32), physical_pages, hw_sig, release)
 
 
 def _number(value: Any, key: str, name: str) -> int | None:
@@ -89,7 +96,7 @@ def _from_memory(path: Path, offset: int, partition: int | None, base: int | Non
     with open_memory(path, offset=offset, partition=partition, base=base) as source:
         if source.image is not None:
             info, hw_sig = source.image.info, source.image.header.hw_sig
-            return ResumingMachine(source.name, info.e820_checksum, info.physical_pages, hw_sig)
+            return ResumingMachine(source.name, info.e820, info.physical_pages, hw_sig)
         facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
         kernel = names_in_memory(source.memory, source.vmcoreinfo, name=source.name)
-    return ResumingMachine(source.name, facts.e820_checksum, facts.physical_pages, release=facts.release, kernel=kernel)
+    return ResumingMachine(source.name, facts.e820, facts.physical_pages, release=facts.release, kernel=kernel)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from pathlib import Path
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.symbol_names import names_of_running
 from hibernaut.kernel_line import ProbedKernel
+from hibernaut.swsusp.e820 import E820Sums
 from hibernaut.swsusp.verdict import ResumingMachine
 
 __all__ = ["running_machine"]
@@ -36,10 +36,10 @@ FACS_HARDWARE_SIGNATURE = 8
 def running_machine(root: Path = Path("/")) -> ResumingMachine:
     """Return the facts of the running machine; a fact that cannot be read is None.
 
-    The checksum covers the map in /sys/firmware/memmap (`e820__reserve_resources`, arch/x86/kernel/e820.c), the one
+    The checksums cover the map in /sys/firmware/memmap (`e820__reserve_resources`, arch/x86/kernel/e820.c), the one
     that hibernation compares. That folder may show `e820_table_kexec`, which differs only under `alloc_mptable`. Read
     in linux-source-7.3 7.3.4-1~bpo13+1: it does. Memory hot-added since boot is listed there as well and changes the
-    checksum. The hardware signature comes from ACPI's FACS, which only root can read; whether the kernel compares it
+    checksums. The hardware signature comes from ACPI's FACS, which only root can read; whether the kernel compares it
     depends on `acpi_sleep=` and on whether it runs in a virtual machine.
 
     Args:
@@ -48,7 +48,7 @@ def running_machine(root: Path = Path("/")) -> ResumingMachine:
     release = _text(root / "proc/sys/kernel/osrelease")
     return ResumingMachine(
         name="this machine",
-        e820_checksum=_e820_checksum(root / "sys/firmware/memmap"),
+        e820=_e820_sums(root / "sys/firmware/memmap"),
         physical_pages=_physical_pages(root / "proc/zoneinfo"),
         hw_sig=_hw_sig(root / "sys/firmware/acpi/tables"),
         release=release.strip() if release else None,
@@ -70,8 +70,14 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _e820_checksum(folder: Path) -> int | None:
-    """Return the CRC-32 of `struct e820_table`: u32 count, then packed entries of u64 addr, u64 size, u32 type."""
+def _e820_sums(folder: Path) -> E820Sums:
+    """Return the checksums of the map in a folder; unknown ones if it cannot be read."""
+    table = _e820_table(folder)
+    return E820Sums() if table is None else E820Sums.of_table(table)
+
+
+def _e820_table(folder: Path) -> bytes | None:
+    """Return the map as `struct e820_table`: u32 count, then packed entries of u64 addr, u64 size, u32 type."""
     try:
         numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
     except OSError:
@@ -89,7 +95,7 @@ def _e820_checksum(folder: Path) -> int | None:
             table += struct.pack("<QQI", first, last - first + 1, code)
         except (ValueError, struct.error):
             return None
-    return zlib.crc32(table)
+    return table
 
 
 def _physical_pages(path: Path) -> int | None:

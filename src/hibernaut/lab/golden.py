@@ -227,7 +227,7 @@ def _facts(guest: RunningGuest) -> dict[str, Any]:
         "jump_address": f"{int(symbol.split()[0], 16):#x}",
         "direct_map_base": f"{DOCUMENTED_BASE:#x}",
         "physical_pages": machine.physical_pages,
-        "e820_checksum": f"{machine.e820_checksum:#x}",
+        "e820_checksum": f"{machine.e820.crc32:#x}",
         "direct_map_kib": {name.removeprefix("DirectMap"): kib for name, kib in direct_map_counters(guest).items()},
     }
 

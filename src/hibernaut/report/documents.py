@@ -85,12 +85,13 @@ class CheckDocument(TypedDict):
     message: Annotated[str | None, "the kernel's message if it refuses; ? stands for a number that is not known"]
     remark: Annotated[str | None, "reason for the answer"]
     where: Annotated[str | None, "function and file of the kernel"]
+    source: Annotated[str, "commits that brought the rule, or the source that it was read in"]
 
 
 class VerdictDocument(TypedDict):
     """Whether a kernel would resume from an image on a machine."""
 
-    kernel: Annotated[str, "kernel line of the rules"]
+    kernel: Annotated[str, "version of the kernel, or the line of its rules"]
     rules_from: RulesFromText
     machine: Annotated[str, "machine whose facts apply"]
     checks: Annotated[list[CheckDocument], "the checks, in the kernel's order"]
@@ -107,8 +108,10 @@ class InspectDocument(TypedDict):
     hw_sig: Annotated[Hex | None, "ACPI hardware signature in the swap header"]
     cr3: Annotated[Hex | None, "physical address of the root of the page tables"]
     jump_address: Annotated[Hex | None, "virtual address of restore_registers"]
-    jump_address_phys: Annotated[Hex | None, "its physical address"]
-    e820_checksum: Annotated[Hex | None, "CRC-32 of the e820 table"]
+    jump_address_phys: Annotated[Hex | None, "its physical address; null if the kernel does not store it"]
+    magic: Annotated[Hex | None, "magic of the info page, which tells its generation"]
+    e820_checksum: Annotated[Hex | None, "CRC-32 of the e820 table; null in generations without one"]
+    e820_md5: Annotated[str | None, "MD5 of the e820 table, in kernels 4.10 to 5.12; empty if built without MD5"]
     physical_pages: Annotated[int | None, "pages of RAM of the machine (num_physpages)"]
     image_pages: Annotated[int | None, "pages of data in the image, as its header states"]
     pages: Annotated[int | None, "pages in the stream: header, lists and data"]
@@ -120,6 +123,7 @@ class InspectDocument(TypedDict):
     units: Annotated[int | None, "units of 32 compressed pages; 0 if the image is not compressed"]
     compressed_bytes: Annotated[int | None, "sum of the units' compressed lengths, in bytes"]
     first_map_block: Annotated[int, "block of the first page of the swap map"]
+    remarks: Annotated[list[str], "limits of what could be read, which are not faults of the image"]
     problems: Annotated[list[ProblemDocument], "faults; empty if the image is intact"]
     sha256_pfns: NotRequired[
         Annotated[Sha256, "`--digests`: of the listed frames as little-endian u64, in image order"]

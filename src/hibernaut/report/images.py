@@ -48,10 +48,10 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
     """Return the document of an inspection."""
     header, info, image = found.header, found.info, found.image
     index = image.stream.index if image else None
-    compressed = header.compressor != "none"
+    compressed = found.compressor != "none"
     zero_pages = int(image.zero.sum()) if image else None
     return {
-        "compressor": header.compressor,
+        "compressor": found.compressor,
         "flags": header.flags,
         "offset_pages": offset,
         "crc32": {
@@ -63,7 +63,9 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
         "cr3": hex_or_none(info.cr3 if info else None),
         "jump_address": hex_or_none(info.jump_address if info else None),
         "jump_address_phys": hex_or_none(info.jump_address_phys if info else None),
+        "magic": hex_or_none(info.magic if info else None),
         "e820_checksum": hex_or_none(info.e820_checksum if info else None),
+        "e820_md5": info.e820.md5 if info else None,
         "physical_pages": info.physical_pages if info else None,
         "image_pages": info.image_pages if info else None,
         "pages": info.pages if info else None,
@@ -75,6 +77,7 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
         "units": (len(index) if compressed else 0) if index else None,
         "compressed_bytes": int(index.compressed_bytes.sum()) if index else None,
         "first_map_block": header.image,
+        "remarks": list(found.remarks),
         "problems": [{"what": problem.what, "where": problem.where} for problem in found.problems],
     }
 
@@ -103,6 +106,7 @@ def verdict_document(verdict: Verdict, rules_from: RulesFrom) -> VerdictDocument
                 "message": check.message,
                 "remark": check.remark,
                 "where": check.where,
+                "source": check.source,
             }
             for check in verdict.checks
         ],

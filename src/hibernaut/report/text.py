@@ -20,6 +20,8 @@ from hibernaut.report.documents import (
     VerdictDocument,
     WalkDocument,
 )
+from hibernaut.swsusp.declarations import ARCH_MAGIC
+from hibernaut.swsusp.generations import GENERATIONS
 
 __all__ = [
     "audit_text",
@@ -103,10 +105,11 @@ def inspection_text(document: InspectDocument) -> str:
         ("CRC32", crc_text),
         ("CR3", known(document["cr3"])),
         ("jump address", f"{known(document['jump_address'])} (physical {known(document['jump_address_phys'])})"),
-        ("e820 checksum", known(document["e820_checksum"])),
+        *_generation_rows(document),
         *((name, document[name]) for name in ("sha256_pfns", "sha256_stored_pages") if name in document),
     ]
     lines = columns(rows)
+    lines += [f"REMARK  {remark}" for remark in document["remarks"]]
     for problem in document["problems"]:
         place = f"{problem['where']}: " if problem["where"] else ""
         lines.append(f"PROBLEM  {place}{problem['what']}")
@@ -114,6 +117,20 @@ def inspection_text(document: InspectDocument) -> str:
     if "verdict" in document:
         lines += ["", *_verdict_lines(document["verdict"])]
     return "\n".join(lines)
+
+
+def _generation_rows(document: InspectDocument) -> list[tuple[str, str]]:
+    """Return what depends on the generation of the info page; its magic if it is not the one of most kernels."""
+    magic, md5 = document["magic"], document["e820_md5"]
+    if magic is None or int(magic, 16) == ARCH_MAGIC:
+        return [("e820 checksum", document["e820_checksum"] or "?")]
+    generation = GENERATIONS.get(int(magic, 16))
+    rows = [("info page", f"magic {magic}" + (f", of kernels {generation.kernels}" if generation else ""))]
+    if md5 is not None:
+        rows.append(("e820 MD5", md5 or "none: the kernel was built without MD5"))
+    elif document["e820_checksum"] is not None:
+        rows.append(("e820 checksum", document["e820_checksum"]))
+    return rows
 
 
 def _verdict_lines(verdict: VerdictDocument) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import HibernautError
 from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import HEADER, SIGNATURE, SWAP_SIGNATURES
 from hibernaut.swsusp.header import SwapHeader
 from hibernaut.swsusp.image import Image
@@ -56,6 +57,7 @@ class BlockAllocator:
         limit: number of blocks that can be given out; None for an area that grows.
         free: the blocks to give out, ascending; None for a new area, whose blocks are 1, 2, 3, ...
         grows: whether the area is as large as the image needs.
+        flagless: compressor of the area's old image if no flag names it, see `SwapHeader.names_no_data`; else None.
         used: number of blocks given out.
         missing: number of blocks requested beyond the limit.
     """
@@ -66,6 +68,7 @@ class BlockAllocator:
     limit: int | None
     free: NDArray[np.int64] | None
     grows: bool = False
+    flagless: CompressorName | None = None
     used: int = 0
     missing: int = 0
 
@@ -113,7 +116,10 @@ def allocator_for(area: NewArea | ExistingArea) -> BlockAllocator:
     if isinstance(area, ExistingArea):
         old = area.image
         free = old.swap_map.blocks
-        return BlockAllocator(old.header, old.area.header_block, old.area.base_bytes, len(free), free)
+        flagless = old.compressor if old.header.names_no_data else None
+        return BlockAllocator(
+            old.header, old.area.header_block, old.area.base_bytes, len(free), free, flagless=flagless
+        )
     size = area.size_bytes
     if size is not None and (size % PAGE_SIZE or size < MIN_BLOCKS * PAGE_SIZE):
         raise HibernautError(

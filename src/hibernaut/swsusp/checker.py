@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from hibernaut.errors import CorruptImage
 from hibernaut.swsusp.area import SwapArea, locate_area
+from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.header import SwapHeader, read_header
-from hibernaut.swsusp.image import Image, Progress, assemble, read_info
+from hibernaut.swsusp.image import Image, Progress, assemble, data_compressor, read_info
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
 from hibernaut.volumes.files import PlainFile
@@ -35,6 +36,7 @@ class Inspection:
 
     Attributes:
         header: header block, never None (an area without an image is a FormatError).
+        compressor: compressor of the data, as the flags name it or the data shows it.
         swap_map: chain of blocks.
         info: info page.
         image: opened image, its list of frames valid.
@@ -45,6 +47,7 @@ class Inspection:
     """
 
     header: SwapHeader
+    compressor: CompressorName
     swap_map: SwapMap | None
     info: ImageInfo | None
     image: Image | None
@@ -52,6 +55,12 @@ class Inspection:
     problems: tuple[Problem, ...]
     area: SwapArea
     error: CorruptImage | None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Limits of what could be read, which are not faults of the image."""
+        remark = self.info.remark if self.info else None
+        return (remark,) if remark else ()
 
     @property
     def crc_ok(self) -> bool | None:
@@ -77,6 +86,7 @@ def inspect_image(
     """
     area = locate_area(file, offset=offset, partition=partition, base=base)
     header = read_header(area)
+    compressor = header.compressor
     swap_map: SwapMap | None = None
     info: ImageInfo | None = None
     image: Image | None = None
@@ -85,8 +95,9 @@ def inspect_image(
     stopped_by: CorruptImage | None = None
     try:
         swap_map = read_swap_map(area, header.image)
-        info = read_info(area, swap_map, header.compressor)
-        image = assemble(area, header, swap_map, info)
+        compressor = data_compressor(area, header, swap_map)
+        info = read_info(area, swap_map, compressor)
+        image = assemble(area, header, swap_map, info, compressor)
         problems += _leftovers(image)
         computed = image.computed_crc(progress)
     except CorruptImage as error:
@@ -97,7 +108,7 @@ def inspect_image(
         problems.append(
             Problem(f"CRC of the data is wrong; expected {header.crc32:#010x}; found {computed:#010x}", where)
         )
-    return Inspection(header, swap_map, info, image, computed, tuple(problems), area, stopped_by)
+    return Inspection(header, compressor, swap_map, info, image, computed, tuple(problems), area, stopped_by)
 
 
 def _leftovers(image: Image) -> list[Problem]:

@@ -18,16 +18,20 @@ from hibernaut.memory.page import PAGE_SIZE
 
 __all__ = [
     "ARCH_MAGIC",
-    "ARCH_MAGIC_MD5",
     "END_OF_PFNS",
     "FOREIGN_SIGNATURES",
     "HEADER",
     "INFO",
     "LENGTH_BYTES",
+    "MAGIC_2_6_24",
+    "MAGIC_4_8",
+    "MAGIC_4_10",
+    "MAGIC_TRIMMED",
     "MAP_ENTRIES",
     "MAX_COMPRESSED_BYTES",
     "MAX_PFN",
     "PFNS_PER_META_PAGE",
+    "RECORD_2_6_24",
     "SIGNATURE",
     "SWAP_SIGNATURES",
     "UNIT_BYTES",
@@ -92,23 +96,50 @@ INFO = np.dtype(
     {
         # restore_data_record lies where new_utsname's strings would be; then swsusp_info as C lays it out.
         "names": [
-            "jump_address", "jump_address_phys", "cr3", "magic", "e820_checksum",
+            "jump_address", "jump_address_phys", "cr3", "magic", "e820_checksum", "e820_md5",
             "version_code", "num_physpages", "cpus", "image_pages", "pages", "size",
         ],
-        "formats": ["<u8", "<u8", "<u8", "<u8", "<u8", "<u4", "<u8", "<i4", "<u8", "<u8", "<u8"],
-        "offsets": [0, 8, 16, 24, 32, 392, 400, 408, 416, 424, 432],
+        "formats": ["<u8", "<u8", "<u8", "<u8", "<u8", "V16", "<u4", "<u8", "<i4", "<u8", "<u8", "<u8"],
+        "offsets": [0, 8, 16, 24, 32, 32, 392, 400, 408, 416, 424, 432],
         "itemsize": PAGE_SIZE,
     }
 )  # fmt: skip
-"""The info page: first entry of the swap map, never compressed."""
+"""The info page: first entry of the swap map, never compressed. The magic tells which field is at 32."""
 
+RECORD_2_6_24 = np.dtype(
+    {
+        "names": ["jump_address", "cr3", "magic"],
+        "formats": ["<u8", "<u8", "<u8"],
+        "offsets": [0, 8, 16],
+        "itemsize": PAGE_SIZE,
+    }
+)
+"""`restore_data_record` under `MAGIC_2_6_24`; the counts lie where `INFO` has them."""
+
+MAGIC_2_6_24 = 0x0123456789ABCDEF
+"""`RESTORE_MAGIC` of 2.6.24 to 4.7: three fields, the magic at 16.
+
+Linux kernel commit d158cbdf39ff ("Hibernation: Arbitrary boot kernel support on x86_64") brings it. Read in
+arch/x86/power/hibernate_64.c of a tree of 4.x."""
+MAGIC_4_8 = 0x123456789ABCDEF0
+"""`RESTORE_MAGIC` of 4.8 and 4.9: `jump_address_phys` is new, the magic at 24.
+
+Read in arch/x86/power/hibernate_64.c of Red Hat's 3.10: a backport has it."""
+MAGIC_4_10 = 0x23456789ABCDEF01
+"""`RESTORE_MAGIC` with an MD5 of the e820 map at 32; all zero where the kernel was built without MD5.
+
+Since Linux kernel commit 62a03defeabd ("PM / hibernate: Verify the consistent of e820 memory map by md5 digest") (in
+v4.10), kernels have it. Read in a tree of 4.19."""
 ARCH_MAGIC = 0x23456789ABCDEF02
 """`RESTORE_MAGIC`: the e820 map is checked by a CRC32.
 
 Since Linux kernel commit f5d1499ae209 ("PM: hibernate: x86: Use crc32 instead of md5 for hibernation e820 integrity
 check") (in v5.13), kernels have it. Read in linux-source-5.10 5.10.262-1: a backport has it."""
-ARCH_MAGIC_MD5 = 0x0123456789ABCDEF
-"""The magic of an older layout: no CRC-32 is taken from `e820_checksum`."""
+MAGIC_TRIMMED = 0x23456789ABCDEF03
+"""`RESTORE_MAGIC`: RAM of page zero is trimmed off the e820 map before its CRC32.
+
+Linux kernel commit 29671cabfc09 brings it (September 2026, in the tree of power management); it is not known with which
+release."""
 
 PFNS_PER_META_PAGE = PAGE_SIZE // 8
 END_OF_PFNS = 0xFFFF_FFFF_FFFF_FFFF

@@ -71,10 +71,15 @@ class SwapHeader:
 
     @property
     def compressor(self) -> CompressorName:
-        """The compressor of the data, by the flags."""
+        """The compressor that the flags name, see `hibernaut.swsusp.image.data_compressor`."""
         if self.flags & Flags.NOCOMPRESS_MODE:
             return "none"
         return "lz4" if self.flags & Flags.COMPRESSION_ALG_LZ4 else "lzo"
+
+    @property
+    def names_no_data(self) -> bool:
+        """Whether no flag tells how the data is stored, as before flags for that: LZO without a CRC, or plain pages."""
+        return not self.flags & (Flags.NOCOMPRESS_MODE | Flags.CRC32_MODE | Flags.COMPRESSION_ALG_LZ4)
 
 
 def looks_like_swap(file: PlainFile, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> bool:

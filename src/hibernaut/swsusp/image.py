@@ -22,13 +22,13 @@ from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import UNIT_PAGES
 from hibernaut.swsusp.header import SwapHeader, read_header
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.pfns import unpack_pfns
+from hibernaut.swsusp.pfns import begins_a_list, unpack_pfns
 from hibernaut.swsusp.stream import Crc, UnitStream, index_units
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.files import PlainFile, open_plain
 
-__all__ = ["Image", "ImageMemory", "Progress", "assemble", "open_image", "read_info"]
+__all__ = ["Image", "ImageMemory", "Progress", "assemble", "data_compressor", "open_image", "read_info"]
 
 Progress = Callable[[int], None]
 """Called with the number of pages done since the last call; from any thread, but never from two at once."""
@@ -46,6 +46,7 @@ class Image(Closing):
         header: header block.
         swap_map: blocks in order.
         info: info page.
+        compressor: compressor of the data: lzo, lz4 or none.
         stream: meta and data pages.
         pfns: all frames listed, ascending, int64, shape (n,).
         zero: which of them are zero pages without a data page, shape (n,).
@@ -55,6 +56,7 @@ class Image(Closing):
     header: SwapHeader
     swap_map: SwapMap
     info: ImageInfo
+    compressor: CompressorName
     stream: UnitStream
     pfns: Pfns
     zero: BoolArray
@@ -63,11 +65,6 @@ class Image(Closing):
     def name(self) -> str:
         """Name of the file in messages."""
         return self.area.file.name
-
-    @property
-    def compressor(self) -> CompressorName:
-        """lzo, lz4 or none."""
-        return self.header.compressor
 
     @property
     def stored_pfns(self) -> Pfns:
@@ -178,18 +175,33 @@ def open_image(
         area = locate_area(file, offset=offset, partition=partition, base=base)
         header = read_header(area)
         swap_map = read_swap_map(area, header.image)
-        return assemble(area, header, swap_map, read_info(area, swap_map, header.compressor))
+        compressor = data_compressor(area, header, swap_map)
+        return assemble(area, header, swap_map, read_info(area, swap_map, compressor), compressor)
     except BaseException:
         file.close()
         raise
 
 
-def assemble(area: SwapArea, header: SwapHeader, swap_map: SwapMap, info: ImageInfo) -> Image:
+def assemble(
+    area: SwapArea, header: SwapHeader, swap_map: SwapMap, info: ImageInfo, compressor: CompressorName
+) -> Image:
     """Return the image of parts already read, with its units and its list of frames. Raises CorruptImage."""
-    index = index_units(area, swap_map, info.stream_pages, header.compressor)
-    stream = UnitStream(area, swap_map, index, info.stream_pages, header.compressor)
+    index = index_units(area, swap_map, info.stream_pages, compressor)
+    stream = UnitStream(area, swap_map, index, info.stream_pages, compressor)
     pfns, zero = _read_pfns(area, info, stream)
-    return Image(area, header, swap_map, info, stream, pfns, zero)
+    return Image(area, header, swap_map, info, compressor, stream, pfns, zero)
+
+
+def data_compressor(area: SwapArea, header: SwapHeader, swap_map: SwapMap) -> CompressorName:
+    """Return the compressor of the data: the one that the flags name, or, where none does, what the data shows.
+
+    Kernels before 2.6.37 know no compression and no flag for its absence; later ones without a CRC compress with LZO
+    under the same flags. The first block of plain pages is a list of ascending frames, which a compressed unit is not.
+    """
+    if header.names_no_data and len(swap_map.entries) > 1:
+        first = area.read_block(int(swap_map.entries[1]), "first block of the data")
+        return "none" if begins_a_list(first) else header.compressor
+    return header.compressor
 
 
 def read_info(area: SwapArea, swap_map: SwapMap, compressor: CompressorName) -> ImageInfo:

@@ -9,9 +9,13 @@ import numpy as np
 
 from hibernaut.errors import CorruptImage
 from hibernaut.memory.page import PAGE_SIZE
-from hibernaut.swsusp.declarations import ARCH_MAGIC, ARCH_MAGIC_MD5, INFO, PFNS_PER_META_PAGE
+from hibernaut.swsusp.declarations import ARCH_MAGIC, INFO, PFNS_PER_META_PAGE
+from hibernaut.swsusp.e820 import E820Check, E820Sums
+from hibernaut.swsusp.generations import Generation, generation_of
 
 __all__ = ["ImageInfo"]
+
+CR3_PCID_MASK = 0xFFF
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,11 @@ class ImageInfo:
     Attributes:
         page: all 4096 bytes.
         jump_address: virtual address of the image kernel's restore entry (`restore_registers`).
-        jump_address_phys: its physical address.
+        jump_address_phys: its physical address; None where an older kernel does not store it.
         cr3: root of the saved page tables; PCID bits cleared.
-        magic: `ARCH_MAGIC`, or that of older kernels.
-        e820_checksum: CRC32 of the firmware's memory map, None where an older kernel stored an MD5.
+        magic: magic of the record, see `generation`.
+        generation: the generation that the magic names; None if it is none of x86-64.
+        e820: the checksum of the firmware's memory map that the page has.
         physical_pages: `num_physpages`.
         image_pages: data pages stored.
         pages: info page, meta pages and data pages.
@@ -33,10 +38,11 @@ class ImageInfo:
 
     page: bytes
     jump_address: int
-    jump_address_phys: int
+    jump_address_phys: int | None
     cr3: int
     magic: int
-    e820_checksum: int | None
+    generation: Generation | None
+    e820: E820Sums
     physical_pages: int
     image_pages: int
     pages: int
@@ -46,14 +52,17 @@ class ImageInfo:
     def parse(cls, page: bytes) -> ImageInfo:
         """Return the fields of an info page of 4096 bytes, without any check of them."""
         fields = np.frombuffer(page, dtype=INFO)[0]
-        magic = int(fields["magic"])
+        generation = generation_of(page)
+        record = np.frombuffer(page, dtype=generation.record if generation else INFO)[0]
+        has_phys = "jump_address_phys" in (record.dtype.names or ())
         return cls(
             page=page,
-            jump_address=int(fields["jump_address"]),
-            jump_address_phys=int(fields["jump_address_phys"]),
-            cr3=int(fields["cr3"]),
-            magic=magic,
-            e820_checksum=int(fields["e820_checksum"]) if magic != ARCH_MAGIC_MD5 else None,
+            jump_address=int(record["jump_address"]),
+            jump_address_phys=int(record["jump_address_phys"]) if has_phys else None,
+            cr3=int(record["cr3"]) & ~CR3_PCID_MASK,
+            magic=int(record["magic"]),
+            generation=generation,
+            e820=_e820(fields, generation.e820 if generation else E820Check.UNKNOWN),
             physical_pages=int(fields["num_physpages"]),
             image_pages=int(fields["image_pages"]),
             pages=int(fields["pages"]),
@@ -99,6 +108,21 @@ class ImageInfo:
         return ImageInfo.parse(bytes(page))
 
     @property
+    def e820_checksum(self) -> int | None:
+        """The CRC-32 that the page has, made in the way of its generation; None if it has none."""
+        return self.e820.crc32 if self.e820.crc32 is not None else self.e820.trimmed_crc32
+
+    @property
+    def remark(self) -> str | None:
+        """A limit of what could be read; None for a generation whose source was read."""
+        if self.generation is None or self.generation.known:
+            return None
+        return (
+            f"the info page's magic, {self.magic:#x}, is newer than any that is known: addresses, CR3 and counts are "
+            "read as before; what follows the magic, the checksum of the memory map, is not"
+        )
+
+    @property
     def meta_pages(self) -> int:
         """Number of pages of frame numbers, which precede the data."""
         return self.pages - 1 - self.image_pages
@@ -123,8 +147,8 @@ class ImageInfo:
         def refuse(what: str, at: int, expected: str) -> None:
             raise CorruptImage(f"info page: {what}", source=source, offset=offset + at, expected=expected)
 
-        if self.magic not in (ARCH_MAGIC, ARCH_MAGIC_MD5):
-            refuse(f"magic is {self.magic:#x}", 24, f"{ARCH_MAGIC:#x}")
+        if self.generation is None:
+            refuse(f"magic is {self.magic:#x}", 24, f"{ARCH_MAGIC:#x}, or that of another generation of x86-64")
         if not 0 < self.stream_pages <= most_pages:
             refuse(f"pages is {self.pages}", 424, f"2 to {most_pages + 1}, as the swap map allows")
         if not 0 <= self.image_pages < self.stream_pages:
@@ -137,3 +161,14 @@ class ImageInfo:
             )
         if self.size_bytes != self.pages * PAGE_SIZE:
             refuse(f"size is {self.size_bytes}", 432, f"pages * {PAGE_SIZE} = {self.pages * PAGE_SIZE}")
+
+
+def _e820(fields: np.void, check: E820Check) -> E820Sums:
+    """Return the checksum at the place that all generations share, made in one way."""
+    crc32 = int(fields["e820_checksum"])
+    if check is E820Check.MD5:
+        digest = fields["e820_md5"].tobytes()
+        return E820Sums(md5=digest.hex() if any(digest) else "")
+    if check is E820Check.CRC32:
+        return E820Sums(crc32=crc32)
+    return E820Sums(trimmed_crc32=crc32) if check is E820Check.TRIMMED_CRC32 else E820Sums()

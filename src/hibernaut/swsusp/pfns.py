@@ -10,7 +10,7 @@ from hibernaut.errors import CorruptImage
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.swsusp.declarations import END_OF_PFNS, MAX_PFN, PFNS_PER_META_PAGE, ZERO_PAGE_FLAG
 
-__all__ = ["pack_pfns", "unpack_pfns"]
+__all__ = ["begins_a_list", "pack_pfns", "unpack_pfns"]
 
 
 def pack_pfns(pfns: ArrayLike, zero: BoolArray) -> Bytes:
@@ -26,6 +26,15 @@ def pack_pfns(pfns: ArrayLike, zero: BoolArray) -> Bytes:
     if len(frames) < len(pages):
         pages[len(frames)] = END_OF_PFNS
     return pages.view(np.uint8).reshape(-1, PAGE_SIZE)
+
+
+def begins_a_list(page: bytes) -> bool:
+    """Return whether a page can be the first of the list: frames, ascending, to its end or to the end mark."""
+    words = np.frombuffer(page, dtype="<u8")
+    ends = np.flatnonzero(words == np.uint64(END_OF_PFNS))
+    frames = words[: int(ends[0])] if len(ends) else words
+    frames = frames & np.uint64(ZERO_PAGE_FLAG - 1)
+    return len(frames) > 0 and frames[-1] <= np.uint64(MAX_PFN) and bool((frames[1:] > frames[:-1]).all())
 
 
 def unpack_pfns(meta: Bytes, source: str) -> tuple[Pfns, BoolArray]:

@@ -8,7 +8,7 @@ after the signature happen when `swsusp_check` has put `orig_sig` back: a refusa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from hibernaut.errors import CorruptImage
@@ -19,11 +19,26 @@ from hibernaut.swsusp.declarations import (
     UNIT_PAGES,
     Flags,
 )
+from hibernaut.swsusp.e820 import E820Check, E820Sums
+from hibernaut.swsusp.generations import GENERATIONS
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.kernel_reading import FAILED, KernelReading, ReadFailure, follow_map
 from hibernaut.swsusp.rules import ImageRules
 
 __all__ = ["Answer", "Check", "ResumingMachine", "Verdict", "verdict_on"]
+
+
+READ = "read in linux-source-5.10 5.10.262-1, -6.1 6.1.192-2, -6.12 6.12.118-1 and -7.3 7.3.4-1~bpo13+1"
+UNREAD = "as in linux-source-5.10 5.10.262-1; older source was not read"
+SOURCES = {
+    "hw_sig": "commit 74d9555580c4 (v5.17)",
+    "compressor": "commits 8bc29736357e and a06c6f5d3cc9 (v6.9)",
+    "magic": "commits d158cbdf39ff (v2.6.24), 62a03defeabd (v4.10), f5d1499ae209 (v5.13), 29671cabfc09",
+    "e820_checksum": "commits 62a03defeabd (v4.10), f5d1499ae209 (v5.13), 29671cabfc09",
+    "frames": "commit 005e8dddd497 (v6.6)",
+    "crc32": "commit 081a9d043c98 (v3.2)",
+}
+"""Sources of the rules that a check depends on, by its name."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class ResumingMachine:
 
     Attributes:
         name: name of the machine in messages.
-        e820_checksum: CRC-32 of the firmware's memory map.
+        e820: checksums of the firmware's memory map.
         physical_pages: present pages of all nodes.
         hw_sig: the hardware signature in ACPI's FACS; 0 if the machine has none.
         release: release of its kernel, as `uname -r` prints it.
@@ -40,7 +55,7 @@ class ResumingMachine:
     """
 
     name: str
-    e820_checksum: int | None = None
+    e820: E820Sums = field(default_factory=E820Sums)
     physical_pages: int | None = None
     hw_sig: int | None = None
     release: str | None = None
@@ -65,6 +80,7 @@ class Check:
         where: function and file of the kernel.
         message: message of the kernel when it refuses; `?` stands for a number that depends on the system.
         remark: explanation.
+        source: commit that brought the rule, or the source that it was read in.
     """
 
     check: str
@@ -72,6 +88,7 @@ class Check:
     where: str
     message: str | None = None
     remark: str | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,23 @@ def verdict_on(found: Inspection, rules: ImageRules, machine: ResumingMachine) -
         rules: rules of the kernel.
         machine: known facts of the machine.
     """
-    return Verdict(rules, machine, tuple(_Judge(found, rules, machine).checks()))
+    checks = _Judge(found, rules, machine).checks()
+    return Verdict(rules, machine, tuple(_with_source(check, rules) for check in checks))
+
+
+def _differ(rules: ImageRules) -> str:
+    """Return which kernels of one version take which of two magics."""
+    older, newer = (one for one in GENERATIONS if one == rules.magic or one in rules.other_magics)
+    change = GENERATIONS[newer].change
+    return f"a kernel of this version takes {newer:#x} if it has {change}, else {older:#x}"
+
+
+def _with_source(check: Check, rules: ImageRules) -> Check:
+    """Return a check with its source; without a message if the words of this kernel's were not read."""
+    source = SOURCES.get(check.check, "")
+    if rules.read:
+        return replace(check, source=source or READ)
+    return replace(check, source=source or UNREAD, message=None)
 
 
 class _Judge:
@@ -116,9 +149,10 @@ class _Judge:
         self.rules = rules
         self.machine = machine
         self.area = found.area
-        flags = found.header.flags
         self.compressor: CompressorName = found.header.compressor
-        if self.compressor not in rules.compressors and not flags & Flags.NOCOMPRESS_MODE:
+        if not rules.compressors:
+            self.compressor = "none"
+        elif self.compressor not in rules.compressors and self.compressor != "none":
             self.compressor = "lzo"
         self.chain = follow_map(found.area, found.header.image)
         self.info = self._info()
@@ -166,7 +200,14 @@ class _Judge:
         where = "software_resume, kernel/power/hibernate.c"
         if not self.rules.checks_compressor:
             where = "swsusp_read, kernel/power/swap.c"
-        wanted = self.found.header.compressor
+        wanted = self.found.compressor
+        if self.compressor == "none" and wanted != "none":
+            return Check(name, Answer.OK, where, remark="this kernel knows no compression and takes the data as it is")
+        if wanted == "none" and self.compressor != "none":
+            flag = int(Flags.NOCOMPRESS_MODE)
+            return Check(
+                name, Answer.OK, where, remark=f"not compressed, but without flag {flag}: this kernel tries LZO"
+            )
         if wanted == "none":
             return Check(name, Answer.OK, where, remark="not compressed")
         if wanted != self.compressor:
@@ -198,24 +239,38 @@ class _Judge:
         name, where = "magic", "arch_hibernation_header_restore, arch/x86/power/hibernate.c"
         if self.info is None:
             return Check(name, Answer.UNKNOWN, where, remark="the info page cannot be read")
-        if self.info.magic == self.rules.magic:
-            return Check(name, Answer.OK, where)
-        remark = f"{self.info.magic:#x}, not {self.rules.magic:#x}"
-        return Check(name, Answer.REFUSES, where, "Unrecognized hibernate image header format!", remark)
-
-    def _e820(self) -> Check:
-        stored = self.info.e820_checksum if self.info else None
-        return self._compared(
-            "e820_checksum",
-            "arch_hibernation_header_restore, arch/x86/power/hibernate.c",
-            stored,
-            self.machine.e820_checksum,
-            "Hibernate inconsistent memory map detected!",
-            "#010x",
+        rules, magic = self.rules, self.info.magic
+        known = " or ".join(f"{one:#x}" for one in (rules.magic, *rules.other_magics) if one is not None)
+        if magic == rules.magic:
+            others = " or ".join(f"{one:#x}" for one in rules.other_magics)
+            return Check(
+                name, Answer.OK, where, remark=f"some kernels of this version have {others}" if others else None
+            )
+        if magic in rules.other_magics:
+            return Check(name, Answer.UNKNOWN, where, remark=f"{magic:#x}; {_differ(rules)}")
+        return Check(
+            name, Answer.REFUSES, where, "Unrecognized hibernate image header format!", f"{magic:#x}, not {known}"
         )
 
+    def _e820(self) -> Check:
+        name, where = "e820_checksum", "arch_hibernation_header_restore, arch/x86/power/hibernate.c"
+        generation = self.info.generation if self.info else None
+        if self.info is None or generation is None:
+            return Check(name, Answer.UNKNOWN, where, remark="the image does not have it")
+        stored, now = self.info.e820.by(generation.e820), self.machine.e820.by(generation.e820)
+        if generation.e820 is E820Check.UNKNOWN:
+            return Check(name, Answer.UNKNOWN, where, remark="the image's generation is newer than any that is known")
+        if generation.e820 is E820Check.NONE:
+            return Check(name, Answer.OK, where, remark="kernels of the image's generation do not check it")
+        if stored == "":
+            return Check(name, Answer.OK, where, remark="the image has none: its kernel was built without MD5")
+        check = self._compared(name, where, stored, now, "Hibernate inconsistent memory map detected!", "#010x")
+        if generation.e820 is E820Check.MD5 and check.answer is Answer.REFUSES:
+            return replace(check, answer=Answer.UNKNOWN, remark=f"{check.remark}; refused if MD5 is built in")
+        return check
+
     def _memory_size(self) -> Check:
-        return self._compared(
+        check = self._compared(
             "physical_pages",
             "check_header, kernel/power/snapshot.c",
             self.info.physical_pages if self.info else None,
@@ -223,15 +278,24 @@ class _Judge:
             "PM: hibernation: Image mismatch: memory size",
             "d",
         )
+        if check.answer is Answer.REFUSES and not self.rules.read:
+            remark = f"{check.remark}; whether this kernel counts them alike is not known"
+            return replace(check, answer=Answer.UNKNOWN, remark=remark)
+        return check
 
-    def _compared(self, name: str, where: str, stored: int | None, now: int | None, message: str, form: str) -> Check:
+    def _compared(
+        self, name: str, where: str, stored: int | str | None, now: int | str | None, message: str, form: str
+    ) -> Check:
+        def text(value: int | str) -> str:
+            return value if isinstance(value, str) else f"{value:{form}}"
+
         if stored is None:
             return Check(name, Answer.UNKNOWN, where, remark="the image does not have it")
         if now is None:
-            return Check(name, Answer.UNKNOWN, where, remark=f"the image has {stored:{form}}")
+            return Check(name, Answer.UNKNOWN, where, remark=f"the image has {text(stored)}")
         if stored == now:
             return Check(name, Answer.OK, where)
-        return Check(name, Answer.REFUSES, where, message, f"the image has {stored:{form}}, the machine {now:{form}}")
+        return Check(name, Answer.REFUSES, where, message, f"the image has {text(stored)}, the machine {text(now)}")
 
     def _frames(self) -> Check:
         name, where = "frames", "unpack_orig_pfns, kernel/power/snapshot.c"
@@ -247,11 +311,18 @@ class _Judge:
                 FAILED,
                 f"{zero} zero pages have no data, unknown to this kernel: their frames look beyond all memory",
             )
-        if self.info is None or self.machine.e820_checksum != self.info.e820_checksum:
+        if self._e820_differs():
             return Check(
                 name, Answer.UNKNOWN, where, remark="unknown whether the machine has memory at all these frames"
             )
         return Check(name, Answer.OK, where)
+
+    def _e820_differs(self) -> bool:
+        """Whether the machine has another memory map than the image, or it is not known."""
+        if self.info is None or self.info.generation is None:
+            return True
+        stored = self.info.e820.by(self.info.generation.e820)
+        return not stored or stored != self.machine.e820.by(self.info.generation.e820)
 
     def _units(self, failure: ReadFailure | None) -> Check:
         where = "load_image" if self.compressor == "none" else "load_compressed_image"
@@ -272,8 +343,10 @@ class _Judge:
     def _crc(self) -> Check:
         name, where = "crc32", "load_compressed_image, kernel/power/swap.c"
         header, computed = self.found.header, self.found.computed_crc
-        if header.compressor == "none":
+        if self.compressor == "none":
             return Check(name, Answer.OK, where, remark="not compared: the data is not compressed")
+        if not self.rules.checks_crc32:
+            return Check(name, Answer.OK, where, remark="this kernel does not check it")
         if not self.rules.checks_compressor:
             where = "load_image_lzo, kernel/power/swap.c"
         if header.crc32 is None:
@@ -288,7 +361,7 @@ class _Judge:
     @property
     def _reads_alike(self) -> bool:
         """Whether this kernel decompresses the data as the inspection did."""
-        return self.compressor == self.found.header.compressor
+        return self.compressor == self.found.compressor
 
     def _failure(self) -> ReadFailure | None:
         """Return the failure that ends this kernel's reading; None if it reads to the end, or this is unknown."""

@@ -190,7 +190,7 @@ class _Writer:
         crc, units, compressed_bytes = self._write_stream(StreamRows(self.memory, meta, stored))
         map_pages = self._write_map(np.concatenate(self.entries))
         self.blocks.require_enough(compressed=self.compressor != "none", complete=not zero.any())
-        crc32 = None if self.compressor == "none" else crc.value
+        crc32 = None if self.compressor == "none" or self._keeps_flags else crc.value
         self._write_header(crc32)
         return WrittenImage(
             saved_pages=len(pfns),
@@ -203,6 +203,11 @@ class _Writer:
             crc32=crc32,
             blocks=self.blocks.used,
         )
+
+    @property
+    def _keeps_flags(self) -> bool:
+        """Whether the old image is of a kernel without flags for its data, and the new one is stored alike."""
+        return self.blocks.flagless == self.compressor
 
     def _write_stream(self, rows: StreamRows) -> tuple[Crc, int, int]:
         """Write the stream, compressed on all cores; return its CRC, the number of units and their total length."""
@@ -278,7 +283,7 @@ class _Writer:
             header = header.with_fields({"last_page": count - 1})
             os.ftruncate(self.fd, count * PAGE_SIZE)
         keep = header.flags & (Flags.PLATFORM_MODE | Flags.HW_SIG)
-        flags = keep | FLAGS[self.compressor]
+        flags = keep if self._keeps_flags else keep | FLAGS[self.compressor]
         block = header.with_image(image=self.first_map_block, flags=flags, crc32=crc32).block
         if self.durable:
             os.fsync(self.fd)
