@@ -185,8 +185,8 @@ MISTAKES = (
     Mistake(
         "uswsusp",
         file("f", bytes(4086) + b"S2SUSPEND\0" + bytes(4096), "inspect", None),
-        "no image of the kernel itself",
-        "give an image that the kernel's own hibernation wrote",
+        "this is an image of suspend-utils (uswsusp), which is not read",
+        "use suspend-utils for it: no kernel reads it",
     ),
     Mistake("offset beyond", image("inspect", None, "--offset", 10**6), "outside the device", "as --offset"),
     Mistake(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.memory.dump import Dump
+from hibernaut.memory.foreign import foreign_format
 from hibernaut.memory.lime import open_lime
-from hibernaut.memory.raw import foreign_format, open_raw
+from hibernaut.memory.raw import open_raw
 from tests.memory.conftest import Opening
 from tests.memory.naive import PAGE, Load, lime, lime_frames, page_of
 from tests.strategies import damage, dump_loads

@@ -121,7 +121,7 @@ def test_wrong_crc_is_reported_after_the_last_page(tmp_path: Path, opened: Opene
         (b"SWAPSPACE2", "no image: signature is SWAPSPACE2"),
         (b"SWAP-SPACE", "no image: signature is SWAP-SPACE"),
         (b"S2SUSPEND\0", "uswsusp"),
-        (b"LINHIB0001", "TuxOnIce"),
+        (b"LINHIB0001", "2.6.37"),
         (b"\0" * 10, "no swap area"),
     ],
 )

@@ -35,6 +35,7 @@ __all__ = [
     "LIME_MAGIC",
     "LIME_RANGE",
     "LIME_VERSION",
+    "LUKS",
     "NOTE_HEADER",
     "PADDR_LIMIT",
     "PADDR_UNKNOWN",
@@ -48,7 +49,10 @@ __all__ = [
     "QEMU_NOTE",
     "SECTION_HEADER",
     "START_KERNEL_MAP",
+    "TUXONICE",
     "VMCOREINFO_NOTE",
+    "XEN_NOTES",
+    "XEN_SECTIONS",
     "Foreign",
 ]
 
@@ -142,6 +146,11 @@ CR3_FRAME = 0x000F_FFFF_FFFF_F000
 CR4_LA57 = 1 << 12
 
 VMCOREINFO_NOTE = b"VMCOREINFO"
+XEN_NOTES = (b"Xen", b"VMCOREINFO_XEN")
+"""Names of notes that Xen's crash dumps have (xen/include/public/elfnote.h, `XEN_ELFNOTE_CRASH_INFO`), and of the note
+of its dumped guests (`XEN_ELFNOTE_DUMPCORE_HEADER`)."""
+XEN_SECTIONS = b".xen_pages\0"
+"""In the names of sections of a guest that `xl dump-core` dumped (Xen, docs/misc/dump-core-format.txt)."""
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map (arch/x86/include/asm/page_64_types.h): base of the mapping of kernel text."""
 
@@ -207,16 +216,36 @@ class Foreign(NamedTuple):
         offset: byte offset of its magic.
         magics: possible values of its magic.
         advice: what to do with such a file.
+        is_dump: whether a variety of it is read as a memory dump.
     """
 
     what: str
     offset: int
     magics: tuple[bytes, ...]
     advice: str
+    is_dump: bool = False
+
+    def begins(self, head: bytes) -> bool:
+        """Whether a file with these first bytes is of the format."""
+        return head[self.offset : self.offset + 64].startswith(self.magics)
 
 
 HIBERFIL_BLOCK = b"\x81\x81xpress"
 """Head of each compressed block of a Windows hibernation file, whose first page Windows clears on resume."""
+
+LUKS = Foreign(
+    "a LUKS-encrypted device",
+    0,
+    (b"LUKS\xba\xbe", b"SKUL\xba\xbe"),
+    "unlock it first: cryptsetup open --readonly, and give the device in /dev/mapper",
+)
+TUXONICE = Foreign(
+    "an image of TuxOnIce",
+    0,
+    (b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c",),
+    "use a kernel with TuxOnIce for it: no other reads it",
+)
+"""TuxOnIce's mark is at the start of the swap header's block (util-linux, libblkid/src/superblocks/swap.c)."""
 
 _OTHER_FILE = "give the dump or the image itself"
 _TO_RAW = "convert it first: qemu-img convert -O raw"
@@ -241,11 +270,14 @@ FOREIGN = (
     Foreign("a VDI disk image", 64, (b"\x7f\x10\xda\xbe",), _TO_RAW),
     Foreign("a VHD disk image", 0, (b"conectix", b"vhdxfile"), _TO_RAW),
     Foreign("an EWF disk image", 0, (b"EVF\x09\r\n\xff\x00", b"EVF2\r\n\x81\x00"), "export it first: ewfexport -f raw"),
+    LUKS,
+    Foreign(LUKS.what, 16384, (b"SKUL\xba\xbe",), LUKS.advice),  # LUKS2's second header, if the first is wiped
+    TUXONICE,
     Foreign(
-        "a LUKS-encrypted device",
+        "a saved guest of Xen",
         0,
-        (b"LUKS\xba\xbe", b"SKUL\xba\xbe"),
-        "unlock it first: cryptsetup open --readonly, and give the device in /dev/mapper",
+        (b"Xen saved domain, ", b"libvirt-xml\n \0 \r", b"LibvirtXenSave", b"\xff" * 8 + b"XENF"),
+        "start the guest again, and take a dump from inside it: makedumpfile, LiME or AVML",
     ),
     Foreign(
         "a VMware suspended state",
@@ -265,9 +297,9 @@ FOREIGN = (
     Foreign("a bzip2 file", 0, (b"BZh",), _UNPACK),
     Foreign("an LZ4 file", 0, (b"\x04\x22\x4d\x18",), _UNPACK),
     Foreign("an archive", 0, (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"!<arch>\n"), _UNPACK),
-    Foreign("an ELF file", 0, (ELF_MAGIC,), "give an ELF core of an x86-64 machine's physical memory"),
-    Foreign("a LiME dump", 0, (LIME_MAGIC.to_bytes(4, "little"),), "take the dump again with format=lime"),
-    Foreign("a kdump-compressed dump", 0, (KDUMP_MAGIC, DISKDUMP_MAGIC), "convert it with crash or makedumpfile"),
+    Foreign("an ELF file", 0, (ELF_MAGIC,), "give an ELF core of an x86-64 machine's physical memory", True),
+    Foreign("a LiME dump", 0, (LIME_MAGIC.to_bytes(4, "little"),), "take the dump again with format=lime", True),
+    Foreign("a kdump-compressed dump", 0, (KDUMP_MAGIC, DISKDUMP_MAGIC), "convert it with crash or makedumpfile", True),
     Foreign(
         "a swap area",
         4086,

@@ -27,6 +27,9 @@ HEADERS_LIMIT = 1 << 22
 """Most program headers that a valid file has: as many as 16 GiB of RAM in which every second frame is missing."""
 NOTES_LIMIT = 1 << 16
 """Most notes that a valid file has: a dump has a few for each CPU."""
+SECTION_NAMES_BYTES = 1 << 16
+"""Most bytes of names of sections that are searched."""
+XEN_ADVICE = "take the dump from inside the guest: makedumpfile, LiME or AVML"
 NOTE_BYTES = 1 << 20
 """A longer description is skipped: those read here have a few KiB."""
 
@@ -62,11 +65,16 @@ def open_elf(plain: PlainFile) -> Dump | Refusal:
     reason = _why_not(head)
     if reason is not None:
         return Refusal("ELF core", reason)
-    headers = _program_headers(plain, np.frombuffer(head, dtype=c.ELF_HEADER)[0])
+    header = np.frombuffer(head, dtype=c.ELF_HEADER)[0]
+    headers = _program_headers(plain, header)
     loads = headers[headers["p_type"] == c.PT_LOAD]
     _check_inside(plain, loads, "segment")
     notes = _machine_notes(plain, headers[headers["p_type"] == c.PT_NOTE])
+    if any(note.name in c.XEN_NOTES for note in notes):
+        return Refusal("ELF core", "a crash dump of Xen, whose page tables hold machine frames", XEN_ADVICE)
     pieces = _pieces(plain, loads[_has_paddr(loads)])
+    if not len(pieces) and c.XEN_SECTIONS in _section_names(plain, header):
+        return Refusal("ELF core", "a dump of a Xen guest (xl dump-core), whose memory is in sections", XEN_ADVICE)
     if not len(pieces):
         return Refusal("ELF core", "no segment holds physical memory (a process's core has none)")
     return _dump(plain, pieces, notes)
@@ -133,6 +141,17 @@ def _program_headers(plain: PlainFile, header: Any) -> Headers:
     if len(raw) < number * c.PROGRAM_HEADER.itemsize:
         raise FormatError(f"{number} program headers run past the end of the file", source=plain.name, offset=at)
     return np.frombuffer(raw, dtype=c.PROGRAM_HEADER)
+
+
+def _section_names(plain: PlainFile, header: Any) -> bytes:
+    """Return the names of all sections, joined, each with its NUL; nothing if there are none."""
+    size_bytes = c.SECTION_HEADER.itemsize
+    at = int(header["e_shoff"]) + int(header["e_shstrndx"]) * size_bytes
+    raw = plain.pread(at, size_bytes) if header["e_shoff"] and header["e_shentsize"] == size_bytes else b""
+    if len(raw) < size_bytes:
+        return b""
+    names = np.frombuffer(raw, dtype=c.SECTION_HEADER)[0]
+    return plain.pread(int(names["sh_offset"]), min(int(names["sh_size"]), SECTION_NAMES_BYTES))
 
 
 def _check_inside(plain: PlainFile, headers: Headers, what: str) -> None:

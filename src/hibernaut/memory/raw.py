@@ -9,24 +9,14 @@ import numpy as np
 
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump import Dump, Refusal
+from hibernaut.memory.foreign import LOOKED_AT_BYTES, foreign_format
 from hibernaut.memory.mapped import MappedMemory
 from hibernaut.memory.page import PAGE_SIZE
 
 if TYPE_CHECKING:
     from hibernaut.volumes.files import PlainFile
 
-__all__ = ["foreign_format", "open_raw"]
-
-LOOKED_AT_BYTES = 1 << 16
-"""Bytes searched for the first compressed block of a Windows hibernation file."""
-
-
-def foreign_format(head: bytes) -> c.Foreign | None:
-    """Return the known format that begins with these bytes; None if it may be raw memory."""
-    for known in c.FOREIGN:
-        if head[known.offset : known.offset + 64].startswith(known.magics):
-            return known
-    return c.FOREIGN[0] if c.HIBERFIL_BLOCK in head else None
+__all__ = ["open_raw"]
 
 
 def open_raw(plain: PlainFile) -> Dump | Refusal:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hibernaut.errors import CorruptImage
+from hibernaut.memory import declarations as c
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.header import SwapHeader, read_header
@@ -59,8 +60,10 @@ class Inspection:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Limits of what could be read, which are not faults of the image."""
-        remark = self.info.remark if self.info else None
-        return (remark,) if remark else ()
+        remarks = [self.info.remark if self.info else None]
+        if c.TUXONICE.begins(self.header.block):
+            remarks.append("the swap header begins with TuxOnIce's mark: of an image before this one, or after it")
+        return tuple(remark for remark in remarks if remark)
 
     @property
     def crc_ok(self) -> bool | None:

@@ -30,12 +30,19 @@ __all__ = [
     "MAP_ENTRIES",
     "MAX_COMPRESSED_BYTES",
     "MAX_PFN",
+    "OTHER_PAGE_SIZES",
     "PFNS_PER_META_PAGE",
     "RECORD_2_6_24",
     "SIGNATURE",
     "SWAP_SIGNATURES",
     "UNIT_BYTES",
     "UNIT_PAGES",
+    "USWSUSP_ENCRYPTED",
+    "USWSUSP_FLAGS",
+    "USWSUSP_INFO",
+    "USWSUSP_RSA",
+    "USWSUSP_SIGNATURES",
+    "USWSUSP_TAIL",
     "ZERO_PAGE_FLAG",
     "Flags",
 ]
@@ -46,13 +53,29 @@ SIGNATURE = b"S1SUSPEND\0"
 SWAP_SIGNATURES = (b"SWAPSPACE2", b"SWAP-SPACE")
 """Signatures of an area that is plain swap."""
 
+USWSUSP_SIGNATURES = (b"S2SUSPEND\0", b"ULSUSPEND\0")
 FOREIGN_SIGNATURES = {
-    b"S2SUSPEND\0": "an image of suspend-utils (uswsusp), another container",
-    b"ULSUSPEND\0": "an image of suspend-utils (uswsusp), another container",
-    b"LINHIB0001": "an image of TuxOnIce, another container",
-    b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c\0\0": "an image of TuxOnIce, another container",
+    **dict.fromkeys(
+        USWSUSP_SIGNATURES, ("an image of suspend-utils (uswsusp)", "use suspend-utils for it: no kernel reads it")
+    ),
+    b"LINHIB0001": (
+        "an image of a release candidate of 2.6.37 (LINHIB0001, commit 3624eb04c248)",
+        "use that kernel for it: no other reads it",
+    ),
 }
-"""Other hibernation signatures at the same place (util-linux, libblkid/src/superblocks/swap.c)."""
+"""Other hibernation signatures at the same place (util-linux, libblkid/src/superblocks/swap.c): name, next step."""
+
+USWSUSP_TAIL = np.dtype({"names": ["image"], "formats": ["<i8"], "offsets": [4068], "itemsize": PAGE_SIZE})
+"""The header block of uswsusp (suspend-utils, swsusp.h, `struct swsusp_header`): `image` is a byte of the device."""
+USWSUSP_INFO = np.dtype([("pages", "<u8"), ("flags", "<u4")])
+"""The start of its image header (suspend-utils, swsusp.h, `struct image_header_info`)."""
+USWSUSP_FLAGS = 0x1F
+USWSUSP_ENCRYPTED = 4
+USWSUSP_RSA = 8
+"""`IMAGE_ENCRYPTED` and `IMAGE_USE_RSA` of its flags, of which `USWSUSP_FLAGS` are all."""
+
+OTHER_PAGE_SIZES = (8192, 16384, 32768, 65536)
+"""Sizes of pages of other architectures; the signature ends where the first page does."""
 
 HEADER = np.dtype(
     {

@@ -9,10 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibernaut.errors import CorruptImage, FormatError
+from hibernaut.memory import declarations as c
+from hibernaut.memory.foreign import LOOKED_AT_BYTES, foreign_format
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
-from hibernaut.swsusp.declarations import FOREIGN_SIGNATURES, HEADER, SIGNATURE, SWAP_SIGNATURES, Flags
+from hibernaut.swsusp.declarations import (
+    FOREIGN_SIGNATURES,
+    HEADER,
+    OTHER_PAGE_SIZES,
+    SIGNATURE,
+    SWAP_SIGNATURES,
+    USWSUSP_ENCRYPTED,
+    USWSUSP_FLAGS,
+    USWSUSP_INFO,
+    USWSUSP_RSA,
+    USWSUSP_SIGNATURES,
+    USWSUSP_TAIL,
+    Flags,
+)
 from hibernaut.volumes.files import PlainFile
 
 __all__ = ["SwapHeader", "looks_like_swap", "read_header"]
@@ -89,7 +104,12 @@ def looks_like_swap(file: PlainFile, *, offset: int = 0, partition: int | None =
     except FormatError:
         return False
     signature = area.file.pread(area.offset_of(offset) + HEADER.fields["sig"][1], 10)  # type: ignore[index]
-    return signature == SIGNATURE or signature in SWAP_SIGNATURES or signature in FOREIGN_SIGNATURES
+    return (
+        signature == SIGNATURE
+        or signature in SWAP_SIGNATURES
+        or signature in FOREIGN_SIGNATURES
+        or other_page_size(area) is not None
+    )
 
 
 def read_header(area: SwapArea) -> SwapHeader:
@@ -102,8 +122,9 @@ def read_header(area: SwapArea) -> SwapHeader:
     block = area.read_block(area.header_block, "swap header")
     signature_at = area.offset_of(area.header_block) + PAGE_SIZE - len(SIGNATURE)
     signature = block[-len(SIGNATURE) :]
+    _refuse_marks(area, block, signature)
     if signature != SIGNATURE:
-        reason, advice = _why_no_image(block, signature)
+        reason, advice = _why_no_image(area, block, signature)
         raise FormatError(reason, source=area.file.name, offset=signature_at, advice=advice)
     header = SwapHeader.parse(block)
     if header.orig_sig not in SWAP_SIGNATURES:
@@ -124,7 +145,7 @@ def read_header(area: SwapArea) -> SwapHeader:
     return header
 
 
-def _why_no_image(block: bytes, signature: bytes) -> tuple[str, str]:
+def _why_no_image(area: SwapArea, block: bytes, signature: bytes) -> tuple[str, str]:
     """Return the reason, and what to do next."""
     if signature in SWAP_SIGNATURES:
         consumed = SwapHeader.parse(block)
@@ -133,7 +154,54 @@ def _why_no_image(block: bytes, signature: bytes) -> tuple[str, str]:
             text += f"; a resume has consumed the image that was here (its first map page at block {consumed.image})"
         return text, "give the area that the kernel hibernated to: a kernel that reads an image uses it up"
     if signature in FOREIGN_SIGNATURES:
-        what = f"no image of the kernel itself: {FOREIGN_SIGNATURES[signature]}"
-        return what, "give an image that the kernel's own hibernation wrote"
+        what, advice = FOREIGN_SIGNATURES[signature]
+        return f"this is {_encrypted(area, block, signature, what)}, which is not read", advice
+    page_size = other_page_size(area)
+    if page_size is not None:
+        what = f"this is a swap area with pages of {page_size} bytes, so not of x86-64"
+        return what, "give the swap area of an x86-64 machine"
+    known = foreign_format(area.file.pread(area.base_bytes, LOOKED_AT_BYTES))
+    if known is not None:
+        advice = "see what `hibernaut map` says of it" if known.is_dump else known.advice
+        return f"no swap area: this is {known.what}", advice
     what = f"no swap area: signature is {signature!r}, expected S1SUSPEND, SWAPSPACE2 or SWAP-SPACE"
     return what, "if it lies inside the file, say where: --offset, --partition or --base"
+
+
+def _refuse_marks(area: SwapArea, block: bytes, signature: bytes) -> None:
+    """Raise FormatError for marks at the start, which stand where a swap signature stands as well.
+
+    A device that is encrypted as a whole has one from before that. TuxOnIce leaves the one of its area; the kernel's
+    own image that follows one of TuxOnIce leaves its mark.
+    """
+    marks = [(c.LUKS, area.base_bytes, area.file.pread(area.base_bytes, PAGE_SIZE))]
+    if signature != SIGNATURE:
+        marks.append((c.TUXONICE, area.offset_of(area.header_block), block))
+    for known, at, head in marks:
+        if known.begins(head):
+            what = f"this is {known.what}, which is not read"
+            raise FormatError(what, source=area.file.name, offset=at, advice=known.advice)
+
+
+def other_page_size(area: SwapArea) -> int | None:
+    """Return the size of a swap area's pages if it is one of another architecture, else None."""
+    head = area.file.pread(area.offset_of(area.header_block), max(OTHER_PAGE_SIZES))
+    if len(head) < PAGE_SIZE or int(np.frombuffer(head[:PAGE_SIZE], dtype=HEADER)[0]["version"]) != 1:
+        return None
+    known = (SIGNATURE, *SWAP_SIGNATURES)
+    sizes = (size for size in OTHER_PAGE_SIZES if head[size - len(SIGNATURE) : size] in known)
+    return next(sizes, None)
+
+
+def _encrypted(area: SwapArea, block: bytes, signature: bytes, what: str) -> str:
+    """Return the name of an image of uswsusp with what its header says of encryption; other names as they are."""
+    if signature not in USWSUSP_SIGNATURES:
+        return what
+    at = int(np.frombuffer(block, dtype=USWSUSP_TAIL)[0]["image"])
+    raw = area.file.pread(area.base_bytes + at, USWSUSP_INFO.itemsize) if 0 < at < area.size_bytes else b""
+    if len(raw) < USWSUSP_INFO.itemsize:
+        return what
+    pages, flags = np.frombuffer(raw, dtype=USWSUSP_INFO)[0].tolist()
+    if not pages or flags & ~USWSUSP_FLAGS or not flags & USWSUSP_ENCRYPTED:
+        return what
+    return what.replace("an image", "an encrypted image") + (", with an RSA key" if flags & USWSUSP_RSA else "")

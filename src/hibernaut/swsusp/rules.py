@@ -121,7 +121,7 @@ def image_rules_for_release(release: str) -> ImageRules:
         raise FormatError(
             f"kernel {release} is older than any known line",
             expected=f"{oldest} or later",
-            advice="give a newer kernel: no verdict is possible for this one",
+            advice="no verdict is possible for it",
         )
     return replace(found, line=str(parse_release(release)))
 
