@@ -12,6 +12,7 @@ from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory import declarations as c
 from hibernaut.memory.foreign import LOOKED_AT_BYTES, foreign_format
 from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image, kernel_of_larger_pages
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import (
@@ -135,6 +136,13 @@ def read_header(area: SwapArea) -> SwapHeader:
             expected=" or ".join(known.decode() for known in SWAP_SIGNATURES),
             found=repr(header.orig_sig),
         )
+    if header.image >= area.blocks and 0 < int.from_bytes(block[4064:4072], "big") < area.blocks:
+        raise FormatError(
+            "not an x86-64 image: its header is that of a big-endian kernel",
+            source=area.file.name,
+            offset=area.offset_of(area.header_block) + 4064,
+            advice=OTHER_ARCHITECTURE,
+        )
     if header.flags & Flags.NOCOMPRESS_MODE and header.flags & Flags.COMPRESSION_ALG_LZ4:
         raise CorruptImage(
             "flags say both not compressed and LZ4",
@@ -158,8 +166,11 @@ def _why_no_image(area: SwapArea, block: bytes, signature: bytes) -> tuple[str, 
         return f"this is {_encrypted(area, block, signature, what)}, which is not read", advice
     page_size = other_page_size(area)
     if page_size is not None:
-        what = f"this is a swap area with pages of {page_size} bytes, so not of x86-64"
-        return what, "give the swap area of an x86-64 machine"
+        kernel = kernel_of_larger_pages(area, page_size)
+        pages = f"pages of {page_size} bytes"
+        if kernel is not None:
+            return f"{foreign_image(kernel)} ({pages})", OTHER_ARCHITECTURE
+        return f"this is a swap area with {pages}, so not of x86-64", OTHER_ARCHITECTURE
     known = foreign_format(area.file.pread(area.base_bytes, LOOKED_AT_BYTES))
     if known is not None:
         advice = "see what `hibernaut map` says of it" if known.is_dump else known.advice

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.errors import CorruptImage
+from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.parallel import ordered_results
+from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image, foreign_kernel
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import UNIT_PAGES
@@ -205,9 +206,23 @@ def data_compressor(area: SwapArea, header: SwapHeader, swap_map: SwapMap) -> Co
 
 
 def read_info(area: SwapArea, swap_map: SwapMap, compressor: CompressorName) -> ImageInfo:
-    """Return the info page, its counts checked against the swap map. Raises CorruptImage."""
+    """Return the info page, its counts checked against the swap map.
+
+    Raises:
+        FormatError: it is of a kernel of another architecture.
+        CorruptImage: it is damaged.
+    """
     block = int(swap_map.entries[0])
-    info = ImageInfo.parse(area.read_block(block, "info page"))
+    page = area.read_block(block, "info page")
+    kernel = foreign_kernel(page)
+    if kernel is not None:
+        raise FormatError(
+            foreign_image(kernel),
+            source=area.file.name,
+            offset=area.offset_of(block),
+            advice=OTHER_ARCHITECTURE,
+        )
+    info = ImageInfo.parse(page)
     entries = len(swap_map.entries) - 1
     info.check(area.file.name, area.offset_of(block), entries if compressor == "none" else entries * UNIT_PAGES)
     return info
