@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, number
+from hibernaut.linux.not_present import meaning_of
 from hibernaut.linux.source_tables import page_tables_of
 from hibernaut.report.page_tables import walk_document
 from hibernaut.report.text import walk_text
@@ -27,4 +28,5 @@ def walk(
     with options.open_memory(source) as opened:
         tables = page_tables_of(opened, options.cr3, options.levels)
         found = tables.walk(vaddr)
-    output.answer(walk_document(found, tables.levels), walk_text)
+        document = walk_document(found, tables.levels, meaning_of(tables, found))
+    output.answer(document, walk_text)

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
+from hibernaut.hibernation.reach import AS_IT_IS, BY_FIXMAP, COPIED, NO_SLOT, TODAY, Reach
 from hibernaut.hibernation.saveable import saveable_pages
-from hibernaut.linux.direct_map import FrameState, frames_in_state, writable_holes
+from hibernaut.linux.direct_map import FrameState, frame_states, frames_in_state, writable_holes
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.owners import NextAct, OwnedPages
 from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Level
-from hibernaut.paging.spans import Stop
 
 __all__ = ["Audit", "Order", "PageClass", "Split", "audit"]
 
@@ -108,7 +106,21 @@ class Audit:
         return self.refused is None and not any(one.fixmap_bad for one in self.classes)
 
 
-COPIED = "copied"
+_NAMES = {
+    FrameState.PRESENT: "present",
+    FrameState.NOT_PRESENT_4K: "not present, 4K",
+    FrameState.NOT_PRESENT_PLAIN: "not present, 4K, plain",
+    FrameState.NOT_PRESENT_LARGE_PLAIN: "not present, large, plain",
+    FrameState.NOT_PRESENT_OTHER: "not present, another frame's",
+    FrameState.NOT_PRESENT_ABOVE: "not present, above 1G",
+    FrameState.NONE_IN_TABLE: "no entry, in a table",
+    FrameState.NONE_ABOVE: "no table",
+    FrameState.TABLE_MISSING: "table not in the source",
+    FrameState.NOT_FOLLOWED: "taken for a table",
+    FrameState.OTHER_FRAME: "another frame's entry",
+    FrameState.RESERVED_BITS: "reserved bits set",
+}
+"""The classes with one state each, in the order of the report; those of a split have one for each size."""
 
 
 def audit(machine: Machine) -> Audit:
@@ -128,55 +140,40 @@ def audit(machine: Machine) -> Audit:
 
 
 def _classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -> Iterator[PageClass]:
-    """Yield all classes, empty ones too."""
+    """Yield all classes, empty ones too: every page is in one of them."""
+    for state, name in _NAMES.items():
+        pages = frames.within(frames_in_state(machine.direct_map, state))
+        if state == FrameState.NOT_PRESENT_4K:
+            relying = _relying(machine).within(pages)
+            yield _page_class(machine, name, pages.without(relying), state)
+            lost = Reach("the same, and RW is lost: page fault if its owner restores PRESENT alone")
+            yield _page_class(machine, f"{name}, with RW", relying, state, lost)
+        else:
+            yield _page_class(machine, name, pages, state)
+        if state == FrameState.NOT_PRESENT_LARGE_PLAIN:
+            yield from _split_classes(machine, frames, splits)
 
-    def of(*states: FrameState) -> FrameRanges:
-        return frames.within(frames_in_state(machine.direct_map, *states))
 
-    yield PageClass("present", of(FrameState.PRESENT), COPIED, COPIED, False, False)
-    relying = _relying(machine)
-    single = of(FrameState.NOT_PRESENT_4K)
-    yield PageClass("not present, 4K", single.without(relying), "mapped, copied, unmapped again", COPIED, False, False)
-    yield PageClass(
-        "not present, 4K, with RW",
-        single.within(relying),
-        "the same, and RW is lost: page fault if its owner restores PRESENT alone",
-        COPIED,
-        True,
-        False,
-    )
-    yield PageClass(
-        "not present, 4K, plain",
-        of(FrameState.NOT_PRESENT_PLAIN),
-        "mapped to another frame: page fault, or wrong bytes",
-        COPIED,
-        True,
-        False,
-    )
+def _split_classes(machine: Machine, frames: FrameRanges, splits: tuple[Split, ...]) -> Iterator[PageClass]:
     for level in (Level.PMD, Level.PUD):
         mine = [split for split in splits if split.level == level]
         torn = sum(split.order != Order.BELOW for split in mine)
-        yield PageClass(
-            f"not present, {level.size}",
-            frames.within(FrameRanges.of([(split.start_pfn, level.pages) for split in mine])),
-            f"split in the copy, {torn} of {len(mine)} torn; page fault if an allocation fails",
-            COPIED,
-            True,
-            False,
-        )
-    yield PageClass("no entry, in a table", of(FrameState.NONE_IN_TABLE), "page fault, no warning", COPIED, True, False)
-    null = "NULL dereference" if not machine.rules.checks_null_pte else "page fault, no warning"
-    yield PageClass("no table", of(FrameState.NONE_ABOVE), null, COPIED, True, False)
-    yield PageClass(
-        "table not in the source",
-        of(FrameState.TABLE_MISSING),
-        "depends on the content of the table's frame",
-        COPIED,
-        True,
-        False,
-    )
-    other = "the frame that the entry names is saved in its place"
-    yield PageClass("another frame's entry", of(FrameState.OTHER_FRAME), other, other, True, True)
+        pages = frames.within(FrameRanges.of([(split.start_pfn, level.pages) for split in mine]))
+        today = Reach(f"split in the copy, {torn} of {len(mine)} torn; page fault if an allocation fails")
+        yield _page_class(machine, f"not present, {level.size}", pages, FrameState.NOT_PRESENT_LARGE, today)
+
+
+def _page_class(
+    machine: Machine, name: str, frames: FrameRanges, state: FrameState, today: Reach | None = None
+) -> PageClass:
+    """Return the class of pages in one state, with what its ways come to; `today` replaces the outcome of its state."""
+    if today is None:
+        null = state == FrameState.NONE_ABOVE and machine.rules.checks_null_pte
+        today = TODAY[FrameState.NONE_IN_TABLE if null else state]
+    fixmap = BY_FIXMAP[state]
+    if fixmap == COPIED and state not in AS_IT_IS and len(frames) and not machine.has_fixmap:
+        fixmap = NO_SLOT
+    return PageClass(name, frames, today.outcome, fixmap.outcome, not today.certain, not fixmap.certain)
 
 
 def _relying(machine: Machine) -> FrameRanges:
@@ -191,13 +188,9 @@ def _needs_rw(owned: OwnedPages) -> bool:
 
 def _splits(machine: Machine, frames: FrameRanges) -> Iterator[Split]:
     """Yield every not-present large entry with a page to save."""
-    spans = machine.direct_map.spans
-    large = (spans.state == Stop.NOT_PRESENT.code) & ((spans.level == Level.PMD) | (spans.level == Level.PUD))
-    first = (spans.vaddr[large] >> np.uint64(PAGE_SHIFT)).astype(np.int64) - (machine.base >> PAGE_SHIFT)
-    own = spans.pfn[large] == first
-    for start, nr_pages, code in zip(
-        first[own].tolist(), spans.pages[large][own].tolist(), spans.level[large][own].tolist(), strict=True
-    ):
+    spans = machine.direct_map.everything
+    large = spans.select(frame_states(spans, machine.base) == FrameState.NOT_PRESENT_LARGE)
+    for start, nr_pages, code in zip(large.pfn.tolist(), large.pages.tolist(), large.level.tolist(), strict=True):
         level = Level(code)
         inside = frames.within(FrameRanges.of([(start, nr_pages)]))
         for block in sorted({at for run in inside for at in _blocks(run, level)}):

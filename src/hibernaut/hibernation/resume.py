@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hibernaut.errors import HibernationRefused
 from hibernaut.hibernation.snapshot import Snapshot
-from hibernaut.linux.direct_map import FrameState, frames_in_state
+from hibernaut.linux.direct_map import NAMES_ITS_FRAME, frames_in_state
 from hibernaut.linux.formula import BOOT_MARK, FormulaMemory
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import KERNPG_TABLE, PAGE_KERNEL_LARGE
@@ -65,9 +65,7 @@ class BootKernel:
         machine = snapshot.machine
         ram = machine.memory.ranges
         if machine.page_flags is None:
-            states = (FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_PLAIN, FrameState.NOT_PRESENT_LARGE)
-            mapped = frames_in_state(machine.direct_map, FrameState.PRESENT, *states)
-            ram = FrameRanges.of([*ram, *mapped])
+            ram = FrameRanges.of([*ram, *frames_in_state(machine.direct_map, *NAMES_ITS_FRAME)])
         if used is None:
             safe = ram.without(snapshot.frames).total_pages - _TemporaryTables(machine, ram).count - 1
             used = snapshot.frames.lowest(max(0, min(ram.total_pages // 8, MOST_USED_PAGES, safe // 2)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from hibernaut.errors import HibernationRefused, OutOfMemory
 from hibernaut.hibernation.log import SwsuspLog
+from hibernaut.hibernation.reach import AS_IT_IS
 from hibernaut.hibernation.recorder import Recorder
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.snapshot import Snapshot
@@ -208,5 +209,4 @@ def _swsusp_alloc(machine: Machine, missing: int) -> None:
 
 def _not_present(machine: Machine) -> FrameRanges:
     """Return the frames that are not plainly present: the copy visits these one by one."""
-    others = [state for state in FrameState if state != FrameState.PRESENT]
-    return frames_in_state(machine.direct_map, *others)
+    return frames_in_state(machine.direct_map, *(state for state in FrameState if state not in AS_IT_IS))

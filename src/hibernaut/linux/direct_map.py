@@ -17,7 +17,7 @@ import numpy as np
 
 from hibernaut.errors import FormatError
 from hibernaut.memory.ranges import FrameRanges
-from hibernaut.paging.entries import FRAME_MASK, Level
+from hibernaut.paging.entries import FRAME_MASK, Entry, Level
 from hibernaut.paging.spans import Codes, Rights, Spans, Stop
 from hibernaut.paging.tables import PageTables
 
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = [
+    "NAMES_ITS_FRAME",
     "START_KERNEL_MAP",
     "DirectMap",
     "FrameState",
     "Hole",
     "Mismatch",
     "Regions",
+    "frame_states",
     "frames_in_state",
     "writable_holes",
 ]
@@ -54,7 +56,7 @@ class FrameState(IntEnum):
     NOT_PRESENT_4K = 1
     """A not-present 4K entry with the frame's own number."""
     NOT_PRESENT_LARGE = 2
-    """Inside a not-present entry above PTE level."""
+    """Inside a not-present 2M or 1G entry that names the frame."""
     NONE_IN_TABLE = 3
     """No entry, in a PTE table that exists."""
     NONE_ABOVE = 4
@@ -62,14 +64,44 @@ class FrameState(IntEnum):
     TABLE_MISSING = 5
     """The table that decides is not in the source."""
     OTHER_FRAME = 6
-    """An entry, present or not, with another frame's number: garbage."""
+    """A present entry with another frame's number: garbage."""
     NOT_PRESENT_PLAIN = 7
     """A not-present 4K entry with the frame's own number, not inverted, as KFENCE left it (`rules.kfence_inverts`): the
     frame is known by its place, but the kernel's own functions read another one."""
+    NOT_PRESENT_LARGE_PLAIN = 8
+    """The same for a 2M or 1G entry."""
+    NOT_PRESENT_OTHER = 9
+    """A not-present entry that names another frame, inverted or not."""
+    NOT_PRESENT_ABOVE = 10
+    """A not-present entry above PUD level that is not zero: no large page has that size."""
+    RESERVED_BITS = 11
+    """A present 2M or 1G entry with reserved bits set: every access faults (Intel SDM vol. 3, 5.7)."""
+    NOT_FOLLOWED = 12
+    """An entry that the kernel, or the CPU too, takes for a table, and the scan does not: a loop, a table that is
+    shared too often, a PMD entry with PROTNONE (`pmd_present`), a PGD entry without PRESENT."""
 
 
-_NOT_PRESENT = (FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_PLAIN, FrameState.NOT_PRESENT_LARGE)
+_NOT_PRESENT = (
+    FrameState.NOT_PRESENT_4K,
+    FrameState.NOT_PRESENT_PLAIN,
+    FrameState.NOT_PRESENT_LARGE,
+    FrameState.NOT_PRESENT_LARGE_PLAIN,
+)
 """The states of frames whose entry is not present and names them."""
+
+_PLAIN = (FrameState.NOT_PRESENT_PLAIN, FrameState.NOT_PRESENT_LARGE_PLAIN)
+"""Those of them whose entry is not inverted."""
+
+NAMES_ITS_FRAME = (FrameState.PRESENT, *_NOT_PRESENT)
+"""The states of frames whose entry names them, present or not: on that machine they are RAM."""
+
+_WRONG = (
+    FrameState.OTHER_FRAME,
+    FrameState.NOT_PRESENT_OTHER,
+    FrameState.RESERVED_BITS,
+    FrameState.NOT_FOLLOWED,
+)
+"""The states of frames whose entry names something else."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +115,7 @@ class Hole:
         kind: NOT_PRESENT, NONE or TABLE_MISSING.
         entry: raw entry that covers the first frame.
         in_source: whether the source holds these frames: RAM without a mapping, rather than no RAM.
+        plain: whether not-present entries hold their frames as they are (`FrameState.NOT_PRESENT_PLAIN`), not inverted.
     """
 
     start_pfn: int
@@ -91,6 +124,7 @@ class Hole:
     kind: Stop
     entry: int
     in_source: bool
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +234,7 @@ class DirectMap:
                 expected=f"at least half of {ranges.total_pages} frames",
                 found=f"{fitting} of them at most",
             )
-        everything = spans.clipped(base >> 12, _TOP_PAGE)
+        everything = _plain_apart(spans.clipped(base >> 12, _TOP_PAGE), base)
         end = _end(everything, base, ranges)
         clipped = everything.clipped(base >> 12, (base >> 12) + end)
         return cls(base, tables.levels, tables.cr3, end, clipped, everything, tables)
@@ -214,7 +248,7 @@ class DirectMap:
         """
         tables = PageTables(memory, cr3, levels)
         spans = tables.scan((1 << 64) - (1 << (11 + 9 * levels)))
-        everything = spans.clipped(base >> 12, _TOP_PAGE)
+        everything = _plain_apart(spans.clipped(base >> 12, _TOP_PAGE), base)
         clipped = everything.clipped(base >> 12, (base >> 12) + end_pfn)
         return cls(base, levels, cr3, end_pfn, clipped, everything, tables)
 
@@ -223,9 +257,14 @@ class DirectMap:
         return (self.base + (pfn << 12)) % (1 << 64)
 
     @cached_property
+    def states(self) -> Codes:
+        """The `FrameState` of each of `spans`, uint8."""
+        return frame_states(self.spans, self.base)
+
+    @cached_property
     def present_bytes(self) -> dict[str, int]:
         """Bytes plainly present, by size of leaf: "4K", "2M", "1G"; without entries that have a wrong frame."""
-        states = _frame_states(self.spans, self.base)
+        states = self.states
         plain = states == FrameState.PRESENT
         return {
             level.size: 4096 * int(self.spans.pages[plain & (self.spans.level == level)].sum())
@@ -234,15 +273,15 @@ class DirectMap:
 
     @cached_property
     def holes(self) -> tuple[Hole, ...]:
-        """All holes up to `end_pfn`, ascending, split where kind, level or `in_source` changes, and only there."""
-        states = _frame_states(self.spans, self.base)
-        mapped = (states == FrameState.PRESENT) | (states == FrameState.OTHER_FRAME)
+        """All holes up to `end_pfn`, ascending, split where kind, level, `plain` or `in_source` changes."""
+        mapped = np.isin(self.states, [FrameState.PRESENT, *_WRONG])
         ranges = self.tables.memory.ranges
         bounds = np.unique(np.concatenate((ranges.starts, ranges.starts + ranges.nr_pages)))
         parts = self.spans.select(~mapped).split(bounds.astype(np.uint64) + np.uint64(self.base >> 12))
         start = _first_frames(parts, self.base)
         in_source = ranges.contains(start)
-        key = parts.level.astype(np.int64) << 16 | parts.state.astype(np.int64) << 8 | in_source
+        plain = np.isin(frame_states(parts, self.base), _PLAIN)
+        key = parts.level.astype(np.int64) << 16 | parts.state.astype(np.int64) << 8 | plain << 1 | in_source
         return tuple(
             Hole(
                 start_pfn=int(start[first]),
@@ -251,6 +290,7 @@ class DirectMap:
                 kind=Stop.of_code(int(parts.state[first])),
                 entry=int(parts.entry[first]),
                 in_source=bool(in_source[first]),
+                plain=bool(plain[first]),
             )
             for first, end in _groups(key, start, parts.pages)
         )
@@ -258,7 +298,7 @@ class DirectMap:
     @cached_property
     def mismatches(self) -> tuple[Mismatch, ...]:
         """All runs of entries up to `end_pfn` whose frame is not the one their address stands for, ascending."""
-        wrong = self.spans.select(_frame_states(self.spans, self.base) == FrameState.OTHER_FRAME)
+        wrong = self.spans.select(np.isin(self.states, _WRONG))
         starts = _first_frames(wrong, self.base).tolist()
         return tuple(
             Mismatch(start, span.pages, span.level, span.entry, span.pfn)
@@ -271,7 +311,7 @@ class DirectMap:
 
         They continue beyond `end_pfn`, by the tables' entries for the addresses there.
         """
-        states = _frame_states(self.everything, self.base)
+        states = frame_states(self.everything, self.base)
         first = np.flatnonzero(np.concatenate(([True], states[1:] != states[:-1])))
         start = _first_frames(self.everything, self.base)[first]
         end = _TOP_PAGE - (self.base >> 12)
@@ -303,23 +343,66 @@ def _first_frames(spans: Spans, base: int) -> Pfns:
     return (spans.vaddr >> np.uint64(12)).astype(np.int64) - (base >> 12)
 
 
-def _frame_states(spans: Spans, base: int) -> Codes:
-    """Return the `FrameState` of each span."""
-    own = (spans.pfn == _first_frames(spans, base)) & ~_malformed(spans)
+def frame_states(spans: Spans, base: int) -> Codes:
+    """Return the `FrameState` of each span; those of plain entries lie within one entry (`_plain_apart`)."""
+    malformed = _malformed(spans)
+    own = (spans.pfn == _first_frames(spans, base)) & ~malformed
     pte = spans.level == Level.PTE
+    present = spans.state == Stop.PRESENT.code
     none = spans.state == Stop.NONE.code
     not_present = spans.state == Stop.NOT_PRESENT.code
-    states = np.full(len(spans), FrameState.OTHER_FRAME, dtype=np.uint8)
-    states[(spans.state == Stop.PRESENT.code) & own] = FrameState.PRESENT
+    plain = not_present & (_plain_from(spans, base) == 0)
+    states = np.full(len(spans), FrameState.NOT_FOLLOWED, dtype=np.uint8)
+    states[present] = FrameState.OTHER_FRAME
+    states[present & malformed] = FrameState.RESERVED_BITS
+    states[present & own] = FrameState.PRESENT
+    states[not_present] = FrameState.NOT_PRESENT_OTHER
+    states[plain & pte] = FrameState.NOT_PRESENT_PLAIN
+    states[plain & ~pte] = FrameState.NOT_PRESENT_LARGE_PLAIN
     states[not_present & own & pte] = FrameState.NOT_PRESENT_4K
-    plain = (spans.pfn ^ (FRAME_MASK >> 12)) == _first_frames(spans, base)
-    states[not_present & plain & pte & (spans.pages == 1)] = FrameState.NOT_PRESENT_PLAIN
+    states[not_present & own & ~pte] = FrameState.NOT_PRESENT_LARGE
     # Above PUD no leaf exists, so that such an entry names no frame, right or wrong.
-    states[not_present & ~pte & (own | (spans.pfn < 0))] = FrameState.NOT_PRESENT_LARGE
+    states[not_present & (spans.pfn < 0)] = FrameState.NOT_PRESENT_ABOVE
+    states[not_present & _read_as_table(spans)] = FrameState.NOT_FOLLOWED
     states[none & pte] = FrameState.NONE_IN_TABLE
     states[none & ~pte] = FrameState.NONE_ABOVE
     states[spans.state == Stop.TABLE_MISSING.code] = FrameState.TABLE_MISSING
     return states
+
+
+def _read_as_table(spans: Spans) -> NDArray[np.bool_]:
+    """Return which not-present entries the kernel takes for a table all the same (`pgtable.lookup_address`)."""
+    protnone = (spans.entry & np.uint64(Entry.GLOBAL | Entry.PSE)) == np.uint64(Entry.GLOBAL)
+    read: NDArray[np.bool_] = ((spans.level == Level.PMD) & protnone) | (spans.level == Level.PGD)
+    return read
+
+
+def _plain_from(spans: Spans, base: int) -> NDArray[np.int64]:
+    """Return for each span the one entry, counted from 0, whose frame is its own if stored as it is; -1 for none.
+
+    It can be no more than one: from entry to entry the address goes up by a leaf's size, and the stored frame of a run
+    of not-present entries goes down by it (`spans.entry_steps`).
+    """
+    shift = 9 * (spans.level.astype(np.int64) - 1)
+    first = _first_frames(spans, base) >> shift
+    stored = (spans.entry & np.uint64(FRAME_MASK)) >> np.uint64(12)
+    aligned = (stored & ((np.uint64(1) << shift.astype(np.uint64)) - np.uint64(2))) == 0  # bit 0 of a large one is PAT
+    aligned |= spans.level == Level.PTE
+    distance = (stored.astype(np.int64) >> shift) - first
+    entries = (_first_frames(spans, base) + spans.pages - 1 >> shift) - first + 1
+    found = aligned & (spans.level <= Level.PUD) & (distance % 2 == 0) & (distance >= 0) & (distance // 2 < entries)
+    return np.where(found & (spans.state == Stop.NOT_PRESENT.code), distance // 2, -1)
+
+
+def _plain_apart(spans: Spans, base: int) -> Spans:
+    """Return the spans, each entry that holds its own frame as it is in a span of its own."""
+    plain = _plain_from(spans, base)
+    which = np.flatnonzero(plain >= 0)
+    if not len(which):
+        return spans
+    shift = 9 * (spans.level[which].astype(np.int64) - 1)
+    first = ((_first_frames(spans, base)[which] >> shift) + plain[which] << shift) + (base >> 12)
+    return spans.split(np.unique(np.concatenate((first, first + (np.int64(1) << shift)))).astype(np.uint64))
 
 
 def _refuse_malformed(spans: Spans) -> None:
@@ -382,8 +465,8 @@ def _frames_below(ranges: FrameRanges, pfns: Pfns) -> NDArray[np.int64]:
 def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
     """Return `DirectMap.end_pfn`; `spans` begin at frame 0."""
     start = _first_frames(spans, base)
-    states = _frame_states(spans, base)
-    own = np.isin(states, [FrameState.PRESENT, *_NOT_PRESENT])
+    states = frame_states(spans, base)
+    own = np.isin(states, NAMES_ITS_FRAME)
     own &= spans.pfn >= 0
     last = int(np.flatnonzero(own)[-1])
     end = int(start[last] + spans.pages[last])
@@ -391,7 +474,7 @@ def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
     index = int(np.searchsorted(ranges.starts, end, side="right")) - 1
     if index >= 0:
         end = max(end, int(ends[index]))
-    continues = np.isin(states, [*_NOT_PRESENT, FrameState.TABLE_MISSING])
+    continues = np.isin(states, [*_NOT_PRESENT, FrameState.NOT_PRESENT_ABOVE, FrameState.TABLE_MISSING])
     index = int(np.searchsorted(start, end, side="right")) - 1
     while index < len(spans) and continues[index]:
         end = int(start[index] + spans.pages[index])
@@ -423,7 +506,7 @@ def writable_holes(direct_map: DirectMap) -> FrameRanges:
     Code that made such an entry not present cleared PRESENT and left RW: `set_direct_map_invalid_noflush` clears both.
     """
     spans = direct_map.everything
-    states = _frame_states(spans, direct_map.base)
+    states = frame_states(spans, direct_map.base)
     which = np.isin(states, [FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_PLAIN])
     which &= (spans.rights & Rights.RW) != 0
     starts = _first_frames(spans, direct_map.base)[which]

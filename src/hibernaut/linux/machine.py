@@ -26,7 +26,7 @@ from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE, Bytes
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
-from hibernaut.paging.entries import Entries, Level, entry_pfn
+from hibernaut.paging.entries import Entries, Level, entry_pfn, has_reserved_bits
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb
 
@@ -306,7 +306,7 @@ class Machine:
             raise _table_missing(walk, doing)
         if walk.stop != Stop.PRESENT or walk.pfn is None:
             raise self.page_fault_oops(vaddr, doing=doing, pfn=walk.pfn)
-        if walk.pfn >> (PHYSICAL_ADDRESS_BITS - PAGE_SHIFT):
+        if walk.pfn >> (PHYSICAL_ADDRESS_BITS - PAGE_SHIFT) or has_reserved_bits(walk.entry, walk.level):
             raise self.page_fault_oops(vaddr, doing=doing, cause=PageFault.RESERVED_BIT)
         self.tlb.insert(vaddr, walk.level, entry_pfn(walk.entry, walk.level), walk.entry)
         return walk.pfn

@@ -17,6 +17,7 @@ __all__ = [
     "entry_flags",
     "entry_frames",
     "entry_pfn",
+    "has_reserved_bits",
     "is_leaf",
 ]
 
@@ -104,6 +105,11 @@ def entry_pfn(entry: int, level: Level) -> int:
     if level in (Level.PMD, Level.PUD) and (entry & _PSE or not entry & _PRESENT):
         frame &= ~((1 << level.shift) - 1)
     return frame >> 12
+
+
+def has_reserved_bits(entry: int, level: Level) -> bool:
+    """Return whether a present leaf has bits set that must be zero: 13 up to its size (Intel SDM vol. 3, 4.5)."""
+    return level > Level.PTE and bool(entry & ((1 << level.shift) - (1 << 13)))
 
 
 def entry_frames(entries: Entries, level: Level) -> NDArray[np.int64]:

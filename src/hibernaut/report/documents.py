@@ -140,6 +140,7 @@ class HoleDocument(TypedDict):
     level: LeafSize
     kind: Annotated[str, "not-present, none or table-missing"]
     entry: Annotated[Hex, "first page-table entry of the range"]
+    plain: Annotated[bool, "whether not-present entries hold their page frames as they are, not inverted"]
     in_source: Annotated[bool, "whether the source holds the page frames"]
 
 
@@ -183,15 +184,43 @@ class RightsDocument(TypedDict):
     user: Annotated[bool, "accessible in user mode"]
 
 
+class StoredFrameDocument(TypedDict):
+    """A reading of the page frame in a not-present entry."""
+
+    pfn: Annotated[Hex, "page frame of the address"]
+    inverted: Annotated[bool, "whether the entry stores it inverted"]
+
+
+class SwapSlotDocument(TypedDict):
+    """A reading of a swap entry."""
+
+    area: Annotated[int, "number of the swap area: the type of the entry"]
+    slot: Annotated[Hex, "slot in it: the offset of the entry"]
+    inverted: Annotated[bool, "whether the entry stores the slot inverted, as kernels since 4.19 do"]
+
+
+class NotPresentDocument(TypedDict):
+    """The meaning of an entry that is not present."""
+
+    kind: Annotated[
+        str,
+        "frame (a mapping of the kernel that was taken away), protnone (a user mapping without access), swap, "
+        "not-a-slot (a migration, hwpoison, device or marker entry) or unknown",
+    ]
+    frames: Annotated[list[StoredFrameDocument], "readings of its page frame; several if nothing decides"]
+    slots: Annotated[list[SwapSlotDocument], "readings of its swap slot; several if nothing decides"]
+
+
 class WalkDocument(TypedDict):
     """`hibernaut walk`: the translation of one virtual address."""
 
     vaddr: Annotated[Hex, "the address"]
     levels: Annotated[list[StepDocument], "entries from the root down"]
     stop: Annotated[str, "end of the walk: present, not-present, none, table-missing or non-canonical"]
-    pfn: Annotated[Hex | None, "page frame of the last entry"]
+    pfn: Annotated[Hex | None, "page frame of the last entry; null if it has none, or if its readings differ"]
     paddr: Annotated[Hex | None, "physical address; null if the address is not mapped"]
     effective: RightsDocument
+    not_present: Annotated[NotPresentDocument | None, "meaning of a last entry that is not present, else null"]
 
 
 class ConvertDocument(TypedDict):

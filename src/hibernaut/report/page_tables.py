@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from hibernaut.linux.direct_map import DirectMap
+from hibernaut.linux.not_present import NotPresent, swap_flags
 from hibernaut.paging.entries import entry_flags
-from hibernaut.paging.tables import Walk
-from hibernaut.report.documents import MapDocument, WalkDocument
+from hibernaut.paging.tables import Step, Walk
+from hibernaut.report.documents import MapDocument, NotPresentDocument, WalkDocument
 from hibernaut.report.text import hex_or_none
 
 __all__ = ["map_document", "walk_document"]
@@ -27,6 +28,7 @@ def map_document(found: DirectMap) -> MapDocument:
                 "level": hole.level.size,
                 "kind": str(hole.kind),
                 "entry": f"{hole.entry:#x}",
+                "plain": hole.plain,
                 "in_source": hole.in_source,
             }
             for hole in found.holes
@@ -44,8 +46,11 @@ def map_document(found: DirectMap) -> MapDocument:
     }
 
 
-def walk_document(found: Walk, levels: int) -> WalkDocument:
-    """Return the document of a walk with 4 or 5 levels of paging."""
+def walk_document(found: Walk, levels: int, meaning: NotPresent | None = None) -> WalkDocument:
+    """Return the document of a walk with 4 or 5 levels of paging, and the meaning of its last entry if not present."""
+    pfn = found.pfn
+    if meaning is not None:
+        pfn = meaning.frames[0].pfn if len(meaning.frames) == 1 else None
     return {
         "vaddr": f"{found.vaddr:#x}",
         "levels": [
@@ -54,12 +59,28 @@ def walk_document(found: Walk, levels: int) -> WalkDocument:
                 "table_pfn": f"{step.table_pfn:#x}",
                 "index": step.index,
                 "entry": f"{step.entry:#x}",
-                "flags": entry_flags(step.entry, step.level),
+                "flags": _flags(step, meaning if step is found.steps[-1] else None),
             }
             for step in found.steps
         ],
         "stop": str(found.stop),
-        "pfn": hex_or_none(found.pfn),
+        "pfn": hex_or_none(pfn),
         "paddr": hex_or_none(found.paddr),
         "effective": {"rw": found.rw, "nx": found.nx, "user": found.user},
+        "not_present": None if meaning is None else _not_present(meaning),
+    }
+
+
+def _flags(step: Step, meaning: NotPresent | None) -> list[str]:
+    """Return the flags of an entry; a swap entry has others, and keeps its type and offset in the upper bits."""
+    if meaning is None or not meaning.slots:
+        return entry_flags(step.entry, step.level)
+    return swap_flags(step.entry) if meaning.slots[0].inverted else []
+
+
+def _not_present(meaning: NotPresent) -> NotPresentDocument:
+    return {
+        "kind": str(meaning.kind),
+        "frames": [{"pfn": f"{one.pfn:#x}", "inverted": one.inverted} for one in meaning.frames],
+        "slots": [{"area": one.area, "slot": f"{one.slot:#x}", "inverted": one.inverted} for one in meaning.slots],
     }

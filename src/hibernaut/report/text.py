@@ -15,6 +15,7 @@ from hibernaut.report.documents import (
     ExplainDocument,
     InspectDocument,
     MapDocument,
+    NotPresentDocument,
     ProveDocument,
     RewriteDocument,
     VerdictDocument,
@@ -188,7 +189,7 @@ def map_text(document: MapDocument) -> str:
                 hole["start_pfn"],
                 str(hole["pages"]),
                 hole["level"],
-                hole["kind"],
+                hole["kind"] + (", plain" if hole["plain"] else ""),
                 hole["entry"],
                 "yes" if hole["in_source"] else "no",
             )
@@ -214,14 +215,33 @@ def walk_text(document: WalkDocument) -> str:
     ]
     lines = columns([head, *body], right=frozenset({1, 2, 3}))
     lines.append(f"{document['vaddr']}: {document['stop']}")
-    if document["paddr"] is None and document["pfn"] is not None:
-        lines[-1] += f", frame {document['pfn']} (a not-present entry stores it inverted)"
+    if document["not_present"] is not None:
+        lines[-1] += f", {_meaning(document['not_present'])}"
     if document["paddr"] is not None:
         rights = [name for name in ("rw", "nx", "user") if document["effective"][name]]
         lines[-1] += f", physical {document['paddr']}, frame {document['pfn']}" + (
             f" ({' '.join(rights)})" if rights else ""
         )
     return "\n".join(lines)
+
+
+def _meaning(entry: NotPresentDocument) -> str:
+    """Return the meaning of a not-present entry in words; readings between which nothing decides are all named."""
+    frames = " or ".join(
+        f"frame {one['pfn']} ({'stored inverted' if one['inverted'] else 'stored plain, not inverted'})"
+        for one in entry["frames"]
+    )
+    slots = " or ".join(f"swap area {one['area']}, slot {one['slot']}" for one in entry["slots"])
+    if entry["kind"] == "protnone":
+        return f"PROTNONE: {frames}"
+    if entry["kind"] == "not-a-slot":
+        types = " or ".join(f"type {one['area']}" for one in entry["slots"])
+        return (
+            f"not a swap slot: {types} is a migration, hwpoison, device or marker entry (in fewer than 24 swap areas)"
+        )
+    if entry["kind"] == "swap" and not entry["slots"][0]["inverted"]:
+        return f"{slots} (stored plain, as before 4.19)"
+    return frames or slots or "no entry that a kernel writes there"
 
 
 def crashed_text(error: MachineFault | HibernationRefused, log: Sequence[str]) -> str:
