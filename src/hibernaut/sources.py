@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.dump import Dump, Refusal
+from hibernaut.memory.dump import Dump, Refusal, RootHint
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.kdump import open_kdump
 from hibernaut.memory.lime import open_lime
@@ -39,6 +39,7 @@ class Source(Closing):
         notes: other facts by name: VMCOREINFO's keys as they are, others with a prefix (`qemu.cpus`).
         vmcoreinfo: text of the VMCOREINFO note; None if the file has none.
         image: the hibernation image; None if the file is a dump.
+        roots: all roots that the file names, the likeliest first; empty for `cr3` alone.
     """
 
     memory: PhysicalMemory
@@ -49,6 +50,14 @@ class Source(Closing):
     notes: Mapping[str, str] = field(default_factory=dict)
     vmcoreinfo: bytes | None = None
     image: Image | None = None
+    roots: tuple[RootHint, ...] = ()
+
+    @property
+    def root_hints(self) -> tuple[RootHint, ...]:
+        """`roots`, or else `cr3` as the only one."""
+        if self.roots or self.cr3 is None:
+            return self.roots
+        return (RootHint(self.cr3, self.levels, "the image" if self.image else "the dump"),)
 
     def close(self) -> None:
         """Close the file. Arrays returned before must not be used afterwards."""
@@ -111,7 +120,9 @@ def _detect(plain: PlainFile) -> Source:
 
 
 def _source(plain: PlainFile, dump: Dump) -> Source:
-    return Source(dump.memory, dump.kind, plain.name, dump.cr3, dump.levels, dump.notes, dump.vmcoreinfo)
+    return Source(
+        dump.memory, dump.kind, plain.name, dump.cr3, dump.levels, dump.notes, dump.vmcoreinfo, roots=dump.roots
+    )
 
 
 def _open_image(plain: PlainFile, offset: int, partition: int | None, base: int | None) -> Source:

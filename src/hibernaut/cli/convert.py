@@ -14,7 +14,7 @@ from hibernaut.cli.progress import page_progress
 from hibernaut.cli.terminal import say
 from hibernaut.errors import FormatError
 from hibernaut.kernel.core_file import convert
-from hibernaut.linux.source_tables import direct_map_of
+from hibernaut.linux.source_tables import direct_map_under
 from hibernaut.report.images import convert_document, converted_text
 from hibernaut.sources import Source
 
@@ -56,7 +56,7 @@ def convert_(
 def _direct_map_base(source: Source, options: MemoryOptions, quiet: bool) -> int | None:
     """Return the base of the direct map; None, with a remark, if it cannot be found."""
     try:
-        return direct_map_of(source, options.cr3, options.levels).base
+        return direct_map_under(source, options.find_paging(source, quiet)).base
     except FormatError as error:
         if options.cr3 is not None:
             raise

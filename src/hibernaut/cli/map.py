@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument
-from hibernaut.linux.source_tables import direct_map_of
+from hibernaut.linux.source_tables import direct_map_under
 from hibernaut.report.page_tables import map_document
 from hibernaut.report.text import map_text
 
@@ -14,5 +14,6 @@ __all__ = ["map_"]
 def map_(source: SourceArgument, options: MemoryOptions, output: OutputOptions) -> None:
     """Show the direct map of a dump or an image: its base, the memory present by each size of entry, every hole."""
     with options.open_memory(source) as opened:
-        document = map_document(direct_map_of(opened, options.cr3, options.levels))
+        paging = options.find_paging(opened, output.quiet)
+        document = map_document(direct_map_under(opened, paging), paging.origin)
     output.answer(document, map_text)

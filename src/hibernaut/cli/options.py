@@ -18,6 +18,7 @@ from hibernaut.cli.terminal import print_json, print_text, say
 from hibernaut.errors import HibernautError
 from hibernaut.hibernation.machine_in_source import MachineInSource, machine_in
 from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
+from hibernaut.linux.source_tables import Paging, find_paging
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import Image, open_image
 from hibernaut.swsusp.codecs import CompressorName
@@ -212,6 +213,17 @@ class MemoryOptions(AreaOptions):
             help="Levels of paging. Default: as SOURCE says, else detected.",
         ),
     ] = None
+
+    def find_paging(self, source: Source, quiet: bool, *, any_root: bool = False) -> Paging:
+        """Return the page tables of a SOURCE, and print a remark if they are not the first that it names.
+
+        Raises:
+            FormatError: see `source_tables.find_paging`.
+        """
+        found = find_paging(source, self.cr3, self.levels, any_root=any_root)
+        if found.remark is not None:
+            say(found.remark, quiet)
+        return found
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import typer
 
 from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, number
 from hibernaut.linux.not_present import meaning_of
-from hibernaut.linux.source_tables import page_tables_of
+from hibernaut.linux.source_tables import page_tables_under
 from hibernaut.report.page_tables import walk_document
 from hibernaut.report.text import walk_text
 
@@ -26,7 +26,7 @@ def walk(
 ) -> None:
     """Show every table entry that the CPU reads on the way to an address."""
     with options.open_memory(source) as opened:
-        tables = page_tables_of(opened, options.cr3, options.levels)
+        tables = page_tables_under(opened, options.find_paging(opened, output.quiet, any_root=True))
         found = tables.walk(vaddr)
         document = walk_document(found, tables.levels, meaning_of(tables, found))
     output.answer(document, walk_text)

@@ -14,7 +14,7 @@ from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.kernel.suspend import PagesToSave, pages_to_save, secret_users
 from hibernaut.kernel_line import Probed
 from hibernaut.linux.rules import RULE_NAMES, KernelRules
-from hibernaut.linux.source_tables import paging_of
+from hibernaut.linux.source_tables import Paging, find_paging
 from hibernaut.memory.page import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def machine_in(
         pages_from: an image of the same machine with the list of pages to save. Default: the list of the source if it
             is an image; that of its kernel if that was stopped in `swsusp_save` (needs drgn); else all frames that the
             direct map has an entry for.
-        cr3: physical address of the root of the page tables. Default: see `paging_of`.
-        levels: levels of paging, 4 or 5. Default: see `paging_of`.
+        cr3: physical address of the root of the page tables. Default: see `find_paging`.
+        levels: levels of paging, 4 or 5. Default: see `find_paging`.
         rules: of its kernel. Default: those of the kernel in the source, see `rules_of_source`.
         environment: answers every choice; by default nothing fails.
         secretmem: whether the machine knows of its open files of secret memory (`memfd_secret`), for which its kernel
@@ -81,18 +81,24 @@ def machine_in(
         pages = PagesToSave("image", pages_from.pfns, pages_from.info)
     else:
         pages = pages_to_save(source)
-    known_levels: int | None
-    if pages.kernel is not None and cr3 is None and source.cr3 is None:
-        root, known_levels = pages.kernel.info.cr3, levels or pages.kernel.levels
+    if pages.kernel is not None and cr3 is None and not source.root_hints:
+        paging = Paging(pages.kernel.info.cr3, levels or pages.kernel.levels, "the hibernating kernel")
     else:
-        root, known_levels = paging_of(source, cr3, levels)
+        paging = find_paging(source, cr3, levels)
+    root = paging.cr3
     found = Probed(rules, (), RULE_NAMES) if rules is not None else rules_of_source(source)
     machine = machine_from_memory(
-        source.memory, root, known_levels, saveable=pages.pfns, environment=environment, rules=found.rules
+        source.memory,
+        root,
+        paging.levels,
+        saveable=pages.pfns,
+        environment=environment,
+        rules=found.rules,
+        direct_map=paging.direct_map,
     )
     if secretmem:
         machine.secretmem_users = secret_users(source.memory, source.vmcoreinfo) or 0
-    remarks = tuple(_remarks(source, pages_from or source.image, pages, found, root))
+    remarks = tuple(_remarks(source, pages_from or source.image, pages, found, paging))
     return MachineInSource(machine, pages, found, remarks)
 
 
@@ -115,8 +121,11 @@ def refuse_other_machine(source: Source, image: Image) -> None:
 
 
 def _remarks(
-    source: Source, image: Image | None, pages: PagesToSave, rules: Probed[KernelRules], root: int
+    source: Source, image: Image | None, pages: PagesToSave, rules: Probed[KernelRules], paging: Paging
 ) -> Iterator[str]:
+    if paging.remark is not None:
+        yield paging.remark
+    root = paging.cr3
     name = image.name if image else source.name
     if pages.info is not None and pages.info.cr3 != root & CR3_FRAME_MASK:
         yield f"CR3 is {root:#x} in {source.name} but {pages.info.cr3:#x} in {name}: the same machine?"

@@ -45,6 +45,7 @@ def machine_from_memory(
     environment: Environment | None = None,
     free: ArrayLike | None = None,
     rules: KernelRules | None = None,
+    direct_map: DirectMap | None = None,
 ) -> Machine:
     """Return a machine on existing memory: a dump, an image, another machine's memory. The source is never written.
 
@@ -62,13 +63,15 @@ def machine_from_memory(
             not in `saveable`; if that is the default too, zero-filled frames at the top of RAM are set aside, as many
             as splitting every not-present large page takes, at most 4096.
         rules: rules of its kernel line; by default those of the oldest (6.1).
+        direct_map: the direct map under `cr3`, if it is known.
 
     Raises:
         FormatError: no direct map is found.
         HibernautError: a list of frames does not ascend, or a frame to save is not in the source.
     """
     overlay = Overlay(memory)
-    direct_map = DirectMap.find(overlay, cr3, levels)
+    if direct_map is None:
+        direct_map = DirectMap.find(overlay, cr3, levels)
     if saveable is None:
         chosen, aside = choose_saveable(overlay, direct_map, set_aside=free is None)
         free = aside if free is None else free

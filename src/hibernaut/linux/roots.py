@@ -61,15 +61,15 @@ class Root:
     in_kernel_image: bool
 
 
-def find_root(memory: PhysicalMemory) -> Root:
-    """Return the kernel's own root.
+def find_root(memory: PhysicalMemory, levels: int | None = None) -> Root:
+    """Return the kernel's own root. Arguments as for `find_roots`.
 
     It is the only candidate, or the only one with an empty user half, or the only one of those in the kernel's image.
 
     Raises:
         FormatError: there is no candidate, or more than one remains; the message lists them.
     """
-    roots = find_roots(memory)
+    roots = find_roots(memory, levels)
     if not roots:
         raise FormatError("no page-table root found: no frame's tables map it in a direct map of most of memory")
     kernels = [root for root in roots if root.user_half_empty]

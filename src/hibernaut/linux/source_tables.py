@@ -1,51 +1,129 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page tables of a source: as the caller says, as its file says, or found in its memory."""
+"""Page tables of a source: as the caller says, as its file says, or found in its memory.
+
+What a file says is a hint: a CPU can have been in user mode, in firmware or in a nested guest, a VMCOREINFO can be that
+of another kernel. The first root that maps a direct map is taken; if none does, memory is searched as if the file had
+said nothing.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.roots import find_root
+from hibernaut.memory.dump import RootHint
 from hibernaut.paging.tables import PageTables
 from hibernaut.sources import Source
 
-__all__ = ["direct_map_of", "page_tables_of", "paging_of"]
+__all__ = [
+    "Paging",
+    "direct_map_of",
+    "direct_map_under",
+    "find_paging",
+    "page_tables_of",
+    "page_tables_under",
+    "paging_of",
+]
 
 
-def paging_of(source: Source, cr3: int | None = None, levels: int | None = None) -> tuple[int, int | None]:
-    """Return CR3 and, if known, the number of levels.
+@dataclass(frozen=True, eq=False)
+class Paging:
+    """The page tables of a source.
+
+    Attributes:
+        cr3: physical address of the root.
+        levels: levels of paging; None only for a root that the caller names.
+        origin: who names the root: "--cr3", "CPU 0", "VMCOREINFO", "the image", "the search of memory".
+        rejected: roots that the file names before it and that map no direct map.
+        direct_map: the direct map under it; None for a root that the caller names.
+    """
+
+    cr3: int
+    levels: int | None
+    origin: str
+    rejected: tuple[RootHint, ...] = ()
+    direct_map: DirectMap | None = None
+
+    @property
+    def remark(self) -> str | None:
+        """A sentence on the roots that were not taken; None if the first was."""
+        if not self.rejected:
+            return None
+        others = ", ".join(f"{one.cr3:#x} ({one.origin})" for one in self.rejected)
+        verb = "maps" if len(self.rejected) == 1 else "map"
+        return f"page tables: CR3 {self.cr3:#x}, by {self.origin}; {others} {verb} no direct map"
+
+
+def find_paging(source: Source, cr3: int | None = None, levels: int | None = None, *, any_root: bool = False) -> Paging:
+    """Return the page tables of a source.
 
     Args:
         source: the memory.
-        cr3: physical address of the root; None for the one that the file names, or else the one in memory.
+        cr3: physical address of the root; None for the first that the file names and that maps a direct map, or else
+            the one in memory.
         levels: 4 or 5; None as for `cr3`.
+        any_root: whether, where no root is found that maps a direct map, the first that the file names will do.
 
     Raises:
-        FormatError: the file names no root, and none, or more than one, was found.
+        FormatError: no root that the file names maps a direct map, and none, or more than one, was found.
     """
     if cr3 is not None:
-        return cr3, levels if levels is not None else source.levels
-    if source.cr3 is not None:
-        return source.cr3, levels if levels is not None else source.levels
+        return Paging(cr3, levels if levels is not None else source.levels, "--cr3")
+    refusals: list[FormatError] = []
+    rejected: dict[int, RootHint] = {}
+    for hint in source.root_hints:
+        if hint.cr3 in rejected:
+            continue
+        for number in dict.fromkeys((levels,) if levels is not None else (hint.levels, None)):
+            try:
+                found = DirectMap.find(source.memory, hint.cr3, number)
+            except FormatError as refusal:
+                refusals.append(refusal)
+                continue
+            return Paging(hint.cr3, found.levels, hint.origin, tuple(rejected.values()), found)
+        rejected[hint.cr3] = hint
     try:
-        root = find_root(source.memory)
+        root = find_root(source.memory, levels)
     except FormatError as error:
+        if any_root and source.root_hints:
+            first = source.root_hints[0]
+            return Paging(first.cr3, first.levels if levels is None else levels, first.origin)
+        what = "; ".join(map(_statement, refusals)) or f"{source.name} does not say where its page tables are"
         raise FormatError(
-            f"{source.name} does not say where its page tables are, and {error}",
+            f"{what}, and {error}",
+            source=source.name if refusals else None,
             advice="give the physical address of the root as --cr3",
         ) from error
-    return root.cr3, root.levels
+    return Paging(root.cr3, root.levels, "the search of memory", tuple(rejected.values()))
+
+
+def _statement(error: FormatError) -> str:
+    return error.statement
+
+
+def paging_of(source: Source, cr3: int | None = None, levels: int | None = None) -> tuple[int, int | None]:
+    """Return CR3 and, if known, the number of levels. Arguments and errors as for `find_paging`."""
+    found = find_paging(source, cr3, levels)
+    return found.cr3, found.levels
 
 
 def direct_map_of(source: Source, cr3: int | None = None, levels: int | None = None) -> DirectMap:
-    """Return the direct map of a source. Arguments as for `paging_of`.
+    """Return the direct map of a source. Arguments as for `find_paging`.
 
     Raises:
         FormatError: no root, or no direct map below it, was found.
     """
-    root, known_levels = paging_of(source, cr3, levels)
+    return direct_map_under(source, find_paging(source, cr3, levels))
+
+
+def direct_map_under(source: Source, paging: Paging) -> DirectMap:
+    """Return the direct map of page tables of a source. Raise FormatError if there is none."""
+    if paging.direct_map is not None:
+        return paging.direct_map
     try:
-        return DirectMap.find(source.memory, root, known_levels)
+        return DirectMap.find(source.memory, paging.cr3, paging.levels)
     except FormatError as error:
         if error.source is not None:
             raise
@@ -53,14 +131,17 @@ def direct_map_of(source: Source, cr3: int | None = None, levels: int | None = N
 
 
 def page_tables_of(source: Source, cr3: int | None = None, levels: int | None = None) -> PageTables:
-    """Return the page tables of a source. Arguments as for `paging_of`.
+    """Return the page tables of a source. Arguments as for `find_paging`.
 
     The number of levels, if neither the caller nor the file says it, is that with which a direct map is found.
 
     Raises:
         FormatError: no root was found, or no direct map where the number of levels hangs on it.
     """
-    root, known_levels = paging_of(source, cr3, levels)
-    if known_levels is None:
-        known_levels = direct_map_of(source, root).levels
-    return PageTables(source.memory, root, known_levels)
+    return page_tables_under(source, find_paging(source, cr3, levels))
+
+
+def page_tables_under(source: Source, paging: Paging) -> PageTables:
+    """Return page tables of a source. Raise FormatError as `page_tables_of`."""
+    levels = paging.levels if paging.levels is not None else direct_map_under(source, paging).levels
+    return PageTables(source.memory, paging.cr3, levels)

@@ -42,6 +42,7 @@ __all__ = [
     "PF_RWX",
     "PN_XNUM",
     "PROGRAM_HEADER",
+    "PTI_USER_PGTABLE",
     "PT_LOAD",
     "PT_NOTE",
     "QEMU_CPU_STATE",
@@ -144,6 +145,8 @@ CR0_PG = 1 << 31
 CR3_FRAME = 0x000F_FFFF_FFFF_F000
 """Bits of CR3 that hold an address; the rest is PCID, or PWT and PCD (Intel SDM volume 3, 2.5)."""
 CR4_LA57 = 1 << 12
+PTI_USER_PGTABLE = 1 << 12
+"""Bit of CR3 that page-table isolation sets for user mode: its two roots are neighbours (PTI_USER_PGTABLE_BIT)."""
 
 VMCOREINFO_NOTE = b"VMCOREINFO"
 XEN_NOTES = (b"Xen", b"VMCOREINFO_XEN")

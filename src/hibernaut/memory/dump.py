@@ -10,7 +10,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
 
-__all__ = ["Dump", "Refusal"]
+__all__ = ["Dump", "Refusal", "RootHint"]
+
+
+@dataclass(frozen=True)
+class RootHint:
+    """A root of page tables that a file names.
+
+    Attributes:
+        cr3: its physical address.
+        levels: levels of paging, 4 or 5; None if the file does not record them.
+        origin: who names it, for messages: "CPU 0", "VMCOREINFO".
+    """
+
+    cr3: int
+    levels: int | None
+    origin: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +39,7 @@ class Dump:
         levels: levels of paging, 4 or 5; None if the dump does not record them.
         notes: other facts by name: VMCOREINFO's keys as they are, others with a prefix (`qemu.cpus`).
         vmcoreinfo: text of its VMCOREINFO note; None if it has none.
+        roots: all roots that it names, the likeliest first; not each is one of the kernel's own.
     """
 
     kind: str
@@ -32,6 +48,7 @@ class Dump:
     levels: int | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     vmcoreinfo: bytes | None = None
+    roots: tuple[RootHint, ...] = ()
 
 
 @dataclass(frozen=True)

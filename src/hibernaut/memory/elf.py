@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import FormatError
 from hibernaut.memory import declarations as c
-from hibernaut.memory.dump import Dump, Refusal
+from hibernaut.memory.dump import Dump, Refusal, RootHint
 from hibernaut.memory.mapped import MappedMemory, Pieces, whole_frames
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
 
@@ -53,7 +53,7 @@ def open_elf(plain: PlainFile) -> Dump | Refusal:
     physical addresses.
 
     CR3 and levels are those of the first CPU in kernel mode in QEMU's notes (page-table isolation gives user mode
-    tables without the direct map), else those of VMCOREINFO, else those of QEMU's first CPU.
+    tables without the direct map), else those of VMCOREINFO, else those of QEMU's first CPU; `Dump.roots` has them all.
 
     Returns:
         The dump, which owns `plain`; a refusal if the file is not an ELF core of an x86-64 machine.
@@ -207,12 +207,35 @@ def _dump(plain: PlainFile, pieces: Pieces, notes: list[Note]) -> Dump:
     if cpus:
         facts["qemu.cpus"] = str(len(cpus))
         facts["qemu.cr3"] = " ".join(f"{int(state['cr'][3]):#x}" for state in cpus)
-    paged = [state for state in cpus if int(state["cr"][0]) & c.CR0_PG]
-    in_kernel = [state for state in paged if not int(state["cs"]["selector"]) & 3]
-    for state in in_kernel[:1] or (paged[:1] if cr3 is None else []):
-        cr3 = int(state["cr"][3]) & c.CR3_FRAME
-        levels = 5 if int(state["cr"][4]) & c.CR4_LA57 else 4
-    return Dump("elf", MappedMemory(plain, pieces), cr3, levels, facts, text)
+    roots = tuple(_roots(cpus, cr3, levels))
+    first = roots[0] if roots else RootHint(0, None, "")
+    return Dump("elf", MappedMemory(plain, pieces), first.cr3 or None, first.levels, facts, text, roots)
+
+
+def _roots(cpus: list[Any], cr3: int | None, levels: int | None) -> Iterator[RootHint]:
+    """Yield the roots that QEMU's CPUs and VMCOREINFO name, the likeliest first.
+
+    A CPU in kernel mode may be in firmware (SMM) or in a nested guest. One in user mode has tables without the direct
+    map under page-table isolation; the kernel's are the frame below (PTI_USER_PGTABLE_BIT, arch/x86/mm/pti.c).
+    """
+    paged = [(number, state) for number, state in enumerate(cpus) if int(state["cr"][0]) & c.CR0_PG]
+    in_user_mode = [one for one in paged if int(one[1]["cs"]["selector"]) & 3]
+    for number, state in paged:
+        if not int(state["cs"]["selector"]) & 3:
+            yield _root_of_cpu(number, state)
+    if cr3 is not None:
+        yield RootHint(cr3, levels, "VMCOREINFO")
+    for number, state in in_user_mode:
+        yield _root_of_cpu(number, state)
+    for number, state in paged:
+        hint = _root_of_cpu(number, state)
+        if hint.cr3 & c.PTI_USER_PGTABLE:
+            yield RootHint(hint.cr3 & ~c.PTI_USER_PGTABLE, hint.levels, f"{hint.origin}, kernel half of PTI")
+
+
+def _root_of_cpu(number: int, state: Any) -> RootHint:
+    levels = 5 if int(state["cr"][4]) & c.CR4_LA57 else 4
+    return RootHint(int(state["cr"][3]) & c.CR3_FRAME, levels, f"CPU {number}")
 
 
 def _cpu_state(note: Note) -> Any:

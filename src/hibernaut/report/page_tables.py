@@ -13,11 +13,12 @@ from hibernaut.report.text import hex_or_none
 __all__ = ["map_document", "walk_document"]
 
 
-def map_document(found: DirectMap) -> MapDocument:
-    """Return the document of a direct map."""
+def map_document(found: DirectMap, root_from: str) -> MapDocument:
+    """Return the document of a direct map, and who names the root of its tables (`Paging.origin`)."""
     return {
         "levels": found.levels,
         "cr3": f"{found.cr3:#x}",
+        "root_from": root_from,
         "base": f"{found.base:#x}",
         "end_pfn": f"{found.end_pfn:#x}",
         "present_bytes": found.present_bytes,
