@@ -123,7 +123,7 @@ def test_each_kind_of_damage(fault: str, large: bool) -> None:
 
 
 def test_without_a_slot_the_audit_does_not_promise_one() -> None:
-    """On tables without a fixmap (the model's root, its top entry cleared) both the copy and the audit say so."""
+    """On tables without a fixmap (the root's last entry cleared) both the copy and the audit refuse the slot."""
     machine = build_machine(Layout(RAM, holes=(hole_2m(0x1000),)))
     machine.write_entry(machine.cr3 + 8 * 511, 0)
     assert not machine.has_fixmap

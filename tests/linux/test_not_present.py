@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Entries that are not present: frames of either form, swap entries of every layout, and marks that are no slots."""
+"""Entries that are not present: frames of either form, swap entries of every layout, and marks without a slot."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_any_swap_entry(area: int, slot: int, flags: int) -> None:
     assert found == NotPresent(NotPresentKind.SWAP, slots=(SwapSlot(area, slot, True),))
 
 
-def test_marks_that_are_no_slots() -> None:
+def test_marks_without_a_slot() -> None:
     """The highest types are migration, hwpoison, device and marker entries: 6.1 of Debian has 9 of them."""
     kinds = [meaning(USER_PAGE, swap(area, 0x1234)).kind for area in range(32)]
     assert kinds == [NotPresentKind.SWAP] * 23 + [NotPresentKind.NOT_A_SLOT] * 9

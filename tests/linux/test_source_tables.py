@@ -81,7 +81,7 @@ CASES: dict[str, tuple[bytes, str, list[int]]] = {
 @pytest.mark.parametrize("levels", [4, 5])
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_the_first_root_that_maps_a_direct_map(tmp_path: Path, case: str, levels: int) -> None:
-    """Whatever the notes name, the kernel's root and its direct map are found; the roots left aside are told."""
+    """Whatever the notes name, the kernel's root and its direct map are found; the roots left aside are reported."""
     notes, origin, rejected = CASES[case]
     with open_memory(dump(tmp_path, notes, levels)) as source:
         found = find_paging(source)
@@ -113,7 +113,7 @@ def test_the_levels_that_a_note_says_are_a_hint_too(tmp_path: Path) -> None:
 
 
 def test_a_root_on_the_command_line_is_taken_as_it_is(tmp_path: Path) -> None:
-    """--cr3 is no hint: a root without a direct map is refused, in one line that names it."""
+    """--cr3 decides: a root without a direct map is refused, in one line that names it."""
     path = dump(tmp_path, qemu_cpu(ROOT))
     with open_memory(path) as source:
         assert find_paging(source, OTHER) == Paging(OTHER, 4, "--cr3") or find_paging(source, OTHER).cr3 == OTHER
@@ -135,7 +135,7 @@ def test_no_root_at_all(tmp_path: Path) -> None:
 
 
 def hints(source: Source) -> Sequence[str]:
-    """Return who names the roots of a source."""
+    """Return the origins of the roots of a source."""
     return [one.origin for one in source.root_hints]
 
 

@@ -14,6 +14,7 @@ from hibernaut.cli.progress import page_progress
 from hibernaut.cli.terminal import say
 from hibernaut.errors import FormatError
 from hibernaut.kernel.core_file import convert
+from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.source_tables import direct_map_under
 from hibernaut.report.images import convert_document, converted_text
 from hibernaut.sources import Source
@@ -41,9 +42,11 @@ def convert_(
     """Convert a dump or an image: all its page frames, each at its place in the machine's memory."""
     refuse_same_file(out, source)
     with options.open_memory(source) as opened:
-        vaddr_base = _direct_map_base(opened, options, output.quiet) if to is Format.ELF else None
+        direct_map = _direct_map(opened, options, output.quiet) if to is Format.ELF else None
+        vaddr_base = None if direct_map is None else direct_map.base
+        root = None if direct_map is None else (direct_map.cr3, direct_map.levels)
         with page_progress(f"writing {out}", opened.memory.ranges.total_pages, output.quiet) as advance:
-            converted = convert(opened, out, to.value, vaddr_base=vaddr_base, progress=advance)
+            converted = convert(opened, out, to.value, vaddr_base=vaddr_base, root=root, progress=advance)
         document = convert_document(opened, converted, vaddr_base)
     if converted.vmcoreinfo is False:
         say(
@@ -53,10 +56,10 @@ def convert_(
     output.answer(document, lambda done: converted_text(str(out), done))
 
 
-def _direct_map_base(source: Source, options: MemoryOptions, quiet: bool) -> int | None:
-    """Return the base of the direct map; None, with a remark, if it cannot be found."""
+def _direct_map(source: Source, options: MemoryOptions, quiet: bool) -> DirectMap | None:
+    """Return the direct map; None, with a remark, if it cannot be found."""
     try:
-        return direct_map_under(source, options.find_paging(source, quiet)).base
+        return direct_map_under(source, options.find_paging(source, quiet))
     except FormatError as error:
         if options.cr3 is not None:
             raise

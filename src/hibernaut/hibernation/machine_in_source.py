@@ -11,6 +11,7 @@ import numpy as np
 from hibernaut.errors import FormatError
 from hibernaut.hibernation.real_kernel import rules_of_source
 from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.suspend import PagesToSave, pages_to_save, secret_users
 from hibernaut.kernel_line import Probed
 from hibernaut.linux.rules import RULE_NAMES, KernelRules
@@ -76,20 +77,22 @@ def machine_in(
         FormatError: no page tables are found, or the image is of another machine.
         HibernautError: a page on the list is not in the source.
     """
+    paging = find_paging(source, cr3, levels) if cr3 is not None or source.root_hints else None
+    known = None if paging is None or paging.levels is None else (paging.cr3, paging.levels)
+    source, own = with_own_vmcoreinfo(source, known)
     if pages_from is not None:
         refuse_other_machine(source, pages_from)
         pages = PagesToSave("image", pages_from.pfns, pages_from.info)
     else:
         pages = pages_to_save(source)
-    if pages.kernel is not None and cr3 is None and not source.root_hints:
+    if paging is None and pages.kernel is not None:
         paging = Paging(pages.kernel.info.cr3, levels or pages.kernel.levels, "the hibernating kernel")
-    else:
-        paging = find_paging(source, cr3, levels)
-    root = paging.cr3
+    elif paging is None:
+        paging = find_paging(source, levels=levels)
     found = Probed(rules, (), RULE_NAMES) if rules is not None else rules_of_source(source)
     machine = machine_from_memory(
         source.memory,
-        root,
+        paging.cr3,
         paging.levels,
         saveable=pages.pfns,
         environment=environment,
@@ -98,7 +101,10 @@ def machine_in(
     )
     if secretmem:
         machine.secretmem_users = secret_users(source.memory, source.vmcoreinfo) or 0
-    remarks = tuple(_remarks(source, pages_from or source.image, pages, found, paging))
+    remarks = (
+        *filter(None, (paging.remark, own.remark)),
+        *_remarks(source, pages_from or source.image, pages, found, paging.cr3),
+    )
     return MachineInSource(machine, pages, found, remarks)
 
 
@@ -121,11 +127,8 @@ def refuse_other_machine(source: Source, image: Image) -> None:
 
 
 def _remarks(
-    source: Source, image: Image | None, pages: PagesToSave, rules: Probed[KernelRules], paging: Paging
+    source: Source, image: Image | None, pages: PagesToSave, rules: Probed[KernelRules], root: int
 ) -> Iterator[str]:
-    if paging.remark is not None:
-        yield paging.remark
-    root = paging.cr3
     name = image.name if image else source.name
     if pages.info is not None and pages.info.cr3 != root & CR3_FRAME_MASK:
         yield f"CR3 is {root:#x} in {source.name} but {pages.info.cr3:#x} in {name}: the same machine?"

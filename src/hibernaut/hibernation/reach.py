@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a way reaches the page of a frame, by the frame's state in the direct map: for the copy and for the audit.
+"""The outcome of a way for a page, by the state of its frame in the direct map: for the copy and for the audit.
 
-`swsusp_save` reads a page at its address if `kernel_page_present` says so, and maps it first if not. What either leads
-to depends on the entry alone, so that it is told here for each `FrameState`, once for all.
+`swsusp_save` reads a page at its address if `kernel_page_present` returns true, and maps it first if not. The outcome
+of either depends on the entry alone: each `FrameState` has one.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ def rules_of_source(source: Source) -> Probed[KernelRules]:
     """
     release: str | None = None
     try:
-        vmcoreinfo = source.vmcoreinfo or find_vmcoreinfo(source.memory)
-        if vmcoreinfo is not None:
+        vmcoreinfo = source.vmcoreinfo if source.vmcoreinfo is not None else find_vmcoreinfo(source.memory)
+        if vmcoreinfo:
             release = parse_vmcoreinfo(vmcoreinfo).get("OSRELEASE")
         names = names_in_memory(source.memory, vmcoreinfo, name=source.name)
     except HibernautError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from hibernaut.errors import HibernautError
+from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
 from hibernaut.memory.writers import Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from hibernaut.volumes.output import replacing
@@ -53,6 +54,7 @@ def convert(
     to: CoreFormat,
     *,
     vaddr_base: int | None = None,
+    root: tuple[int, int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Converted:
     """Write all page frames of a source to a file, each at its place in the machine's memory.
@@ -65,6 +67,8 @@ def convert(
         to: raw (frame n at byte 4096 n), elf (an ELF core, with the kernel's VMCOREINFO if it is found) or lime.
         vaddr_base: virtual address of page frame 0 in the direct map, for the program headers of an ELF core; None to
             leave virtual addresses out.
+        root: CR3 and levels of its page tables, by which the note of an ELF core is chosen among the VMCOREINFO of
+            several kernels in memory; None if unknown.
         progress: is called with a number of pages whenever so many are written.
 
     Raises:
@@ -79,7 +83,9 @@ def convert(
     zero_pages = int(np.count_nonzero(source.image.zero)) if source.image else 0
 
     def vmcoreinfo() -> bytes | None:
-        return source.vmcoreinfo or (finder.found(source.memory) if finder else None)
+        return source.vmcoreinfo or (
+            choose_vmcoreinfo(source.memory, finder.texts(source.memory), root).text if finder else None
+        )
 
     def notes() -> list[Note]:
         text = vmcoreinfo()

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
+from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
 from hibernaut.memory.declarations import START_KERNEL_MAP
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
-from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, page_table_root, parse_vmcoreinfo
+from hibernaut.memory.vmcoreinfo import find_vmcoreinfos, page_table_root, parse_vmcoreinfo
 from hibernaut.paging.tables import PageTables, Stop
 
 __all__ = ["KernelMemory", "u64_at"]
@@ -24,7 +25,7 @@ class KernelMemory:
 
     Args:
         memory: physical memory of the machine; frames may be absent, as in an image.
-        vmcoreinfo: text of VMCOREINFO; searched for in the memory if None.
+        vmcoreinfo: text of VMCOREINFO; searched for in the memory if None, empty if it is known to have none.
         name: name of the source in messages.
         layouts: layouts of the kernel's structures.
 
@@ -49,8 +50,13 @@ class KernelMemory:
         name: str | None = None,
         layouts: StructureLayouts = HAND_WRITTEN,
     ) -> None:
-        text = vmcoreinfo if vmcoreinfo is not None else find_vmcoreinfo(memory)
+        text = vmcoreinfo
         if text is None:
+            found = choose_vmcoreinfo(memory, find_vmcoreinfos(memory), None)
+            if found.remark is not None and found.text is None:
+                raise FormatError(found.remark, source=name)
+            text = found.text
+        if not text:
             raise FormatError(
                 "no VMCOREINFO in memory: not a Linux kernel, or built without CONFIG_VMCORE_INFO", source=name
             )

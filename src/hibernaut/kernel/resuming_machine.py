@@ -10,6 +10,7 @@ from typing import Any
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.facts import machine_facts
+from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.running import running_machine
 from hibernaut.kernel.symbol_names import names_in_memory
 from hibernaut.sources import open_memory
@@ -97,6 +98,7 @@ def _from_memory(path: Path, offset: int, partition: int | None, base: int | Non
         if source.image is not None:
             info, hw_sig = source.image.info, source.image.header.hw_sig
             return ResumingMachine(source.name, info.e820, info.physical_pages, hw_sig)
+        source, _ = with_own_vmcoreinfo(source)
         facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
         kernel = names_in_memory(source.memory, source.vmcoreinfo, name=source.name)
     return ResumingMachine(source.name, facts.e820, facts.physical_pages, release=facts.release, kernel=kernel)

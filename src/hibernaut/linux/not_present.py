@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What Linux keeps in a leaf entry that is not present: a frame, or in user tables a swap entry.
+"""Leaf entries that are not present, as Linux uses them: for a frame, or in user tables as swap entries.
 
 The CPU ignores such an entry. Linux reads it by where it is (arch/x86/include/asm/pgtable.h, pgtable_64.h):
 

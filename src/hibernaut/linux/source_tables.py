@@ -35,7 +35,7 @@ class Paging:
     Attributes:
         cr3: physical address of the root.
         levels: levels of paging; None only for a root that the caller names.
-        origin: who names the root: "--cr3", "CPU 0", "VMCOREINFO", "the image", "the search of memory".
+        origin: the origin of the root: "--cr3", "CPU 0", "VMCOREINFO", "the image", "the search of memory".
         rejected: roots that the file names before it and that map no direct map.
         direct_map: the direct map under it; None for a root that the caller names.
     """

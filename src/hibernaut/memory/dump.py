@@ -20,7 +20,7 @@ class RootHint:
     Attributes:
         cr3: its physical address.
         levels: levels of paging, 4 or 5; None if the file does not record them.
-        origin: who names it, for messages: "CPU 0", "VMCOREINFO".
+        origin: its origin in the file, for messages: "CPU 0", "VMCOREINFO".
     """
 
     cr3: int

@@ -26,6 +26,7 @@ __all__ = [
     "VmcoreinfoFinder",
     "chunks_of",
     "find_vmcoreinfo",
+    "find_vmcoreinfos",
     "is_vmcoreinfo",
     "page_table_root",
     "parse_vmcoreinfo",
@@ -35,6 +36,8 @@ START = b"OSRELEASE="
 MUST_HAVE = "SYMBOL(swapper_pg_dir)"
 TEXT_BYTES = 4 * PAGE_SIZE
 """The kernel's limit is one page (VMCOREINFO_BYTES, include/linux/vmcore_info.h); this leaves room to grow."""
+MOST_TEXTS = 64
+"""Most texts kept, the longest: a machine has a few, of as many kernels."""
 ALIGN_BYTES = 8
 """Both copies are aligned to 8 bytes: one is a page, the other follows the 24 bytes of a note's header."""
 
@@ -89,18 +92,26 @@ def chunks_of(memory: PhysicalMemory) -> Iterator[tuple[Pfns, Bytes]]:
 
 
 def find_vmcoreinfo(memory: PhysicalMemory) -> bytes | None:
-    """Return the longest VMCOREINFO in a memory; None if there is none. Reads all pages."""
+    """Return the longest VMCOREINFO in a memory; None if there is none. Reads all pages.
+
+    Of several kernels' texts it may be another's: see `kernel.own_vmcoreinfo`.
+    """
+    return next(iter(find_vmcoreinfos(memory)), None)
+
+
+def find_vmcoreinfos(memory: PhysicalMemory) -> tuple[bytes, ...]:
+    """Return every VMCOREINFO in a memory, each once, the longest first, at most `MOST_TEXTS`. Reads all pages."""
     finder = VmcoreinfoFinder()
     for pfns, pages in chunks_of(memory):
         finder.feed(pfns, pages)
-    return finder.found(memory)
+    return finder.texts(memory)
 
 
 class VmcoreinfoFinder:
     """A search for VMCOREINFO in memory that comes in chunks, in any order and from any thread."""
 
     def __init__(self) -> None:
-        self._text: bytes | None = None
+        self._texts: set[bytes] = set()
         self._cut: list[int] = []
         """Physical addresses of texts that start in a chunk and end behind it."""
         self._lock = threading.Lock()
@@ -126,7 +137,11 @@ class VmcoreinfoFinder:
                 self._consider(window)
 
     def found(self, memory: PhysicalMemory) -> bytes | None:
-        """Return the longest text found, without its final NUL; None if there is none.
+        """Return the longest text found, without its final NUL; None if there is none. Arguments as for `texts`."""
+        return next(iter(self.texts(memory)), None)
+
+    def texts(self, memory: PhysicalMemory) -> tuple[bytes, ...]:
+        """Return all texts found, without their final NULs, each once, the longest first.
 
         Args:
             memory: the memory that the chunks came from, for texts that cross a chunk's end.
@@ -137,13 +152,15 @@ class VmcoreinfoFinder:
             there = len(present) if present.all() else int(np.argmin(present))
             self._consider(pages[:there].reshape(-1)[within : within + TEXT_BYTES].tobytes())
         self._cut.clear()
-        return self._text
+        return tuple(sorted(self._texts, key=lambda text: (-len(text), text)))
 
     def _consider(self, window: bytes) -> None:
         text, nul, _ = window.partition(b"\x00")
         with self._lock:
-            if nul and len(text) > len(self._text or b"") and is_vmcoreinfo(text):
-                self._text = text
+            if nul and text not in self._texts and is_vmcoreinfo(text):
+                self._texts.add(text)
+                if len(self._texts) > MOST_TEXTS:
+                    self._texts.remove(min(self._texts, key=lambda one: (len(one), one)))
 
 
 def _candidates(data: Bytes) -> list[int]:

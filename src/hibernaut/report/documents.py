@@ -160,7 +160,7 @@ class MapDocument(TypedDict):
     levels: Annotated[int, "levels of paging: 4 or 5"]
     cr3: Annotated[Hex, "physical address of the root of the page tables"]
     root_from: Annotated[
-        str, "who names it: --cr3, a CPU of the dump (CPU 0), VMCOREINFO, the image, or the search of memory"
+        str, "its origin: --cr3, a CPU of the dump (CPU 0), VMCOREINFO, the image, or the search of memory"
     ]
     base: Annotated[Hex, "virtual address of page frame 0"]
     end_pfn: Annotated[Hex, "one past the last page frame"]

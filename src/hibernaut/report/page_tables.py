@@ -14,7 +14,7 @@ __all__ = ["map_document", "walk_document"]
 
 
 def map_document(found: DirectMap, root_from: str) -> MapDocument:
-    """Return the document of a direct map, and who names the root of its tables (`Paging.origin`)."""
+    """Return the document of a direct map; `root_from` is the origin of its root (`Paging.origin`)."""
     return {
         "levels": found.levels,
         "cr3": f"{found.cr3:#x}",
