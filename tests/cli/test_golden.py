@@ -61,6 +61,7 @@ def test_map_of_the_kernels_own_image_shows_the_lost_table(golden: Golden) -> No
             "level": "2M",
             "kind": "table-missing",
             "entry": "0xaac8063",
+            "plain": False,
             "in_source": True,
         }
     ]
