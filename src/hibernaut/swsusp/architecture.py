@@ -75,7 +75,7 @@ def _utsname(page: bytes) -> str | None:
     if names["sysname"] != b"Linux" or not all(NAME.fullmatch(text) for text in (machine, release, version)):
         return None
     kind = machine.decode()
-    article = "an" if kind[0] in "aeio" else "a"
+    article = "an" if kind[0] in "aeiox" else "a"
     return f"{article} {kind} kernel {release.decode()}, {version.decode()}"
 
 
