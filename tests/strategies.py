@@ -155,8 +155,14 @@ def segment_lists(draw: st.DrawFn) -> list[tuple[int, int]]:
 @st.composite
 def dump_loads(draw: st.DrawFn) -> list[dump_files.Load]:
     """Segments of a dump: overlapping, aligned to pages or not, some shorter than a page."""
-    loads = []
+    loads: list[dump_files.Load] = []
     for number in range(draw(st.integers(1, 5))):
+        follows = draw(st.booleans())
+        if loads and follows:  # begins where the one before ends, in the middle of a page
+            paddr = loads[-1].paddr + len(loads[-1].data)
+            data = bytes([number]) * draw(st.sampled_from([0x123, 0x800, 4096 - 0x123, 4096 - 0x400, 4096, 9000]))
+            loads.append(dump_files.Load(paddr, data, vaddr=paddr + (1 << 40)))
+            continue
         shift, extra = draw(st.sampled_from([(0, 0), (0, 0), (0x400, 0), (0, 0x123), (0xC00, 0x800)]))
         start, pages = draw(st.integers(1, 20)), draw(st.integers(0, 4))
         data = b"".join(dump_files.page_of(start + page, number) for page in range(pages)) + b"\xee" * extra

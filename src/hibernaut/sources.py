@@ -40,6 +40,7 @@ class Source(Closing):
         vmcoreinfo: text of the VMCOREINFO note; None if the file has none.
         image: the hibernation image; None if the file is a dump.
         roots: all roots that the file names, the likeliest first; empty for `cr3` alone.
+        remarks: what is missing in the file, or could not be read of it, a sentence each.
     """
 
     memory: PhysicalMemory
@@ -51,6 +52,7 @@ class Source(Closing):
     vmcoreinfo: bytes | None = None
     image: Image | None = None
     roots: tuple[RootHint, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def root_hints(self) -> tuple[RootHint, ...]:
@@ -121,7 +123,15 @@ def _detect(plain: PlainFile) -> Source:
 
 def _source(plain: PlainFile, dump: Dump) -> Source:
     return Source(
-        dump.memory, dump.kind, plain.name, dump.cr3, dump.levels, dump.notes, dump.vmcoreinfo, roots=dump.roots
+        dump.memory,
+        dump.kind,
+        plain.name,
+        dump.cr3,
+        dump.levels,
+        dump.notes,
+        dump.vmcoreinfo,
+        roots=dump.roots,
+        remarks=dump.remarks,
     )
 
 
@@ -129,4 +139,5 @@ def _open_image(plain: PlainFile, offset: int, partition: int | None, base: int 
     from hibernaut.swsusp import open_image
 
     image = open_image(plain, offset=offset, partition=partition, base=base)
-    return Source(image.memory(), "swsusp", plain.name, cr3=image.info.cr3, image=image)
+    remarks = (image.info.remark,) if image.info.remark else ()
+    return Source(image.memory(), "swsusp", plain.name, cr3=image.info.cr3, image=image, remarks=remarks)

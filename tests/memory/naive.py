@@ -81,14 +81,29 @@ def elf_frames(data: bytes) -> dict[int, bytes]:
     if count == 0xFFFF:
         shoff = struct.unpack_from("<Q", data, 40)[0]
         count = struct.unpack_from("<I", data, shoff + 44)[0]
-    frames: dict[int, bytes] = {}
+    ranges = []
     for number in range(count):
         kind, _, offset, _, paddr, filesz, _, _ = struct.unpack_from("<IIQQQQQQ", data, phoff + number * 56)
         if kind != 1:
             continue
-        for pfn in range(-(-paddr // PAGE), (paddr + filesz) // PAGE):
-            at = offset + pfn * PAGE - paddr
-            frames.setdefault(pfn, data[at : at + PAGE])
+        ranges.append((paddr, data[offset : offset + filesz]))
+    return frames_of_ranges(ranges)
+
+
+def frames_of_ranges(ranges: Sequence[tuple[int, bytes]]) -> dict[int, bytes]:
+    """Every frame that one range holds, the first winning; then those that several hold together, byte by byte."""
+    frames: dict[int, bytes] = {}
+    for start, data in ranges:
+        for pfn in range(-(-start // PAGE), (start + len(data)) // PAGE):
+            frames.setdefault(pfn, data[pfn * PAGE - start : (pfn + 1) * PAGE - start])
+    single: dict[int, int] = {}
+    for start, data in ranges:
+        for at, byte in enumerate(data, start=start):
+            if at // PAGE not in frames:
+                single.setdefault(at, byte)
+    for pfn in {at // PAGE for at in single}:
+        if all(at in single for at in range(pfn * PAGE, (pfn + 1) * PAGE)):
+            frames[pfn] = bytes(single[at] for at in range(pfn * PAGE, (pfn + 1) * PAGE))
     return frames
 
 
@@ -101,17 +116,15 @@ def lime(ranges: Sequence[tuple[int, bytes]], *, version: int = 1) -> bytes:
 
 def lime_frames(data: bytes) -> dict[int, bytes]:
     """Every whole frame of a LiME file."""
-    frames: dict[int, bytes] = {}
+    ranges = []
     at = 0
     while at < len(data):
         magic, version, start, last = struct.unpack_from("<IIQQ", data, at)
         assert (magic, version) == (0x4C694D45, 1)
         at += 32
-        for pfn in range(-(-start // PAGE), (last + 1) // PAGE):
-            place = at + pfn * PAGE - start
-            frames.setdefault(pfn, data[place : place + PAGE])
+        ranges.append((start, data[at : at + last - start + 1]))
         at += last - start + 1
-    return frames
+    return frames_of_ranges(ranges)
 
 
 def kdump(frames: dict[int, bytes], *, flags: int = 1, vmcoreinfo: bytes = b"", packed: Sequence[bytes] = ()) -> bytes:

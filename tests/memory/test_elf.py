@@ -145,12 +145,46 @@ def test_short_and_other_files_are_refused(opening: Opening) -> None:
     assert "shorter" in opening.refusal(open_elf, b"\x7fELF\x02\x01")
 
 
-def test_truncated_core_says_where_it_ends(opening: Opening) -> None:
-    """A segment that runs past the end: the offset is the file's end."""
-    data = elf_core([Load(0, pages_from(0, 4))])[:-100]
+@pytest.mark.parametrize(("e_flags", "how"), [(0, "are not in the file"), (1, "were not written")])
+def test_a_core_that_ends_early_is_read_as_far_as_it_goes(opening: Opening, e_flags: int, how: str) -> None:
+    """Whole pages before the end exist, the others do not, and their number is in a remark."""
+    loads = [Load(0, pages_from(0, 4)), Load(6 * PAGE, pages_from(6, 3)), Load(20 * PAGE, pages_from(20, 1))]
+    whole = bytearray(elf_core(loads, qemu_cpu(0x1000)))
+    struct.pack_into("<I", whole, 48, e_flags)
+    dump = opening.dump(open_elf, bytes(whole[: -2 * PAGE - 100]))
+    assert frames_of(dump) == {pfn: page_of(pfn) for pfn in (0, 1, 2, 3, 6)}
+    assert dump.remarks == (f"the dump is incomplete: 3 of 8 pages {how}",)
+    complete = opening.dump(open_elf, bytes(whole)).remarks
+    assert complete == (() if not e_flags else ("the dump is marked as incomplete, but no page of those that it "
+                                                "announces is missing",))  # fmt: skip
+
+
+def test_a_core_that_ends_before_its_memory_says_where(opening: Opening) -> None:
+    """A segment that runs past the end, with no page in the file: the offset is the file's end."""
+    data = elf_core([Load(0, pages_from(0, 4))])[: -4 * PAGE + 100]
     with pytest.raises(FormatError, match="past the end") as caught:
         opening(open_elf, data)
     assert caught.value.offset == len(data)
+
+
+def test_a_page_over_three_segments_is_put_together(opening: Opening) -> None:
+    """Parts in any order; where they overlap, the first header wins; a frame with a byte missing does not exist."""
+    page = np.random.default_rng(3).bytes(PAGE)
+    loads = [
+        Load(9 * PAGE - 16, bytes(16) + page[:100]),
+        Load(9 * PAGE + 3000, page[3000:] + page_of(10)),
+        Load(9 * PAGE + 50, b"\xee" * 50 + page[100:3000]),
+        Load(12 * PAGE, bytes(100)),
+        Load(12 * PAGE + 101, bytes(PAGE - 101)),
+    ]
+    memory = opening.dump(open_elf, elf_core(loads)).memory
+    assert list(memory.ranges) == [(9, 2)]
+    assert memory.page(9).tobytes() == page  # type: ignore[union-attr]
+    assert memory.read(9 * PAGE + 4000, 200) == page[4000:] + page_of(10)[:104]
+    assert list(memory.stored) == [(9, 2)]
+    assert memory.run(9, 0).shape == (0, PAGE)
+    half = [Load(3 * PAGE, page[:2048]), Load(3 * PAGE + 2048, page[2048:])]
+    assert frames_of(opening.dump(open_elf, elf_core(half))) == {3: page}
 
 
 @pytest.mark.parametrize(

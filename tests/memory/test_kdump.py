@@ -104,6 +104,46 @@ def test_no_thread_uses_the_decompressor_of_another(opening: Opening, monkeypatc
     assert [len(threads) for threads in users] == [1, 1, 1]
 
 
+def without(data: bytes, rows: range) -> bytes:
+    """Return a dump of frames below 4096 with some page descriptors zeroed, as makedumpfile leaves them."""
+    broken = bytearray(data)
+    at = 4 * PAGE + 24 * rows.start
+    broken[at : at + 24 * len(rows)] = bytes(24 * len(rows))
+    return bytes(broken)
+
+
+@pytest.mark.parametrize(("status", "how"), [(9, "were not written"), (1, "are not in the file")])
+def test_pages_that_were_not_written_do_not_exist(opening: Opening, status: int, how: str) -> None:
+    """Descriptors of zeroes, at the end and between others: the rest is read, and the number is in a remark."""
+    frames = {pfn: page_of(pfn) for pfn in (*range(8), *range(16, 24), 40)}
+    whole = bytearray(kdump(frames))
+    struct.pack_into("<I", whole, 424, status)
+    for rows, lost in (
+        (range(12, 17), [20, 21, 22, 23, 40]),
+        (range(6, 10), [6, 7, 16, 17]),
+        (range(8, 16), range(16, 24)),
+    ):
+        dump = opening.dump(open_kdump, without(bytes(whole), rows))
+        kept = {pfn: page for pfn, page in frames.items() if pfn not in lost}
+        found = {first + row: page.tobytes() for first, pages in dump.memory.blocks() for row, page in enumerate(pages)}
+        assert found == kept
+        assert dump.memory.ranges.pfns().tolist() == sorted(kept)
+        assert dump.memory.page(lost[0]) is None
+        assert dump.remarks == (f"the dump is incomplete: {len(rows)} of 17 pages {how}",)
+    assert opening.dump(open_kdump, bytes(whole)).remarks == (
+        ("the dump is marked as incomplete, but no page of those that it announces is missing",) if status & 8 else ()
+    )
+
+
+def test_a_dump_cut_among_its_pages_is_read_as_far_as_it_goes(opening: Opening) -> None:
+    """A page whose data runs past the end does not exist."""
+    frames = {pfn: page_of(pfn) for pfn in range(6)}
+    whole = kdump(frames, flags=0)
+    dump = opening.dump(open_kdump, whole[: -2 * PAGE - 1])
+    assert dump.memory.ranges.pfns().tolist() == [0, 1, 2]
+    assert dump.remarks == ("the dump is incomplete: 3 of 6 pages are not in the file",)
+
+
 def test_headers_that_claim_too_much(opening: Opening) -> None:
     """Bitmaps or descriptors beyond the end of the file are errors with an offset, and allocate nothing."""
     for at, value in ((436, 1 << 30), (432, 1 << 31)):

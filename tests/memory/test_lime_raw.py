@@ -54,13 +54,11 @@ def test_damaged_lime_raises_nothing_else(opening: Opening, data: st.DataObject)
 
 
 def test_lime_faults_have_offsets(opening: Opening) -> None:
-    """Errors with places: cut in a range or header, rubbish between ranges, a range that ends before it starts."""
+    """Errors with places: rubbish between ranges, a range that ends before it starts."""
     good = lime([(0, page_of(0)), (8 * PAGE, page_of(8))])
     backwards = good[:32] + page_of(0) + struct.pack("<IIQQ8x", 0x4C694D45, 1, 9 * PAGE, PAGE)
     endless = struct.pack("<IIQQ8x", 0x4C694D45, 1, 0, (1 << 64) - 1)
     for data, what, offset in (
-        (good[:-1], "past the end", len(good) - 1),
-        (good[: 32 + PAGE + 8], "inside a LiME header", 32 + PAGE),
         (good[: 32 + PAGE] + bytes(64), "no LiME header", 32 + PAGE),
         (backwards, "impossible range", 32 + PAGE + 8),
         (endless, "impossible range", 8),
@@ -68,6 +66,20 @@ def test_lime_faults_have_offsets(opening: Opening) -> None:
         with pytest.raises(FormatError, match=what) as caught:
             opening(open_lime, data)
         assert caught.value.offset == offset
+
+
+def test_a_lime_dump_that_ends_early_is_read_as_far_as_it_goes(opening: Opening) -> None:
+    """Pages before the end exist; cut in a range, the number of its missing pages is in a remark."""
+    good = lime([(0, page_of(0)), (8 * PAGE, page_of(8) + page_of(9) + page_of(10))])
+    dump = opening.dump(open_lime, good[: -PAGE - 1])
+    assert list(dump.memory.ranges) == [(0, 1), (8, 1)]
+    assert dump.remarks == ("the dump is incomplete: 2 pages of its last range, 0x8000 to 0xafff, are not in the file, "
+                            "and whether there were others after it is not known",)  # fmt: skip
+    dump = opening.dump(open_lime, good[: 32 + PAGE + 8])
+    assert (list(dump.memory.ranges), "ends inside a LiME header" in dump.remarks[0]) == ([(0, 1)], True)
+    assert opening.dump(open_lime, good).remarks == ()
+    with pytest.raises(FormatError, match="no range holds a whole page"):
+        opening(open_lime, good[: 32 + PAGE - 1])
 
 
 def test_other_versions_of_lime_are_refused(opening: Opening) -> None:

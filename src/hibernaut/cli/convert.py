@@ -41,7 +41,7 @@ def convert_(
 ) -> None:
     """Convert a dump or an image: all its page frames, each at its place in the machine's memory."""
     refuse_same_file(out, source)
-    with options.open_memory(source) as opened:
+    with options.open_memory(source, output.quiet) as opened:
         direct_map = _direct_map(opened, options, output.quiet) if to is Format.ELF else None
         vaddr_base = None if direct_map is None else direct_map.base
         root = None if direct_map is None else (direct_map.cr3, direct_map.levels)

@@ -13,7 +13,7 @@ __all__ = ["map_"]
 
 def map_(source: SourceArgument, options: MemoryOptions, output: OutputOptions) -> None:
     """Show the direct map of a dump or an image: its base, the memory present by each size of entry, every hole."""
-    with options.open_memory(source) as opened:
+    with options.open_memory(source, output.quiet) as opened:
         paging = options.find_paging(opened, output.quiet)
-        document = map_document(direct_map_under(opened, paging), paging.origin)
+        document = map_document(direct_map_under(opened, paging), paging.origin, opened.remarks)
     output.answer(document, map_text)

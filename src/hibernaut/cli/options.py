@@ -184,9 +184,12 @@ class AreaOptions:
         """Open a hibernation image there, if one is given, for as long as the stack is. Raises FormatError, OSError."""
         return None if path is None else stack.enter_context(self.open_image(path))
 
-    def open_memory(self, path: Path) -> Source:
-        """Open memory, which an image there may hold. Raises FormatError, OSError."""
-        return open_memory(path, offset=self.offset, partition=self.partition, base=self.base)
+    def open_memory(self, path: Path, quiet: bool) -> Source:
+        """Open memory, which an image there may hold, and print the remarks on it. Raises FormatError, OSError."""
+        source = open_memory(path, offset=self.offset, partition=self.partition, base=self.base)
+        for remark in source.remarks:
+            say(f"{source.name}: {remark}", quiet)
+        return source
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,7 @@ class MachineOptions(MemoryOptions):
             FormatError, HibernautError: see `machine_in`.
             OSError: a file cannot be read.
         """
-        source = stack.enter_context(self.open_memory(path))
+        source = stack.enter_context(self.open_memory(path, quiet))
         area = AreaOptions(self.pages_from_offset, self.pages_from_partition, self.pages_from_base)
         pages_from = area.open_given(stack, self.pages_from)
         found = machine_in(source, pages_from=pages_from, cr3=self.cr3, levels=self.levels, rules=rules)

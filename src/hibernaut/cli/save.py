@@ -75,7 +75,7 @@ def save(
     if size is not None and like.like is not None:
         raise typer.BadParameter("--like keeps the size of its area; give either", param_hint="--size")
     with ExitStack() as stack:
-        opened = stack.enter_context(options.open_memory(source))
+        opened = stack.enter_context(options.open_memory(source, output.quiet))
         template = like.open_like(stack)
         existing = template or opened.image
         found = machine_in(

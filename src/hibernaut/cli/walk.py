@@ -25,7 +25,7 @@ def walk(
     output: OutputOptions,
 ) -> None:
     """Show every table entry that the CPU reads on the way to an address."""
-    with options.open_memory(source) as opened:
+    with options.open_memory(source, output.quiet) as opened:
         tables = page_tables_under(opened, options.find_paging(opened, output.quiet, any_root=True))
         found = tables.walk(vaddr)
         document = walk_document(found, tables.levels, meaning_of(tables, found))

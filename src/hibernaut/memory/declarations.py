@@ -21,6 +21,7 @@ __all__ = [
     "ELFCLASS64",
     "ELFDATA2LSB",
     "ELF_HEADER",
+    "ELF_INCOMPLETE",
     "ELF_MAGIC",
     "EM_X86_64",
     "ET_CORE",
@@ -29,6 +30,7 @@ __all__ = [
     "HIBERFIL_BLOCK",
     "KDUMP_COMPRESSED",
     "KDUMP_HEADER",
+    "KDUMP_INCOMPLETE",
     "KDUMP_MAGIC",
     "KDUMP_PAGE",
     "KDUMP_SUB_HEADER",
@@ -179,9 +181,9 @@ DISKDUMP_MAGIC = b"DISKDUMP"
 
 KDUMP_HEADER = np.dtype(
     {  # struct disk_dump_header, block 0; the machine's name and the time lie between
-        "names": ["signature", "header_version", "block_size", "sub_hdr_size", "bitmap_blocks", "max_mapnr"],
-        "formats": ["S8", "<u4", "<u4", "<u4", "<u4", "<u4"],
-        "offsets": [0, 8, 428, 432, 436, 440],
+        "names": ["signature", "header_version", "status", "block_size", "sub_hdr_size", "bitmap_blocks", "max_mapnr"],
+        "formats": ["S8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4"],
+        "offsets": [0, 8, 424, 428, 432, 436, 440],
         "itemsize": 464,
     }
 )
@@ -203,6 +205,10 @@ KDUMP_SUB_HEADER = np.dtype(
         ("max_mapnr_64", "<u8"),
     ]
 )
+KDUMP_INCOMPLETE = 8
+"""`DUMP_DH_COMPRESSED_INCOMPLETE` of `status`: makedumpfile ran out of space; descriptors of missing pages are zero."""
+ELF_INCOMPLETE = 1
+"""`DUMP_ELF_INCOMPLETE` of e_flags (makedumpfile, elf_info.h): the same of an ELF core, whose segments are cut."""
 KDUMP_PAGE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")])
 """struct page_desc: one for each dumped page, ascending."""
 KDUMP_COMPRESSED = {0: "none", 1: "zlib", 2: "lzo", 4: "snappy", 0x20: "zstd"}

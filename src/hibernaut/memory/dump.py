@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
 
-__all__ = ["Dump", "Refusal", "RootHint"]
+__all__ = ["Dump", "Refusal", "RootHint", "incomplete"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Dump:
         notes: other facts by name: VMCOREINFO's keys as they are, others with a prefix (`qemu.cpus`).
         vmcoreinfo: text of its VMCOREINFO note; None if it has none.
         roots: all roots that it names, the likeliest first; not each is one of the kernel's own.
+        remarks: what is missing in it, a sentence each.
     """
 
     kind: str
@@ -49,6 +50,22 @@ class Dump:
     notes: Mapping[str, str] = field(default_factory=dict)
     vmcoreinfo: bytes | None = None
     roots: tuple[RootHint, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def incomplete(missing_pages: int, total_pages: int, *, marked: bool) -> tuple[str, ...]:
+    """Return the remark on a dump whose writer or copy ended early; none if it is complete.
+
+    Args:
+        missing_pages: pages that it announces and does not hold.
+        total_pages: pages that it announces.
+        marked: whether it says itself that it is incomplete; else the file was cut later.
+    """
+    if not missing_pages:
+        complete = "the dump is marked as incomplete, but no page of those that it announces is missing"
+        return (complete,) if marked else ()
+    how = "were not written" if marked else "are not in the file"
+    return (f"the dump is incomplete: {missing_pages} of {total_pages} pages {how}",)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import FormatError
 from hibernaut.memory import declarations as c
-from hibernaut.memory.dump import Dump, Refusal, RootHint
-from hibernaut.memory.mapped import MappedMemory, Pieces, whole_frames
+from hibernaut.memory.dump import Dump, Refusal, RootHint, incomplete
+from hibernaut.memory.joined import ByteRanges, memory_of
+from hibernaut.memory.mapped import first_wins, whole_frames
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
 
 if TYPE_CHECKING:
+    from hibernaut.memory.physical import PhysicalMemory
     from hibernaut.volumes.files import PlainFile
 
 __all__ = ["Note", "open_elf", "read_notes"]
@@ -45,8 +47,9 @@ class Note(NamedTuple):
 def open_elf(plain: PlainFile) -> Dump | Refusal:
     """Open an ELF64 core as physical memory, by `p_paddr`.
 
-    Memory that `p_filesz` covers exists, the rest of `p_memsz` does not. Where several headers cover a frame (kdump's
-    segment for kernel text), the first wins; a frame that is covered only in part is left out. Headers without a
+    Memory that `p_filesz` covers exists, the rest of `p_memsz` does not; nor does what lies beyond the end of a file
+    that was cut. Where several headers cover a frame (kdump's segment for kernel text), the first wins; a frame that
+    two of them hold in parts is put together, and one that is covered only in part is left out. Headers without a
     physical address are skipped: those marked so (`PADDR_UNKNOWN`), and, where several have physical address 0, those
     whose virtual address is not at the offset of the others (cores of processes; old /proc/kcore). Since Linux kernel
     commit 464920104bf7 ("/proc/kcore: update physical address for kcore ram and text") (in v4.11), /proc/kcore has
@@ -59,7 +62,7 @@ def open_elf(plain: PlainFile) -> Dump | Refusal:
         The dump, which owns `plain`; a refusal if the file is not an ELF core of an x86-64 machine.
 
     Raises:
-        FormatError: it is one, and its headers contradict each other or the file ends early.
+        FormatError: it is one, and its headers contradict each other or lie beyond the end of the file.
     """
     head = plain.pread(0, c.ELF_HEADER.itemsize)
     reason = _why_not(head)
@@ -68,16 +71,19 @@ def open_elf(plain: PlainFile) -> Dump | Refusal:
     header = np.frombuffer(head, dtype=c.ELF_HEADER)[0]
     headers = _program_headers(plain, header)
     loads = headers[headers["p_type"] == c.PT_LOAD]
-    _check_inside(plain, loads, "segment")
+    physical, lost = _inside(plain, loads)
     notes = _machine_notes(plain, headers[headers["p_type"] == c.PT_NOTE])
     if any(note.name in c.XEN_NOTES for note in notes):
         return Refusal("ELF core", "a crash dump of Xen, whose page tables hold machine frames", XEN_ADVICE)
-    pieces = _pieces(plain, loads[_has_paddr(loads)])
-    if not len(pieces) and c.XEN_SECTIONS in _section_names(plain, header):
+    memory = memory_of(plain, _spans(plain, physical))
+    total = memory.ranges.total_pages
+    if not total and c.XEN_SECTIONS in _section_names(plain, header):
         return Refusal("ELF core", "a dump of a Xen guest (xl dump-core), whose memory is in sections", XEN_ADVICE)
-    if not len(pieces):
+    if not total:
+        _check_inside(plain, loads, "segment")
         return Refusal("ELF core", "no segment holds physical memory (a process's core has none)")
-    return _dump(plain, pieces, notes)
+    marked = bool(header["e_flags"] & c.ELF_INCOMPLETE)
+    return _dump(memory, notes, incomplete(lost, lost + total, marked=marked))
 
 
 def read_notes(plain: PlainFile, offset: int, size_bytes: int) -> Iterator[Note]:
@@ -167,6 +173,28 @@ def _check_inside(plain: PlainFile, headers: Headers, what: str) -> None:
         )
 
 
+def _inside(plain: PlainFile, loads: Headers) -> tuple[Headers, int]:
+    """Return the segments of physical memory, cut at the end of the file, and the number of pages that lie beyond it.
+
+    Raises:
+        FormatError: a segment is longer than physical memory can be.
+    """
+    physical = loads[_has_paddr(loads)]
+    size, limit = np.uint64(plain.size_bytes), np.uint64(c.PADDR_LIMIT)
+    huge = physical["p_filesz"] > limit
+    _check_inside(plain, physical[huge], "segment")
+    announced = _total(_spans(plain, physical))
+    cut = physical.copy()
+    cut["p_offset"] = np.minimum(physical["p_offset"], size)
+    cut["p_filesz"] = np.minimum(physical["p_filesz"], size - cut["p_offset"])
+    return cut, announced - _total(_spans(plain, cut))
+
+
+def _total(spans: ByteRanges) -> int:
+    """Return the number of frames that lie wholly in one of some ranges."""
+    return int(first_wins(whole_frames(*spans))[:, 1].sum())
+
+
 def _has_paddr(loads: Headers) -> NDArray[np.bool_]:
     """Return which segments hold bytes with a physical address."""
     known = (loads["p_filesz"] > 0) & (loads["p_paddr"] != np.uint64(c.PADDR_UNKNOWN))
@@ -177,15 +205,13 @@ def _has_paddr(loads: Headers) -> NDArray[np.bool_]:
     return np.asarray(known, dtype=np.bool_)
 
 
-def _pieces(plain: PlainFile, physical: Headers) -> Pieces:
-    """Return the places of the segments' whole frames."""
+def _spans(plain: PlainFile, physical: Headers) -> ByteRanges:
+    """Return the places of the segments' bytes. Raises FormatError if one is beyond physical memory."""
     limit = np.uint64(c.PADDR_LIMIT)
     beyond = physical["p_paddr"] > limit - np.minimum(physical["p_filesz"], limit)
     for header in physical[beyond][:1]:
         raise FormatError(f"segment at physical {int(header['p_paddr']):#x} runs beyond 52 bits", source=plain.name)
-    return whole_frames(
-        *(physical[field].astype(np.int64) for field in ("p_paddr", "p_filesz", "p_offset")),
-    )
+    return ByteRanges(*(physical[field].astype(np.int64) for field in ("p_paddr", "p_filesz", "p_offset")))
 
 
 def _machine_notes(plain: PlainFile, headers: Headers) -> list[Note]:
@@ -194,7 +220,7 @@ def _machine_notes(plain: PlainFile, headers: Headers) -> list[Note]:
     return [note for offset, size_bytes in spans for note in read_notes(plain, offset, size_bytes)]
 
 
-def _dump(plain: PlainFile, pieces: Pieces, notes: list[Note]) -> Dump:
+def _dump(memory: PhysicalMemory, notes: list[Note], remarks: tuple[str, ...]) -> Dump:
     """Return the dump with the facts of its notes."""
     text = max(
         (note.description.split(b"\x00", 1)[0] for note in notes if note.name == c.VMCOREINFO_NOTE),
@@ -209,7 +235,7 @@ def _dump(plain: PlainFile, pieces: Pieces, notes: list[Note]) -> Dump:
         facts["qemu.cr3"] = " ".join(f"{int(state['cr'][3]):#x}" for state in cpus)
     roots = tuple(_roots(cpus, cr3, levels))
     first = roots[0] if roots else RootHint(0, None, "")
-    return Dump("elf", MappedMemory(plain, pieces), first.cr3 or None, first.levels, facts, text, roots)
+    return Dump("elf", memory, first.cr3 or None, first.levels, facts, text, roots, remarks)
 
 
 def _roots(cpus: list[Any], cr3: int | None, levels: int | None) -> Iterator[RootHint]:

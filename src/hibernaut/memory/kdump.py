@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory import declarations as c
-from hibernaut.memory.dump import Dump, Refusal
+from hibernaut.memory.dump import Dump, Refusal, incomplete
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
@@ -38,6 +38,8 @@ DESCRIPTORS = 1 << 16
 
 def open_kdump(plain: PlainFile) -> Dump | Refusal:
     """Open a kdump-compressed dump as physical memory; pages that makedumpfile left out do not exist.
+
+    Nor do pages that it did not write for want of space, and those beyond the end of a file that was cut.
 
     Pages may be uncompressed or compressed with zlib, LZO or zstd. `open_plain` puts the flattened form in order.
 
@@ -69,25 +71,34 @@ def open_kdump(plain: PlainFile) -> Dump | Refusal:
         raise FormatError(
             f"{ranges.total_pages} page descriptors run past the end", source=plain.name, offset=descriptors_at
         )
-    kinds = _compressions(plain, descriptors_at, ranges.total_pages)
+    kinds, written = _descriptors(plain, descriptors_at, ranges.total_pages)
     if "snappy" in kinds:
         return Refusal("kdump", "pages compressed with Snappy; dump with makedumpfile -c, -l or -z, or convert it")
     text = _vmcoreinfo(plain, sub) if version >= 3 else None
     facts = {} if text is None else parse_vmcoreinfo(text)
     cr3, levels = page_table_root(facts)
-    return Dump("kdump", KdumpMemory(plain, ranges, descriptors_at), cr3, levels, facts, text)
+    missing_pages = ranges.total_pages - written.total_pages
+    missing = incomplete(missing_pages, ranges.total_pages, marked=bool(header["status"] & c.KDUMP_INCOMPLETE))
+    memory = KdumpMemory(plain, *_there(ranges, written), descriptors_at)
+    return Dump("kdump", memory, cr3, levels, facts, text, remarks=missing)
 
 
 class KdumpMemory(PhysicalMemory):
     """Pages of a kdump-compressed file, decompressed when they are read.
 
     Safe to use from several threads. Reading a damaged page raises CorruptImage.
+
+    Args:
+        plain: the file; closing this memory closes it.
+        ranges: frames that it holds.
+        rows: number of the descriptor of each range's first frame, shape (n,); those of its others follow.
+        descriptors_at: byte of the first descriptor.
     """
 
-    def __init__(self, plain: PlainFile, ranges: FrameRanges, descriptors_at: int) -> None:
+    def __init__(self, plain: PlainFile, ranges: FrameRanges, rows: NDArray[np.int64], descriptors_at: int) -> None:
         self._plain = plain
         self._ranges = ranges
-        self._rows = np.cumsum(ranges.nr_pages) - ranges.nr_pages
+        self._rows = rows
         self._descriptors_at = descriptors_at
         self._codecs = _Codecs()
 
@@ -211,14 +222,45 @@ def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
     return FrameRanges(found[::2], found[1::2] - found[::2])
 
 
-def _compressions(plain: PlainFile, at: int, nr_pages: int) -> set[str]:
-    """Return the known compressions in the page descriptors; reading a page reports an unknown one."""
+def _descriptors(plain: PlainFile, at: int, nr_pages: int) -> tuple[set[str], FrameRanges]:
+    """Return the known compressions in the page descriptors, and the numbers of those whose page is in the file.
+
+    Reading a page reports an unknown compression. A descriptor of zeroes is one that was not written.
+    """
     found: set[int] = set()
+    edges: list[NDArray[np.int64]] = []
+    before = False
     for first in range(0, nr_pages, DESCRIPTORS):
         count = min(DESCRIPTORS, nr_pages - first)
         raw = plain.pread(at + first * c.KDUMP_PAGE.itemsize, count * c.KDUMP_PAGE.itemsize)
-        found.update(np.unique(np.frombuffer(raw, dtype=c.KDUMP_PAGE)["flags"]).tolist())
-    return {c.KDUMP_COMPRESSED[flags] for flags in found if flags in c.KDUMP_COMPRESSED}
+        descriptors = np.frombuffer(raw, dtype=c.KDUMP_PAGE)
+        found.update(np.unique(descriptors["flags"]).tolist())
+        there = (descriptors["size"] > 0) & (descriptors["offset"] < plain.size_bytes)
+        there &= descriptors["offset"] + descriptors["size"] <= plain.size_bytes
+        edges.append(np.flatnonzero(np.diff(there, prepend=before)) + first)
+        before = bool(there[-1])
+    bounds = np.concatenate([*edges, np.array([nr_pages] if before else [], dtype=np.int64)])
+    names = {c.KDUMP_COMPRESSED[flags] for flags in found if flags in c.KDUMP_COMPRESSED}
+    return names, FrameRanges(bounds[::2], bounds[1::2] - bounds[::2])
+
+
+def _there(ranges: FrameRanges, written: FrameRanges) -> tuple[FrameRanges, NDArray[np.int64]]:
+    """Return the frames whose descriptors are among some, and the number of the descriptor of each range's first.
+
+    Args:
+        ranges: frames with a descriptor, in the order of these.
+        written: numbers of descriptors.
+    """
+    first_rows = np.cumsum(ranges.nr_pages) - ranges.nr_pages
+    if written.total_pages == ranges.total_pages:
+        return ranges, first_rows
+    ends = written.starts + written.nr_pages
+    bounds = np.unique(np.concatenate((written.starts, ends, first_rows, [ranges.total_pages])))
+    rows, lengths = bounds[:-1], np.diff(bounds)
+    kept = written.contains(rows)
+    rows, lengths = rows[kept], lengths[kept]
+    index = np.searchsorted(first_rows, rows, side="right") - 1
+    return FrameRanges(ranges.starts[index] + rows - first_rows[index], lengths), rows
 
 
 def _vmcoreinfo(plain: PlainFile, sub: Any) -> bytes | None:

@@ -10,7 +10,7 @@ import numpy as np
 from hibernaut.errors import FormatError
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump import Dump, Refusal
-from hibernaut.memory.mapped import MappedMemory, Pieces, whole_frames
+from hibernaut.memory.joined import ByteRanges, memory_of
 from hibernaut.memory.page import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -18,17 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = ["open_lime"]
 
+UNKNOWN_RANGES = "and whether there were others after it is not known"
+RANGES_LIMIT = 1 << 20
+"""Most ranges that a valid file has: LiME writes one for each range of System RAM in /proc/iomem."""
+
 
 def open_lime(plain: PlainFile) -> Dump | Refusal:
     """Open a LiME dump as physical memory.
 
-    Frames that the dump holds only in part are left out. Where two ranges overlap, the earlier wins.
+    A frame that two ranges hold in parts is put together; one that the dump holds only in part is left out. Where two
+    ranges overlap, the earlier wins.
 
     Returns:
         The dump, which owns `plain`; a refusal if the file does not start with a LiME header of version 1.
 
     Raises:
-        FormatError: it does, and a range runs past the end of the file or past 52 bits, or no header follows a range.
+        FormatError: it does, and a range runs past 52 bits, or no header follows a range, or no page is in the file.
     """
     first = plain.pread(0, c.LIME_RANGE.itemsize)
     if len(first) < c.LIME_RANGE.itemsize:
@@ -38,19 +43,23 @@ def open_lime(plain: PlainFile) -> Dump | Refusal:
         return Refusal("LiME", "no LiME magic")
     if header["version"] != c.LIME_VERSION:
         return Refusal("LiME", f"version {int(header['version'])}, not {c.LIME_VERSION}")
-    pieces = _pieces(plain)
-    if not len(pieces):
+    spans, remarks = _spans(plain)
+    memory = memory_of(plain, spans)
+    if not memory.ranges.total_pages:
         raise FormatError("no range holds a whole page", source=plain.name)
-    return Dump("lime", MappedMemory(plain, pieces))
+    return Dump("lime", memory, remarks=remarks)
 
 
-def _pieces(plain: PlainFile) -> Pieces:
+def _spans(plain: PlainFile) -> tuple[ByteRanges, tuple[str, ...]]:
+    """Return the ranges, cut at the end of the file, and the remark on what is missing there."""
+    remarks: tuple[str, ...] = ()
     found: list[tuple[int, int, int]] = []
     at = 0
     while at < plain.size_bytes:
         raw = plain.pread(at, c.LIME_RANGE.itemsize)
         if len(raw) < c.LIME_RANGE.itemsize:
-            raise FormatError("the file ends inside a LiME header", source=plain.name, offset=at)
+            remarks = (f"the dump is incomplete: the file ends inside a LiME header, {UNKNOWN_RANGES}",)
+            break
         magic, version, start, last, _ = np.frombuffer(raw, dtype=c.LIME_RANGE)[0].tolist()
         if (magic, version) != (c.LIME_MAGIC, c.LIME_VERSION):
             raise FormatError("no LiME header after a range", source=plain.name, offset=at, found=raw[:8].hex())
@@ -58,13 +67,15 @@ def _pieces(plain: PlainFile) -> Pieces:
             raise FormatError(f"impossible range {start:#x} to {last:#x}", source=plain.name, offset=at + 8)
         size_bytes = last - start + 1
         at += c.LIME_RANGE.itemsize
-        if size_bytes > plain.size_bytes - at:
-            raise FormatError(
-                f"range {start:#x} to {last:#x} runs past the end of the file",
-                source=plain.name,
-                offset=plain.size_bytes,
-            )
-        if size_bytes >= PAGE_SIZE:  # a shorter range holds no whole frame, and a hostile file could have many
-            found.append((start, size_bytes, at))
+        there = plain.size_bytes - at
+        if size_bytes > there:
+            missing = (last + 1) // PAGE_SIZE - (start + there) // PAGE_SIZE
+            where = f"{start:#x} to {last:#x}"
+            lost = f"{missing} pages of its last range, {where}, are not in the file"
+            remarks = (f"the dump is incomplete: {lost}, {UNKNOWN_RANGES}",)
+            size_bytes = there
+        found.append((start, size_bytes, at))
+        if len(found) > RANGES_LIMIT:
+            raise FormatError(f"more than {RANGES_LIMIT} ranges", source=plain.name, offset=at)
         at += size_bytes
-    return whole_frames(*np.array(found, dtype=np.int64).reshape(-1, 3).T)
+    return ByteRanges(*np.array(found, dtype=np.int64).reshape(-1, 3).T), remarks

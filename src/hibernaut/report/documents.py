@@ -157,6 +157,7 @@ class MismatchDocument(TypedDict):
 class MapDocument(TypedDict):
     """`hibernaut map`: the direct map."""
 
+    remarks: Annotated[list[str], "what is missing in the source"]
     levels: Annotated[int, "levels of paging: 4 or 5"]
     cr3: Annotated[Hex, "physical address of the root of the page tables"]
     root_from: Annotated[
@@ -230,6 +231,7 @@ class ConvertDocument(TypedDict):
     """`hibernaut convert`: the file that was written."""
 
     source: Annotated[str, "format of the source: elf, lime, kdump, raw or swsusp"]
+    remarks: Annotated[list[str], "what is missing in the source"]
     format: Annotated[str, "format of the file: elf, lime or raw"]
     pages: Pages
     ranges: Annotated[int, "number of ranges of neighbouring page frames"]

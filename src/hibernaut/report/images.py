@@ -190,6 +190,7 @@ def convert_document(source: Source, converted: Converted, vaddr_base: int | Non
     """
     return {
         "source": source.kind,
+        "remarks": list(source.remarks),
         "format": converted.format,
         "pages": converted.pages,
         "ranges": converted.ranges,

@@ -13,9 +13,16 @@ from hibernaut.report.text import hex_or_none
 __all__ = ["map_document", "walk_document"]
 
 
-def map_document(found: DirectMap, root_from: str) -> MapDocument:
-    """Return the document of a direct map; `root_from` is the origin of its root (`Paging.origin`)."""
+def map_document(found: DirectMap, root_from: str, remarks: tuple[str, ...]) -> MapDocument:
+    """Return the document of a direct map.
+
+    Args:
+        found: the direct map.
+        root_from: origin of its root (`Paging.origin`).
+        remarks: remarks on its source.
+    """
     return {
+        "remarks": list(remarks),
         "levels": found.levels,
         "cr3": f"{found.cr3:#x}",
         "root_from": root_from,
