@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 from uuid import UUID
 
 from hibernaut.errors import FormatError
-from hibernaut.volumes.files import PlainFile
+from hibernaut.volumes.volume import Volume
 
-__all__ = ["SECTOR_BYTES", "find_partition"]
+__all__ = ["SECTOR_BYTES", "Partition", "find_partition", "has_partition_table", "partitions_of"]
 
 SECTOR_BYTES = 512
-"""Logical block size of the disks that partition tables are read from."""
+"""Logical block size of a disk with a master boot record."""
+GPT_SECTOR_BYTES = (512, 4096)
+"""Logical block sizes of disks with a GUID partition table: its header is in the second block."""
 BOOT_SIGNATURE = b"\x55\xaa"
 """Last two bytes of a master or extended boot record."""
 BOOT_SIGNATURE_OFFSET = 510
@@ -28,43 +31,97 @@ MAX_LOGICAL_PARTITIONS = 128
 GPT_SIGNATURE = b"EFI PART"
 GPT_ENTRIES_OFFSET = 72
 """UEFI specification, 5.3.2: PartitionEntryLBA, NumberOfPartitionEntries, SizeOfPartitionEntry."""
+GPT_ENTRY_KEPT_BYTES = 128
+GPT_NAME = slice(56, 128)
+"""UEFI specification, 5.3.3: PartitionName, UTF-16."""
 MAX_GPT_ENTRIES = 1024
 GPT_ENTRY_BYTES = (128, 4096)
 """Smallest and largest size of an entry that is accepted."""
 
-Partitions = dict[int, tuple[int, int]]
-"""(first byte, length) of each partition, by number."""
+KINDS = {
+    0x82: "Linux swap",
+    0x83: "Linux",
+    0x8E: "Linux LVM",
+    UUID("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f").int: "Linux swap",
+    UUID("0fc63daf-8483-4772-8e79-3d69d8477de4").int: "Linux",
+    UUID("e6d6d379-f507-44c2-a23c-238f2a3df928").int: "Linux LVM",
+    UUID("ca7d7ccb-63ed-4c53-861c-1742536059cc").int: "LUKS",
+    UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b").int: "EFI system",
+}
+"""Types of partitions, of either table."""
 
 
-def find_partition(file: PlainFile, number: int) -> tuple[int, int]:
-    """Return the first byte and the length of a partition, cut at the end of the file.
+class Partition(NamedTuple):
+    """A partition.
+
+    Attributes:
+        start: first byte.
+        size_bytes: length, which may reach behind the end of a cut disk.
+        kind: type in words, as far as known.
+        label: its name in a GUID partition table.
+    """
+
+    start: int
+    size_bytes: int
+    kind: str = ""
+    label: str = ""
+
+
+Partitions = dict[int, Partition]
+"""Partitions by number."""
+
+
+def find_partition(disk: Volume, number: int) -> tuple[int, int]:
+    """Return the first byte and the length of a partition, cut at the end of the disk.
 
     Args:
-        file: a whole disk.
+        disk: a whole disk.
         number: as in the name of the partition's device; logical partitions count from 5.
 
     Raises:
         FormatError: the disk has no partition table, a damaged one, or no such partition.
     """
-    sector = file.pread(0, SECTOR_BYTES)
+    found = partitions_of(disk)
+    if number not in found:
+        known = ", ".join(map(str, sorted(found))) or "none"
+        raise FormatError(
+            f"no partition {number}", source=disk.name, expected=f"one of: {known}", advice="give one of these"
+        )
+    start, size_bytes, _, _ = found[number]
+    return start, min(size_bytes, disk.size_bytes - start)
+
+
+def partitions_of(disk: Volume) -> Partitions:
+    """Return the partitions of a disk by number, as Linux numbers them.
+
+    Raises:
+        FormatError: the disk has no partition table, or a damaged one.
+    """
+    sector = disk.pread(0, SECTOR_BYTES)
     if not _is_boot_record(sector):
         raise FormatError(
             "no partition table",
-            source=file.name,
+            source=disk.name,
             offset=BOOT_SIGNATURE_OFFSET,
             expected="55 aa, the signature of a boot record",
             advice="leave out --partition if the file is the partition itself, else give --base",
         )
     entries = _mbr_entries(sector)
     is_gpt = any(kind == MBR_PROTECTIVE for kind, _, _ in entries)
-    found = _gpt(file) if is_gpt else _mbr(file, entries)
-    if number not in found:
-        known = ", ".join(map(str, sorted(found))) or "none"
-        raise FormatError(
-            f"no partition {number}", source=file.name, expected=f"one of: {known}", advice="give one of these"
-        )
-    start, size_bytes = found[number]
-    return start, min(size_bytes, file.size_bytes - start)
+    return _gpt(disk) if is_gpt else _mbr(disk, entries)
+
+
+def has_partition_table(disk: Volume) -> bool:
+    """Return whether a volume begins with a partition table that describes parts of it.
+
+    A boot sector of a file system has the same signature: here, every entry that is used must begin inside the volume,
+    and at least one must be.
+    """
+    sector = disk.pread(0, SECTOR_BYTES)
+    if not _is_boot_record(sector) or any(sector[at] & 0x7F for at in range(MBR_ENTRIES_OFFSET, 510, MBR_ENTRY_BYTES)):
+        return False
+    used = [(first, sectors) for kind, first, sectors in _mbr_entries(sector) if kind]
+    return bool(used) and all(first and sectors and first * SECTOR_BYTES < disk.size_bytes for first, sectors in used)
 
 
 def _is_boot_record(sector: bytes) -> bool:
@@ -80,66 +137,98 @@ def _mbr_entries(sector: bytes) -> list[tuple[int, int, int]]:
     return entries
 
 
-def _mbr(file: PlainFile, entries: list[tuple[int, int, int]]) -> Partitions:
-    """Return the primary and logical partitions of a master boot record."""
+def _mbr(disk: Volume, entries: list[tuple[int, int, int]]) -> Partitions:
+    """Return the primary and logical partitions of a master boot record.
+
+    Several extended partitions are allowed: logical ones are numbered through, in the order of the entries.
+    """
     found: Partitions = {}
+    logical = FIRST_LOGICAL_NUMBER
     for number, (kind, first, sectors) in enumerate(entries, start=1):
         if not kind or not sectors:
             continue
         if kind in MBR_EXTENDED:
-            found.update(_logical(file, first))
+            for one in _logical(disk, first, sectors):
+                found[logical] = one
+                logical += 1
         else:
-            found[number] = (first * SECTOR_BYTES, sectors * SECTOR_BYTES)
+            found[number] = _mbr_partition(kind, first, sectors)
     return found
 
 
-def _logical(file: PlainFile, extended: int) -> Partitions:
-    """Return the logical partitions: a chain of boot records, each with one partition and a link to the next record."""
-    found: Partitions = {}
+def _mbr_partition(kind: int, first: int, sectors: int) -> Partition:
+    return Partition(first * SECTOR_BYTES, sectors * SECTOR_BYTES, KINDS.get(kind, f"type {kind:#x}"))
+
+
+def _logical(disk: Volume, extended: int, extended_sectors: int) -> list[Partition]:
+    """Return the logical partitions of an extended one: a chain of boot records, each with partitions and a link.
+
+    As Linux reads it (`parse_extended`, block/partitions/msdos.c): any of the four entries may be the link, the first
+    that is extended; one of the last two entries counts only if it lies inside the extended partition.
+    """
+    found: list[Partition] = []
     record, seen = extended, set[int]()
     while record not in seen and len(seen) < MAX_LOGICAL_PARTITIONS:
         seen.add(record)
-        sector = file.pread(record * SECTOR_BYTES, SECTOR_BYTES)
+        sector = disk.pread(record * SECTOR_BYTES, SECTOR_BYTES)
         if not _is_boot_record(sector):
             break
-        partition, link = _mbr_entries(sector)[:2]
-        kind, first, sectors = partition
-        if kind and sectors:
-            found[FIRST_LOGICAL_NUMBER + len(found)] = ((record + first) * SECTOR_BYTES, sectors * SECTOR_BYTES)
-        kind, first, _ = link
-        if kind not in MBR_EXTENDED:
+        entries = _mbr_entries(sector)
+        for number, (kind, first, sectors) in enumerate(entries):
+            start = record + first
+            if not sectors or kind in MBR_EXTENDED or not kind:
+                continue
+            inside = extended <= start and start + sectors <= extended + extended_sectors
+            if number < 2 or inside:
+                found.append(_mbr_partition(kind, start, sectors))
+        links = [first for kind, first, sectors in entries if sectors and kind in MBR_EXTENDED]
+        if not links:
             break
-        record = extended + first
+        record = extended + links[0]
     return found
 
 
-def _gpt(file: PlainFile) -> Partitions:
-    """Return the partitions of a GUID partition table (UEFI specification, 5.3)."""
-    header = file.pread(SECTOR_BYTES, SECTOR_BYTES)
-    if len(header) < SECTOR_BYTES or not header.startswith(GPT_SIGNATURE):
-        raise FormatError(
-            "no GPT header",
-            source=file.name,
-            offset=SECTOR_BYTES,
-            expected=GPT_SIGNATURE.decode(),
-            advice="give --base",
-        )
+def _gpt(disk: Volume) -> Partitions:
+    """Return the partitions of a GUID partition table (UEFI specification, 5.3).
+
+    Without a header in the second block, the copy in the last block is taken.
+    """
+    places = [(size, size) for size in GPT_SECTOR_BYTES]
+    places += [(disk.size_bytes - size, size) for size in GPT_SECTOR_BYTES]
+    for at, sector_bytes in places:
+        header = disk.pread(at, SECTOR_BYTES)
+        if len(header) == SECTOR_BYTES and header.startswith(GPT_SIGNATURE):
+            return _gpt_entries(disk, at, header, sector_bytes)
+    raise FormatError(
+        "no GPT header",
+        source=disk.name,
+        offset=SECTOR_BYTES,
+        expected=GPT_SIGNATURE.decode(),
+        advice="give --base",
+    )
+
+
+def _gpt_entries(disk: Volume, at: int, header: bytes, sector_bytes: int) -> Partitions:
+    """Return the partitions of a table whose header lies at a byte of the disk."""
     first_sector, count, entry_bytes = struct.unpack_from("<QII", header, GPT_ENTRIES_OFFSET)
     low, high = GPT_ENTRY_BYTES
     if not low <= entry_bytes <= high or not 0 < count <= MAX_GPT_ENTRIES:
         raise FormatError(
             "GPT header is damaged",
-            source=file.name,
-            offset=SECTOR_BYTES + GPT_ENTRIES_OFFSET,
+            source=disk.name,
+            offset=at + GPT_ENTRIES_OFFSET,
             expected=f"at most {MAX_GPT_ENTRIES} entries of {low} to {high} bytes",
             found=f"{count} of {entry_bytes}",
             advice="give --base",
         )
-    table = file.pread(first_sector * SECTOR_BYTES, count * entry_bytes)
+    table = disk.pread(first_sector * sector_bytes, count * entry_bytes)
     found: Partitions = {}
-    for number, at in enumerate(range(0, len(table) - entry_bytes + 1, entry_bytes), start=1):
-        entry = table[at : at + 48]
+    for number, entry_at in enumerate(range(0, len(table) - entry_bytes + 1, entry_bytes), start=1):
+        entry = table[entry_at : entry_at + GPT_ENTRY_KEPT_BYTES]
+        kind = UUID(bytes_le=entry[:16])
         first, last = struct.unpack_from("<QQ", entry, 32)
-        if UUID(bytes_le=entry[:16]).int and first <= last:
-            found[number] = (first * SECTOR_BYTES, (last + 1 - first) * SECTOR_BYTES)
+        if kind.int and first <= last:
+            label = entry[GPT_NAME].decode("utf-16-le", "replace").split("\0")[0]
+            size_bytes = (last + 1 - first) * sector_bytes
+            found[number] = Partition(first * sector_bytes, size_bytes, KINDS.get(kind.int, f"type {kind}"), label)
     return found
