@@ -17,6 +17,7 @@ from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.raw import open_raw
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.files import PlainFile, open_plain
+from hibernaut.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from hibernaut.swsusp import Image
@@ -67,7 +68,7 @@ class Source(Closing):
 
 
 def open_memory(
-    path: str | os.PathLike[str], *, offset: int = 0, partition: int | None = None, base: int | None = None
+    path: str | os.PathLike[str] | Volume, *, offset: int = 0, partition: int | None = None, base: int | None = None
 ) -> Source:
     """Open a RAM dump (ELF core, LiME, kdump-compressed, raw) or a hibernation image, compressed or not.
 
@@ -75,7 +76,7 @@ def open_memory(
     which has no magic number, is the last resort; a file of another known format is never taken for raw memory.
 
     Args:
-        path: path of the file or block device.
+        path: path of the file or block device; or an open volume with a hibernation image, which the source then owns.
         offset: position of the swap header on its device, in pages (`resume_offset` of a swap file).
         partition: number of the swap partition in the MBR or GPT of a whole disk.
         base: byte offset in the file at which the device of the swap area begins. With `offset`, `partition` or `base`
@@ -89,7 +90,9 @@ def open_memory(
             is damaged.
         OSError: the file cannot be read.
     """
-    plain = open_plain(path)
+    if isinstance(path, Volume) and not isinstance(path, PlainFile):
+        return _open_image(path, offset, partition, base)
+    plain = path if isinstance(path, PlainFile) else open_plain(path)
     try:
         if offset or partition is not None or base is not None:
             return _open_image(plain, offset, partition, base)
@@ -135,7 +138,7 @@ def _source(plain: PlainFile, dump: Dump) -> Source:
     )
 
 
-def _open_image(plain: PlainFile, offset: int, partition: int | None, base: int | None) -> Source:
+def _open_image(plain: Volume, offset: int, partition: int | None, base: int | None) -> Source:
     from hibernaut.swsusp import open_image
 
     image = open_image(plain, offset=offset, partition=partition, base=base)

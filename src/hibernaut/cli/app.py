@@ -15,6 +15,7 @@ from hibernaut.cli.convert import convert_
 from hibernaut.cli.demo import demo
 from hibernaut.cli.explain import explain_
 from hibernaut.cli.explore import explore_
+from hibernaut.cli.find import find
 from hibernaut.cli.help import Command, WholeHelpGroup, add_commands
 from hibernaut.cli.inspect import inspect
 from hibernaut.cli.lab.app import lab
@@ -72,6 +73,7 @@ def _options(
 
 COMMANDS: tuple[Command, ...] = (
     ("demo", demo, "hibernaut demo"),
+    ("find", find, "hibernaut find disk.img"),
     ("inspect", inspect, "hibernaut inspect swap.img --digests"),
     ("map", map_, "hibernaut map ram.elf"),
     ("walk", walk, "hibernaut walk ram.elf 0xffffffff81000000"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ from hibernaut.report.text import inspection_text
 from hibernaut.swsusp import inspect_image
 from hibernaut.swsusp.rules import ImageRules, image_rules_for_release, image_rules_probed
 from hibernaut.swsusp.verdict import ResumingMachine, verdict_on
-from hibernaut.volumes.files import open_plain
+from hibernaut.volumes.volume import close_volume
 
 __all__ = ["inspect"]
 
@@ -66,13 +67,14 @@ def inspect(
 
     The exit status is 1 if it is damaged, or if the kernel of --for-kernel would refuse it.
     """
-    place = AreaOptions(on_machine_offset, on_machine_partition, on_machine_base)
+    place = AreaOptions(offset=on_machine_offset, partition=on_machine_partition, base=on_machine_base)
     asked = _asked(for_kernel, on_machine, place)
-    with open_plain(image) as file, page_progress(f"reading {image}", None, output.quiet) as advance:
-        found = inspect_image(
-            file, offset=options.offset, partition=options.partition, base=options.base, progress=advance
-        )
-        document = inspect_document(found, options.offset)
+    with ExitStack() as stack:
+        file, offset = options.place(image)
+        stack.callback(close_volume, file)
+        advance = stack.enter_context(page_progress(f"reading {image}", None, output.quiet))
+        found = inspect_image(file, offset=offset, partition=options.partition, base=options.base, progress=advance)
+        document = inspect_document(found, offset)
         if digests and found.image and not found.problems:
             document["sha256_pfns"], document["sha256_stored_pages"] = digests_of(found.image)
         verdict = verdict_on(found, *asked[:2]) if asked else None

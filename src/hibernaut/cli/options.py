@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +24,10 @@ from hibernaut.linux.source_tables import Paging, find_paging
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import Image, open_image
 from hibernaut.swsusp.codecs import CompressorName
+from hibernaut.volumes.containers import container_of
+from hibernaut.volumes.files import open_plain
+from hibernaut.volumes.layers import open_volume
+from hibernaut.volumes.volume import Volume
 
 __all__ = [
     "AreaOptions",
@@ -32,6 +38,7 @@ __all__ = [
     "MachineOptions",
     "MemoryOptions",
     "OutputOptions",
+    "PassphraseOptions",
     "RulesOption",
     "SimulatedRulesOption",
     "SourceArgument",
@@ -169,16 +176,82 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class AreaOptions:
+class PassphraseOptions:
+    """Passphrases of encrypted volumes. None is ever given on the command line, where other users read it."""
+
+    passphrase_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--passphrase-file",
+            metavar="FILE",
+            rich_help_panel=IMAGE_SECTION,
+            help="Encrypted volume: file with its passphrase or key; repeatable. Default: asked for, where a terminal "
+            "is there.",
+        ),
+    ] = None
+    passphrase_fd: Annotated[
+        int | None,
+        typer.Option(
+            "--passphrase-fd",
+            min=0,
+            metavar="N",
+            rich_help_panel=IMAGE_SECTION,
+            help="Encrypted volume: descriptor from which its passphrase is read. Default: none.",
+        ),
+    ] = None
+
+    def read(self, *, ask: bool = False) -> list[bytes]:
+        """Return the passphrases, of a file with and without the end of its last line. Raises OSError.
+
+        Args:
+            ask: ask for one, if none is given and there is a terminal.
+        """
+        contents = [path.read_bytes() for path in self.passphrase_file or ()]
+        if self.passphrase_fd is not None:
+            with open(self.passphrase_fd, "rb") as stream:
+                contents.append(stream.read())
+        if not contents and ask and sys.stdin.isatty():
+            contents.append(getpass.getpass("Passphrase: ").encode())
+        return list(dict.fromkeys(one for content in contents for one in (content.removesuffix(b"\n"), content)))
+
+
+@dataclass(frozen=True)
+class AreaOptions(PassphraseOptions):
     """Position of the swap area with an image in its file."""
 
     offset: Annotated[int, offset_option()] = 0
     partition: Annotated[int | None, partition_option()] = None
     base: Annotated[int | None, base_option()] = None
+    volume: Annotated[
+        str | None,
+        typer.Option(
+            "--volume",
+            metavar="WAY",
+            rich_help_panel=IMAGE_SECTION,
+            help="Volume inside the disk, as `hibernaut find` prints it. Default: the disk itself.",
+        ),
+    ] = None
+
+    def place(self, path: Path) -> tuple[Volume, int]:
+        """Open the volume with the swap area, and return it with the block of the swap header.
+
+        A virtual disk is opened without being asked. Raises FormatError, HibernautError, OSError.
+        """
+        if self.volume is not None and (self.partition is not None or self.base is not None):
+            raise typer.BadParameter("--volume excludes --partition and --base: it names the volume")
+        if self.volume is None:
+            plain = open_plain(path)
+            if container_of(plain) is None:
+                return plain, self.offset
+            plain.close()
+        way = self.volume or ""
+        opened = open_volume(path, way, self.read(ask="luks" in way.split(",")))
+        return opened, opened.block or self.offset
 
     def open_image(self, path: Path) -> Image:
         """Open a hibernation image there. Raises FormatError, OSError."""
-        return open_image(path, offset=self.offset, partition=self.partition, base=self.base)
+        volume, offset = self.place(path)
+        return open_image(volume, offset=offset, partition=self.partition, base=self.base)
 
     def open_given(self, stack: ExitStack, path: Path | None) -> Image | None:
         """Open a hibernation image there, if one is given, for as long as the stack is. Raises FormatError, OSError."""
@@ -186,7 +259,8 @@ class AreaOptions:
 
     def open_memory(self, path: Path, quiet: bool) -> Source:
         """Open memory, which an image there may hold, and print the remarks on it. Raises FormatError, OSError."""
-        source = open_memory(path, offset=self.offset, partition=self.partition, base=self.base)
+        volume, offset = self.place(path)
+        source = open_memory(volume, offset=offset, partition=self.partition, base=self.base)
         for remark in source.remarks:
             say(f"{source.name}: {remark}", quiet)
         return source
@@ -255,7 +329,9 @@ class MachineOptions(MemoryOptions):
             OSError: a file cannot be read.
         """
         source = stack.enter_context(self.open_memory(path, quiet))
-        area = AreaOptions(self.pages_from_offset, self.pages_from_partition, self.pages_from_base)
+        area = AreaOptions(
+            offset=self.pages_from_offset, partition=self.pages_from_partition, base=self.pages_from_base
+        )
         pages_from = area.open_given(stack, self.pages_from)
         found = machine_in(source, pages_from=pages_from, cr3=self.cr3, levels=self.levels, rules=rules)
         for remark in found.remarks:
@@ -283,7 +359,7 @@ class LikeOptions:
 
     def open_like(self, stack: ExitStack) -> Image | None:
         """Open the image of --like, if one is given, for as long as the stack is. Raises FormatError, OSError."""
-        area = AreaOptions(self.like_offset, self.like_partition, self.like_base)
+        area = AreaOptions(offset=self.like_offset, partition=self.like_partition, base=self.like_base)
         return area.open_given(stack, self.like)
 
 

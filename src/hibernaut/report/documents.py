@@ -20,12 +20,15 @@ __all__ = [
     "ConvertDocument",
     "CrashedSaveDocument",
     "DemoDocument",
+    "DiskDocument",
     "DoctorDocument",
     "DumpDocument",
     "ExplainDocument",
     "ExploreDocument",
+    "FindDocument",
     "HibernateDocument",
     "InspectDocument",
+    "LayerDocument",
     "MapDocument",
     "Pattern",
     "ProveDocument",
@@ -96,6 +99,37 @@ class VerdictDocument(TypedDict):
     machine: Annotated[str, "machine whose facts apply"]
     checks: Annotated[list[CheckDocument], "the checks, in the kernel's order"]
     resumes: Annotated[bool | None, "whether the kernel resumes; null if unknown"]
+
+
+class LayerDocument(TypedDict):
+    """Something on a disk: a container, a partition, a file system, a swap area."""
+
+    volume: Annotated[str, "the way to it, for the option volume; empty for the disk itself"]
+    kind: Annotated[str, "swap, partition, luks, lvm, logical volume, damaged, or a virtual disk's or file system's"]
+    size_bytes: Annotated[int, "its length"]
+    detail: Annotated[str, "type and label of a partition, path of a swap file, page size of a swap area"]
+    problem: Annotated[str | None, "why nothing inside it is listed"]
+    offset_pages: Annotated[int | None, "of a swap area: block of its header on its device"]
+    state: Annotated[
+        Literal["image", "used up", "swap", "damaged", "other"] | None,
+        "of a swap area: with an image; with one that a resume has used up; plain; damaged; of another program",
+    ]
+    state_detail: Annotated[str | None, "of a swap area: what its header says"]
+    options: Annotated[str | None, "of a swap area: what opens it, after the name of a command"]
+
+
+class DiskDocument(TypedDict):
+    """The layers of a disk."""
+
+    disk: Annotated[str, "file or device"]
+    size_bytes: Annotated[int, "its length, unpacked"]
+    layers: Annotated[list[LayerDocument], "what lies in it, those inside after those that hold them"]
+
+
+class FindDocument(TypedDict):
+    """`hibernaut find`: swap areas and images, and the layers they lie in."""
+
+    disks: Annotated[list[DiskDocument], "the disks, as given"]
 
 
 class InspectDocument(TypedDict):
@@ -923,6 +957,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "demo": (DemoDocument,),
     "explain": (ExplainDocument,),
     "explore": (ExploreDocument,),
+    "find": (FindDocument,),
     "inspect": (InspectDocument,),
     "lab boot": (BootDocument, DryRunDocument),
     "lab build": (BuildDocument, BuildPlanDocument, CuresDocument),

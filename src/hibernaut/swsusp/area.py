@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE, Bytes
-from hibernaut.volumes.files import PlainFile
 from hibernaut.volumes.partitions import find_partition
+from hibernaut.volumes.volume import Volume
 
 __all__ = ["SwapArea", "contiguous_runs", "locate_area"]
 
@@ -28,7 +28,7 @@ class SwapArea:
         header_block: block of the swap header: 0 for a partition, `resume_offset` for a swap file.
     """
 
-    file: PlainFile
+    file: Volume
     base_bytes: int
     size_bytes: int
     header_block: int = 0
@@ -87,7 +87,7 @@ def contiguous_runs(blocks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from zip(blocks[first].tolist(), (last - first).tolist(), strict=True)
 
 
-def locate_area(file: PlainFile, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> SwapArea:
+def locate_area(file: Volume, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> SwapArea:
     """Return the swap area in a file.
 
     Args:

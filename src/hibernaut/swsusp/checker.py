@@ -13,7 +13,7 @@ from hibernaut.swsusp.header import SwapHeader, read_header
 from hibernaut.swsusp.image import Image, Progress, assemble, data_compressor, read_info
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
-from hibernaut.volumes.files import PlainFile
+from hibernaut.volumes.volume import Volume
 
 __all__ = ["Inspection", "Problem", "inspect_image"]
 
@@ -74,7 +74,7 @@ class Inspection:
 
 
 def inspect_image(
-    file: PlainFile,
+    file: Volume,
     *,
     offset: int = 0,
     partition: int | None = None,

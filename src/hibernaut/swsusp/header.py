@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -29,9 +30,13 @@ from hibernaut.swsusp.declarations import (
     USWSUSP_TAIL,
     Flags,
 )
-from hibernaut.volumes.files import PlainFile
+from hibernaut.volumes.volume import Volume
 
-__all__ = ["SwapHeader", "looks_like_swap", "read_header"]
+__all__ = ["AreaState", "SwapHeader", "area_state", "looks_like_swap", "read_header"]
+
+AreaState = Literal["image", "used up", "swap", "damaged", "other"]
+"""A swap area that holds an image; whose image a resume has consumed; plain swap; a header that contradicts itself;
+what another program wrote."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class SwapHeader:
         return not self.flags & (Flags.NOCOMPRESS_MODE | Flags.CRC32_MODE | Flags.COMPRESSION_ALG_LZ4)
 
 
-def looks_like_swap(file: PlainFile, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> bool:
+def looks_like_swap(file: Volume, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> bool:
     """Return whether a file has a swap signature of any kind (see `locate_area` for the arguments)."""
     try:
         area = locate_area(file, offset=offset, partition=partition, base=base)
@@ -151,6 +156,22 @@ def read_header(area: SwapArea) -> SwapHeader:
             found=f"{header.flags:#x}",
         )
     return header
+
+
+def area_state(area: SwapArea) -> tuple[AreaState, str]:
+    """Return what an area holds by its header alone, and details; what is behind the header is not read."""
+    block = area.read_block(area.header_block, "swap header")
+    signature = block[-len(SIGNATURE) :]
+    try:
+        header = read_header(area)
+    except CorruptImage as error:
+        return "damaged", error.statement
+    except FormatError as error:
+        if signature not in SWAP_SIGNATURES:
+            return "other", error.what
+        parsed = SwapHeader.parse(block)
+        return ("used up" if parsed.orig_sig == signature and parsed.image else "swap"), error.what
+    return "image", f"first map page at block {header.image}"
 
 
 def _why_no_image(area: SwapArea, block: bytes, signature: bytes) -> tuple[str, str]:

@@ -27,7 +27,8 @@ from hibernaut.swsusp.pfns import begins_a_list, unpack_pfns
 from hibernaut.swsusp.stream import Crc, UnitStream, index_units
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
 from hibernaut.volumes.closing import Closing
-from hibernaut.volumes.files import PlainFile, open_plain
+from hibernaut.volumes.files import open_plain
+from hibernaut.volumes.volume import Volume, close_volume
 
 __all__ = ["Image", "ImageMemory", "Progress", "assemble", "data_compressor", "open_image", "read_info"]
 
@@ -147,11 +148,11 @@ class Image(Closing):
 
     def close(self) -> None:
         """Close the file."""
-        self.area.file.close()
+        close_volume(self.area.file)
 
 
 def open_image(
-    path: str | os.PathLike[str] | PlainFile,
+    path: str | os.PathLike[str] | Volume,
     *,
     offset: int = 0,
     partition: int | None = None,
@@ -160,8 +161,8 @@ def open_image(
     """Open a hibernation image that Linux wrote (or this library).
 
     Args:
-        path: image of a swap partition, or a whole disk with `partition` or `base`, compressed or not; or an open file,
-            which the image then owns.
+        path: image of a swap partition, or a whole disk with `partition` or `base`, compressed or not; or an open
+            volume (an object with `name`, `size_bytes`, `pread` and `pread_into`), which the image then owns.
         offset: block of the swap header on its device (`resume_offset` of a swap file), in pages.
         partition: number in the file's MBR or GPT.
         base: byte at which the device begins in the file.
@@ -171,7 +172,7 @@ def open_image(
         CorruptImage: the image's header, map, info page or list of frames is damaged.
         OSError: the file cannot be read.
     """
-    file = path if isinstance(path, PlainFile) else open_plain(path)
+    file = path if isinstance(path, Volume) else open_plain(path)
     try:
         area = locate_area(file, offset=offset, partition=partition, base=base)
         header = read_header(area)
@@ -179,7 +180,7 @@ def open_image(
         compressor = data_compressor(area, header, swap_map)
         return assemble(area, header, swap_map, read_info(area, swap_map, compressor), compressor)
     except BaseException:
-        file.close()
+        close_volume(file)
         raise
 
 

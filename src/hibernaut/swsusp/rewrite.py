@@ -35,6 +35,7 @@ from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.image import Image, Progress
 from hibernaut.swsusp.writer import ExistingArea, WrittenImage, spool_image, write_image
+from hibernaut.volumes.files import PlainFile
 from hibernaut.volumes.output import Writeback, write_all
 
 __all__ = ["refuse_unlisted", "rewrite_image"]
@@ -128,10 +129,14 @@ def _claimed(image: Image) -> Iterator[int]:
 
     Raises:
         HibernautError: it is in use.
-        FormatError: it is compressed.
+        FormatError: it is compressed, or inside another volume.
         OSError: it cannot be opened for writing.
     """
     file = image.area.file
+    if not isinstance(file, PlainFile):
+        raise FormatError(
+            "an image inside a volume is not changed in place", source=file.name, advice="write to another file (OUT)"
+        )
     if file.compression is not None:
         raise FormatError(
             f"the file is {file.compression}-compressed",

@@ -7,7 +7,6 @@ units of 32 blocks. Memory stays bounded: a few batches of units are in flight a
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -80,12 +79,12 @@ def index_units(area: SwapArea, swap_map: SwapMap, stream_pages: int, compressor
     begins: list[int] = []
     lengths: list[int] = []
     # One small read a unit, each after the previous one: plain Python numbers and few calls keep it fast.
-    entries, fd, base = swap_map.entries.tolist(), area.file.fileno(), area.base_bytes
+    entries, pread, base = swap_map.entries.tolist(), area.file.pread, area.base_bytes
     entry = 1
     for unit in range(units):
         if entry >= total:
             raise _map_ends(area, swap_map, f"{units} units", total, unit)
-        raw = os.pread(fd, LENGTH_BYTES, base + entries[entry] * PAGE_SIZE)
+        raw = pread(base + entries[entry] * PAGE_SIZE, LENGTH_BYTES)
         length = int.from_bytes(raw, "little")
         if len(raw) < LENGTH_BYTES or not 0 < length <= MAX_COMPRESSED_BYTES:
             raise CorruptImage(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from hibernaut.errors import FormatError
 from hibernaut.volumes.extras import decoding, need
-from hibernaut.volumes.volume import Mapped, StreamVolume, Volume, VolumeFile
+from hibernaut.volumes.files import PlainFile, open_plain
+from hibernaut.volumes.volume import Joined, Mapped, Part, StreamVolume, Volume, VolumeFile
 
 __all__ = ["CONTAINERS", "container_of", "open_container"]
 
@@ -23,6 +25,10 @@ VDI_MAGIC_OFFSET = 64
 VDI_MAGIC = 0xBEDA107F
 VDI_BLOCK_ZERO = 0xFFFFFFFE
 """Blocks from this number on have no data: zero, or never written."""
+SECTOR_BYTES = 512
+MOST_NAME_BYTES = 1023
+MOST_DESCRIPTOR_BYTES = 1 << 20
+NO_PARENT = "ffffffff"
 VMDK_DESCRIPTOR = b"# Disk DescriptorFile"
 HEAD_BYTES = 512
 FLATTEN = "make one file of it with `qemu-img convert`, and give that"
@@ -30,23 +36,23 @@ CHECK = "check it with the tool that made it"
 
 
 def container_of(volume: Volume) -> str | None:
-    """Return the format of a virtual disk by its first bytes, or its last for a fixed VHD; None for any other volume."""
+    """Return the format of a virtual disk by its first bytes, or the last of a fixed VHD; None for any other volume."""
     head = volume.pread(0, HEAD_BYTES)
     if head.startswith(b"QFI\xfb"):
         return "qcow2"
-    if head.startswith(b"KDMV") or head.startswith(b"COWD") or head.startswith(VMDK_DESCRIPTOR):
+    if head.startswith((b"KDMV", b"COWD", VMDK_DESCRIPTOR)):
         return "vmdk"
     if head[VDI_MAGIC_OFFSET:].startswith(struct.pack("<I", VDI_MAGIC)):
         return "vdi"
     if head.startswith(b"vhdxfile"):
         return "vhdx"
-    if head.startswith(b"EVF\x09\x0d\x0a\xff\x00") or head.startswith(b"EVF2\x0d\x0a\x81\x00"):
+    if head.startswith((b"EVF\x09\x0d\x0a\xff\x00", b"EVF2\x0d\x0a\x81\x00")):
         return "e01"
     footer = volume.pread(max(volume.size_bytes - VHD_FOOTER_BYTES, 0), VHD_FOOTER_BYTES)
     return "vhd" if footer.startswith(VHD_COOKIE) or head.startswith(VHD_COOKIE) else None
 
 
-def open_container(volume: Volume, kind: str, path: Path | None = None) -> Volume:
+def open_container(volume: Volume, kind: str, path: Path | None, stack: ExitStack) -> Volume:
     """Return the disk inside a container.
 
     Args:
@@ -54,33 +60,90 @@ def open_container(volume: Volume, kind: str, path: Path | None = None) -> Volum
         kind: its format, as `container_of` names it.
         path: file of the container, beside which the other parts of a disk in several files lie; None if it is not a
             file of its own.
+        stack: closes the other parts.
 
     Raises:
         FormatError: the container is damaged, needs another file, or has a feature that is not read.
         HibernautError: the library is not installed.
     """
     with decoding(f"the {kind}", volume.name, advice=CHECK):
-        return CONTAINERS[kind](volume, path)
+        return CONTAINERS[kind](volume, path, stack)
 
 
 def _decoded(volume: Volume, kind: str, stream: Any, size_bytes: int) -> Volume:
     return StreamVolume(stream, int(size_bytes), f"{volume.name}, {kind}", advice=CHECK)
 
 
-def _qcow2(volume: Volume, path: Path | None) -> Volume:
+def _sibling(path: Path | None, name: str, stack: ExitStack) -> PlainFile:
+    """Open a file beside a container. A container that names one elsewhere is refused: it may come from anybody."""
+    if path is None or Path(name).name != name:
+        raise FormatError(f"the rest of the disk is in another file, {name!r}", source=str(path or ""), advice=FLATTEN)
+    return stack.enter_context(open_plain(path.with_name(name)))
+
+
+def _qcow2(volume: Volume, path: Path | None, stack: ExitStack) -> Volume:
     module = need("dissect.hypervisor.disk.qcow2")
-    disk = module.QCow2(path if path is not None else VolumeFile(volume))
+    name_at, name_bytes = struct.unpack(">QI", volume.pread(8, 12))
+    backing = None
+    if name_at:
+        name = volume.pread(name_at, min(name_bytes, MOST_NAME_BYTES)).decode("utf-8", "replace")
+        file = _sibling(path, name, stack)
+        kind = container_of(file)
+        backing = VolumeFile(file if kind is None else open_container(file, kind, Path(file.name), stack))
+    disk = module.QCow2(VolumeFile(volume), backing_file=backing)
     return _decoded(volume, "qcow2", disk.open(), disk.size)
 
 
-def _vmdk(volume: Volume, path: Path | None) -> Volume:
+def _vmdk(volume: Volume, path: Path | None, stack: ExitStack) -> Volume:
+    """The library passes over extents of zeroes and the start of flat ones: its descriptor is used, not its disk."""
     module = need("dissect.hypervisor.disk.vmdk")
-    disk = module.VMDK(path if path is not None else VolumeFile(volume))
-    return _decoded(volume, "vmdk", disk, disk.size)
+    if not volume.pread(0, len(VMDK_DESCRIPTOR)).startswith(VMDK_DESCRIPTOR):
+        disk = module.VMDK([VolumeFile(volume)])
+        return _decoded(volume, "vmdk", disk, disk.size)
+    text = volume.pread(0, MOST_DESCRIPTOR_BYTES).split(b"\0")[0].decode("utf-8", "replace")
+    descriptor = module.DiskDescriptor.parse(text)
+    if descriptor.attr.get("parentCID", NO_PARENT) != NO_PARENT:
+        raise FormatError("the vmdk holds differences to another one", source=volume.name, advice=FLATTEN)
+    parts: list[Volume] = []
+    for extent in descriptor.extents:
+        size_bytes = extent.sectors * SECTOR_BYTES
+        if extent.type == "ZERO":
+            parts.append(Mapped(volume, [(None, size_bytes)], volume.name))
+            continue
+        if extent.access_mode == "NOACCESS" or extent.type not in ("SPARSE", "VMFSSPARSE", "SESPARSE", "FLAT", "VMFS"):
+            raise FormatError(f"the vmdk has an extent {extent.raw!r}", source=volume.name, advice=FLATTEN)
+        file = _sibling(path, extent.filename, stack)
+        if extent.type in ("FLAT", "VMFS"):
+            start = int(extent.start_sector or 0) * SECTOR_BYTES
+            parts.append(Mapped(file, [(start, size_bytes)], file.name))
+        else:
+            disk = module.SparseDisk(VolumeFile(file))
+            parts.append(Part(_decoded(file, "vmdk", _Sectors(disk), disk.size), 0, size_bytes, file.name))
+    return Joined(parts, f"{volume.name}, vmdk")
 
 
-def _vdi(volume: Volume, _path: Path | None) -> Volume:
-    """The library's stream reads neighbouring blocks as if they lay side by side: its header is used, not its stream."""
+class _Sectors:
+    """A disk that the library reads by sectors, as a stream."""
+
+    def __init__(self, disk: Any) -> None:
+        self._disk = disk
+        self._at = 0
+
+    def seek(self, offset: int, _whence: int = 0, /) -> int:
+        """Move to a byte and return it."""
+        self._at = offset
+        return offset
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes from there."""
+        first, last = self._at // SECTOR_BYTES, -(-(self._at + size) // SECTOR_BYTES)
+        start = self._at - first * SECTOR_BYTES
+        data: bytes = self._disk.read_sectors(first, last - first)
+        return data[start : start + size]
+
+
+def _vdi(volume: Volume, _path: Path | None, _stack: ExitStack) -> Volume:
+    """The library reads neighbouring blocks as if they lay side by side: its header is used, not its stream."""
     module = need("dissect.hypervisor.disk.vdi")
     disk = module.VDI(VolumeFile(volume))
     if disk.type == module.c_vdi.VDI_IMAGE_TYPE.DIFF:
@@ -98,14 +161,14 @@ def _vdi(volume: Volume, _path: Path | None) -> Volume:
     return Mapped(volume, runs, f"{volume.name}, vdi")
 
 
-def _vhd(volume: Volume, _path: Path | None) -> Volume:
+def _vhd(volume: Volume, _path: Path | None, _stack: ExitStack) -> Volume:
     module = need("dissect.hypervisor.disk.vhd")
     disk = module.VHD(VolumeFile(volume))
     return _decoded(volume, "vhd", disk, disk.size)
 
 
-def _vhdx(volume: Volume, _path: Path | None) -> Volume:
-    """The library's stream is wrong where a read begins inside a block and ends in another: only its tables are used."""
+def _vhdx(volume: Volume, _path: Path | None, _stack: ExitStack) -> Volume:
+    """The library is wrong where a read begins inside a block and ends in another: only its tables are used."""
     module = need("dissect.hypervisor.disk.vhdx")
     disk = module.VHDX(VolumeFile(volume))
     if disk.has_parent:
@@ -120,12 +183,13 @@ def _vhdx(volume: Volume, _path: Path | None) -> Volume:
     return Mapped(volume, runs, f"{volume.name}, vhdx")
 
 
-def _e01(volume: Volume, path: Path | None) -> Volume:
+def _e01(volume: Volume, path: Path | None, stack: ExitStack) -> Volume:
     """Without a segment, the library gives the bytes of the next one in its place: the number of chunks is compared."""
     module = need("dissect.evidence.ewf")
     parts: list[Any] = [VolumeFile(volume)]
     if path is not None:
-        parts = [part.open("rb") for part in sorted(path.parent.glob(f"{glob.escape(path.stem)}.E??"))] or parts
+        found = sorted(path.parent.glob(f"{glob.escape(path.stem)}.E??"))
+        parts = [VolumeFile(stack.enter_context(open_plain(part))) for part in found] or parts
     image = module.EWF(parts)
     chunks = sum(int(image.segment(number).chunk_count) for number in range(len(parts)))
     if chunks != int(image.volume.chunk_count):
@@ -138,7 +202,7 @@ def _e01(volume: Volume, path: Path | None) -> Volume:
     return _decoded(volume, "e01", image.open(), image.size)
 
 
-CONTAINERS: dict[str, Callable[[Volume, Path | None], Volume]] = {
+CONTAINERS: dict[str, Callable[[Volume, Path | None, ExitStack], Volume]] = {
     "qcow2": _qcow2,
     "vmdk": _vmdk,
     "vdi": _vdi,

@@ -8,20 +8,21 @@ import os
 from hibernaut.errors import FormatError
 from hibernaut.volumes.files import PlainFile
 from hibernaut.volumes.output import write_all
+from hibernaut.volumes.volume import Volume
 
 __all__ = ["copy_sparse"]
 
 COPY_BYTES = 16 << 20
 
 
-def copy_sparse(source: PlainFile, fd: int) -> None:
-    """Copy a whole file into an empty one, keeping its holes.
+def copy_sparse(source: Volume, fd: int) -> None:
+    """Copy a whole volume into an empty file, keeping the holes of a file.
 
     Raises:
         FormatError: the source ends early.
         OSError: as the system reports it.
     """
-    for at, end in source.data_extents():
+    for at, end in source.data_extents() if isinstance(source, PlainFile) else [(0, source.size_bytes)]:
         while at < end:
             piece = source.pread(at, min(COPY_BYTES, end - at))
             if not piece:

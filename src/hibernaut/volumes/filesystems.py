@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.volumes.extras import decoding, need
 from hibernaut.volumes.volume import Volume, VolumeFile
 
@@ -26,6 +25,8 @@ EXT_MAGIC = (1024 + 56, b"\x53\xef")
 XFS_MAGIC = (0, b"XFSB")
 BTRFS_MAGIC = (0x10040, b"_BHRfS_M")
 MAGICS = {"ext4": EXT_MAGIC, "xfs": XFS_MAGIC, "btrfs": BTRFS_MAGIC}
+PAGE_SIZE = 4096
+"""Pages of the machines whose images are read."""
 SIGNATURE_BYTES = 10
 SIGNATURES = (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND\0", b"S2SUSPEND\0", b"ULSUSPEND\0", b"LINHIB0001")
 USUAL = (
@@ -39,6 +40,8 @@ SKIPPED = frozenset(("proc", "sys", "dev", "usr", "lost+found", "snap", "node_mo
 SMALLEST_BYTES = 10 * PAGE_SIZE
 """mkswap(8) makes no smaller area."""
 FSTAB_BYTES = 1 << 16
+TOPS = ("", "/@", "/root", "/@rootfs")
+"""Subvolumes that distributions install to; "" is the top of the file system itself."""
 MISSING = (FileNotFoundError, NotADirectoryError)
 """dissect's own errors of these names are theirs, too."""
 CHECK = "check the file system with its own tool"
@@ -114,6 +117,17 @@ def swap_files(volume: Volume, kind: str, problems: list[str]) -> Iterator[SwapF
             yield found
 
 
+class _Top:
+    """A Btrfs file system with all its subvolumes, by paths from its top."""
+
+    def __init__(self, system: Any) -> None:
+        self.system = system
+
+    def get(self, path: str) -> Any:
+        """Return a node by its path from the top."""
+        return self.system.fs_tree.get(path)
+
+
 def _tried(read: Callable[[], T], volume: Volume, path: str, problems: list[str]) -> T | None:
     """Return what a function reads; None if nothing is there, or if it is damaged, which is added to the problems."""
     try:
@@ -133,20 +147,22 @@ def _open(volume: Volume, kind: str) -> Any:
             return need("dissect.extfs").ExtFS(file)
         if kind == "xfs":
             return need("dissect.xfs").XFS(file)
-        return need("dissect.btrfs").Btrfs(file)
+        # By paths from the top, whichever subvolume is mounted by default.
+        return _Top(need("dissect.btrfs").Btrfs(file))
 
 
 def _named(volume: Volume, kind: str, system: Any, problems: list[str]) -> Iterator[tuple[str, Any]]:
     """Yield path and node of files that are named in /etc/fstab, and of usual names; on Btrfs, in every subvolume."""
-    listed = _tried(partial(_fstab, system), volume, "/etc/fstab", problems) or []
-    for path in dict.fromkeys([*listed, *USUAL]):
-        node = _tried(partial(system.get, path), volume, path, problems)
-        if node is not None:
-            yield path, node
+    for top in TOPS if kind == "btrfs" else ("",):
+        listed = _tried(partial(_fstab, system, top), volume, f"{top}/etc/fstab", problems) or []
+        for path in dict.fromkeys(top + one for one in (*listed, *USUAL)):
+            node = _tried(partial(system.get, path), volume, path, problems)
+            if node is not None:
+                yield path, node
 
 
-def _fstab(system: Any) -> list[str]:
-    text = system.get("/etc/fstab").open().read(FSTAB_BYTES).decode("utf-8", "replace")
+def _fstab(system: Any, top: str) -> list[str]:
+    text = system.get(f"{top}/etc/fstab").open().read(FSTAB_BYTES).decode("utf-8", "replace")
     rows = [line.split() for line in text.splitlines() if not line.lstrip().startswith("#")]
     return [row[0] for row in rows if len(row) > 2 and row[2] == "swap" and row[0].startswith("/")]
 
@@ -213,7 +229,7 @@ def _btrfs_place(system: Any, node: Any) -> int | None:
     if not extents or extents[0].disk_offset in (None, 0) or extents[0].compression:
         return None
     logical = int(extents[0].disk_offset) + int(extents[0].offset)
-    for chunk in system._logical_fh.chunks:
+    for chunk in system.system._logical_fh.chunks:
         if chunk.offset <= logical < chunk.offset + chunk.length and len(chunk.stripes) == 1:
             return int(chunk.stripes[0].offset) + logical - int(chunk.offset)
     return None

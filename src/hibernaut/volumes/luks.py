@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Encrypted volumes (LUKS1, LUKS2). dissect.fve reads headers and key slots; AES-XTS is decrypted here, for its rate."""
+"""Encrypted volumes (LUKS1, LUKS2). dissect.fve reads headers and key slots; AES-XTS is decrypted here, faster."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def unlock(volume: Volume, passphrases: Sequence[bytes]) -> Volume:
         luks = need("dissect.fve.luks").LUKS(VolumeFile(volume))
         _check(volume, luks)
     if not any(_fits(volume, luks, passphrase) for passphrase in passphrases):
-        tried = f"none of {len(passphrases)} passphrases fits" if len(passphrases) > 1 else "the passphrase does not fit"
+        tried = (
+            f"none of {len(passphrases)} passphrases fits" if len(passphrases) > 1 else "the passphrase does not fit"
+        )
         raise FormatError(
             f"an encrypted volume (LUKS{luks.header.version}, UUID {luks.uuid}): "
             + (tried if passphrases else "a passphrase is needed"),

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import FormatError
+from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.extras import decoding
 
-__all__ = ["Joined", "Mapped", "Part", "StreamVolume", "Striped", "Volume", "VolumeFile"]
+__all__ = ["Joined", "Mapped", "Part", "StreamVolume", "Striped", "Volume", "VolumeFile", "close_volume"]
 
 Bytes = NDArray[np.uint8]
 """Shape (n,)."""
@@ -38,6 +39,12 @@ class Volume(Protocol):
 
     def pread_into(self, offset: int, out: Bytes) -> int:
         """Read bytes at a position into an array, shape (n,), contiguous, and return their number (see `pread`)."""
+
+
+def close_volume(volume: Volume) -> None:
+    """Close a volume that can be closed."""
+    if isinstance(volume, Closing):
+        volume.close()
 
 
 class _Assembled(ABC):

@@ -96,7 +96,11 @@ class XtsVolume:
         step = self._sector_bytes // IV_SECTOR_BYTES
         numbers = np.zeros((sectors, 2), dtype=np.uint64)
         numbers[:, 0] = self._first_sector + first // IV_SECTOR_BYTES + step * np.arange(sectors, dtype=np.uint64)
-        low, high = np.frombuffer(self._tweak.encryptor().update(numbers.data.cast("B")), dtype=np.uint64).reshape(-1, 2).T.copy()
+        low, high = (
+            np.frombuffer(self._tweak.encryptor().update(numbers.data.cast("B")), dtype=np.uint64)
+            .reshape(-1, 2)
+            .T.copy()
+        )
         tweaks = np.empty((sectors, self._sector_bytes // BLOCK_BYTES, 2), dtype=np.uint64)
         for block in range(tweaks.shape[1]):
             tweaks[:, block, 0], tweaks[:, block, 1] = low, high

@@ -53,7 +53,7 @@ def refusals(lab: Lab, folder: Path) -> str:
 
 def _expect_resume(lab: Lab, image: Image, machine: ResumingMachine) -> None:
     """Require that `inspect` predicts a resume from the undamaged image. Raises CaseFailed."""
-    verdict = _verdict(lab, image.area.file.path, machine)
+    verdict = _verdict(lab, Path(image.area.file.name), machine)
     if verdict.resumes is not True:
         raise CaseFailed(f"predicted a refusal of an undamaged image: {verdict.checks}")
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`hibernaut find`: swap areas and images inside disks."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hibernaut.cli.options import OutputOptions, PassphraseOptions
+from hibernaut.errors import HibernautError
+from hibernaut.report.documents import DiskDocument, FindDocument, LayerDocument
+from hibernaut.report.find import find_text
+from hibernaut.swsusp.area import SwapArea
+from hibernaut.swsusp.header import AreaState, area_state
+from hibernaut.volumes.files import open_plain
+from hibernaut.volumes.layers import Layer, layers
+
+__all__ = ["find"]
+
+
+def find(
+    disks: Annotated[
+        list[Path],
+        typer.Argument(metavar="DISK...", help="Disk, virtual disk, partition, or device; compressed or not."),
+    ],
+    passphrases: PassphraseOptions,
+    output: OutputOptions,
+) -> None:
+    """List the swap areas inside disks, their state, and the options that open them.
+
+    Looks into virtual disks, partitions, logical volumes, encrypted volumes and file systems.
+    The exit status is 1 if no area holds an image.
+    """
+    given = passphrases.read()
+    document: FindDocument = {"disks": [_disk(disk, given) for disk in disks]}
+    output.answer(document, find_text)
+    if not any(layer["state"] == "image" for disk in document["disks"] for layer in disk["layers"]):
+        raise typer.Exit(1)
+
+
+def _disk(disk: Path, passphrases: list[bytes]) -> DiskDocument:
+    with open_plain(disk) as file:
+        size_bytes = file.size_bytes
+    found = [_layer(disk, layer) for layer in layers(disk, passphrases)]
+    return {"disk": str(disk), "size_bytes": size_bytes, "layers": found}
+
+
+def _layer(disk: Path, layer: Layer) -> LayerDocument:
+    state: AreaState | None = None
+    detail = options = None
+    if layer.volume is not None:
+        area = SwapArea(layer.volume, 0, layer.volume.size_bytes, layer.block)
+        try:
+            state, detail = area_state(area)
+        except HibernautError as error:
+            state, detail = "damaged", str(error)
+        options = shlex.join([str(disk), *(["--volume", layer.way] if layer.steps else [])])
+    return {
+        "volume": layer.way,
+        "kind": layer.kind,
+        "size_bytes": layer.size_bytes,
+        "detail": layer.detail,
+        "problem": layer.problem,
+        "offset_pages": None if layer.volume is None else layer.block,
+        "state": state,
+        "state_detail": detail,
+        "options": options,
+    }

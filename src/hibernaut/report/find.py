@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The layers of a disk, and the swap areas in them, as text."""
+
+from __future__ import annotations
+
+from hibernaut.report.documents import FindDocument, LayerDocument
+from hibernaut.report.text import columns, size_text
+
+__all__ = ["find_text"]
+
+
+def find_text(document: FindDocument) -> str:
+    """Return the layers of each disk, what is inside indented; below, how each swap area is opened."""
+    lines: list[str] = []
+    for disk in document["disks"]:
+        lines += (
+            ["", f"{disk['disk']}  {size_text(disk['size_bytes'])}"]
+            if lines
+            else [f"{disk['disk']}  {size_text(disk['size_bytes'])}"]
+        )
+        rows = [_row(layer) for layer in disk["layers"]]
+        lines += [f"  {line}" for line in columns(rows)] if rows else ["  nothing that is known"]
+        lines += [f"  ! {layer['problem']}" for layer in disk["layers"] if layer["problem"]]
+        lines += [f"  open with: {layer['options']}" for layer in disk["layers"] if layer["state"] == "image"]
+    return "\n".join(lines)
+
+
+def _row(layer: LayerDocument) -> list[str]:
+    state = f"{layer['state']}: {layer['state_detail']}" if layer["state"] else layer["detail"]
+    return [layer["volume"] or "-", layer["kind"], size_text(layer["size_bytes"]), state]

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Images inside disks as real machines nest them: `find` lists each, and what it prints opens it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.run import hibernaut
+from tests.swsusp.images import PAGES, plain
+from tests.volumes import nested
+
+pytest.importorskip("dissect.volume", reason="the extra disk is not installed")
+
+
+def plain_area(folder: Path) -> Path:
+    """A swap area, nothing around it."""
+    path = folder / "area"
+    path.write_bytes(nested.IMAGE)
+    return path
+
+
+def in_logical_partition(folder: Path) -> Path:
+    """The second logical partition of an MBR."""
+    return nested.partitioned(folder / "disk", "dos", [bytes(8192), nested.IMAGE])
+
+
+def in_gpt(folder: Path) -> Path:
+    """A partition of a GPT."""
+    return nested.partitioned(folder / "disk", "gpt", [bytes(8192), nested.IMAGE])
+
+
+def in_gpt_of_large_sectors(folder: Path) -> Path:
+    """A partition of a GPT with sectors of 4096 bytes."""
+    return nested.partitioned(folder / "disk", "gpt", [bytes(8192), nested.IMAGE], sector_bytes=4096)
+
+
+def in_qcow2(folder: Path) -> Path:
+    """A partition in a compressed qcow2."""
+    return nested.in_container(in_gpt(folder), "qcow2", "-c")
+
+
+def in_vmdk(folder: Path) -> Path:
+    """A swap file on ext4, in a logical partition of a VMDK."""
+    system = nested.with_swap_file(folder, "ext4", "/swapfile")
+    return nested.in_container(nested.partitioned(folder / "disk", "dos", [system.read_bytes()]), "vmdk")
+
+
+def in_vdi(folder: Path) -> Path:
+    """A logical volume of two segments, in a partition of a VDI."""
+    create = ["lvcreate", "-an", "-Zn", "-Wn", "-L"]
+    commands = [
+        [*create, "1M", "-n", "swap", "vg"],
+        [*create, "2M", "-n", "other", "vg"],
+        ["lvextend", "-L", "2M", "vg/swap"],
+    ]
+    (volume,) = nested.logical_volumes(folder, 1, commands)
+    first = 1 << 20  # where LVM puts its first extent
+    nested.put(volume, first, nested.IMAGE[: 1 << 20])
+    nested.put(volume, first + (3 << 20), nested.IMAGE[1 << 20 :])
+    return nested.in_container(nested.partitioned(folder / "disk", "gpt", [volume.read_bytes()]), "vdi")
+
+
+def in_luks2(folder: Path) -> Path:
+    """A logical volume in a LUKS2 volume in a partition."""
+    create = ["lvcreate", "-an", "-Zn", "-Wn", "-L", "2M", "-n", "swap", "vg"]
+    (volume,) = nested.logical_volumes(folder, 1, [create])
+    nested.put(volume, 1 << 20, nested.IMAGE)
+    return nested.partitioned(folder / "disk", "gpt", [nested.encrypted_2(volume).read_bytes()])
+
+
+def in_luks1(folder: Path) -> Path:
+    """A LUKS1 volume."""
+    return nested.encrypted_1(plain_area(folder))
+
+
+def in_e01(folder: Path) -> Path:
+    """A swap file on ext4, in a partition of an E01 of many segments."""
+    system = nested.with_swap_file(folder, "ext4", "/var/lib/suspend.bin")
+    return nested.in_e01(nested.partitioned(folder / "disk", "gpt", [system.read_bytes()]))
+
+
+def on_xfs(folder: Path) -> Path:
+    """A swap file on XFS, in a VHDX."""
+    return nested.in_container(nested.with_swap_file(folder, "xfs", "/swap/swapfile"), "vhdx")
+
+
+def on_btrfs(folder: Path) -> Path:
+    """A swap file on Btrfs, in a VHD."""
+    return nested.in_container(nested.with_swap_file(folder, "btrfs", "/@/swapfile"), "vhd")
+
+
+def in_stripes(folder: Path) -> Path:
+    """A logical volume of two stripes, over two partitions."""
+    create = ["lvcreate", "-an", "-Zn", "-Wn", "-L", "2M", "-i", "2", "-I", "64k", "-n", "swap", "vg"]
+    volumes = nested.logical_volumes(folder, 2, [create])
+    stripe = 64 << 10
+    for number in range(len(nested.IMAGE) // stripe):
+        row, column = divmod(number, 2)
+        part = nested.IMAGE[number * stripe : (number + 1) * stripe]
+        nested.put(volumes[column], (1 << 20) + row * stripe, part)
+    return nested.partitioned(folder / "disk", "gpt", [volume.read_bytes() for volume in volumes])
+
+
+DISKS: dict[Callable[[Path], Path], str] = {
+    plain_area: "",
+    in_logical_partition: "p6",
+    in_gpt: "p2",
+    in_gpt_of_large_sectors: "p2",
+    in_qcow2: "p2",
+    in_vmdk: "p5,file=/swapfile",
+    in_vdi: "p1,lv=vg/swap",
+    in_luks2: "p1,luks,lv=vg/swap",
+    in_luks1: "luks",
+    in_e01: "p1,file=/var/lib/suspend.bin",
+    on_xfs: "file=/swap/swapfile",
+    on_btrfs: "file=/@/swapfile",
+    in_stripes: "lv=vg/swap",
+}
+
+
+@pytest.mark.parametrize(("make", "way"), DISKS.items(), ids=[make.__name__ for make in DISKS])
+def test_what_find_prints_opens_the_image(make: Callable[[Path], Path], way: str, tmp_path: Path) -> None:
+    """Every page of the image is there, its CRC right."""
+    disk = make(tmp_path)
+    key = tmp_path / "key"
+    key.write_bytes(nested.PASSPHRASE + b"\n")
+    secret = ["--passphrase-file", str(key)] if "luks" in way else []
+    found = hibernaut("find", str(disk), *secret)
+    assert not found.status, found.out + found.err
+    document = hibernaut("find", str(disk), *secret, "--json").document
+    images = [layer for layer in document["disks"][0]["layers"] if layer["state"] == "image"]
+    assert [layer["volume"] for layer in images] == [way]
+    assert images[0]["options"] in found.out
+    opened = [*shlex.split(images[0]["options"]), *secret]
+    inspected = hibernaut("inspect", *opened, "--json").document
+    assert inspected["problems"] == []
+    assert inspected["crc32"]["ok"]
+    raw = tmp_path / "raw"
+    converted = hibernaut("convert", opened[0], str(raw), *opened[1:], "--to", "raw")
+    assert not converted.status, converted.err
+    content = raw.read_bytes()
+    for pfn, page in plain(PAGES).items():
+        assert content[pfn * 4096 : (pfn + 1) * 4096] == page
