@@ -20,6 +20,7 @@ from hibernaut.cli import failure
 from hibernaut.errors import FormatError, HibernationRefused, HibernautError, LabError, LabUnavailable, OutOfMemory
 from hibernaut.exploration import cluster
 from hibernaut.memory.declarations import FOREIGN, Foreign
+from hibernaut.volumes.containers import CHECK
 from tests.cli.run import NEXT, refused
 from tests.conftest import REPOSITORY
 from tests.lab.records import RECORD
@@ -354,6 +355,11 @@ def test_each_mistake_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.M
 READER_SAYS = {
     "an ELF file": ("ELF core: not 64-bit little-endian", "give an ELF core of an x86-64 machine's physical memory"),
     "a swap area": ("no image: signature is SWAPSPACE2", "a kernel that reads an image uses it up"),
+    "a qcow disk image": ("the qcow2 is damaged", CHECK),
+    "a VMDK disk image": ("the vmdk is damaged", CHECK),
+    "a VDI disk image": ("the vdi is damaged", CHECK),
+    "a VHD disk image": ("the vhd holds a disk of 0 bytes", CHECK),
+    "an EWF disk image": ("the e01 is damaged", CHECK),
 }
 """Words and advice where the reader of the format refuses a file that has its magic and nothing else."""
 

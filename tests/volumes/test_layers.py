@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.run import hibernaut
+from hibernaut.volumes.files import open_plain
+from hibernaut.volumes.lvm import logical_volumes, physical_volume
+from tests.cli.run import hibernaut, refused
 from tests.swsusp.images import PAGES, plain
 from tests.volumes import nested
 
@@ -123,7 +126,7 @@ DISKS: dict[Callable[[Path], Path], str] = {
 
 
 @pytest.mark.parametrize(("make", "way"), DISKS.items(), ids=[make.__name__ for make in DISKS])
-def test_what_find_prints_opens_the_image(make: Callable[[Path], Path], way: str, tmp_path: Path) -> None:
+def test_find_prints_the_options_that_open_the_image(make: Callable[[Path], Path], way: str, tmp_path: Path) -> None:
     """Every page of the image is there, its CRC right."""
     disk = make(tmp_path)
     key = tmp_path / "key"
@@ -145,3 +148,102 @@ def test_what_find_prints_opens_the_image(make: Callable[[Path], Path], way: str
     content = raw.read_bytes()
     for pfn, page in plain(PAGES).items():
         assert content[pfn * 4096 : (pfn + 1) * 4096] == page
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("p9", "no partition 9: .*; expected p1, p2"),
+        ("p0", "'p0' is not a step to a volume; expected steps such as"),
+        ("p2,luks", "no LUKS header: "),
+        ("p2,file=/swapfile", "there is no file system"),
+        ("p2,lv=vg/swap", "no logical volume vg/swap: .*; expected none is here"),
+    ],
+)
+def test_a_way_that_leads_nowhere(way: str, said: str, tmp_path: Path) -> None:
+    """The step, the volume, and what is there instead."""
+    disk = in_gpt(tmp_path)
+    assert re.search(said, refused("inspect", str(disk), "--volume", way))
+    assert "--volume excludes" in refused("inspect", str(disk), "--volume", "p2", "--partition", "2")
+
+
+def test_a_locked_volume_is_listed(tmp_path: Path) -> None:
+    """Without its passphrase, or with another, its kind is said, and why nothing inside is listed."""
+    disk = in_luks1(tmp_path)
+    for secret, said in ((None, "a passphrase is needed"), (b"wrong", "the passphrase does not fit")):
+        words = ["find", str(disk), "--json"]
+        if secret is not None:
+            (tmp_path / "key").write_bytes(secret)
+            words += ["--passphrase-file", str(tmp_path / "key")]
+        result = hibernaut(*words)
+        assert result.status == 1
+        (layer,) = result.document["disks"][0]["layers"]
+        assert layer["kind"] == "luks"
+        assert said in layer["problem"]
+
+
+def test_an_image_in_a_volume_stays_as_it_is(tmp_path: Path) -> None:
+    """It is rewritten to another file; in place, never."""
+    disk = in_gpt(tmp_path)
+    before = disk.read_bytes()
+    assert "is not changed in place" in refused(
+        "rewrite", str(disk), "--volume", "p2", "--compressor", "none", "--in-place"
+    )
+    assert disk.read_bytes() == before
+    made = hibernaut("rewrite", str(disk), str(tmp_path / "new"), "--volume", "p2", "--compressor", "none")
+    assert not made.status, made.err
+    assert hibernaut("inspect", str(tmp_path / "new"), "--json").document["compressor"] == "none"
+
+
+def test_thin_volumes_are_named(tmp_path: Path) -> None:
+    """A type that is not read is listed with its name, and never opened; the volume beside it is whole."""
+    create = ["lvcreate", "-an", "-Zn", "-Wn", "-L", "2M", "-n", "swap", "vg"]
+    (disk,) = nested.logical_volumes(tmp_path, 1, [create])
+    with open_plain(disk) as file:
+        found = physical_volume(file)
+        assert found is not None
+        assert found.metadata is not None
+        volumes = found.metadata["vg"]["logical_volumes"]
+        thin = {**volumes["swap"]["segment1"], "type": "thin"}
+        volumes["thin"] = {**volumes["swap"], "segment1": thin}
+        by_name = {one.name: one for one in logical_volumes([found])}
+    assert by_name["thin"].problem == "its type is thin, which is not read"
+    assert by_name["thin"].volume is None
+    assert by_name["swap"].problem is None
+
+
+def test_the_metadata_of_lvm_is_a_ring(tmp_path: Path) -> None:
+    """After many changes the newest text goes over the end of its area, and is put together."""
+    create = ["lvcreate", "-an", "-Zn", "-Wn", "-L", "2M", "-n", "swap", "vg"]
+    tags = [["vgchange", "--addtag", "t" * 900 + str(number), "vg"] for number in range(24)]
+    (volume,) = nested.logical_volumes(tmp_path, 1, [create, *tags, *tags])
+    nested.put(volume, 1 << 20, nested.IMAGE)
+    with open_plain(volume) as file:
+        found = physical_volume(file)
+        assert found is not None
+        assert found.metadata is not None
+        assert len(found.metadata["vg"]["tags"]) == len(tags)
+    assert not hibernaut("inspect", str(volume), "--volume", "lv=vg/swap").status
+
+
+def test_an_e01_without_a_segment_is_refused(tmp_path: Path) -> None:
+    """The library would give the next segment's bytes in its place."""
+    disk = in_e01(tmp_path)
+    disk.with_suffix(".E03").unlink()
+    assert "segments of the e01 hold" in refused("inspect", str(disk), "--volume", "p1,file=/var/lib/suspend.bin")
+
+
+def test_without_the_extra_partitions_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot be looked into is listed with the command that installs the library; an area is read."""
+
+    def missing(name: str) -> object:
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr("hibernaut.volumes.extras.importlib.import_module", missing)
+    system = nested.with_swap_file(tmp_path, "ext4", "/swapfile").read_bytes()
+    disk = nested.partitioned(tmp_path / "disk", "gpt", [nested.IMAGE, system])
+    found = {layer["volume"]: layer for layer in hibernaut("find", str(disk), "--json").document["disks"][0]["layers"]}
+    assert found["p1"]["state"] == "image"
+    assert found["p2"]["kind"] == "not looked into"
+    assert re.search("dissect.extfs is not installed: .*install dissect", found["p2"]["problem"])
+    assert not hibernaut("inspect", str(disk), "--volume", "p1").status

@@ -105,7 +105,10 @@ class LayerDocument(TypedDict):
     """Something on a disk: a container, a partition, a file system, a swap area."""
 
     volume: Annotated[str, "the way to it, for the option volume; empty for the disk itself"]
-    kind: Annotated[str, "swap, partition, luks, lvm, logical volume, damaged, or a virtual disk's or file system's"]
+    kind: Annotated[
+        str,
+        "swap, partition, luks, lvm, logical volume, a format of a virtual disk, a file system, damaged, not looked into",
+    ]
     size_bytes: Annotated[int, "its length"]
     detail: Annotated[str, "type and label of a partition, path of a swap file, page size of a swap area"]
     problem: Annotated[str | None, "why nothing inside it is listed"]

@@ -31,7 +31,7 @@ MOST_DESCRIPTOR_BYTES = 1 << 20
 NO_PARENT = "ffffffff"
 VMDK_DESCRIPTOR = b"# Disk DescriptorFile"
 HEAD_BYTES = 512
-FLATTEN = "make one file of it with `qemu-img convert`, and give that"
+FLATTEN = "convert it to one file with `qemu-img convert`, and give that"
 CHECK = "check it with the tool that made it"
 
 
@@ -67,7 +67,10 @@ def open_container(volume: Volume, kind: str, path: Path | None, stack: ExitStac
         HibernautError: the library is not installed.
     """
     with decoding(f"the {kind}", volume.name, advice=CHECK):
-        return CONTAINERS[kind](volume, path, stack)
+        found = CONTAINERS[kind](volume, path, stack)
+    if found.size_bytes <= 0:
+        raise FormatError(f"the {kind} holds a disk of {found.size_bytes} bytes", source=volume.name, advice=CHECK)
+    return found
 
 
 def _decoded(volume: Volume, kind: str, stream: Any, size_bytes: int) -> Volume:
@@ -75,7 +78,7 @@ def _decoded(volume: Volume, kind: str, stream: Any, size_bytes: int) -> Volume:
 
 
 def _sibling(path: Path | None, name: str, stack: ExitStack) -> PlainFile:
-    """Open a file beside a container. A container that names one elsewhere is refused: it may come from anybody."""
+    """Open a file beside a container. A container that names one elsewhere is refused: its author may be hostile."""
     if path is None or Path(name).name != name:
         raise FormatError(f"the rest of the disk is in another file, {name!r}", source=str(path or ""), advice=FLATTEN)
     return stack.enter_context(open_plain(path.with_name(name)))
@@ -197,7 +200,7 @@ def _e01(volume: Volume, path: Path | None, stack: ExitStack) -> Volume:
             f"{len(parts)} segments of the e01 hold {chunks} chunks",
             source=volume.name,
             expected=f"{int(image.volume.chunk_count)}, as its volume section says",
-            advice="put all segments (E01, E02, ...) into one folder",
+            advice="copy all segments (E01, E02, ...) into one folder",
         )
     return _decoded(volume, "e01", image.open(), image.size)
 

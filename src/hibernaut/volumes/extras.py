@@ -21,7 +21,6 @@ PACKAGES = (
     "dissect.volume",
     "dissect.xfs",
     "cryptography",
-    "backports.zstd",
 )
 """The extra `disk`. dissect's packages are AGPL-3.0-or-later."""
 
@@ -56,9 +55,9 @@ def decoding(what: str, name: str, *, offset: int | None = None, advice: str) ->
     except (HibernautError, OSError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
         raise FormatError(
-            f"{what} cannot be read ({type(error).__name__}{f': {reason}' if reason else ''})",
+            f"{what} is damaged, or of a kind that is not read ({reason})",
             source=name,
             offset=offset,
             advice=advice,

@@ -76,7 +76,7 @@ def swap_file(volume: Volume, kind: str, path: str) -> SwapFile:
     """Return a swap file by its path.
 
     Raises:
-        FormatError: there is no such file, it is no swap file, or the file system is damaged.
+        FormatError: there is no such file, it is not a swap file, or the file system is damaged.
         HibernautError: a library is not installed.
     """
     system = _open(volume, kind)
@@ -89,7 +89,7 @@ def swap_file(volume: Volume, kind: str, path: str) -> SwapFile:
             ) from error
     if found is None:
         raise FormatError(
-            f"{path} is no swap file: its first page has no swap signature",
+            f"{path} is not a swap file: its first page has no swap signature",
             source=volume.name,
             advice="give one that `find` lists",
         )

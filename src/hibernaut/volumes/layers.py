@@ -33,7 +33,7 @@ SIGNATURES = (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND\0", b"S2SUSPEND\0", b"UL
 PAGE_SIZES = (4096, 16384, 65536)
 """The signature is at the end of the first page, whatever its size."""
 STEP = re.compile(r"(?P<kind>p(?P<number>[1-9]\d{0,3})|luks|lv=(?P<lv>[^/]+/.+)|file=(?P<file>/.+))")
-LIST = "list the disk with `hibernaut find`"
+LIST = "run `hibernaut find` on the disk"
 EXAMPLE = "steps such as p3,luks,lv=vg/swap,file=/swapfile"
 
 
@@ -103,7 +103,7 @@ def open_volume(path: Path, way: str, passphrases: Sequence[bytes] = ()) -> Open
         passphrases: of encrypted volumes on the way, tried one after another.
 
     Raises:
-        FormatError: the way is no way, leads nowhere, or what is on it is damaged.
+        FormatError: the way is malformed, leads nowhere, or what is on it is damaged.
         HibernautError: a library is not installed.
         OSError: the file cannot be read.
     """
@@ -125,7 +125,7 @@ def _inside(volume: Volume, path: Path | None, stack: ExitStack) -> Volume:
 def _step(volume: Volume, step: str, passphrases: Sequence[bytes], stack: ExitStack) -> tuple[Volume, int]:
     match = STEP.fullmatch(unquote(step))
     if not match:
-        raise FormatError(f"{step!r} is no step to a volume", expected=EXAMPLE, advice="let `hibernaut find` list them")
+        raise FormatError(f"{step!r} is not a step to a volume", expected=EXAMPLE, advice=LIST)
     if match["number"]:
         number = int(match["number"])
         found = partitions_of(volume)
@@ -136,7 +136,7 @@ def _step(volume: Volume, step: str, passphrases: Sequence[bytes], stack: ExitSt
     if match["file"]:
         kind = file_system_of(volume)
         if kind is None:
-            raise FormatError("no file system", source=volume.name, expected="ext4, XFS or Btrfs", advice=LIST)
+            raise FormatError("there is no file system", source=volume.name, expected="ext4, XFS or Btrfs", advice=LIST)
         return volume, swap_file(volume, kind, match["file"]).block
     if match["lv"]:
         return _inside(_logical_volume(volume, match["lv"], passphrases, stack), None, stack), 0
@@ -165,7 +165,7 @@ def _logical_volume(volume: Volume, name: str, passphrases: Sequence[bytes], sta
     opened = found[name].volume
     if opened is None:
         reason = f"{name} cannot be read: {found[name].problem}"
-        raise FormatError(reason, source=volume.name, advice="activate it with LVM")
+        raise FormatError(reason, source=volume.name, advice="give its device, once LVM has activated it")
     return opened
 
 
@@ -202,7 +202,8 @@ class _Walk:
         try:
             yield from self._layers(volume, path, steps, left - 1)
         except HibernautError as error:
-            yield Layer(steps, "damaged", volume.size_bytes, problem=str(error))
+            kind = "damaged" if isinstance(error, FormatError) else "not looked into"
+            yield Layer(steps, kind, volume.size_bytes, problem=str(error))
 
     def _layers(self, volume: Volume, path: Path | None, steps: tuple[str, ...], left: int) -> Iterator[Layer]:
         container = container_of(volume)

@@ -76,7 +76,7 @@ def _check(volume: Volume, luks: Any) -> None:
         raise FormatError(
             "the LUKS volume is in the midst of a reencryption, or needs a feature that is not read",
             source=volume.name,
-            advice="finish it with `cryptsetup reencrypt`",
+            advice="run `cryptsetup reencrypt` to its end first",
         )
     for number, slot in luks.keyslots.items():
         kdf = slot.kdf

@@ -36,7 +36,7 @@ MOST_METADATA_BYTES = 1 << 26
 MOST_AREAS = 32
 CRC_START = 0xF597A6CF
 """INITIAL_CRC, lib/misc/crc.h."""
-FOREIGN = "activate the logical volume with LVM, and give its device"
+FOREIGN = "give the device of the logical volume, once LVM has activated it"
 
 
 @dataclass(frozen=True, eq=False)
