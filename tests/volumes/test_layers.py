@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -234,12 +235,12 @@ def test_an_e01_without_a_segment_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_partitions_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that cannot be looked into is listed with the command that installs the library; an area is read."""
+    """A file system that cannot be looked into is listed with the command that installs the library."""
 
     def missing(name: str) -> object:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("hibernaut.volumes.extras.importlib.import_module", missing)
+    monkeypatch.setattr("hibernaut.volumes.extras.importlib", SimpleNamespace(import_module=missing))
     system = nested.with_swap_file(tmp_path, "ext4", "/swapfile").read_bytes()
     disk = nested.partitioned(tmp_path / "disk", "gpt", [nested.IMAGE, system])
     found = {layer["volume"]: layer for layer in hibernaut("find", str(disk), "--json").document["disks"][0]["layers"]}

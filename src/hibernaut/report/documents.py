@@ -107,7 +107,7 @@ class LayerDocument(TypedDict):
     volume: Annotated[str, "the way to it, for the option volume; empty for the disk itself"]
     kind: Annotated[
         str,
-        "swap, partition, luks, lvm, logical volume, a format of a virtual disk, a file system, damaged, not looked into",
+        "swap, partition, luks, lvm, logical volume, damaged, not looked into; format of a virtual disk or file system",
     ]
     size_bytes: Annotated[int, "its length"]
     detail: Annotated[str, "type and label of a partition, path of a swap file, page size of a swap area"]
