@@ -63,7 +63,7 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
         "cr3": hex_or_none(info.cr3 if info else None),
         "jump_address": hex_or_none(info.jump_address if info else None),
         "jump_address_phys": hex_or_none(info.jump_address_phys if info else None),
-        "magic": hex_or_none(info.magic if info else None),
+        "magic": f"{info.magic:#018x}" if info else None,
         "e820_checksum": hex_or_none(info.e820_checksum if info else None),
         "e820_md5": info.e820.md5 if info else None,
         "physical_pages": info.physical_pages if info else None,

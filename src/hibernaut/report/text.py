@@ -105,7 +105,7 @@ def inspection_text(document: InspectDocument) -> str:
         ("swap map", f"{known(document['map_pages'])} pages, the first at block {document['first_map_block']}"),
         ("CRC32", crc_text),
         ("CR3", known(document["cr3"])),
-        ("jump address", f"{known(document['jump_address'])} (physical {known(document['jump_address_phys'])})"),
+        ("jump address", known(document["jump_address"]) + _physical(document)),
         *_generation_rows(document),
         *((name, document[name]) for name in ("sha256_pfns", "sha256_stored_pages") if name in document),
     ]
@@ -118,6 +118,13 @@ def inspection_text(document: InspectDocument) -> str:
     if "verdict" in document:
         lines += ["", *_verdict_lines(document["verdict"])]
     return "\n".join(lines)
+
+
+def _physical(document: InspectDocument) -> str:
+    """Return the physical restore entry in brackets; nothing for a generation that does not store it."""
+    if document["jump_address_phys"] is None and document["jump_address"] is not None:
+        return ""
+    return f" (physical {document['jump_address_phys'] or '?'})"
 
 
 def _generation_rows(document: InspectDocument) -> list[tuple[str, str]]:

@@ -118,8 +118,8 @@ class ImageInfo:
         if self.generation is None or self.generation.known:
             return None
         return (
-            f"the info page's magic, {self.magic:#x}, is newer than any that is known: addresses, CR3 and counts are "
-            "read as before; what follows the magic, the checksum of the memory map, is not"
+            f"the info page's magic, {self.magic:#018x}, is newer than any that is known: addresses, CR3 and counts "
+            "are read as before; what follows the magic, the checksum of the memory map, is not"
         )
 
     @property
@@ -148,7 +148,7 @@ class ImageInfo:
             raise CorruptImage(f"info page: {what}", source=source, offset=offset + at, expected=expected)
 
         if self.generation is None:
-            refuse(f"magic is {self.magic:#x}", 24, f"{ARCH_MAGIC:#x}, or that of another generation of x86-64")
+            refuse(f"magic is {self.magic:#018x}", 24, f"{ARCH_MAGIC:#018x}, or that of another generation of x86-64")
         if not 0 < self.stream_pages <= most_pages:
             refuse(f"pages is {self.pages}", 424, f"2 to {most_pages + 1}, as the swap map allows")
         if not 0 <= self.image_pages < self.stream_pages:

@@ -16,6 +16,7 @@ from hibernaut.kernel_line import ProbedKernel
 from hibernaut.swsusp.checker import Inspection
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import (
+    MAGIC_TRIMMED,
     UNIT_PAGES,
     Flags,
 )
@@ -130,7 +131,7 @@ def _differ(rules: ImageRules) -> str:
     """Return which kernels of one version take which of two magics."""
     older, newer = (one for one in GENERATIONS if one == rules.magic or one in rules.other_magics)
     change = GENERATIONS[newer].change
-    return f"a kernel of this version takes {newer:#x} if it has {change}, else {older:#x}"
+    return f"a kernel of this version takes {newer:#018x} if it has {change}, else {older:#018x}"
 
 
 def _with_source(check: Check, rules: ImageRules) -> Check:
@@ -240,16 +241,16 @@ class _Judge:
         if self.info is None:
             return Check(name, Answer.UNKNOWN, where, remark="the info page cannot be read")
         rules, magic = self.rules, self.info.magic
-        known = " or ".join(f"{one:#x}" for one in (rules.magic, *rules.other_magics) if one is not None)
+        known = " or ".join(f"{one:#018x}" for one in (rules.magic, *rules.other_magics) if one is not None)
         if magic == rules.magic:
-            others = " or ".join(f"{one:#x}" for one in rules.other_magics)
-            return Check(
-                name, Answer.OK, where, remark=f"some kernels of this version have {others}" if others else None
-            )
+            return Check(name, Answer.OK, where, remark=_differ(rules) if rules.other_magics else None)
+        generation = self.info.generation
+        if generation is not None and not generation.known and MAGIC_TRIMMED in rules.other_magics:
+            return Check(name, Answer.UNKNOWN, where, remark=f"{magic:#018x}, newer than any magic that is known")
         if magic in rules.other_magics:
-            return Check(name, Answer.UNKNOWN, where, remark=f"{magic:#x}; {_differ(rules)}")
+            return Check(name, Answer.UNKNOWN, where, remark=f"{magic:#018x}; {_differ(rules)}")
         return Check(
-            name, Answer.REFUSES, where, "Unrecognized hibernate image header format!", f"{magic:#x}, not {known}"
+            name, Answer.REFUSES, where, "Unrecognized hibernate image header format!", f"{magic:#018x}, not {known}"
         )
 
     def _e820(self) -> Check:
