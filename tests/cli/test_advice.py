@@ -20,6 +20,7 @@ from hibernaut.cli import failure
 from hibernaut.errors import FormatError, HibernationRefused, HibernautError, LabError, LabUnavailable, OutOfMemory
 from hibernaut.exploration import cluster
 from hibernaut.memory.declarations import FOREIGN, Foreign
+from hibernaut.swsusp.header import INSIDE
 from hibernaut.volumes.containers import CHECK
 from tests.cli.run import NEXT, refused
 from tests.conftest import REPOSITORY
@@ -28,7 +29,7 @@ from tests.swsusp import naive
 
 PAGES: dict[int, bytes | None] = {pfn: bytes([pfn % 256]) * 4096 for pfn in range(1, 100)}
 FACTS = 'give facts such as {"e820_checksum": "0xba571fd2", "physical_pages": 65403}'
-PLACE = "if it lies inside the file, say where: --offset, --partition or --base"
+PLACE = INSIDE
 NO_SWAP = "no swap area: signature is "
 RUN = "docs/answers/remap-tears-the-image.json"
 

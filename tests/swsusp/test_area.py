@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,24 @@ def test_places_outside_the_file_are_refused(tmp_path: Path, where: dict[str, in
     path.write_bytes(naive.build(PAGES, naive.Layout()))
     with pytest.raises(FormatError):
         open_image(path, **where)
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"), [(4096, "bytes"), (8, "sectors of 512 bytes"), (4, "blocks of 1024 bytes")]
+)
+def test_an_offset_in_another_unit(factor: int, unit: str, tmp_path: Path) -> None:
+    """The place of a swap header in bytes or sectors: inside the file or beyond it, the offset in pages is advised."""
+    block = 9
+    layout = naive.Layout(header_block=block, first_block=block + 1)
+    path = tmp_path / "device"
+    path.write_bytes(naive.build(PAGES, layout))
+    for size in (path.stat().st_size, 40 * 4096 * factor):
+        os.truncate(path, size)
+        with pytest.raises(FormatError) as error:
+            open_image(path, offset=block * factor)
+        assert (
+            error.value.advice == f"give --offset 9, in pages: {block * factor} is the place of a swap header in {unit}"
+        )
+    with pytest.raises(FormatError) as error:
+        open_image(path, offset=block * factor + 1)
+    assert "--offset 9" not in str(error.value)

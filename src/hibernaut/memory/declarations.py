@@ -246,7 +246,7 @@ LUKS = Foreign(
     "a LUKS-encrypted device",
     0,
     (b"LUKS\xba\xbe", b"SKUL\xba\xbe"),
-    "unlock it first: cryptsetup open --readonly, and give the device in /dev/mapper",
+    "run `hibernaut find` on it with --passphrase-file, or unlock it with `cryptsetup open --readonly`",
 )
 TUXONICE = Foreign(
     "an image of TuxOnIce",

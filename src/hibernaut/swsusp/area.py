@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE, Bytes
+from hibernaut.swsusp.declarations import SIGNATURE, SWAP_SIGNATURES
 from hibernaut.volumes.partitions import find_partition
 from hibernaut.volumes.volume import Volume
 
-__all__ = ["SwapArea", "contiguous_runs", "locate_area"]
+__all__ = ["SwapArea", "contiguous_runs", "locate_area", "other_unit"]
+
+OTHER_UNITS = {PAGE_SIZE: "bytes", PAGE_SIZE // 512: "sectors of 512 bytes", PAGE_SIZE // 1024: "blocks of 1024 bytes"}
+"""Units that an offset is given in by mistake: how many of them a page has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,17 @@ def locate_area(file: Volume, *, offset: int = 0, partition: int | None = None, 
             f"swap header at block {offset} is outside the device",
             source=file.name,
             expected=f"below {area.blocks}",
-            advice="give the kernel's resume_offset, in pages, as --offset",
+            advice=other_unit(area) or "give the kernel's resume_offset, in pages, as --offset",
         )
     return area
+
+
+def other_unit(area: SwapArea) -> str | None:
+    """Return advice if a swap header lies where the offset of an area leads in another unit than pages; else None."""
+    for size, unit in OTHER_UNITS.items():
+        block, rest = divmod(area.header_block, size)
+        if not rest and 0 < block < area.blocks:
+            signature = area.file.pread(area.offset_of(block) + PAGE_SIZE - len(SIGNATURE), len(SIGNATURE))
+            if signature == SIGNATURE or signature in SWAP_SIGNATURES:
+                return f"give --offset {block}, in pages: {area.header_block} is the place of a swap header in {unit}"
+    return None

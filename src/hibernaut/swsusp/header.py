@@ -14,7 +14,7 @@ from hibernaut.memory import declarations as c
 from hibernaut.memory.foreign import LOOKED_AT_BYTES, foreign_format
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image, kernel_of_larger_pages
-from hibernaut.swsusp.area import SwapArea, locate_area
+from hibernaut.swsusp.area import SwapArea, locate_area, other_unit
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import (
     FOREIGN_SIGNATURES,
@@ -158,6 +158,11 @@ def read_header(area: SwapArea) -> SwapHeader:
     return header
 
 
+INSIDE = (
+    "if it lies inside the file, run `hibernaut find` on that: it prints --volume, or say where: --offset, --partition"
+)
+
+
 def area_state(area: SwapArea) -> tuple[AreaState, str]:
     """Return what an area holds by its header alone, and details; what is behind the header is not read."""
     block = area.read_block(area.header_block, "swap header")
@@ -197,7 +202,7 @@ def _why_no_image(area: SwapArea, block: bytes, signature: bytes) -> tuple[str, 
         advice = "see what `hibernaut map` says of it" if known.is_dump else known.advice
         return f"no swap area: this is {known.what}", advice
     what = f"no swap area: signature is {signature!r}, expected S1SUSPEND, SWAPSPACE2 or SWAP-SPACE"
-    return what, "if it lies inside the file, say where: --offset, --partition or --base"
+    return what, other_unit(area) or INSIDE
 
 
 def _refuse_marks(area: SwapArea, block: bytes, signature: bytes) -> None:
