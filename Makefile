@@ -76,6 +76,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/page_tables.py
 	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/explore.py
+	$(BIN)/python benchmarks/volumes.py
 
 # The source distribution, and the wheel built from it.
 dist: $(VENV)/ready-dev
