@@ -17,7 +17,7 @@ demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The same tests on an installed wheel, of any interpreter: make test-wheel PYTHON=python3.14. WHEEL names one that is
 # built already.
@@ -29,7 +29,7 @@ test-wheel: $(if $(WHEEL),,dist)
 	$(call pip,$(WHEEL_VENV)) install --require-hashes -r requirements/dev.txt
 	$(call pip,$(WHEEL_VENV)) install --no-deps $(or $(WHEEL),dist/*.whl)
 	@$(call lzo,$(WHEEL_VENV))
-	HIBERNAUT_WHEEL=required $(WHEEL_VENV)/bin/python -m pytest -n auto
+	HIBERNAUT_WHEEL=required $(WHEEL_VENV)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hibernaut.errors import FormatError
+from hibernaut.volumes.declarations import SWAP_MARKS
 from hibernaut.volumes.extras import decoding, need
 from hibernaut.volumes.volume import Volume, VolumeFile
 
@@ -27,8 +28,6 @@ BTRFS_MAGIC = (0x10040, b"_BHRfS_M")
 MAGICS = {"ext4": EXT_MAGIC, "xfs": XFS_MAGIC, "btrfs": BTRFS_MAGIC}
 PAGE_SIZE = 4096
 """Pages of the machines whose images are read."""
-SIGNATURE_BYTES = 10
-SIGNATURES = (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND\0", b"S2SUSPEND\0", b"ULSUSPEND\0", b"LINHIB0001")
 USUAL = (
     "/swapfile", "/swap.img", "/swap", "/swap/swapfile", "/.swapfile", "/swapfile1", "/var/swap", "/var/swapfile",
     "/var/swap/swapfile", "/var/cache/swap/swapfile0", "/@swap/swapfile", "/swapvol/swapfile", "/hibernate.img",
@@ -210,8 +209,8 @@ def _as_swap_file(volume: Volume, kind: str, system: Any, node: Any, path: str) 
     start = _PLACES[kind](system, node) if is_file and size_bytes >= SMALLEST_BYTES else None
     if start is None or start % PAGE_SIZE:
         return None
-    signature = volume.pread(start + PAGE_SIZE - SIGNATURE_BYTES, SIGNATURE_BYTES)
-    return SwapFile(path, start // PAGE_SIZE, size_bytes) if signature in SIGNATURES else None
+    signature = volume.pread(start + PAGE_SIZE - len(SWAP_MARKS[0]), len(SWAP_MARKS[0]))
+    return SwapFile(path, start // PAGE_SIZE, size_bytes) if signature in SWAP_MARKS else None
 
 
 def _by_blocks(block_bytes: Callable[[Any], int]) -> Callable[[Any, Any], int | None]:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.containers import container_of, open_container
+from hibernaut.volumes.declarations import SWAP_MARKS
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.filesystems import file_system_of, swap_file, swap_files
 from hibernaut.volumes.luks import is_luks, unlock
@@ -29,7 +30,6 @@ __all__ = ["Layer", "OpenedVolume", "layers", "open_volume"]
 
 MOST_LAYERS = 8
 """Layers inside one another, as deep as is looked."""
-SIGNATURES = (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND\0", b"S2SUSPEND\0", b"ULSUSPEND\0", b"LINHIB0001")
 PAGE_SIZES = (4096, 16384, 65536)
 """The signature is at the end of the first page, whatever its size."""
 STEP = re.compile(r"(?P<kind>p(?P<number>[1-9]\d{0,3})|luks|lv=(?P<lv>[^/]+/.+)|file=(?P<file>/.+))")
@@ -293,7 +293,7 @@ def _layer(steps: tuple[str, ...], kind: str, volume: Volume, inner: Volume | st
 def _areas(volume: Volume, steps: tuple[str, ...]) -> Iterator[Layer]:
     """Yield the swap area that begins with a volume, if there is one."""
     for page_bytes in PAGE_SIZES:
-        if volume.pread(page_bytes - len(SIGNATURES[0]), len(SIGNATURES[0])) in SIGNATURES:
+        if volume.pread(page_bytes - len(SWAP_MARKS[0]), len(SWAP_MARKS[0])) in SWAP_MARKS:
             detail = "" if page_bytes == PAGE_SIZES[0] else f"pages of {page_bytes} bytes"
             yield Layer(steps, "swap", volume.size_bytes, detail, volume=volume)
             return
