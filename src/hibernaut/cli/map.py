@@ -15,5 +15,5 @@ def map_(source: SourceArgument, options: MemoryOptions, output: OutputOptions) 
     """Show the direct map of a dump or an image: its base, the memory present by each size of entry, every hole."""
     with options.open_memory(source, output.quiet) as opened:
         paging = options.find_paging(opened, output.quiet)
-        document = map_document(direct_map_under(opened, paging), paging.origin, opened.remarks)
+        document = map_document(direct_map_under(opened, paging), paging, opened.remarks)
     output.answer(document, map_text)

@@ -292,14 +292,14 @@ class MemoryOptions(AreaOptions):
     ] = None
 
     def find_paging(self, source: Source, quiet: bool, *, any_root: bool = False) -> Paging:
-        """Return the page tables of a SOURCE, and print a remark if they are not the first that it names.
+        """Return the page tables of a SOURCE, and print remarks on them.
 
         Raises:
             FormatError: see `source_tables.find_paging`.
         """
         found = find_paging(source, self.cr3, self.levels, any_root=any_root)
-        if found.remark is not None:
-            say(found.remark, quiet)
+        for remark in found.remarks:
+            say(remark, quiet)
         return found
 
 

@@ -28,5 +28,5 @@ def walk(
     with options.open_memory(source, output.quiet) as opened:
         tables = page_tables_under(opened, options.find_paging(opened, output.quiet, any_root=True))
         found = tables.walk(vaddr)
-        document = walk_document(found, tables.levels, meaning_of(tables, found))
+        document = walk_document(found, tables, meaning_of(tables, found))
     output.answer(document, walk_text)

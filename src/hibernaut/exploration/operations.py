@@ -123,11 +123,11 @@ def _remember(machine: Machine, operation: Operation, held: list[int]) -> None:
     vaddr = machine.vaddr(operation.pfn)
     found = machine.lookup_address(vaddr)
     if found is None or not found.entry:
-        machine.tlb.insert(vaddr, Level.PTE, operation.pfn, pfn_entry(operation.pfn, PRESENT))
+        machine.tlb.insert(vaddr, Level.PTE, operation.pfn, pfn_entry(operation.pfn, PRESENT, machine.encryption))
         return
-    first, prot = pfn_and_prot(found.entry, found.level)
+    first, prot = pfn_and_prot(found.entry, found.level, machine.encryption)
     large = PSE if found.level > Level.PTE else 0
-    machine.tlb.insert(vaddr, found.level, first, pfn_entry(first, prot | PRESENT | large))
+    machine.tlb.insert(vaddr, found.level, first, pfn_entry(first, prot | PRESENT | large, machine.encryption))
 
 
 def _remember_slot(machine: Machine, operation: Operation, held: list[int]) -> None:

@@ -189,7 +189,7 @@ def _needs_rw(owned: OwnedPages) -> bool:
 def _splits(machine: Machine, frames: FrameRanges) -> Iterator[Split]:
     """Yield every not-present large entry with a page to save."""
     spans = machine.direct_map.everything
-    large = spans.select(frame_states(spans, machine.base) == FrameState.NOT_PRESENT_LARGE)
+    large = spans.select(frame_states(spans, machine.base, machine.encryption) == FrameState.NOT_PRESENT_LARGE)
     for start, nr_pages, code in zip(large.pfn.tolist(), large.pages.tolist(), large.level.tolist(), strict=True):
         level = Level(code)
         inside = frames.within(FrameRanges.of([(start, nr_pages)]))

@@ -15,7 +15,7 @@ from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.suspend import PagesToSave, pages_to_save, secret_users
 from hibernaut.kernel_line import Probed
 from hibernaut.linux.rules import RULE_NAMES, KernelRules
-from hibernaut.linux.source_tables import Paging, find_paging
+from hibernaut.linux.source_tables import find_paging
 from hibernaut.memory.page import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -78,15 +78,14 @@ def machine_in(
         HibernautError: a page on the list is not in the source.
     """
     paging = find_paging(source, cr3, levels) if cr3 is not None or source.root_hints else None
-    known = None if paging is None or paging.levels is None else (paging.cr3, paging.levels)
-    source, own = with_own_vmcoreinfo(source, known)
+    source, own = with_own_vmcoreinfo(source, None if paging is None else paging.root_and_levels)
     if pages_from is not None:
         refuse_other_machine(source, pages_from)
         pages = PagesToSave("image", pages_from.pfns, pages_from.info)
     else:
         pages = pages_to_save(source)
     if paging is None and pages.kernel is not None:
-        paging = Paging(pages.kernel.info.cr3, levels or pages.kernel.levels, "the hibernating kernel")
+        paging = find_paging(source, pages.kernel.info.cr3, levels or pages.kernel.levels)
     elif paging is None:
         paging = find_paging(source, levels=levels)
     found = Probed(rules, (), RULE_NAMES) if rules is not None else rules_of_source(source)
@@ -98,11 +97,12 @@ def machine_in(
         environment=environment,
         rules=found.rules,
         direct_map=paging.direct_map,
+        encryption=paging.encryption,
     )
     if secretmem:
         machine.secretmem_users = secret_users(source.memory, source.vmcoreinfo) or 0
     remarks = (
-        *filter(None, (paging.remark, own.remark)),
+        *filter(None, (*paging.remarks, own.remark)),
         *_remarks(source, pages_from or source.image, pages, found, paging.cr3),
     )
     return MachineInSource(machine, pages, found, remarks)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.page import PAGE_SHIFT, BoolArray
+from hibernaut.memory.page import BoolArray
 from hibernaut.memory.ranges import FrameRanges
-from hibernaut.paging.entries import FRAME_MASK, Entries, Entry, Level, is_leaf
+from hibernaut.paging.entries import Entries, Entry, Level, entry_frames, is_leaf
 
 __all__ = ["names_table", "page_tables", "table_entries"]
 
@@ -21,7 +21,7 @@ def page_tables(machine: Machine, saved: FrameRanges | None = None) -> set[int]:
         saved: page frames whose tables are followed; other frames hold arbitrary bytes. Default: all.
     """
     found: set[int] = set()
-    tables = {(machine.cr3 & FRAME_MASK) >> PAGE_SHIFT}
+    tables = {machine.tables.root_pfn}
     for level in reversed(Level):
         if level > machine.levels:
             continue
@@ -30,8 +30,8 @@ def page_tables(machine: Machine, saved: FrameRanges | None = None) -> set[int]:
         for pfn in tables if level > Level.PTE else ():
             entries = table_entries(machine, pfn) if saved is None or saved.end_of(pfn) else None
             if entries is not None:
-                named = (entries[names_table(entries, level)] & np.uint64(FRAME_MASK)) >> np.uint64(PAGE_SHIFT)
-                below.update(named.tolist())
+                named = entries[names_table(entries, level)]
+                below.update(entry_frames(named, level, machine.encryption).tolist())
         tables = below
     return found
 

@@ -46,6 +46,7 @@ def machine_from_memory(
     free: ArrayLike | None = None,
     rules: KernelRules | None = None,
     direct_map: DirectMap | None = None,
+    encryption: int = 0,
 ) -> Machine:
     """Return a machine on existing memory: a dump, an image, another machine's memory. The source is never written.
 
@@ -64,6 +65,7 @@ def machine_from_memory(
             as splitting every not-present large page takes, at most 4096.
         rules: rules of its kernel line; by default those of the oldest (6.1).
         direct_map: the direct map under `cr3`, if it is known.
+        encryption: mask of the bit of encrypted memory in entries, see `PageTables`.
 
     Raises:
         FormatError: no direct map is found.
@@ -71,7 +73,7 @@ def machine_from_memory(
     """
     overlay = Overlay(memory)
     if direct_map is None:
-        direct_map = DirectMap.find(overlay, cr3, levels)
+        direct_map = DirectMap.find(overlay, cr3, levels, encryption=encryption)
     if saveable is None:
         chosen, aside = choose_saveable(overlay, direct_map, set_aside=free is None)
         free = aside if free is None else free
@@ -98,6 +100,7 @@ def machine_from_memory(
         environment=environment,
         rules=rules,
         direct_map=direct_map,
+        encryption=encryption,
     )
     writable = writable_holes(direct_map).within(chosen)
     machine.owners = (OwnedPages(UNKNOWN, writable),) if len(writable) else ()

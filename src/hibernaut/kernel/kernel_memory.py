@@ -14,7 +14,7 @@ from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
 from hibernaut.memory.declarations import START_KERNEL_MAP
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
-from hibernaut.memory.vmcoreinfo import find_vmcoreinfos, page_table_root, parse_vmcoreinfo
+from hibernaut.memory.vmcoreinfo import find_vmcoreinfos, page_table_root, parse_vmcoreinfo, sme_mask
 from hibernaut.paging.tables import PageTables, Stop
 
 __all__ = ["KernelMemory", "u64_at"]
@@ -35,6 +35,7 @@ class KernelMemory:
         vmcoreinfo: text of VMCOREINFO.
         facts: its keys and values.
         levels: levels of paging, 4 or 5.
+        encryption: mask of the bit of encrypted memory in page-table entries; 0 without it.
         tables: the kernel's page tables.
         phys_base: difference between physical addresses of the kernel image and their offset from __START_KERNEL_map.
         layouts: as given.
@@ -69,7 +70,8 @@ class KernelMemory:
         if root is None or levels is None:
             raise FormatError("VMCOREINFO does not say where the kernel's page tables are", source=name)
         self.levels = levels
-        self.tables = PageTables(memory, root, levels)
+        self.encryption = sme_mask(self.facts)
+        self.tables = PageTables(memory, root, levels, self.encryption)
         self.phys_base = self.number("NUMBER(phys_base)")
 
     @property

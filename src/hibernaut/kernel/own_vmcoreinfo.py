@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hibernaut.memory.vmcoreinfo import MUST_HAVE, find_vmcoreinfos, page_table_root, parse_vmcoreinfo
+from hibernaut.memory.vmcoreinfo import MUST_HAVE, find_vmcoreinfos, page_table_root, parse_vmcoreinfo, sme_mask
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entry
 from hibernaut.paging.tables import PageTables, Stop
 
@@ -126,4 +126,5 @@ def _maps_itself(memory: PhysicalMemory, text: bytes) -> bool:
 
 def _walk(memory: PhysicalMemory, text: bytes, cr3: int, levels: int) -> Walk:
     """Look the address of a text's `swapper_pg_dir` up."""
-    return PageTables(memory, cr3, levels).walk(int(parse_vmcoreinfo(text)[MUST_HAVE], 16) % (1 << 64))
+    facts = parse_vmcoreinfo(text)
+    return PageTables(memory, cr3, levels, sme_mask(facts)).walk(int(facts[MUST_HAVE], 16) % (1 << 64))

@@ -231,7 +231,7 @@ def _info(kernel: SymbolicKernel) -> ImageInfo:
     entry = kernel.symbols["restore_registers"].address
     cr3 = kernel.u64_variable("restore_cr3") & ~CR3_PCID_MASK
     paddr = kernel.image_paddr(entry)
-    mapped = PageTables(kernel.memory, cr3, kernel.levels).walk(entry).paddr
+    mapped = PageTables(kernel.memory, cr3, kernel.levels, kernel.encryption).walk(entry).paddr
     if mapped != paddr:
         where = "nowhere" if mapped is None else f"to {mapped:#x}"
         raise kernel.damaged(f"the tables at restore_cr3, {cr3:#x}, map restore_registers {where}", f"{paddr:#x}")

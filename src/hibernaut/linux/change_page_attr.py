@@ -196,11 +196,11 @@ def _cpa_process_fault(machine: Machine, vaddr: int, cpa: _CpaData, *, primary: 
 
 def _change_4k(machine: Machine, found: KernelEntry, vaddr: int, cpa: _CpaData) -> None:
     """Change one 4K entry."""
-    pfn, prot = pfn_and_prot(found.entry, Level.PTE)
+    pfn, prot = pfn_and_prot(found.entry, Level.PTE, machine.encryption)
     wanted = (prot & ~cpa.mask_clr) | cpa.mask_set
     wanted = static_protections(machine, wanted, vaddr, pfn, 1, "protect")
     verify_rwx(machine, found, prot, wanted, vaddr, pfn)
-    new = pfn_entry(pfn, pgprot_clear_protnone_bits(wanted))
+    new = pfn_entry(pfn, pgprot_clear_protnone_bits(wanted), machine.encryption)
     cpa.pfn = pfn
     if new != found.entry:
         machine.write_entry(found.paddr, new)
@@ -216,7 +216,7 @@ def _should_split_large_page(machine: Machine, found: KernelEntry, vaddr: int, c
     if found.level > Level.PUD:
         raise AttributeChangeError("CPA: no large pages of that size", vaddr=vaddr, errno="EINVAL")
     size = found.level.pages
-    pfn, prot = pfn_and_prot(found.entry, found.level)
+    pfn, prot = pfn_and_prot(found.entry, found.level, machine.encryption)
     within = (vaddr >> PAGE_SHIFT) & (size - 1)
     first = vaddr - within * PAGE_SIZE
     cpa.pages = min(cpa.pages, size - within)
@@ -236,7 +236,7 @@ def _should_split_large_page(machine: Machine, found: KernelEntry, vaddr: int, c
     verify_rwx(machine, found, prot, allowed, first, pfn)
     if allowed != wanted:
         return True
-    machine.write_entry(found.paddr, pfn_entry(pfn, wanted))
+    machine.write_entry(found.paddr, pfn_entry(pfn, wanted, machine.encryption))
     cpa.changed = True
     return False
 

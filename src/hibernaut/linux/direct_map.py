@@ -191,7 +191,12 @@ class DirectMap:
 
     @classmethod
     def find(
-        cls, memory: PhysicalMemory, cr3: int, levels: int | None = None, ram: FrameRanges | None = None
+        cls,
+        memory: PhysicalMemory,
+        cr3: int,
+        levels: int | None = None,
+        ram: FrameRanges | None = None,
+        encryption: int = 0,
     ) -> DirectMap:
         """Find the direct map in the tables that `cr3` names.
 
@@ -201,6 +206,7 @@ class DirectMap:
             levels: 4 or 5; None to try both.
             ram: frames that count as RAM. Default: all frames of the memory; if the tables map less than half of them
                 (in a raw dump padded over the gaps between RAM), those that are not all zeroes.
+            encryption: see `PageTables`.
 
         Raises:
             FormatError: no constant, 1 GiB-aligned difference in the kernel half maps at least half of those frames,
@@ -208,7 +214,7 @@ class DirectMap:
         """
         refusals = []
         for number in (4, 5) if levels is None else (levels,):
-            tables = PageTables(memory, cr3, number)
+            tables = PageTables(memory, cr3, number, encryption)
             try:
                 return cls._in(tables, memory.ranges if ram is None else ram)
             except FormatError as refusal:
@@ -216,7 +222,7 @@ class DirectMap:
         if ram is None:
             occupied = memory.occupied()
             if 0 < occupied.total_pages < memory.ranges.total_pages:
-                return cls.find(memory, cr3, levels, occupied)
+                return cls.find(memory, cr3, levels, occupied, encryption)
         raise FormatError(
             f"no direct map under CR3 {cr3:#x} ({'; '.join(refusals)})",
             advice="give the root of the kernel's own page tables as --cr3, or leave that out to search for it",
@@ -234,21 +240,23 @@ class DirectMap:
                 expected=f"at least half of {ranges.total_pages} frames",
                 found=f"{fitting} of them at most",
             )
-        everything = _plain_apart(spans.clipped(base >> 12, _TOP_PAGE), base)
-        end = _end(everything, base, ranges)
+        everything = _plain_apart(spans.clipped(base >> 12, _TOP_PAGE), base, tables.encryption)
+        end = _end(everything, base, ranges, tables.encryption)
         clipped = everything.clipped(base >> 12, (base >> 12) + end)
         return cls(base, tables.levels, tables.cr3, end, clipped, everything, tables)
 
     @classmethod
-    def at(cls, memory: PhysicalMemory, cr3: int, levels: int, base: int, end_pfn: int) -> DirectMap:
+    def at(
+        cls, memory: PhysicalMemory, cr3: int, levels: int, base: int, end_pfn: int, encryption: int = 0
+    ) -> DirectMap:
         """Return the direct map of a known machine, whatever its tables say by now.
 
         Raises:
             FormatError: the tables are hostile.
         """
-        tables = PageTables(memory, cr3, levels)
+        tables = PageTables(memory, cr3, levels, encryption)
         spans = tables.scan((1 << 64) - (1 << (11 + 9 * levels)))
-        everything = _plain_apart(spans.clipped(base >> 12, _TOP_PAGE), base)
+        everything = _plain_apart(spans.clipped(base >> 12, _TOP_PAGE), base, encryption)
         clipped = everything.clipped(base >> 12, (base >> 12) + end_pfn)
         return cls(base, levels, cr3, end_pfn, clipped, everything, tables)
 
@@ -259,7 +267,7 @@ class DirectMap:
     @cached_property
     def states(self) -> Codes:
         """The `FrameState` of each of `spans`, uint8."""
-        return frame_states(self.spans, self.base)
+        return frame_states(self.spans, self.base, self.tables.encryption)
 
     @cached_property
     def present_bytes(self) -> dict[str, int]:
@@ -280,7 +288,7 @@ class DirectMap:
         parts = self.spans.select(~mapped).split(bounds.astype(np.uint64) + np.uint64(self.base >> 12))
         start = _first_frames(parts, self.base)
         in_source = ranges.contains(start)
-        plain = np.isin(frame_states(parts, self.base), _PLAIN)
+        plain = np.isin(frame_states(parts, self.base, self.tables.encryption), _PLAIN)
         key = parts.level.astype(np.int64) << 16 | parts.state.astype(np.int64) << 8 | plain << 1 | in_source
         return tuple(
             Hole(
@@ -311,7 +319,7 @@ class DirectMap:
 
         They continue beyond `end_pfn`, by the tables' entries for the addresses there.
         """
-        states = frame_states(self.everything, self.base)
+        states = frame_states(self.everything, self.base, self.tables.encryption)
         first = np.flatnonzero(np.concatenate(([True], states[1:] != states[:-1])))
         start = _first_frames(self.everything, self.base)[first]
         end = _TOP_PAGE - (self.base >> 12)
@@ -343,7 +351,7 @@ def _first_frames(spans: Spans, base: int) -> Pfns:
     return (spans.vaddr >> np.uint64(12)).astype(np.int64) - (base >> 12)
 
 
-def frame_states(spans: Spans, base: int) -> Codes:
+def frame_states(spans: Spans, base: int, encryption: int = 0) -> Codes:
     """Return the `FrameState` of each span; those of plain entries lie within one entry (`_plain_apart`)."""
     malformed = _malformed(spans)
     own = (spans.pfn == _first_frames(spans, base)) & ~malformed
@@ -351,7 +359,7 @@ def frame_states(spans: Spans, base: int) -> Codes:
     present = spans.state == Stop.PRESENT.code
     none = spans.state == Stop.NONE.code
     not_present = spans.state == Stop.NOT_PRESENT.code
-    plain = not_present & (_plain_from(spans, base) == 0)
+    plain = not_present & (_plain_from(spans, base, encryption) == 0)
     states = np.full(len(spans), FrameState.NOT_FOLLOWED, dtype=np.uint8)
     states[present] = FrameState.OTHER_FRAME
     states[present & malformed] = FrameState.RESERVED_BITS
@@ -377,7 +385,7 @@ def _read_as_table(spans: Spans) -> NDArray[np.bool_]:
     return read
 
 
-def _plain_from(spans: Spans, base: int) -> NDArray[np.int64]:
+def _plain_from(spans: Spans, base: int, encryption: int) -> NDArray[np.int64]:
     """Return for each span the one entry, counted from 0, whose frame is its own if stored as it is; -1 for none.
 
     It can be no more than one: from entry to entry the address goes up by a leaf's size, and the stored frame of a run
@@ -385,7 +393,7 @@ def _plain_from(spans: Spans, base: int) -> NDArray[np.int64]:
     """
     shift = 9 * (spans.level.astype(np.int64) - 1)
     first = _first_frames(spans, base) >> shift
-    stored = (spans.entry & np.uint64(FRAME_MASK)) >> np.uint64(12)
+    stored = (spans.entry & np.uint64(FRAME_MASK & ~encryption)) >> np.uint64(12)
     aligned = (stored & ((np.uint64(1) << shift.astype(np.uint64)) - np.uint64(2))) == 0  # bit 0 of a large one is PAT
     aligned |= spans.level == Level.PTE
     distance = (stored.astype(np.int64) >> shift) - first
@@ -394,9 +402,9 @@ def _plain_from(spans: Spans, base: int) -> NDArray[np.int64]:
     return np.where(found & (spans.state == Stop.NOT_PRESENT.code), distance // 2, -1)
 
 
-def _plain_apart(spans: Spans, base: int) -> Spans:
+def _plain_apart(spans: Spans, base: int, encryption: int) -> Spans:
     """Return the spans, each entry that holds its own frame as it is in a span of its own."""
-    plain = _plain_from(spans, base)
+    plain = _plain_from(spans, base, encryption)
     which = np.flatnonzero(plain >= 0)
     if not len(which):
         return spans
@@ -462,10 +470,10 @@ def _frames_below(ranges: FrameRanges, pfns: Pfns) -> NDArray[np.int64]:
     return np.where(index > 0, before[last] + partial, 0)
 
 
-def _end(spans: Spans, base: int, ranges: FrameRanges) -> int:
+def _end(spans: Spans, base: int, ranges: FrameRanges, encryption: int) -> int:
     """Return `DirectMap.end_pfn`; `spans` begin at frame 0."""
     start = _first_frames(spans, base)
-    states = frame_states(spans, base)
+    states = frame_states(spans, base, encryption)
     own = np.isin(states, NAMES_ITS_FRAME)
     own &= spans.pfn >= 0
     last = int(np.flatnonzero(own)[-1])
@@ -506,7 +514,7 @@ def writable_holes(direct_map: DirectMap) -> FrameRanges:
     Code that made such an entry not present cleared PRESENT and left RW: `set_direct_map_invalid_noflush` clears both.
     """
     spans = direct_map.everything
-    states = frame_states(spans, direct_map.base)
+    states = frame_states(spans, direct_map.base, direct_map.tables.encryption)
     which = np.isin(states, [FrameState.NOT_PRESENT_4K, FrameState.NOT_PRESENT_PLAIN])
     which &= (spans.rights & Rights.RW) != 0
     starts = _first_frames(spans, direct_map.base)[which]

@@ -34,7 +34,7 @@ def fix_to_virt(index: int) -> int:
     return FIXADDR_TOP - index * PAGE_SIZE
 
 
-def find_free_slot(memory: PhysicalMemory, cr3: int, levels: int) -> tuple[int, int]:
+def find_free_slot(memory: PhysicalMemory, cr3: int, levels: int, encryption: int = 0) -> tuple[int, int]:
     """Return the lowest unused slot: its PTE table exists and its entry is zero.
 
     FIX_HIBERNATE exists in no released kernel, so its number is unknown, and any free slot stands for it. Where the
@@ -49,7 +49,7 @@ def find_free_slot(memory: PhysicalMemory, cr3: int, levels: int) -> tuple[int, 
     """
     tables = 0
     for first in range(0, FIXMAP_SLOTS, 512):
-        found = lookup_address(memory, cr3, levels, fix_to_virt(first))
+        found = lookup_address(memory, cr3, levels, fix_to_virt(first), encryption)
         if found is None or found.level != Level.PTE:
             continue
         tables += 1
@@ -75,6 +75,9 @@ class FixmapMachine(Protocol):
     def tlb(self) -> Tlb:
         """TLB of the CPU that runs."""
         ...
+
+    encryption: int
+    """See `Machine`."""
 
     def write_entry(self, paddr: int, entry: int) -> None:
         """Write a page-table entry."""
@@ -116,7 +119,8 @@ class FixmapSlot:
         Returns:
             The address at which to read the frame.
         """
-        return self._write(pfn_entry(pfn, PAGE_KERNEL), flush)
+        encryption = self._machine.encryption
+        return self._write(pfn_entry(pfn, PAGE_KERNEL | encryption, encryption), flush)
 
     def clear_fixmap(self, *, flush: bool = True) -> None:
         """Zero the slot's PTE and invalidate its address; `flush` as in `set_fixmap`."""

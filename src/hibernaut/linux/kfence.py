@@ -99,7 +99,7 @@ def kfence_protect_page(machine: Machine, pfn: int, *, protect: bool) -> None:
         return
     entry = found.entry ^ PRESENT
     if machine.rules.kfence_inverts:
-        entry ^= FRAME_MASK
+        entry ^= FRAME_MASK & ~machine.encryption
     machine.write_entry(found.paddr, entry)
     if protect:
         machine.tlb.invlpg(vaddr & ~(PAGE_SIZE - 1))

@@ -44,20 +44,21 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_
     """
     purpose = f"table for the split of the {found.level.size} entry {found.entry:#x} of {vaddr:#x}"
     table = machine.alloc_table(purpose)
-    pfn, prot = pfn_and_prot(found.entry, found.level)
+    pfn, prot = pfn_and_prot(found.entry, found.level, machine.encryption)
     if found.level == Level.PMD:
         prot = pgprot_large_2_4k(prot)
     elif not prot & PRESENT:
         prot &= ~PSE
     smaller = Level(found.level - 1)
-    entries = pfn_entries(pfn, smaller.pages, pgprot_clear_protnone_bits(prot))
+    entries = pfn_entries(pfn, smaller.pages, pgprot_clear_protnone_bits(prot), machine.encryption)
     if force_static_prot:
         first = vaddr & ~((1 << found.level.shift) - 1)
         _split_set_pte(machine, entries, smaller, first)
     machine.write_table(table, entries)
     split_page_count(machine, vaddr, found.level)
-    machine.write_entry(found.paddr, pfn_entry(table, KERNPG_TABLE))
-    machine.record(split(found.level, found.paddr, found.entry, pfn_entry(table, KERNPG_TABLE)))
+    named = pfn_entry(table, KERNPG_TABLE | machine.encryption, machine.encryption)
+    machine.write_entry(found.paddr, named)
+    machine.record(split(found.level, found.paddr, found.entry, named))
     machine.flush_tlb_all()
     machine.log.note(
         f"split: {found.level.name} entry at {found.paddr:#x} was {found.entry:#x}, now names table frame {table:#x}"
@@ -67,12 +68,12 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_
 def _split_set_pte(machine: Machine, entries: Entries, level: Level, first: int) -> None:
     """`split_set_pte` with force_static_prot: set 4K entries right in place; warn of 2M entries, which cannot be."""
     for index, entry in enumerate(entries.tolist()):
-        pfn, prot = pfn_and_prot(entry, level)
+        pfn, prot = pfn_and_prot(entry, level, machine.encryption)
         allowed = static_protections(machine, prot, first + (index << level.shift), pfn, level.pages, "protect")
         if allowed == prot:
             continue
         if level == Level.PTE:
-            entries[index] = pfn_entry(pfn, allowed)
+            entries[index] = pfn_entry(pfn, allowed, machine.encryption)
         else:
             machine.log.printk_once("CPA: Cannot fixup static protections for PUD split")
 
@@ -101,14 +102,16 @@ def _collapse_large_pages(machine: Machine, vaddr: int, tables: list[int]) -> No
     if large is None or large[1] & PAGE_KERNEL_4K:
         return
     pfn, prot = large
-    _replace_table(machine, pmd, pfn_entry(pfn, pgprot_4k_2_large(prot) | PSE), pte.table_pfn, tables)
+    _replace_table(
+        machine, pmd, pfn_entry(pfn, pgprot_4k_2_large(prot) | PSE, machine.encryption), pte.table_pfn, tables
+    )
     collapse_page_count(machine, vaddr, Level.PMD)
     if not direct_gbpages(machine):
         return
     large = _collapsed(machine, pmd)
     if large is None or not large[1] & PSE:
         return
-    _replace_table(machine, pud, pfn_entry(*large), pmd.table_pfn, tables)
+    _replace_table(machine, pud, pfn_entry(*large, machine.encryption), pmd.table_pfn, tables)
     collapse_page_count(machine, vaddr, Level.PUD)
 
 
@@ -118,16 +121,18 @@ def _collapsed(machine: Machine, step: Step) -> tuple[int, int] | None:
     if page is None:
         return None
     entries = page.view("<u8")
-    pfn, prot = pfn_and_prot(int(entries[0]), step.level)
+    pfn, prot = pfn_and_prot(int(entries[0]), step.level, machine.encryption)
     mapped = PRESENT | GLOBAL if step.level == Level.PTE else PRESENT | GLOBAL | PSE
     wanted = np.arange(len(entries)) * step.level.pages + pfn
     flags = entries[0] ^ entries
-    frame = FRAME_MASK if step.level == Level.PTE else FRAME_MASK & ~((1 << step.level.shift) - 1)
+    frame = FRAME_MASK & ~machine.encryption
+    if step.level > Level.PTE:
+        frame &= ~((1 << step.level.shift) - 1)
     fits = (
         pfn % Level(step.level + 1).pages == 0
         and not (flags & np.uint64(~frame & (1 << 64) - 1)).any()
         and bool(((entries[1:] & np.uint64(mapped)) != 0).all())
-        and bool((entry_frames(entries, step.level) == wanted).all())
+        and bool((entry_frames(entries, step.level, machine.encryption) == wanted).all())
     )
     return (pfn, prot) if fits else None
 

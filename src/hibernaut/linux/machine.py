@@ -64,6 +64,7 @@ class Machine:
         tlbs: TLB of each CPU; None for a CPU that is offline.
         cpu: the CPU that runs.
         table_pool: frames reserved for tables, used before the allocator is asked.
+        encryption: mask of the bit of encrypted memory in entries (`sme_me_mask`); 0 without it.
         owners: the pages that kernel code has taken out of the direct map and uses next, by owner, as far as known.
         kernel_image: the second mapping of the kernel's own text and data, if it is known.
         direct_pages_count: entries of the direct map by level, as the kernel counts them; None until first asked for.
@@ -86,8 +87,10 @@ class Machine:
         rules: KernelRules | None = None,
         cpus: int = 1,
         direct_map: DirectMap | None = None,
+        encryption: int = 0,
     ) -> None:
         self.memory = memory
+        self.encryption = encryption
         self.cr3 = cr3
         self.levels = levels
         self.base = base
@@ -192,20 +195,22 @@ class Machine:
     @property
     def tables(self) -> PageTables:
         """Page tables as the CPU reads them."""
-        return PageTables(self.memory, self.cr3, self.levels)
+        return PageTables(self.memory, self.cr3, self.levels, self.encryption)
 
     @property
     def direct_map(self) -> DirectMap:
         """Direct map as the tables describe it now; computed anew after a write to a table."""
         if self._direct_map is None:
-            self._direct_map = DirectMap.at(self.memory, self.cr3, self.levels, self.base, self.end_pfn)
+            self._direct_map = DirectMap.at(
+                self.memory, self.cr3, self.levels, self.base, self.end_pfn, self.encryption
+            )
         return self._direct_map
 
     @property
     def fixmap(self) -> FixmapSlot:
         """Slot for unmapped pages: the lowest that was free when first asked for. Raises as `find_free_slot`."""
         if self._fixmap is None:
-            self._fixmap = FixmapSlot(self, *find_free_slot(self.memory, self.cr3, self.levels))
+            self._fixmap = FixmapSlot(self, *find_free_slot(self.memory, self.cr3, self.levels, self.encryption))
         return self._fixmap
 
     @property
@@ -282,7 +287,7 @@ class Machine:
 
     def lookup_address(self, vaddr: int) -> KernelEntry | None:
         """Return the entry that decides an address, as the kernel finds it; see `pgtable.lookup_address`."""
-        return lookup_address(self.memory, self.cr3, self.levels, vaddr)
+        return lookup_address(self.memory, self.cr3, self.levels, vaddr, self.encryption)
 
     def translate(self, vaddr: int, doing: str) -> int:
         """Return the frame that a read of an address goes to, through the TLB; a translation that is found is cached.
@@ -303,12 +308,12 @@ class Machine:
                 return cached.pfn
             self.tlb.invlpg(vaddr)
         if walk.stop == Stop.TABLE_MISSING:
-            raise _table_missing(walk, doing)
+            raise _table_missing(walk, doing, self.encryption)
         if walk.stop != Stop.PRESENT or walk.pfn is None:
             raise self.page_fault_oops(vaddr, doing=doing, pfn=walk.pfn)
         if walk.pfn >> (PHYSICAL_ADDRESS_BITS - PAGE_SHIFT) or has_reserved_bits(walk.entry, walk.level):
             raise self.page_fault_oops(vaddr, doing=doing, cause=PageFault.RESERVED_BIT)
-        self.tlb.insert(vaddr, walk.level, entry_pfn(walk.entry, walk.level), walk.entry)
+        self.tlb.insert(vaddr, walk.level, entry_pfn(walk.entry, walk.level, self.encryption), walk.entry)
         return walk.pfn
 
     def write_access(self, vaddr: int, doing: str) -> int:
@@ -374,8 +379,8 @@ class Machine:
             watcher(pfn)
 
 
-def _table_missing(walk: Walk, doing: str) -> TableNotInSource:
-    table = entry_pfn(walk.entry, walk.level) if walk.steps else None
+def _table_missing(walk: Walk, doing: str, encryption: int) -> TableNotInSource:
+    table = entry_pfn(walk.entry, walk.level, encryption) if walk.steps else None
     return TableNotInSource(
         "a page table of this address is not in the source",
         address=walk.vaddr,

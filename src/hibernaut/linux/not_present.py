@@ -106,17 +106,20 @@ class NotPresent:
     slots: tuple[SwapSlot, ...] = ()
 
 
-def not_present_entry(walk: Walk, ram: FrameRanges, direct_map: DirectMap | None = None) -> NotPresent:
+def not_present_entry(
+    walk: Walk, ram: FrameRanges, direct_map: DirectMap | None = None, encryption: int = 0
+) -> NotPresent:
     """Return the meaning of the entry that a walk ends at with `Stop.NOT_PRESENT`.
 
     Args:
         walk: the walk.
         ram: frames of the memory.
         direct_map: the direct map, where there is one.
+        encryption: see `PageTables`.
     """
     if walk.level > Level.PUD:
         return NotPresent(NotPresentKind.UNKNOWN)
-    readings = _frames(walk)
+    readings = _frames(walk, encryption)
     if walk.vaddr >= _USER_HALF:
         return NotPresent(NotPresentKind.FRAME, _believed(readings, walk.vaddr, ram, direct_map))
     if walk.entry & Entry.GLOBAL:
@@ -139,8 +142,8 @@ def meaning_of(tables: PageTables, walk: Walk) -> NotPresent | None:
     direct_map = None
     if walk.vaddr >= _USER_HALF:
         with contextlib.suppress(FormatError):  # tables without a direct map, of user mode for example
-            direct_map = DirectMap.find(tables.memory, tables.cr3, tables.levels)
-    return not_present_entry(walk, tables.memory.ranges, direct_map)
+            direct_map = DirectMap.find(tables.memory, tables.cr3, tables.levels, encryption=tables.encryption)
+    return not_present_entry(walk, tables.memory.ranges, direct_map, tables.encryption)
 
 
 def swap_flags(entry: int) -> list[str]:
@@ -149,9 +152,9 @@ def swap_flags(entry: int) -> list[str]:
     return [name for bit, name in names.items() if entry & bit]
 
 
-def _frames(walk: Walk) -> tuple[StoredFrame, StoredFrame]:
+def _frames(walk: Walk, encryption: int) -> tuple[StoredFrame, StoredFrame]:
     """Return both readings: inverted, and as it is."""
-    frame_mask = FRAME_MASK & ~((1 << walk.level.shift) - 1)
+    frame_mask = FRAME_MASK & ~((1 << walk.level.shift) - 1) & ~encryption
     within = (walk.vaddr >> 12) & (walk.level.pages - 1)
     return (
         StoredFrame(((~walk.entry & frame_mask) >> 12) + within, inverted=True),

@@ -96,28 +96,31 @@ def is_none(entry: int) -> bool:
     return not entry & ~_NONE_IGNORES
 
 
-def pfn_entry(pfn: int, prot: int) -> int:
-    """`pfn_pte`: return frame and protection as one entry; the frame is inverted if not present and not zero."""
+def pfn_entry(pfn: int, prot: int, encryption: int = 0) -> int:
+    """`pfn_pte`: return frame and protection as one entry; the frame is inverted if not present and not zero.
+
+    The bit of encrypted memory (`encryption`) belongs to the protection.
+    """
     frame = pfn << 12
     if prot and not prot & PRESENT:
         frame = ~frame
-    return (frame & FRAME_MASK) | prot
+    return (frame & FRAME_MASK & ~encryption) | prot
 
 
-def pfn_entries(first_pfn: int, step: int, prot: int) -> Entries:
+def pfn_entries(first_pfn: int, step: int, prot: int, encryption: int = 0) -> Entries:
     """Return `pfn_entry` of 512 frames that are `step` frames apart."""
     frames = (np.uint64(first_pfn) + np.arange(ENTRIES, dtype=np.uint64) * np.uint64(step)) << np.uint64(12)
     if prot and not prot & PRESENT:
         frames = ~frames
-    return (frames & np.uint64(FRAME_MASK)) | np.uint64(prot)
+    return (frames & np.uint64(FRAME_MASK & ~encryption)) | np.uint64(prot)
 
 
-def pfn_and_prot(entry: int, level: Level) -> tuple[int, int]:
+def pfn_and_prot(entry: int, level: Level, encryption: int = 0) -> tuple[int, int]:
     """`pte_pfn` and `pte_pgprot` (`pmd_`, `pud_`): return the frame of an entry, and all its other bits.
 
     With PSE the bits below the large page belong to the protection (PAT is bit 12), else to the frame.
     """
-    mask = FRAME_MASK
+    mask = FRAME_MASK & ~encryption
     if level > Level.PTE and entry & PSE:
         mask &= ~((1 << level.shift) - 1)
     frame = entry if entry & PRESENT or not entry else ~entry
@@ -139,7 +142,9 @@ def pgprot_clear_protnone_bits(prot: int) -> int:
     return prot if prot & PRESENT else prot & ~GLOBAL
 
 
-def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) -> KernelEntry | None:
+def lookup_address(
+    memory: PhysicalMemory, cr3: int, levels: int, vaddr: int, encryption: int = 0
+) -> KernelEntry | None:
     """Return the entry that decides an address, as the kernel finds it; None if a level above PTE has no entry.
 
     `lookup_address` (arch/x86/mm/pat/set_memory.c) stops at the first large or not-present entry. At PTE level a zero
@@ -148,7 +153,7 @@ def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) ->
     Raises:
         TableNotInSource: a table on the way is not in the memory.
     """
-    table = (cr3 & FRAME_MASK) >> 12
+    table = (cr3 & FRAME_MASK & ~encryption) >> 12
     upper: int | None = None
     any_of, all_of = 0, RW
     level = Level(levels)
@@ -169,7 +174,7 @@ def lookup_address(memory: PhysicalMemory, cr3: int, levels: int, vaddr: int) ->
             return None
         if _stops(entry, level):
             return KernelEntry(level, entry, paddr, bool(any_of & NX), bool(all_of))
-        table, upper = (entry & FRAME_MASK) >> 12, entry
+        table, upper = (entry & FRAME_MASK & ~encryption) >> 12, entry
         any_of |= entry
         all_of &= entry
         level = Level(level - 1)

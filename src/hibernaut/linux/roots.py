@@ -16,8 +16,9 @@ import numpy as np
 
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import START_KERNEL_MAP, DirectMap
+from hibernaut.linux.encryption import likely_encryption, masked_tables
 from hibernaut.memory.page import CHUNK_PAGES
-from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames
+from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level
 from hibernaut.paging.reader import TableReader
 from hibernaut.paging.scan import TABLE, entry_states
 from hibernaut.paging.spans import Stop
@@ -51,6 +52,7 @@ class Root:
         user_half_empty: whether the lower half of the table is all zero, as of no process.
         in_kernel_image: whether the kernel's mapping of its own image, at the top of the address space, covers the
             frame.
+        encryption: mask of the bit of encrypted memory in its entries, see `PageTables`; 0 without it.
     """
 
     cr3: int
@@ -59,6 +61,7 @@ class Root:
     mapped_bytes: int
     user_half_empty: bool
     in_kernel_image: bool
+    encryption: int = 0
 
 
 def find_root(memory: PhysicalMemory, levels: int | None = None) -> Root:
@@ -95,27 +98,36 @@ def find_roots(memory: PhysicalMemory, levels: int | None = None) -> list[Root]:
             second level can look like a root of 4).
     """
     ram = memory.occupied()
-    plausible = list(_plausible(memory, ram))
+    roots = _roots_with(memory, ram, levels, 0)
+    if roots:
+        return roots
+    found = (_roots_with(memory, ram, levels, mask) for mask in likely_encryption(memory, ram))
+    return next((roots for roots in found if roots), [])
+
+
+def _roots_with(memory: PhysicalMemory, ram: FrameRanges, levels: int | None, encryption: int) -> list[Root]:
+    """Return the roots whose entries have this bit of encrypted memory."""
+    plausible = list(_plausible(memory, ram, encryption))
     for number in (5, 4) if levels is None else (levels,):
-        roots = _roots(memory, plausible, number, ram)
+        roots = _roots(memory, plausible, number, ram, encryption)
         if roots:
             return roots
     return []
 
 
-def _roots(memory: PhysicalMemory, pfns: list[int], levels: int, ram: FrameRanges) -> list[Root]:
+def _roots(memory: PhysicalMemory, pfns: list[int], levels: int, ram: FrameRanges, encryption: int) -> list[Root]:
     known: dict[bytes, DirectMap | None] = {}
     roots = []
     for pfn in pfns:
         table = memory.page(pfn)
         assert table is not None
         entries = table.view(np.uint64)
-        bases = _bases(memory, pfn, levels)
+        bases = _bases(memory, pfn, levels, encryption)
         if not bases:
             continue
         half = entries[_HALF:].tobytes()
         if half not in known:
-            known[half] = _direct_map(memory, pfn, levels, ram)
+            known[half] = _direct_map(memory, pfn, levels, ram, encryption)
         found = known[half]
         if found is None or found.base not in bases:
             continue
@@ -127,14 +139,15 @@ def _roots(memory: PhysicalMemory, pfns: list[int], levels: int, ram: FrameRange
                 mapped_bytes=sum(found.present_bytes.values()),
                 user_half_empty=not entries[:_HALF].any(),
                 in_kernel_image=_in_image(found, pfn),
+                encryption=encryption,
             )
         )
     return roots
 
 
-def _direct_map(memory: PhysicalMemory, pfn: int, levels: int, ram: FrameRanges) -> DirectMap | None:
+def _direct_map(memory: PhysicalMemory, pfn: int, levels: int, ram: FrameRanges, encryption: int) -> DirectMap | None:
     try:
-        return DirectMap.find(memory, pfn << 12, levels, ram)
+        return DirectMap.find(memory, pfn << 12, levels, ram, encryption)
     except FormatError:
         return None
 
@@ -145,45 +158,45 @@ def _in_image(found: DirectMap, pfn: int) -> bool:
     return bool(((image.pfn <= pfn) & (pfn < image.pfn + image.pages)).any())
 
 
-def _plausible(memory: PhysicalMemory, ram: FrameRanges) -> Iterator[int]:
+def _plausible(memory: PhysicalMemory, ram: FrameRanges, encryption: int) -> Iterator[int]:
     """Yield frames whose upper half could be a root's: some entries, each zero or a table's within the memory."""
     end = np.uint64(memory.ranges.end << 12)
     candidates = ram.pfns()
     for first in range(0, len(candidates), CHUNK_PAGES):
         pfns = candidates[first : first + CHUNK_PAGES]
         entries = memory.gather(pfns)[0].view(np.uint64)
-        rows = np.flatnonzero(_like_tables(entries[:, _SAMPLE], end).all(axis=1))
+        rows = np.flatnonzero(_like_tables(entries[:, _SAMPLE], end, encryption).all(axis=1))
         upper = entries[rows, _HALF:]
-        rows = rows[_like_tables(upper, end).all(axis=1) & upper.any(axis=1)]
+        rows = rows[_like_tables(upper, end, encryption).all(axis=1) & upper.any(axis=1)]
         yield from pfns[rows].tolist()
 
 
-def _like_tables(entries: Entries, end: np.uint64) -> BoolArray:
+def _like_tables(entries: Entries, end: np.uint64, encryption: int) -> BoolArray:
     """Return which entries are zero, or as Linux makes them for the kernel's tables (`_KERNPG_TABLE`, `_PAGE_TABLE`).
 
     They are present and writable, and neither NX, GLOBAL nor PSE: rights are taken away in leaves.
     """
     asked = np.uint64(Entry.PRESENT | Entry.RW | Entry.PSE | Entry.GLOBAL | Entry.NX)
     table = (entries & asked) == np.uint64(Entry.PRESENT | Entry.RW)
-    like: BoolArray = (table & ((entries & np.uint64(FRAME_MASK)) < end)) | (entries == 0)
+    like: BoolArray = (table & (masked_tables(entries, encryption) < end)) | (entries == 0)
     return like
 
 
-def _bases(memory: PhysicalMemory, pfn: int, levels: int) -> set[int]:
+def _bases(memory: PhysicalMemory, pfn: int, levels: int, encryption: int) -> set[int]:
     """Return every base at which a direct map would contain the root itself, by the root's own tables.
 
     A direct map begins at a multiple of 1 GiB, so the root's frame has the same place in its GiB in both addresses.
     """
-    slots = _gib_slots(memory, pfn, levels)
+    slots = _gib_slots(memory, pfn, levels, encryption)
     within = np.uint64((pfn % _PAGES_PER_GIB) << 12)
-    found = PageTables(memory, pfn << 12, levels).translate(slots + within)
+    found = PageTables(memory, pfn << 12, levels, encryption).translate(slots + within)
     own = slots[(found.pfns == pfn) & (found.reasons == Stop.PRESENT.code)]
     return {base for base in (int(slot) - (pfn // _PAGES_PER_GIB << 30) for slot in own) if base >= 1 << 63}
 
 
-def _gib_slots(memory: PhysicalMemory, pfn: int, levels: int) -> Addresses:
+def _gib_slots(memory: PhysicalMemory, pfn: int, levels: int, encryption: int) -> Addresses:
     """Return the addresses in the kernel half that have an entry at PUD level; none if a kernel never has so many."""
-    reader = TableReader(memory)
+    reader = TableReader(memory, encryption)
     limit = _WITNESSES + 2 * (memory.ranges.end >> 18)
     tables = np.array([pfn], dtype=np.int64)
     vaddrs = np.zeros(1, dtype=np.uint64)
@@ -203,7 +216,7 @@ def _gib_slots(memory: PhysicalMemory, pfn: int, levels: int) -> Addresses:
         if number == levels:
             vaddrs |= np.uint64((1 << 64) - (1 << (12 + 9 * levels)))
         if level > Level.PUD:
-            tables, vaddrs = _distinct(reader, entry_frames(entries[rows, index], level), vaddrs)
+            tables, vaddrs = _distinct(reader, reader.frames(entries[rows, index], level), vaddrs)
     return vaddrs
 
 

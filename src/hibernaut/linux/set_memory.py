@@ -156,19 +156,21 @@ def kernel_page_present(machine: Machine, pfn: int) -> bool:
     return found.present
 
 
-def remapped_entries(entries: Entries, rules: KernelRules) -> Entries:
+def remapped_entries(entries: Entries, rules: KernelRules, encryption: int = 0) -> Entries:
     """Return what not-present 4K entries become when each page is made default, then invalid.
 
     Args:
         entries: uint64, shape (n,); none is present, and none is empty (`is_none`).
         rules: rules of `set_direct_map_invalid_noflush`.
+        encryption: see `Machine`.
 
     Returns:
         uint64, shape (n,).
     """
-    frame = ~entries & np.uint64(FRAME_MASK)
-    prot = (entries & np.uint64(~FRAME_MASK & (1 << 64) - 1)) | np.uint64(PRESENT | RW)
+    mask = FRAME_MASK & ~encryption
+    frame = ~entries & np.uint64(mask)
+    prot = (entries & np.uint64(~mask & (1 << 64) - 1)) | np.uint64(PRESENT | RW)
     prot &= np.uint64(~(rules.invalid_clears | GLOBAL) & (1 << 64) - 1)
     # pfn_pte inverts the frame of a protection that is not present, but not of one that is zero.
-    remapped: Entries = np.where(prot == 0, frame, ~frame & np.uint64(FRAME_MASK)) | prot
+    remapped: Entries = np.where(prot == 0, frame, ~frame & np.uint64(mask)) | prot
     return remapped

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import DirectMap
+from hibernaut.linux.encryption import encryption_of_root
 from hibernaut.linux.roots import find_root
 from hibernaut.memory.dump import RootHint
+from hibernaut.memory.vmcoreinfo import sme_mask
+from hibernaut.paging.entries import FRAME_MASK
 from hibernaut.paging.tables import PageTables
 from hibernaut.sources import Source
 
@@ -38,6 +41,8 @@ class Paging:
         origin: the origin of the root: "--cr3", "CPU 0", "VMCOREINFO", "the image", "the search of memory".
         rejected: roots that the file names before it and that map no direct map.
         direct_map: the direct map under it; None for a root that the caller names.
+        encryption: mask of the bit of encrypted memory in its entries, see `PageTables`; 0 without it.
+        encryption_from: origin of that mask: "VMCOREINFO", or "the page tables" where it was found by plausibility.
     """
 
     cr3: int
@@ -45,10 +50,25 @@ class Paging:
     origin: str
     rejected: tuple[RootHint, ...] = ()
     direct_map: DirectMap | None = None
+    encryption: int = 0
+    encryption_from: str | None = None
 
     @property
-    def remark(self) -> str | None:
-        """A sentence on the roots that were not taken; None if the first was."""
+    def root_and_levels(self) -> tuple[int, int] | None:
+        """Physical address of the root, without other bits of CR3, and levels; None if these are unknown."""
+        return None if self.levels is None else (self.cr3 & FRAME_MASK & ~self.encryption, self.levels)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """A sentence on the roots that were not taken, and one on encrypted memory; none if neither is."""
+        told = [self._rejected, None]
+        if self.encryption:
+            bit = self.encryption.bit_length() - 1
+            told[1] = f"memory is encrypted (SME or SEV): bit {bit} of page-table entries, by {self.encryption_from}"
+        return tuple(filter(None, told))
+
+    @property
+    def _rejected(self) -> str | None:
         if not self.rejected:
             return None
         others = ", ".join(f"{one.cr3:#x} ({one.origin})" for one in self.rejected)
@@ -70,33 +90,51 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
         FormatError: no root that the file names maps a direct map, and none, or more than one, was found.
     """
     if cr3 is not None:
-        return Paging(cr3, levels if levels is not None else source.levels, "--cr3")
+        mask, mask_from = _encryption(source, cr3)
+        number = levels if levels is not None else source.levels
+        return Paging(cr3, number, "--cr3", encryption=mask, encryption_from=mask_from)
     refusals: list[FormatError] = []
     rejected: dict[int, RootHint] = {}
     for hint in source.root_hints:
         if hint.cr3 in rejected:
             continue
+        mask, mask_from = _encryption(source, hint.cr3)
         for number in dict.fromkeys((levels,) if levels is not None else (hint.levels, None)):
             try:
-                found = DirectMap.find(source.memory, hint.cr3, number)
+                found = DirectMap.find(source.memory, hint.cr3, number, encryption=mask)
             except FormatError as refusal:
                 refusals.append(refusal)
                 continue
-            return Paging(hint.cr3, found.levels, hint.origin, tuple(rejected.values()), found)
+            return Paging(hint.cr3, found.levels, hint.origin, tuple(rejected.values()), found, mask, mask_from)
         rejected[hint.cr3] = hint
     try:
         root = find_root(source.memory, levels)
     except FormatError as error:
         if any_root and source.root_hints:
             first = source.root_hints[0]
-            return Paging(first.cr3, first.levels if levels is None else levels, first.origin)
+            mask, mask_from = _encryption(source, first.cr3)
+            number = first.levels if levels is None else levels
+            return Paging(first.cr3, number, first.origin, encryption=mask, encryption_from=mask_from)
         what = "; ".join(map(_statement, refusals)) or f"{source.name} does not say where its page tables are"
         raise FormatError(
             f"{what}, and {error}",
             source=source.name if refusals else None,
             advice="give the physical address of the root as --cr3",
         ) from error
-    return Paging(root.cr3, root.levels, "the search of memory", tuple(rejected.values()))
+    mask, mask_from = _encryption(source, root.cr3)
+    origin = "the search of memory"
+    return Paging(root.cr3, root.levels, origin, tuple(rejected.values()), None, mask, mask_from)
+
+
+def _encryption(source: Source, cr3: int) -> tuple[int, str | None]:
+    """Return the mask of the bit of encrypted memory under a root, and its origin; 0 and None without it.
+
+    What VMCOREINFO says counts if the tables bear it out: the note may be another kernel's.
+    """
+    mask = encryption_of_root(source.memory, cr3)
+    if not mask:
+        return 0, None
+    return mask, "VMCOREINFO" if sme_mask(source.notes) == mask else "the page tables"
 
 
 def _statement(error: FormatError) -> str:
@@ -123,7 +161,7 @@ def direct_map_under(source: Source, paging: Paging) -> DirectMap:
     if paging.direct_map is not None:
         return paging.direct_map
     try:
-        return DirectMap.find(source.memory, paging.cr3, paging.levels)
+        return DirectMap.find(source.memory, paging.cr3, paging.levels, encryption=paging.encryption)
     except FormatError as error:
         if error.source is not None:
             raise
@@ -144,4 +182,4 @@ def page_tables_of(source: Source, cr3: int | None = None, levels: int | None = 
 def page_tables_under(source: Source, paging: Paging) -> PageTables:
     """Return page tables of a source. Raise FormatError as `page_tables_of`."""
     levels = paging.levels if paging.levels is not None else direct_map_under(source, paging).levels
-    return PageTables(source.memory, paging.cr3, levels)
+    return PageTables(source.memory, paging.cr3, levels, paging.encryption)

@@ -30,6 +30,7 @@ __all__ = [
     "is_vmcoreinfo",
     "page_table_root",
     "parse_vmcoreinfo",
+    "sme_mask",
 ]
 
 START = b"OSRELEASE="
@@ -83,6 +84,15 @@ def page_table_root(facts: Mapping[str, str]) -> tuple[int | None, int | None]:
     if not 0 < cr3 < PADDR_LIMIT or cr3 & ~CR3_FRAME:
         return None, None
     return cr3, levels
+
+
+def sme_mask(facts: Mapping[str, str]) -> int:
+    """Return the mask of the bit of encrypted memory by VMCOREINFO (`NUMBER(sme_mask)`); 0 if it names none."""
+    try:
+        mask = int(facts.get("NUMBER(sme_mask)", "0"))
+    except ValueError:
+        return 0
+    return mask if mask > 0 and mask.bit_count() == 1 and not mask & ~CR3_FRAME else 0
 
 
 def chunks_of(memory: PhysicalMemory) -> Iterator[tuple[Pfns, Bytes]]:

@@ -42,11 +42,11 @@ Places: TypeAlias = "NDArray[np.int64] | slice"
 
 
 def translate(
-    memory: PhysicalMemory, root_pfn: int, levels: int, vaddrs: Addresses
+    memory: PhysicalMemory, root_pfn: int, levels: int, vaddrs: Addresses, encryption: int = 0
 ) -> tuple[Pfns, Codes, Codes, Entries]:
     """See `PageTables.translate`: frames, levels, reasons, entries."""
-    reader = TableReader(memory)
-    results = _Results(len(vaddrs), levels)
+    reader = TableReader(memory, encryption)
+    results = _Results(len(vaddrs), levels, encryption)
     walker = _Walker(reader, root_pfn, levels)
 
     def chunk(first: int) -> None:
@@ -61,15 +61,20 @@ def translate(
 class _Results:
     """Results for each address, as in `tables.Translation`; an address without a result is non-canonical."""
 
-    def __init__(self, count: int, levels: int) -> None:
+    def __init__(self, count: int, levels: int, encryption: int) -> None:
+        self._encryption = encryption
         self.pfns: Pfns = np.full(count, -1, dtype=np.int64)
         self.levels: Codes = np.full(count, levels, dtype=np.uint8)
         self.reasons: Codes = np.full(count, Stop.NON_CANONICAL.code, dtype=np.uint8)
         self.entries: Entries = np.zeros(count, dtype=np.uint64)
 
+    def like(self, count: int, levels: int) -> _Results:
+        """Return results for other addresses in the same tables."""
+        return _Results(count, levels, self._encryption)
+
     def part(self, part: slice) -> _Results:
         """Return a view of some of the results."""
-        view = _Results(0, 0)
+        view = _Results(0, 0, self._encryption)
         view.pfns, view.levels = self.pfns[part], self.levels[part]
         view.reasons, view.entries = self.reasons[part], self.entries[part]
         return view
@@ -87,7 +92,7 @@ class _Results:
         self.entries[where] = entries
         if level == Level.PTE and (entries & np.uint64(1)).all():  # nearly always, so that nothing else is computed
             self.reasons[where] = Stop.PRESENT.code
-            self.pfns[where] = ((entries & np.uint64(FRAME_MASK)) >> np.uint64(12)).view(np.int64)
+            self.pfns[where] = ((entries & np.uint64(FRAME_MASK & ~self._encryption)) >> np.uint64(12)).view(np.int64)
             return
         states = entry_states(entries, level)
         if missing is not None:
@@ -95,7 +100,7 @@ class _Results:
         framed = (states == Stop.PRESENT.code) | (states == Stop.NOT_PRESENT.code)
         self.reasons[where] = states
         within = ((vaddrs >> np.uint64(12)) & np.uint64(level.pages - 1)).view(np.int64)
-        pfns = entry_frames(entries, level) + within
+        pfns = entry_frames(entries, level, self._encryption) + within
         self.pfns[where] = np.where(framed, pfns, -1) if level <= Level.PUD else -1
 
 
@@ -135,7 +140,7 @@ class _Walker:
         asked[block] = True
         blocks = np.flatnonzero(asked)
         firsts = (blocks + lowest).astype(np.uint64) << np.uint64(Level.PMD.shift)
-        upper = _Results(len(blocks), self._levels)
+        upper = results.like(len(blocks), self._levels)
         _, on, table, tables = self._upper(firsts, np.arange(len(blocks)), upper)
         table_of_block = np.full(count, -1, dtype=np.int64)
         table_of_block[blocks[on]] = table
@@ -231,7 +236,7 @@ class _Walker:
         named = entries[places]
         is_table = entry_states(named, level) == TABLE
         places = places[is_table]
-        pfns = entry_frames(named[is_table], level)
+        pfns = self._reader.frames(named[is_table], level)
         exist = self._reader.exist(pfns)
         on = np.full(len(entries), _NO_TABLE, dtype=np.int64)
         on[places[~exist]] = _MISSING

@@ -92,19 +92,25 @@ def is_leaf(entry: int, level: Level) -> bool:
     return level == Level.PTE or (level in (Level.PMD, Level.PUD) and bool(entry & _PSE))
 
 
-def entry_pfn(entry: int, level: Level) -> int:
+def entry_pfn(entry: int, level: Level, encryption: int = 0) -> int:
     """Return the frame in an entry: that of a table, or the first of a leaf, present or not.
 
     Since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation")
     (in v4.19), bits 12-51 of a not-present entry that is not zero are stored inverted
     (arch/x86/include/asm/pgtable-invert.h). A large leaf's low frame bits (PAT among them) are dropped.
+
+    Args:
+        entry: the entry.
+        level: its level.
+        encryption: mask of the bit that means encrypted memory (AMD's SME and SEV), 0 without it. It is no part of the
+            frame (`__PHYSICAL_MASK` leaves it out), and is not inverted.
     """
     frame = entry & FRAME_MASK
     if entry and not entry & _PRESENT:
         frame ^= FRAME_MASK
     if level in (Level.PMD, Level.PUD) and (entry & _PSE or not entry & _PRESENT):
         frame &= ~((1 << level.shift) - 1)
-    return frame >> 12
+    return (frame & ~encryption) >> 12
 
 
 def has_reserved_bits(entry: int, level: Level) -> bool:
@@ -112,7 +118,7 @@ def has_reserved_bits(entry: int, level: Level) -> bool:
     return level > Level.PTE and bool(entry & ((1 << level.shift) - (1 << 13)))
 
 
-def entry_frames(entries: Entries, level: Level) -> NDArray[np.int64]:
+def entry_frames(entries: Entries, level: Level, encryption: int = 0) -> NDArray[np.int64]:
     """Return `entry_pfn` of many entries of one level, shape as given."""
     present = (entries & np.uint64(Entry.PRESENT)) != 0
     frame = entries & np.uint64(FRAME_MASK)
@@ -120,7 +126,7 @@ def entry_frames(entries: Entries, level: Level) -> NDArray[np.int64]:
     if level in (Level.PMD, Level.PUD):
         large = ~present | ((entries & np.uint64(Entry.PSE)) != 0)
         frame = np.where(large, frame & np.uint64(~((1 << level.shift) - 1) & (2**64 - 1)), frame)
-    return (frame >> np.uint64(12)).astype(np.int64)
+    return ((frame & np.uint64(~encryption & (1 << 64) - 1)) >> np.uint64(12)).astype(np.int64)
 
 
 def entry_flags(entry: int, level: Level) -> list[str]:

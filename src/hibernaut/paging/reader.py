@@ -11,7 +11,7 @@ import numpy as np
 from hibernaut.errors import FormatError
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
-from hibernaut.paging.entries import ENTRIES, Entries
+from hibernaut.paging.entries import ENTRIES, Entries, Level, entry_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,10 +20,16 @@ __all__ = ["TableReader"]
 
 
 class TableReader:
-    """Reader of tables as arrays of entries. Threads may share it: one at a time reads the memory."""
+    """Reader of tables as arrays of entries. Threads may share it: one at a time reads the memory.
 
-    def __init__(self, memory: PhysicalMemory) -> None:
+    Args:
+        memory: memory that holds the tables.
+        encryption: see `PageTables`.
+    """
+
+    def __init__(self, memory: PhysicalMemory, encryption: int = 0) -> None:
         self._memory = memory
+        self._encryption = encryption
         self._ranges = memory.ranges
         self._lock = threading.Lock()
 
@@ -31,6 +37,10 @@ class TableReader:
     def memory_pages(self) -> int:
         """Number of pages in the memory."""
         return self._ranges.total_pages
+
+    def frames(self, entries: Entries, level: Level) -> Pfns:
+        """Return `entry_frames` of entries of these tables."""
+        return entry_frames(entries, level, self._encryption)
 
     def exist(self, pfns: Pfns) -> BoolArray:
         """Return which of these tables exist in the memory."""

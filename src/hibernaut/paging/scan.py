@@ -18,7 +18,7 @@ import numpy as np
 from hibernaut.errors import FormatError
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Pfns
 from hibernaut.memory.physical import PhysicalMemory
-from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_frames
+from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level
 from hibernaut.paging.reader import TableReader
 from hibernaut.paging.spans import Addresses, Codes, Rights, Spans, Stop, entry_steps
 from hibernaut.parallel import in_order
@@ -118,12 +118,14 @@ class _Budget:
             )
 
 
-def scan(memory: PhysicalMemory, root_pfn: int, levels: int, start: int | None, end: int | None) -> Spans:
+def scan(
+    memory: PhysicalMemory, root_pfn: int, levels: int, start: int | None, end: int | None, encryption: int = 0
+) -> Spans:
     """See `PageTables.scan`."""
     pages = _page_range(levels, start, end)
     if pages[0] >= pages[1]:
         return Spans.empty()
-    reader = TableReader(memory)
+    reader = TableReader(memory, encryption)
     tables = _Tables.root(root_pfn)
     if not reader.exist(tables.pfn)[0]:
         return _rootless(levels, root_pfn).clipped(*pages)
@@ -189,9 +191,9 @@ def _rootless(levels: int, root_pfn: int) -> Spans:
     )
 
 
-def table_frames(memory: PhysicalMemory, root_pfn: int, levels: int) -> Pfns:
+def table_frames(memory: PhysicalMemory, root_pfn: int, levels: int, encryption: int = 0) -> Pfns:
     """See `PageTables.frames`. Each table is read once a level, however many entries name it."""
-    reader = TableReader(memory)
+    reader = TableReader(memory, encryption)
     tables = np.array([root_pfn], dtype=np.int64)
     found = []
     for level in range(levels, 0, -1):
@@ -207,7 +209,7 @@ def _named_by(reader: TableReader, tables: Pfns, level: Level) -> Pfns:
     named: list[Pfns] = [np.empty(0, dtype=np.int64)]
     for first in range(0, len(tables), MIXED_CHUNK):
         entries = reader.tables(tables[first : first + MIXED_CHUNK]).reshape(-1)
-        named.append(np.unique(entry_frames(entries[entry_states(entries, level) == TABLE], level)))
+        named.append(np.unique(reader.frames(entries[entry_states(entries, level) == TABLE], level)))
     return np.unique(np.concatenate(named))
 
 
@@ -234,7 +236,7 @@ class _Scanner:
         found = []
         if heads is not None and uniform.any():
             rows = np.flatnonzero(uniform)
-            found.append(self._kept(_row_spans(tables, level, heads[rows], rows).coalesced()))
+            found.append(self._kept(_row_spans(self._reader, tables, level, heads[rows], rows).coalesced()))
         rows = np.flatnonzero(~uniform)
 
         def chunk(first: int) -> tuple[Spans, _Named | None]:
@@ -308,7 +310,7 @@ class _Scanner:
         heads = flat[starts]
         state = states[starts]
         none = state == Stop.NONE.code
-        pfn = entry_frames(heads, level)
+        pfn = self._reader.frames(heads, level)
         pfn[none if level <= Level.PUD else slice(None)] = -1
         at = rows[starts >> 9]
         rights = entry_rights(heads, tables.rights[at])
@@ -335,7 +337,7 @@ class _Scanner:
         entry = np.concatenate([np.empty(0, dtype=np.uint64), *(part.entry for part in parts)])
         rights = np.concatenate([np.empty(0, dtype=np.uint8), *(part.rights for part in parts)])
         row = np.concatenate([np.empty(0, dtype=np.int64), *(part.row for part in parts)])
-        pfn = entry_frames(entry, level)
+        pfn = self._reader.frames(entry, level)
         above = tuple(frames[row] for frames in (*tables.above, tables.pfn))
         state = np.full(len(pfn), TABLE, dtype=np.uint8)
         state[_repeats(pfn) >= EXPANSIONS] = Stop.SHARED.code
@@ -400,13 +402,13 @@ def _progressions(entries: Entries, level: Level, scratch: _Scratch) -> BoolArra
     return progressions
 
 
-def _row_spans(tables: _Tables, level: Level, heads: Entries, rows: NDArray[np.int64]) -> Spans:
+def _row_spans(reader: TableReader, tables: _Tables, level: Level, heads: Entries, rows: NDArray[np.int64]) -> Spans:
     """Return one span for each of these tables, all runs of present leaves with first entries `heads`."""
     count = len(rows)
     return Spans(
         tables.vaddr[rows],
         np.full(count, level.pages * ENTRIES, dtype=np.int64),
-        entry_frames(heads, level),
+        reader.frames(heads, level),
         np.full(count, level, dtype=np.uint8),
         np.full(count, Stop.PRESENT.code, dtype=np.uint8),
         heads,

@@ -99,22 +99,24 @@ class PageTables:
         memory: memory that holds the tables, or some of them.
         cr3: the register; bits outside the frame (PCID, flags) are ignored for the lookup.
         levels: 4, or 5 where CR4.LA57 is set.
+        encryption: mask of the bit of encrypted memory in entries and CR3, see `entries.entry_pfn`; 0 without it.
 
     Raises:
         ValueError: another number of levels.
     """
 
-    def __init__(self, memory: PhysicalMemory, cr3: int, levels: int = 4) -> None:
+    def __init__(self, memory: PhysicalMemory, cr3: int, levels: int = 4, encryption: int = 0) -> None:
         if levels not in (4, 5):
             raise ValueError(f"page tables have 4 or 5 levels, not {levels}")
         self.memory = memory
         self.cr3 = cr3
         self.levels = levels
+        self.encryption = encryption
 
     @property
     def root_pfn(self) -> int:
         """Frame of the root table."""
-        return (self.cr3 & FRAME_MASK) >> 12
+        return (self.cr3 & FRAME_MASK & ~self.encryption) >> 12
 
     @property
     def root_level(self) -> Level:
@@ -153,7 +155,7 @@ class PageTables:
                 return self._walk(vaddr, steps, Stop.NOT_PRESENT)
             if is_leaf(entry, level):
                 return self._walk(vaddr, steps, Stop.PRESENT)
-            table = entry_pfn(entry, level)
+            table = entry_pfn(entry, level, self.encryption)
         raise AssertionError("every present PTE is a leaf")
 
     def scan(self, start: int | None = None, end: int | None = None) -> Spans:
@@ -174,7 +176,7 @@ class PageTables:
             FormatError: hostile tables: more tables or spans than the memory can really hold.
             ValueError: a bound is not canonical.
         """
-        return scan(self.memory, self.root_pfn, self.levels, start, end)
+        return scan(self.memory, self.root_pfn, self.levels, start, end, self.encryption)
 
     def pfns(self) -> NDArray[np.int64]:
         """Return the frames of all tables that the root reaches and the memory has, ascending, each once.
@@ -182,7 +184,7 @@ class PageTables:
         Raises:
             FormatError: the memory lists the frame of a table but cannot read it.
         """
-        return table_frames(self.memory, self.root_pfn, self.levels)
+        return table_frames(self.memory, self.root_pfn, self.levels, self.encryption)
 
     def translate(self, vaddrs: ArrayLike) -> Translation:
         """Look many addresses up at once: the result of `walk` for each, without its path.
@@ -191,14 +193,14 @@ class PageTables:
             vaddrs: uint64, shape (n,), in any order, repeats allowed.
         """
         addresses = np.asarray(vaddrs, dtype=np.uint64)
-        return Translation(*translate(self.memory, self.root_pfn, self.levels, addresses))
+        return Translation(*translate(self.memory, self.root_pfn, self.levels, addresses, self.encryption))
 
     def _walk(self, vaddr: int, steps: list[Step], stop: Stop) -> Walk:
         level = steps[-1].level if steps else self.root_level
         mapped = bool(steps) and stop != Stop.NONE
         pfn = None
         if stop == Stop.PRESENT or (stop == Stop.NOT_PRESENT and level <= Level.PUD):
-            pfn = entry_pfn(steps[-1].entry, level) + ((vaddr >> 12) & (level.pages - 1))
+            pfn = entry_pfn(steps[-1].entry, level, self.encryption) + ((vaddr >> 12) & (level.pages - 1))
         return Walk(
             vaddr=vaddr,
             steps=tuple(steps),

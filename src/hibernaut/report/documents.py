@@ -200,6 +200,10 @@ class MapDocument(TypedDict):
     root_from: Annotated[
         str, "its origin: --cr3, a CPU of the dump (CPU 0), VMCOREINFO, the image, or the search of memory"
     ]
+    encryption_mask: Annotated[
+        Hex | None, "bit of encrypted memory (SME, SEV) in page-table entries; null if it is not encrypted"
+    ]
+    encryption_from: Annotated[str | None, "its origin: VMCOREINFO, or the page tables (by plausibility)"]
     base: Annotated[Hex, "virtual address of page frame 0"]
     end_pfn: Annotated[Hex, "one past the last page frame"]
     present_bytes: Annotated[dict[str, int], "bytes that are present, by the size of the entries that map them"]

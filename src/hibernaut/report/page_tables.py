@@ -5,27 +5,30 @@ from __future__ import annotations
 
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.not_present import NotPresent, swap_flags
+from hibernaut.linux.source_tables import Paging
 from hibernaut.paging.entries import entry_flags
-from hibernaut.paging.tables import Step, Walk
+from hibernaut.paging.tables import PageTables, Step, Walk
 from hibernaut.report.documents import MapDocument, NotPresentDocument, WalkDocument
 from hibernaut.report.text import hex_or_none
 
 __all__ = ["map_document", "walk_document"]
 
 
-def map_document(found: DirectMap, root_from: str, remarks: tuple[str, ...]) -> MapDocument:
+def map_document(found: DirectMap, paging: Paging, remarks: tuple[str, ...]) -> MapDocument:
     """Return the document of a direct map.
 
     Args:
         found: the direct map.
-        root_from: origin of its root (`Paging.origin`).
+        paging: the page tables that it is in.
         remarks: remarks on its source.
     """
     return {
-        "remarks": list(remarks),
+        "remarks": [*remarks, *paging.remarks],
         "levels": found.levels,
         "cr3": f"{found.cr3:#x}",
-        "root_from": root_from,
+        "root_from": paging.origin,
+        "encryption_mask": hex_or_none(paging.encryption or None),
+        "encryption_from": paging.encryption_from,
         "base": f"{found.base:#x}",
         "end_pfn": f"{found.end_pfn:#x}",
         "present_bytes": found.present_bytes,
@@ -54,8 +57,8 @@ def map_document(found: DirectMap, root_from: str, remarks: tuple[str, ...]) -> 
     }
 
 
-def walk_document(found: Walk, levels: int, meaning: NotPresent | None = None) -> WalkDocument:
-    """Return the document of a walk with 4 or 5 levels of paging, and the meaning of its last entry if not present."""
+def walk_document(found: Walk, tables: PageTables, meaning: NotPresent | None = None) -> WalkDocument:
+    """Return the document of a walk through page tables, and the meaning of its last entry if not present."""
     pfn = found.pfn
     if meaning is not None:
         pfn = meaning.frames[0].pfn if len(meaning.frames) == 1 else None
@@ -63,11 +66,11 @@ def walk_document(found: Walk, levels: int, meaning: NotPresent | None = None) -
         "vaddr": f"{found.vaddr:#x}",
         "levels": [
             {
-                "level": step.level.name_of(levels),
+                "level": step.level.name_of(tables.levels),
                 "table_pfn": f"{step.table_pfn:#x}",
                 "index": step.index,
                 "entry": f"{step.entry:#x}",
-                "flags": _flags(step, meaning if step is found.steps[-1] else None),
+                "flags": _flags(step, meaning if step is found.steps[-1] else None, tables.encryption),
             }
             for step in found.steps
         ],
@@ -79,10 +82,10 @@ def walk_document(found: Walk, levels: int, meaning: NotPresent | None = None) -
     }
 
 
-def _flags(step: Step, meaning: NotPresent | None) -> list[str]:
+def _flags(step: Step, meaning: NotPresent | None, encryption: int) -> list[str]:
     """Return the flags of an entry; a swap entry has others, and keeps its type and offset in the upper bits."""
     if meaning is None or not meaning.slots:
-        return entry_flags(step.entry, step.level)
+        return entry_flags(step.entry, step.level) + ["ENCRYPTED"] * bool(step.entry & encryption)
     return swap_flags(step.entry) if meaning.slots[0].inverted else []
 
 

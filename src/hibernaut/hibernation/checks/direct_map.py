@@ -9,7 +9,7 @@ from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.page_tables import names_table, table_entries
 from hibernaut.linux.machine import Machine
 from hibernaut.memory.page import PAGE_SHIFT, BoolArray, Pfns
-from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level
+from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level, entry_pfn
 
 __all__ = ["CPU_SET_BITS", "same_direct_map"]
 
@@ -65,8 +65,9 @@ class _TableComparison:
         if level == Level.PTE:
             return
         for index in np.flatnonzero(inside & names_table(old, level) & names_table(new, level)).tolist():
-            below = (int(old[index]) & FRAME_MASK) >> 12, (int(new[index]) & FRAME_MASK) >> 12
-            self._table(Level(level - 1), *below, int(at[index]), first, end)
+            encryption = self._before.encryption
+            old_below, new_below = (entry_pfn(int(one[index]), level, encryption) for one in (old, new))
+            self._table(Level(level - 1), old_below, new_below, int(at[index]), first, end)
 
     def _differing(self, level: Level, old: Entries, new: Entries, pfns: Pfns, which: BoolArray) -> None:
         """Record entries that differ: a run of neighbours whose entries changed in the same bits is one difference."""

@@ -9,8 +9,8 @@ from hibernaut.hibernation.checks.violation import Violation, violations_at
 from hibernaut.hibernation.page_tables import names_table
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.page import PAGE_SHIFT, Pfns
-from hibernaut.paging.entries import FRAME_MASK, Level
+from hibernaut.memory.page import Pfns
+from hibernaut.paging.entries import Level, entry_frames
 
 __all__ = ["tables_closed"]
 
@@ -27,7 +27,7 @@ def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]
     lost: set[int] = set()
     seen: set[tuple[int, int]] = set()
     level = Level(resumed.levels)
-    tables = np.array([(resumed.cr3 & FRAME_MASK) >> PAGE_SHIFT], dtype=np.int64)
+    tables = np.array([resumed.tables.root_pfn], dtype=np.int64)
     while len(tables):
         saved = snapshot.frames.contains(tables)
         lost.update(tables[~saved].tolist())
@@ -38,8 +38,7 @@ def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]
                 continue
             seen.add((level, pfn))
             entries = page.view("<u8")
-            named = entries[names_table(entries, level)] & np.uint64(FRAME_MASK)
-            below.append((named >> np.uint64(PAGE_SHIFT)).astype(np.int64))
+            below.append(entry_frames(entries[names_table(entries, level)], level, resumed.encryption))
         if level == Level.PTE:
             break
         level = Level(level - 1)

@@ -12,7 +12,7 @@ from hibernaut.hibernation.page_tables import table_entries
 from hibernaut.linux.machine import Machine
 from hibernaut.memory.page import PAGE_SHIFT, Pfns
 from hibernaut.memory.ranges import FrameRanges
-from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Level, entry_frames
+from hibernaut.paging.entries import ENTRIES, Level, entry_frames
 from hibernaut.paging.scan import TABLE, entry_rights, entry_states
 from hibernaut.paging.spans import Codes, Rights, Stop
 
@@ -87,7 +87,7 @@ class _Meaning(NamedTuple):
     @classmethod
     def by_cr3(cls, machine: Machine) -> _Meaning:
         """Return the meaning of CR3: a table, with all rights."""
-        return cls(TABLE, (machine.cr3 & FRAME_MASK) >> PAGE_SHIFT, Rights.RW | Rights.USER)
+        return cls(TABLE, machine.tables.root_pfn, Rights.RW | Rights.USER)
 
     def below(self, machine: Machine, level: Level) -> tuple[Codes, Pfns, Codes]:
         """Return the meaning of 512 entries of the level below: those of a table, or those that equal a leaf.
@@ -101,7 +101,7 @@ class _Meaning(NamedTuple):
             state = Stop.TABLE_MISSING.code if self.state == TABLE else self.state
             parts = np.arange(ENTRIES, dtype=np.int64) * (level.pages if self.pfn >= 0 else 0)
             return np.full(ENTRIES, state, dtype=np.uint8), self.pfn + parts, rights
-        states, pfns = entry_states(entries, level), entry_frames(entries, level)
+        states, pfns = entry_states(entries, level), entry_frames(entries, level, machine.encryption)
         if level > Level.PUD:
             pfns[states != TABLE] = -1  # no leaf exists at these levels, so the entry has no frame
         return states, pfns, entry_rights(entries, rights)

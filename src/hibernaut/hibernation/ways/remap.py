@@ -60,11 +60,11 @@ class Remap(Way):
         first = (paddr & 0xFFF) // 8
         entries = table.view("<u8").copy()
         run = entries[first : first + count]
-        own = (run != 0) & (entry_frames(run, Level.PTE) == np.arange(pfn, pfn + count))
+        own = (run != 0) & (entry_frames(run, Level.PTE, machine.encryption) == np.arange(pfn, pfn + count))
         count = int(np.argmin(own)) if not own.all() else count
         if count < 2 or not held_and_uncached(machine, pfn, count):
             return 0
-        entries[first : first + count] = remapped_entries(run[:count], machine.rules)
+        entries[first : first + count] = remapped_entries(run[:count], machine.rules, machine.encryption)
         machine.write_table(table_pfn, entries)
         return count
 

@@ -51,7 +51,7 @@ class RemapWhole(Remap):
         found = machine.lookup_address(machine.vaddr(pfn))
         if found is None or count < 2 or pfn <= table < pfn + count or not held_and_uncached(machine, pfn, count):
             return 0
-        first, _ = pfn_and_prot(found.entry, found.level)
+        first, _ = pfn_and_prot(found.entry, found.level, machine.encryption)
         if first != pfn - (machine.vaddr(pfn) >> PAGE_SHIFT) % level.pages:
             return 0
         self.hibernate_map_page(machine, pfn)
@@ -62,7 +62,7 @@ class RemapWhole(Remap):
         found = machine.lookup_address(machine.vaddr(pfn))
         if found is None or found.level not in (Level.PMD, Level.PUD) or found.present is present:
             return False
-        first, prot = pfn_and_prot(found.entry, found.level)
+        first, prot = pfn_and_prot(found.entry, found.level, machine.encryption)
         prot = prot | PRESENT | PSE if present else prot & ~self.clears
-        machine.write_entry(found.paddr, pfn_entry(first, prot))
+        machine.write_entry(found.paddr, pfn_entry(first, prot, machine.encryption))
         return True
