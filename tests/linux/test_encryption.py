@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory that is encrypted (SME, SEV): the bit in page-table entries is no part of a frame, wherever it is named."""
+"""Memory that is encrypted (SME, SEV): the bit in page-table entries does not belong to the frame, wherever it is."""
 
 from __future__ import annotations
 

@@ -3,11 +3,12 @@
 
 What a file says is a hint: a CPU can have been in user mode, in firmware or in a nested guest, a VMCOREINFO can be that
 of another kernel. The first root that maps a direct map is taken; if none does, memory is searched as if the file had
-said nothing.
+said nothing. Where that finds several, a VMCOREINFO in memory decides.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from hibernaut.errors import FormatError
@@ -15,7 +16,7 @@ from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.encryption import encryption_of_root
 from hibernaut.linux.roots import find_root
 from hibernaut.memory.dump import RootHint
-from hibernaut.memory.vmcoreinfo import sme_mask
+from hibernaut.memory.vmcoreinfo import find_vmcoreinfos, page_table_root, parse_vmcoreinfo, sme_mask
 from hibernaut.paging.entries import FRAME_MASK
 from hibernaut.paging.tables import PageTables
 from hibernaut.sources import Source
@@ -29,6 +30,10 @@ __all__ = [
     "page_tables_under",
     "paging_of",
 ]
+
+MOST_HINTS = 32
+"""Most roots that are tried because a file names them; memory is searched after that."""
+_SHOWN = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +76,9 @@ class Paging:
     def _rejected(self) -> str | None:
         if not self.rejected:
             return None
-        others = ", ".join(f"{one.cr3:#x} ({one.origin})" for one in self.rejected)
+        others = ", ".join(f"{one.cr3:#x} ({one.origin})" for one in self.rejected[:_SHOWN])
+        if len(self.rejected) > _SHOWN:
+            others += f" and {len(self.rejected) - _SHOWN} more"
         verb = "maps" if len(self.rejected) == 1 else "map"
         return f"page tables: CR3 {self.cr3:#x}, by {self.origin}; {others} {verb} no direct map"
 
@@ -98,6 +105,8 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
     for hint in source.root_hints:
         if hint.cr3 in rejected:
             continue
+        if len(rejected) == MOST_HINTS:  # a note for each of very many CPUs, and none of them right
+            break
         mask, mask_from = _encryption(source, hint.cr3)
         for number in dict.fromkeys((levels,) if levels is not None else (hint.levels, None)):
             try:
@@ -110,12 +119,15 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
     try:
         root = find_root(source.memory, levels)
     except FormatError as error:
+        by_text = _by_text_in_memory(source, levels, tuple(rejected.values()))
+        if by_text is not None:
+            return by_text
         if any_root and source.root_hints:
             first = source.root_hints[0]
             mask, mask_from = _encryption(source, first.cr3)
             number = first.levels if levels is None else levels
             return Paging(first.cr3, number, first.origin, encryption=mask, encryption_from=mask_from)
-        what = "; ".join(map(_statement, refusals)) or f"{source.name} does not say where its page tables are"
+        what = "; ".join(map(_statement, refusals[:_SHOWN])) or f"{source.name} does not say where its page tables are"
         raise FormatError(
             f"{what}, and {error}",
             source=source.name if refusals else None,
@@ -124,6 +136,21 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
     mask, mask_from = _encryption(source, root.cr3)
     origin = "the search of memory"
     return Paging(root.cr3, root.levels, origin, tuple(rejected.values()), None, mask, mask_from)
+
+
+def _by_text_in_memory(source: Source, levels: int | None, rejected: tuple[RootHint, ...]) -> Paging | None:
+    """Return the page tables that VMCOREINFO in memory names; None if no text does, or those of several kernels do."""
+    roots = {page_table_root(parse_vmcoreinfo(text)) for text in find_vmcoreinfos(source.memory)}
+    found: list[Paging] = []
+    for cr3, number in roots:
+        if cr3 is None:
+            continue
+        mask, mask_from = _encryption(source, cr3)
+        with contextlib.suppress(FormatError):
+            direct_map = DirectMap.find(source.memory, cr3, levels or number, encryption=mask)
+            origin = "VMCOREINFO in memory"
+            found.append(Paging(cr3, direct_map.levels, origin, rejected, direct_map, mask, mask_from))
+    return found[0] if len(found) == 1 else None
 
 
 def _encryption(source: Source, cr3: int) -> tuple[int, str | None]:

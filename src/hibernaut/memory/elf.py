@@ -222,23 +222,19 @@ def _machine_notes(plain: PlainFile, headers: Headers) -> list[Note]:
 
 def _dump(memory: PhysicalMemory, notes: list[Note], remarks: tuple[str, ...]) -> Dump:
     """Return the dump with the facts of its notes."""
-    text = max(
-        (note.description.split(b"\x00", 1)[0] for note in notes if note.name == c.VMCOREINFO_NOTE),
-        key=len,
-        default=None,
-    )
+    texts = [note.description.split(b"\x00", 1)[0] for note in notes if note.name == c.VMCOREINFO_NOTE]
+    text = max(texts, key=len, default=None)
     facts = {} if text is None else parse_vmcoreinfo(text)
-    cr3, levels = page_table_root(facts)
     cpus = [state for note in notes if (state := _cpu_state(note)) is not None]
     if cpus:
         facts["qemu.cpus"] = str(len(cpus))
         facts["qemu.cr3"] = " ".join(f"{int(state['cr'][3]):#x}" for state in cpus)
-    roots = tuple(_roots(cpus, cr3, levels))
+    roots = tuple(_roots(cpus, texts))
     first = roots[0] if roots else RootHint(0, None, "")
     return Dump("elf", memory, first.cr3 or None, first.levels, facts, text, roots, remarks)
 
 
-def _roots(cpus: list[Any], cr3: int | None, levels: int | None) -> Iterator[RootHint]:
+def _roots(cpus: list[Any], texts: list[bytes]) -> Iterator[RootHint]:
     """Yield the roots that QEMU's CPUs and VMCOREINFO name, the likeliest first.
 
     A CPU in kernel mode may be in firmware (SMM) or in a nested guest. One in user mode has tables without the direct
@@ -249,8 +245,10 @@ def _roots(cpus: list[Any], cr3: int | None, levels: int | None) -> Iterator[Roo
     for number, state in paged:
         if not int(state["cs"]["selector"]) & 3:
             yield _root_of_cpu(number, state)
-    if cr3 is not None:
-        yield RootHint(cr3, levels, "VMCOREINFO")
+    for text in sorted(texts, key=len, reverse=True):
+        cr3, levels = page_table_root(parse_vmcoreinfo(text))
+        if cr3 is not None:
+            yield RootHint(cr3, levels, "VMCOREINFO")
     for number, state in in_user_mode:
         yield _root_of_cpu(number, state)
     for number, state in paged:

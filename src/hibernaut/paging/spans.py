@@ -27,7 +27,8 @@ class Stop(enum.StrEnum):
     PRESENT = "present"
     """A present leaf."""
     NOT_PRESENT = "not-present"
-    """An entry that is not none, without PRESENT: at PTE, PMD and PUD a leaf that keeps its frame (inverted)."""
+    """An entry that is not none, without PRESENT: at PTE, PMD and PUD a leaf. Its frame is read as if it was inverted;
+    `linux.not_present` reads it for what it is."""
     NONE = "none"
     """No entry: zero but for ACCESSED and DIRTY, which an erratum of some Knights Landing CPUs sets in such entries
     (`pte_none` in arch/x86/include/asm/pgtable.h, its counterparts in pgtable_64.h)."""

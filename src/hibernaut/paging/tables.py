@@ -51,8 +51,9 @@ class Walk:
         steps: every entry read, from the root down; empty if the address is not canonical or the root is missing.
         stop: reason why the walk ends: present, not-present, none, table-missing or non-canonical.
         level: level of the last entry read; the root's if none was.
-        pfn: the 4K frame of the address itself: of a present leaf, or of a not-present one (PTE, PMD, PUD) that keeps
-            its frame, inverted; else None.
+        pfn: the 4K frame of the address itself: of a present leaf, or of a not-present one (PTE, PMD, PUD), if that
+            keeps its frame inverted, else None. `linux.not_present` tells such an entry from one that does not: a plain
+            one, a swap entry.
         paddr: physical address of an access; None unless present.
         rw: every entry read allows writing; like the next two False where there is no entry.
         nx: some entry read forbids execution.
