@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LOWEST_BIT", "encryption_of_root", "likely_encryption", "masked_tables"]
 
-LOWEST_BIT = 32
-"""No CPU takes a lower bit: those of AMD have 43 to 51."""
+LOWEST_BIT = 40
+"""No lower bit is taken for it: CPUs of AMD have 47 or 51, and a table beyond a partial dump's end has lower bits."""
 _MOST = 3
 
 

@@ -9,7 +9,9 @@ said nothing. Where that finds several, a VMCOREINFO in memory decides.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import DirectMap
@@ -20,6 +22,10 @@ from hibernaut.memory.vmcoreinfo import find_vmcoreinfos, page_table_root, parse
 from hibernaut.paging.entries import FRAME_MASK
 from hibernaut.paging.tables import PageTables
 from hibernaut.sources import Source
+
+if TYPE_CHECKING:
+    from hibernaut.memory.physical import PhysicalMemory
+    from hibernaut.memory.ranges import FrameRanges
 
 __all__ = [
     "Paging",
@@ -100,26 +106,22 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
         mask, mask_from = _encryption(source, cr3)
         number = levels if levels is not None else source.levels
         return Paging(cr3, number, "--cr3", encryption=mask, encryption_from=mask_from)
-    refusals: list[FormatError] = []
-    rejected: dict[int, RootHint] = {}
+    by_root: dict[int, RootHint] = {}
     for hint in source.root_hints:
-        if hint.cr3 in rejected:
-            continue
-        if len(rejected) == MOST_HINTS:  # a note for each of very many CPUs, and none of them right
-            break
-        mask, mask_from = _encryption(source, hint.cr3)
-        for number in dict.fromkeys((levels,) if levels is not None else (hint.levels, None)):
-            try:
-                found = DirectMap.find(source.memory, hint.cr3, number, encryption=mask)
-            except FormatError as refusal:
-                refusals.append(refusal)
-                continue
-            return Paging(hint.cr3, found.levels, hint.origin, tuple(rejected.values()), found, mask, mask_from)
-        rejected[hint.cr3] = hint
+        by_root.setdefault(hint.cr3, hint)
+    hints = list(by_root.values())[:MOST_HINTS]
+    refusals: list[FormatError] = []
+    for ram in _ram(source.memory) if hints else ():
+        refusals = []
+        for number, hint in enumerate(hints):
+            found = _by_hint(source, hint, levels, ram, refusals)
+            if found is not None:
+                return replace(found, rejected=tuple(hints[:number]))
+    rejected = tuple(hints)
     try:
         root = find_root(source.memory, levels)
     except FormatError as error:
-        by_text = _by_text_in_memory(source, levels, tuple(rejected.values()))
+        by_text = _by_text_in_memory(source, levels, rejected)
         if by_text is not None:
             return by_text
         if any_root and source.root_hints:
@@ -135,7 +137,35 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
         ) from error
     mask, mask_from = _encryption(source, root.cr3)
     origin = "the search of memory"
-    return Paging(root.cr3, root.levels, origin, tuple(rejected.values()), None, mask, mask_from)
+    return Paging(root.cr3, root.levels, origin, rejected, None, mask, mask_from)
+
+
+def _ram(memory: PhysicalMemory) -> Iterator[FrameRanges]:
+    """Yield the frames that count as RAM: all of the memory, then those that are not all zeroes, see `DirectMap.find`.
+
+    The latter reads all memory, so that every root is tried with the former first.
+    """
+    yield memory.ranges
+    occupied = memory.occupied()
+    if 0 < occupied.total_pages < memory.ranges.total_pages:
+        yield occupied
+
+
+def _by_hint(
+    source: Source, hint: RootHint, levels: int | None, ram: FrameRanges, refusals: list[FormatError]
+) -> Paging | None:
+    """Return the page tables that a hint names; None if they map no direct map, which is added to `refusals`."""
+    mask, mask_from = _encryption(source, hint.cr3)
+    for encryption in dict.fromkeys((0, mask)):
+        for number in dict.fromkeys((levels,) if levels is not None else (hint.levels, None)):
+            try:
+                found = DirectMap.find(source.memory, hint.cr3, number, ram, encryption)
+            except FormatError as refusal:
+                refusals.append(refusal)
+                continue
+            told = mask_from if encryption else None
+            return Paging(hint.cr3, found.levels, hint.origin, (), found, encryption, told)
+    return None
 
 
 def _by_text_in_memory(source: Source, levels: int | None, rejected: tuple[RootHint, ...]) -> Paging | None:

@@ -102,8 +102,8 @@ def entry_pfn(entry: int, level: Level, encryption: int = 0) -> int:
     Args:
         entry: the entry.
         level: its level.
-        encryption: mask of the bit that means encrypted memory (AMD's SME and SEV), 0 without it. It does not belong to the
-            frame (`__PHYSICAL_MASK` leaves it out), and is not inverted.
+        encryption: mask of the bit that means encrypted memory (AMD's SME and SEV), 0 without it. It does not belong
+            to the frame (`__PHYSICAL_MASK` leaves it out), and is not inverted.
     """
     frame = entry & FRAME_MASK
     if entry and not entry & _PRESENT:
