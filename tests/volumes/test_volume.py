@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError
-from hibernaut.volumes.volume import Bytes, Joined, Mapped, Part, StreamVolume, Striped, Volume, VolumeFile
+from hibernaut.volumes.volume import Bytes, Joined, Mapped, Slice, StreamVolume, Striped, Volume, VolumeFile
 from hibernaut.volumes.xts import XtsVolume
 
 
@@ -50,7 +50,7 @@ def mapped() -> tuple[Volume, bytes]:
 
 def joined() -> tuple[Volume, bytes]:
     """Two volumes, one after the other."""
-    return Joined([Part(BASE, 10, 500, "a"), Part(BASE, 39_000, 5_000, "b")], "j"), CONTENT[10:510] + CONTENT[39_000:]
+    return Joined([Slice(BASE, 10, 500, "a"), Slice(BASE, 39_000, 5_000, "b")], "j"), CONTENT[10:510] + CONTENT[39_000:]
 
 
 def striped() -> tuple[Volume, bytes]:
@@ -88,7 +88,7 @@ def test_runs_outside_a_volume_are_refused() -> None:
     with pytest.raises(FormatError, match="m is empty"):
         Mapped(BASE, [(5, 0)], "m")
     with pytest.raises(FormatError, match="p begins at byte 40000"):
-        Part(BASE, 40_000, 1, "p")
+        Slice(BASE, 40_000, 1, "p")
 
 
 def test_a_library_that_fails_is_one_line() -> None:

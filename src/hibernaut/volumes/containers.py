@@ -15,7 +15,7 @@ import numpy as np
 from hibernaut.errors import FormatError
 from hibernaut.volumes.extras import decoding, need
 from hibernaut.volumes.files import PlainFile, open_plain
-from hibernaut.volumes.volume import Joined, Mapped, Part, StreamVolume, Volume, VolumeFile
+from hibernaut.volumes.volume import Joined, Mapped, Slice, StreamVolume, Volume, VolumeFile
 
 __all__ = ["CONTAINERS", "container_of", "open_container"]
 
@@ -121,7 +121,7 @@ def _vmdk(volume: Volume, path: Path | None, stack: ExitStack) -> Volume:
             parts.append(Mapped(file, [(start, size_bytes)], file.name))
         else:
             disk = module.SparseDisk(VolumeFile(file))
-            parts.append(Part(_decoded(file, "vmdk", _Sectors(disk), disk.size), 0, size_bytes, file.name))
+            parts.append(Slice(_decoded(file, "vmdk", _Sectors(disk), disk.size), 0, size_bytes, file.name))
     return Joined(parts, f"{volume.name}, vmdk")
 
 

@@ -24,7 +24,7 @@ from hibernaut.volumes.filesystems import file_system_of, swap_file, swap_files
 from hibernaut.volumes.luks import is_luks, unlock
 from hibernaut.volumes.lvm import LogicalVolume, PhysicalVolume, logical_volumes, physical_volume
 from hibernaut.volumes.partitions import has_partition_table, partitions_of
-from hibernaut.volumes.volume import Bytes, Part, Volume
+from hibernaut.volumes.volume import Bytes, Slice, Volume
 
 __all__ = ["Layer", "OpenedVolume", "layers", "open_volume"]
 
@@ -145,8 +145,8 @@ def _step(volume: Volume, step: str, passphrases: Sequence[bytes], stack: ExitSt
     return _inside(unlock(volume, passphrases), None, stack), 0
 
 
-def _partition(volume: Volume, number: int, place: tuple[int, int]) -> Part:
-    return Part(volume, *place, f"{volume.name}, p{number}")
+def _partition(volume: Volume, number: int, place: tuple[int, int]) -> Slice:
+    return Slice(volume, *place, f"{volume.name}, p{number}")
 
 
 def _logical_volume(volume: Volume, name: str, passphrases: Sequence[bytes], stack: ExitStack) -> Volume:

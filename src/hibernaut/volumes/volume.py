@@ -16,7 +16,7 @@ from hibernaut.errors import FormatError
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.extras import decoding
 
-__all__ = ["Joined", "Mapped", "Part", "StreamVolume", "Striped", "Volume", "VolumeFile", "close_volume"]
+__all__ = ["Joined", "Mapped", "Slice", "StreamVolume", "Striped", "Volume", "VolumeFile", "close_volume"]
 
 Bytes = NDArray[np.uint8]
 """Shape (n,)."""
@@ -145,7 +145,7 @@ class Striped(_Assembled):
         return self._parts[column], row * self._stripe_bytes + inside, self._stripe_bytes - inside
 
 
-class Part(Mapped):
+class Slice(Mapped):
     """A contiguous part of another volume, cut at its end.
 
     Args:
