@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from hibernaut.volumes.lvm import logical_volumes, physical_volume
 from tests.cli.run import hibernaut, refused
 from tests.swsusp.images import PAGES, plain
 from tests.volumes import nested
+from tests.volumes.disks import mbr_entry, write_table
 
 pytest.importorskip("dissect.volume", reason="the extra disk is not installed")
 
@@ -248,3 +250,21 @@ def test_without_the_extra_partitions_are_read(tmp_path: Path, monkeypatch: pyte
     assert found["p2"]["kind"] == "not looked into"
     assert re.search("dissect.extfs is not installed: .*install dissect", found["p2"]["problem"])
     assert not hibernaut("inspect", str(disk), "--volume", "p1").status
+
+
+def test_a_table_that_holds_itself_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of partitions that each hold the same table again: so many volumes are looked into, and no more."""
+    sector, count, most = 512, 128, 20
+    monkeypatch.setattr("hibernaut.volumes.layers.MOST_VOLUMES", most)
+    disk = bytearray(64 * 1024)
+    write_table(disk, 0, [mbr_entry(0xEE, 1, 0xFFFFFFFF)])
+    disk[sector : sector + 8] = b"EFI PART"
+    struct.pack_into("<QII", disk, sector + 72, 2, count, 128)
+    for number in range(count):
+        struct.pack_into("<16s16sQQ", disk, 2 * sector + 128 * number, b"\1" * 16, b"\2" * 16, 64, 1 << 40)
+    whole = bytes(disk[: 64 * sector])
+    path = tmp_path / "disk"
+    path.write_bytes(whole * 20)
+    found = hibernaut("find", str(path), "--json").document["disks"][0]["layers"]
+    assert len(found) <= 2 * most
+    assert found[-1]["problem"] == f"the walk ends here: {most} volumes were looked into"

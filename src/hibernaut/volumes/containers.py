@@ -23,6 +23,7 @@ VHD_FOOTER_BYTES = 512
 VHD_COOKIE = b"conectix"
 VDI_MAGIC_OFFSET = 64
 VDI_MAGIC = 0xBEDA107F
+VHDX_ENTRY_BYTES = 8
 VDI_BLOCK_ZERO = 0xFFFFFFFE
 """Blocks from this number on have no data: zero, or never written."""
 SECTOR_BYTES = 512
@@ -177,8 +178,13 @@ def _vhdx(volume: Volume, _path: Path | None, _stack: ExitStack) -> Volume:
     if disk.has_parent:
         raise FormatError("the vhdx holds differences to another one", source=volume.name, advice=FLATTEN)
     size_bytes, block_bytes = int(disk.size), int(disk.block_size)
+    count = -(-size_bytes // block_bytes)
+    if count * VHDX_ENTRY_BYTES > volume.size_bytes:
+        raise FormatError(
+            f"the vhdx has {count} blocks, more than it has room to list", source=volume.name, advice=CHECK
+        )
     runs: list[tuple[int | None, int]] = []
-    for block in range(-(-size_bytes // block_bytes)):
+    for block in range(count):
         entry = disk.bat.pb(block)
         present = entry.state == module.c_vhdx.PAYLOAD_BLOCK_FULLY_PRESENT
         length = min(block_bytes, size_bytes - block * block_bytes)

@@ -30,6 +30,8 @@ __all__ = ["Layer", "OpenedVolume", "layers", "open_volume"]
 
 MOST_LAYERS = 8
 """Layers inside one another, as deep as is looked."""
+MOST_VOLUMES = 1024
+"""Volumes of one disk that are looked into: a table may name parts that hold the table again."""
 PAGE_SIZES = (4096, 16384, 65536)
 """The signature is at the end of the first page, whatever its size."""
 STEP = re.compile(r"(?P<kind>p(?P<number>[1-9]\d{0,3})|luks|lv=(?P<lv>[^/]+/.+)|file=(?P<file>/.+))")
@@ -193,10 +195,18 @@ class _Walk:
     def __init__(self, passphrases: Sequence[bytes], stack: ExitStack) -> None:
         self._passphrases = passphrases
         self._stack = stack
+        self._volumes_left = MOST_VOLUMES
         self.physical: list[tuple[tuple[str, ...], PhysicalVolume]] = []
 
     def layers(self, volume: Volume, path: Path | None, steps: tuple[str, ...], left: int) -> Iterator[Layer]:
         """Yield what is on a volume. What is damaged is a layer with its problem."""
+        if not self._volumes_left:
+            return
+        self._volumes_left -= 1
+        if not self._volumes_left:
+            problem = f"the walk ends here: {MOST_VOLUMES} volumes were looked into"
+            yield Layer(steps, "not looked into", volume.size_bytes, problem=problem)
+            return
         if not left:
             return
         try:
@@ -227,10 +237,12 @@ class _Walk:
         yield from _areas(volume, steps)
         if has_partition_table(volume):
             for number, found in sorted(partitions_of(volume).items()):
+                if not self._volumes_left:
+                    return
                 detail = " ".join(filter(None, (found.kind, f"{found.label!r}" if found.label else "")))
                 here = (*steps, f"p{number}")
                 yield Layer(here, "partition", found.size_bytes, detail)
-                if found.start < volume.size_bytes:
+                if 0 < found.start < volume.size_bytes:
                     yield from self.layers(_partition(volume, number, found[:2]), None, here, left)
             return
         system = file_system_of(volume)

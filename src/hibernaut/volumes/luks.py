@@ -20,6 +20,9 @@ PLAIN_LIMIT_BYTES = 512 << 32
 MOST_MEMORY_KIB = 8 << 20
 MOST_TIME = 1 << 10
 MOST_ITERATIONS = 1 << 30
+MOST_KEY_BYTES = 512
+MOST_STRIPES = 1 << 16
+"""cryptsetup always makes 4000."""
 CHECK = "check the volume with `cryptsetup luksDump`"
 
 
@@ -86,6 +89,13 @@ def _check(volume: Volume, luks: Any) -> None:
                 f"key slot {number} asks for {memory} KiB of memory and {time or iterations} iterations",
                 source=volume.name,
                 expected=f"at most {MOST_MEMORY_KIB} KiB, {MOST_TIME} or {MOST_ITERATIONS}",
+                advice=CHECK,
+            )
+        if not 0 < slot.key_size <= MOST_KEY_BYTES or not 0 < slot.af.stripes <= MOST_STRIPES:
+            raise FormatError(
+                f"key slot {number} has a key of {slot.key_size} bytes in {slot.af.stripes} stripes",
+                source=volume.name,
+                expected=f"at most {MOST_KEY_BYTES} bytes, {MOST_STRIPES} stripes",
                 advice=CHECK,
             )
 

@@ -32,7 +32,7 @@ IGNORED = 1
 """RAW_LOCN_IGNORED: the copy is not kept up to date (lib/format_text/layout.h)."""
 METADATA_START = 512
 """First byte of the ring in a metadata area, behind its header."""
-MOST_METADATA_BYTES = 1 << 26
+MOST_METADATA_BYTES = 1 << 23
 MOST_AREAS = 32
 CRC_START = 0xF597A6CF
 """INITIAL_CRC, lib/misc/crc.h."""
