@@ -75,7 +75,8 @@ def keys_of(schema: Schema, definitions: Schema, prefix: str = "") -> Iterator[t
         elif isinstance(one.get("additionalProperties"), dict):
             yield from keys_of(one["additionalProperties"], definitions, f"{path}.NAME.")
         else:
-            yield from keys_of(one, definitions, f"{path}.")
+            for shape in one.get("anyOf", [one]):
+                yield from keys_of(shape, definitions, f"{path}.")
 
 
 def _resolved(schema: Schema, definitions: Schema) -> Schema:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,23 @@ def test_an_interrupt_while_modules_are_imported(module: str) -> None:
     assert (done.returncode, done.stderr) == (130, "hibernaut: interrupted\n")
 
 
+def _opened_once_read(fifo: Path, reader: subprocess.Popen[bytes]) -> int:
+    """Open a pipe for writing once a process waits for it; fail if that ends before."""
+    while reader.poll() is None:
+        with suppress(OSError):  # ENXIO: there is no reader
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.02)
+    pytest.fail(f"the command ended with status {reader.returncode} before it waited")
+
+
 def test_an_interrupt_of_a_command(tmp_path: Path) -> None:
     """Ctrl-C in the middle of a command that waits: status 130 and one line."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
-    waits = f"import hibernaut.cli.inspect as one; one.open_plain = lambda path: open({str(fifo)!r}).read()"
+    waits = f"import hibernaut.cli.options as one; one.open_plain = lambda path: open({str(fifo)!r}).read()"
     with subprocess.Popen([*PYTHON, f"{heeded}; {waits}; {RUN}", "inspect", "x"], stderr=subprocess.PIPE) as process:
-        writer = os.open(fifo, os.O_WRONLY)  # opens once the command waits for it
+        writer = _opened_once_read(fifo, process)
         try:
             time.sleep(0.1)
             process.send_signal(signal.SIGINT)

@@ -198,7 +198,7 @@ class MapDocument(TypedDict):
     levels: Annotated[int, "levels of paging: 4 or 5"]
     cr3: Annotated[Hex, "physical address of the root of the page tables"]
     root_from: Annotated[
-        str, "its origin: --cr3, a CPU of the dump (CPU 0), VMCOREINFO, the image, or the search of memory"
+        str, "its origin: the option cr3, a CPU of the dump (CPU 0), VMCOREINFO, the image, or the search of memory"
     ]
     encryption_mask: Annotated[
         Hex | None, "bit of encrypted memory (SME, SEV) in page-table entries; null if it is not encrypted"
