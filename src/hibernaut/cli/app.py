@@ -73,7 +73,7 @@ def _options(
 
 COMMANDS: tuple[Command, ...] = (
     ("demo", demo, "hibernaut demo"),
-    ("find", find, "hibernaut find disk.img"),
+    ("find", find, "hibernaut find swap.img"),
     ("inspect", inspect, "hibernaut inspect swap.img --digests"),
     ("map", map_, "hibernaut map ram.elf"),
     ("walk", walk, "hibernaut walk ram.elf 0xffffffff81000000"),
