@@ -50,7 +50,7 @@ answers: $(VENV)/ready
 lab: $(VENV)/ready-dev
 	$(BIN)/hibernaut lab prove --write docs/support.md
 
-# What each of the laboratory's kernels takes out of its direct map, two minutes a kernel.
+# What each of the laboratory's kernels takes out of its direct map.
 survey: $(VENV)/ready-dev
 	$(BIN)/hibernaut lab survey --write docs/survey.md
 

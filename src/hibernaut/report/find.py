@@ -10,14 +10,11 @@ __all__ = ["find_text"]
 
 
 def find_text(document: FindDocument) -> str:
-    """Return the layers of each disk, what is inside indented; below, how each swap area is opened."""
+    """Return the layers of each disk, then the problems, then the options that open each image."""
     lines: list[str] = []
     for disk in document["disks"]:
-        lines += (
-            ["", f"{disk['disk']}  {size_text(disk['size_bytes'])}"]
-            if lines
-            else [f"{disk['disk']}  {size_text(disk['size_bytes'])}"]
-        )
+        lines += [""] if lines else []
+        lines.append(f"{disk['disk']}  {size_text(disk['size_bytes'])}")
         rows = [_row(layer) for layer in disk["layers"]]
         lines += [f"  {line}" for line in columns(rows)] if rows else ["  nothing that is known"]
         lines += [f"  ! {layer['problem']}" for layer in disk["layers"] if layer["problem"]]

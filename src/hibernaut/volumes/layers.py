@@ -34,7 +34,7 @@ MOST_VOLUMES = 1024
 """Volumes of one disk that are looked into: a table may name parts that hold the table again."""
 PAGE_SIZES = (4096, 16384, 65536)
 """The signature is at the end of the first page, whatever its size."""
-STEP = re.compile(r"(?P<kind>p(?P<number>[1-9]\d{0,3})|luks|lv=(?P<lv>[^/]+/.+)|file=(?P<file>/.+))")
+STEP = re.compile(r"p(?P<number>[1-9]\d{0,3})|luks|lv=(?P<lv>[^/]+/.+)|file=(?P<file>/.+)")
 LIST = "run `hibernaut find` on the disk"
 EXAMPLE = "steps such as p3,luks,lv=vg/swap,file=/swapfile"
 
@@ -47,7 +47,7 @@ class Layer:
         steps: the way to it; empty for the disk itself.
         kind: swap for a swap area of any state; partition, luks, lvm, a format of a virtual disk, or a file system.
         size_bytes: its length.
-        detail: type and label of a partition, name of a logical volume, page size of an area.
+        detail: type and label of a partition, path of a swap file, page size of an area.
         problem: why nothing inside is listed; None if nothing hinders.
         volume: the volume of a swap area; None for any other layer.
         block: block of its swap header.
@@ -195,7 +195,7 @@ class _Walk:
     def __init__(self, passphrases: Sequence[bytes], stack: ExitStack) -> None:
         self._passphrases = passphrases
         self._stack = stack
-        self._volumes_left = MOST_VOLUMES
+        self._volumes_left = MOST_VOLUMES + 1  # the last one is only reported
         self.physical: list[tuple[tuple[str, ...], PhysicalVolume]] = []
 
     def layers(self, volume: Volume, path: Path | None, steps: tuple[str, ...], left: int) -> Iterator[Layer]:
@@ -208,6 +208,8 @@ class _Walk:
             yield Layer(steps, "not looked into", volume.size_bytes, problem=problem)
             return
         if not left:
+            problem = f"it lies {MOST_LAYERS} layers deep"
+            yield Layer(steps, "not looked into", volume.size_bytes, problem=problem)
             return
         try:
             yield from self._layers(volume, path, steps, left - 1)
@@ -311,10 +313,16 @@ def _areas(volume: Volume, steps: tuple[str, ...]) -> Iterator[Layer]:
             return
 
 
+def _first(problems: list[str]) -> str | None:
+    """Return the first problems, and the number of the others."""
+    more = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
+    return "; ".join([*problems[:3], *more]) or None
+
+
 def _in_file_system(volume: Volume, system: str, steps: tuple[str, ...]) -> Iterator[Layer]:
     problems: list[str] = []
     files = list(swap_files(volume, system, problems))
-    yield Layer(steps, system, volume.size_bytes, problem="; ".join(problems[:3]) or None)
+    yield Layer(steps, system, volume.size_bytes, problem=_first(problems))
     for found in files:
         here = (*steps, _quoted(f"file={found.path}"))
         yield Layer(here, "swap", found.size_bytes, found.path, volume=volume, block=found.block)

@@ -122,7 +122,7 @@ def _texts(volume: Volume, offset: int, size: int) -> Iterator[bytes]:
     if len(header) < SECTOR_BYTES:
         return
     _, magic, _, start, area_bytes = METADATA_HEADER.unpack_from(header)
-    if magic != METADATA_MAGIC or start != offset or not METADATA_START < area_bytes <= max(size, area_bytes):
+    if magic != METADATA_MAGIC or start != offset or not METADATA_START < area_bytes <= size:
         return
     at, length, checksum, flags = LOCATION.unpack_from(header, METADATA_HEADER.size)
     if flags & IGNORED or not METADATA_START <= at < area_bytes or not 0 < length <= MOST_METADATA_BYTES:
