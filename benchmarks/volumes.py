@@ -38,16 +38,16 @@ def main() -> None:
             copy_sparse(file, copy.fileno())
         plain = _best(image, "")
         print(f"{'plain file':28} {plain:.2f} s")
-        for kind, way, path in _disks(image, folder):
-            seconds = _best(path, way)
+        for kind, spec, path in _disks(image, folder):
+            seconds = _best(path, spec)
             print(f"{kind:28} {seconds:.2f} s  ratio {plain / seconds:.2f}")
 
 
-def _best(path: Path, way: str) -> float:
+def _best(path: Path, spec: str) -> float:
     """Return the seconds of the fastest reading of a whole image."""
     times = []
     for _ in range(ROUNDS):
-        with open_image(open_volume(path, way, [PASSPHRASE])) as image:
+        with open_image(open_volume(path, spec, [PASSPHRASE])) as image:
             started = time.perf_counter()
             image.for_each(lambda _pfns, _pages: None)
             times.append(time.perf_counter() - started)
@@ -55,7 +55,7 @@ def _best(path: Path, way: str) -> float:
 
 
 def _disks(image: Path, folder: Path) -> list[tuple[str, str, Path]]:
-    """Return name, way and path of each disk with the image."""
+    """Return name, specification and path of each disk with the image."""
     disks = []
     for kind in ("qcow2", "vmdk", "vdi", "vhdx", "vpc"):
         path = folder / f"image.{kind}"

@@ -82,7 +82,7 @@ def test_compressed_qcow2(options: tuple[str, ...], tmp_path: Path) -> None:
 
 
 def test_a_backing_file_beside_a_qcow2_is_read(tmp_path: Path) -> None:
-    """What the upper file does not have comes from the lower one; one elsewhere is refused."""
+    """Bytes that the upper file lacks come from the lower one; one elsewhere is refused."""
     written(tmp_path, "qcow2")
     upper = tmp_path / "upper.qcow2"
     nested.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.qcow2", "-F", "qcow2", upper)

@@ -128,18 +128,18 @@ DISKS: dict[Callable[[Path], Path], str] = {
 }
 
 
-@pytest.mark.parametrize(("make", "way"), DISKS.items(), ids=[make.__name__ for make in DISKS])
-def test_find_prints_the_options_that_open_the_image(make: Callable[[Path], Path], way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "spec"), DISKS.items(), ids=[make.__name__ for make in DISKS])
+def test_find_prints_the_options_that_open_the_image(make: Callable[[Path], Path], spec: str, tmp_path: Path) -> None:
     """Every page of the image is there, its CRC right."""
     disk = make(tmp_path)
     key = tmp_path / "key"
     key.write_bytes(nested.PASSPHRASE + b"\n")
-    secret = ["--passphrase-file", str(key)] if "luks" in way else []
+    secret = ["--passphrase-file", str(key)] if "luks" in spec else []
     found = hibernaut("find", str(disk), *secret)
     assert not found.status, found.out + found.err
     document = hibernaut("find", str(disk), *secret, "--json").document
     images = [layer for layer in document["disks"][0]["layers"] if layer["state"] == "image"]
-    assert [layer["volume"] for layer in images] == [way]
+    assert [layer["volume"] for layer in images] == [spec]
     assert images[0]["options"] in found.out
     opened = [*shlex.split(images[0]["options"]), *secret]
     inspected = hibernaut("inspect", *opened, "--json").document
@@ -154,7 +154,7 @@ def test_find_prints_the_options_that_open_the_image(make: Callable[[Path], Path
 
 
 @pytest.mark.parametrize(
-    ("way", "said"),
+    ("spec", "said"),
     [
         ("p9", "no partition 9: .*; expected p1, p2"),
         ("p0", "'p0' is not a step to a volume; expected steps such as"),
@@ -163,10 +163,10 @@ def test_find_prints_the_options_that_open_the_image(make: Callable[[Path], Path
         ("p2,lv=vg/swap", "no logical volume vg/swap: .*; expected none is here"),
     ],
 )
-def test_a_way_that_leads_nowhere(way: str, said: str, tmp_path: Path) -> None:
+def test_a_specification_that_leads_nowhere(spec: str, said: str, tmp_path: Path) -> None:
     """The step, the volume, and what is there instead."""
     disk = in_gpt(tmp_path)
-    assert re.search(said, refused("inspect", str(disk), "--volume", way))
+    assert re.search(said, refused("inspect", str(disk), "--volume", spec))
     assert "--volume excludes" in refused("inspect", str(disk), "--volume", "p2", "--partition", "2")
 
 
@@ -268,3 +268,19 @@ def test_a_table_that_holds_itself_ends(tmp_path: Path, monkeypatch: pytest.Monk
     found = hibernaut("find", str(path), "--json").document["disks"][0]["layers"]
     assert len(found) <= 2 * most
     assert found[-1]["problem"] == f"the walk ends here: {most} volumes were looked into"
+
+
+def test_a_passphrase_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal, `find` asks once it meets an encrypted volume, and not before."""
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return nested.PASSPHRASE.decode()
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("getpass.getpass", answer)
+    assert not hibernaut("find", str(plain_area(tmp_path))).status
+    assert asked == []
+    assert not hibernaut("find", str(in_luks1(tmp_path))).status
+    assert asked == ["Passphrase: "]

@@ -35,9 +35,13 @@ def find(
     The exit status is 1 if no area holds an image.
     """
     given = passphrases.read()
-    document: FindDocument = {"disks": [_disk(disk, given) for disk in disks]}
+    found = [_disk(disk, given) for disk in disks]
+    if not given and any(layer["kind"] == "luks" for disk in found for layer in disk["layers"]):
+        given = passphrases.read(ask=True)
+        found = [_disk(disk, given) for disk in disks] if given else found
+    document: FindDocument = {"disks": found}
     output.answer(document, find_text)
-    if not any(layer["state"] == "image" for disk in document["disks"] for layer in disk["layers"]):
+    if not any(layer["state"] == "image" for disk in found for layer in disk["layers"]):
         raise typer.Exit(1)
 
 
@@ -57,9 +61,9 @@ def _layer(disk: Path, layer: Layer) -> LayerDocument:
             state, detail = area_state(area)
         except HibernautError as error:
             state, detail = "damaged", str(error)
-        options = shlex.join([str(disk), *(["--volume", layer.way] if layer.steps else [])])
+        options = shlex.join([str(disk), *(["--volume", layer.specification] if layer.steps else [])])
     return {
-        "volume": layer.way,
+        "volume": layer.specification,
         "kind": layer.kind,
         "size_bytes": layer.size_bytes,
         "detail": layer.detail,

@@ -185,8 +185,8 @@ class PassphraseOptions:
             "--passphrase-file",
             metavar="FILE",
             rich_help_panel=IMAGE_SECTION,
-            help="Encrypted volume: file with its passphrase or key; repeatable. Default: asked for, where a terminal "
-            "is there.",
+            help="Encrypted volume: file with its passphrase or key; repeatable. Default: asked for, if there is "
+            "a terminal.",
         ),
     ] = None
     passphrase_fd: Annotated[
@@ -226,7 +226,7 @@ class AreaOptions(PassphraseOptions):
         str | None,
         typer.Option(
             "--volume",
-            metavar="WAY",
+            metavar="SPEC",
             rich_help_panel=IMAGE_SECTION,
             help="Volume inside the disk, as `hibernaut find` prints it. Default: the disk itself.",
         ),
@@ -244,8 +244,8 @@ class AreaOptions(PassphraseOptions):
             if container_of(plain) is None:
                 return plain, self.offset
             plain.close()
-        way = self.volume or ""
-        opened = open_volume(path, way, self.read(ask="luks" in way.split(",")))
+        specification = self.volume or ""
+        opened = open_volume(path, specification, self.read(ask="luks" in specification.split(",")))
         return opened, opened.block or self.offset
 
     def open_image(self, path: Path) -> Image:

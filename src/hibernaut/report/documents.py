@@ -104,7 +104,7 @@ class VerdictDocument(TypedDict):
 class LayerDocument(TypedDict):
     """Something on a disk: a container, a partition, a file system, a swap area."""
 
-    volume: Annotated[str, "the way to it, for the option volume; empty for the disk itself"]
+    volume: Annotated[str, "specification of it, for the option volume; empty for the disk itself"]
     kind: Annotated[
         str,
         "swap, partition, luks, lvm, logical volume, damaged, not looked into; format of a virtual disk or file system",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The layers of a disk: what lies in what, and the way to a volume inside, as one string.
+"""The layers of a disk: what lies in what, and the specification of a volume inside, as one string.
 
-A way is a list of steps, separated by commas: `p3` (partition 3), `luks` (the decrypted volume), `lv=GROUP/NAME` (a
-logical volume), `file=/PATH` (a swap file: the volume is the file system's, the header lies where the file begins).
+A volume specification is a list of steps, separated by commas: `p3` (partition 3), `luks` (the decrypted volume),
+`lv=GROUP/NAME` (a logical volume), `file=/PATH` (a swap file: the volume is the file system's, the header lies where
+the file begins).
 Virtual disks are opened without a step. A comma or percent sign in a name is written %2C or %25.
 """
 
@@ -44,7 +45,7 @@ class Layer:
     """Something on a disk.
 
     Attributes:
-        steps: the way to it; empty for the disk itself.
+        steps: the steps to it; empty for the disk itself.
         kind: swap for a swap area of any state; partition, luks, lvm, a format of a virtual disk, or a file system.
         size_bytes: its length.
         detail: type and label of a partition, path of a swap file, page size of an area.
@@ -62,8 +63,8 @@ class Layer:
     block: int = 0
 
     @property
-    def way(self) -> str:
-        """The way to it, as `open_volume` reads it."""
+    def specification(self) -> str:
+        """The steps to it, as `open_volume` reads them."""
         return ",".join(self.steps)
 
 
@@ -73,7 +74,7 @@ class OpenedVolume(Closing):
     Attributes:
         name: name in messages.
         size_bytes: length.
-        block: block of the swap header that the way leads to.
+        block: block of the swap header that the steps lead to.
     """
 
     def __init__(self, stack: ExitStack, volume: Volume, block: int) -> None:
@@ -96,24 +97,24 @@ class OpenedVolume(Closing):
         self._stack.close()
 
 
-def open_volume(path: Path, way: str, passphrases: Sequence[bytes] = ()) -> OpenedVolume:
+def open_volume(path: Path, specification: str, passphrases: Sequence[bytes] = ()) -> OpenedVolume:
     """Open a volume inside a disk.
 
     Args:
         path: file or device of the disk.
-        way: steps to the volume; empty for the disk itself.
-        passphrases: of encrypted volumes on the way, tried one after another.
+        specification: steps to the volume; empty for the disk itself.
+        passphrases: of encrypted volumes among them, tried one after another.
 
     Raises:
-        FormatError: the way is malformed, leads nowhere, or what is on it is damaged.
+        FormatError: a step is malformed or leads nowhere, or what it leads to is damaged.
         HibernautError: a library is not installed.
         OSError: the file cannot be read.
     """
     with ExitStack() as stack:
         volume, block = _inside(stack.enter_context(open_plain(path)), path, stack), 0
-        for step in filter(None, way.split(",")):
+        for step in filter(None, specification.split(",")):
             if block:
-                raise FormatError("a swap file is the last step of a way", source=way, advice=f"give {EXAMPLE}")
+                raise FormatError("a swap file is the last step", source=specification, advice=f"give {EXAMPLE}")
             volume, block = _step(volume, step, passphrases, stack)
         return OpenedVolume(stack.pop_all(), volume, block)
 
@@ -153,7 +154,7 @@ def _partition(volume: Volume, number: int, place: tuple[int, int]) -> Slice:
 
 def _logical_volume(volume: Volume, name: str, passphrases: Sequence[bytes], stack: ExitStack) -> Volume:
     """Return a logical volume of which all physical ones lie in a volume."""
-    walk = _Walk(passphrases, stack)
+    walk = _Walk(passphrases, stack, swap_files=False)
     for _ in walk.layers(volume, None, (), MOST_LAYERS):
         pass
     found = {f"{one.group}/{one.name}": one for one in logical_volumes([one for _, one in walk.physical])}
@@ -184,17 +185,18 @@ def layers(path: Path, passphrases: Sequence[bytes] = ()) -> Iterator[Layer]:
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_plain(path))
-        walk = _Walk(passphrases, stack)
+        walk = _Walk(passphrases, stack, swap_files=True)
         yield from walk.layers(file, path, (), MOST_LAYERS)
         yield from walk.logical()
 
 
 class _Walk:
-    """A walk over the layers of one disk."""
+    """A walk over the layers of one disk, with or without the search for swap files in its file systems."""
 
-    def __init__(self, passphrases: Sequence[bytes], stack: ExitStack) -> None:
+    def __init__(self, passphrases: Sequence[bytes], stack: ExitStack, *, swap_files: bool) -> None:
         self._passphrases = passphrases
         self._stack = stack
+        self._swap_files = swap_files
         self._volumes_left = MOST_VOLUMES + 1  # the last one is only reported
         self.physical: list[tuple[tuple[str, ...], PhysicalVolume]] = []
 
@@ -247,7 +249,7 @@ class _Walk:
                 if 0 < found.start < volume.size_bytes:
                     yield from self.layers(_partition(volume, number, found[:2]), None, here, left)
             return
-        system = file_system_of(volume)
+        system = file_system_of(volume) if self._swap_files else None
         if system is not None:
             yield from _in_file_system(volume, system, steps)
 
@@ -268,18 +270,18 @@ class _Walk:
             return []
         found = []
         for one in logical_volumes([physical for _, physical in self.physical]):
-            ways = [
+            routes = [
                 steps
                 for steps, physical in self.physical
                 if physical.metadata is not None and one.group in physical.metadata
             ]
-            found.append((_shared(ways), one))
+            found.append((_shared(routes), one))
         return found
 
 
-def _shared(ways: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+def _shared(routes: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     shared: list[str] = []
-    for steps in zip(*ways, strict=False):
+    for steps in zip(*routes, strict=False):
         if len(set(steps)) > 1:
             break
         shared.append(steps[0])
