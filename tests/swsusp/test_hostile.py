@@ -200,7 +200,7 @@ def put_unit(value: int) -> Callable[[bytearray, int, int], None]:
         (put_unit(0), "unit 0 has a compressed length of 0"),
         (put_unit(139334), "unit 0 has a compressed length of 139334"),
         (put_unit(139333), "runs past the end|does not decompress|compressed length|decompresses to|more than"),
-        (put_info(24, 1), "magic is 0x1"),
+        (put_info(24, 1), "magic is 0x0*1:"),
         (put_info(416, 1 << 60), "image_pages is"),
         (put_info(424, 1 << 60), "pages is"),
         (put_info(424, 0), "pages is 0"),

@@ -241,7 +241,7 @@ class SwapSlotDocument(TypedDict):
 
     area: Annotated[int, "number of the swap area: the type of the entry"]
     slot: Annotated[Hex, "slot in it: the offset of the entry"]
-    inverted: Annotated[bool, "whether the entry stores the slot inverted, as kernels since 4.19 do"]
+    inverted: Annotated[bool, "whether the entry stores the slot inverted, as kernels with the L1TF mitigation do"]
 
 
 class NotPresentDocument(TypedDict):
