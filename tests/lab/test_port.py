@@ -119,3 +119,23 @@ def test_silence_is_poked(fake: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> No
 def test_facts() -> None:
     """Words of the form KEY=VALUE are facts, others are not."""
     assert facts_of("region wish=2m:above pmd=0x1=2 word") == {"wish": "2m:above", "pmd": "0x1=2"}
+
+
+def test_a_silent_guest_that_is_lost_is_not_waited_for(fake: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait ends at the first silence that means a crash; a guest that still answers is listened to."""
+    monkeypatch.setattr(port_module, "POKE_SECONDS", 0.01)
+    port = port_of(fake)
+    silences: list[float] = []
+
+    def is_lost(silent_seconds: float) -> bool:
+        silences.append(silent_seconds)
+        return len(silences) > 3
+
+    port.is_lost = is_lost
+    fake.guest.sendall(b"@ aa 1 end 0\n")
+    assert port.ask("true", 5).status == 0
+    with pytest.raises(LabError, match=r"running 'cat x': the guest crashed"):
+        port.ask("cat x", 3600)
+    assert port.lost
+    assert not port.ended
+    assert silences == sorted(silences)

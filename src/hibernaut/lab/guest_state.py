@@ -11,6 +11,7 @@ from hibernaut.lab.vm.port import Port, facts_of
 from hibernaut.lab.vm.qemu import Qemu
 
 __all__ = [
+    "CRASH",
     "REPORT",
     "ModuleReport",
     "RunningGuest",

@@ -16,7 +16,7 @@ from hibernaut.errors import LabError
 from hibernaut.lab.copy_loop import CopyLoop, find_copy_loop, symbols_of
 from hibernaut.lab.guest.initramfs import initramfs
 from hibernaut.lab.guest.region import region_module
-from hibernaut.lab.guest_state import RunningGuest, image_messages
+from hibernaut.lab.guest_state import CRASH, RunningGuest, image_messages
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.kernels import Kernel
 from hibernaut.lab.host.programs import need_module
@@ -46,6 +46,9 @@ __all__ = [
 BOOT_SECONDS = 120
 HIBERNATE_SECONDS = 180
 COPY_SECONDS = 300
+CRASH_SECONDS = 10
+"""Silence after a kernel's message of a crash that ends the wait for a resumed guest: with torn lists it prints
+warnings by the thousand, a minute and a half long, before it stops."""
 POWER_OFF_SECONDS = 10
 HIBERNATE = "echo disk > /sys/power/state"
 RESUMED_MESSAGE = re.compile(r"hibernation exit|Restarting tasks")
@@ -339,6 +342,7 @@ class Lab:
         with self.boot(record.variant, folder, [Disk(path, keep=False) for path in disks]) as guest:
             printed_before = len(guest.qemu.console())
             _start_resume(guest, device, partition, offset)
+            guest.port.is_lost = _silent_since_a_crash(guest, printed_before)
             try:
                 reply = guest.port.reply(None, HIBERNATE_SECONDS, "resuming")
                 if reply.session == guest.session:
@@ -352,7 +356,7 @@ class Lab:
                     guest.qemu.dump(dump)
                 return _resumed(guest, passed, reason, **facts)
             except LabError as error:
-                crashed = guest.port.ended
+                crashed = guest.port.ended or guest.port.lost
                 return _resumed(guest, False, f"crashed: {guest.crash_message()}" if crashed else f"timeout: {error}")
 
     def resume_foreign(
@@ -505,6 +509,16 @@ def _start_resume(guest: RunningGuest, device: str, partition: int | None, offse
 def _fresh_boot(guest: RunningGuest, printed_before: int) -> str:
     """Return the reason of a refusal: the kernel's messages since the command to resume."""
     return f"fresh boot: {image_messages(guest.qemu.console()[printed_before:])}"
+
+
+def _silent_since_a_crash(guest: RunningGuest, printed_before: int) -> Callable[[float], bool]:
+    """Return a function that says whether a silent guest has crashed.
+
+    Args:
+        guest: the guest.
+        printed_before: length of its log before which no message counts.
+    """
+    return lambda silent: silent > CRASH_SECONDS and bool(CRASH.search(guest.qemu.console(), printed_before))
 
 
 def _resumed(guest: RunningGuest, passed: bool, reason: str, **facts: Any) -> Resumed:

@@ -7,6 +7,7 @@ import re
 import select
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,6 +57,8 @@ class Port:
 
     Attributes:
         ended: whether the guest has closed its end, because QEMU ends or has ended.
+        is_lost: asked while the guest is silent, with the seconds of silence; once it says yes, the wait ends.
+        lost: whether a wait ended so.
     """
 
     def __init__(self, guest: Qemu) -> None:
@@ -66,6 +69,8 @@ class Port:
         self._seen: list[Line] = []
         """Lines since the last end that was waited for."""
         self.ended = False
+        self.is_lost: Callable[[float], bool] = lambda _silent_seconds: False
+        self.lost = False
 
     def hello(self, seconds: float) -> Line:
         """Wait until the guest has booted. Raises LabError if it does not boot in time."""
@@ -111,7 +116,8 @@ class Port:
     def _expect(self, kind: str, sequence: int | None, seconds: float, doing: str) -> list[Line]:
         lines = self._until(kind, sequence, seconds)
         if lines is None:
-            why = "ended" if self.ended else f"timed out after {seconds:.0f} s"
+            silent = "crashed" if self.lost else f"timed out after {seconds:.0f} s"
+            why = "ended" if self.ended else silent
             raise LabError(f"{doing}: the guest {why}", log=self._guest.last_log_lines())
         return lines
 
@@ -128,8 +134,9 @@ class Port:
         return seen
 
     def _line(self, seconds: float) -> Line | None:
-        """Return the next line of the protocol; None when time is up or the guest has ended."""
-        end = time.monotonic() + seconds
+        """Return the next line of the protocol; None when time is up, or the guest has ended or is lost."""
+        silent_since = time.monotonic()
+        end = silent_since + seconds
         while True:
             raw, newline, rest = self._pending.partition(b"\n")
             if newline:
@@ -141,7 +148,8 @@ class Port:
             left = end - time.monotonic()
             try:
                 if not select.select([self._socket], [], [], max(0, min(left, POKE_SECONDS)))[0]:
-                    if left <= 0:
+                    self.lost = self.lost or self.is_lost(time.monotonic() - silent_since)
+                    if left <= 0 or self.lost:
                         return None
                     self._socket.sendall(b"\n")
                     continue
@@ -152,6 +160,7 @@ class Port:
                 self.ended = True
                 return None
             self._pending += received
+            silent_since = time.monotonic()
 
 
 def _reply(lines: list[Line]) -> Reply:
