@@ -33,7 +33,7 @@ class Source(Closing):
 
     Attributes:
         memory: the physical memory.
-        kind: the format: elf, lime, raw, kdump, swsusp.
+        kind: the format: elf, lime, raw, kdump, swsusp, uswsusp.
         name: name of the file, for messages.
         cr3: physical address of the root of the page tables; None if the file does not record it.
         levels: levels of paging, 4 or 5; None if the file does not record them.
@@ -143,4 +143,5 @@ def _open_image(plain: Volume, offset: int, partition: int | None, base: int | N
 
     image = open_image(plain, offset=offset, partition=partition, base=base)
     remarks = (image.info.remark,) if image.info.remark else ()
-    return Source(image.memory(), "swsusp", plain.name, cr3=image.info.cr3, image=image, remarks=remarks)
+    kind = "swsusp" if image.header.userland is None else "uswsusp"
+    return Source(image.memory(), kind, plain.name, cr3=image.info.cr3, image=image, remarks=remarks)

@@ -12,7 +12,7 @@ import typer
 from hibernaut.cli.options import OutputOptions, PassphraseOptions
 from hibernaut.errors import HibernautError
 from hibernaut.report.documents import DiskDocument, FindDocument, LayerDocument
-from hibernaut.report.find import find_text
+from hibernaut.report.find import OPENED, find_text
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.header import AreaState, area_state
 from hibernaut.volumes.files import open_plain
@@ -41,7 +41,7 @@ def find(
         found = [_disk(disk, given) for disk in disks] if given else found
     document: FindDocument = {"disks": found}
     output.answer(document, find_text)
-    if not any(layer["state"] == "image" for disk in found for layer in disk["layers"]):
+    if not any(layer["state"] in OPENED for disk in found for layer in disk["layers"]):
         raise typer.Exit(1)
 
 

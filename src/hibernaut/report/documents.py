@@ -39,6 +39,7 @@ __all__ = [
     "SaveDocument",
     "TakeoverDocument",
     "TraceDocument",
+    "UswsuspDocument",
     "VariantsDocument",
     "VerdictDocument",
     "WalkDocument",
@@ -114,8 +115,9 @@ class LayerDocument(TypedDict):
     problem: Annotated[str | None, "why nothing inside it is listed"]
     offset_pages: Annotated[int | None, "of a swap area: block of its header on its device"]
     state: Annotated[
-        Literal["image", "used up", "swap", "damaged", "other"] | None,
-        "of a swap area: with an image; with one that a resume has used up; plain; damaged; of another program",
+        Literal["image", "uswsusp", "used up", "swap", "damaged", "other"] | None,
+        "of a swap area: with an image; with one of suspend-utils; with one that a resume has used up; plain; damaged; "
+        "of another program",
     ]
     state_detail: Annotated[str | None, "of a swap area: what its header says"]
     options: Annotated[str | None, "of a swap area: what opens it, after the name of a command"]
@@ -135,11 +137,25 @@ class FindDocument(TypedDict):
     disks: Annotated[list[DiskDocument], "the disks, as given"]
 
 
+class UswsuspDocument(TypedDict):
+    """The part of an image of suspend-utils (uswsusp) that the kernel's images do not have."""
+
+    buffer_pages: Annotated[int | None, "pages that are compressed together; null if the image is not compressed"]
+    md5_stored: Annotated[str | None, "MD5 of the stream with its info page; null if the image has none"]
+    md5_computed: Annotated[str | None, "MD5 of the data by RFC 1321; null if there is none to compare, or no end"]
+    md5_ok: Annotated[bool | None, "whether the stored one is of this data, however it ends; null as before"]
+    md5_ending: Annotated[
+        Literal["rfc 1321", "count of zero", "no last block"] | None, "the last block of the stored one that fits"
+    ]
+
+
 class InspectDocument(TypedDict):
     """`hibernaut inspect`: the contents of an image and its faults."""
 
     compressor: Annotated[str, "lzo, lz4 or none"]
-    flags: Annotated[int, "flags of the swap header (kernel/power/power.h, SF_*)"]
+    flags: Annotated[
+        int, "flags of the swap header (kernel/power/power.h, SF_*); of the image header of suspend-utils (swsusp.h)"
+    ]
     offset_pages: Annotated[int, "block of the swap header on its device, in pages"]
     crc32: CrcDocument
     hw_sig: Annotated[Hex | None, "ACPI hardware signature in the swap header"]
@@ -156,16 +172,19 @@ class InspectDocument(TypedDict):
     zero_pages: Annotated[int | None, "of them, pages of zeroes without data"]
     stored_pages: Annotated[int | None, "of them, pages with data"]
     meta_pages: Annotated[int | None, "pages of lists of frames"]
-    map_pages: Annotated[int | None, "pages of the swap map"]
-    units: Annotated[int | None, "units of 32 compressed pages; 0 if the image is not compressed"]
+    map_pages: Annotated[int | None, "pages of the swap map, or of the extents of suspend-utils"]
+    units: Annotated[
+        int | None, "units of 32 compressed pages (suspend-utils: see buffer_pages); 0 if the image is not compressed"
+    ]
     compressed_bytes: Annotated[int | None, "sum of the units' compressed lengths, in bytes"]
-    first_map_block: Annotated[int, "block of the first page of the swap map"]
+    first_map_block: Annotated[int, "block of the first page of the swap map or of the extents"]
     remarks: Annotated[list[str], "limits of what could be read, which are not faults of the image"]
     problems: Annotated[list[ProblemDocument], "faults; empty if the image is intact"]
     sha256_pfns: NotRequired[
         Annotated[Sha256, "`--digests`: of the listed frames as little-endian u64, in image order"]
     ]
     sha256_stored_pages: NotRequired[Annotated[Sha256, "`--digests`: of all stored pages, in image order"]]
+    uswsusp: NotRequired[Annotated[UswsuspDocument, "of an image of suspend-utils alone"]]
     verdict: NotRequired[Annotated[VerdictDocument, "with `--for-kernel` or `--on-machine`"]]
 
 

@@ -6,7 +6,11 @@ from __future__ import annotations
 from hibernaut.report.documents import FindDocument, LayerDocument
 from hibernaut.report.text import columns, size_text
 
-__all__ = ["find_text"]
+__all__ = ["OPENED", "find_text"]
+
+
+OPENED = ("image", "uswsusp")
+"""States of swap areas whose image is read."""
 
 
 def find_text(document: FindDocument) -> str:
@@ -18,7 +22,7 @@ def find_text(document: FindDocument) -> str:
         rows = [_row(layer) for layer in disk["layers"]]
         lines += [f"  {line}" for line in columns(rows)] if rows else ["  nothing that is known"]
         lines += [f"  ! {layer['problem']}" for layer in disk["layers"] if layer["problem"]]
-        lines += [f"  open with: {layer['options']}" for layer in disk["layers"] if layer["state"] == "image"]
+        lines += [f"  open with: {layer['options']}" for layer in disk["layers"] if layer["state"] in OPENED]
     return "\n".join(lines)
 
 

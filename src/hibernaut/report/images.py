@@ -22,12 +22,14 @@ from hibernaut.report.documents import (
     RefusedSaveDocument,
     RewriteDocument,
     SaveDocument,
+    UswsuspDocument,
     VerdictDocument,
     WrittenDocument,
 )
 from hibernaut.report.text import counted, hex_or_none, size_text
 from hibernaut.sources import Source
 from hibernaut.swsusp import Image, Inspection
+from hibernaut.swsusp.uswsusp import UserlandHeader
 from hibernaut.swsusp.verdict import Verdict
 from hibernaut.swsusp.writer import WrittenImage
 
@@ -50,7 +52,7 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
     index = image.stream.index if image else None
     compressed = found.compressor != "none"
     zero_pages = int(image.zero.sum()) if image else None
-    return {
+    document: InspectDocument = {
         "compressor": found.compressor,
         "flags": header.flags,
         "offset_pages": offset,
@@ -79,6 +81,20 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
         "first_map_block": header.image,
         "remarks": list(found.remarks),
         "problems": [{"what": problem.what, "where": problem.where} for problem in found.problems],
+    }
+    if header.userland is not None:
+        document["uswsusp"] = _uswsusp_document(found, header.userland)
+    return document
+
+
+def _uswsusp_document(found: Inspection, header: UserlandHeader) -> UswsuspDocument:
+    computed, ending = found.md5
+    return {
+        "buffer_pages": found.image.stream.unit_pages if found.image and header.compressed else None,
+        "md5_stored": header.md5.hex() if header.md5 is not None else None,
+        "md5_computed": computed,
+        "md5_ok": None if computed is None else ending is not None,
+        "md5_ending": ending,
     }
 
 

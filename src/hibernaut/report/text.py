@@ -18,6 +18,7 @@ from hibernaut.report.documents import (
     NotPresentDocument,
     ProveDocument,
     RewriteDocument,
+    UswsuspDocument,
     VerdictDocument,
     WalkDocument,
 )
@@ -93,7 +94,9 @@ def inspection_text(document: InspectDocument) -> str:
     else:
         crc_text = f"{crc['stored']} " + ("ok" if crc["ok"] else f"WRONG: the data gives {crc['computed']}")
     stored = document["stored_pages"]
+    userland = document.get("uswsusp")
     rows = [
+        *([("written by", "suspend-utils (uswsusp)")] if userland else []),
         ("compressor", f"{document['compressor']} (flags {document['flags']})"),
         (
             "pages saved",
@@ -102,8 +105,11 @@ def inspection_text(document: InspectDocument) -> str:
         ("pages stored", known(stored) + (f" ({size_text(stored * 4096)})" if stored is not None else "")),
         ("physical pages", known(document["physical_pages"])),
         ("compressed", _compressed(document)),
-        ("swap map", f"{known(document['map_pages'])} pages, the first at block {document['first_map_block']}"),
-        ("CRC32", crc_text),
+        (
+            "extents" if userland else "swap map",
+            f"{known(document['map_pages'])} pages, the first at block {document['first_map_block']}",
+        ),
+        ("MD5", _md5(userland)) if userland else ("CRC32", crc_text),
         ("CR3", known(document["cr3"])),
         ("jump address", known(document["jump_address"]) + _physical(document)),
         *_generation_rows(document),
@@ -160,7 +166,22 @@ def _compressed(document: InspectDocument) -> str:
         return "no"
     if document["units"] is None or document["compressed_bytes"] is None:
         return "?"
-    return f"{size_text(document['compressed_bytes'])} in {document['units']} units"
+    pages = document["uswsusp"]["buffer_pages"] if "uswsusp" in document else None
+    of_pages = "" if pages is None else f" of {counted(pages, 'page')}"
+    return f"{size_text(document['compressed_bytes'])} in {document['units']} units{of_pages}"
+
+
+def _md5(document: UswsuspDocument) -> str:
+    """Return the MD5 of an image of suspend-utils, and whether it is right."""
+    stored, ending = document["md5_stored"], document["md5_ending"]
+    if stored is None:
+        return "none stored"
+    if document["md5_ok"] is None:
+        return f"{stored} stored, could not be computed"
+    if ending is None:
+        return f"{stored} WRONG: the data gives {document['md5_computed']}"
+    ends = {"rfc 1321": "", "count of zero": ", with a count of zero", "no last block": ", without a last block"}
+    return f"{stored} ok{ends[ending]}"
 
 
 def rewritten_text(name: str, document: RewriteDocument) -> str:

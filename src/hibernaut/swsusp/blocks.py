@@ -15,6 +15,7 @@ from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import HEADER, SIGNATURE, SWAP_SIGNATURES
 from hibernaut.swsusp.header import SwapHeader
 from hibernaut.swsusp.image import Image
+from hibernaut.swsusp.uswsusp import USWSUSP
 
 __all__ = ["MIN_BLOCKS", "BlockAllocator", "ExistingArea", "NewArea", "allocator_for"]
 
@@ -112,9 +113,18 @@ class BlockAllocator:
 
 
 def allocator_for(area: NewArea | ExistingArea) -> BlockAllocator:
-    """Return the allocator of an area. Raises HibernautError if the size of a new one is impossible."""
+    """Return the allocator of an area.
+
+    Raises:
+        HibernautError: the size of a new one is impossible, or an existing one holds an image of suspend-utils.
+    """
     if isinstance(area, ExistingArea):
         old = area.image
+        if old.header.userland is not None:
+            raise HibernautError(
+                f"{old.name}: this is {USWSUSP}, whose area takes no image of the kernel's",
+                advice="write a new area: `hibernaut save` without --like",
+            )
         free = old.swap_map.blocks
         flagless = old.compressor if old.header.names_no_data else None
         return BlockAllocator(

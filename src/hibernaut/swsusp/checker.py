@@ -10,9 +10,11 @@ from hibernaut.memory import declarations as c
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.header import SwapHeader, read_header
-from hibernaut.swsusp.image import Image, Progress, assemble, data_compressor, read_info
+from hibernaut.swsusp.image import Image, Progress, assemble, data_compressor, read_info, read_map
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
+from hibernaut.swsusp.md5 import Md5Ending
+from hibernaut.swsusp.swapmap import SwapMap
+from hibernaut.swsusp.uswsusp_stream import UserlandMap, UserlandStream
 from hibernaut.volumes.volume import Volume
 
 __all__ = ["Inspection", "Problem", "inspect_image"]
@@ -38,7 +40,7 @@ class Inspection:
     Attributes:
         header: header block, never None (an area without an image is a FormatError).
         compressor: compressor of the data, as the flags name it or the data shows it.
-        swap_map: chain of blocks.
+        swap_map: chain of blocks; the extents of an image of suspend-utils.
         info: info page.
         image: opened image, its list of frames valid.
         computed_crc: CRC of the data; None if it cannot be read to its end.
@@ -49,7 +51,7 @@ class Inspection:
 
     header: SwapHeader
     compressor: CompressorName
-    swap_map: SwapMap | None
+    swap_map: SwapMap | UserlandMap | None
     info: ImageInfo | None
     image: Image | None
     computed_crc: int | None
@@ -64,6 +66,12 @@ class Inspection:
         if c.TUXONICE.begins(self.header.block):
             remarks.append("the swap header begins with TuxOnIce's mark: of an image before this one, or after it")
         return tuple(remark for remark in remarks if remark)
+
+    @property
+    def md5(self) -> tuple[str | None, Md5Ending | None]:
+        """MD5 of the data of an image of suspend-utils, and how the stored one ends; None before the end is read."""
+        stream = self.image.stream if self.image else None
+        return (stream.md5, stream.md5_ending) if isinstance(stream, UserlandStream) else (None, None)
 
     @property
     def crc_ok(self) -> bool | None:
@@ -90,14 +98,14 @@ def inspect_image(
     area = locate_area(file, offset=offset, partition=partition, base=base)
     header = read_header(area)
     compressor = header.compressor
-    swap_map: SwapMap | None = None
+    swap_map: SwapMap | UserlandMap | None = None
     info: ImageInfo | None = None
     image: Image | None = None
     computed: int | None = None
     problems: list[Problem] = []
     stopped_by: CorruptImage | None = None
     try:
-        swap_map = read_swap_map(area, header.image)
+        swap_map = read_map(area, header)
         compressor = data_compressor(area, header, swap_map)
         info = read_info(area, swap_map, compressor)
         image = assemble(area, header, swap_map, info, compressor)

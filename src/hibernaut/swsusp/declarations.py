@@ -37,12 +37,6 @@ __all__ = [
     "SWAP_SIGNATURES",
     "UNIT_BYTES",
     "UNIT_PAGES",
-    "USWSUSP_ENCRYPTED",
-    "USWSUSP_FLAGS",
-    "USWSUSP_INFO",
-    "USWSUSP_RSA",
-    "USWSUSP_SIGNATURES",
-    "USWSUSP_TAIL",
     "ZERO_PAGE_FLAG",
     "Flags",
 ]
@@ -53,26 +47,14 @@ SIGNATURE = b"S1SUSPEND\0"
 SWAP_SIGNATURES = (b"SWAPSPACE2", b"SWAP-SPACE")
 """Signatures of an area that is plain swap."""
 
-USWSUSP_SIGNATURES = (b"S2SUSPEND\0", b"ULSUSPEND\0")
 FOREIGN_SIGNATURES = {
-    **dict.fromkeys(
-        USWSUSP_SIGNATURES, ("an image of suspend-utils (uswsusp)", "use suspend-utils for it: no kernel reads it")
-    ),
+    b"S2SUSPEND\0": ("an image of suspend-utils (uswsusp)", "use suspend-utils for it: no kernel reads it"),
     b"LINHIB0001": (
         "an image of a release candidate of 2.6.37 (LINHIB0001, commit 3624eb04c248)",
         "use that kernel for it: no other reads it",
     ),
 }
 """Other hibernation signatures at the same place (util-linux, libblkid/src/superblocks/swap.c): name, next step."""
-
-USWSUSP_TAIL = np.dtype({"names": ["image"], "formats": ["<i8"], "offsets": [4068], "itemsize": PAGE_SIZE})
-"""The header block of uswsusp (suspend-utils, swsusp.h, `struct swsusp_header`): `image` is a byte of the device."""
-USWSUSP_INFO = np.dtype([("pages", "<u8"), ("flags", "<u4")])
-"""The start of its image header (suspend-utils, swsusp.h, `struct image_header_info`)."""
-USWSUSP_FLAGS = 0x1F
-USWSUSP_ENCRYPTED = 4
-USWSUSP_RSA = 8
-"""`IMAGE_ENCRYPTED` and `IMAGE_USE_RSA` of its flags, of which `USWSUSP_FLAGS` are all."""
 
 OTHER_PAGE_SIZES = (8192, 16384, 32768, 65536)
 """Sizes of pages of other architectures; the signature ends where the first page does."""

@@ -22,21 +22,17 @@ from hibernaut.swsusp.declarations import (
     OTHER_PAGE_SIZES,
     SIGNATURE,
     SWAP_SIGNATURES,
-    USWSUSP_ENCRYPTED,
-    USWSUSP_FLAGS,
-    USWSUSP_INFO,
-    USWSUSP_RSA,
-    USWSUSP_SIGNATURES,
-    USWSUSP_TAIL,
     Flags,
 )
+from hibernaut.swsusp.uswsusp import UserlandHeader, read_userland_header
+from hibernaut.swsusp.uswsusp_declarations import USWSUSP_SIGNATURE
 from hibernaut.volumes.volume import Volume
 
 __all__ = ["AreaState", "SwapHeader", "area_state", "looks_like_swap", "read_header"]
 
-AreaState = Literal["image", "used up", "swap", "damaged", "other"]
-"""A swap area that holds an image; whose image a resume has consumed; plain swap; a header that contradicts itself;
-what another program wrote."""
+AreaState = Literal["image", "uswsusp", "used up", "swap", "damaged", "other"]
+"""A swap area that holds an image of the kernel's, or of suspend-utils; whose image a resume has consumed; plain swap;
+a header that contradicts itself; what another program wrote."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,8 @@ class SwapHeader:
         crc32: CRC of all uncompressed data, None unless its flag is set.
         hw_sig: hardware signature, None unless its flag is set.
         orig_sig: the swap signature that a resume puts back.
+        userland: header of an image of suspend-utils, whose first page of extents and flags are `image` and `flags`;
+            None for the kernel's own.
     """
 
     block: bytes
@@ -58,6 +56,7 @@ class SwapHeader:
     crc32: int | None
     hw_sig: int | None
     orig_sig: bytes
+    userland: UserlandHeader | None = None
 
     @classmethod
     def parse(cls, block: bytes) -> SwapHeader:
@@ -93,6 +92,8 @@ class SwapHeader:
     @property
     def compressor(self) -> CompressorName:
         """The compressor that the flags name, see `hibernaut.swsusp.image.data_compressor`."""
+        if self.userland is not None:
+            return "lzo" if self.userland.compressed else "none"
         if self.flags & Flags.NOCOMPRESS_MODE:
             return "none"
         return "lz4" if self.flags & Flags.COMPRESSION_ALG_LZ4 else "lzo"
@@ -100,7 +101,8 @@ class SwapHeader:
     @property
     def names_no_data(self) -> bool:
         """Whether no flag tells how the data is stored, as before flags for that: LZO without a CRC, or plain pages."""
-        return not self.flags & (Flags.NOCOMPRESS_MODE | Flags.CRC32_MODE | Flags.COMPRESSION_ALG_LZ4)
+        named = Flags.NOCOMPRESS_MODE | Flags.CRC32_MODE | Flags.COMPRESSION_ALG_LZ4
+        return self.userland is None and not self.flags & named
 
 
 def looks_like_swap(file: Volume, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> bool:
@@ -111,7 +113,7 @@ def looks_like_swap(file: Volume, *, offset: int = 0, partition: int | None = No
         return False
     signature = area.file.pread(area.offset_of(offset) + HEADER.fields["sig"][1], 10)  # type: ignore[index]
     return (
-        signature == SIGNATURE
+        signature in (SIGNATURE, USWSUSP_SIGNATURE)
         or signature in SWAP_SIGNATURES
         or signature in FOREIGN_SIGNATURES
         or other_page_size(area) is not None
@@ -122,13 +124,18 @@ def read_header(area: SwapArea) -> SwapHeader:
     """Return the header of an area that holds an image.
 
     Raises:
-        FormatError: the area holds no image (plain swap, a consumed image, another container, not swap).
+        FormatError: the area holds no image (plain swap, a consumed image, another container, not swap), or one of
+            suspend-utils that is not read.
         CorruptImage: the header contradicts itself.
     """
     block = area.read_block(area.header_block, "swap header")
     signature_at = area.offset_of(area.header_block) + PAGE_SIZE - len(SIGNATURE)
     signature = block[-len(SIGNATURE) :]
     _refuse_marks(area, block, signature)
+    if signature == USWSUSP_SIGNATURE:
+        found = read_userland_header(area, block)
+        first = found.map_start // PAGE_SIZE
+        return SwapHeader(block, first, found.flags, None, None, found.orig_sig, found)
     if signature != SIGNATURE:
         reason, advice = _why_no_image(area, block, signature)
         raise FormatError(reason, source=area.file.name, offset=signature_at, advice=advice)
@@ -176,6 +183,8 @@ def area_state(area: SwapArea) -> tuple[AreaState, str]:
             return "other", error.what
         parsed = SwapHeader.parse(block)
         return ("used up" if parsed.orig_sig == signature and parsed.image else "swap"), error.what
+    if header.userland is not None:
+        return "uswsusp", header.userland.summary
     return "image", f"first map page at block {header.image}"
 
 
@@ -189,7 +198,7 @@ def _why_no_image(area: SwapArea, block: bytes, signature: bytes) -> tuple[str, 
         return text, "give the area that the kernel hibernated to: a kernel that reads an image uses it up"
     if signature in FOREIGN_SIGNATURES:
         what, advice = FOREIGN_SIGNATURES[signature]
-        return f"this is {_encrypted(area, block, signature, what)}, which is not read", advice
+        return f"this is {what}, which is not read", advice
     page_size = other_page_size(area)
     if page_size is not None:
         kernel = kernel_of_larger_pages(area, page_size)
@@ -228,17 +237,3 @@ def other_page_size(area: SwapArea) -> int | None:
     known = (SIGNATURE, *SWAP_SIGNATURES)
     sizes = (size for size in OTHER_PAGE_SIZES if head[size - len(SIGNATURE) : size] in known)
     return next(sizes, None)
-
-
-def _encrypted(area: SwapArea, block: bytes, signature: bytes, what: str) -> str:
-    """Return the name of an image of uswsusp with what its header says of encryption; other names as they are."""
-    if signature not in USWSUSP_SIGNATURES:
-        return what
-    at = int(np.frombuffer(block, dtype=USWSUSP_TAIL)[0]["image"])
-    raw = area.file.pread(area.base_bytes + at, USWSUSP_INFO.itemsize) if 0 < at < area.size_bytes else b""
-    if len(raw) < USWSUSP_INFO.itemsize:
-        return what
-    pages, flags = np.frombuffer(raw, dtype=USWSUSP_INFO)[0].tolist()
-    if not pages or flags & ~USWSUSP_FLAGS or not flags & USWSUSP_ENCRYPTED:
-        return what
-    return what.replace("an image", "an encrypted image") + (", with an RSA key" if flags & USWSUSP_RSA else "")

@@ -26,17 +26,18 @@ from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.pfns import begins_a_list, unpack_pfns
 from hibernaut.swsusp.stream import Crc, UnitStream, index_units
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
+from hibernaut.swsusp.uswsusp_stream import UserlandMap, open_userland_stream, read_userland_map
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.volume import Volume, close_volume
 
-__all__ = ["Image", "ImageMemory", "Progress", "assemble", "data_compressor", "open_image", "read_info"]
+__all__ = ["Image", "ImageMemory", "Progress", "assemble", "data_compressor", "open_image", "read_info", "read_map"]
 
 Progress = Callable[[int], None]
 """Called with the number of pages done since the last call; from any thread, but never from two at once."""
 
-CACHED_UNITS = 128
-"""Decompressed units that random access keeps (16 MiB)."""
+CACHED_PAGES = 4096
+"""Pages of decompressed units that random access keeps (16 MiB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +177,7 @@ def open_image(
     try:
         area = locate_area(file, offset=offset, partition=partition, base=base)
         header = read_header(area)
-        swap_map = read_swap_map(area, header.image)
+        swap_map = read_map(area, header)
         compressor = data_compressor(area, header, swap_map)
         return assemble(area, header, swap_map, read_info(area, swap_map, compressor), compressor)
     except BaseException:
@@ -184,37 +185,53 @@ def open_image(
         raise
 
 
+def read_map(area: SwapArea, header: SwapHeader) -> SwapMap | UserlandMap:
+    """Return the places of an image's pages. Raises CorruptImage if they contradict each other."""
+    if header.userland is not None:
+        return read_userland_map(area, header.userland)
+    return read_swap_map(area, header.image)
+
+
 def assemble(
-    area: SwapArea, header: SwapHeader, swap_map: SwapMap, info: ImageInfo, compressor: CompressorName
+    area: SwapArea, header: SwapHeader, found: SwapMap | UserlandMap, info: ImageInfo, compressor: CompressorName
 ) -> Image:
     """Return the image of parts already read, with its units and its list of frames. Raises CorruptImage."""
-    index = index_units(area, swap_map, info.stream_pages, compressor)
-    stream = UnitStream(area, swap_map, index, info.stream_pages, compressor)
+    stream: UnitStream
+    if isinstance(found, UserlandMap):
+        swap_map, stream = open_userland_stream(area, found, info)
+    else:
+        swap_map = found
+        index = index_units(area, swap_map, info.stream_pages, compressor)
+        stream = UnitStream(area, swap_map, index, info.stream_pages, compressor)
     pfns, zero = _read_pfns(area, info, stream)
     return Image(area, header, swap_map, info, compressor, stream, pfns, zero)
 
 
-def data_compressor(area: SwapArea, header: SwapHeader, swap_map: SwapMap) -> CompressorName:
+def data_compressor(area: SwapArea, header: SwapHeader, swap_map: SwapMap | UserlandMap) -> CompressorName:
     """Return the compressor of the data: the one that the flags name, or, where none does, what the data shows.
 
     Kernels before 2.6.37 know no compression and no flag for its absence; later ones without a CRC compress with LZO
     under the same flags. The first block of plain pages is a list of ascending frames, which a compressed unit is not.
     """
-    if header.names_no_data and len(swap_map.entries) > 1:
+    if header.names_no_data and isinstance(swap_map, SwapMap) and len(swap_map.entries) > 1:
         first = area.read_block(int(swap_map.entries[1]), "first block of the data")
         return "none" if begins_a_list(first) else header.compressor
     return header.compressor
 
 
-def read_info(area: SwapArea, swap_map: SwapMap, compressor: CompressorName) -> ImageInfo:
-    """Return the info page, its counts checked against the swap map.
+def read_info(area: SwapArea, swap_map: SwapMap | UserlandMap, compressor: CompressorName) -> ImageInfo:
+    """Return the info page, its counts checked against the swap map, or against the extents of suspend-utils.
 
     Raises:
         FormatError: it is of a kernel of another architecture.
         CorruptImage: it is damaged.
     """
-    block = int(swap_map.entries[0])
-    page = area.read_block(block, "info page")
+    if isinstance(swap_map, UserlandMap):
+        block, most_pages, page = int(swap_map.extents.starts[0]), swap_map.most_pages, swap_map.info_page
+    else:
+        block, entries = int(swap_map.entries[0]), len(swap_map.entries) - 1
+        most_pages = entries if compressor == "none" else entries * UNIT_PAGES
+        page = area.read_block(block, "info page")
     kernel = foreign_kernel(page)
     if kernel is not None:
         raise FormatError(
@@ -224,13 +241,17 @@ def read_info(area: SwapArea, swap_map: SwapMap, compressor: CompressorName) -> 
             advice=OTHER_ARCHITECTURE,
         )
     info = ImageInfo.parse(page)
-    entries = len(swap_map.entries) - 1
-    info.check(area.file.name, area.offset_of(block), entries if compressor == "none" else entries * UNIT_PAGES)
+    try:
+        info.check(area.file.name, area.offset_of(block), most_pages)
+    except CorruptImage as error:
+        if isinstance(swap_map, UserlandMap):  # it may be compressed: its fields have no place in the file
+            raise error.with_facts(offset=area.offset_of(block)) from None
+        raise
     return info
 
 
 def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream) -> tuple[Pfns, BoolArray]:
-    meta = stream.decode(0, -(-info.meta_pages // UNIT_PAGES)).pages[: info.meta_pages]
+    meta = stream.decode(0, stream.units_of(info.meta_pages)).pages[: info.meta_pages]
     pfns, zero = unpack_pfns(meta, area.file.name)
     stored = len(pfns) - int(zero.sum())
     if stored != info.image_pages:
@@ -264,7 +285,7 @@ class ImageMemory(PhysicalMemory):
     def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`; a run ends where a unit does."""
         first = int(np.searchsorted(self.image.pfns, pfn))
-        listed = self.image.pfns[first : first + min(nr_pages, UNIT_PAGES)]
+        listed = self.image.pfns[first : first + min(nr_pages, self.image.stream.unit_pages)]
         if not len(listed) or listed[0] != pfn:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
         together = listed - pfn == np.arange(len(listed))
@@ -272,8 +293,8 @@ class ImageMemory(PhysicalMemory):
         length = len(listed) if together.all() else int(np.argmin(together))
         if self.image.zero[first]:
             return np.zeros((length, PAGE_SIZE), dtype=np.uint8)
-        unit, within = divmod(int(self._rows[first]), UNIT_PAGES)
-        return self._unit(unit)[within : within + length]
+        (unit,), (within,) = self.image.stream.place_of(self._rows[first : first + 1])
+        return self._unit(int(unit))[within : within + length]
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`; each unit is decompressed once, many at a time on all cores."""
@@ -284,7 +305,7 @@ class ImageMemory(PhysicalMemory):
         stored = present & ~self.image.zero[np.maximum(listed, 0)] if len(self.image.pfns) else present
         pages[~stored] = 0
         which = np.flatnonzero(stored)
-        units, within = np.divmod(self._rows[listed[which]], UNIT_PAGES)
+        units, within = self.image.stream.place_of(self._rows[listed[which]])
         order = np.argsort(units, kind="stable")
         distinct, begins = np.unique(units[order], return_index=True)
         ends = np.append(begins[1:], len(order))
@@ -334,7 +355,7 @@ class ImageMemory(PhysicalMemory):
         pages.flags.writeable = False
         with self._lock:
             self._cache[unit] = pages
-            if len(self._cache) > CACHED_UNITS:
+            if len(self._cache) > max(1, CACHED_PAGES // self.image.stream.unit_pages):
                 self._cache.popitem(last=False)
         return pages
 

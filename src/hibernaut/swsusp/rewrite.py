@@ -34,6 +34,7 @@ from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.swsusp.area import contiguous_runs
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.image import Image, Progress
+from hibernaut.swsusp.uswsusp import USWSUSP
 from hibernaut.swsusp.writer import ExistingArea, WrittenImage, spool_image, write_image
 from hibernaut.volumes.files import PlainFile
 from hibernaut.volumes.output import Writeback, write_all
@@ -68,10 +69,17 @@ def rewrite_image(
         HibernautError: the image does not fit into its old blocks (the message has the number missing), or the file is
             in use; nothing was written. In place also: the new image could not be written completely; the message says
             what the area holds now.
-        FormatError: a write goes to a frame that the image does not list; or in place, the file is compressed.
+        FormatError: the image is one of suspend-utils, or a write goes to a frame that it does not list; or in place,
+            the file is compressed.
         CorruptImage: the image is damaged, or was changed while it was read.
         OSError: as the system reports it; nothing was written.
     """
+    if image.header.userland is not None:
+        raise FormatError(
+            f"this is {USWSUSP}, which is not rewritten",
+            source=image.name,
+            advice="write an image of the kernel's from its memory: `hibernaut save`",
+        )
     for paddr, data in writes:
         refuse_unlisted(image, paddr, len(data))
     pfns, info, area = image.pfns, image.info, ExistingArea(image)

@@ -20,13 +20,13 @@ from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.parallel import in_order, ordered_results
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
-from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_BYTES, UNIT_PAGES
+from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_PAGES
 from hibernaut.swsusp.swapmap import SwapMap
 
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]
 
 BATCH_UNITS = 32
-"""Units of one task: 4 MiB of pages."""
+"""Units of 32 pages in one task: 4 MiB of pages."""
 
 
 class Crc:
@@ -141,11 +141,17 @@ class UnitStream:
         index: units in them.
         stream_pages: number of rows of the stream.
         compressor: compressor of the units.
+
+    Attributes:
+        unit_pages: pages of each unit but the last one.
+        lead_pages: pages of the first unit that come before the rows: the info page, where it is compressed as well.
     """
 
     def __init__(
         self, area: SwapArea, swap_map: SwapMap, index: UnitIndex, stream_pages: int, compressor: CompressorName
     ) -> None:
+        self.unit_pages = UNIT_PAGES
+        self.lead_pages = 0
         self.index = index
         self.stream_pages = stream_pages
         self._area = area
@@ -155,7 +161,17 @@ class UnitStream:
 
     def rows_of(self, first_unit: int, last_unit: int) -> tuple[int, int]:
         """Return the first row of a unit, and one past the last row before `last_unit`."""
-        return first_unit * UNIT_PAGES, min(last_unit * UNIT_PAGES, self.stream_pages)
+        first, last = (max(0, unit * self.unit_pages - self.lead_pages) for unit in (first_unit, last_unit))
+        return first, min(last, self.stream_pages)
+
+    def place_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the units of rows, and the places of the rows among those that each unit decodes to, shape (n,)."""
+        units, within = np.divmod(rows + self.lead_pages, self.unit_pages)
+        return units, np.where(units == 0, within - self.lead_pages, within)
+
+    def units_of(self, rows: int) -> int:
+        """Return the number of units that hold the first rows."""
+        return -(-(rows + self.lead_pages) // self.unit_pages)
 
     def decode(self, first_unit: int, last_unit: int, out: Bytes | None = None) -> Batch:
         """Return rows of units `first_unit` to `last_unit` - 1, in `out` if given, shape (n, 4096).
@@ -177,12 +193,18 @@ class UnitStream:
         for number, (begin, length) in enumerate(zip(begins, lengths, strict=False)):
             # Lengths in the file may have changed since, if another process writes to it: the index decides.
             at = (begin - begins[0]) * PAGE_SIZE + LENGTH_BYTES
-            unit = flat[number * UNIT_BYTES : (number + 1) * UNIT_BYTES]
+            row, end_row = self.rows_of(first_unit + number, first_unit + number + 1)
+            unit = flat[(row - first_row) * PAGE_SIZE : (end_row - first_row) * PAGE_SIZE]
             try:
-                self._codec.decompress_into(stored[at : at + length], unit)
+                self._unpack(first_unit + number, stored[at : at + length], unit)
             except ValueError as error:
                 raise self._bad_unit(first_unit + number, str(error)) from error
         return Batch(first_row, pages, isal_zlib.crc32(flat))
+
+    def _unpack(self, _unit: int, packed: Bytes, out: Bytes) -> None:
+        """Decompress one unit into an array of the size that it should have. Raises ValueError if it is damaged."""
+        if self._codec is not None:
+            self._codec.decompress_into(packed, out)
 
     def _buffer(self, size_bytes: int) -> Bytes:
         """Return this thread's buffer for compressed bytes, shape (size_bytes,); the next call overwrites it."""
@@ -217,7 +239,7 @@ class UnitStream:
             first, last = self._units_of(number)
             first_row, end_row = self.rows_of(first, last)
             if not hasattr(buffers, "pages"):
-                buffers.pages = np.empty((BATCH_UNITS * UNIT_PAGES, PAGE_SIZE), dtype=np.uint8)
+                buffers.pages = np.empty((self._batch_units * self.unit_pages, PAGE_SIZE), dtype=np.uint8)
             batch = self.decode(first, last, buffers.pages[: end_row - first_row])
             sink(first_row, batch.pages)
             return batch.crc32, len(batch.pages)
@@ -228,7 +250,7 @@ class UnitStream:
             if progress:
                 progress(pages)
 
-        in_order(-(-len(self.index) // BATCH_UNITS), work, commit)
+        in_order(-(-len(self.index) // self._batch_units), work, commit)
         return crc.value
 
     def read_into(self, out: Bytes, progress: Callable[[int], None] | None = None) -> int:
@@ -249,7 +271,7 @@ class UnitStream:
             if progress:
                 progress(len(batch.pages))
 
-        in_order(-(-len(self.index) // BATCH_UNITS), work, commit)
+        in_order(-(-len(self.index) // self._batch_units), work, commit)
         return crc.value
 
     def batches(self) -> Iterator[Batch]:
@@ -258,8 +280,13 @@ class UnitStream:
         def task(number: int) -> Callable[[], Batch]:
             return lambda: self.decode(*self._units_of(number))
 
-        return ordered_results(map(task, range(-(-len(self.index) // BATCH_UNITS))))
+        return ordered_results(map(task, range(-(-len(self.index) // self._batch_units))))
 
     def _units_of(self, batch: int) -> tuple[int, int]:
-        first = batch * BATCH_UNITS
-        return first, min(first + BATCH_UNITS, len(self.index))
+        first = batch * self._batch_units
+        return first, min(first + self._batch_units, len(self.index))
+
+    @property
+    def _batch_units(self) -> int:
+        """Units of one task: as many as have the pages of `BATCH_UNITS`, at least one."""
+        return max(1, BATCH_UNITS * UNIT_PAGES // self.unit_pages)

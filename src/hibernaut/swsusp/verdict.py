@@ -168,7 +168,12 @@ class _Judge:
             return None
 
     def checks(self) -> Iterator[Check]:
-        yield Check("signature", Answer.OK, "swsusp_check, kernel/power/swap.c")
+        where = "swsusp_check, kernel/power/swap.c"
+        if self.found.header.userland is not None:
+            remark = "ULSUSPEND: an image of suspend-utils, which reads it itself"
+            yield Check("signature", Answer.REFUSES, where, remark=remark)
+            return
+        yield Check("signature", Answer.OK, where)
         yield self._hw_sig()
         yield self._compressor()
         yield self._swap_map()
