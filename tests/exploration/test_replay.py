@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,26 @@ def test_the_sentences_of_a_file_do_not_change(saved: Path) -> None:
     (violation,) = replay(saved).played.run.violations
     assert str(violation).endswith(": 1 page from frame 0x40000")
     assert found["findings"] == [f"{violation}".replace("1 page ", "1 pages ")]
+
+
+@pytest.mark.parametrize(
+    ("operations", "words"),
+    [
+        ([{"do": "set_memory_4k", "pfn": 262_656, "pages": 262_144}], "out of all bounds"),
+        ([{"do": "set_memory_np", "pages": 40_000}] * 2, "operations are of 80000 pages, more than 65536"),
+        ([{"do": "hibernate", "way": "remap"}] * 5, "hibernates more than 4 times"),
+    ],
+)
+def test_a_run_that_asks_for_hours_is_refused(saved: Path, operations: list[dict[str, Any]], words: str) -> None:
+    """Refused before it starts: each page can become a hole, and each hole is copied by itself."""
+    saved.write_text(json.dumps({**json.loads(saved.read_text()), "operations": operations}))
+    with pytest.raises(FormatError, match=words):
+        replay(saved)
+
+
+def test_a_pipe_is_not_a_saved_run(tmp_path: Path) -> None:
+    """A FIFO without a writer would be waited for."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(FormatError, match="not a regular file"):
+        replay(path)

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,5 +58,71 @@ def test_a_damaged_line_is_named(whole: tuple[Path, dict[str, Tally]], tmp_path:
     """A whole line that is not a record: refused, with its number."""
     path = tmp_path / "damaged.jsonl"
     path.write_text("\n".join([*open_lines(whole[0]), "{}"]) + "\n")
-    with pytest.raises(FormatError, match="line 7 is not a record"):
+    with pytest.raises(FormatError, match="line 7 is not a record of this sweep: unit is missing"):
+        run_sweep(SMALL, path, processes=1)
+
+
+def _with(field: str, value: Any) -> Callable[[dict[str, Any]], bytes]:
+    """Return a function that makes the line of a record in which a field of its first ending has another value."""
+
+    def made(record: dict[str, Any]) -> bytes:
+        way = record["ways"]["remap"]
+        holder = next(one for one in (record, way, way["endings"][0]) if field in one)
+        holder[field] = value
+        return json.dumps(record).encode()
+
+    return made
+
+
+def _without(field: str) -> Callable[[dict[str, Any]], bytes]:
+    def made(record: dict[str, Any]) -> bytes:
+        del record["ways"]["remap"][field]
+        return json.dumps(record).encode()
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (lambda _record: b"[" * 100_000, "nested too deeply"),
+        (lambda _record: b'{"unit": "\xff\xfe"}', "can't decode byte"),
+        (lambda _record: b"[]", "is not an object"),
+        (lambda _record: b"{", "Expecting"),
+        (_without("runs"), "ways remap runs is missing"),
+        (_with("runs", "1"), "runs is not a number"),
+        (_with("runs", True), "runs is not a number"),
+        (_with("deviations", -1), "deviations is not a number"),
+        (_with("states", 1 << 80), "states is not a number"),
+        (_with("cut", 3), "cut is not a string"),
+        (_with("endings", {}), "endings is not a list"),
+        (_with("outcome", "fled"), "outcome is none of saved, refused, died"),
+        (_with("warned", 1), "warned is neither true nor false"),
+        (_with("violated", "same-data"), "violated is not a list"),
+        (_with("death", "\ud800"), "death is not Unicode text"),
+        (_with("choices", [1.5]), "choices has an element that is not a number"),
+        (_with("unit", None), "unit is not a list"),
+        (_with("regions", [1]), "regions has an element that is not a string"),
+        (_with("ways", []), "ways is not an object"),
+        (_with("ways", {}), "ways are none, not fixmap, remap"),
+    ],
+)
+def test_each_damage_of_a_line_is_named(
+    whole: tuple[Path, dict[str, Tally]], tmp_path: Path, line: Callable[[dict[str, Any]], bytes], words: str
+) -> None:
+    """A line of another shape: refused with its number and field, and the file stays as it was."""
+    lines = open_lines(whole[0])
+    path = tmp_path / "damaged.jsonl"
+    content = "\n".join(lines[:2]).encode() + b"\n" + line(json.loads(lines[2])) + b"\n"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=f"line 3 is not a record of this sweep: .*{words}"):
+        run_sweep(SMALL, path, processes=1)
+    assert path.read_bytes() == content
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A FIFO has no results to resume from, and opening one waits for its other end."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(FormatError, match="not a regular file"):
         run_sweep(SMALL, path, processes=1)

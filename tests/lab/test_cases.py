@@ -10,7 +10,7 @@ import pytest
 
 from hibernaut.errors import HibernautError, LabUnavailable
 from hibernaut.lab.cases.table import CASES, cases_of
-from hibernaut.lab.host.kernels import line_named
+from hibernaut.lab.host.kernels import ALL_LINES, KERNEL_LINES, line_named
 from hibernaut.lab.variants import variant_named
 from hibernaut.report.documents import CaseDocument, ProveDocument
 from hibernaut.report.text import support_page, support_text
@@ -32,7 +32,9 @@ def test_the_page_of_results_uses_the_names_of_the_table() -> None:
     rows = re.findall(r"^\| ([\d.]+) \| (.*) \| (.*) \| \w+ \| \d+ \|$", page, re.MULTILINE)
     kernels = list(dict.fromkeys(kernel for kernel, _, _ in rows))
     assert len(kernels) > 1
-    assert rows == [(kernel, case.name, case.must) for kernel in kernels for case in CASES]
+    assert kernels == list(ALL_LINES)
+    expected = [(line, case) for line in ALL_LINES for case in CASES if line in KERNEL_LINES or case.every_line]
+    assert rows == [(kernel, case.name, case.must) for kernel, case in expected]
     for kernel, name, _ in rows:
         assert f"\n- {kernel}, {name}: " in page
 

@@ -16,6 +16,7 @@ __all__ = ["ScopeOptions", "SweepOptions"]
 
 DEFAULT_WAYS = ",".join(name for name in WAYS if name not in MUTANTS)
 
+MOST_PROCESSES = 1024
 SWEEP_SECTION = "Where it runs"
 
 
@@ -37,6 +38,7 @@ class SweepOptions:
         typer.Option(
             "--processes",
             min=1,
+            max=MOST_PROCESSES,
             metavar="N",
             rich_help_panel=SWEEP_SECTION,
             help="Number of processes. Default: one a core.",

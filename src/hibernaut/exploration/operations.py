@@ -33,8 +33,8 @@ page that is out of the direct map puts it back, and writes to it."""
 PURPOSE = "somebody"
 """The purpose of its allocations in the log. Saved runs contain it, so it must not change."""
 
-MOST_PAGES = 1 << 18
-"""The most pages of one operation: a gigabyte."""
+MOST_PAGES = 1 << 16
+"""The most pages of one operation: 256 MiB."""
 
 
 @dataclass(frozen=True)

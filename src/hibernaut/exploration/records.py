@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.search import Explored
 
 __all__ = ["Ending", "MachineRecord", "WayResult"]
+
+STATUSES = ("saved", "refused", "died")
+MOST_RUNS = 1 << 62
+"""The most runs, states and steps that a record may name."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,14 @@ class Ending:
 
     @classmethod
     def from_json(cls, found: Any) -> Ending:
-        """Return the ending of `as_json`. Raises KeyError, TypeError."""
-        outcome = Outcome(found["outcome"], tuple(found["violated"]), found["warned"], found["death"])
-        return cls(outcome, found["runs"], found["deviations"], tuple(found["choices"]))
+        """Return the ending of `as_json`. Raises ValueError, with the field."""
+        status = _field(found, "outcome", _text)
+        if status not in STATUSES:
+            raise ValueError(f"outcome is none of {', '.join(STATUSES)}")
+        violated = _field(found, "violated", _list(_text))
+        outcome = Outcome(status, violated, _field(found, "warned", _flag), _field(found, "death", _text))
+        runs, deviations = _field(found, "runs", _count), _field(found, "deviations", _count)
+        return cls(outcome, runs, deviations, _field(found, "choices", _list(_count)))
 
 
 @dataclass(frozen=True)
@@ -84,9 +96,10 @@ class WayResult:
 
     @classmethod
     def from_json(cls, found: Any) -> WayResult:
-        """Return the result of `as_json`. Raises KeyError, TypeError."""
-        endings = tuple(map(Ending.from_json, found["endings"]))
-        return cls(found["runs"], found["states"], found["steps"], found["cut"], endings)
+        """Return the result of `as_json`. Raises ValueError, with the field."""
+        runs, states, steps = (_field(found, name, _count) for name in ("runs", "states", "steps"))
+        cut = _field(found, "cut", lambda value: None if value is None else _text(value))
+        return cls(runs, states, steps, cut, _field(found, "endings", _list(Ending.from_json)))
 
 
 def _trimmed(choices: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,7 +138,68 @@ class MachineRecord:
 
     @classmethod
     def from_line(cls, line: str) -> MachineRecord:
-        """Return the record in such a line. Raises ValueError, KeyError, TypeError, AttributeError."""
-        found = json.loads(line)
-        ways = {name: WayResult.from_json(way) for name, way in found["ways"].items()}
-        return cls(tuple(found["unit"]), tuple(found["regions"]), tuple(found["places"]), ways)
+        """Return the record in such a line. Raises ValueError, with the field."""
+        try:
+            found = json.loads(line)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        return cls(
+            _field(found, "unit", _list(_count)),
+            _field(found, "regions", _list(_text)),
+            _field(found, "places", _list(_text)),
+            _field(found, "ways", _ways),
+        )
+
+
+def _field(found: Any, name: str, read: Callable[[Any], T]) -> T:
+    """Return a field of an object, as `read` gives it. Raises ValueError, with the field's name."""
+    if not isinstance(found, dict):
+        raise ValueError("is not an object")
+    if name not in found:
+        raise ValueError(f"{name} is missing")
+    try:
+        return read(found[name])
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not Unicode text") from None
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("is neither true nor false")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MOST_RUNS:
+        raise ValueError(f"is not a number from 0 to {MOST_RUNS}")
+    return value
+
+
+def _list(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+    """Return the reader of a list whose elements `read` reads."""
+
+    def elements(values: Any) -> tuple[T, ...]:
+        if not isinstance(values, list):
+            raise ValueError("is not a list")
+        try:
+            return tuple(map(read, values))
+        except ValueError as error:
+            raise ValueError(f"has an element that {error}") from None
+
+    return elements
+
+
+def _ways(found: Any) -> dict[str, WayResult]:
+    if not isinstance(found, dict):
+        raise ValueError("is not an object")
+    return {name: _field(found, name, WayResult.from_json) for name in found}

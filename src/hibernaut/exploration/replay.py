@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hibernaut.errors import FormatError, HibernautError
-from hibernaut.exploration.operations import Operation, check_ways
+from hibernaut.exploration.operations import HIBERNATE, Operation, check_ways
 from hibernaut.exploration.play import FamilyMachine, Played, SourceMachine, Written, play
 from hibernaut.exploration.scopes import family_from_json, family_json
 from hibernaut.hibernation.checks.violation import Violation
@@ -27,6 +27,9 @@ FORMAT, VERSION = "hibernaut run", 1
 MOST_BYTES = 1 << 24
 MOST_CHOICES = 1 << 20
 MOST_OPERATIONS = 1000
+MOST_PAGES_IN_ALL = 1 << 16
+"""The most pages of all operations of a run. Each can become a hole that is copied by itself, in milliseconds."""
+MOST_HIBERNATIONS = 4
 SHOWN_FINDINGS = 20
 SAVED_BY = "give a file that `hibernaut explore --save DIR` wrote"
 
@@ -89,9 +92,11 @@ def read_run(path: Path) -> tuple[Written, str]:
         FormatError: the file is not a saved run, or is damaged.
         OSError: the file cannot be read.
     """
+    name = str(path)
+    if path.exists() and not path.is_file():
+        raise FormatError("not a regular file", source=name, advice=SAVED_BY)
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
-    name = str(path)
     try:
         if len(content) > MOST_BYTES:
             raise ValueError("it is larger than 16 MiB")
@@ -129,6 +134,11 @@ def _written(found: dict[str, Any]) -> Written:
         raise ValueError(f"the operations are not a list of at most {MOST_OPERATIONS}")
     operations = tuple(Operation.from_json(one) for one in found["operations"])
     check_ways(operations)
+    pages = sum(one.pages for one in operations)
+    if pages > MOST_PAGES_IN_ALL:
+        raise ValueError(f"its operations are of {pages} pages, more than {MOST_PAGES_IN_ALL}")
+    if sum(one.do == HIBERNATE for one in operations) > MOST_HIBERNATIONS:
+        raise ValueError(f"it hibernates more than {MOST_HIBERNATIONS} times")
     return Written(machine, found["rules"], operations, _indices(found["choices"]))
 
 

@@ -36,12 +36,15 @@ class ResultsFile:
 
     def __init__(self, sweep: Sweep, path: Path | None) -> None:
         self._head = json.dumps({"format": FORMAT, "version": VERSION, "sweep": sweep.as_json()})
+        self._ways = set(sweep.ways)
         self._path = path
         self._file: IO[str] | None = None
 
     def __enter__(self) -> ResultsFile:
         if self._path is None:
             return self
+        if self._path.exists() and not self._path.is_file():
+            raise FormatError("not a regular file", source=str(self._path), advice="give another --results")
         fresh = not self._path.exists() or not self._path.stat().st_size
         if not fresh:
             self._check()
@@ -73,10 +76,14 @@ class ResultsFile:
             os.truncate(self._path, end)
 
     def earlier(self) -> Iterator[MachineRecord]:
-        """Yield the records that the file holds already."""
-        if self._path is not None:
-            for _, record in read_records(self._path):
-                yield record
+        """Yield the records that the file holds already. Raises FormatError if one is not of this sweep's ways."""
+        if self._path is None:
+            return
+        for number, record in read_records(self._path):
+            if set(record.ways) != self._ways:
+                named = ", ".join(sorted(record.ways)) or "none"
+                raise _bad_line(self._path, number, f"ways are {named}, not {', '.join(sorted(self._ways))}")
+            yield record
 
     def write(self, record: MachineRecord) -> None:
         """Append a record and flush it."""
@@ -105,15 +112,17 @@ def read_records(path: Path) -> Iterator[tuple[int, MachineRecord]]:
     Raises:
         FormatError: a line is not a record.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         next(file, None)
         for number, line in enumerate(file, 2):
             try:
-                record = MachineRecord.from_line(line)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise FormatError(
-                    f"line {number} is not a record of a sweep: {error!r}",
-                    source=str(path),
-                    advice="give another --results",
-                ) from None
+                record = MachineRecord.from_line(line.decode())
+            except ValueError as error:
+                raise _bad_line(path, number, str(error)) from None
             yield number, record
+
+
+def _bad_line(path: Path, number: int, what: str) -> FormatError:
+    return FormatError(
+        f"line {number} is not a record of this sweep: {what}", source=str(path), advice="give another --results"
+    )

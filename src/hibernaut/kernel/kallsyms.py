@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from hibernaut.errors import FormatError
 
-__all__ = ["MAX_SYMBOLS", "TOKENS", "decode_names", "decode_tokens", "names_in_image"]
+__all__ = [
+    "MAX_SYMBOLS",
+    "TOKENS",
+    "KallsymsTables",
+    "decode_names",
+    "decode_tokens",
+    "names_in_image",
+    "tables_in_image",
+]
 
 MAX_SYMBOLS = 1 << 20
 """Distributions' kernels have 100 to 250 thousand."""
@@ -78,8 +87,32 @@ def _bounds(names: bytes | memoryview, count: int) -> list[int]:
     return bounds
 
 
+@dataclass(frozen=True)
+class KallsymsTables:
+    """The places of the tables in a kernel image.
+
+    Attributes:
+        num_syms: byte at which `kallsyms_num_syms` lies.
+        names: byte at which `kallsyms_names` begins.
+        token_table: byte at which `kallsyms_token_table` begins.
+        token_index: byte at which `kallsyms_token_index` begins.
+        symbols: type and name of each symbol.
+    """
+
+    num_syms: int
+    names: int
+    token_table: int
+    token_index: int
+    symbols: list[bytes]
+
+
 def names_in_image(image: bytes, source: str | None = None) -> list[bytes]:
-    """Return the symbols of a kernel image without a symbol table: type and name of each.
+    """Return the symbols of a kernel image without a symbol table: type and name of each; see `tables_in_image`."""
+    return tables_in_image(image, source).symbols
+
+
+def tables_in_image(image: bytes, source: str | None = None) -> KallsymsTables:
+    """Return the tables of a kernel image without a symbol table.
 
     The token table is found by its digits and confirmed by its index; the names before it, by the markers that follow
     them.
@@ -87,16 +120,16 @@ def names_in_image(image: bytes, source: str | None = None) -> list[bytes]:
     Raises:
         FormatError: no kallsyms in it.
     """
-    for table_at, tokens in _token_tables(image):
-        for start, count in _likely_starts(image, table_at, tokens):
+    for table_at, index_at, tokens in _token_tables(image):
+        for count_at, start, count in _likely_starts(image, table_at, tokens):
             found = _names_at(memoryview(image)[start:table_at], tokens, count)
             if found is not None:
-                return found
+                return KallsymsTables(count_at, start, table_at, index_at, found)
     raise FormatError("no kallsyms in the kernel image", source=source)
 
 
-def _token_tables(image: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield each place that is a token table by its index, and its tokens."""
+def _token_tables(image: bytes) -> Iterator[tuple[int, int, list[bytes]]]:
+    """Yield each place that is a token table by its index, the place of that index, and the tokens."""
     digits_at = image.find(DIGITS)
     while digits_at >= 0:
         second = digits_at  # of token 1: no NUL need stand before the first token
@@ -110,17 +143,17 @@ def _token_tables(image: bytes) -> Iterator[tuple[int, list[bytes]]]:
             index = np.frombuffer(image, dtype="<u2", count=TOKENS, offset=at).astype(np.int64)
             if end > 0 and index[0] == 0 and np.array_equal(index[1:] - index[1], np.array(starts) - second):
                 start = second - int(index[1])
-                yield start, decode_tokens(image[start:end], index.tolist())
+                yield start, at, decode_tokens(image[start:end], index.tolist())
         digits_at = image.find(DIGITS, digits_at + 1)
 
 
-def _likely_starts(image: bytes, end: int, tokens: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Return places where names may begin, ascending, and how many: 4 or 8 bytes after a plausible number of them."""
+def _likely_starts(image: bytes, end: int, tokens: Sequence[bytes]) -> list[tuple[int, int, int]]:
+    """Return places of a plausible number of names, the places 4 or 8 bytes after it where they may begin, and it."""
     found = np.frombuffer(image, dtype=np.uint8, count=end)
     words = np.frombuffer(image, dtype="<u4", count=end // 4)
     letter = np.array([LETTER.match(token) is not None for token in tokens])
     counts_at = 4 * np.flatnonzero((words >= FEWEST_SYMBOLS) & (words <= MAX_SYMBOLS))
-    likely: list[tuple[int, int]] = []
+    likely: list[tuple[int, int, int]] = []
     for aligned in (4, 8):
         at = starts = counts_at + aligned
         for _ in range(FIRST_LENGTHS):
@@ -129,7 +162,8 @@ def _likely_starts(image: bytes, end: int, tokens: Sequence[bytes]) -> list[tupl
             plausible = (found[at] > 1) & (found[at] < LONG) & letter[found[at + 1]]
             at, starts = at[plausible], starts[plausible]
             at = at + 1 + found[at]
-        likely += zip(starts.tolist(), words[(starts - aligned) // 4].tolist(), strict=True)
+        counts = starts - aligned
+        likely += zip(counts.tolist(), starts.tolist(), words[counts // 4].tolist(), strict=True)
     return sorted(likely)
 
 

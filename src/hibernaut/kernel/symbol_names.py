@@ -17,6 +17,7 @@ import numpy as np
 from hibernaut.errors import FormatError
 from hibernaut.kernel.bzimage import bzimage_release, unpack_bzimage
 from hibernaut.kernel.kallsyms import MAX_SYMBOLS, TOKENS, decode_names, decode_tokens, names_in_image
+from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.memory.physical import PhysicalMemory
 
@@ -72,13 +73,10 @@ def names_in_memory(memory: PhysicalMemory, vmcoreinfo: bytes | None = None, *, 
         name: name of the source in messages.
 
     Raises:
-        FormatError: as for `KernelMemory`; or VMCOREINFO does not locate kallsyms, or kallsyms is damaged or absent.
+        FormatError: as for `KernelMemory`; or kallsyms is damaged or absent.
     """
     kernel = KernelMemory(memory, vmcoreinfo, name)
-    at = {
-        part: kernel.number(f"SYMBOL(kallsyms_{part})", 16)
-        for part in ("names", "num_syms", "token_table", "token_index")
-    }
+    at = kallsyms_places(kernel)
     count = kernel.u32(at["num_syms"], "kallsyms_num_syms")
     if not 0 < count <= MAX_SYMBOLS:
         raise kernel.damaged(f"kallsyms_num_syms is {count}", f"1 to {MAX_SYMBOLS}")

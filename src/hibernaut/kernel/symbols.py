@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Symbols of a kernel, read from its memory without debug information.
 
-Symbols come from kallsyms; drgn reads it. Since Linux kernel commit 5fd8fea935a1 ("vmcoreinfo: include kallsyms
-symbols") (in v6.0), VMCOREINFO has its location.
+Symbols come from kallsyms; drgn reads it where `kallsyms_places` says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from hibernaut.errors import FormatError, HibernautError, how_to_install
 from hibernaut.kernel.kallsyms import MAX_SYMBOLS
+from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.layouts import HAND_WRITTEN, KERNEL_IMAGE_BYTES, StructureLayouts
 from hibernaut.memory.declarations import START_KERNEL_MAP
@@ -81,8 +82,7 @@ class SymbolicKernel(KernelMemory):
 
     Raises:
         HibernautError: drgn is not installed.
-        FormatError: as for `KernelMemory`; or VMCOREINFO does not locate kallsyms, or kallsyms is damaged
-            or absent.
+        FormatError: as for `KernelMemory`; or kallsyms is damaged or absent.
     """
 
     def __init__(
@@ -116,8 +116,7 @@ def kernel_symbols(
 
     Raises:
         HibernautError: drgn is not installed.
-        FormatError: there is no VMCOREINFO, or it does not locate kallsyms, or kallsyms is damaged or
-            absent.
+        FormatError: there is no VMCOREINFO, or kallsyms is damaged or absent.
     """
     return SymbolicKernel(memory, vmcoreinfo, name).symbols
 
@@ -135,13 +134,14 @@ def _program(kernel: KernelMemory) -> Any:
             "drgn 0.1 or newer, which reads a kernel's symbols, is not installed",
             advice=f"try: {how_to_install('drgn')}",
         ) from None
-    count = kernel.u32(kernel.number("SYMBOL(kallsyms_num_syms)", 16), "kallsyms_num_syms")
+    places = kallsyms_places(kernel)
+    count = kernel.u32(places["num_syms"], "kallsyms_num_syms")
     if not 0 < count <= MAX_SYMBOLS:
         raise kernel.damaged(f"kallsyms_num_syms is {count}", f"1 to {MAX_SYMBOLS}")
     frames = _Reader(kernel.memory, 0)
     image = _Reader(kernel.memory, kernel.phys_base - START_KERNEL_MAP)
     try:
-        set_kernel(kernel.vmcoreinfo, is_live=False)
+        set_kernel(_located(kernel, places), is_live=False)
         program.add_memory_segment(0, (MAX_PFN + 1) << PAGE_SHIFT, frames, physical=True)
         program.add_memory_segment(START_KERNEL_MAP, KERNEL_IMAGE_BYTES, image, physical=False)
         program.register_symbol_finder("kallsyms", load_vmlinux_kallsyms(program), enable_index=0)
@@ -152,6 +152,14 @@ def _program(kernel: KernelMemory) -> Any:
     for reader in (frames, image):
         reader.remove_limits()
     return program
+
+
+def _located(kernel: KernelMemory, places: Mapping[str, int]) -> bytes:
+    """Return the text of VMCOREINFO, with the location of kallsyms."""
+    if "SYMBOL(kallsyms_num_syms)" in kernel.facts:
+        return kernel.vmcoreinfo
+    lines = "".join(f"SYMBOL(kallsyms_{name})={place:x}\n" for name, place in places.items())
+    return kernel.vmcoreinfo.rstrip(b"\0\n") + b"\n" + lines.encode()
 
 
 class _Reader:

@@ -833,7 +833,7 @@ class CaseDocument(TypedDict):
 class ProveDocument(TypedDict):
     """`hibernaut lab prove`: every case on every kernel."""
 
-    passed: Annotated[bool, "whether all cases pass"]
+    passed: Annotated[bool, "whether all cases pass, but those of kernels that cannot be had"]
     results: Annotated[list[CaseDocument], "results by kernel and case"]
 
 

@@ -417,7 +417,7 @@ def support_text(document: ProveDocument) -> str:
 def support_page(document: ProveDocument) -> str:
     """Return the results as a page in Markdown, with the observations of each case."""
     results = document["results"]
-    releases = {one["kernel"]: one["release"] for one in results}
+    releases = {one["kernel"]: one["release"] for one in results if one["release"]}
     lines = [
         "# Results on real kernels",
         "",

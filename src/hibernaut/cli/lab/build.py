@@ -47,7 +47,7 @@ def build(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, metavar="N", help="Jobs of make. Default: one per CPU.")
+        int | None, typer.Option("--jobs", min=1, max=1024, metavar="N", help="Jobs of make. Default: one per CPU.")
     ] = None,
     patch: Annotated[
         Path | None,

@@ -173,7 +173,9 @@ class GuestOptions:
     """Options that choose a guest."""
 
     variant: VariantOption = "lzo"
-    memory: Annotated[int | None, _guest_option("--memory", min=128, metavar="MIB", text="Memory of the guest.")] = None
+    memory: Annotated[
+        int | None, _guest_option("--memory", min=128, max=1 << 20, metavar="MIB", text="Memory of the guest.")
+    ] = None
     levels: Annotated[int | None, _guest_option("--levels", min=4, max=5, metavar="4|5", text="Levels of paging.")] = (
         None
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -21,10 +22,11 @@ from hibernaut.cli.lab.options import (
 )
 from hibernaut.cli.options import OutputOptions
 from hibernaut.cli.terminal import say
-from hibernaut.lab.cases.case import CaseResult
+from hibernaut.errors import LabUnavailable
+from hibernaut.lab.cases.case import CaseResult, LabCase
 from hibernaut.lab.cases.runner import prove
 from hibernaut.lab.cases.table import QUICK, cases_of
-from hibernaut.lab.host.kernels import KERNEL_LINES
+from hibernaut.lab.host.kernels import ALL_LINES, KERNEL_LINES
 from hibernaut.lab.variants import variant_named
 from hibernaut.report.documents import CaseDocument, CasesDocument, ProveDocument
 from hibernaut.report.text import columns, support_page, support_text
@@ -36,7 +38,13 @@ __all__ = ["prove_"]
 def prove_(
     output: OutputOptions,
     kernel: Annotated[
-        list[str] | None, typer.Option("--kernel", metavar="LINE", help="Kernel line; repeatable. Default: all lines.")
+        list[str] | None,
+        typer.Option(
+            "--kernel",
+            metavar="LINE",
+            help=f"Kernel line; repeatable. Default: {', '.join(KERNEL_LINES)}, and on all others the cases that every "
+            "line must pass.",
+        ),
     ] = None,
     case: Annotated[
         list[str] | None,
@@ -69,7 +77,7 @@ def prove_(
 ) -> None:
     """Run every case on every kernel and print the table.
 
-    The exit status is 1 unless all cases pass.
+    The exit status is 1 unless all cases pass; a kernel that the archive no longer has is skipped.
     """
     if write and not write.absolute().parent.is_dir():
         raise typer.BadParameter(f"{write.parent} is not a folder; make it first", param_hint="--write")
@@ -77,6 +85,7 @@ def prove_(
         raise typer.BadParameter(f"{keep} is not empty; give a new or empty folder", param_hint="--keep")
     cases = cases_of(QUICK if quick and not case else case)
     lines = kernel or ([DEFAULT_KERNEL] if quick else list(KERNEL_LINES))
+    others = [] if kernel or quick else [name for name in ALL_LINES if name not in KERNEL_LINES]
     if list_:
         listed: CasesDocument = {"cases": [{"name": one.name, "must": one.must} for one in cases]}
         return output.answer(
@@ -85,12 +94,28 @@ def prove_(
     if dry_run:
         guests = (LabOptions(name).planned(variant_named("lzo"), Path("DIR"), gdb=True) for name in lines)
         return show_plan(output, *guests)
-    labs = [LabOptions(name, cache=cache, mirror=mirror, accel=accel).lab() for name in lines]
     results = []
-    for result in prove(labs, cases, jobs, keep):
-        results.append(result)
-        say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", not output.text)
-    document: ProveDocument = {"passed": all(one.passed for one in results), "results": [_row(one) for one in results]}
+
+    def run(line: str, chosen: Sequence[LabCase]) -> Iterator[CaseResult]:
+        try:
+            lab = LabOptions(line, cache=cache, mirror=mirror, accel=accel).lab()
+        except LabUnavailable as error:
+            if kernel or line in KERNEL_LINES:
+                raise
+            return iter([case.skipped(line, str(error)) for case in chosen])
+        return prove([lab], chosen, jobs, keep)
+
+    everywhere = [one for one in cases if one.every_line]
+    for line, chosen in (*((line, cases) for line in lines), *((line, everywhere) for line in others)):
+        for result in run(line, chosen):
+            results.append(result)
+            say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", not output.text)
+    results.sort(key=lambda one: list(ALL_LINES).index(one.kernel))
+    proved = any(one.passed for one in results) and all(one.passed or not one.release for one in results)
+    document: ProveDocument = {"passed": proved, "results": [_row(one) for one in results]}
+        "passed": all(one.passed is not False for one in results) and any(one.passed for one in results),
+        "results": [_row(one) for one in results],
+    }
     if write:
         write_file(write, support_page(document).encode(), public=True)
     output.answer(document, support_text)

@@ -24,11 +24,17 @@ class LabCase:
         name: the situation.
         must: the outcome that it must have.
         run: tries the case in a folder of its own and returns what was seen. Raises CaseFailed.
+        every_line: whether each of the laboratory's lines must show it, not only those that every claim is proved on.
     """
 
     name: str
     must: str
     run: Callable[[Lab, Path], str]
+    every_line: bool = False
+
+    def skipped(self, kernel: str, why: str) -> CaseResult:
+        """Return the result of the case on a kernel that cannot be had."""
+        return CaseResult(kernel, "", self.name, self.must, None, why, 0.0)
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ SAME_COPY = "page tables, map and splits equal, entry by entry"
 SAME_CALLS = "the model's, step by step"
 
 CASES = (
-    LabCase("facts read, against the kernel's own", "every fact agrees", read_facts),
-    LabCase("own image rewritten, each compressor", "resumes", rewrite),
+    LabCase("facts read, against the kernel's own", "every fact agrees", read_facts, every_line=True),
+    LabCase("own image rewritten, each compressor", "resumes", rewrite, every_line=True),
     LabCase("one marker changed in the image", "the guest sees the change", rewrite_changed),
-    LabCase("saved from a dump: 4 levels", "resumes", partial(from_dump, "lzo")),
+    LabCase("saved from a dump: 4 levels", "resumes", partial(from_dump, "lzo"), every_line=True),
     LabCase("saved from a dump: KASLR", "resumes", partial(from_dump, "kaslr")),
     LabCase("saved from a dump: 5 levels, KASLR", "resumes", partial(from_dump, "la57")),
     LabCase("2 MiB not present, table above", "own image: garbage, as its map shows; ours: intact", lost_table),
@@ -103,7 +103,7 @@ CASES = (
     LabCase("2 MiB not present, allocation fails: the copy's calls", SAME_CALLS, partial(traced, "hole-2m-fails")),
     LabCase("swap partition at an offset", "resumes", partial(swap_elsewhere, Swap.PARTITION)),
     LabCase("swap file on ext4", "resumes", partial(swap_elsewhere, Swap.FILE)),
-    LabCase("damaged and foreign images", "refused as inspect predicts", refusals),
+    LabCase("damaged and foreign images", "refused as inspect predicts", refusals, every_line=True),
     LabCase(f"writer killed {KILLS} times", "old image, none, or the new one", killed),
 )
 
