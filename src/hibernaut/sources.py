@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hibernaut.errors import FormatError
+from hibernaut.memory.avml import open_avml
 from hibernaut.memory.dump import Dump, Refusal, RootHint
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.kdump import open_kdump
@@ -33,7 +34,7 @@ class Source(Closing):
 
     Attributes:
         memory: the physical memory.
-        kind: the format: elf, lime, raw, kdump, swsusp, uswsusp.
+        kind: the format: elf, lime, avml, raw, kdump, swsusp, uswsusp.
         name: name of the file, for messages.
         cr3: physical address of the root of the page tables; None if the file does not record it.
         levels: levels of paging, 4 or 5; None if the file does not record them.
@@ -70,7 +71,7 @@ class Source(Closing):
 def open_memory(
     path: str | os.PathLike[str] | Volume, *, offset: int = 0, partition: int | None = None, base: int | None = None
 ) -> Source:
-    """Open a RAM dump (ELF core, LiME, kdump-compressed, raw) or a hibernation image, compressed or not.
+    """Open a RAM dump (ELF core, LiME, AVML, kdump-compressed, raw) or a hibernation image, compressed or not.
 
     Formats with a magic number at the start of the file are tried first, then the signature of a swap area. Raw memory,
     which has no magic number, is the last resort; a file of another known format is never taken for raw memory.
@@ -106,7 +107,7 @@ def _detect(plain: PlainFile) -> Source:
     from hibernaut.swsusp import looks_like_swap
 
     refusals: list[Refusal] = []
-    for reader in (open_elf, open_lime, open_kdump):
+    for reader in (open_elf, open_lime, open_avml, open_kdump):
         answer = reader(plain)
         if isinstance(answer, Dump):
             return _source(plain, answer)

@@ -158,7 +158,27 @@ def compressed(page: bytes, flags: int) -> bytes:
 
         packed: bytes = lzallright.LZOCompressor().compress(page)
         return packed
+    if flags == 4:
+        return snappy(page)
     return zstandard.compress(page) if flags == 0x20 else page
+
+
+def snappy(data: bytes) -> bytes:
+    """Return raw Snappy data (format_description.txt): literals, and copies of what repeats every 16 bytes."""
+    size, out = len(data), b""
+    while size >= 0x80:
+        out += bytes([size & 0x7F | 0x80])
+        size >>= 7
+    out += bytes([size])
+    if len(data) > 16 and data == data[:16] * (len(data) // 16):
+        out += bytes([15 << 2]) + data[:16]
+        for at in range(16, len(data), 64):
+            out += bytes([(min(64, len(data) - at) - 1) << 2 | 2]) + struct.pack("<H", 16)
+        return out
+    for at in range(0, len(data), 256):
+        part = data[at : at + 256]
+        out += bytes([60 << 2, len(part) - 1]) + part
+    return out
 
 
 def flattened(data: bytes, piece: int) -> bytes:

@@ -83,7 +83,7 @@ def test_a_lime_dump_that_ends_early_is_read_as_far_as_it_goes(opening: Opening)
 
 
 def test_other_versions_of_lime_are_refused(opening: Opening) -> None:
-    """Version 2 (AVML's) is another format."""
+    """Versions that are not known."""
     assert "version 2" in opening.refusal(open_lime, lime([(0, page_of(0))], version=2))
 
 

@@ -125,7 +125,7 @@ ImageArgument = Annotated[
 SourceArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="SOURCE", help="Hibernation image or RAM dump (ELF core, LiME, kdump, raw), compressed or not."
+        metavar="SOURCE", help="Hibernation image or RAM dump (ELF core, LiME, AVML, kdump, raw), compressed or not."
     ),
 ]
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 __all__ = [
+    "AVML_MAGIC",
+    "AVML_VERSION",
     "CR0_PG",
     "CR3_FRAME",
     "CR4_LA57",
@@ -51,6 +53,13 @@ __all__ = [
     "QEMU_CPU_VERSION",
     "QEMU_NOTE",
     "SECTION_HEADER",
+    "SNAPPY_CHUNK_BYTES",
+    "SNAPPY_COMPRESSED",
+    "SNAPPY_NAME",
+    "SNAPPY_PLAIN",
+    "SNAPPY_SKIPPABLE",
+    "SNAPPY_START",
+    "SNAPPY_STREAM",
     "START_KERNEL_MAP",
     "TUXONICE",
     "VMCOREINFO_NOTE",
@@ -172,6 +181,19 @@ LIME_RANGE = np.dtype(
         ("reserved", "u1", 8),
     ]
 )
+
+# AVML ---------------------------------------------------------------------------------------------------------------
+
+AVML_MAGIC = 0x4C4D5641
+AVML_VERSION = 2
+"""Magic and version of a range (`LIME_RANGE`) whose bytes are a stream of Snappy frames (avml, src/image.rs)."""
+SNAPPY_NAME = b"sNaPpY"
+SNAPPY_STREAM = 0xFF
+SNAPPY_START = b"\xff\x06\0\0" + SNAPPY_NAME
+SNAPPY_COMPRESSED, SNAPPY_PLAIN, SNAPPY_SKIPPABLE = 0, 1, 0x80
+"""Kinds of chunks (snappy, framing_format.txt); all from the last one on are skipped, but for the identifier."""
+SNAPPY_CHUNK_BYTES = 65536
+"""Most bytes of data in a chunk."""
 
 # kdump-compressed -------------------------------------------------------------------------------------------------
 
@@ -300,7 +322,7 @@ FOREIGN = (
         (b"QEVM", b"LibvirtQemudSave", b"LibvirtQemudPart"),
         "load it in QEMU and dump its memory: dump-guest-memory, or virsh dump --memory-only",
     ),
-    Foreign("an AVML (LiME version 2) dump", 0, (b"AVML",), "convert it first: avml-convert"),
+    Foreign("an AVML dump of a version other than 2", 0, (b"AVML",), "convert it first: avml-convert", True),
     Foreign("a Mach-O file", 0, (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe"), _OTHER_FILE),
     Foreign("a RIFF file", 0, (b"RIFF",), _OTHER_FILE),
     Foreign("a bzip2 file", 0, (b"BZh",), _UNPACK),

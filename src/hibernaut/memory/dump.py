@@ -33,7 +33,7 @@ class Dump:
     """A memory dump that a reader accepted.
 
     Attributes:
-        kind: the format: elf, lime, raw, kdump.
+        kind: the format: elf, lime, avml, raw, kdump.
         memory: its physical memory; closing it closes the file.
         cr3: physical address of the root of the page tables; None if the dump does not record it.
         levels: levels of paging, 4 or 5; None if the dump does not record them.

@@ -41,11 +41,12 @@ def open_kdump(plain: PlainFile) -> Dump | Refusal:
 
     Nor do pages that it did not write for want of space, and those beyond the end of a file that was cut.
 
-    Pages may be uncompressed or compressed with zlib, LZO or zstd. `open_plain` puts the flattened form in order.
+    Pages may be uncompressed or compressed with zlib, LZO, Snappy or zstd. `open_plain` puts the flattened form in
+    order.
 
     Returns:
-        The dump, which owns `plain`; a refusal if the file is not of this format, or of an unsupported variety (Snappy,
-        one file of several, other page sizes).
+        The dump, which owns `plain`; a refusal if the file is not of this format, or of an unsupported variety (one
+        file of several, other page sizes).
 
     Raises:
         FormatError: it is, and its headers contradict the size of the file.
@@ -71,9 +72,7 @@ def open_kdump(plain: PlainFile) -> Dump | Refusal:
         raise FormatError(
             f"{ranges.total_pages} page descriptors run past the end", source=plain.name, offset=descriptors_at
         )
-    kinds, written = _descriptors(plain, descriptors_at, ranges.total_pages)
-    if "snappy" in kinds:
-        return Refusal("kdump", "pages compressed with Snappy; dump with makedumpfile -c, -l or -z, or convert it")
+    written = _written(plain, descriptors_at, ranges.total_pages)
     text = _vmcoreinfo(plain, sub) if version >= 3 else None
     facts = {} if text is None else parse_vmcoreinfo(text)
     cr3, levels = page_table_root(facts)
@@ -187,7 +186,23 @@ def _codec(compression: str) -> Callable[[bytes], bytes]:
 
         unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 20)
         return _reporting(lambda data: unpacker.decompress(data, max_output_size=PAGE_SIZE), zstandard.ZstdError)
+    if compression == "snappy":
+        import cramjam
+
+        return _reporting(_unsnap, cramjam.DecompressionError)
     return lambda data: data
+
+
+def _unsnap(data: bytes) -> bytes:
+    """Return the page in raw Snappy data. Raises ValueError if its length is another one."""
+    import cramjam
+
+    size_bytes = cramjam.snappy.decompress_raw_len(data)
+    if size_bytes != PAGE_SIZE:
+        raise ValueError(f"decompresses to {size_bytes} bytes")
+    page = bytearray(PAGE_SIZE)
+    cramjam.snappy.decompress_raw_into(data, page)
+    return bytes(page)
 
 
 def _reporting(unpack: Callable[[bytes], bytes], damage: type[Exception]) -> Callable[[bytes], bytes]:
@@ -222,26 +237,20 @@ def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
     return FrameRanges(found[::2], found[1::2] - found[::2])
 
 
-def _descriptors(plain: PlainFile, at: int, nr_pages: int) -> tuple[set[str], FrameRanges]:
-    """Return the known compressions in the page descriptors, and the numbers of those whose page is in the file.
-
-    Reading a page reports an unknown compression. A descriptor of zeroes is one that was not written.
-    """
-    found: set[int] = set()
+def _written(plain: PlainFile, at: int, nr_pages: int) -> FrameRanges:
+    """Return the numbers of page descriptors whose page is in the file. One of zeroes was not written."""
     edges: list[NDArray[np.int64]] = []
     before = False
     for first in range(0, nr_pages, DESCRIPTORS):
         count = min(DESCRIPTORS, nr_pages - first)
         raw = plain.pread(at + first * c.KDUMP_PAGE.itemsize, count * c.KDUMP_PAGE.itemsize)
         descriptors = np.frombuffer(raw, dtype=c.KDUMP_PAGE)
-        found.update(np.unique(descriptors["flags"]).tolist())
         there = (descriptors["size"] > 0) & (descriptors["offset"] < plain.size_bytes)
         there &= descriptors["offset"] + descriptors["size"] <= plain.size_bytes
         edges.append(np.flatnonzero(np.diff(there, prepend=before)) + first)
         before = bool(there[-1])
     bounds = np.concatenate([*edges, np.array([nr_pages] if before else [], dtype=np.int64)])
-    names = {c.KDUMP_COMPRESSED[flags] for flags in found if flags in c.KDUMP_COMPRESSED}
-    return names, FrameRanges(bounds[::2], bounds[1::2] - bounds[::2])
+    return FrameRanges(bounds[::2], bounds[1::2] - bounds[::2])
 
 
 def _there(ranges: FrameRanges, written: FrameRanges) -> tuple[FrameRanges, NDArray[np.int64]]:
