@@ -22,8 +22,9 @@ from hibernaut.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from hibernaut.swsusp import Image
+    from hibernaut.swsusp.salvage import SalvagedImage
 
-__all__ = ["Source", "open_memory"]
+__all__ = ["Source", "open_memory", "source_of_salvaged"]
 
 OTHER_FILE = "give a dump or an image, with --offset, --partition or --base if it lies inside the file"
 
@@ -43,6 +44,7 @@ class Source(Closing):
         image: the hibernation image; None if the file is a dump.
         roots: all roots that the file names, the likeliest first; empty for `cr3` alone.
         remarks: what is missing in the file, or could not be read of it, a sentence each.
+        salvaged: the damaged or used-up image that `memory` is of; None for any other source.
     """
 
     memory: PhysicalMemory
@@ -55,6 +57,7 @@ class Source(Closing):
     image: Image | None = None
     roots: tuple[RootHint, ...] = ()
     remarks: tuple[str, ...] = ()
+    salvaged: SalvagedImage | None = None
 
     @property
     def root_hints(self) -> tuple[RootHint, ...]:
@@ -146,3 +149,11 @@ def _open_image(plain: Volume, offset: int, partition: int | None, base: int | N
     remarks = (image.info.remark,) if image.info.remark else ()
     kind = "swsusp" if image.header.userland is None else "uswsusp"
     return Source(image.memory(), kind, plain.name, cr3=image.info.cr3, image=image, remarks=remarks)
+
+
+def source_of_salvaged(image: SalvagedImage) -> Source:
+    """Return the frames of a damaged or used-up image that can be read, as a source that owns the image."""
+    from hibernaut.swsusp.salvage import SalvagedMemory
+
+    cr3 = None if image.info is None else image.info.cr3
+    return Source(SalvagedMemory(image), "swsusp", image.name, cr3=cr3, remarks=image.findings, salvaged=image)

@@ -181,8 +181,8 @@ MISTAKES = (
     Mistake(
         "consumed",
         file("f", consumed(), "inspect", None),
-        "a resume has consumed the image",
-        "a kernel that reads an image uses it up",
+        "a resume consumed it or the kernel refused it, or a rewrite in place did not end",
+        "see `hibernaut inspect --consumed`",
     ),
     Mistake(
         "uswsusp",

@@ -33,6 +33,7 @@ class Layout:
     e820: bytes = struct.pack("<Q", 0xBA571FD2)
     extra_flags: int = 0
     old_flags: bool = False
+    kernel_order: bool = False
     reserved: bytes = field(default=b"")
 
 
@@ -100,6 +101,9 @@ def _lay_out(blocks: list[bytes], crc: int, layout: Layout) -> bytes:
     if layout.shuffle_seed is not None:
         random.Random(layout.shuffle_seed).shuffle(free)
     map_blocks, data_blocks = free[:maps], free[maps : maps + len(blocks)]
+    if layout.kernel_order:
+        map_blocks = free[:needed:512]
+        data_blocks = [block for block in free[:needed] if block not in map_blocks]
     device = bytearray(total * PAGE)
     for block, content in zip(data_blocks, blocks, strict=True):
         device[block * PAGE : (block + 1) * PAGE] = content

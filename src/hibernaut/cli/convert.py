@@ -11,12 +11,14 @@ import typer
 
 from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, refuse_same_file
 from hibernaut.cli.progress import page_progress
+from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.terminal import say
 from hibernaut.errors import FormatError
 from hibernaut.kernel.core_file import convert
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.source_tables import direct_map_under
 from hibernaut.report.images import convert_document, converted_text
+from hibernaut.report.salvage import salvage_document, salvage_lines
 from hibernaut.sources import Source
 
 __all__ = ["convert_"]
@@ -37,23 +39,27 @@ def convert_(
         Format, typer.Option("--to", help="raw (frame n at byte 4096 n), elf (for crash and drgn) or lime. Required.")
     ],
     options: MemoryOptions,
+    salvage: SalvageOptions,
     output: OutputOptions,
 ) -> None:
     """Convert a dump or an image: all its page frames, each at its place in the machine's memory."""
     refuse_same_file(out, source)
-    with options.open_memory(source, output.quiet) as opened:
+    with salvage.open_memory(options, source, output.quiet) as opened:
         direct_map = _direct_map(opened, options, output.quiet) if to is Format.ELF else None
         vaddr_base = None if direct_map is None else direct_map.base
         root = None if direct_map is None else (direct_map.cr3, direct_map.levels)
         with page_progress(f"writing {out}", opened.memory.ranges.total_pages, output.quiet) as advance:
             converted = convert(opened, out, to.value, vaddr_base=vaddr_base, root=root, progress=advance)
         document = convert_document(opened, converted, vaddr_base)
+        if opened.salvaged is not None:
+            document["salvage"] = salvage_document(opened.salvaged)
     if converted.vmcoreinfo is False:
         say(
             "VMCOREINFO of the kernel is not in this memory: crash and drgn will not take the core for a kernel's",
             output.quiet,
         )
-    output.answer(document, lambda done: converted_text(str(out), done))
+    output.answer(document, lambda done: "\n".join([converted_text(str(out), done), *salvage_lines(done)]))
+    salvage.exit_unless_whole(opened)
 
 
 def _direct_map(source: Source, options: MemoryOptions, quiet: bool) -> DirectMap | None:

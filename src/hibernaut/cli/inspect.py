@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,10 +18,12 @@ from hibernaut.cli.options import (
     partition_option,
 )
 from hibernaut.cli.progress import page_progress
+from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.errors import FormatError
 from hibernaut.kernel.resuming_machine import resuming_machine
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.report.images import digests_of, inspect_document, verdict_document
+from hibernaut.report.salvage import salvaged_inspect_document, salvaged_inspection_text
 from hibernaut.report.text import inspection_text
 from hibernaut.swsusp import inspect_image
 from hibernaut.swsusp.rules import ImageRules, image_rules_for_release, image_rules_probed
@@ -35,6 +38,7 @@ VERDICT_SECTION = "Verdict"
 def inspect(
     image: ImageArgument,
     options: AreaOptions,
+    salvage: SalvageOptions,
     output: OutputOptions,
     digests: Annotated[
         bool, typer.Option("--digests", help="Also print SHA-256 of the list of frames and of the pages. Default: no.")
@@ -68,6 +72,13 @@ def inspect(
     The exit status is 1 if it is damaged, or if the kernel of --for-kernel would refuse it.
     """
     place = AreaOptions(offset=on_machine_offset, partition=on_machine_partition, base=on_machine_base)
+    if salvage.wanted:
+        if digests or for_kernel or on_machine:
+            raise typer.BadParameter(
+                "--consumed, --salvage and --map-block exclude --digests, --for-kernel and --on-machine"
+            )
+        _inspect_salvaged(image, options, salvage, output)
+        return
     asked = _asked(for_kernel, on_machine, place)
     with ExitStack() as stack:
         file, offset = options.place(image)
@@ -82,6 +93,16 @@ def inspect(
             document["verdict"] = verdict_document(verdict, asked[2])
     output.answer(document, inspection_text)
     if found.problems or (verdict and verdict.resumes is False):
+        raise typer.Exit(1)
+
+
+def _inspect_salvaged(path: Path, options: AreaOptions, salvage: SalvageOptions, output: OutputOptions) -> None:
+    with page_progress(f"reading {path}", None, output.quiet) as advance:
+        image = salvage.open(options, path, advance)
+    with image:
+        document = salvaged_inspect_document(image, options.offset)
+    output.answer(document, salvaged_inspection_text)
+    if not image.whole:
         raise typer.Exit(1)
 
 

@@ -149,6 +149,41 @@ class UswsuspDocument(TypedDict):
     ]
 
 
+class LostPartDocument(TypedDict):
+    """Neighbouring units of an image that cannot be read or placed; rows, if it is not compressed."""
+
+    first_unit: Annotated[int | None, "number of the first unit; null if it is not known, or not compressed"]
+    units: Annotated[int | None, "number of units; null likewise"]
+    first_row: Annotated[int | None, "first page of the stream, from 0; null if it is not known"]
+    rows: Annotated[int | None, "pages of the stream; null if their number is not known"]
+    block: Annotated[int | None, "block of the device at which it begins; null if it is not known"]
+    what: Annotated[str, "the fault"]
+
+
+class FrameRangeDocument(TypedDict):
+    """A range of page frames."""
+
+    start_pfn: Annotated[Hex, "first page frame"]
+    pages: Pages
+
+
+class SalvageDocument(TypedDict):
+    """The parts of a damaged or used-up image that can be read, and those that cannot."""
+
+    used_up: Annotated[bool, "whether the signature is that of plain swap again"]
+    whole: Annotated[bool, "whether the image has no fault; of a used-up one, only if its CRC proves it"]
+    findings: Annotated[list[str], "the evidence for the data, and the parts that are lost"]
+    units: Annotated[int | None, "units of the image; null if not known, or not compressed"]
+    whole_units: Annotated[int | None, "units that decompress; null if not compressed"]
+    lost: Annotated[list[LostPartDocument], "parts that cannot be read or placed"]
+    readable_pages: Annotated[int, "page frames that can be read"]
+    missing_pages: Annotated[int, "page frames of the list that cannot"]
+    missing: Annotated[list[FrameRangeDocument], "these page frames"]
+    unlisted_pages: Annotated[int | None, "page frames whose numbers are lost; null if it is not known how many"]
+    unplaced_pages: Annotated[int, "pages of data that can be read, and whose page frames are not known"]
+    problems: Annotated[list[ProblemDocument], "faults of the header, swap map, info page and list of frames"]
+
+
 class InspectDocument(TypedDict):
     """`hibernaut inspect`: the contents of an image and its faults."""
 
@@ -186,6 +221,7 @@ class InspectDocument(TypedDict):
     sha256_stored_pages: NotRequired[Annotated[Sha256, "`--digests`: of all stored pages, in image order"]]
     uswsusp: NotRequired[Annotated[UswsuspDocument, "of an image of suspend-utils alone"]]
     verdict: NotRequired[Annotated[VerdictDocument, "with `--for-kernel` or `--on-machine`"]]
+    salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 
 class HoleDocument(TypedDict):
@@ -228,6 +264,7 @@ class MapDocument(TypedDict):
     present_bytes: Annotated[dict[str, int], "bytes that are present, by the size of the entries that map them"]
     holes: Annotated[list[HoleDocument], "ranges without a present entry, ascending"]
     mismatches: Annotated[list[MismatchDocument], "ranges with entries for other page frames, ascending"]
+    salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 
 class StepDocument(TypedDict):
@@ -299,6 +336,7 @@ class ConvertDocument(TypedDict):
     file_bytes: Annotated[int, "length of the file, in bytes"]
     direct_map_base: Annotated[Hex | None, "virtual address of page frame 0 in an ELF core; null if unknown"]
     vmcoreinfo: Annotated[bool | None, "whether an ELF core has a VMCOREINFO note; null for other formats"]
+    salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 
 class AllocationDocument(TypedDict):

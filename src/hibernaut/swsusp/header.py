@@ -31,7 +31,7 @@ from hibernaut.volumes.volume import Volume
 __all__ = ["AreaState", "SwapHeader", "area_state", "looks_like_swap", "read_header"]
 
 AreaState = Literal["image", "uswsusp", "used up", "swap", "damaged", "other"]
-"""A swap area that holds an image of the kernel's, or of suspend-utils; whose image a resume has consumed; plain swap;
+"""A swap area that holds an image of the kernel's, or of suspend-utils; whose image has lost its signature; plain swap;
 a header that contradicts itself; what another program wrote."""
 
 
@@ -170,6 +170,14 @@ INSIDE = (
 )
 
 
+CONSUMED = (
+    "an image was here and its signature was put back: a resume consumed it or the kernel refused it, or a rewrite in "
+    "place did not end"
+)
+"""State of an area whose header still names an image: all three leave the same header."""
+SEE_CONSUMED = "see `hibernaut inspect --consumed` for how much of it is left"
+
+
 def area_state(area: SwapArea) -> tuple[AreaState, str]:
     """Return what an area holds by its header alone, and details; what is behind the header is not read."""
     block = area.read_block(area.header_block, "swap header")
@@ -194,7 +202,7 @@ def _why_no_image(area: SwapArea, block: bytes, signature: bytes) -> tuple[str, 
         consumed = SwapHeader.parse(block)
         text = f"no image: signature is {signature.decode()}"
         if consumed.orig_sig == signature and consumed.image:
-            text += f"; a resume has consumed the image that was here (its first map page at block {consumed.image})"
+            return f"{text}; {CONSUMED} (its first map page at block {consumed.image})", SEE_CONSUMED
         return text, "give the area that the kernel hibernated to: a kernel that reads an image uses it up"
     if signature in FOREIGN_SIGNATURES:
         what, advice = FOREIGN_SIGNATURES[signature]

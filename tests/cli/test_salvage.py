@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`--consumed` and `--salvage` of inspect, convert and map: exit statuses, lists of frames, one line for a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.run import hibernaut, refused
+from tests.conftest import Golden
+
+NAME = "swap-6.1-lzo.img"
+B = 4096
+
+
+def write(path: Path, at: int, data: bytes) -> None:
+    """Write into a file."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+@pytest.fixture
+def used_up(golden_copy: Callable[[str], Path]) -> Path:
+    """A real image whose signature was put back."""
+    path = golden_copy(NAME)
+    write(path, 4086, b"SWAPSPACE2")
+    return path
+
+
+@pytest.fixture
+def overwritten(used_up: Path) -> Path:
+    """And of which 100 blocks were overwritten, a map page among them."""
+    write(used_up, 3100 * B, np.random.default_rng(1).bytes(100 * B))
+    return used_up
+
+
+def test_a_used_up_image_is_named_and_the_option_for_it(used_up: Path) -> None:
+    """It is not known whether a resume, a refusal or an unfinished rewrite put the signature back."""
+    line = refused("inspect", used_up)
+    assert "a resume consumed it or the kernel refused it, or a rewrite in place did not end" in line
+    assert line.endswith("see `hibernaut inspect --consumed` for how much of it is left")
+    assert refused("map", used_up, "--salvage").endswith("for how much of it is left")
+
+
+def test_inspect_of_a_whole_used_up_image(used_up: Path) -> None:
+    """Exit status 0: its CRC proves that it was not overwritten."""
+    result = hibernaut("inspect", used_up, "--consumed", "--json")
+    salvage = result.document["salvage"]
+    assert (result.status, salvage["whole"], salvage["used_up"]) == (0, True, True)
+    assert (salvage["units"], salvage["whole_units"], salvage["lost"], salvage["missing"]) == (625, 625, [], [])
+    text = hibernaut("inspect", used_up, "--consumed").out
+    assert text.splitlines()[-1] == "image is used up, and whole"
+
+
+def test_inspect_of_an_overwritten_image(overwritten: Path) -> None:
+    """Exit status 1, with the units that are lost and the frames that are missing."""
+    result = hibernaut("inspect", overwritten, "--consumed", "--json")
+    salvage = result.document["salvage"]
+    assert (result.status, salvage["whole"]) == (1, False)
+    assert [(part["first_unit"], part["units"]) for part in salvage["lost"]] == [(120, 1), (121, 9)]
+    assert salvage["missing_pages"] == sum(run["pages"] for run in salvage["missing"]) == 320
+    assert salvage["readable_pages"] == 19951 - 320
+    result = hibernaut("inspect", overwritten, "--consumed")
+    assert result.out.splitlines()[-1] == "image is used up; 19631 of 19951 frames can be read"
+    assert "LOST  units 121 to 129 at block 3101: has no valid length" in result.out.splitlines()
+
+
+@pytest.mark.parametrize("form", ["raw", "elf", "lime"])
+def test_convert_of_an_overwritten_image(golden: Golden, overwritten: Path, tmp_path: Path, form: str) -> None:
+    """The frames that are whole are those of the intact image; the others are listed, and the status is 1."""
+    out, intact = tmp_path / "out", tmp_path / "intact"
+    result = hibernaut("convert", overwritten, out, "--to", form, "--consumed", "--json")
+    assert (result.status, result.document["pages"]) == (1, 19631)
+    if form == "raw":
+        assert hibernaut("convert", golden(NAME), intact, "--to", "raw").status == 0
+        got, want = (np.fromfile(path, dtype=np.uint8).reshape(-1, B) for path in (out, intact))
+        missing = np.zeros(len(want), dtype=np.bool_)
+        for run in result.document["salvage"]["missing"]:
+            first = int(run["start_pfn"], 16)
+            missing[first : first + run["pages"]] = True
+        assert np.array_equal(got[~missing[: len(got)]], want[: len(got)][~missing[: len(got)]])
+        text = hibernaut("convert", overwritten, out, "--to", form, "--consumed").out
+        assert "MISSING  frames 0x1e1f to 0x1eaa" in text.splitlines()
+
+
+def test_map_of_an_overwritten_image(overwritten: Path) -> None:
+    """The direct map of what is left; status 1, and 0 for a whole image."""
+    result = hibernaut("map", overwritten, "--consumed", "--json")
+    assert (result.status, result.document["levels"]) == (1, 4)
+    assert "320 frames of the list cannot be read and do not exist in this memory" in result.document["remarks"]
+    write(overwritten, 3100 * B, bytes(B))
+    assert hibernaut("map", overwritten, "--consumed", "--quiet").status == 1
+
+
+def test_salvage_of_an_intact_image(golden: Golden) -> None:
+    """It has no fault: exit status 0, for plain data as well."""
+    for name in (NAME, "swap-6.1-low2m.img"):
+        result = hibernaut("inspect", golden(name), "--salvage")
+        assert (result.status, result.out.splitlines()[-1]) == (0, "image is intact")
+
+
+def test_salvage_of_a_damaged_image(golden_copy: Callable[[str], Path]) -> None:
+    """A flipped byte in the length of unit 100 costs that unit."""
+    path = golden_copy(NAME)
+    write(path, 3059 * B, b"\xff")
+    assert hibernaut("inspect", path).status == 1
+    result = hibernaut("inspect", path, "--salvage", "--json")
+    assert (result.status, result.document["salvage"]["missing_pages"]) == (1, 32)
+
+
+def test_mistakes(golden: Golden, used_up: Path) -> None:
+    """Options that exclude each other, and an image that is not used up."""
+    assert "exclude" in refused("inspect", used_up, "--consumed", "--digests")
+    assert "is not used up" in refused("inspect", golden(NAME), "--consumed")
+
+
+def test_a_used_up_image_inside_a_disk(overwritten: Path, tmp_path: Path) -> None:
+    """Position options hold for these images, too."""
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.seek(1 << 20)
+        file.write(overwritten.read_bytes()[: 8000 * B])
+    result = hibernaut("inspect", disk, "--consumed", "--base", 1 << 20, "--json")
+    assert result.document["salvage"]["missing_pages"] == 320
