@@ -182,7 +182,7 @@ MISTAKES = (
         "consumed",
         file("f", consumed(), "inspect", None),
         "a resume consumed it or the kernel refused it, or a rewrite in place did not end",
-        "see `hibernaut inspect --consumed`",
+        "see `hibernaut inspect --consumed` for how much of it is left",
     ),
     Mistake(
         "uswsusp",

@@ -407,11 +407,11 @@ def test_overwritten_blocks_never_give_a_wrong_page(
     touched: set[int] = set()
     for number, (place, count, kind) in enumerate(ranges):
         first = 1 + int(place * (blocks - 1 - count))
-        source = 1 + (first * 7 + seed) % (blocks - 1 - count)
+        source = first + count if first + 2 * count < blocks else first - count  # the original stays
         data = {
             "noise": noise(count, seed + number),
             "zero": bytes(count * B),
-            "own": content[source * B : (source + count) * B],
+            "own": content[source * B : (source + count) * B] if len(ranges) == 1 else noise(count, seed),
             "ones": b"\1" * count * B,
         }[kind]
         edits.append((first * B, data))

@@ -28,7 +28,7 @@ from hibernaut.swsusp.uswsusp import UserlandHeader, read_userland_header
 from hibernaut.swsusp.uswsusp_declarations import USWSUSP_SIGNATURE
 from hibernaut.volumes.volume import Volume
 
-__all__ = ["AreaState", "SwapHeader", "area_state", "looks_like_swap", "read_header"]
+__all__ = ["AreaState", "SwapHeader", "area_state", "looks_like_swap", "read_header", "was_image"]
 
 AreaState = Literal["image", "uswsusp", "used up", "swap", "damaged", "other"]
 """A swap area that holds an image of the kernel's, or of suspend-utils; whose image has lost its signature; plain swap;
@@ -174,7 +174,7 @@ CONSUMED = (
     "an image was here and its signature was put back: a resume consumed it or the kernel refused it, or a rewrite in "
     "place did not end"
 )
-"""State of an area whose header still names an image: all three leave the same header."""
+"""State of an area whose header still names an image: each of these leaves the same header."""
 SEE_CONSUMED = "see `hibernaut inspect --consumed` for how much of it is left"
 
 
@@ -189,20 +189,25 @@ def area_state(area: SwapArea) -> tuple[AreaState, str]:
     except FormatError as error:
         if signature not in SWAP_SIGNATURES:
             return "other", error.what
-        parsed = SwapHeader.parse(block)
-        return ("used up" if parsed.orig_sig == signature and parsed.image else "swap"), error.what
+        return ("used up" if was_image(area, block) else "swap"), error.what
     if header.userland is not None:
         return "uswsusp", header.userland.summary
     return "image", f"first map page at block {header.image}"
 
 
+def was_image(area: SwapArea, block: bytes) -> bool:
+    """Return whether the header block of plain swap still names an image of the kernel's."""
+    header, signature = SwapHeader.parse(block), block[-len(SIGNATURE) :]
+    return signature in SWAP_SIGNATURES and header.orig_sig == signature and 0 < header.image < area.blocks
+
+
 def _why_no_image(area: SwapArea, block: bytes, signature: bytes) -> tuple[str, str]:
     """Return the reason, and what to do next."""
     if signature in SWAP_SIGNATURES:
-        consumed = SwapHeader.parse(block)
         text = f"no image: signature is {signature.decode()}"
-        if consumed.orig_sig == signature and consumed.image:
-            return f"{text}; {CONSUMED} (its first map page at block {consumed.image})", SEE_CONSUMED
+        if was_image(area, block):
+            first = SwapHeader.parse(block).image
+            return f"{text}; {CONSUMED} (its first map page at block {first})", SEE_CONSUMED
         return text, "give the area that the kernel hibernated to: a kernel that reads an image uses it up"
     if signature in FOREIGN_SIGNATURES:
         what, advice = FOREIGN_SIGNATURES[signature]

@@ -12,7 +12,7 @@ from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image, for
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.checker import Problem
 from hibernaut.swsusp.declarations import PFNS_PER_META_PAGE, SIGNATURE, SWAP_SIGNATURES
-from hibernaut.swsusp.header import SwapHeader, read_header
+from hibernaut.swsusp.header import SwapHeader, read_header, was_image
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.salvage.loose_map import LooseMap
 
@@ -41,7 +41,7 @@ def loose_header(
         # Flags and CRC are those of another image.
         return replace(header, image=first_map_block, crc32=None, hw_sig=None), was_swap, ()
     names_image = header.orig_sig in SWAP_SIGNATURES and 0 < header.image < area.blocks
-    if was_swap and used_up and header.image:
+    if used_up and was_image(area, block):
         return header, True, ()
     if not damaged and signature == SIGNATURE:
         raise FormatError(
@@ -51,7 +51,7 @@ def loose_header(
             advice="give --salvage if it is damaged, else leave out --consumed",
         )
     try:
-        return read_header(area), False, ()
+        found = read_header(area)
     except CorruptImage as error:
         return header, False, (Problem.of(error),)
     except FormatError as error:
@@ -59,6 +59,13 @@ def loose_header(
         if was_swap or not names_image or sum(a != b for a, b in zip(signature, SIGNATURE, strict=True)) > 1:
             raise
         return header, False, (Problem(error.what, error.where),)
+    if found.userland is not None:
+        raise FormatError(
+            "an image of suspend-utils is read as a whole or not at all",
+            source=area.file.name,
+            advice="leave out --salvage",
+        )
+    return found, False, ()
 
 
 def loose_info(area: SwapArea, loose: LooseMap) -> tuple[ImageInfo | None, tuple[Problem, ...]]:
