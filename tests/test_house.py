@@ -229,4 +229,4 @@ def makers(path: Path) -> set[tuple[str, str]]:
 def test_every_file_is_made_by_the_writer_of_private_files() -> None:
     """`replacing` makes all files that hold memory; each other place that makes files is known, and why it may."""
     found = {maker for path in PACKAGE.rglob("*.py") for maker in makers(path)}
-    assert found == {("output", "replacing"), *MADE_ELSEWHERE}
+    assert found == {("output", "_new_file"), ("output", "_remove_leftovers"), *MADE_ELSEWHERE}

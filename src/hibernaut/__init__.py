@@ -7,7 +7,6 @@ The names below are the public interface. Each is imported on first use, so that
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from hibernaut.errors import (
@@ -22,6 +21,8 @@ from hibernaut.errors import (
 )
 
 if TYPE_CHECKING:
+    __version__: str
+
     from hibernaut.exploration import Bounds, Family, Tally, explore, replay
     from hibernaut.hibernation import Fixmap, Remap, RemapWhole, Snapshot, check_resumed, hibernate, resume, way_named
     from hibernaut.hibernation.audit import Audit, audit
@@ -109,8 +110,6 @@ __all__ = [
     "write_image",
 ]
 
-__version__ = version("hibernaut")
-
 _HOMES = {
     "Audit": "hibernaut.hibernation.audit",
     "Bounds": "hibernaut.exploration",
@@ -171,6 +170,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import
+
+        return version("hibernaut")
     if name not in _HOMES:
         raise AttributeError(f"module 'hibernaut' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

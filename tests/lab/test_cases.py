@@ -13,7 +13,10 @@ from hibernaut.lab.cases.table import CASES, cases_of
 from hibernaut.lab.host.kernels import ALL_LINES, KERNEL_LINES, line_named
 from hibernaut.lab.variants import variant_named
 from hibernaut.report.documents import CaseDocument, ProveDocument
-from hibernaut.report.text import support_page, support_text
+from hibernaut.report.support import support_page
+from hibernaut.report.text import support_text
+
+NAMES = [case.name for case in CASES]
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
@@ -57,6 +60,30 @@ def test_the_table_of_proofs() -> None:
     assert "1 of 2 pass" in text
     assert "6.1, d: a|b `c` <d>" in text
     assert "fine" not in text
-    page = support_page(document)
+    page = support_page(document, NAMES)
     assert "| 6.1 | d | m | FAIL | 3 |" in page
     assert r"a\|b \`c\` \<d\>" in page
+
+
+def test_a_run_keeps_the_results_of_other_kernels_on_the_page() -> None:
+    """Results for the same kernel and case are replaced; the page that a run does not touch stays the same."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "support.md").read_text()
+    assert support_page({"passed": True, "results": []}, NAMES, page) == page
+    first = CASES[0]
+    anew: CaseDocument = {
+        "kernel": "6.1",
+        "release": "6.1.999-amd64",
+        "case": first.name,
+        "must": first.must,
+        "passed": False,
+        "seen": "something else",
+        "seconds": 7,
+        "result": "FAIL",
+    }
+    written = support_page({"passed": False, "results": [anew]}, NAMES, page)
+    changed = set(written.splitlines()) - set(page.splitlines())
+    assert f"| 6.1 | {first.name} | {first.must} | FAIL | 7 |" in changed
+    assert f"- 6.1, {first.name}: something else" in changed
+    assert len(changed) == 3  # and the line of the kernels
+    assert "6.1 is Debian's 6.1.999-amd64, " in written
+    assert len(written.splitlines()) == len(page.splitlines())

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import struct
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError
+from hibernaut.volumes import compressed
 from hibernaut.volumes.files import open_plain
 from tests.conftest import Golden
 from tests.memory.naive import flattened, packed_file, page_of
@@ -164,3 +167,37 @@ def test_golden_unpacks_to_the_same_bytes(golden: Golden) -> None:
     with open_plain(golden.packed(name)) as packed_one, open_plain(golden(name)) as plain:
         assert packed_one.size_bytes == plain.size_bytes
         assert np.array_equal(packed_one.map(), plain.map())
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit counts zeroes, too; another one is given in the environment, in bytes or with a letter."""
+    path = tmp_path / "zeroes.zst"
+    path.write_bytes(zstandard.compress(bytes(5 << 20)))
+    for limit, fits in (("5M", True), ("4M", False), (str(5 << 20), True), (str((5 << 20) - 1), False), ("", True)):
+        monkeypatch.setenv("HIBERNAUT_UNPACK_LIMIT", limit)
+        if fits:
+            open_plain(path).close()
+            continue
+        with pytest.raises(FormatError, match=r"unpacks to more than \d+ bytes.*set HIBERNAUT_UNPACK_LIMIT"):
+            open_plain(path)
+    monkeypatch.setenv("HIBERNAUT_UNPACK_LIMIT", "much")
+    with pytest.raises(FormatError, match="HIBERNAUT_UNPACK_LIMIT is 'much'; expected bytes"):
+        open_plain(path)
+
+
+def test_unpacking_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Space stays free: bytes that are not zero are counted against it, zeroes are holes."""
+    monkeypatch.setattr(compressed, "_room_bytes", lambda _fd: 1 << 20)
+    path = tmp_path / "data.zst"
+    path.write_bytes(zstandard.compress(bytes(5 << 20) + b"x" * (1 << 20)))
+    open_plain(path).close()
+    path.write_bytes(zstandard.compress(bytes(5 << 20) + b"x" * ((1 << 20) + 4096)))
+    with pytest.raises(FormatError, match=r"unpacks to more than there is room for in .*set TMPDIR"):
+        open_plain(path)
+
+
+def test_the_room_leaves_something_free(tmp_path: Path) -> None:
+    """A gigabyte, or a quarter of what is free: never all of it."""
+    with (tmp_path / "file").open("wb") as file:
+        free = shutil.disk_usage(tmp_path).free
+        assert 0.7 * free <= compressed._room_bytes(file.fileno()) < free

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,18 +57,27 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.fixture(params=[False, True], ids=["without-a-name", "named"])
+def has_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a new file has a hidden name while it is written, as on a file system without unnamed files."""
+    if request.param:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # what an old kernel makes of it: EISDIR
+    return bool(request.param)
+
+
 @pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize("before", [None, 0o666, 0o640, 0o600, 0o400, 0])
-def test_private_from_the_first_moment_on(tmp_path: Path, before: int | None) -> None:
+def test_private_from_the_first_moment_on(tmp_path: Path, has_name: bool, before: int | None) -> None:
     """Neither the partial file nor the whole one has a bit that 0600 or the replaced file lacks."""
     target = tmp_path / "out"
     if before is not None:
         target.touch()
         target.chmod(before)
     expected = 0o600 if before is None else 0o600 & before
-    with replacing(target):
-        (partial,) = (path for path in tmp_path.iterdir() if path != target)
-        assert mode(partial) == expected
+    with replacing(target) as fd:
+        assert stat.S_IMODE(os.fstat(fd).st_mode) == expected
+        others = [path for path in tmp_path.iterdir() if path != target]
+        assert [mode(path) for path in others] == ([expected] if has_name else [])
     assert mode(target) == expected
 
 
@@ -130,3 +141,55 @@ def test_unusual_targets(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "real"]
+
+
+def test_a_killed_writer_leaves_nothing(tmp_path: Path, has_name: bool) -> None:
+    """Without a name nothing stays; a hidden file stays until the next writer of the target finds no lock on it."""
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    child = os.fork()
+    if not child:
+        with replacing(target) as fd:
+            os.write(fd, b"new")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    left = [path for path in tmp_path.iterdir() if path != target]
+    assert len(left) == has_name
+    assert target.read_bytes() == b"old"
+    for path in left:
+        os.utime(path, (0, 0))
+    with replacing(target) as fd:
+        os.write(fd, b"third")
+        assert not any(path in tmp_path.iterdir() for path in left)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.usefixtures("has_name")
+def test_a_writer_at_work_is_not_a_leftover(tmp_path: Path) -> None:
+    """Its lock, or its youth, protects it: a second writer of the same target does not remove it."""
+    target = tmp_path / "out"
+    with replacing(target) as first:
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))
+        write_file(target, b"second")
+        os.write(first, b"first")
+    assert target.read_bytes() == b"first"
+    young = tmp_path / ".out.0000.partial"
+    young.touch()
+    write_file(target, b"third")
+    assert young.exists()
+
+
+def test_errors_name_the_output_and_the_byte(tmp_path: Path) -> None:
+    """A file that may not grow: the message has the name that the caller gave, not the hidden one."""
+    target = tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match=f"File too large, at byte 10000: '{target}'"):
+            write_file(target, bytes(20_000))
+    finally:
+        signal.signal(signal.SIGXFSZ, ignored)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

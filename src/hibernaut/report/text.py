@@ -39,7 +39,6 @@ __all__ = [
     "markdown",
     "rewritten_text",
     "size_text",
-    "support_page",
     "support_text",
     "walk_text",
 ]
@@ -412,28 +411,6 @@ def support_text(document: ProveDocument) -> str:
     lines += [f"{one['kernel']}, {one['case']}: {one['seen']}" for one in results if one["result"] != "PASS"]
     passed = sum(one["result"] == "PASS" for one in results)
     return "\n".join([*lines, f"{passed} of {len(results)} pass"])
-
-
-def support_page(document: ProveDocument) -> str:
-    """Return the results as a page in Markdown, with the observations of each case."""
-    results = document["results"]
-    releases = {one["kernel"]: one["release"] for one in results if one["release"]}
-    lines = [
-        "# Results on real kernels",
-        "",
-        "Written by `make lab` (`hibernaut lab prove --write docs/support.md`). Results are never edited by hand.",
-        "",
-        "Kernels: " + ", ".join(f"{kernel} is Debian's {release}" for kernel, release in releases.items()) + ".",
-        "",
-        "| kernel | case | must | result | seconds |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {one['kernel']} | {one['case']} | {one['must']} | {one['result']} | {one['seconds']} |" for one in results
-    ]
-    lines += ["", "## Observations", ""]
-    lines += [f"- {one['kernel']}, {one['case']}: {markdown(one['seen'])}" for one in results]
-    return "\n".join(lines) + "\n"
 
 
 def markdown(text: str) -> str:

@@ -4,7 +4,8 @@
 zstd, gzip and xz, each with any number of consecutive frames (members, streams). The unpacked bytes go to a file in
 $TMPDIR that has no name and disappears with its last descriptor; pages of zeroes become holes, so a mostly empty dump
 needs little space. Memory stays bounded for any input: output is made one block at a time, and the windows of the
-decoders are limited (zstd 128 MiB, xz 256 MiB).
+decoders are limited (zstd 128 MiB, xz 256 MiB). So is what a small file can unpack to: `HIBERNAUT_UNPACK_LIMIT` in all,
+zeroes included, and of other bytes as many as leave some space free.
 
 makedumpfile's flattened form is handled alike: it is a dump file in pieces, which must be put in their places before it
 can be read.
@@ -13,6 +14,7 @@ can be read.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Protocol, cast
@@ -49,6 +51,12 @@ INPUT_BYTES = 1 << 18
 """Compressed bytes read at a time."""
 OUTPUT_BYTES = 1 << 20
 """Unpacked bytes handled at a time: whole pages, so that holes fall on page boundaries."""
+LIMIT_VARIABLE = "HIBERNAUT_UNPACK_LIMIT"
+"""Environment variable with the most unpacked bytes: a number, or one with K, M, G or T (powers of 1024)."""
+DEFAULT_LIMIT = "64G"
+SIZE = re.compile(r"(\d{1,18})([KMGT]?)")
+RESERVED_BYTES = 1 << 30
+"""Space that unpacking leaves free on the file system of the temporary file; a quarter of it where less is free."""
 ZSTD_WINDOW_BYTES = 1 << 27
 XZ_MEMORY_BYTES = 1 << 28
 
@@ -70,7 +78,8 @@ def unpack(source: IO[bytes], compression: str, name: str) -> IO[bytes]:
         name: name of the file in messages.
 
     Raises:
-        FormatError: the data is damaged or ends early; the offset is a place in the *compressed* file.
+        FormatError: the data is damaged or ends early, the offset is a place in the *compressed* file; or it unpacks
+            to more than is allowed or than there is room for.
         OSError: the temporary file cannot be made, or the disk is full.
     """
     target = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller owns and closes it
@@ -79,7 +88,7 @@ def unpack(source: IO[bytes], compression: str, name: str) -> IO[bytes]:
             _rearrange(source, target.fileno(), name)
         else:
             blocks = _zstd_blocks(source, name) if compression == "zstd" else _blocks(source, compression, name)
-            _write_sparse(blocks, target.fileno())
+            _write_sparse(blocks, target.fileno(), name)
     except BaseException:
         target.close()
         raise
@@ -209,18 +218,49 @@ def _pieces(source: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
         raise _damaged(f"{compression} data ends in the middle of a frame", name, source.tell())
 
 
-def _write_sparse(blocks: Iterator[memoryview], fd: int) -> None:
-    """Write consecutive blocks, leaving holes where whole pages are zero."""
+def _write_sparse(blocks: Iterator[memoryview], fd: int, name: str) -> None:
+    """Write consecutive blocks, leaving holes where whole pages are zero. Raises FormatError beyond the limits."""
+    limit, room = _limit_bytes(), _room_bytes(fd)
     at = 0
     for block in blocks:
+        if at + len(block) > limit:
+            raise FormatError(
+                f"unpacks to more than {limit} bytes",
+                source=name,
+                advice=f"set {LIMIT_VARIABLE} to a larger size, such as 1T, if you trust the file",
+            )
         whole = len(block) - len(block) % HOLE_BYTES
         pages = np.frombuffer(block, dtype=np.uint64, count=whole // 8).reshape(-1, HOLE_BYTES // 8)
         used = np.concatenate(([False], pages.any(axis=1), [whole < len(block)], [False]))
         edges = np.flatnonzero(used[1:] != used[:-1]) * HOLE_BYTES
         for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            write_all(fd, block[first : min(last, len(block))], at + first)
+            data = block[first : min(last, len(block))]
+            room -= len(data)
+            if room < 0:
+                raise FormatError(
+                    f"unpacks to more than there is room for in {tempfile.gettempdir()}",
+                    source=name,
+                    advice="set TMPDIR to a folder with more free space",
+                )
+            write_all(fd, data, at + first)
         at += len(block)
     os.ftruncate(fd, at)
+
+
+def _limit_bytes() -> int:
+    """Return the most bytes that a file may unpack to. Raises FormatError if the variable is no size."""
+    text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
+    match = SIZE.fullmatch(text)
+    if match is None:
+        raise FormatError(f"{LIMIT_VARIABLE} is {text!r}", expected="bytes, or a number with K, M, G or T")
+    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
+def _room_bytes(fd: int) -> int:
+    """Return the number of bytes that may be written to the file system of a file."""
+    system = os.fstatvfs(fd)
+    free = system.f_bavail * system.f_frsize
+    return free - min(RESERVED_BYTES, free // 4)
 
 
 def _rearrange(source: IO[bytes], fd: int, name: str) -> None:

@@ -50,7 +50,10 @@ class PlainFile(Closing):
         size_bytes = min(size_bytes, self.size_bytes - offset)
         parts: list[bytes] = []
         while size_bytes > 0:
-            part = os.pread(self.fileno(), size_bytes, offset)
+            try:
+                part = os.pread(self.fileno(), size_bytes, offset)
+            except OSError as error:
+                raise self._unreadable(error, offset) from error
             if not part:
                 break
             parts.append(part)
@@ -62,11 +65,18 @@ class PlainFile(Closing):
         view = out.data
         done = 0
         while done < len(view):
-            got = os.preadv(self.fileno(), [view[done:]], offset + done)
+            try:
+                got = os.preadv(self.fileno(), [view[done:]], offset + done)
+            except OSError as error:
+                raise self._unreadable(error, offset + done) from error
             if not got:
                 break
             done += got
         return done
+
+    def _unreadable(self, error: OSError, offset: int) -> OSError:
+        """Return the error of a read, with the file and the byte."""
+        return OSError(error.errno, f"{error.strerror}, at byte {offset}", self.name)
 
     def map(self) -> Bytes:
         """Return all bytes, shape (size_bytes,), read-only, mapped: nothing is read until it is accessed.

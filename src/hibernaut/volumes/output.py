@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Output files: private, written beside their target and renamed over it once they are complete and synced."""
+"""Output files: private, written without a name and put in the place of their target once complete and synced.
+
+A process that is killed leaves nothing: the system frees a file without a name (O_TMPFILE). Where the file system has
+no such files, the new file has a hidden name beside its target and a lock; one that nobody holds any more is removed by
+the next writer of the same target.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +27,12 @@ IOVECS = 512
 WRITEBACK_BYTES = 32 << 20
 PRIVATE = 0o600
 PUBLIC = 0o666
+OPEN_FILES = "/proc/self/fd"
+"""Links to the open files, by which a file without a name gets one (open(2), O_TMPFILE)."""
+LEFTOVER_SECONDS = 10
+"""Age from which a hidden file without a lock is a leftover: its writer takes the lock right after making it."""
+NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+"""What open(2) reports of O_TMPFILE where file system or kernel do not know it."""
 
 
 @contextmanager
@@ -48,24 +62,30 @@ def replacing(path: str | os.PathLike[str], *, public: bool = False) -> Iterator
         raise IsADirectoryError(21, os.strerror(21), str(path))
     if replaced is not None and not stat.S_ISREG(replaced.st_mode):
         raise FileExistsError(17, "is not a regular file", str(path))
-    partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     mode = PUBLIC if public else PRIVATE
+    partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    _remove_leftovers(target)
     try:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        fd, named = _new_file(partial, mode)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the caller knows
-    try:
+    with _named_in_errors(fd, str(path)):
         try:
-            _protect(fd, None if public else PRIVATE, replaced)
-            yield fd
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        partial.rename(target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            partial.unlink()
-        raise
+            try:
+                _protect(fd, None if public else PRIVATE, replaced)
+                yield fd
+                os.fsync(fd)
+                if not named:
+                    _give_name(fd, partial)
+                    named = True
+            finally:
+                os.close(fd)
+            partial.rename(target)
+        except BaseException:
+            if named:
+                with suppress(FileNotFoundError):
+                    partial.unlink()
+            raise
     _sync_folder(target.parent)
 
 
@@ -73,6 +93,61 @@ def write_file(path: str | os.PathLike[str], data: bytes, *, public: bool = Fals
     """Write a whole file, which appears complete or not at all. Arguments and errors as for `replacing`."""
     with replacing(path, public=public) as fd:
         write_all(fd, memoryview(data), 0)
+
+
+def _new_file(partial: Path, mode: int) -> tuple[int, bool]:
+    """Return a new file, open, and whether it has its hidden name already. Raises OSError as the system reports it."""
+    if os.path.isdir(OPEN_FILES):
+        try:
+            return os.open(partial.parent, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode), False
+        except OSError as error:
+            if error.errno not in NO_UNNAMED_FILES or not partial.parent.is_dir():
+                raise
+    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with suppress(OSError):  # a file system without locks keeps its leftovers
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd, True
+
+
+def _give_name(fd: int, path: Path) -> None:
+    """Give a file without a name one. Raises OSError."""
+    files = os.open(OPEN_FILES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # with a folder's descriptor Python calls linkat, which follows the link; link does not
+        os.link(str(fd), path, src_dir_fd=files, follow_symlinks=True)
+    finally:
+        os.close(files)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the hidden files of a target whose writers have ended without removing them."""
+    prefix, suffix = f".{target.name[:200]}.", ".partial"
+    with suppress(OSError):
+        found = [one for one in os.listdir(target.parent) if one.startswith(prefix) and one.endswith(suffix)]
+        for name in found:
+            path = target.parent / name
+            with suppress(OSError), path.open("rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(file.fileno()).st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
+
+
+_names: dict[int, str] = {}
+"""The name of each output, by its descriptor, for errors."""
+
+
+@contextmanager
+def _named_in_errors(fd: int, name: str) -> Iterator[None]:
+    _names[fd] = name
+    try:
+        yield
+    finally:
+        del _names[fd]
+
+
+def _at(error: OSError, fd: int, offset: int) -> OSError:
+    """Return the error of a write, with the file and the byte."""
+    name = _names.get(fd) or os.path.realpath(f"{OPEN_FILES}/{fd}")
+    return OSError(error.errno, f"{error.strerror}, at byte {offset}", name)
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -111,18 +186,24 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:
-    """Write all bytes at an offset (`pwrite` may write fewer). Raises OSError as the system reports it."""
+    """Write all bytes at an offset (`pwrite` may write fewer). Raises OSError, with file and byte."""
     while len(data):
-        done = os.pwrite(fd, data, offset)
+        try:
+            done = os.pwrite(fd, data, offset)
+        except OSError as error:
+            raise _at(error, fd, offset) from error
         data, offset = data[done:], offset + done
 
 
 def write_vector(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
-    """Write consecutive buffers at an offset, with few system calls. Raises OSError as the system reports it."""
+    """Write consecutive buffers at an offset, with few system calls. Raises OSError, with file and byte."""
     for first in range(0, len(parts), IOVECS):
         some = parts[first : first + IOVECS]
         size_bytes = sum(len(part) for part in some)
-        done = os.pwritev(fd, some, offset)
+        try:
+            done = os.pwritev(fd, some, offset)
+        except OSError as error:
+            raise _at(error, fd, offset) from error
         if done < size_bytes:  # cut short by a signal or a full disk; writing the rest reports which
             rest = memoryview(b"".join(some))
             write_all(fd, rest[done:], offset + done)

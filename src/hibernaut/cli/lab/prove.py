@@ -25,11 +25,12 @@ from hibernaut.cli.terminal import say
 from hibernaut.errors import LabUnavailable
 from hibernaut.lab.cases.case import CaseResult, LabCase
 from hibernaut.lab.cases.runner import prove
-from hibernaut.lab.cases.table import QUICK, cases_of
+from hibernaut.lab.cases.table import CASES, QUICK, cases_of
 from hibernaut.lab.host.kernels import ALL_LINES, KERNEL_LINES
 from hibernaut.lab.variants import variant_named
 from hibernaut.report.documents import CaseDocument, CasesDocument, ProveDocument
-from hibernaut.report.text import columns, support_page, support_text
+from hibernaut.report.support import support_page
+from hibernaut.report.text import columns, support_text
 from hibernaut.volumes.output import write_file
 
 __all__ = ["prove_"]
@@ -65,7 +66,7 @@ def prove_(
         typer.Option(
             "--write",
             metavar="FILE",
-            help="Write the table to this file as a page (docs/support.md). Default: no page.",
+            help="Add the results to this page (docs/support.md), in place of earlier ones. Default: no page.",
         ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the cases and stop. Default: no.")] = False,
@@ -100,8 +101,6 @@ def prove_(
         try:
             lab = LabOptions(line, cache=cache, mirror=mirror, accel=accel).lab()
         except LabUnavailable as error:
-            if kernel or line in KERNEL_LINES:
-                raise
             return iter([case.skipped(line, str(error)) for case in chosen])
         return prove([lab], chosen, jobs, keep)
 
@@ -114,7 +113,8 @@ def prove_(
     proved = any(one.passed for one in results) and all(one.passed or not one.release for one in results)
     document: ProveDocument = {"passed": proved, "results": [_row(one) for one in results]}
     if write:
-        write_file(write, support_page(document).encode(), public=True)
+        earlier = write.read_text() if write.is_file() else ""
+        write_file(write, support_page(document, [one.name for one in CASES], earlier).encode(), public=True)
     output.answer(document, support_text)
     if not document["passed"]:
         raise typer.Exit(1)

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hibernaut.errors import LabUnavailable
 from hibernaut.lab.host.cache import Cache
@@ -50,6 +51,19 @@ def configured_mirrors() -> Mirrors:
     if not main:
         raise LabUnavailable("apt's configuration has no mirror of Debian's archive", cure="--mirror URL")
     return Mirrors(main[0], security[0] if security else None)
+
+
+SIGNED_ONLY = tuple(
+    word
+    for name in (
+        "Acquire::AllowInsecureRepositories",
+        "Acquire::AllowWeakRepositories",
+        "Acquire::AllowDowngradeToInsecureRepositories",
+        "APT::Get::AllowUnauthenticated",
+    )
+    for word in ("-o", f"{name}=false")
+)
+"""Options without which the machine's own configuration of apt may allow archives that nobody has signed."""
 
 
 class Archive:
@@ -121,7 +135,7 @@ class Archive:
     def _apt(self, tool: str, *arguments: str, doing: str, cwd: Path | None = None) -> str:
         configuration = self._configured()
         apt = str(Path(program("apt-get")).with_name(tool))
-        return run([apt, *arguments], cwd=cwd, env={"APT_CONFIG": str(configuration)}, doing=doing)
+        return run([apt, *SIGNED_ONLY, *arguments], cwd=cwd, env={"APT_CONFIG": str(configuration)}, doing=doing)
 
     def _configured(self) -> Path:
         """Return the apt configuration; make it and fetch its lists the first time, and when the mirror has changed."""
@@ -152,7 +166,7 @@ class Archive:
         )
         # A suite that a mirror lacks (security updates of a new suite, say) is fine; no lists at all are not.
         subprocess.run(
-            [program("apt-get"), "-qq", "update"],
+            [program("apt-get"), *SIGNED_ONLY, "-qq", "update"],
             env={**os.environ, "APT_CONFIG": str(partial)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -177,6 +191,30 @@ class Archive:
         return [f"deb [signed-by={KEYRING}] {uri} {suite} main" for uri, suite in suites]
 
 
+def _refuse_links(package: Path, folder: Path) -> None:
+    """Raise LabUnavailable if a package writes through a symbolic link: its own, or one that another has unpacked."""
+    links: set[str] = set()
+    command = [program("dpkg-deb"), "--fsys-tarfile", str(package)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as source:
+        try:
+            with tarfile.open(fileobj=source.stdout, mode="r|") as archive:
+                for member in archive:
+                    path = PurePosixPath(member.name)
+                    above = [str(one) for one in path.parents if str(one) not in (".", *MERGED_FOLDERS)]
+                    through = next((one for one in above if one in links or (folder / one).is_symlink()), None)
+                    if through is not None or path.is_absolute() or ".." in path.parts:
+                        raise LabUnavailable(
+                            f"{package.name} writes {member.name} through a symbolic link or out of its folder",
+                            advice="give another --mirror",
+                        )
+                    if member.issym():
+                        links.add(str(path))
+        except tarfile.TarError as error:
+            raise LabUnavailable(f"{package.name} is damaged: {error}") from None
+        finally:
+            source.kill()
+
+
 def _unpack(packages: Iterable[Path], folder: Path) -> None:
     """Unpack packages into a folder with a merged /usr. Raises LabUnavailable."""
     for name in MERGED_FOLDERS:
@@ -184,6 +222,7 @@ def _unpack(packages: Iterable[Path], folder: Path) -> None:
         if not (folder / name).exists():
             (folder / name).symlink_to(f"usr/{name}")
     for package in packages:
+        _refuse_links(package, folder)
         with subprocess.Popen(
             [program("dpkg-deb"), "--fsys-tarfile", str(package)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as source:

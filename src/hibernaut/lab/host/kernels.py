@@ -128,13 +128,20 @@ def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> K
         archive = Archive(cache, line.suite, mirror)
         release = archive.newest_release(line.packages, line.release)
         archive.unpack([f"{part}{release}" for part in line.packages], folder)
+        _vmlinuz_in(folder, line)  # a folder without a kernel is not kept
 
     with cache.locked():
         root = cache.folder(f"kernels/{line.name}", make)
+    vmlinuz = _vmlinuz_in(root, line)
+    release = bzimage_release(vmlinuz)
+    return Kernel(line.name, release, vmlinuz, root / "usr" / "lib" / "modules" / release, line)
+
+
+def _vmlinuz_in(root: Path, line: PackagedLine) -> Path:
+    """Return the bzImage in a folder of unpacked packages. Raises LabUnavailable if there is none."""
     for vmlinuz in (*root.glob("boot/vmlinuz-*"), *root.glob("usr/lib/modules/*/vmlinuz")):
-        release = bzimage_release(vmlinuz)
-        return Kernel(line.name, release, vmlinuz, root / "usr" / "lib" / "modules" / release, line)
-    raise LabUnavailable(f"no kernel in the packages of {line.name}")
+        return vmlinuz
+    raise LabUnavailable(f"no kernel in the packages of {line.name}", advice=f"remove {root}")
 
 
 @lru_cache
