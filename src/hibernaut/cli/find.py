@@ -11,12 +11,15 @@ import typer
 
 from hibernaut.cli.options import OutputOptions, PassphraseOptions
 from hibernaut.errors import HibernautError
+from hibernaut.kernel.banner import find_banner
 from hibernaut.report.documents import DiskDocument, FindDocument, LayerDocument
 from hibernaut.report.find import OPENED, find_text
+from hibernaut.swsusp import open_image
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.header import AreaState, area_state
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.layers import Layer, layers
+from hibernaut.volumes.volume import Slice, Volume
 
 __all__ = ["find"]
 
@@ -54,13 +57,15 @@ def _disk(disk: Path, passphrases: list[bytes]) -> DiskDocument:
 
 def _layer(disk: Path, layer: Layer) -> LayerDocument:
     state: AreaState | None = None
-    detail = options = None
+    detail = options = kernel = None
     if layer.volume is not None:
         area = SwapArea(layer.volume, 0, layer.volume.size_bytes, layer.block)
         try:
             state, detail = area_state(area)
         except HibernautError as error:
             state, detail = "damaged", str(error)
+        if state in OPENED:
+            kernel = _kernel(layer.volume, layer.block)
         options = shlex.join([str(disk), *(["--volume", layer.specification] if layer.steps else [])])
     return {
         "volume": layer.specification,
@@ -71,5 +76,15 @@ def _layer(disk: Path, layer: Layer) -> LayerDocument:
         "offset_pages": None if layer.volume is None else layer.block,
         "state": state,
         "state_detail": detail,
+        "kernel": kernel,
         "options": options,
     }
+
+
+def _kernel(volume: Volume, block: int) -> str | None:
+    """Return the banner of the kernel in an image; None if its memory does not show one, or cannot be read."""
+    try:
+        with open_image(Slice(volume, 0, volume.size_bytes, volume.name), offset=block) as image:
+            return find_banner(image.memory(), image.info.cr3, image.info.jump_address)
+    except HibernautError:
+        return None

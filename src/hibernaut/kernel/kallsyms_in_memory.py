@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where kallsyms lies in a kernel's memory: as VMCOREINFO says, else found there.
+"""The tables of kallsyms in a kernel's memory: located by VMCOREINFO, else found there.
 
 Since Linux kernel commit 5fd8fea935a1 ("vmcoreinfo: include kallsyms symbols") (in v6.0), VMCOREINFO has its location.
 The tables of an older kernel are searched for in its image. From Linux kernel commit 2213e9a66bb8 ("kallsyms: add

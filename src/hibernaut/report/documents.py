@@ -120,6 +120,7 @@ class LayerDocument(TypedDict):
         "of another program",
     ]
     state_detail: Annotated[str | None, "of a swap area: what its header says"]
+    kernel: Annotated[str | None, "of an image: the banner of its kernel, `Linux version ...`, if it is found"]
     options: Annotated[str | None, "of a swap area: what opens it, after the name of a command"]
 
 

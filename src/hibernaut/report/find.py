@@ -22,7 +22,10 @@ def find_text(document: FindDocument) -> str:
         rows = [_row(layer) for layer in disk["layers"]]
         lines += [f"  {line}" for line in columns(rows)] if rows else ["  nothing that is known"]
         lines += [f"  ! {layer['problem']}" for layer in disk["layers"] if layer["problem"]]
-        lines += [f"  open with: {layer['options']}" for layer in disk["layers"] if layer["state"] in OPENED]
+        for layer in disk["layers"]:
+            if layer["state"] in OPENED:
+                lines += [f"  open with: {layer['options']}"]
+                lines += [f"    {layer['kernel']}"] if layer["kernel"] else []
     return "\n".join(lines)
 
 

@@ -248,7 +248,7 @@ def _write_sparse(blocks: Iterator[memoryview], fd: int, name: str) -> None:
 
 
 def _limit_bytes() -> int:
-    """Return the most bytes that a file may unpack to. Raises FormatError if the variable is no size."""
+    """Return the most bytes that a file may unpack to. Raises FormatError if the variable has no size."""
     text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
     match = SIZE.fullmatch(text)
     if match is None:

@@ -2,8 +2,8 @@
 """Output files: private, written without a name and put in the place of their target once complete and synced.
 
 A process that is killed leaves nothing: the system frees a file without a name (O_TMPFILE). Where the file system has
-no such files, the new file has a hidden name beside its target and a lock; one that nobody holds any more is removed by
-the next writer of the same target.
+no such files, the new file has a hidden name beside its target and a lock; one without a lock is removed by the
+next writer of the same target.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPEN_FILES = "/proc/self/fd"
 LEFTOVER_SECONDS = 10
 """Age from which a hidden file without a lock is a leftover: its writer takes the lock right after making it."""
 NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
-"""What open(2) reports of O_TMPFILE where file system or kernel do not know it."""
+"""Errors of open(2) where file system or kernel do not know O_TMPFILE."""
 
 
 @contextmanager

@@ -63,7 +63,7 @@ SIGNED_ONLY = tuple(
     )
     for word in ("-o", f"{name}=false")
 )
-"""Options without which the machine's own configuration of apt may allow archives that nobody has signed."""
+"""Options without which the machine's own configuration of apt may allow archives without a signature."""
 
 
 class Archive:
