@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,9 +141,10 @@ def test_swap_without_an_image_is_refused_by_name(tmp_path: Path) -> None:
 def test_offset_means_an_image(tmp_path: Path) -> None:
     """With --offset, --partition or --base nothing but a hibernation image is looked for."""
     (tmp_path / "raw").write_bytes(CONTENTS["raw"])
-    for place in ("offset", "partition", "base"):
+    places: list[dict[str, Any]] = [{"offset": 3}, {"partition": 4096}, {"base": 4096}]
+    for place in places:
         with pytest.raises(FormatError) as caught:
-            open_memory(tmp_path / "raw", **{place: 3 if place == "offset" else 4096})
+            open_memory(tmp_path / "raw", **place)
         assert "raw memory" not in str(caught.value)
 
 

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from hibernaut.errors import (
+    ContradictoryMemory,
     CorruptImage,
     FormatError,
     HibernationRefused,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from hibernaut.linux import DirectMap, Environment, FailAllocations, Layout, Machine, build_machine
     from hibernaut.linux.layout import hole_1g, hole_2m, hole_4k, no_table, none_entries
     from hibernaut.linux.rules import KernelRules, rules_for_release, rules_named
-    from hibernaut.linux.source_tables import direct_map_of
+    from hibernaut.linux.source_tables import direct_map_of, with_gaps
+    from hibernaut.memory.gaps import MemoryGap
     from hibernaut.paging.tables import PageTables
     from hibernaut.sources import Source, open_memory
     from hibernaut.studies.demo import demo_layout
@@ -48,6 +50,7 @@ __all__ = [
     "Audit",
     "Bounds",
     "Cell",
+    "ContradictoryMemory",
     "Converted",
     "CorruptImage",
     "DirectMap",
@@ -69,6 +72,7 @@ __all__ = [
     "Machine",
     "MachineFault",
     "MachineInSource",
+    "MemoryGap",
     "NewArea",
     "OutOfMemory",
     "PageTables",
@@ -107,6 +111,7 @@ __all__ = [
     "rules_named",
     "run_matrix",
     "way_named",
+    "with_gaps",
     "write_image",
 ]
 
@@ -121,6 +126,7 @@ _HOMES = {
     "FailAllocations": "hibernaut.linux",
     "Family": "hibernaut.exploration",
     "Fixmap": "hibernaut.hibernation",
+    "MemoryGap": "hibernaut.memory.gaps",
     "Image": "hibernaut.swsusp",
     "ImageInfo": "hibernaut.swsusp.info",
     "Inspection": "hibernaut.swsusp",
@@ -165,6 +171,7 @@ _HOMES = {
     "rules_named": "hibernaut.linux.rules",
     "run_matrix": "hibernaut.studies.matrix",
     "way_named": "hibernaut.hibernation",
+    "with_gaps": "hibernaut.linux.source_tables",
     "write_image": "hibernaut.swsusp.writer",
 }
 

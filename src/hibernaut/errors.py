@@ -11,6 +11,7 @@ import sys
 from typing import Any, Self
 
 __all__ = [
+    "ContradictoryMemory",
     "CorruptImage",
     "FormatError",
     "HibernationRefused",
@@ -118,6 +119,10 @@ class FormatError(HibernautError, ValueError):
 
 class CorruptImage(FormatError):
     """A file of the right format that is damaged: its fields or checksums contradict each other."""
+
+
+class ContradictoryMemory(FormatError):
+    """Raw memory that cannot be where its file has it: page tables name other places, and none fits alone."""
 
 
 class MachineFault(HibernautError):

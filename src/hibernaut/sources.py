@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hibernaut.errors import FormatError
 from hibernaut.memory.avml import open_avml
 from hibernaut.memory.dump import Dump, Refusal, RootHint
 from hibernaut.memory.elf import open_elf
+from hibernaut.memory.gaps import MemoryGap
 from hibernaut.memory.kdump import open_kdump
 from hibernaut.memory.lime import open_lime
 from hibernaut.memory.physical import PhysicalMemory
-from hibernaut.memory.raw import open_raw
+from hibernaut.memory.raw import RawMemory, open_raw
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.files import PlainFile, open_plain
 from hibernaut.volumes.volume import Volume
@@ -45,6 +46,7 @@ class Source(Closing):
         roots: all roots that the file names, the likeliest first; empty for `cr3` alone.
         remarks: what is missing in the file, or could not be read of it, a sentence each.
         salvaged: the damaged or used-up image that `memory` is of; None for any other source.
+        gaps_from: origin of the gaps that raw memory leaves out: "--gap", or "the page tables"; None if unknown.
     """
 
     memory: PhysicalMemory
@@ -58,6 +60,28 @@ class Source(Closing):
     roots: tuple[RootHint, ...] = ()
     remarks: tuple[str, ...] = ()
     salvaged: SalvagedImage | None = None
+    gaps_from: str | None = None
+
+    @property
+    def gaps(self) -> tuple[MemoryGap, ...]:
+        """Gaps in memory that the file leaves out, ascending; none for a format that says where its pages belong."""
+        return self.memory.gaps if isinstance(self.memory, RawMemory) else ()
+
+    @property
+    def undecided(self) -> RawMemory | None:
+        """The memory, if it is raw and the gaps of its file are unknown; else None."""
+        return self.memory if isinstance(self.memory, RawMemory) and self.gaps_from is None else None
+
+    def with_gaps(self, gaps: Sequence[MemoryGap], gaps_from: str) -> Source:
+        """Return this source of raw memory with the gaps put back; closing either closes the file.
+
+        Raises:
+            FormatError: there can be no such gaps.
+            ValueError: the memory is not raw.
+        """
+        if not isinstance(self.memory, RawMemory):
+            raise ValueError(f"{self.kind} says where its pages belong: it has no gaps to put back")
+        return replace(self, memory=self.memory.with_gaps(gaps), gaps_from=gaps_from)
 
     @property
     def root_hints(self) -> tuple[RootHint, ...]:
@@ -72,7 +96,12 @@ class Source(Closing):
 
 
 def open_memory(
-    path: str | os.PathLike[str] | Volume, *, offset: int = 0, partition: int | None = None, base: int | None = None
+    path: str | os.PathLike[str] | Volume,
+    *,
+    offset: int = 0,
+    partition: int | None = None,
+    base: int | None = None,
+    gaps: Sequence[MemoryGap] | None = None,
 ) -> Source:
     """Open a RAM dump (ELF core, LiME, AVML, kdump-compressed, raw) or a hibernation image, compressed or not.
 
@@ -85,28 +114,40 @@ def open_memory(
         partition: number of the swap partition in the MBR or GPT of a whole disk.
         base: byte offset in the file at which the device of the swap area begins. With `offset`, `partition` or `base`
             the file is read as a hibernation image, without detection.
+        gaps: gaps that a file of raw memory leaves out; an empty sequence states that it leaves out none. None if it is
+            not known: whatever reads page tables then looks for contradictions (see `linux.gaps`).
 
     Returns:
         The source, which owns the open file.
 
     Raises:
         FormatError: every reader refuses the file (the message has the reason of each), or one accepts it and the file
-            is damaged.
+            is damaged; or there are gaps, and the file is not raw memory or cannot leave them out.
         OSError: the file cannot be read.
     """
     if isinstance(path, Volume) and not isinstance(path, PlainFile):
-        return _open_image(path, offset, partition, base)
+        return _open(path, offset, partition, base, gaps)
     plain = path if isinstance(path, PlainFile) else open_plain(path)
     try:
-        if offset or partition is not None or base is not None:
-            return _open_image(plain, offset, partition, base)
-        return _detect(plain)
+        return _open(plain, offset, partition, base, gaps)
     except BaseException:
         plain.close()
         raise
 
 
-def _detect(plain: PlainFile) -> Source:
+def _open(
+    volume: Volume, offset: int, partition: int | None, base: int | None, gaps: Sequence[MemoryGap] | None
+) -> Source:
+    if offset or partition is not None or base is not None or not isinstance(volume, PlainFile):
+        found = _open_image(volume, offset, partition, base)
+    else:
+        found = _detect(volume, gaps)
+    if gaps is not None and not isinstance(found.memory, RawMemory):
+        raise FormatError(f"{found.kind} says where its pages belong", source=found.name, advice="leave out --gap")
+    return found
+
+
+def _detect(plain: PlainFile, gaps: Sequence[MemoryGap] | None) -> Source:
     from hibernaut.swsusp import looks_like_swap
 
     refusals: list[Refusal] = []
@@ -118,9 +159,9 @@ def _detect(plain: PlainFile) -> Source:
     if looks_like_swap(plain):
         return _open_image(plain, 0, None, None)
     refusals.append(Refusal("hibernation image", "no swap signature"))
-    last = open_raw(plain)
+    last = open_raw(plain, gaps or ())
     if isinstance(last, Dump):
-        return _source(plain, last)
+        return replace(_source(plain, last), gaps_from=None if gaps is None else "--gap")
     raise FormatError(
         "no memory that can be read: " + "; ".join(map(str, [*refusals, last])),
         source=plain.name,

@@ -26,7 +26,7 @@ def audit_(source: SourceArgument, options: MachineOptions, output: OutputOption
     with ExitStack() as stack:
         found = options.machine(stack, source, rules, output.quiet)
         result = audit(found.machine)
-        document = audit_document(result, found.machine, found.rules.rules_from)
+        document = audit_document(result, found)
     output.answer(document, audit_text)
     if not result.safe_today:
         raise typer.Exit(1)

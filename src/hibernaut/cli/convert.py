@@ -13,7 +13,7 @@ from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, 
 from hibernaut.cli.progress import page_progress
 from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.terminal import say
-from hibernaut.errors import FormatError
+from hibernaut.errors import ContradictoryMemory, FormatError
 from hibernaut.kernel.core_file import convert
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.source_tables import direct_map_under
@@ -44,8 +44,8 @@ def convert_(
 ) -> None:
     """Convert a dump or an image: all its page frames, each at its place in the machine's memory."""
     refuse_same_file(out, source)
-    with salvage.open_memory(options, source, output.quiet) as opened:
-        direct_map = _direct_map(opened, options, output.quiet) if to is Format.ELF else None
+    with salvage.open_memory(options, source, output.quiet) as plain:
+        opened, direct_map = _with_tables(plain, options, to, output.quiet)
         vaddr_base = None if direct_map is None else direct_map.base
         root = None if direct_map is None else (direct_map.cr3, direct_map.levels)
         with page_progress(f"writing {out}", opened.memory.ranges.total_pages, output.quiet) as advance:
@@ -62,12 +62,20 @@ def convert_(
     salvage.exit_unless_whole(opened)
 
 
-def _direct_map(source: Source, options: MemoryOptions, quiet: bool) -> DirectMap | None:
-    """Return the direct map; None, with a remark, if it cannot be found."""
+def _with_tables(source: Source, options: MemoryOptions, to: Format, quiet: bool) -> tuple[Source, DirectMap | None]:
+    """Return a source, raw memory with its gaps put back, and the direct map that a core states.
+
+    None, with a remark, if it cannot be found. Raises ContradictoryMemory.
+    """
+    if to is not Format.ELF and source.undecided is None:
+        return source, None
     try:
-        return direct_map_under(source, options.find_paging(source, quiet))
+        paging = options.find_paging(source, quiet)
+        found = paging.source or source
+        return found, direct_map_under(source, paging) if to is Format.ELF else None
     except FormatError as error:
-        if options.cr3 is not None:
+        if isinstance(error, ContradictoryMemory) or options.cr3 is not None:
             raise
-        say(f"virtual addresses are left out of the core: {error}", quiet)
-        return None
+        if to is Format.ELF:
+            say(f"virtual addresses are left out of the core: {error}", quiet)
+        return source, None

@@ -13,6 +13,7 @@ import typer
 
 from hibernaut.cli.terminal import STANDARD_OUTPUT, ReaderGone, abandon_output, say
 from hibernaut.errors import (
+    ContradictoryMemory,
     CorruptImage,
     FormatError,
     HibernationRefused,
@@ -68,7 +69,7 @@ def report_failure(error: Exception) -> int:
         say(_usage_line(error))
     elif isinstance(error, HibernautError):
         say(str(error) if error.advice else f"{error}; {_advice_on(error)}")
-        if isinstance(error, CorruptImage | MachineFault | OutOfMemory | HibernationRefused):
+        if isinstance(error, ContradictoryMemory | CorruptImage | MachineFault | OutOfMemory | HibernationRefused):
             return BAD_NEWS
     elif isinstance(error, ReaderGone | BrokenPipeError):
         abandon_output()

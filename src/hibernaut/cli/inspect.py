@@ -14,6 +14,8 @@ from hibernaut.cli.options import (
     ImageArgument,
     OutputOptions,
     base_option,
+    gap_option,
+    gaps_of,
     offset_option,
     partition_option,
 )
@@ -22,6 +24,8 @@ from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.errors import FormatError
 from hibernaut.kernel.resuming_machine import resuming_machine
 from hibernaut.kernel_line import RulesFrom
+from hibernaut.linux.source_tables import with_gaps
+from hibernaut.memory.gaps import MemoryGap
 from hibernaut.report.images import digests_of, inspect_document, verdict_document
 from hibernaut.report.salvage import salvaged_inspect_document, salvaged_inspection_text
 from hibernaut.report.text import inspection_text
@@ -66,6 +70,7 @@ def inspect(
     on_machine_offset: Annotated[int, offset_option("on-machine-", VERDICT_SECTION)] = 0,
     on_machine_partition: Annotated[int | None, partition_option("on-machine-", VERDICT_SECTION)] = None,
     on_machine_base: Annotated[int | None, base_option("on-machine-", VERDICT_SECTION)] = None,
+    on_machine_gap: Annotated[list[str] | None, gap_option("on-machine-", VERDICT_SECTION)] = None,
 ) -> None:
     """Show the contents of a hibernation image and whether it is intact.
 
@@ -79,7 +84,7 @@ def inspect(
             )
         _inspect_salvaged(image, options, salvage, output)
         return
-    asked = _asked(for_kernel, on_machine, place)
+    asked = _asked(for_kernel, on_machine, place, gaps_of(on_machine_gap, "--on-machine-gap"))
     with ExitStack() as stack:
         file, offset = options.place(image)
         stack.callback(close_volume, file)
@@ -107,7 +112,7 @@ def _inspect_salvaged(path: Path, options: AreaOptions, salvage: SalvageOptions,
 
 
 def _asked(
-    for_kernel: str | None, on_machine: str | None, place: AreaOptions
+    for_kernel: str | None, on_machine: str | None, place: AreaOptions, gaps: tuple[MemoryGap, ...] | None
 ) -> tuple[ImageRules, ResumingMachine, RulesFrom] | None:
     """Return kernel and machine of the verdict, and the origin of the rules; None if no verdict is asked for.
 
@@ -119,7 +124,9 @@ def _asked(
     if on_machine is None:
         machine = ResumingMachine("an unknown machine")
     else:
-        machine = resuming_machine(on_machine, offset=place.offset, partition=place.partition, base=place.base)
+        machine = resuming_machine(
+            on_machine, offset=place.offset, partition=place.partition, base=place.base, gaps=gaps, settle=with_gaps
+        )
     if for_kernel is not None:
         return image_rules_for_release(for_kernel), machine, "line"
     if machine.release is None:

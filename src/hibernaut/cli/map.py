@@ -17,7 +17,7 @@ def map_(source: SourceArgument, options: MemoryOptions, salvage: SalvageOptions
     """Show the direct map of a dump or an image: its base, the memory present by each size of entry, every hole."""
     with salvage.open_memory(options, source, output.quiet) as opened:
         paging = options.find_paging(opened, output.quiet)
-        document = map_document(direct_map_under(opened, paging), paging, opened.remarks)
+        document = map_document(direct_map_under(opened, paging), paging, paging.source or opened)
         if opened.salvaged is not None:
             document["salvage"] = salvage_document(opened.salvaged)
     output.answer(document, map_text)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,6 +22,8 @@ from hibernaut.errors import HibernautError
 from hibernaut.hibernation.machine_in_source import MachineInSource, machine_in
 from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
 from hibernaut.linux.source_tables import Paging, find_paging
+from hibernaut.memory.declarations import PADDR_LIMIT
+from hibernaut.memory.gaps import MemoryGap
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import Image, open_image
 from hibernaut.swsusp.codecs import CompressorName
@@ -44,6 +47,8 @@ __all__ = [
     "SourceArgument",
     "base_option",
     "expand_options",
+    "gap_option",
+    "gaps_of",
     "number",
     "offset_option",
     "partition_option",
@@ -110,6 +115,45 @@ def base_option(prefix: str = "", section: str = IMAGE_SECTION) -> Any:
     return typer.Option(
         f"--{prefix}base", parser=number, metavar="BYTES", rich_help_panel=section, help=f"{text} Default: 0."
     )
+
+
+def gap_option(prefix: str = "", section: str = SOURCE_SECTION) -> Any:
+    """Declare --gap, or with a prefix its counterpart for another file; `gaps_of` reads its values."""
+    text = (
+        "Raw memory: gap that the file leaves out, such as 3G+1G; repeatable; none if there is none."
+        if not prefix
+        else _for(prefix, "gap")
+    )
+    default = "as the page tables prove" if not prefix else "as they prove"
+    return typer.Option(
+        f"--{prefix}gap", metavar="START+SIZE", rich_help_panel=section, help=f"{text} Default: {default}."
+    )
+
+
+def gaps_of(values: list[str] | None, option: str = "--gap") -> tuple[MemoryGap, ...] | None:
+    """Return the gaps that an option names; None if it is not given. Raises BadParameter."""
+    if not values:
+        return None
+    if values == ["none"]:
+        return ()
+    found = []
+    for value in values:
+        match = _GAP.fullmatch(value)
+        if match is None:
+            raise typer.BadParameter(
+                f"{value!r} is not a gap; expected START+SIZE such as 0xc0000000+1G, or none", param_hint=option
+            )
+        start, start_unit, size, size_unit = match.groups()
+        gap = MemoryGap(int(start, 0) * _UNITS[start_unit.upper()], int(size, 0) * _UNITS[size_unit.upper()])
+        if not gap.size_bytes or gap.end > PADDR_LIMIT:
+            raise typer.BadParameter(f"{value} does not fit in 52 bits of addresses", param_hint=option)
+        found.append(gap)
+    return tuple(found)
+
+
+_NUMBER = r"(0[xX][0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,18})([kKmMgGtT]?)(?:i?B)?"
+_GAP = re.compile(rf"{_NUMBER}\+{_NUMBER}")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def _for(prefix: str, option: str) -> str:
@@ -257,14 +301,6 @@ class AreaOptions(PassphraseOptions):
         """Open a hibernation image there, if one is given, for as long as the stack is. Raises FormatError, OSError."""
         return None if path is None else stack.enter_context(self.open_image(path))
 
-    def open_memory(self, path: Path, quiet: bool) -> Source:
-        """Open memory, which an image there may hold, and print the remarks on it. Raises FormatError, OSError."""
-        volume, offset = self.place(path)
-        source = open_memory(volume, offset=offset, partition=self.partition, base=self.base)
-        for remark in source.remarks:
-            say(f"{source.name}: {remark}", quiet)
-        return source
-
 
 @dataclass(frozen=True)
 class MemoryOptions(AreaOptions):
@@ -290,6 +326,16 @@ class MemoryOptions(AreaOptions):
             help="Levels of paging. Default: as SOURCE says, else detected.",
         ),
     ] = None
+    gap: Annotated[list[str] | None, gap_option()] = None
+
+    def open_memory(self, path: Path, quiet: bool) -> Source:
+        """Open memory, which an image there may hold, and print the remarks on it. Raises FormatError, OSError."""
+        gaps = gaps_of(self.gap)
+        volume, offset = self.place(path)
+        source = open_memory(volume, offset=offset, partition=self.partition, base=self.base, gaps=gaps)
+        for remark in source.remarks:
+            say(f"{source.name}: {remark}", quiet)
+        return source
 
     def find_paging(self, source: Source, quiet: bool, *, any_root: bool = False) -> Paging:
         """Return the page tables of a SOURCE, and print remarks on them.

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.options import AreaOptions
+from hibernaut.cli.options import AreaOptions, MemoryOptions
 from hibernaut.cli.progress import page_progress
 from hibernaut.cli.terminal import say
 from hibernaut.sources import Source, source_of_salvaged
@@ -79,10 +79,12 @@ class SalvageOptions:
         if source.salvaged is not None and not source.salvaged.whole:
             raise typer.Exit(1)
 
-    def open_memory(self, area: AreaOptions, path: Path, quiet: bool) -> Source:
-        """Open memory as `AreaOptions.open_memory` does, or that of the image there as far as it goes."""
+    def open_memory(self, area: MemoryOptions, path: Path, quiet: bool) -> Source:
+        """Open memory as `MemoryOptions.open_memory` does, or that of the image there as far as it goes."""
         if not self.wanted:
             return area.open_memory(path, quiet)
+        if area.gap:
+            raise typer.BadParameter("--gap is for raw memory: it excludes --consumed, --salvage and --map-block")
         with page_progress(f"reading {path}", None, quiet) as advance:
             source = source_of_salvaged(self.open(area, path, advance))
         for remark in source.remarks:

@@ -26,7 +26,8 @@ def walk(
 ) -> None:
     """Show every table entry that the CPU reads on the way to an address."""
     with options.open_memory(source, output.quiet) as opened:
-        tables = page_tables_under(opened, options.find_paging(opened, output.quiet, any_root=True))
+        paging = options.find_paging(opened, output.quiet, any_root=True)
+        tables = page_tables_under(opened, paging)
         found = tables.walk(vaddr)
-        document = walk_document(found, tables, meaning_of(tables, found))
+        document = walk_document(found, tables, paging.source or opened, meaning_of(tables, found))
     output.answer(document, walk_text)

@@ -15,7 +15,7 @@ from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.suspend import PagesToSave, pages_to_save, secret_users
 from hibernaut.kernel_line import Probed
 from hibernaut.linux.rules import RULE_NAMES, KernelRules
-from hibernaut.linux.source_tables import find_paging
+from hibernaut.linux.source_tables import find_paging, paging_of_raw
 from hibernaut.memory.page import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -41,12 +41,14 @@ class MachineInSource:
         pages: its list of pages to save, and the list's origin.
         rules: the rules of its kernel, and whether they were given, probed, or those of a kernel line.
         remarks: contradictions and substitutes that a user must hear of, a sentence each.
+        source: the source, raw memory with its gaps put back.
     """
 
     machine: Machine
     pages: PagesToSave
     rules: Probed[KernelRules]
     remarks: tuple[str, ...]
+    source: Source
 
 
 def machine_in(
@@ -77,14 +79,17 @@ def machine_in(
         FormatError: no page tables are found, or the image is of another machine.
         HibernautError: a page on the list is not in the source.
     """
-    paging = find_paging(source, cr3, levels) if cr3 is not None or source.root_hints else None
+    told = cr3 is not None or bool(source.root_hints)
+    paging = find_paging(source, cr3, levels) if told else paging_of_raw(source, levels)
+    if paging is not None:
+        source = paging.source or source
     source, own = with_own_vmcoreinfo(source, None if paging is None else paging.root_and_levels)
     if pages_from is not None:
         refuse_other_machine(source, pages_from)
         pages = PagesToSave("image", pages_from.pfns, pages_from.info)
     else:
         pages = pages_to_save(source)
-    if paging is None and pages.kernel is not None:
+    if not told and pages.kernel is not None:
         paging = find_paging(source, pages.kernel.info.cr3, levels or pages.kernel.levels)
     elif paging is None:
         paging = find_paging(source, levels=levels)
@@ -105,7 +110,7 @@ def machine_in(
         *filter(None, (*paging.remarks, own.remark)),
         *_remarks(source, pages_from or source.image, pages, found, paging.cr3),
     )
-    return MachineInSource(machine, pages, found, remarks)
+    return MachineInSource(machine, pages, found, remarks, source)
 
 
 def refuse_other_machine(source: Source, image: Image) -> None:

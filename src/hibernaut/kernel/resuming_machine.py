@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hibernaut.kernel.facts import machine_facts
 from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.running import running_machine
 from hibernaut.kernel.symbol_names import names_in_memory
-from hibernaut.sources import open_memory
+from hibernaut.memory.gaps import MemoryGap
+from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp.e820 import E820Sums
 from hibernaut.swsusp.verdict import ResumingMachine
 
@@ -28,7 +30,13 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 def resuming_machine(
-    name: str, *, offset: int = 0, partition: int | None = None, base: int | None = None
+    name: str,
+    *,
+    offset: int = 0,
+    partition: int | None = None,
+    base: int | None = None,
+    gaps: Sequence[MemoryGap] | None = None,
+    settle: Callable[[Source], Source] = lambda source: source,
 ) -> ResumingMachine:
     """Return the facts that a resuming kernel compares, of the machine that is named.
 
@@ -38,6 +46,8 @@ def resuming_machine(
         offset: block of the swap header, of an image in a swap file, see `open_memory`.
         partition: partition with an image.
         base: byte at which the device with an image begins.
+        gaps: gaps that a raw dump leaves out, see `open_memory`.
+        settle: returns a source of raw memory with its gaps put back.
 
     Raises:
         FormatError: the file does not state them.
@@ -52,7 +62,8 @@ def resuming_machine(
             head = file.read(MAX_JSON_BYTES + 1)
         if head.lstrip()[:1] == b"{":
             return _from_json(head, name)
-    return _from_memory(path, offset, partition, base)
+    with open_memory(path, offset=offset, partition=partition, base=base, gaps=gaps) as source:
+        return _from_memory(source if source.undecided is None else settle(source))
 
 
 def _from_json(content: bytes, name: str) -> ResumingMachine:
@@ -93,12 +104,11 @@ def _number(value: Any, key: str, name: str) -> int | None:
     return found
 
 
-def _from_memory(path: Path, offset: int, partition: int | None, base: int | None) -> ResumingMachine:
-    with open_memory(path, offset=offset, partition=partition, base=base) as source:
-        if source.image is not None:
-            info, hw_sig = source.image.info, source.image.header.hw_sig
-            return ResumingMachine(source.name, info.e820, info.physical_pages, hw_sig)
-        source, _ = with_own_vmcoreinfo(source)
-        facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
-        kernel = names_in_memory(source.memory, source.vmcoreinfo, name=source.name)
+def _from_memory(source: Source) -> ResumingMachine:
+    if source.image is not None:
+        info, hw_sig = source.image.info, source.image.header.hw_sig
+        return ResumingMachine(source.name, info.e820, info.physical_pages, hw_sig)
+    source, _ = with_own_vmcoreinfo(source)
+    facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
+    kernel = names_in_memory(source.memory, source.vmcoreinfo, name=source.name)
     return ResumingMachine(source.name, facts.e820, facts.physical_pages, release=facts.release, kernel=kernel)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hibernaut.memory.ranges import FrameRanges
     from hibernaut.paging.spans import Addresses
 
-__all__ = ["Root", "find_root", "find_roots"]
+__all__ = ["Root", "bases_of", "find_root", "find_roots", "plausible_roots"]
 
 _HALF = ENTRIES // 2
 _SAMPLE = np.linspace(_HALF, ENTRIES - 1, 16).astype(np.int64)
@@ -107,7 +107,7 @@ def find_roots(memory: PhysicalMemory, levels: int | None = None) -> list[Root]:
 
 def _roots_with(memory: PhysicalMemory, ram: FrameRanges, levels: int | None, encryption: int) -> list[Root]:
     """Return the roots whose entries have this bit of encrypted memory."""
-    plausible = list(_plausible(memory, ram, encryption))
+    plausible = list(plausible_roots(memory, ram, encryption))
     for number in (5, 4) if levels is None else (levels,):
         roots = _roots(memory, plausible, number, ram, encryption)
         if roots:
@@ -122,7 +122,7 @@ def _roots(memory: PhysicalMemory, pfns: list[int], levels: int, ram: FrameRange
         table = memory.page(pfn)
         assert table is not None
         entries = table.view(np.uint64)
-        bases = _bases(memory, pfn, levels, encryption)
+        bases = bases_of(memory, pfn, levels, encryption)
         if not bases:
             continue
         half = entries[_HALF:].tobytes()
@@ -158,9 +158,18 @@ def _in_image(found: DirectMap, pfn: int) -> bool:
     return bool(((image.pfn <= pfn) & (pfn < image.pfn + image.pages)).any())
 
 
-def _plausible(memory: PhysicalMemory, ram: FrameRanges, encryption: int) -> Iterator[int]:
-    """Yield frames whose upper half could be a root's: some entries, each zero or a table's within the memory."""
-    end = np.uint64(memory.ranges.end << 12)
+def plausible_roots(
+    memory: PhysicalMemory, ram: FrameRanges, encryption: int, end_pfn: int | None = None
+) -> Iterator[int]:
+    """Yield frames whose upper half could be a root's: some entries, each zero or a table's within the memory.
+
+    Args:
+        memory: the memory.
+        ram: the frames to look at; all are read.
+        encryption: mask of the bit of encrypted memory in entries, see `PageTables`.
+        end_pfn: one past the last frame that a table can have; by default that of the memory.
+    """
+    end = np.uint64((memory.ranges.end if end_pfn is None else end_pfn) << 12)
     candidates = ram.pfns()
     for first in range(0, len(candidates), CHUNK_PAGES):
         pfns = candidates[first : first + CHUNK_PAGES]
@@ -182,7 +191,7 @@ def _like_tables(entries: Entries, end: np.uint64, encryption: int) -> BoolArray
     return like
 
 
-def _bases(memory: PhysicalMemory, pfn: int, levels: int, encryption: int) -> set[int]:
+def bases_of(memory: PhysicalMemory, pfn: int, levels: int, encryption: int) -> set[int]:
     """Return every base at which a direct map would contain the root itself, by the root's own tables.
 
     A direct map begins at a multiple of 1 GiB, so the root's frame has the same place in its GiB in both addresses.

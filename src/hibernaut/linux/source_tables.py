@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hibernaut.errors import FormatError
+from hibernaut.errors import ContradictoryMemory, FormatError
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.encryption import encryption_of_root
+from hibernaut.linux.gaps import Fit, find_gaps
 from hibernaut.linux.roots import find_root
 from hibernaut.memory.dump import RootHint
+from hibernaut.memory.raw import RawMemory
 from hibernaut.memory.vmcoreinfo import find_vmcoreinfos, page_table_root, parse_vmcoreinfo, sme_mask
 from hibernaut.paging.entries import FRAME_MASK
 from hibernaut.paging.tables import PageTables
@@ -35,11 +37,15 @@ __all__ = [
     "page_tables_of",
     "page_tables_under",
     "paging_of",
+    "paging_of_raw",
+    "with_gaps",
 ]
 
 MOST_HINTS = 32
 """Most roots that are tried because a file names them; memory is searched after that."""
 _SHOWN = 4
+ROOT_ADVICE = "give the physical address of the root as --cr3"
+RAW_ADVICE = f"{ROOT_ADVICE}, or --gap START+SIZE if the file leaves out a gap in memory"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +60,9 @@ class Paging:
         direct_map: the direct map under it; None for a root that the caller names.
         encryption: mask of the bit of encrypted memory in its entries, see `PageTables`; 0 without it.
         encryption_from: origin of that mask: "VMCOREINFO", or "the page tables" where it was found by plausibility.
+        source: the source that they are in: that which was given, or, if it is raw memory whose page tables prove gaps,
+            the same file's memory with the gaps put back.
+        missing_pages: pages that the direct map maps and a file of raw memory does not hold.
     """
 
     cr3: int
@@ -63,6 +72,8 @@ class Paging:
     direct_map: DirectMap | None = None
     encryption: int = 0
     encryption_from: str | None = None
+    source: Source | None = None
+    missing_pages: int = 0
 
     @property
     def root_and_levels(self) -> tuple[int, int] | None:
@@ -71,12 +82,25 @@ class Paging:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """A sentence on the roots that were not taken, and one on encrypted memory; none if neither is."""
-        told = [self._rejected, None]
+        """Sentences on gaps that were put back, missing pages, roots that were not taken, and encrypted memory."""
+        told = [self._gaps, self._missing, self._rejected, None]
         if self.encryption:
             bit = self.encryption.bit_length() - 1
-            told[1] = f"memory is encrypted (SME or SEV): bit {bit} of page-table entries, by {self.encryption_from}"
+            told[-1] = f"memory is encrypted (SME or SEV): bit {bit} of page-table entries, by {self.encryption_from}"
         return tuple(filter(None, told))
+
+    @property
+    def _gaps(self) -> str | None:
+        if self.source is None or self.source.gaps_from in (None, "--gap"):
+            return None
+        shown = " ".join(f"--gap {gap}" for gap in self.source.gaps)
+        return f"raw memory without its gaps: put back as by {shown}, which the page tables prove"
+
+    @property
+    def _missing(self) -> str | None:
+        if not self.missing_pages:
+            return None
+        return f"the file is incomplete: it lacks {self.missing_pages} pages that the direct map has an entry for"
 
     @property
     def _rejected(self) -> str | None:
@@ -90,7 +114,7 @@ class Paging:
 
 
 def find_paging(source: Source, cr3: int | None = None, levels: int | None = None, *, any_root: bool = False) -> Paging:
-    """Return the page tables of a source.
+    """Return the page tables of a source. Where those of raw memory prove that its file leaves out gaps, put them back.
 
     Args:
         source: the memory.
@@ -99,9 +123,72 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
         levels: 4 or 5; None as for `cr3`.
         any_root: whether, where no root is found that maps a direct map, the first that the file names will do.
 
+    Returns:
+        The page tables; memory with the gaps is that of `Paging.source`.
+
     Raises:
+        ContradictoryMemory: raw memory leaves out a gap, and its page tables do not say which.
         FormatError: no root that the file names maps a direct map, and none, or more than one, was found.
     """
+    raw = source.undecided
+    if raw is None:
+        return _in_raw(source, _paging(source, cr3, levels, any_root=any_root))
+    try:
+        found = _in_raw(source, _paging(source, cr3, levels, any_root=any_root))
+    except FormatError:
+        gaps = find_gaps(raw, cr3, levels, None, source.name)
+        if gaps is None:
+            raise
+    else:
+        gaps = find_gaps(raw, found.cr3, found.levels, found.direct_map, source.name)
+        if gaps is None:
+            return found
+    return find_paging(source.with_gaps(gaps, "the page tables"), cr3, levels, any_root=any_root)
+
+
+def paging_of_raw(source: Source, levels: int | None = None) -> Paging | None:
+    """Return the page tables of raw memory whose gaps are unknown.
+
+    Returns:
+        See `find_paging`; None if there are none, or if the source is other memory.
+
+    Raises:
+        ContradictoryMemory: see `find_paging`.
+    """
+    if source.undecided is None:
+        return None
+    try:
+        return find_paging(source, levels=levels)
+    except ContradictoryMemory:
+        raise
+    except FormatError:
+        return None
+
+
+def with_gaps(source: Source) -> Source:
+    """Return a source, raw memory with the gaps put back that its page tables prove.
+
+    Raises:
+        ContradictoryMemory: see `find_paging`.
+    """
+    found = paging_of_raw(source)
+    return source if found is None else found.source or source
+
+
+def _in_raw(source: Source, found: Paging) -> Paging:
+    """Return page tables with their source and, in raw memory, with their direct map, if there is one, and its gaps."""
+    if not isinstance(source.memory, RawMemory):
+        return replace(found, source=source)
+    direct_map = found.direct_map
+    if direct_map is None:
+        with contextlib.suppress(FormatError):
+            direct_map = DirectMap.find(source.memory, found.cr3, found.levels, encryption=found.encryption)
+    missing = 0 if direct_map is None else Fit(source.memory, direct_map).missing_pages
+    return replace(found, source=source, direct_map=direct_map, missing_pages=missing)
+
+
+def _paging(source: Source, cr3: int | None, levels: int | None, *, any_root: bool) -> Paging:
+    """Return the page tables of a source as it is. Arguments and errors as for `find_paging`."""
     if cr3 is not None:
         mask, mask_from = _encryption(source, cr3)
         number = levels if levels is not None else source.levels
@@ -133,7 +220,7 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
         raise FormatError(
             f"{what}, and {error}",
             source=source.name if refusals else None,
-            advice="give the physical address of the root as --cr3",
+            advice=ROOT_ADVICE if source.undecided is None else RAW_ADVICE,
         ) from error
     mask, mask_from = _encryption(source, root.cr3)
     origin = "the search of memory"
@@ -217,6 +304,7 @@ def direct_map_under(source: Source, paging: Paging) -> DirectMap:
     """Return the direct map of page tables of a source. Raise FormatError if there is none."""
     if paging.direct_map is not None:
         return paging.direct_map
+    source = paging.source or source
     try:
         return DirectMap.find(source.memory, paging.cr3, paging.levels, encryption=paging.encryption)
     except FormatError as error:
@@ -239,4 +327,4 @@ def page_tables_of(source: Source, cr3: int | None = None, levels: int | None = 
 def page_tables_under(source: Source, paging: Paging) -> PageTables:
     """Return page tables of a source. Raise FormatError as `page_tables_of`."""
     levels = paging.levels if paging.levels is not None else direct_map_under(source, paging).levels
-    return PageTables(source.memory, paging.cr3, levels, paging.encryption)
+    return PageTables((paging.source or source).memory, paging.cr3, levels, paging.encryption)

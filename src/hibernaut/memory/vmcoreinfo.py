@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.memory.declarations import CR3_FRAME, PADDR_LIMIT, START_KERNEL_MAP
-from hibernaut.memory.page import PAGE_SIZE, Bytes, Pfns
+from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 
 if TYPE_CHECKING:
@@ -110,10 +110,13 @@ def find_vmcoreinfo(memory: PhysicalMemory) -> bytes | None:
 
 
 def find_vmcoreinfos(memory: PhysicalMemory) -> tuple[bytes, ...]:
-    """Return every VMCOREINFO in a memory, each once, the longest first, at most `MOST_TEXTS`. Reads all pages."""
+    """Return every VMCOREINFO in a memory, each once, the longest first, at most `MOST_TEXTS`.
+
+    Reads all `stored` pages.
+    """
     finder = VmcoreinfoFinder()
-    for pfns, pages in chunks_of(memory):
-        finder.feed(pfns, pages)
+    for pfns in memory.stored.chunks(CHUNK_PAGES):
+        finder.feed(pfns, memory.gather(pfns)[0])
     return finder.texts(memory)
 
 
@@ -140,7 +143,7 @@ class VmcoreinfoFinder:
             steps = np.diff(pfns[first : first + TEXT_BYTES // PAGE_SIZE + 1]) == 1
             end = first + 1 + int(np.argmin(np.append(steps, False)))
             window = data[start : min(end * PAGE_SIZE, start + TEXT_BYTES)].tobytes()
-            if b"\x00" not in window and end == len(pfns):
+            if b"\x00" not in window and len(window) < TEXT_BYTES:
                 with self._lock:
                     self._cut.append(int(pfns[first]) * PAGE_SIZE + within)
             else:

@@ -247,10 +247,23 @@ class MismatchDocument(TypedDict):
     found_pfn: Annotated[Hex, "page frame that it maps"]
 
 
+class GapDocument(TypedDict):
+    """A gap in physical memory that a file of raw memory leaves out."""
+
+    start: Annotated[Hex, "its first byte, a physical address"]
+    size_bytes: Annotated[int, "its length"]
+
+
+Gaps = Annotated[list[GapDocument], "gaps of raw memory that its file leaves out and that were put back, ascending"]
+GapsFrom = Annotated[str | None, "their origin: the option gap, or the page tables; null if none are known"]
+
+
 class MapDocument(TypedDict):
     """`hibernaut map`: the direct map."""
 
     remarks: Annotated[list[str], "what is missing in the source"]
+    gaps: Gaps
+    gaps_from: GapsFrom
     levels: Annotated[int, "levels of paging: 4 or 5"]
     cr3: Annotated[Hex, "physical address of the root of the page tables"]
     root_from: Annotated[
@@ -323,6 +336,8 @@ class WalkDocument(TypedDict):
     paddr: Annotated[Hex | None, "physical address; null if the address is not mapped"]
     effective: RightsDocument
     not_present: Annotated[NotPresentDocument | None, "meaning of a last entry that is not present, else null"]
+    gaps: Gaps
+    gaps_from: GapsFrom
 
 
 class ConvertDocument(TypedDict):
@@ -330,6 +345,8 @@ class ConvertDocument(TypedDict):
 
     source: Annotated[str, "format of the source: elf, lime, kdump, raw or swsusp"]
     remarks: Annotated[list[str], "what is missing in the source"]
+    gaps: Gaps
+    gaps_from: GapsFrom
     format: Annotated[str, "format of the file: elf, lime or raw"]
     pages: Pages
     ranges: Annotated[int, "number of ranges of neighbouring page frames"]
@@ -475,6 +492,8 @@ class AuditDocument(TypedDict):
     more_splits: Annotated[int, "number of splits that are not listed"]
     safe_today: Annotated[bool, "whether today's kernel saves every page, whatever fails"]
     safe_by_fixmap: Annotated[bool, "whether the fixmap slot does"]
+    gaps: Gaps
+    gaps_from: GapsFrom
 
 
 class RunDocument(TypedDict):

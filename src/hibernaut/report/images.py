@@ -26,6 +26,7 @@ from hibernaut.report.documents import (
     VerdictDocument,
     WrittenDocument,
 )
+from hibernaut.report.page_tables import gap_documents
 from hibernaut.report.text import counted, hex_or_none, size_text
 from hibernaut.sources import Source
 from hibernaut.swsusp import Image, Inspection
@@ -207,6 +208,8 @@ def convert_document(source: Source, converted: Converted, vaddr_base: int | Non
     return {
         "source": source.kind,
         "remarks": list(source.remarks),
+        "gaps": gap_documents(source),
+        "gaps_from": source.gaps_from,
         "format": converted.format,
         "pages": converted.pages,
         "ranges": converted.ranges,

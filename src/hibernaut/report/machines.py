@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hibernaut.hibernation.audit import Audit
-from hibernaut.kernel_line import RulesFrom
-from hibernaut.linux import Machine
+from hibernaut.hibernation.machine_in_source import MachineInSource
 from hibernaut.report.documents import AuditDocument, CellDocument, DemoDocument, ExplainDocument, RunDocument
+from hibernaut.report.page_tables import gap_documents
 from hibernaut.report.text import counted, hex_or_none
 from hibernaut.studies.demo import ImageReadBack
 from hibernaut.studies.explain import QUESTION, Branch
@@ -20,11 +20,11 @@ SHOWN_RUNS = 3
 SHOWN_SPLITS = 20
 
 
-def audit_document(found: Audit, machine: Machine, rules_from: RulesFrom) -> AuditDocument:
+def audit_document(found: Audit, inside: MachineInSource) -> AuditDocument:
     """Return the document of an audit; of long lists the first entries and the number of the others."""
     return {
-        "rules": machine.rules.line,
-        "rules_from": rules_from,
+        "rules": inside.machine.rules.line,
+        "rules_from": inside.rules.rules_from,
         "saveable_pages": found.saveable_pages,
         "refused": found.refused,
         "classes": [
@@ -61,6 +61,8 @@ def audit_document(found: Audit, machine: Machine, rules_from: RulesFrom) -> Aud
         "more_splits": max(0, len(found.splits) - SHOWN_SPLITS),
         "safe_today": found.safe_today,
         "safe_by_fixmap": found.safe_by_fixmap,
+        "gaps": gap_documents(inside.source),
+        "gaps_from": inside.source.gaps_from,
     }
 
 

@@ -8,22 +8,30 @@ from hibernaut.linux.not_present import NotPresent, swap_flags
 from hibernaut.linux.source_tables import Paging
 from hibernaut.paging.entries import entry_flags
 from hibernaut.paging.tables import PageTables, Step, Walk
-from hibernaut.report.documents import MapDocument, NotPresentDocument, WalkDocument
+from hibernaut.report.documents import GapDocument, MapDocument, NotPresentDocument, WalkDocument
 from hibernaut.report.text import hex_or_none
+from hibernaut.sources import Source
 
-__all__ = ["map_document", "walk_document"]
+__all__ = ["gap_documents", "map_document", "walk_document"]
 
 
-def map_document(found: DirectMap, paging: Paging, remarks: tuple[str, ...]) -> MapDocument:
+def gap_documents(source: Source) -> list[GapDocument]:
+    """Return the documents of the gaps that were put back into raw memory."""
+    return [{"start": f"{gap.start:#x}", "size_bytes": gap.size_bytes} for gap in source.gaps]
+
+
+def map_document(found: DirectMap, paging: Paging, source: Source) -> MapDocument:
     """Return the document of a direct map.
 
     Args:
         found: the direct map.
         paging: the page tables that it is in.
-        remarks: remarks on its source.
+        source: the memory.
     """
     return {
-        "remarks": [*remarks, *paging.remarks],
+        "remarks": [*source.remarks, *paging.remarks],
+        "gaps": gap_documents(source),
+        "gaps_from": source.gaps_from,
         "levels": found.levels,
         "cr3": f"{found.cr3:#x}",
         "root_from": paging.origin,
@@ -57,7 +65,7 @@ def map_document(found: DirectMap, paging: Paging, remarks: tuple[str, ...]) -> 
     }
 
 
-def walk_document(found: Walk, tables: PageTables, meaning: NotPresent | None = None) -> WalkDocument:
+def walk_document(found: Walk, tables: PageTables, source: Source, meaning: NotPresent | None = None) -> WalkDocument:
     """Return the document of a walk through page tables, and the meaning of its last entry if not present."""
     pfn = found.pfn
     if meaning is not None:
@@ -79,6 +87,8 @@ def walk_document(found: Walk, tables: PageTables, meaning: NotPresent | None = 
         "paddr": hex_or_none(found.paddr),
         "effective": {"rw": found.rw, "nx": found.nx, "user": found.user},
         "not_present": None if meaning is None else _not_present(meaning),
+        "gaps": gap_documents(source),
+        "gaps_from": source.gaps_from,
     }
 
 

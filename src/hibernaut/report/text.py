@@ -199,6 +199,7 @@ def map_text(document: MapDocument) -> str:
     present = document["present_bytes"]
     lines = columns(
         [
+            *([("gaps", _gaps_text(document))] if document["gaps"] else []),
             ("page tables", f"{document['levels']} levels, CR3 {document['cr3']}"),
             ("direct map", f"from {document['base']}, frames 0 to {document['end_pfn']} (exclusive)"),
             (
@@ -231,6 +232,11 @@ def map_text(document: MapDocument) -> str:
             f"but points to {wrong['found_pfn']}, {counted(wrong['pages'], 'page')}"
         )
     return "\n".join(lines)
+
+
+def _gaps_text(document: MapDocument | AuditDocument) -> str:
+    gaps = ", ".join(f"{gap['start']}+{gap['size_bytes']:#x}" for gap in document["gaps"])
+    return f"{gaps}, which the file leaves out, by {document['gaps_from']}"
 
 
 def walk_text(document: WalkDocument) -> str:
@@ -322,6 +328,7 @@ def _cell(cell: CellDocument) -> str:
 def audit_text(document: AuditDocument) -> str:
     """Return the text of the document of `audit`."""
     lines = [
+        *([f"gaps         {_gaps_text(document)}"] if document["gaps"] else []),
         f"kernel       rules of {document['rules']}",
         f"saveable     {counted(document['saveable_pages'], 'page')}",
     ]
