@@ -116,6 +116,50 @@ def test_mistakes(golden: Golden, used_up: Path) -> None:
     """Options that exclude each other, and an image that is not used up."""
     assert "exclude" in refused("inspect", used_up, "--consumed", "--digests")
     assert "is not used up" in refused("inspect", golden(NAME), "--consumed")
+    assert "--scan excludes" in refused("inspect", used_up, "--consumed", "--scan")
+    assert "block 5 does not hold a page of a swap map" in refused("inspect", used_up, "--map-block", 5)
+
+
+def test_find_shows_the_option_for_a_used_up_image(used_up: Path) -> None:
+    """It holds no image: the exit status stays 1."""
+    result = hibernaut("find", used_up)
+    assert result.status == 1
+    assert f"  left of it: {used_up} --consumed" in result.out.splitlines()
+
+
+def test_scan_of_a_device_without_a_header(overwritten: Path) -> None:
+    """The parts of the swap map that links prove, and the units between; the option that opens the image."""
+    write(overwritten, 0, bytes(B))
+    result = hibernaut("inspect", overwritten, "--scan", "--json")
+    assert result.status == 0
+    maps = [(one["first_block"], one["map_pages"], one["ended"], one["named"]) for one in result.document["maps"]]
+    assert maps == [(1098, 4, False, False), (3658, 6, True, False)]
+    assert [one["info_block"] for one in result.document["maps"]] == [1099, None]
+    assert (
+        sum(one["whole_units"] for one in result.document["maps"])
+        + sum(run["units"] for run in result.document["runs"])
+        == 615
+    )
+    text = hibernaut("inspect", overwritten, "--scan").out.splitlines()
+    assert "             open with: --map-block 1098" in text
+    result = hibernaut("inspect", overwritten, "--map-block", 1098, "--json")
+    assert (result.status, result.document["salvage"]["missing_pages"]) == (1, 320)
+
+
+def test_scan_of_nothing(tmp_path: Path) -> None:
+    """Exit status 1, whatever the device holds."""
+    path = tmp_path / "disk"
+    path.write_bytes(np.random.default_rng(2).bytes(64 * B))
+    result = hibernaut("inspect", path, "--scan")
+    assert (result.status, result.out.splitlines()[-1]) == (1, "no remains of an image")
+
+
+def test_scan_names_the_map_of_the_header(golden: Golden) -> None:
+    """Of an intact image, and of one that is not compressed: all lies in its map."""
+    for name, entries in ((NAME, 5443), ("swap-6.1-low2m.img", 20205)):
+        found = hibernaut("inspect", golden(name), "--scan", "--json").document
+        assert [(one["named"], one["ended"], one["entries"]) for one in found["maps"]] == [(True, True, entries)]
+        assert (found["info_pages"], found["runs"]) == ([], [])
 
 
 def test_a_used_up_image_inside_a_disk(overwritten: Path, tmp_path: Path) -> None:

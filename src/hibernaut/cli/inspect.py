@@ -27,10 +27,13 @@ from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux.source_tables import with_gaps
 from hibernaut.memory.gaps import MemoryGap
 from hibernaut.report.images import digests_of, inspect_document, verdict_document
+from hibernaut.report.remains import remains_document, remains_text
 from hibernaut.report.salvage import salvaged_inspect_document, salvaged_inspection_text
 from hibernaut.report.text import inspection_text
 from hibernaut.swsusp import inspect_image
+from hibernaut.swsusp.area import locate_area
 from hibernaut.swsusp.rules import ImageRules, image_rules_for_release, image_rules_probed
+from hibernaut.swsusp.salvage import scan_area
 from hibernaut.swsusp.verdict import ResumingMachine, verdict_on
 from hibernaut.volumes.volume import close_volume
 
@@ -44,6 +47,14 @@ def inspect(
     options: AreaOptions,
     salvage: SalvageOptions,
     output: OutputOptions,
+    scan: Annotated[
+        bool,
+        typer.Option(
+            "--scan",
+            help="Search the whole device for remains of images, whatever its header is: swap maps, info pages, units. "
+            "Default: no.",
+        ),
+    ] = False,
     digests: Annotated[
         bool, typer.Option("--digests", help="Also print SHA-256 of the list of frames and of the pages. Default: no.")
     ] = False,
@@ -74,9 +85,16 @@ def inspect(
 ) -> None:
     """Show the contents of a hibernation image and whether it is intact.
 
-    The exit status is 1 if it is damaged, or if the kernel of --for-kernel would refuse it.
+    The exit status is 1 if it is damaged, if the kernel of --for-kernel would refuse it, or if --scan finds nothing.
     """
     place = AreaOptions(offset=on_machine_offset, partition=on_machine_partition, base=on_machine_base)
+    if scan:
+        if salvage.wanted or digests or for_kernel or on_machine:
+            raise typer.BadParameter(
+                "--scan excludes the other ways to inspect: give them with --map-block, afterwards"
+            )
+        _scan(image, options, output)
+        return
     if salvage.wanted:
         if digests or for_kernel or on_machine:
             raise typer.BadParameter(
@@ -98,6 +116,18 @@ def inspect(
             document["verdict"] = verdict_document(verdict, asked[2])
     output.answer(document, inspection_text)
     if found.problems or (verdict and verdict.resumes is False):
+        raise typer.Exit(1)
+
+
+def _scan(path: Path, options: AreaOptions, output: OutputOptions) -> None:
+    with ExitStack() as stack:
+        file, offset = options.place(path)
+        stack.callback(close_volume, file)
+        area = locate_area(file, offset=offset, partition=options.partition, base=options.base)
+        advance = stack.enter_context(page_progress(f"scanning {path}", area.blocks, output.quiet))
+        remains = scan_area(area, advance)
+    output.answer(remains_document(remains), remains_text)
+    if not remains.found:
         raise typer.Exit(1)
 
 

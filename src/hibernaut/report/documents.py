@@ -185,6 +185,58 @@ class SalvageDocument(TypedDict):
     problems: Annotated[list[ProblemDocument], "faults of the header, swap map, info page and list of frames"]
 
 
+class OrphanMapDocument(TypedDict):
+    """A swap map that a scan found, or a part of one, as its links prove it."""
+
+    first_block: Annotated[int, "block of its first page"]
+    map_pages: Annotated[int, "number of its pages"]
+    ended: Annotated[bool, "whether the last page of the map is among them"]
+    entries: Annotated[int, "blocks that it lists"]
+    named: Annotated[bool, "whether the header of the area names it"]
+    info_block: Annotated[int | None, "block of the info page, its first entry; null if that is none"]
+    cr3: Annotated[Hex | None, "physical address of the root of the page tables, of the info page"]
+    pages: Annotated[int | None, "pages of the image, of the info page"]
+    whole_units: Annotated[int, "units that begin at its entries; 0 for data that is not compressed"]
+
+
+class InfoPageDocument(TypedDict):
+    """An info page that no swap map lists first."""
+
+    block: Annotated[int, "its block"]
+    cr3: Annotated[Hex, "physical address of the root of the page tables"]
+    pages: Annotated[int, "pages of its image"]
+    image_pages: Annotated[int, "of them, pages of data"]
+
+
+class UnitRunDocument(TypedDict):
+    """Units that follow one another, and that no swap map lists."""
+
+    block: Annotated[int, "first block"]
+    end_block: Annotated[int, "one past the last block"]
+    units: Annotated[int, "number of units"]
+    compressor: Annotated[str, "lzo or lz4"]
+    lists: Annotated[int, "units among them that begin with a part of a list of frames"]
+
+
+class FrameListDocument(TypedDict):
+    """Neighbouring blocks of ascending page frames, that no swap map lists."""
+
+    block: Annotated[int, "first block"]
+    pages: Annotated[int, "number of blocks"]
+    first_pfn: Annotated[Hex, "first page frame"]
+    last_pfn: Annotated[Hex, "last page frame"]
+
+
+class RemainsDocument(TypedDict):
+    """`hibernaut inspect --scan`: remains of images in an area, whatever its header names."""
+
+    blocks: Annotated[int, "blocks that were read"]
+    maps: Annotated[list[OrphanMapDocument], "swap maps, by first block"]
+    info_pages: Annotated[list[InfoPageDocument], "info pages, by block"]
+    runs: Annotated[list[UnitRunDocument], "runs of units, by block"]
+    lists: Annotated[list[FrameListDocument], "lists of page frames, by block"]
+
+
 class InspectDocument(TypedDict):
     """`hibernaut inspect`: the contents of an image and its faults."""
 
@@ -1042,7 +1094,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "explain": (ExplainDocument,),
     "explore": (ExploreDocument,),
     "find": (FindDocument,),
-    "inspect": (InspectDocument,),
+    "inspect": (InspectDocument, RemainsDocument),
     "lab boot": (BootDocument, DryRunDocument),
     "lab build": (BuildDocument, BuildPlanDocument, CuresDocument),
     "lab confirm": (ConfirmDocument, DryRunDocument),

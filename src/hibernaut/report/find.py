@@ -26,6 +26,8 @@ def find_text(document: FindDocument) -> str:
             if layer["state"] in OPENED:
                 lines += [f"  open with: {layer['options']}"]
                 lines += [f"    {layer['kernel']}"] if layer["kernel"] else []
+            if layer["state"] == "used up":
+                lines += [f"  left of it: {layer['options']} --consumed"]
     return "\n".join(lines)
 
 

@@ -119,7 +119,8 @@ def inspection_text(document: InspectDocument) -> str:
     for problem in document["problems"]:
         place = f"{problem['where']}: " if problem["where"] else ""
         lines.append(f"PROBLEM  {place}{problem['what']}")
-    lines.append("image is damaged" if document["problems"] else "image is intact")
+    damaged = "image is damaged: --salvage shows how much of it can be read"
+    lines.append(damaged if document["problems"] else "image is intact")
     if "verdict" in document:
         lines += ["", *_verdict_lines(document["verdict"])]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ before it; a resume writes `orig_sig` over `sig` and leaves the rest of the head
 from __future__ import annotations
 
 from hibernaut.swsusp.salvage.memory import SalvagedMemory
+from hibernaut.swsusp.salvage.remains import Remains, scan_area
 from hibernaut.swsusp.salvage.salvaged import SalvagedImage, salvage_image
 
-__all__ = ["SalvagedImage", "SalvagedMemory", "salvage_image"]
+__all__ = ["Remains", "SalvagedImage", "SalvagedMemory", "salvage_image", "scan_area"]

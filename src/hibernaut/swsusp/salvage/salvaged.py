@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hibernaut.errors import FormatError
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.swsusp.area import SwapArea, locate_area
@@ -21,10 +22,10 @@ from hibernaut.swsusp.header import SwapHeader
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.pfns import begins_a_list
 from hibernaut.swsusp.salvage.damage import OUT_OF_ORDER, LostPart, lost_rows, lost_units
+from hibernaut.swsusp.salvage.fragments import map_fragments
 from hibernaut.swsusp.salvage.loose_header import loose_counts, loose_header, loose_info
 from hibernaut.swsusp.salvage.loose_list import LooseList, list_end, read_loose_list, wrong_list_groups
 from hibernaut.swsusp.salvage.loose_map import UNKNOWN, LooseMap, read_loose_map
-from hibernaut.swsusp.salvage.orphans import map_fragments
 from hibernaut.swsusp.salvage.rows import PlainRows, Rows, plain_rows, unit_rows
 from hibernaut.swsusp.salvage.units import NumberedUnits, UnitSearch, last_unit_bytes, number_units
 from hibernaut.swsusp.stream import Crc
@@ -175,7 +176,7 @@ def salvage_image(
         progress: called with the number of pages read.
 
     Raises:
-        FormatError: there is no image, or that of another architecture.
+        FormatError: there is no image, or that of another architecture; or `first_map_block` is not of a swap map.
         OSError: the file cannot be read.
     """
     volume = file if isinstance(file, Volume) else open_plain(file)
@@ -185,6 +186,12 @@ def salvage_image(
             area, used_up=used_up, damaged=damaged, first_map_block=first_map_block
         )
         loose = read_loose_map(area, header.image, lambda: map_fragments(area))
+        if first_map_block is not None and first_map_block not in loose.map_blocks:
+            raise FormatError(
+                f"block {first_map_block} does not hold a page of a swap map",
+                source=volume.name,
+                advice="see `hibernaut inspect --scan` for those that do",
+            )
         info, info_problems = loose_info(area, loose)
         parts = _Parts(area, header, loose, info, (*problems, *loose.problems, *info_problems))
         return _assemble(parts, was_swap, _compressor(parts), progress)

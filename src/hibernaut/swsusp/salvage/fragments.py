@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Map pages, info pages and units anywhere in an area, found by their looks: remains of images that no header names.
-
-One pass in pieces of fixed size. Most blocks are dismissed by a few of their words; the rest is tried.
-"""
+"""The chains of map pages anywhere in an area, found by their looks in one pass of bounded memory."""
 
 from __future__ import annotations
 

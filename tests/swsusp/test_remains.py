@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The scan for remains of images: every unit, map page, info page and list that is there, and nothing that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hibernaut.swsusp import open_image
+from hibernaut.swsusp.area import SwapArea
+from hibernaut.swsusp.salvage import Remains, scan_area
+from hibernaut.volumes.files import open_plain
+from tests.swsusp import naive
+from tests.swsusp.test_salvage import B, damaged, device, noise
+
+
+def scan(path: Path) -> Remains:
+    """Scan a whole file."""
+    with open_plain(path) as file:
+        return scan_area(SwapArea(file, 0, file.size_bytes))
+
+
+@pytest.mark.parametrize("compressor", ["lzo", "lz4", "none"])
+def test_an_image_without_a_header_is_found_whole(tmp_path: Path, compressor: str) -> None:
+    """Its chain of map pages, its info page, all of its units, between noise."""
+    path = tmp_path / "device"
+    content = device(compressor)
+    path.write_bytes(content)
+    with open_image(path) as image:
+        units = len(image.stream.index) if compressor != "none" else 0
+        entries = len(image.swap_map.entries)
+        info_block = int(image.swap_map.entries[0])
+    path.write_bytes(damaged(content, [(0, bytes(B))]) + noise(50))
+    (found,) = scan(path).maps
+    assert (found.ended, found.entries, found.whole_units, found.named) == (True, entries, units, False)
+    assert found.info is not None
+    assert found.info.block == info_block
+
+
+def test_two_images_in_one_device(tmp_path: Path) -> None:
+    """The older one begins behind the newer; both chains are found apart."""
+    path = tmp_path / "device"
+    pages: dict[int, bytes | None] = {pfn: bytes([pfn % 251]) * B for pfn in range(64, 900)}
+    newer = naive.build(pages, naive.Layout(compressor="none", kernel_order=True))
+    shift = len(newer) // B
+    layout = naive.Layout(compressor="lzo", kernel_order=True, first_block=shift)
+    again = naive.build({pfn: bytes([pfn % 13]) * B for pfn in range(64, 300)}, layout)
+    path.write_bytes(newer + again[shift * B :])
+    found = scan(path)
+    assert [(one.named, one.ended, one.info is not None) for one in found.maps] == [
+        (True, True, True),
+        (False, True, True),
+    ]
+
+
+def test_units_without_a_map(tmp_path: Path) -> None:
+    """Runs of units with their lists of frames, and the info page, once all map pages are overwritten."""
+    path = tmp_path / "device"
+    content = device("lz4")
+    path.write_bytes(content)
+    with open_image(path) as image:
+        maps = image.swap_map.map_blocks.tolist()
+        units = len(image.stream.index)
+        info = int(image.swap_map.entries[0])
+    path.write_bytes(damaged(content, [(block * B, noise(1, block)) for block in maps]))
+    found = scan(path)
+    assert found.maps == ()
+    assert [one.block for one in found.infos] == [info]
+    split = len(maps) - 1  # units that a map page divides cannot be put together without it
+    assert units - split <= sum(run.units for run in found.runs) <= units
+    assert found.runs[0].lists == 1
+    assert {run.compressor for run in found.runs} == {"lz4"}
+
+
+def test_a_list_of_frames_without_a_map(tmp_path: Path) -> None:
+    """Neighbouring pages of ascending numbers, in an image that is not compressed."""
+    path = tmp_path / "device"
+    content = device("none")
+    path.write_bytes(content)
+    with open_image(path) as image:
+        edits = [(block * B, noise(1, block)) for block in image.swap_map.map_blocks.tolist()]
+        first = int(image.swap_map.entries[1])
+        meta, pfns = image.info.meta_pages, image.pfns
+    path.write_bytes(damaged(content, edits))
+    found = scan(path).lists
+    assert [(one.block, one.pages, one.first_pfn, one.last_pfn) for one in found] == [
+        (first, meta, int(pfns[0]), int(pfns[-1]))
+    ]
+
+
+@given(seed=st.integers(0, 1 << 30), kind=st.sampled_from(["noise", "small", "ascending", "zero"]))
+def test_other_data_is_not_taken_for_an_image(tmp_path_factory: pytest.TempPathFactory, seed: int, kind: str) -> None:
+    """Noise, small numbers, ascending tables, zeroes: no map, no info page, no unit."""
+    rng = np.random.default_rng(seed)
+    words = {
+        "noise": rng.integers(0, 1 << 63, 64 * 512),
+        "small": rng.integers(0, 60, 64 * 512),
+        "ascending": np.cumsum(rng.integers(0, 2, 64 * 512)),
+        "zero": np.zeros(64 * 512, dtype=np.int64),
+    }[kind]
+    path = tmp_path_factory.mktemp("scan") / "device"
+    path.write_bytes(words.astype("<u8").tobytes())
+    found = scan(path)
+    assert (found.infos, found.runs) == ((), ())
+    assert all(not one.info and not one.whole_units for one in found.maps)
