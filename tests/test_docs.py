@@ -18,13 +18,15 @@ import typer.main
 
 from hibernaut.cli.app import app
 from tests.cli.run import hibernaut
-from tests.conftest import Golden
+from tests.conftest import Golden, copy_sparse
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-GOLDEN = re.compile(r"\b(?:swap|ram)-6\.\d+-\w+\.(?:img|elf)\b")
+GOLDEN = re.compile(r"\b(?:swap|ram)-6\.\d+-\w+(?:-used-up)?\.(?:img|elf)\b")
+OVERWRITTEN = 3100 * 4096, 100 * 4096
+"""First byte and length of the part of a used-up image that is overwritten."""
 
 
 def names(documents: list[Path]) -> list[str]:
@@ -45,9 +47,19 @@ def steps(block: str) -> list[tuple[str, str]]:
 
 
 def provide(text: str, folder: Path, golden: Golden) -> None:
-    """Links to the golden files that a text names."""
+    """Links to the golden files that a text names; one that is used up is a copy, overwritten in part."""
     for name in sorted(set(GOLDEN.findall(text))):
-        (folder / name).symlink_to(golden(name))
+        intact = golden(name.replace("-used-up", ""))
+        if intact.name == name:
+            (folder / name).symlink_to(intact)
+            continue
+        with intact.open("rb") as source:
+            copy_sparse(source, folder / name)
+        with (folder / name).open("r+b") as file:
+            file.seek(4086)
+            file.write(b"SWAPSPACE2")
+            file.seek(OVERWRITTEN[0])
+            file.write(b"overwritten " * (OVERWRITTEN[1] // 12))
 
 
 def run_block(block: str) -> str:

@@ -66,7 +66,7 @@ def test_inspect_of_an_overwritten_image(overwritten: Path) -> None:
     assert salvage["readable_pages"] == 19951 - 320
     result = hibernaut("inspect", overwritten, "--consumed")
     assert result.out.splitlines()[-1] == "image is used up; 19631 of 19951 frames can be read"
-    assert "LOST  units 121 to 129 at block 3101: has no valid length" in result.out.splitlines()
+    assert "LOST  units 121 to 129 at block 3101: the first has no valid length" in result.out.splitlines()
 
 
 @pytest.mark.parametrize("form", ["raw", "elf", "lime"])

@@ -103,7 +103,8 @@ def _of_gap(search: UnitSearch, numbered: NumberedUnits, gap: Gap) -> Iterator[L
         rest = None if count is None else count - len(known)
         block = _block(search, entry) if entry < len(search.entries) else None
         begin = None if first is None else first + len(known)
-        yield LostPart(begin, rest, None, None, block, _reason(search, entry))
+        reason = _reason(search, entry)
+        yield LostPart(begin, rest, None, None, block, reason if rest == 1 else f"the first {reason}")
 
 
 def _reason(search: UnitSearch, entry: int) -> str:
