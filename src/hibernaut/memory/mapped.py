@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hibernaut.memory.page import BoolArray, Bytes
     from hibernaut.volumes.files import PlainFile
 
-__all__ = ["MappedMemory", "Pieces", "first_wins", "whole_frames"]
+__all__ = ["MappedMemory", "Pieces", "first_wins", "merged", "whole_frames"]
 
 BLOCKS_KEPT = 8
 """Blocks that `MappedMemory.blocks` keeps mapped behind it: a writing thread may lag some blocks."""
@@ -102,7 +102,7 @@ class MappedMemory(PhysicalMemory):
         self._starts: list[int] = self._pieces[:, 0].tolist()
         self._ends: list[int] = (self._pieces[:, 0] + self._pieces[:, 1]).tolist()
         self._offsets: list[int] = self._pieces[:, 2].tolist()
-        self._ranges = _merged(self._pieces)
+        self._ranges = merged(self._pieces)
 
     @property
     def ranges(self) -> FrameRanges:
@@ -183,7 +183,7 @@ class MappedMemory(PhysicalMemory):
         self._plain.close()
 
 
-def _merged(pieces: Pieces) -> FrameRanges:
+def merged(pieces: Pieces) -> FrameRanges:
     """Return the frames of ascending disjoint pieces."""
     ends = pieces[:, 0] + pieces[:, 1]
     begins = np.append(True, pieces[1:, 0] != ends[:-1])[: len(pieces)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import typer
 from hibernaut.cli.options import Compressor, OutputOptions
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.kernels import ALL_LINES, Kernel, get_kernel, kernel_of_files, line_named
+from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.lab.host.trees import BZIMAGE, kernel_of_tree
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
@@ -244,8 +244,8 @@ def show_plan(output: OutputOptions, *planned: PlannedGuestDocument) -> None:
 def workshop(keep: Path | None) -> Iterator[Path]:
     """Yield a folder for disks and dumps: the one to keep them in, new or empty, or a temporary one."""
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="hibernaut-") as folder:
-            yield Path(folder)
+        with temporary_folder("workshop") as folder:
+            yield folder
         return
     keep.mkdir(parents=True, exist_ok=True)
     if any(keep.iterdir()):

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,6 +11,7 @@ from pathlib import Path
 
 from hibernaut.errors import HibernautError, LabUnavailable
 from hibernaut.lab.cases.case import CaseFailed, CaseResult, LabCase
+from hibernaut.lab.host.temporary import kept_or_temporary
 from hibernaut.lab.laboratory import Lab
 from hibernaut.parallel import ordered_results
 
@@ -49,16 +48,12 @@ def _run(lab: Lab, case: LabCase, keep: Path | None) -> CaseResult:
     kernel = lab.kernel
     started = time.monotonic()
     name = re.sub(r"\W+", "-", f"{kernel.name}-{case.name}")
-    folder = Path(tempfile.mkdtemp(prefix=f"hibernaut-{name}-")) if keep is None else keep / name
-    folder.mkdir(parents=True, exist_ok=True)
     passed: bool | None
-    try:
-        seen, passed = case.run(lab, folder), True
-    except LabUnavailable as error:
-        seen, passed = str(error), None
-    except (CaseFailed, HibernautError, OSError) as error:
-        seen, passed = str(error), False
-    finally:
-        if keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    with kept_or_temporary(keep, name) as folder:
+        try:
+            seen, passed = case.run(lab, folder), True
+        except LabUnavailable as error:
+            seen, passed = str(error), None
+        except (CaseFailed, HibernautError, OSError) as error:
+            seen, passed = str(error), False
     return CaseResult(kernel.name, kernel.release, case.name, case.must, passed, seen, time.monotonic() - started)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from hibernaut.errors import LabUnavailable
@@ -20,6 +19,7 @@ from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.debian import Archive
 from hibernaut.lab.host.kernels import Kernel
 from hibernaut.lab.host.programs import completed, first_error, program, run
+from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.lab.host.trees import CONFIG, SYMBOL_VERSIONS, compiler_words, configuration_of_tree, kbuild_folder
 
 __all__ = ["REGION_MODULE", "region_module"]
@@ -105,7 +105,7 @@ def _built_against_tree(cache: Cache, tree: Path, release: str, sources: list[Pa
         compiler = compiler_words(configuration)
         # Without the table of exported symbols, modpost cannot resolve any; the kernel does when it loads the module.
         unresolved = [] if known else ["KBUILD_MODPOST_WARN=1"]
-        with tempfile.TemporaryDirectory(prefix="hibernaut-module-") as copy:
+        with temporary_folder("module") as copy:
             for path in sources:
                 shutil.copy(path, copy)
             words = ["-C", str(kbuild_folder(tree)), f"M={copy}", "ARCH=x86_64", *compiler, *unresolved, "modules"]
@@ -116,7 +116,7 @@ def _built_against_tree(cache: Cache, tree: Path, release: str, sources: list[Pa
                     f"building the kernel module against {tree} failed: {error}",
                     advice=f"run `make -C {tree} bzImage modules` first",
                 )
-            shutil.copy(Path(copy) / REGION_MODULE, folder)
+            shutil.copy(copy / REGION_MODULE, folder)
 
     with cache.locked():
         return cache.folder(f"modules/{release}-{digest}", build) / REGION_MODULE

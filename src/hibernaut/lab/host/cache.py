@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from hibernaut.errors import LabUnavailable
 
 __all__ = ["Cache", "default_cache"]
 
@@ -19,7 +22,11 @@ def default_cache() -> Path:
     named = os.environ.get("HIBERNAUT_LAB_CACHE")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hibernaut" / "lab"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "hibernaut" / "lab"
+    except RuntimeError:
+        raise LabUnavailable("this user has no home folder", advice="give a folder as --cache") from None
 
 
 class Cache:
@@ -54,6 +61,9 @@ class Cache:
         if target.is_dir():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
+        for name in os.listdir(target.parent):  # of a process that was killed, for the lock is held here
+            if re.fullmatch(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}", name):
+                shutil.rmtree(target.parent / name, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             partial.chmod(0o755)

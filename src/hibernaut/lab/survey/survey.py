@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from hibernaut.errors import LabError
 from hibernaut.lab.guest.initramfs import module_order, modules_with_dependencies
 from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.survey.reading import Reading, address_of_pool, read_direct_map
 from hibernaut.lab.survey.steps import (
@@ -71,8 +70,7 @@ def survey(lab: Lab, progress: Callable[[StepTaken], None] = lambda _: None) -> 
 
 
 def _steps_of(lab: Lab) -> Iterator[StepTaken]:
-    folder = Path(tempfile.mkdtemp(prefix="hibernaut-survey-"))
-    try:
+    with temporary_folder("survey") as folder:
         yield from _one_guest(lab, folder)
         configuration = configuration_of(lab.kernel)
         for symbol, step, parameters in DEBUGGING:
@@ -84,8 +82,6 @@ def _steps_of(lab: Lab) -> Iterator[StepTaken]:
                     yield take(step, SurveyedGuest(guest, {}, pool=address_of_pool(guest)))
             except LabError as error:
                 yield StepTaken(step, "", None, f"the guest does not boot: {error.what}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one_guest(lab: Lab, folder: Path) -> Iterator[StepTaken]:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from hibernaut.errors import HibernautError, LabUnavailable
+from hibernaut.lab.host.temporary import kept_or_temporary
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.record import LOG_NAME, RESUMED_LOG_NAME
 from hibernaut.lab.trial.configuration import configuration_of, lacking
@@ -112,20 +111,15 @@ def _try(lab: Lab, situation: TrialSituation, tries: int, quick: bool, keep: Pat
     number = 0
     while finding.word == Word.UNCLEAR and number < tries:
         number += 1
-        made = tempfile.mkdtemp(prefix=f"hibernaut-{situation.name}-") if keep is None else keep / situation.name
-        folder = Path(made)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            seen = watch(lab, situation, folder, quick=quick)
-            if keep is not None:
-                write_file(folder / LOG_NAME, seen.done.log.encode())
-                write_file(folder / RESUMED_LOG_NAME, seen.resumed.log.encode() if seen.resumed else b"")
-            finding = finding_of(situation, seen)
-        except LabUnavailable as error:
-            finding = Finding(Word.NOT_EXERCISED, (str(error),))
-        except HibernautError as error:
-            finding = Finding(Word.UNCLEAR, (str(error),))
-        finally:
-            if keep is None:
-                shutil.rmtree(folder, ignore_errors=True)
+        with kept_or_temporary(keep, situation.name) as folder:
+            try:
+                seen = watch(lab, situation, folder, quick=quick)
+                if keep is not None:
+                    write_file(folder / LOG_NAME, seen.done.log.encode())
+                    write_file(folder / RESUMED_LOG_NAME, seen.resumed.log.encode() if seen.resumed else b"")
+                finding = finding_of(situation, seen)
+            except LabUnavailable as error:
+                finding = Finding(Word.NOT_EXERCISED, (str(error),))
+            except HibernautError as error:
+                finding = Finding(Word.UNCLEAR, (str(error),))
     return Tried(situation, finding, number, time.monotonic() - started)

@@ -6,10 +6,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +17,7 @@ from typing import Any
 
 from hibernaut.errors import LabError, LabUnavailable
 from hibernaut.lab.host.programs import program
+from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.lab.vm.ram import SharedRam
 from hibernaut.memory.declarations import CR4_LA57
 from hibernaut.volumes.output import replacing
@@ -267,26 +266,25 @@ def qemu(hardware: Hardware) -> Iterator[Qemu]:
         LabUnavailable: QEMU is not installed.
         LabError: QEMU does not start.
     """
-    folder = Path(tempfile.mkdtemp(prefix="hibernaut-lab-"))
     ram = SharedRam(hardware.ram_mib) if hardware.shared_ram else None
     try:
-        with (folder / "errors").open("wb") as errors:
-            process = subprocess.Popen(
-                command_line(hardware, folder, ram=ram.paths if ram else ()),
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                pass_fds=ram.fds if ram else (),
-            )
-        guest = Qemu(process, folder, ram)
-        try:
-            yield guest
-        finally:
-            guest.end()
+        with temporary_folder("lab") as folder:
+            with (folder / "errors").open("wb") as errors:
+                process = subprocess.Popen(
+                    command_line(hardware, folder, ram=ram.paths if ram else ()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=errors,
+                    stderr=errors,
+                    pass_fds=ram.fds if ram else (),
+                )
+            guest = Qemu(process, folder, ram)
+            try:
+                yield guest
+            finally:
+                guest.end()
     finally:
         if ram:
             ram.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def usable_accelerator(wish: str, kernel: Path) -> str:
