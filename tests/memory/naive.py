@@ -149,6 +149,37 @@ def kdump(frames: dict[int, bytes], *, flags: int = 1, vmcoreinfo: bytes = b"", 
     return bytes(header) + bytes(sub) + bytes(bitmap) * 2 + descriptors + b"".join(pages)
 
 
+def kdump_frames(data: bytes) -> dict[int, bytes]:
+    """Every frame of a kdump-compressed file, header version 6, by its second bitmap and its descriptors."""
+    magic, version = struct.unpack_from("<8sI", data)
+    status, block, sub_blocks, bitmap_blocks = struct.unpack_from("<IIII", data, 424)
+    assert (magic, version, block) == (b"KDUMP   ", 6, PAGE)
+    half = bitmap_blocks // 2 * PAGE
+    first = (1 + sub_blocks) * PAGE
+    assert data[first : first + half] == data[first + half : first + 2 * half]
+    (highest,) = struct.unpack_from("<Q", data, PAGE + 96)
+    bitmap = data[first + half : first + 2 * half]
+    pfns = [at * 8 + bit for at, byte in enumerate(bitmap) if byte for bit in range(8) if byte >> bit & 1]
+    assert max(pfns) + 1 == highest
+    frames = {}
+    for row, pfn in enumerate(pfns):
+        offset, size, flags, _ = struct.unpack_from("<QIIQ", data, first + 2 * half + 24 * row)
+        assert flags in (0, status)
+        frames[pfn] = uncompressed(data[offset : offset + size], flags)
+        assert len(frames[pfn]) == PAGE
+    return frames
+
+
+def uncompressed(page: bytes, flags: int) -> bytes:
+    """Return a page that a kdump file holds."""
+    if flags == 2:
+        import lzallright
+
+        plain: bytes = lzallright.LZOCompressor.decompress(page, PAGE)
+        return plain
+    return zlib.decompress(page) if flags == 1 else zstandard.decompress(page) if flags == 0x20 else page
+
+
 def compressed(page: bytes, flags: int) -> bytes:
     """Return a page as a kdump file holds it."""
     if flags == 1:

@@ -14,9 +14,10 @@ from hibernaut.cli.progress import page_progress
 from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.terminal import say
 from hibernaut.errors import ContradictoryMemory, FormatError
-from hibernaut.kernel.core_file import convert
+from hibernaut.kernel.core_file import WITH_VMCOREINFO, convert
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.source_tables import direct_map_under
+from hibernaut.memory.kdump_writer import KdumpCompressor
 from hibernaut.report.images import convert_document, converted_text
 from hibernaut.report.salvage import salvage_document, salvage_lines
 from hibernaut.sources import Source
@@ -30,32 +31,56 @@ class Format(StrEnum):
     RAW = "raw"
     ELF = "elf"
     LIME = "lime"
+    KDUMP = "kdump"
+
+
+class PageCompressor(StrEnum):
+    """Compressors of the pages of a kdump-compressed dump."""
+
+    ZLIB = "zlib"
+    LZO = "lzo"
+    ZSTD = "zstd"
+    NONE = "none"
 
 
 def convert_(
     source: SourceArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to make; it appears whole or not at all.")],
     to: Annotated[
-        Format, typer.Option("--to", help="raw (frame n at byte 4096 n), elf (for crash and drgn) or lime. Required.")
+        Format,
+        typer.Option(
+            "--to",
+            help="raw (frame n at byte 4096 n), elf (for crash and drgn), lime, or kdump (makedumpfile's, compressed). "
+            "Required.",
+        ),
     ],
     options: MemoryOptions,
     salvage: SalvageOptions,
     output: OutputOptions,
+    compressor: Annotated[
+        PageCompressor | None,
+        typer.Option("--compressor", help="Compressor of the pages, for --to kdump. Default: zlib."),
+    ] = None,
 ) -> None:
     """Convert a dump or an image: all its page frames, each at its place in the machine's memory."""
     refuse_same_file(out, source)
+    if compressor is not None and to is not Format.KDUMP:
+        raise typer.BadParameter(f"--to {to.value} has no compressed pages", param_hint="--compressor")
+    packed: KdumpCompressor = compressor.value if compressor else "zlib"
     with salvage.open_memory(options, source, output.quiet) as plain:
         opened, direct_map = _with_tables(plain, options, to, output.quiet)
-        vaddr_base = None if direct_map is None else direct_map.base
+        vaddr_base = direct_map.base if direct_map is not None and to is Format.ELF else None
         root = None if direct_map is None else (direct_map.cr3, direct_map.levels)
         with page_progress(f"writing {out}", opened.memory.ranges.total_pages, output.quiet) as advance:
-            converted = convert(opened, out, to.value, vaddr_base=vaddr_base, root=root, progress=advance)
+            converted = convert(
+                opened, out, to.value, vaddr_base=vaddr_base, root=root, compressor=packed, progress=advance
+            )
         document = convert_document(opened, converted, vaddr_base)
         if opened.salvaged is not None:
             document["salvage"] = salvage_document(opened.salvaged)
     if converted.vmcoreinfo is False:
         say(
-            "VMCOREINFO of the kernel is not in this memory: crash and drgn will not take the core for a kernel's",
+            "VMCOREINFO of the kernel is not in this memory: crash and drgn will not take the file for a kernel's",
             output.quiet,
         )
     output.answer(document, lambda done: "\n".join([converted_text(str(out), done), *salvage_lines(done)]))
@@ -67,12 +92,12 @@ def _with_tables(source: Source, options: MemoryOptions, to: Format, quiet: bool
 
     None, with a remark, if it cannot be found. Raises ContradictoryMemory.
     """
-    if to is not Format.ELF and source.undecided is None:
+    if to not in WITH_VMCOREINFO and source.undecided is None:
         return source, None
     try:
         paging = options.find_paging(source, quiet)
         found = paging.source or source
-        return found, direct_map_under(source, paging) if to is Format.ELF else None
+        return found, direct_map_under(source, paging) if to in WITH_VMCOREINFO else None
     except FormatError as error:
         if isinstance(error, ContradictoryMemory) or options.cr3 is not None:
             raise

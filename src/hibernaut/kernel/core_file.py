@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory of any source written as a file that tools for a kernel's memory open: raw, LiME, or an ELF core."""
+"""Memory of any source written as a file that tools for a kernel's memory open: raw, LiME, an ELF core, or kdump."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
+from hibernaut.memory.kdump_writer import KdumpCompressor, write_kdump
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
-from hibernaut.memory.writers import Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.memory.writers import Chunks, Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from hibernaut.volumes.output import replacing
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from hibernaut.memory.page import Bytes, Pfns
     from hibernaut.sources import Source
 
-__all__ = ["Converted", "CoreFormat", "convert"]
+__all__ = ["WITH_VMCOREINFO", "Converted", "CoreFormat", "convert"]
 
-CoreFormat = Literal["raw", "elf", "lime"]
+CoreFormat = Literal["raw", "elf", "lime", "kdump"]
+
+WITH_VMCOREINFO = ("elf", "kdump")
+"""Formats that have a place for it."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class Converted:
         ranges: ranges of neighbouring page frames.
         zero_pages: of the pages, those of a hibernation image that are zero and have no data in it.
         file_bytes: length of the file.
-        vmcoreinfo: whether an ELF core has a VMCOREINFO note, without which crash and drgn do not take it for a
-            kernel's; None for other formats.
+        vmcoreinfo: whether an ELF core or a kdump-compressed dump has VMCOREINFO, without which crash and drgn do not
+            take it for a kernel's; None for other formats.
+        compressor: compressor of the pages of a kdump-compressed dump; None for other formats.
     """
 
     format: CoreFormat
@@ -46,6 +51,7 @@ class Converted:
     zero_pages: int
     file_bytes: int
     vmcoreinfo: bool | None
+    compressor: KdumpCompressor | None = None
 
 
 def convert(
@@ -55,6 +61,7 @@ def convert(
     *,
     vaddr_base: int | None = None,
     root: tuple[int, int] | None = None,
+    compressor: KdumpCompressor = "zlib",
     progress: Callable[[int], None] | None = None,
 ) -> Converted:
     """Write all page frames of a source to a file, each at its place in the machine's memory.
@@ -64,11 +71,13 @@ def convert(
     Args:
         source: the memory.
         out: the file; one that exists is replaced at the end.
-        to: raw (frame n at byte 4096 n), elf (an ELF core, with the kernel's VMCOREINFO if it is found) or lime.
+        to: raw (frame n at byte 4096 n), elf (an ELF core, with the kernel's VMCOREINFO if it is found), lime, or kdump
+            (makedumpfile's, with VMCOREINFO as before).
         vaddr_base: virtual address of page frame 0 in the direct map, for the program headers of an ELF core; None to
             leave virtual addresses out.
-        root: CR3 and levels of its page tables, by which the note of an ELF core is chosen among the VMCOREINFO of
-            several kernels in memory; None if unknown.
+        root: CR3 and levels of its page tables, by which the text for an ELF core or kdump is chosen among the
+            VMCOREINFO of several kernels in memory; None if unknown.
+        compressor: compressor of the pages of kdump: zlib, lzo, zstd or none.
         progress: is called with a number of pages whenever so many are written.
 
     Raises:
@@ -78,7 +87,7 @@ def convert(
     """
     if to not in get_args(CoreFormat):
         raise HibernautError(f"no format {to!r}; expected {', '.join(get_args(CoreFormat))}")
-    finder = VmcoreinfoFinder() if to == "elf" and not source.vmcoreinfo else None
+    finder = VmcoreinfoFinder() if to in WITH_VMCOREINFO and not source.vmcoreinfo else None
     ranges = source.memory.ranges
     zero_pages = int(np.count_nonzero(source.image.zero)) if source.image else 0
 
@@ -91,16 +100,31 @@ def convert(
         text = vmcoreinfo()
         return [vmcoreinfo_note(text)] if text else []
 
+    report = progress or (lambda _pages: None)
     with replacing(out) as fd:
-        feed = _feed(source, progress or (lambda _pages: None), finder)
-        if to == "raw":
+        feed = _feed(source, report, finder)
+        if to == "kdump":
+            chunks = _chunks(source, report, finder)
+            write_kdump(chunks, fd, ranges, zero_pages=zero_pages, compressor=compressor, vmcoreinfo=vmcoreinfo)
+        elif to == "raw":
             write_raw(feed, fd, ranges, zero_pages=zero_pages)
         elif to == "lime":
             write_lime(feed, fd, ranges, zero_pages=zero_pages)
         else:
             write_elf(feed, fd, ranges, zero_pages=zero_pages, vaddr_base=vaddr_base, notes=notes)
-    has_note = bool(vmcoreinfo()) if to == "elf" else None
-    return Converted(to, ranges.total_pages, len(ranges), zero_pages, os.stat(out).st_size, has_note)
+    has_note = bool(vmcoreinfo()) if to in WITH_VMCOREINFO else None
+    packed = compressor if to == "kdump" else None
+    return Converted(to, ranges.total_pages, len(ranges), zero_pages, os.stat(out).st_size, has_note, packed)
+
+
+def _chunks(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFinder | None) -> Chunks:
+    """Yield all stored pages in order; `finder` looks at each of them."""
+    chunks = source.image.chunks() if source.image is not None else chunks_of(source.memory)
+    for pfns, pages in chunks:
+        if finder is not None:
+            finder.feed(pfns, pages)
+        yield pfns, pages
+        progress(len(pages))
 
 
 def _feed(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFinder | None) -> Feed:

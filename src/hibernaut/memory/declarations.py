@@ -31,6 +31,7 @@ __all__ = [
     "FOREIGN",
     "HIBERFIL_BLOCK",
     "KDUMP_COMPRESSED",
+    "KDUMP_FLAGS",
     "KDUMP_HEADER",
     "KDUMP_INCOMPLETE",
     "KDUMP_MAGIC",
@@ -202,13 +203,16 @@ DISKDUMP_MAGIC = b"DISKDUMP"
 """Magic of the preceding format, which has another layout."""
 
 KDUMP_HEADER = np.dtype(
-    {  # struct disk_dump_header, block 0; the machine's name and the time lie between
-        "names": ["signature", "header_version", "status", "block_size", "sub_hdr_size", "bitmap_blocks", "max_mapnr"],
-        "formats": ["S8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4"],
-        "offsets": [0, 8, 424, 428, 432, 436, 440],
+    {  # struct disk_dump_header, block 0; struct new_utsname begins at 12, the time is at 408
+        "names": [
+            "signature", "header_version", "sysname", "release", "version", "machine",
+            "status", "block_size", "sub_hdr_size", "bitmap_blocks", "max_mapnr", "nr_cpus",
+        ],
+        "formats": ["S8", "<u4", "S65", "S65", "S65", "S65", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4"],
+        "offsets": [0, 8, 12, 142, 207, 272, 424, 428, 432, 436, 440, 460],
         "itemsize": 464,
     }
-)
+)  # fmt: skip
 KDUMP_SUB_HEADER = np.dtype(
     [  # struct kdump_sub_header, block 1; each field since a header_version
         ("phys_base", "<u8"),
@@ -233,8 +237,10 @@ ELF_INCOMPLETE = 1
 """`DUMP_ELF_INCOMPLETE` of e_flags (makedumpfile, elf_info.h): the same of an ELF core, whose segments are cut."""
 KDUMP_PAGE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")])
 """struct page_desc: one for each dumped page, ascending."""
-KDUMP_COMPRESSED = {0: "none", 1: "zlib", 2: "lzo", 4: "snappy", 0x20: "zstd"}
-"""Compression by `flags` of a page (DUMP_DH_COMPRESSED_*)."""
+KDUMP_FLAGS = {"none": 0, "zlib": 1, "lzo": 2, "snappy": 4, "zstd": 0x20}
+"""`DUMP_DH_COMPRESSED_*`, in `flags` of a page and in `status` of the header, by name."""
+KDUMP_COMPRESSED = {flags: name for name, flags in KDUMP_FLAGS.items()}
+"""The names by flags."""
 
 # Foreign formats, refused by name and never taken for raw memory --------------------------------------------------
 

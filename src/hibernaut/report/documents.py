@@ -395,17 +395,18 @@ class WalkDocument(TypedDict):
 class ConvertDocument(TypedDict):
     """`hibernaut convert`: the file that was written."""
 
-    source: Annotated[str, "format of the source: elf, lime, kdump, raw or swsusp"]
+    source: Annotated[str, "format of the source: elf, lime, avml, kdump, raw, swsusp or uswsusp"]
     remarks: Annotated[list[str], "what is missing in the source"]
     gaps: Gaps
     gaps_from: GapsFrom
-    format: Annotated[str, "format of the file: elf, lime or raw"]
+    format: Annotated[str, "format of the file: elf, lime, raw or kdump"]
+    compressor: Annotated[str | None, "of kdump: zlib, lzo, zstd or none; null for other formats"]
     pages: Pages
     ranges: Annotated[int, "number of ranges of neighbouring page frames"]
     zero_pages: Annotated[int, "pages of zeroes of an image that have no data in it"]
     file_bytes: Annotated[int, "length of the file, in bytes"]
     direct_map_base: Annotated[Hex | None, "virtual address of page frame 0 in an ELF core; null if unknown"]
-    vmcoreinfo: Annotated[bool | None, "whether an ELF core has a VMCOREINFO note; null for other formats"]
+    vmcoreinfo: Annotated[bool | None, "whether an ELF core or kdump has VMCOREINFO; null for other formats"]
     salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 

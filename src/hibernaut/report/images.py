@@ -211,6 +211,7 @@ def convert_document(source: Source, converted: Converted, vaddr_base: int | Non
         "gaps": gap_documents(source),
         "gaps_from": source.gaps_from,
         "format": converted.format,
+        "compressor": converted.compressor,
         "pages": converted.pages,
         "ranges": converted.ranges,
         "zero_pages": converted.zero_pages,
