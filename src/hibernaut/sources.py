@@ -109,7 +109,7 @@ def open_memory(
     which has no magic number, is the last resort; a file of another known format is never taken for raw memory.
 
     Args:
-        path: path of the file or block device; or an open volume with a hibernation image, which the source then owns.
+        path: path of the file or block device; or an open volume, which the source then owns.
         offset: position of the swap header on its device, in pages (`resume_offset` of a swap file).
         partition: number of the swap partition in the MBR or GPT of a whole disk.
         base: byte offset in the file at which the device of the swap area begins. With `offset`, `partition` or `base`
@@ -138,7 +138,7 @@ def open_memory(
 def _open(
     volume: Volume, offset: int, partition: int | None, base: int | None, gaps: Sequence[MemoryGap] | None
 ) -> Source:
-    if offset or partition is not None or base is not None or not isinstance(volume, PlainFile):
+    if offset or partition is not None or base is not None:
         found = _open_image(volume, offset, partition, base)
     else:
         found = _detect(volume, gaps)
@@ -147,7 +147,7 @@ def _open(
     return found
 
 
-def _detect(plain: PlainFile, gaps: Sequence[MemoryGap] | None) -> Source:
+def _detect(plain: Volume, gaps: Sequence[MemoryGap] | None) -> Source:
     from hibernaut.swsusp import looks_like_swap
 
     refusals: list[Refusal] = []
@@ -169,7 +169,7 @@ def _detect(plain: PlainFile, gaps: Sequence[MemoryGap] | None) -> Source:
     )
 
 
-def _source(plain: PlainFile, dump: Dump) -> Source:
+def _source(plain: Volume, dump: Dump) -> Source:
     return Source(
         dump.memory,
         dump.kind,

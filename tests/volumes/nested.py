@@ -163,11 +163,23 @@ def logical_volumes(folder: Path, disks: int, commands: list[list[str]]) -> list
 
 def with_swap_file(folder: Path, kind: str, path: str) -> Path:
     """Return a file system, made by its own tool, with an image in a swap file that is where the tool has put it."""
+    marks = [os.urandom(32) for _ in range(AREA_BYTES // PAGE)]
+    target = with_file(folder, kind, path, b"".join(mark.ljust(PAGE, b"\xaa") for mark in marks))
+    content = target.read_bytes()
+    places = [content.find(mark) for mark in marks]
+    block = places[0] // PAGE
+    assert places == [(block + number) * PAGE for number in range(len(marks))], "the file is not contiguous"
+    device = naive.build(PAGES, naive.Layout(header_block=block, first_block=block + 1, shuffle_seed=5))
+    put(target, block * PAGE, device[block * PAGE :].ljust(AREA_BYTES, b"\0"))
+    return target
+
+
+def with_file(folder: Path, kind: str, path: str, data: bytes) -> Path:
+    """Return a file system, made by its own tool, with one file."""
     tree = folder / f"tree-{kind}"
     file = tree / path.lstrip("/")
     file.parent.mkdir(parents=True)
-    marks = [os.urandom(32) for _ in range(AREA_BYTES // PAGE)]
-    file.write_bytes(b"".join(mark.ljust(PAGE, b"\xaa") for mark in marks))
+    file.write_bytes(data)
     target = folder / f"{kind}.fs"
     target.write_bytes(b"")
     os.truncate(target, {"ext4": 16, "xfs": 300, "btrfs": 128}[kind] << 20)
@@ -183,10 +195,4 @@ def with_swap_file(folder: Path, kind: str, path: str) -> Path:
         prototype = folder / "prototype"
         prototype.write_text("\n".join(lines) + "\n")
         run("mkfs.xfs", "-q", "-p", prototype, target)
-    content = target.read_bytes()
-    places = [content.find(mark) for mark in marks]
-    block = places[0] // PAGE
-    assert places == [(block + number) * PAGE for number in range(len(marks))], "the file is not contiguous"
-    device = naive.build(PAGES, naive.Layout(header_block=block, first_block=block + 1, shuffle_seed=5))
-    put(target, block * PAGE, device[block * PAGE :].ljust(AREA_BYTES, b"\0"))
     return target

@@ -26,10 +26,11 @@ from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.parallel import ordered_results
+from hibernaut.volumes.volume import close_volume
 
 if TYPE_CHECKING:
     from hibernaut.memory.page import BoolArray, Bytes
-    from hibernaut.volumes.files import PlainFile
+    from hibernaut.volumes.volume import Volume
 
 __all__ = ["AvmlMemory", "Frames", "open_avml"]
 
@@ -54,7 +55,7 @@ class Frames(NamedTuple):
     sizes_bytes: NDArray[np.int64]
 
 
-def open_avml(plain: PlainFile) -> Dump | Refusal:
+def open_avml(plain: Volume) -> Dump | Refusal:
     """Open a dump of AVML as physical memory.
 
     A frame that two ranges hold in parts is put together; one that the dump holds only in part is left out. Where two
@@ -89,10 +90,9 @@ class _Index:
         remarks: what is missing at the end of the file.
     """
 
-    def __init__(self, plain: PlainFile) -> None:
+    def __init__(self, plain: Volume) -> None:
         self.remarks: tuple[str, ...] = ()
         self._plain = plain
-        self._data = plain.map().data
         self._at = 0
         self._starts = array("q", [0])
         self._offsets = array("q")
@@ -145,7 +145,7 @@ class _Index:
     def _chunk(self, room: int) -> bool:
         """Read the header of one chunk; return False if the file ends before its end."""
         at = self._at
-        head = self._data[at : at + 4 + CHUNK_HEAD_BYTES].tobytes()  # once a chunk: there are 16384 in each GiB
+        head = self._plain.pread(at, 4 + CHUNK_HEAD_BYTES)  # once a chunk: there are 16384 in each GiB
         size = int.from_bytes(head[1:4], "little")
         if len(head) < 4 or at + 4 + size > self._plain.size_bytes:
             return False
@@ -173,7 +173,7 @@ class _Index:
         return True
 
     def _take(self, size_bytes: int) -> bytes:
-        raw = self._data[self._at : self._at + size_bytes].tobytes()
+        raw = self._plain.pread(self._at, size_bytes)
         self._at += len(raw)
         return raw
 
@@ -205,7 +205,7 @@ class AvmlMemory(PhysicalMemory):
         frames: places of the data in the file.
     """
 
-    def __init__(self, plain: PlainFile, spans: ByteRanges, frames: Frames) -> None:
+    def __init__(self, plain: Volume, spans: ByteRanges, frames: Frames) -> None:
         self._plain = plain
         self._pieces = first_wins(whole_frames(*spans))
         self._frames = frames
@@ -313,4 +313,4 @@ class AvmlMemory(PhysicalMemory):
     def close(self) -> None:
         """Close the file."""
         self._cache.clear()
-        self._plain.close()
+        close_volume(self._plain)

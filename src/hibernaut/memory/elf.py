@@ -18,7 +18,7 @@ from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
 
 if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
-    from hibernaut.volumes.files import PlainFile
+    from hibernaut.volumes.volume import Volume
 
 __all__ = ["Note", "open_elf", "read_notes"]
 
@@ -44,7 +44,7 @@ class Note(NamedTuple):
     description: bytes
 
 
-def open_elf(plain: PlainFile) -> Dump | Refusal:
+def open_elf(plain: Volume) -> Dump | Refusal:
     """Open an ELF64 core as physical memory, by `p_paddr`.
 
     Memory that `p_filesz` covers exists, the rest of `p_memsz` does not; nor does what lies beyond the end of a file
@@ -86,7 +86,7 @@ def open_elf(plain: PlainFile) -> Dump | Refusal:
     return _dump(memory, notes, incomplete(lost, lost + total, marked=marked))
 
 
-def read_notes(plain: PlainFile, offset: int, size_bytes: int) -> Iterator[Note]:
+def read_notes(plain: Volume, offset: int, size_bytes: int) -> Iterator[Note]:
     """Yield the notes of one PT_NOTE segment that lies inside the file.
 
     Raises:
@@ -125,7 +125,7 @@ def _why_not(head: bytes) -> str | None:
     return None
 
 
-def _program_headers(plain: PlainFile, header: Any) -> Headers:
+def _program_headers(plain: Volume, header: Any) -> Headers:
     """Return all program headers, however many (PN_XNUM)."""
     if header["e_phentsize"] != c.PROGRAM_HEADER.itemsize:
         raise FormatError(
@@ -149,7 +149,7 @@ def _program_headers(plain: PlainFile, header: Any) -> Headers:
     return np.frombuffer(raw, dtype=c.PROGRAM_HEADER)
 
 
-def _section_names(plain: PlainFile, header: Any) -> bytes:
+def _section_names(plain: Volume, header: Any) -> bytes:
     """Return the names of all sections, joined, each with its NUL; nothing if there are none."""
     size_bytes = c.SECTION_HEADER.itemsize
     at = int(header["e_shoff"]) + int(header["e_shstrndx"]) * size_bytes
@@ -160,7 +160,7 @@ def _section_names(plain: PlainFile, header: Any) -> bytes:
     return plain.pread(int(names["sh_offset"]), min(int(names["sh_size"]), SECTION_NAMES_BYTES))
 
 
-def _check_inside(plain: PlainFile, headers: Headers, what: str) -> None:
+def _check_inside(plain: Volume, headers: Headers, what: str) -> None:
     """Raise FormatError for the first header whose bytes are not all in the file."""
     size = np.uint64(plain.size_bytes)
     outside = (headers["p_offset"] > size) | (headers["p_filesz"] > size - np.minimum(headers["p_offset"], size))
@@ -173,7 +173,7 @@ def _check_inside(plain: PlainFile, headers: Headers, what: str) -> None:
         )
 
 
-def _inside(plain: PlainFile, loads: Headers) -> tuple[Headers, int]:
+def _inside(plain: Volume, loads: Headers) -> tuple[Headers, int]:
     """Return the segments of physical memory, cut at the end of the file, and the number of pages that lie beyond it.
 
     Raises:
@@ -205,7 +205,7 @@ def _has_paddr(loads: Headers) -> NDArray[np.bool_]:
     return np.asarray(known, dtype=np.bool_)
 
 
-def _spans(plain: PlainFile, physical: Headers) -> ByteRanges:
+def _spans(plain: Volume, physical: Headers) -> ByteRanges:
     """Return the places of the segments' bytes. Raises FormatError if one is beyond physical memory."""
     limit = np.uint64(c.PADDR_LIMIT)
     beyond = physical["p_paddr"] > limit - np.minimum(physical["p_filesz"], limit)
@@ -214,7 +214,7 @@ def _spans(plain: PlainFile, physical: Headers) -> ByteRanges:
     return ByteRanges(*(physical[field].astype(np.int64) for field in ("p_paddr", "p_filesz", "p_offset")))
 
 
-def _machine_notes(plain: PlainFile, headers: Headers) -> list[Note]:
+def _machine_notes(plain: Volume, headers: Headers) -> list[Note]:
     _check_inside(plain, headers, "notes")
     spans = headers[["p_offset", "p_filesz"]].tolist()
     return [note for offset, size_bytes in spans for note in read_notes(plain, offset, size_bytes)]

@@ -16,7 +16,7 @@ from hibernaut.memory.ranges import FrameRanges
 
 if TYPE_CHECKING:
     from hibernaut.memory.page import Bytes
-    from hibernaut.volumes.files import PlainFile
+    from hibernaut.volumes.volume import Volume
 
 __all__ = ["ByteRanges", "JoinedMemory", "Part", "memory_of", "split_frames"]
 
@@ -37,7 +37,7 @@ class ByteRanges(NamedTuple):
     offsets: NDArray[np.int64]
 
 
-def memory_of(plain: PlainFile, spans: ByteRanges) -> PhysicalMemory:
+def memory_of(plain: Volume, spans: ByteRanges) -> PhysicalMemory:
     """Return the memory of ranges of bytes in a file: whole frames, and those that several ranges hold together.
 
     Args:
@@ -108,7 +108,7 @@ class JoinedMemory(PhysicalMemory):
         split: the others, by number, see `split_frames`.
     """
 
-    def __init__(self, plain: PlainFile, whole: MappedMemory, split: dict[int, tuple[Part, ...]]) -> None:
+    def __init__(self, plain: Volume, whole: MappedMemory, split: dict[int, tuple[Part, ...]]) -> None:
         self._plain = plain
         self._whole = whole
         self._split = split

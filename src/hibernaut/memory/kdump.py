@@ -18,10 +18,11 @@ from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
+from hibernaut.volumes.volume import close_volume
 
 if TYPE_CHECKING:
     from hibernaut.memory.page import Bytes, Pfns
-    from hibernaut.volumes.files import PlainFile
+    from hibernaut.volumes.volume import Volume
 
 __all__ = ["KdumpMemory", "open_kdump"]
 
@@ -36,7 +37,7 @@ DESCRIPTORS = 1 << 16
 """Page descriptors read at a time."""
 
 
-def open_kdump(plain: PlainFile) -> Dump | Refusal:
+def open_kdump(plain: Volume) -> Dump | Refusal:
     """Open a kdump-compressed dump as physical memory; pages that makedumpfile left out do not exist.
 
     Nor do pages that it did not write for want of space, and those beyond the end of a file that was cut.
@@ -94,7 +95,7 @@ class KdumpMemory(PhysicalMemory):
         descriptors_at: byte of the first descriptor.
     """
 
-    def __init__(self, plain: PlainFile, ranges: FrameRanges, rows: NDArray[np.int64], descriptors_at: int) -> None:
+    def __init__(self, plain: Volume, ranges: FrameRanges, rows: NDArray[np.int64], descriptors_at: int) -> None:
         self._plain = plain
         self._ranges = ranges
         self._rows = rows
@@ -149,7 +150,7 @@ class KdumpMemory(PhysicalMemory):
 
     def close(self) -> None:
         """Close the file."""
-        self._plain.close()
+        close_volume(self._plain)
 
 
 class _Codecs(threading.local):
@@ -215,7 +216,7 @@ def _reporting(unpack: Callable[[bytes], bytes], damage: type[Exception]) -> Cal
     return reporting
 
 
-def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
+def _dumped(plain: Volume, header: Any, max_mapnr: int) -> FrameRanges:
     """Return the frames that have a descriptor: set bits of the second bitmap. Its size in the file bounds memory."""
     half = int(header["bitmap_blocks"]) * PAGE_SIZE // 2
     start = (1 + int(header["sub_hdr_size"])) * PAGE_SIZE + half
@@ -237,7 +238,7 @@ def _dumped(plain: PlainFile, header: Any, max_mapnr: int) -> FrameRanges:
     return FrameRanges(found[::2], found[1::2] - found[::2])
 
 
-def _written(plain: PlainFile, at: int, nr_pages: int) -> FrameRanges:
+def _written(plain: Volume, at: int, nr_pages: int) -> FrameRanges:
     """Return the numbers of page descriptors whose page is in the file. One of zeroes was not written."""
     edges: list[NDArray[np.int64]] = []
     before = False
@@ -272,7 +273,7 @@ def _there(ranges: FrameRanges, written: FrameRanges) -> tuple[FrameRanges, NDAr
     return FrameRanges(ranges.starts[index] + rows - first_rows[index], lengths), rows
 
 
-def _vmcoreinfo(plain: PlainFile, sub: Any) -> bytes | None:
+def _vmcoreinfo(plain: Volume, sub: Any) -> bytes | None:
     at, size_bytes = int(sub["offset_vmcoreinfo"]), int(sub["size_vmcoreinfo"])
     if not 0 < size_bytes <= VMCOREINFO_BYTES or at + size_bytes > plain.size_bytes:
         return None

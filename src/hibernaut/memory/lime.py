@@ -14,7 +14,7 @@ from hibernaut.memory.joined import ByteRanges, memory_of
 from hibernaut.memory.page import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from hibernaut.volumes.files import PlainFile
+    from hibernaut.volumes.volume import Volume
 
 __all__ = ["open_lime"]
 
@@ -23,7 +23,7 @@ RANGES_LIMIT = 1 << 20
 """Most ranges that a valid file has: LiME writes one for each range of System RAM in /proc/iomem."""
 
 
-def open_lime(plain: PlainFile) -> Dump | Refusal:
+def open_lime(plain: Volume) -> Dump | Refusal:
     """Open a LiME dump as physical memory.
 
     A frame that two ranges hold in parts is put together; one that the dump holds only in part is left out. Where two
@@ -50,7 +50,7 @@ def open_lime(plain: PlainFile) -> Dump | Refusal:
     return Dump("lime", memory, remarks=remarks)
 
 
-def _spans(plain: PlainFile) -> tuple[ByteRanges, tuple[str, ...]]:
+def _spans(plain: Volume) -> tuple[ByteRanges, tuple[str, ...]]:
     """Return the ranges, cut at the end of the file, and the remark on what is missing there."""
     remarks: tuple[str, ...] = ()
     found: list[tuple[int, int, int]] = []

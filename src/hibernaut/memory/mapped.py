@@ -1,27 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Physical memory in one mapped file, in any number of pieces."""
+"""Physical memory in one volume, in any number of pieces: a file is mapped, any other volume is read."""
 
 from __future__ import annotations
 
 import bisect
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hibernaut.errors import FormatError
 from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
+from hibernaut.parallel import ordered_results
+from hibernaut.volumes.files import PlainFile
+from hibernaut.volumes.volume import close_volume
 
 if TYPE_CHECKING:
     from hibernaut.memory.page import BoolArray, Bytes
-    from hibernaut.volumes.files import PlainFile
+    from hibernaut.volumes.volume import Volume
 
-__all__ = ["MappedMemory", "Pieces", "first_wins", "merged", "whole_frames"]
+__all__ = ["MappedMemory", "Pieces", "first_wins", "whole_frames"]
 
+MOST_PAGES_READ = 1 << 12
+"""Pages that one call of `run` reads of a volume that is not mapped: 16 MiB."""
 BLOCKS_KEPT = 8
 """Blocks that `MappedMemory.blocks` keeps mapped behind it: a writing thread may lag some blocks."""
 
@@ -84,25 +91,27 @@ def _sweep(starts: list[int], ends: list[int], order: list[int]) -> list[tuple[i
 
 
 class MappedMemory(PhysicalMemory):
-    """Frames of a mapped file, returned as views of the mapping; only `gather` copies.
+    """Frames of a volume. Of a file they are views of its mapping, only `gather` copies; of any other they are read.
+
+    Safe for several threads.
 
     Args:
-        plain: the file; closing this memory closes it.
-        pieces: places of the frames, in any order, all inside the file; where two overlap, the earlier wins.
+        plain: the file, or another volume; closing this memory closes it.
+        pieces: places of the frames, in any order, all inside the volume; where two overlap, the earlier wins.
 
     Raises:
         FormatError: the file cannot be mapped (some files of /proc).
     """
 
-    def __init__(self, plain: PlainFile, pieces: Pieces) -> None:
+    def __init__(self, plain: Volume, pieces: Pieces) -> None:
         self._plain = plain
-        self._data = plain.map()
+        self._data = plain.map() if isinstance(plain, PlainFile) else None
         self._pieces = first_wins(pieces)
         # Lists: `run` is often called for single frames, where they are faster than arrays.
         self._starts: list[int] = self._pieces[:, 0].tolist()
         self._ends: list[int] = (self._pieces[:, 0] + self._pieces[:, 1]).tolist()
         self._offsets: list[int] = self._pieces[:, 2].tolist()
-        self._ranges = merged(self._pieces)
+        self._ranges = _merged(self._pieces)
 
     @property
     def ranges(self) -> FrameRanges:
@@ -112,6 +121,8 @@ class MappedMemory(PhysicalMemory):
     @property
     def stored(self) -> FrameRanges:
         """See `PhysicalMemory.stored`: frames that lie wholly in holes of the file are left out."""
+        if not isinstance(self._plain, PlainFile):
+            return self._ranges
         found = []
         extents = self._plain.data_extents()
         ends = [end for _, end in extents]
@@ -126,13 +137,31 @@ class MappedMemory(PhysicalMemory):
         return FrameRanges.of(found)
 
     def run(self, pfn: int, nr_pages: int) -> Bytes:
-        """See `PhysicalMemory.run`: a view of the one piece that holds `pfn`."""
+        """See `PhysicalMemory.run`: a view of the one piece that holds `pfn`, or a copy of at most 4096 pages of it.
+
+        Raises:
+            FormatError: a volume that is read ends early, or is damaged there.
+        """
         index = bisect.bisect_right(self._starts, pfn) - 1
         if index < 0 or pfn >= self._ends[index] or nr_pages <= 0:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
         nr_pages = min(nr_pages, self._ends[index] - pfn)
         at = self._offsets[index] + (pfn - self._starts[index]) * PAGE_SIZE
+        if self._data is None:
+            return self._read(at, np.empty((min(nr_pages, MOST_PAGES_READ), PAGE_SIZE), dtype=np.uint8))
         return self._data[at : at + nr_pages * PAGE_SIZE].reshape(nr_pages, PAGE_SIZE)
+
+    def _read(self, offset: int, pages: Bytes) -> Bytes:
+        """Fill pages, shape (n, 4096), with the bytes of a volume that is not mapped, and return them."""
+        got = self._plain.pread_into(offset, pages.reshape(-1))
+        if got < pages.nbytes:
+            raise FormatError(
+                f"it ends {pages.nbytes - got} bytes early",
+                source=self._plain.name,
+                offset=offset + got,
+                advice="copy the whole disk again: this one is cut",
+            )
+        return pages
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`: one indexed copy for all pieces with the same alignment in the file."""
@@ -146,6 +175,13 @@ class MappedMemory(PhysicalMemory):
         within = pfns - starts[index]
         present = (within >= 0) & (within < lengths[index])
         position = offsets[index] + within * PAGE_SIZE
+        if self._data is None:
+            pages[~present] = 0
+            rows = np.flatnonzero(present)
+            apart = (np.diff(rows) != 1) | (np.diff(position[rows]) != PAGE_SIZE)
+            for some in np.split(rows, np.flatnonzero(apart) + 1) if len(rows) else ():
+                self._read(int(position[some[0]]), pages[some[0] : some[-1] + 1])
+            return pages, present
         shift = position % PAGE_SIZE
         for align in np.unique(shift[present]).tolist():
             rows = np.flatnonzero(present & (shift == align))
@@ -162,8 +198,11 @@ class MappedMemory(PhysicalMemory):
         """See `PhysicalMemory.blocks`. The mapping of a block is released some blocks later.
 
         Reading a dump from end to end therefore keeps a few blocks resident. The arrays stay valid: access to a
-        released block maps it again.
+        released block maps it again. Of a volume that is read, the next blocks are read while one is used.
         """
+        if not isinstance(self._plain, PlainFile):
+            yield from ordered_results(self._reads(min(nr_pages, MOST_PAGES_READ)))
+            return
         used: deque[tuple[int, int]] = deque()
         for start, end, offset in zip(self._starts, self._ends, self._offsets, strict=True):
             for first in range(start, end, nr_pages):
@@ -175,15 +214,25 @@ class MappedMemory(PhysicalMemory):
         for block in used:
             self._plain.release(*block)
 
+    def _reads(self, nr_pages: int) -> Iterator[Callable[[], tuple[int, Bytes]]]:
+        """Yield the functions that read each block."""
+
+        def read(first: int, some: int) -> tuple[int, Bytes]:
+            return first, self.run(first, some)
+
+        for start, end in zip(self._starts, self._ends, strict=True):
+            for first in range(start, end, nr_pages):
+                yield partial(read, first, min(nr_pages, end - first))
+
     def close(self) -> None:
-        """Close the file; its mapping ends with the last array on it."""
+        """Close the volume; the mapping of a file ends with the last array on it."""
         self._data = np.empty(0, dtype=np.uint8)
         self._pieces = self._pieces[:0]
         self._starts, self._ends, self._offsets = [], [], []
-        self._plain.close()
+        close_volume(self._plain)
 
 
-def merged(pieces: Pieces) -> FrameRanges:
+def _merged(pieces: Pieces) -> FrameRanges:
     """Return the frames of ascending disjoint pieces."""
     ends = pieces[:, 0] + pieces[:, 1]
     begins = np.append(True, pieces[1:, 0] != ends[:-1])[: len(pieces)]

@@ -14,7 +14,7 @@ from hibernaut.memory.mapped import MappedMemory
 from hibernaut.memory.page import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from hibernaut.volumes.files import PlainFile
+    from hibernaut.volumes.volume import Volume
 
 __all__ = ["RawMemory", "open_raw"]
 
@@ -37,7 +37,7 @@ class RawMemory(MappedMemory):
         file_bytes: length of the file.
     """
 
-    def __init__(self, plain: PlainFile, gaps: Sequence[MemoryGap] = ()) -> None:
+    def __init__(self, plain: Volume, gaps: Sequence[MemoryGap] = ()) -> None:
         super().__init__(plain, pieces_around(plain.size_bytes, gaps, plain.name))
         self.gaps = tuple(sorted(gaps))
         self.file_bytes = plain.size_bytes
@@ -47,7 +47,7 @@ class RawMemory(MappedMemory):
         return RawMemory(self._plain, gaps)
 
 
-def open_raw(plain: PlainFile, gaps: Sequence[MemoryGap] = ()) -> Dump | Refusal:
+def open_raw(plain: Volume, gaps: Sequence[MemoryGap] = ()) -> Dump | Refusal:
     """Open a file of whole pages as physical memory from frame 0 on; a file of another known format is refused.
 
     Args:

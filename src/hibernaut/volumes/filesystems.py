@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 from hibernaut.errors import FormatError
 from hibernaut.volumes.declarations import SWAP_MARKS
 from hibernaut.volumes.extras import decoding, need
-from hibernaut.volumes.volume import Volume, VolumeFile
+from hibernaut.volumes.volume import StreamVolume, Volume, VolumeFile
 
-__all__ = ["SwapFile", "file_system_of", "swap_file", "swap_files"]
+__all__ = ["SwapFile", "file_in", "file_system_of", "swap_files"]
 
 EXT_MAGIC = (1024 + 56, b"\x53\xef")
 XFS_MAGIC = (0, b"XFSB")
@@ -71,28 +71,28 @@ def file_system_of(volume: Volume) -> str | None:
     return None
 
 
-def swap_file(volume: Volume, kind: str, path: str) -> SwapFile:
-    """Return a swap file by its path.
+def file_in(volume: Volume, kind: str, path: str) -> SwapFile | Volume:
+    """Return a file by its path: a swap file, or the bytes of any other as a volume, such as a dump's.
 
     Raises:
-        FormatError: there is no such file, it is not a swap file, or the file system is damaged.
+        FormatError: there is no such file, it is not a regular file, or the file system is damaged.
         HibernautError: a library is not installed.
     """
     system = _open(volume, kind)
     with decoding(f"{path} in the {kind} file system", volume.name, advice=CHECK):
         try:
-            found = _as_swap_file(volume, kind, system, system.get(path), path)
+            node = system.get(path)
+            found = _as_swap_file(volume, kind, system, node, path)
         except MISSING as error:
             raise FormatError(
                 f"there is no {path} in the {kind} file system", source=volume.name, advice="give one that `find` lists"
             ) from error
-    if found is None:
-        raise FormatError(
-            f"{path} is not a swap file: its first page has no swap signature",
-            source=volume.name,
-            advice="give one that `find` lists",
-        )
-    return found
+        if found is not None:
+            return found
+        _, is_file, size_bytes = _facts(kind, node)
+        if not is_file or not size_bytes:
+            raise FormatError(f"{path} is not a file with data", source=volume.name, advice="give another path")
+        return StreamVolume(node.open(), size_bytes, f"{volume.name}, {path}", advice=CHECK)
 
 
 def swap_files(volume: Volume, kind: str, problems: list[str]) -> Iterator[SwapFile]:

@@ -21,7 +21,7 @@ from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.containers import container_of, open_container
 from hibernaut.volumes.declarations import SWAP_MARKS
 from hibernaut.volumes.files import open_plain
-from hibernaut.volumes.filesystems import file_system_of, swap_file, swap_files
+from hibernaut.volumes.filesystems import SwapFile, file_in, file_system_of, swap_files
 from hibernaut.volumes.luks import is_luks, unlock
 from hibernaut.volumes.lvm import LogicalVolume, PhysicalVolume, logical_volumes, physical_volume
 from hibernaut.volumes.partitions import has_partition_table, partitions_of
@@ -140,7 +140,10 @@ def _step(volume: Volume, step: str, passphrases: Sequence[bytes], stack: ExitSt
         kind = file_system_of(volume)
         if kind is None:
             raise FormatError("there is no file system", source=volume.name, expected="ext4, XFS or Btrfs", advice=LIST)
-        return volume, swap_file(volume, kind, match["file"]).block
+        found_file = file_in(volume, kind, match["file"])
+        if isinstance(found_file, SwapFile):
+            return volume, found_file.block
+        return _inside(found_file, None, stack), 0
     if match["lv"]:
         return _inside(_logical_volume(volume, match["lv"], passphrases, stack), None, stack), 0
     if not is_luks(volume):
