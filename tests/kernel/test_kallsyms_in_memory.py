@@ -61,3 +61,12 @@ def test_tables_that_contradict_vmcoreinfo_are_not_believed(
     memory = kernel.with_u64(int(kernel.facts[f"SYMBOL(kallsyms_{table})"], 16) + shift, 0x1234, 8)
     with pytest.raises(FormatError, match=words):
         names_in_memory(memory, as_before_6_0(kernel))
+
+
+def test_a_kernel_without_a_relative_base_is_read_as_vmcoreinfo_says(kernel: StoppedKernel) -> None:
+    """7.2 has no such symbol: what VMCOREINFO says of the names is enough, and nothing is searched for."""
+    text = re.sub(rb"SYMBOL\(kallsyms_relative_base\)=.*\n", b"", kernel.text)
+    assert text != kernel.text
+    found = kallsyms_places(KernelMemory(kernel.memory, text))
+    assert found == {name: int(kernel.facts[f"SYMBOL(kallsyms_{name})"], 16) for name in found}
+    assert set(found) == {"num_syms", "names", "token_table", "token_index"}

@@ -22,18 +22,22 @@ __all__ = ["kallsyms_places"]
 
 SEARCHED_BYTES = 64 << 20
 """Length of the kernel image that is searched, from `_stext` on: text and read-only data."""
-NEEDED = ("num_syms", "names", "token_table", "token_index", "offsets", "relative_base")
+NAMES = ("num_syms", "names", "token_table", "token_index")
+ADDRESSES = ("offsets", "relative_base")
+"""Tables of addresses, which `load_vmlinux_kallsyms` of drgn needs where VMCOREINFO has them: 7.2 has no base."""
 FIRST_SYMBOL = b"T_stext"
 
 
 def kallsyms_places(kernel: KernelMemory) -> dict[str, int]:
     """Return the virtual address of each table by its name without `kallsyms_`, as VMCOREINFO says or as found.
 
+    Those of the names are there always, those of the addresses if they were found.
+
     Raises:
         FormatError: VMCOREINFO does not have them, and they are not in the kernel's image, or are damaged; or it has
-            some of them only.
+            some of those of the names only.
     """
-    lines = {name: f"SYMBOL(kallsyms_{name})" for name in NEEDED}
+    lines = {name: f"SYMBOL(kallsyms_{name})" for name in NAMES}
     if any(line in kernel.facts for line in lines.values()):
         return {name: kernel.number(line, 16) for name, line in lines.items()}
     start = kernel.number("SYMBOL(_stext)", 16)
@@ -50,7 +54,7 @@ def kallsyms_places(kernel: KernelMemory) -> dict[str, int]:
     if start not in _addresses(image, found, FIRST_SYMBOL, offsets, relative_base):
         raise kernel.damaged("the addresses of kallsyms are not before its names", f"_stext at {start:#x}")
     places = (found.num_syms, found.names, found.token_table, found.token_index, offsets, relative_base)
-    return {name: base + place for name, place in zip(NEEDED, places, strict=True)}
+    return {name: base + place for name, place in zip(NAMES + ADDRESSES, places, strict=True)}
 
 
 def _addresses(image: bytes, found: KallsymsTables, symbol: bytes, offsets: int, relative_base: int) -> set[int]:
