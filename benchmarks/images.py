@@ -123,7 +123,7 @@ def packed_units(path: Path) -> tuple[Codec, list[bytes], int]:
             image.area.read_blocks(blocks, raw)
             units.append(raw[8 : 8 + int(index.compressed_bytes[unit])].tobytes())
         assert image.compressor != "none"
-        return codec_named(image.compressor), units, image.stream.stream_pages * PAGE_SIZE
+        return codec_named(image.compressor), units, image.stream.rows * PAGE_SIZE
 
 
 def plain_decompressor(compressor: CompressorName) -> Callable[[bytes], bytes]:

@@ -23,6 +23,7 @@ from hibernaut.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from hibernaut.swsusp import Image
+    from hibernaut.swsusp.architecture import Architecture
     from hibernaut.swsusp.salvage import SalvagedImage
 
 __all__ = ["Source", "open_memory", "source_of_salvaged"]
@@ -82,6 +83,17 @@ class Source(Closing):
         if not isinstance(self.memory, RawMemory):
             raise ValueError(f"{self.kind} says where its pages belong: it has no gaps to put back")
         return replace(self, memory=self.memory.with_gaps(gaps), gaps_from=gaps_from)
+
+    @property
+    def foreign(self) -> Architecture | None:
+        """The architecture of a machine whose page tables are not those of x86-64; None if it is not known to be so."""
+        architecture = self.image.info.architecture if self.image else None
+        return None if architecture is None or architecture.is_x86_64 else architecture
+
+    def require_x86_64(self) -> None:
+        """Raise FormatError if the memory is that of another machine, whose page tables are not read."""
+        if self.image is not None:
+            self.image.require_x86_64()
 
     @property
     def root_hints(self) -> tuple[RootHint, ...]:
@@ -189,12 +201,12 @@ def _open_image(plain: Volume, offset: int, partition: int | None, base: int | N
     image = open_image(plain, offset=offset, partition=partition, base=base)
     remarks = (image.info.remark,) if image.info.remark else ()
     kind = "swsusp" if image.header.userland is None else "uswsusp"
-    return Source(image.memory(), kind, plain.name, cr3=image.info.cr3, image=image, remarks=remarks)
+    return Source(image.memory(), kind, plain.name, cr3=image.info.root, image=image, remarks=remarks)
 
 
 def source_of_salvaged(image: SalvagedImage) -> Source:
     """Return the frames of a damaged or used-up image that can be read, as a source that owns the image."""
     from hibernaut.swsusp.salvage import SalvagedMemory
 
-    cr3 = None if image.info is None else image.info.cr3
+    cr3 = None if image.info is None else image.info.root
     return Source(SalvagedMemory(image), "swsusp", image.name, cr3=cr3, remarks=image.findings, salvaged=image)

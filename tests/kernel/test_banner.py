@@ -33,6 +33,7 @@ def root_of(kernel: StoppedKernel) -> int:
 def test_the_banner_of_an_image(golden: Golden, name: str, release: str) -> None:
     """Found from the address that the info page restores to; with and without KASLR, by either compressor."""
     with open_image(golden(name)) as image:
+        assert image.info.jump_address is not None
         banner = find_banner(image.memory(), image.info.cr3, image.info.jump_address)
     assert banner is not None
     match = DEBIAN.fullmatch(banner)

@@ -71,8 +71,8 @@ FORMATS = {
     "raw-zlib": (zlib.compress(bytes(100) + RANDOM), "this is a zlib stream"),
     "hiberfil-resumed": (HIBERFIL.ljust(64 * PAGE, b"\0"), "this is a Windows hibernation file"),
     "hiberfil": (device((0, b"HIBR")), "this is a Windows hibernation file"),
-    "pages-of-16k": (device((1024, b"\1"), (16374, b"S1SUSPEND\0")), "a swap area with pages of 16384 bytes"),
-    "pages-of-64k": (device((1024, b"\1"), (65526, b"SWAPSPACE2")), "a swap area with pages of 65536 bytes"),
+    "pages-of-16k": (device((1024, b"\1"), (16374, b"SWAPSPACE2")), "SWAPSPACE2 (pages of 16384 bytes)"),
+    "pages-of-64k": (device((1024, b"\1"), (65526, b"SWAP-SPACE")), "SWAP-SPACE (pages of 65536 bytes)"),
 }
 ONLY_DUMPS = {"xen-guest", "xen-crash"}
 """`inspect` does not find a swap area in them, and leaves the rest to `map`."""

@@ -90,8 +90,10 @@ def convert_(
 def _with_tables(source: Source, options: MemoryOptions, to: Format, quiet: bool) -> tuple[Source, DirectMap | None]:
     """Return a source, raw memory with its gaps put back, and the direct map that a core states.
 
-    None, with a remark, if it cannot be found. Raises ContradictoryMemory.
+    None, with a remark, if it cannot be found; None for a machine of another architecture. Raises ContradictoryMemory.
     """
+    if source.foreign is not None:
+        return source, None
     if to not in WITH_VMCOREINFO and source.undecided is None:
         return source, None
     try:

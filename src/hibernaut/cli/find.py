@@ -15,7 +15,7 @@ from hibernaut.kernel.banner import find_banner
 from hibernaut.report.documents import DiskDocument, FindDocument, LayerDocument
 from hibernaut.report.find import OPENED, find_text
 from hibernaut.swsusp import open_image
-from hibernaut.swsusp.area import SwapArea
+from hibernaut.swsusp.area import locate_area
 from hibernaut.swsusp.header import AreaState, area_state
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.layers import Layer, layers
@@ -59,9 +59,8 @@ def _layer(disk: Path, layer: Layer) -> LayerDocument:
     state: AreaState | None = None
     detail = options = kernel = None
     if layer.volume is not None:
-        area = SwapArea(layer.volume, 0, layer.volume.size_bytes, layer.block)
         try:
-            state, detail = area_state(area)
+            state, detail = area_state(locate_area(layer.volume, offset=layer.block))
         except HibernautError as error:
             state, detail = "damaged", str(error)
         if state in OPENED:
@@ -82,9 +81,15 @@ def _layer(disk: Path, layer: Layer) -> LayerDocument:
 
 
 def _kernel(volume: Volume, block: int) -> str | None:
-    """Return the banner of the kernel in an image; None if its memory does not show one, or cannot be read."""
+    """Return the banner of the kernel in an image; None if its memory does not show one, or cannot be read.
+
+    Of another architecture, the kernel that the info page names.
+    """
     try:
         with open_image(Slice(volume, 0, volume.size_bytes, volume.name), offset=block) as image:
-            return find_banner(image.memory(), image.info.cr3, image.info.jump_address)
+            info = image.info
+            if info.jump_address is None:
+                return info.architecture.kernel if info.architecture else None
+            return find_banner(image.memory(), info.cr3, info.jump_address)
     except HibernautError:
         return None

@@ -79,12 +79,14 @@ def machine_in(
         FormatError: no page tables are found, or the image is of another machine.
         HibernautError: a page on the list is not in the source.
     """
+    source.require_x86_64()
     told = cr3 is not None or bool(source.root_hints)
     paging = find_paging(source, cr3, levels) if told else paging_of_raw(source, levels)
     if paging is not None:
         source = paging.source or source
     source, own = with_own_vmcoreinfo(source, None if paging is None else paging.root_and_levels)
     if pages_from is not None:
+        pages_from.require_x86_64()
         refuse_other_machine(source, pages_from)
         pages = PagesToSave("image", pages_from.pfns, pages_from.info)
     else:
@@ -135,8 +137,9 @@ def _remarks(
     source: Source, image: Image | None, pages: PagesToSave, rules: Probed[KernelRules], root: int
 ) -> Iterator[str]:
     name = image.name if image else source.name
-    if pages.info is not None and pages.info.cr3 != root & CR3_FRAME_MASK:
-        yield f"CR3 is {root:#x} in {source.name} but {pages.info.cr3:#x} in {name}: the same machine?"
+    noted = pages.info.root if pages.info else None
+    if noted is not None and noted != root & CR3_FRAME_MASK:
+        yield f"CR3 is {root:#x} in {source.name} but {noted:#x} in {name}: the same machine?"
     if pages.kernel is not None:
         yield f"list of {len(pages.kernel.pfns)} pages: that of the kernel in {name}, {pages.kernel.release}"
     if pages.reason is not None:

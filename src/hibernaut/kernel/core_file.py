@@ -12,6 +12,7 @@ import numpy as np
 
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
+from hibernaut.memory import declarations as c
 from hibernaut.memory.kdump_writer import KdumpCompressor, write_kdump
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
 from hibernaut.memory.writers import Chunks, Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
@@ -81,12 +82,17 @@ def convert(
         progress: is called with a number of pages whenever so many are written.
 
     Raises:
-        HibernautError: no such format.
+        HibernautError: no such format, or an ELF core of a machine whose number is not known.
         CorruptImage: the source is a damaged image.
         OSError: the file cannot be written.
     """
     if to not in get_args(CoreFormat):
         raise HibernautError(f"no format {to!r}; expected {', '.join(get_args(CoreFormat))}")
+    machine = _elf_machine(source) if to in WITH_VMCOREINFO else c.EM_X86_64
+    if to == "kdump" and machine != c.EM_X86_64:
+        raise HibernautError(
+            f"{source.name}: a kdump file is written of x86-64 machines alone", advice="give --to elf, lime or raw"
+        )
     finder = VmcoreinfoFinder() if to in WITH_VMCOREINFO and not source.vmcoreinfo else None
     ranges = source.memory.ranges
     zero_pages = int(np.count_nonzero(source.image.zero)) if source.image else 0
@@ -111,7 +117,7 @@ def convert(
         elif to == "lime":
             write_lime(feed, fd, ranges, zero_pages=zero_pages)
         else:
-            write_elf(feed, fd, ranges, zero_pages=zero_pages, vaddr_base=vaddr_base, notes=notes)
+            write_elf(feed, fd, ranges, zero_pages=zero_pages, vaddr_base=vaddr_base, notes=notes, machine=machine)
     has_note = bool(vmcoreinfo()) if to in WITH_VMCOREINFO else None
     packed = compressor if to == "kdump" else None
     return Converted(to, ranges.total_pages, len(ranges), zero_pages, os.stat(out).st_size, has_note, packed)
@@ -125,6 +131,18 @@ def _chunks(source: Source, progress: Callable[[int], None], finder: VmcoreinfoF
             finder.feed(pfns, pages)
         yield pfns, pages
         progress(len(pages))
+
+
+def _elf_machine(source: Source) -> int:
+    """Return the machine that an ELF core of a source names. Raises HibernautError if it is not known."""
+    if source.foreign is None:
+        return c.EM_X86_64
+    if source.foreign.elf_machine is None:
+        raise HibernautError(
+            f"{source.name}: a core names its machine, and the number for {source.foreign.name} is not known",
+            advice="give --to lime or --to raw",
+        )
+    return source.foreign.elf_machine
 
 
 def _feed(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFinder | None) -> Feed:

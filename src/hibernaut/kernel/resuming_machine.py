@@ -25,7 +25,9 @@ MAX_JSON_BYTES = 1 << 16
 THIS_MACHINE = "this"
 FACTS = 'give facts such as {"e820_checksum": "0xba571fd2", "physical_pages": 65403}'
 NUMBERS = ("e820_checksum", "e820_trimmed_checksum", "physical_pages", "hw_sig")
-KEYS = (*NUMBERS, "e820_md5", "release")
+TEXTS = {"release": "6.1.0-56-amd64", "build": "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-13)"}
+"""Facts that are strings, with an example of each."""
+KEYS = (*NUMBERS, "e820_md5", *TEXTS)
 MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -78,16 +80,18 @@ def _from_json(content: bytes, name: str) -> ResumingMachine:
     unknown = sorted(set(facts) - set(KEYS))
     if unknown:
         raise FormatError(f"unknown fact {unknown[0]!r}", source=name, expected=", ".join(KEYS), advice=FACTS)
-    release = facts.get("release")
-    if release is not None and not isinstance(release, str):
-        raise FormatError(
-            f"release is {release!r}", source=name, expected='a string such as "6.1.0-56-amd64"', advice=FACTS
-        )
+    for key, example in TEXTS.items():
+        value = facts.get(key)
+        if value is not None and not isinstance(value, str):
+            raise FormatError(
+                f"{key} is {value!r}", source=name, expected=f'a string such as "{example}"', advice=FACTS
+            )
     md5 = facts.get("e820_md5")
     if md5 is not None and not (isinstance(md5, str) and MD5.fullmatch(md5)):
         raise FormatError(f"e820_md5 is {md5!r}", source=name, expected="32 hexadecimal digits", advice=FACTS)
     crc32, trimmed_crc32, physical_pages, hw_sig = (_number(facts.get(key), key, name) for key in NUMBERS)
-    return ResumingMachine(name, E820Sums(md5, crc32, trimmed_crc32), physical_pages, hw_sig, release)
+    sums = E820Sums(md5, crc32, trimmed_crc32)
+    return ResumingMachine(name, sums, physical_pages, hw_sig, facts.get("release"), facts.get("build"))
 
 
 def _number(value: Any, key: str, name: str) -> int | None:
@@ -107,7 +111,9 @@ def _number(value: Any, key: str, name: str) -> int | None:
 def _from_memory(source: Source) -> ResumingMachine:
     if source.image is not None:
         info, hw_sig = source.image.info, source.image.header.hw_sig
-        return ResumingMachine(source.name, info.e820, info.physical_pages, hw_sig)
+        made_by = info.architecture
+        release, build = (made_by.release, made_by.build) if made_by else (None, None)
+        return ResumingMachine(source.name, info.e820, info.physical_pages, hw_sig, release, build)
     source, _ = with_own_vmcoreinfo(source)
     facts = machine_facts(source.memory, source.vmcoreinfo, name=source.name)
     kernel = names_in_memory(source.memory, source.vmcoreinfo, name=source.name)

@@ -45,13 +45,14 @@ def running_machine(root: Path = Path("/")) -> ResumingMachine:
     Args:
         root: folder that has sys and proc.
     """
-    release = _text(root / "proc/sys/kernel/osrelease")
+    release, build = (_text(root / "proc/sys/kernel" / name) for name in ("osrelease", "version"))
     return ResumingMachine(
         name="this machine",
         e820=_e820_sums(root / "sys/firmware/memmap"),
         physical_pages=_physical_pages(root / "proc/zoneinfo"),
         hw_sig=_hw_sig(root / "sys/firmware/acpi/tables"),
         release=release.strip() if release else None,
+        build=build.strip() if build else None,
         kernel=_kernel(root),
     )
 

@@ -128,8 +128,10 @@ def find_paging(source: Source, cr3: int | None = None, levels: int | None = Non
 
     Raises:
         ContradictoryMemory: raw memory leaves out a gap, and its page tables do not say which.
-        FormatError: no root that the file names maps a direct map, and none, or more than one, was found.
+        FormatError: no root that the file names maps a direct map, and none, or more than one, was found; or the memory
+            is that of a machine of another architecture.
     """
+    source.require_x86_64()
     raw = source.undecided
     if raw is None:
         return _in_raw(source, _paging(source, cr3, levels, any_root=any_root))

@@ -25,6 +25,14 @@ __all__ = [
     "ELF_HEADER",
     "ELF_INCOMPLETE",
     "ELF_MAGIC",
+    "EM_386",
+    "EM_AARCH64",
+    "EM_ARM",
+    "EM_LOONGARCH",
+    "EM_MIPS",
+    "EM_PPC64",
+    "EM_RISCV",
+    "EM_SH",
     "EM_X86_64",
     "ET_CORE",
     "EV_CURRENT",
@@ -79,7 +87,9 @@ ELFCLASS64 = 2
 ELFDATA2LSB = 1
 EV_CURRENT = 1
 ET_CORE = 4
-EM_X86_64 = 62
+EM_386, EM_MIPS, EM_PPC64, EM_ARM, EM_SH, EM_X86_64 = 3, 8, 21, 40, 42, 62
+EM_AARCH64, EM_RISCV, EM_LOONGARCH = 183, 243, 258
+"""Machines (include/uapi/linux/elf-em.h)."""
 PT_LOAD = 1
 PT_NOTE = 4
 PF_RWX = 7

@@ -77,8 +77,9 @@ def write_elf(
     zero_pages: int = 0,
     vaddr_base: int | None = None,
     notes: Callable[[], Sequence[Note]] = tuple,
+    machine: int = c.EM_X86_64,
 ) -> None:
-    """Write an ELF64 core of an x86-64 machine: one PT_NOTE, first as `crash` requires, and one PT_LOAD per range.
+    """Write an ELF64 core of a machine: one PT_NOTE, first as `crash` requires, and one PT_LOAD per range.
 
     The notes stand at the end of the file. They are requested after the last page, since their text may come from the
     memory itself. Headers are written last: an unfinished file is not an ELF file.
@@ -90,13 +91,14 @@ def write_elf(
         zero_pages: as for `write_raw`.
         vaddr_base: virtual address of the direct map, for `p_vaddr`; if None, `p_vaddr` is 0.
         notes: function that returns the notes, called once.
+        machine: number of its architecture, `e_machine`.
 
     Raises:
         ValueError: as for `write_raw`.
         OSError: writing fails.
     """
     headers = np.zeros(1 + len(ranges), dtype=c.PROGRAM_HEADER)
-    head_bytes = len(_elf_head(len(headers))) + headers.nbytes
+    head_bytes = len(_elf_head(len(headers), machine)) + headers.nbytes
     at = -(-head_bytes // PAGE_SIZE) * PAGE_SIZE + _after(ranges)
     _write_all_of(chunks, fd, ranges, at, zero_pages)
     end = int(at[-1] + ranges.nr_pages[-1] * PAGE_SIZE) if len(ranges) else head_bytes
@@ -110,7 +112,7 @@ def write_elf(
     loads["p_paddr"] = ranges.starts * PAGE_SIZE
     loads["p_vaddr"] = 0 if vaddr_base is None else loads["p_paddr"] + np.uint64(vaddr_base)
     loads["p_filesz"] = loads["p_memsz"] = ranges.nr_pages * PAGE_SIZE
-    write_all(fd, memoryview(_elf_head(len(headers)) + headers.tobytes()), 0)
+    write_all(fd, memoryview(_elf_head(len(headers), machine) + headers.tobytes()), 0)
 
 
 def vmcoreinfo_note(text: bytes) -> Note:
@@ -125,12 +127,12 @@ def _packed(note: Note) -> bytes:
     return header + b"".join(part.ljust(-(-len(part) // 4) * 4, b"\x00") for part in (name, note.description))
 
 
-def _elf_head(segments: int) -> bytes:
+def _elf_head(segments: int, machine: int) -> bytes:
     """Return the bytes before the program headers: the ELF header, and section header 0 if it holds their number."""
     header = np.zeros(1, dtype=c.ELF_HEADER)[0]
     ident = c.ELF_MAGIC + bytes([c.ELFCLASS64, c.ELFDATA2LSB, c.EV_CURRENT])
     header["e_ident"][: len(ident)] = np.frombuffer(ident, dtype=np.uint8)
-    header["e_type"], header["e_machine"], header["e_version"] = c.ET_CORE, c.EM_X86_64, c.EV_CURRENT
+    header["e_type"], header["e_machine"], header["e_version"] = c.ET_CORE, machine, c.EV_CURRENT
     header["e_ehsize"], header["e_phentsize"] = c.ELF_HEADER.itemsize, c.PROGRAM_HEADER.itemsize
     if segments < c.PN_XNUM:
         header["e_phoff"], header["e_phnum"] = c.ELF_HEADER.itemsize, segments

@@ -150,6 +150,13 @@ class UswsuspDocument(TypedDict):
     ]
 
 
+class RecordFieldDocument(TypedDict):
+    """A field of the record that an architecture keeps in the info page."""
+
+    name: Annotated[str, "name in the kernel's source"]
+    value: Annotated[Hex, "value"]
+
+
 class LostPartDocument(TypedDict):
     """Neighbouring units of an image that cannot be read or placed; rows, if it is not compressed."""
 
@@ -240,6 +247,11 @@ class RemainsDocument(TypedDict):
 class InspectDocument(TypedDict):
     """`hibernaut inspect`: the contents of an image and its faults."""
 
+    architecture: Annotated[str | None, "architecture of the kernel; null if the info page cannot be read"]
+    kernel: Annotated[str | None, "kernel that the info page names; null on x86-64, where it names none"]
+    page_bytes: Annotated[int, "size of a page of the machine, in which pages and blocks are counted here"]
+    record: Annotated[list[RecordFieldDocument], "record of another architecture in the info page"]
+
     compressor: Annotated[str, "lzo, lz4 or none"]
     flags: Annotated[
         int, "flags of the swap header (kernel/power/power.h, SF_*); of the image header of suspend-utils (swsusp.h)"
@@ -256,7 +268,7 @@ class InspectDocument(TypedDict):
     physical_pages: Annotated[int | None, "pages of RAM of the machine (num_physpages)"]
     image_pages: Annotated[int | None, "pages of data in the image, as its header states"]
     pages: Annotated[int | None, "pages in the stream: header, lists and data"]
-    saved_pages: Annotated[int | None, "page frames on the image's lists"]
+    saved_pages: Annotated[int | None, "pages on the image's lists"]
     zero_pages: Annotated[int | None, "of them, pages of zeroes without data"]
     stored_pages: Annotated[int | None, "of them, pages with data"]
     meta_pages: Annotated[int | None, "pages of lists of frames"]
@@ -421,7 +433,7 @@ class AllocationDocument(TypedDict):
 class WrittenDocument(TypedDict):
     """Counts of an image that was written."""
 
-    saved_pages: Annotated[int, "page frames on the image's lists"]
+    saved_pages: Annotated[int, "pages on the image's lists"]
     zero_pages: Annotated[int, "of them, pages of zeroes without data"]
     stored_pages: Annotated[int, "of them, pages with data"]
     meta_pages: Annotated[int, "pages of lists of frames"]

@@ -52,8 +52,14 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
     header, info, image = found.header, found.info, found.image
     index = image.stream.index if image else None
     compressed = found.compressor != "none"
-    zero_pages = int(image.zero.sum()) if image else None
+    architecture = info.architecture if info else None
     document: InspectDocument = {
+        "architecture": architecture.name if architecture else None,
+        "kernel": architecture.kernel if architecture else None,
+        "page_bytes": found.area.page_size,
+        "record": [{"name": name, "value": f"{value:#x}"} for name, value in architecture.record]
+        if architecture
+        else [],
         "compressor": found.compressor,
         "flags": header.flags,
         "offset_pages": offset,
@@ -63,18 +69,18 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
             "ok": found.crc_ok,
         },
         "hw_sig": hex_or_none(header.hw_sig),
-        "cr3": hex_or_none(info.cr3 if info else None),
+        "cr3": hex_or_none(info.root if info else None),
         "jump_address": hex_or_none(info.jump_address if info else None),
         "jump_address_phys": hex_or_none(info.jump_address_phys if info else None),
-        "magic": f"{info.magic:#018x}" if info else None,
+        "magic": f"{info.magic:#018x}" if info and info.magic is not None else None,
         "e820_checksum": hex_or_none(info.e820_checksum if info else None),
         "e820_md5": info.e820.md5 if info else None,
         "physical_pages": info.physical_pages if info else None,
         "image_pages": info.image_pages if info else None,
         "pages": info.pages if info else None,
-        "saved_pages": len(image.pfns) if image else None,
-        "zero_pages": zero_pages,
-        "stored_pages": len(image.pfns) - zero_pages if image and zero_pages is not None else None,
+        "saved_pages": image.saved_pages if image else None,
+        "zero_pages": image.zero_pages if image else None,
+        "stored_pages": image.saved_pages - image.zero_pages if image else None,
         "meta_pages": info.meta_pages if info else None,
         "map_pages": len(found.swap_map.map_blocks) if found.swap_map else None,
         "units": (len(index) if compressed else 0) if index else None,
@@ -91,7 +97,7 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
 def _uswsusp_document(found: Inspection, header: UserlandHeader) -> UswsuspDocument:
     computed, ending = found.md5
     return {
-        "buffer_pages": found.image.stream.unit_pages if found.image and header.compressed else None,
+        "buffer_pages": found.image.stream.unit_rows if found.image and header.compressed else None,
         "md5_stored": header.md5.hex() if header.md5 is not None else None,
         "md5_computed": computed,
         "md5_ok": None if computed is None else ending is not None,

@@ -92,16 +92,17 @@ def inspection_text(document: InspectDocument) -> str:
         crc_text = f"{crc['stored']} stored, could not be computed"
     else:
         crc_text = f"{crc['stored']} " + ("ok" if crc["ok"] else f"WRONG: the data gives {crc['computed']}")
-    stored = document["stored_pages"]
+    stored, page_bytes = document["stored_pages"], document["page_bytes"]
     userland = document.get("uswsusp")
     rows = [
         *([("written by", "suspend-utils (uswsusp)")] if userland else []),
+        *_machine_rows(document),
         ("compressor", f"{document['compressor']} (flags {document['flags']})"),
         (
             "pages saved",
             f"{known(document['saved_pages'])}, {known(document['zero_pages'])} of them zero and not stored",
         ),
-        ("pages stored", known(stored) + (f" ({size_text(stored * 4096)})" if stored is not None else "")),
+        ("pages stored", known(stored) + (f" ({size_text(stored * page_bytes)})" if stored is not None else "")),
         ("physical pages", known(document["physical_pages"])),
         ("compressed", _compressed(document)),
         (
@@ -109,9 +110,7 @@ def inspection_text(document: InspectDocument) -> str:
             f"{known(document['map_pages'])} pages, the first at block {document['first_map_block']}",
         ),
         ("MD5", _md5(userland)) if userland else ("CRC32", crc_text),
-        ("CR3", known(document["cr3"])),
-        ("jump address", known(document["jump_address"]) + _physical(document)),
-        *_generation_rows(document),
+        *_record_rows(document),
         *((name, document[name]) for name in ("sha256_pfns", "sha256_stored_pages") if name in document),
     ]
     lines = columns(rows)
@@ -126,6 +125,24 @@ def inspection_text(document: InspectDocument) -> str:
     return "\n".join(lines)
 
 
+def _machine_rows(document: InspectDocument) -> list[tuple[str, str]]:
+    """Return the kernel and the size of pages where they are not those of every x86-64 machine."""
+    rows = [("kernel", document["kernel"])] if document["kernel"] else []
+    return rows + ([("page size", f"{document['page_bytes']} bytes")] if document["page_bytes"] != 4096 else [])
+
+
+def _record_rows(document: InspectDocument) -> list[tuple[str, str]]:
+    """Return the architecture's own fields of the info page."""
+    if document["kernel"]:
+        rows = [(field["name"], field["value"]) for field in document["record"]]
+        return rows + _e820_rows(document)
+    return [
+        ("CR3", document["cr3"] or "?"),
+        ("jump address", (document["jump_address"] or "?") + _physical(document)),
+        *_generation_rows(document),
+    ]
+
+
 def _physical(document: InspectDocument) -> str:
     """Return the physical restore entry in brackets; nothing for a generation that does not store it."""
     if document["jump_address_phys"] is None and document["jump_address"] is not None:
@@ -135,16 +152,20 @@ def _physical(document: InspectDocument) -> str:
 
 def _generation_rows(document: InspectDocument) -> list[tuple[str, str]]:
     """Return what depends on the generation of the info page; its magic if it is not the one of most kernels."""
-    magic, md5 = document["magic"], document["e820_md5"]
+    magic = document["magic"]
     if magic is None or int(magic, 16) == ARCH_MAGIC:
         return [("e820 checksum", document["e820_checksum"] or "?")]
     generation = GENERATIONS.get(int(magic, 16))
     rows = [("info page", f"magic {magic}" + (f", of kernels {generation.kernels}" if generation else ""))]
+    return rows + _e820_rows(document)
+
+
+def _e820_rows(document: InspectDocument) -> list[tuple[str, str]]:
+    """Return the checksum of the memory map, if the info page has one."""
+    md5, crc32 = document["e820_md5"], document["e820_checksum"]
     if md5 is not None:
-        rows.append(("e820 MD5", md5 or "none: the kernel was built without MD5"))
-    elif document["e820_checksum"] is not None:
-        rows.append(("e820 checksum", document["e820_checksum"]))
-    return rows
+        return [("e820 MD5", md5 or "none: the kernel was built without MD5")]
+    return [] if crc32 is None else [("e820 checksum", crc32)]
 
 
 def _verdict_lines(verdict: VerdictDocument) -> list[str]:

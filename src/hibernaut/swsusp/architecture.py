@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Info pages of other architectures: whose kernel wrote an image that is not of x86-64.
+"""The architecture of the kernel that wrote an image, as its info page tells.
 
 Each architecture that keeps a record of its own puts it where the others have `struct new_utsname`:
 arch/arm64/kernel/hibernate.c (`struct arch_hibernate_hdr`), arch/riscv/kernel/hibernate.c (the same name),
@@ -9,33 +9,46 @@ arch/x86/power/hibernate.c (`struct restore_data_record`, of 32 bits on i386). R
 from __future__ import annotations
 
 import re
-import struct
+from dataclasses import dataclass
 
 import numpy as np
 
-from hibernaut.swsusp.area import SwapArea
+from hibernaut.memory import declarations as c
+from hibernaut.swsusp.e820 import E820Check
 from hibernaut.swsusp.generations import generation_of
 
-__all__ = ["OTHER_ARCHITECTURE", "foreign_image", "foreign_kernel", "kernel_of_larger_pages"]
+__all__ = ["I386_E820_AT", "OTHER_ARCHITECTURE", "X86_64", "Architecture", "architecture_of", "foreign_image"]
 
-OTHER_ARCHITECTURE = "give an image of an x86-64 machine"
-"""Next step for an image of another one."""
+OTHER_ARCHITECTURE = "see what `hibernaut inspect` says of it, or take its memory out with `hibernaut convert`"
+"""Next step for an image of another one than x86-64."""
 
 UTS_BYTES = 65
 """`__NEW_UTS_LEN` + 1 (include/uapi/linux/utsname.h)."""
 NEW_UTSNAME = np.dtype([(name, f"S{UTS_BYTES}") for name in ("sysname", "nodename", "release", "version", "machine")])
 """`struct new_utsname`, without the domain's name."""
 I386_RECORD = np.dtype([(name, "<u4") for name in ("jump_address", "jump_address_phys", "cr3", "magic")])
-I386_MAGICS = (0x12345678, 0x12345679)
-UTS_VERSION = np.dtype(
+I386_E820_AT = I386_RECORD.itemsize
+I386_MAGICS = {0x12345678: E820Check.MD5, 0x12345679: E820Check.CRC32}
+"""`RESTORE_MAGIC` on i386 (arch/x86/power/hibernate.c), and how it keeps the e820 map after it: as on x86-64.
+
+The magic of the MD5 was read in a tree of 5.x."""
+ARM64_RECORD = np.dtype(
     {
-        "names": ["uts_version", "reenter_kernel_or_satp"],
-        "formats": [f"S{UTS_BYTES}", "<u8"],
-        "offsets": [0, 80],
-        "itemsize": 88,
+        "names": ["ttbr1_el1", "reenter_kernel", "__hyp_stub_vectors", "sleep_cpu_mpidr"],
+        "formats": ["<u8"] * 4,
+        "offsets": [72, 80, 88, 96],
+        "itemsize": 104,
     }
 )
-"""The records of arm64 and riscv: arm64 has `reenter_kernel`, a kernel address, where riscv has `saved_satp`."""
+RISCV_RECORD = np.dtype(
+    {
+        "names": ["hartid", "saved_satp", "restore_cpu_addr"],
+        "formats": ["<u8"] * 3,
+        "offsets": [72, 80, 88],
+        "itemsize": 96,
+    }
+)
+"""The records of arm64 and riscv after `uts_version`: one has a kernel address where the other has `satp`."""
 RISCV_SATP_MODES = (8, 9, 10)
 """Sv39, Sv48, Sv57 in the top four bits (RISC-V privileged specification, `satp`)."""
 KERNEL_ADDRESS = 0xF
@@ -44,53 +57,104 @@ BUILD = re.compile(rb"#[0-9][ -~]{1,62}")
 NAME = re.compile(rb"[ -~]{1,64}")
 
 
-def foreign_image(kernel: str) -> str:
-    """Return the statement that an image is of a kernel that `foreign_kernel` returned."""
-    not_this = "an image without a restore record" if "x86_64" in kernel else "not an x86-64 image"
-    return f"{not_this}: its info page is that of {kernel}"
+@dataclass(frozen=True)
+class Architecture:
+    """An architecture, and the kernel of an image as far as the info page names it.
+
+    Attributes:
+        name: as Linux names it: arm64, riscv, i386, x86-64; or the machine of `struct new_utsname`.
+        kernel: the kernel with an article and its build string; None for x86-64 with a restore record.
+        build: `UTS_VERSION` of the kernel; None where the page does not have it.
+        release: its release; None where the page does not have it.
+        elf_machine: `e_machine` of an ELF core of such a machine; None where it is not known.
+        long_bytes: size of `unsigned long`; None where the architecture has both, and the counts tell.
+        record: fields of the architecture's own record by their kernel names; empty for x86-64.
+        e820: the way in which the record keeps the firmware's memory map; NONE for x86-64, see `Generation`.
+    """
+
+    name: str
+    kernel: str | None = None
+    build: str | None = None
+    release: str | None = None
+    elf_machine: int | None = None
+    long_bytes: int | None = 8
+    record: tuple[tuple[str, int], ...] = ()
+    e820: E820Check = E820Check.NONE
+
+    @property
+    def is_x86_64(self) -> bool:
+        """Whether the page tables of its machines are those of x86-64."""
+        return self.name == X86_64.name
 
 
-def foreign_kernel(page: bytes) -> str | None:
-    """Return the kernel that wrote an info page, with an article; None if it is of x86-64 or unknown.
+X86_64 = Architecture("x86-64", elf_machine=c.EM_X86_64)
+
+BY_MACHINE = (
+    (r"x86_64", "x86-64", c.EM_X86_64, 8),
+    (r"i[3-6]86", "i386", c.EM_386, 4),
+    (r"aarch64", "arm64", c.EM_AARCH64, 8),
+    (r"riscv64", "riscv", c.EM_RISCV, 8),
+    (r"loongarch64", "loongarch", c.EM_LOONGARCH, 8),
+    (r"ppc64le", "powerpc", c.EM_PPC64, 8),
+    (r"armv\d.*", "arm", c.EM_ARM, 4),
+    (r"mips.*", "mips", c.EM_MIPS, None),
+    (r"sh\d.*", "sh", c.EM_SH, 4),
+)
+"""Machine of `struct new_utsname`: architecture, ELF machine, size of `unsigned long`."""
+
+
+def foreign_image(architecture: Architecture) -> str:
+    """Return the statement that an image is not of an x86-64 kernel with a restore record."""
+    not_this = "an image without a restore record" if architecture.is_x86_64 else "not an x86-64 image"
+    return f"{not_this}: its info page is that of {architecture.kernel}"
+
+
+def architecture_of(page: bytes) -> Architecture | None:
+    """Return the architecture of the kernel that wrote an info page; None if the page names none.
 
     Args:
         page: the page, at least its first 4096 bytes.
     """
     if generation_of(page[:4096]) is not None:
-        return None
-    if int(np.frombuffer(page, dtype=I386_RECORD, count=1)[0]["magic"]) in I386_MAGICS:
-        return "an i386 kernel"
-    record = np.frombuffer(page, dtype=UTS_VERSION, count=1)[0]
-    if BUILD.fullmatch(record["uts_version"]):
-        top = int(record["reenter_kernel_or_satp"]) >> 60
-        known = {**dict.fromkeys(RISCV_SATP_MODES, "a riscv kernel"), KERNEL_ADDRESS: "an arm64 kernel"}
-        return f"{known.get(top, 'an arm64 or riscv kernel')}, {record['uts_version'].decode()}"
+        return X86_64
+    record = np.frombuffer(page, dtype=I386_RECORD, count=1)[0]
+    check = I386_MAGICS.get(int(record["magic"]))
+    if check is not None:
+        fields = _fields(record, I386_RECORD.names or ())
+        return Architecture("i386", "an i386 kernel", None, None, c.EM_386, 4, fields, check)
+    build = page[:UTS_BYTES].rstrip(b"\0")
+    if BUILD.fullmatch(build):
+        return _arm64_or_riscv(page, build.decode())
     return _utsname(page)
 
 
-def _utsname(page: bytes) -> str | None:
-    """Return the kernel by its `struct new_utsname`."""
+def _arm64_or_riscv(page: bytes, build: str) -> Architecture:
+    """Return the architecture of a record that begins with the build string."""
+    riscv = np.frombuffer(page, dtype=RISCV_RECORD, count=1)[0]
+    top = int(riscv["saved_satp"]) >> 60
+    if top in RISCV_SATP_MODES:
+        fields = _fields(riscv, RISCV_RECORD.names or ())
+        return Architecture("riscv", f"a riscv kernel, {build}", build, None, c.EM_RISCV, 8, fields)
+    if top == KERNEL_ADDRESS:
+        fields = _fields(np.frombuffer(page, dtype=ARM64_RECORD, count=1)[0], ARM64_RECORD.names or ())
+        return Architecture("arm64", f"an arm64 kernel, {build}", build, None, c.EM_AARCH64, 8, fields)
+    return Architecture("arm64 or riscv", f"an arm64 or riscv kernel, {build}", build, long_bytes=None)
+
+
+def _fields(record: np.void, names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    return tuple((name, int(record[name])) for name in names)
+
+
+def _utsname(page: bytes) -> Architecture | None:
+    """Return the architecture by `struct new_utsname`."""
     names = np.frombuffer(page, dtype=NEW_UTSNAME, count=1)[0]
     machine, release, version = (names[field] for field in ("machine", "release", "version"))
     if names["sysname"] != b"Linux" or not all(NAME.fullmatch(text) for text in (machine, release, version)):
         return None
     kind = machine.decode()
-    article = "an" if kind[0] in "aeiox" else "a"
-    return f"{article} {kind} kernel {release.decode()}, {version.decode()}"
-
-
-def kernel_of_larger_pages(area: SwapArea, page_size: int) -> str | None:
-    """Return the kernel whose image is in an area with pages of another size, see `foreign_kernel`.
-
-    The swap header ends with its page; blocks are counted in pages (kernel/power/swap.c, `struct swsusp_header`).
-    """
-    start = area.offset_of(area.header_block)
-    (map_page,) = struct.unpack("<Q", area.file.pread(start + page_size - 32, 8))
-    entry = _read(area, map_page * page_size, 8)
-    page = _read(area, int.from_bytes(entry, "little") * page_size, 4096)
-    return foreign_kernel(page) if len(page) == 4096 else None
-
-
-def _read(area: SwapArea, at: int, size_bytes: int) -> bytes:
-    """Return bytes of a device; none outside it."""
-    return area.file.pread(area.base_bytes + at, size_bytes) if 0 < at < area.size_bytes else b""
+    article = "an" if kind[0] in "aeiox" or kind.startswith("s390") else "a"
+    kernel = f"{article} {kind} kernel {release.decode()}, {version.decode()}"
+    for pattern, name, elf_machine, long_bytes in BY_MACHINE:
+        if re.fullmatch(pattern, kind):
+            return Architecture(name, kernel, version.decode(), release.decode(), elf_machine, long_bytes)
+    return Architecture(kind, kernel, version.decode(), release.decode(), None, None)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.swsusp.declarations import SIGNATURE, SWAP_SIGNATURES
+from hibernaut.swsusp.page_sizes import find_header
 from hibernaut.volumes.partitions import find_partition
 from hibernaut.volumes.volume import Volume
 
@@ -30,26 +31,52 @@ class SwapArea:
         base_bytes: byte at which block 0 of the device begins in the file; any byte.
         size_bytes: length of the device.
         header_block: block of the swap header: 0 for a partition, `resume_offset` for a swap file.
+        page_size: size of a block, which is that of a page of the machine, in bytes.
+        sector_bytes: size of the kernel's `sector_t`: 8, or 4.
+        big_endian: whether the header is that of a big-endian kernel.
     """
 
     file: Volume
     base_bytes: int
     size_bytes: int
     header_block: int = 0
+    page_size: int = PAGE_SIZE
+    sector_bytes: int = 8
+    big_endian: bool = False
 
     @property
     def blocks(self) -> int:
         """Number of whole blocks of the device."""
-        return self.size_bytes // PAGE_SIZE
+        return self.size_bytes // self.page_size
+
+    @property
+    def frames_per_page(self) -> int:
+        """Number of page frames of 4096 bytes that a page of the machine has."""
+        return self.page_size // PAGE_SIZE
+
+    @property
+    def map_entries(self) -> int:
+        """Block numbers in a swap map page (`MAP_PAGE_ENTRIES`); the last one of the page is the next map page."""
+        return self.page_size // self.sector_bytes - 1
+
+    @property
+    def image_at(self) -> int:
+        """Byte in the file of the header's field `image`."""
+        return self.offset_of(self.header_block) + self.page_size - 24 - self.sector_bytes
+
+    @property
+    def crc32_at(self) -> int:
+        """Byte in the file of the header's field `crc32`."""
+        return self.image_at - 4
 
     def offset_of(self, block: int) -> int:
         """Return the byte in the file at which a block begins."""
-        return self.base_bytes + block * PAGE_SIZE
+        return self.base_bytes + block * self.page_size
 
     def read_block(self, block: int, what: str) -> bytes:
         """Return one block. Raises CorruptImage if it is outside the file; `what` names the object read."""
-        data = self.file.pread(self.offset_of(block), PAGE_SIZE) if 0 <= block < self.blocks else b""
-        if len(data) != PAGE_SIZE:
+        data = self.file.pread(self.offset_of(block), self.page_size) if 0 <= block < self.blocks else b""
+        if len(data) != self.page_size:
             raise CorruptImage(
                 f"{what}: block {block} is outside the swap area",
                 source=self.file.name,
@@ -59,7 +86,7 @@ class SwapArea:
         return data
 
     def read_blocks(self, blocks: NDArray[np.int64], out: Bytes) -> None:
-        """Read many blocks into an array, shape (4096 n,), contiguous ones with one call.
+        """Read many blocks into an array, shape (page_size * n,), contiguous ones with one call.
 
         Args:
             blocks: block numbers, known to be inside the area, shape (n,).
@@ -70,7 +97,7 @@ class SwapArea:
         """
         at = 0
         for first, pages in contiguous_runs(blocks):
-            size_bytes = pages * PAGE_SIZE
+            size_bytes = pages * self.page_size
             got = self.file.pread_into(self.offset_of(first), out[at : at + size_bytes])
             if got != size_bytes:
                 raise CorruptImage(
@@ -92,7 +119,7 @@ def contiguous_runs(blocks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 def locate_area(file: Volume, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> SwapArea:
-    """Return the swap area in a file.
+    """Return the swap area in a file, with the size of its machine's pages.
 
     Args:
         file: image of a swap partition, whole disk, or image of a file system's device.
@@ -127,7 +154,8 @@ def locate_area(file: Volume, *, offset: int = 0, partition: int | None = None, 
             expected=f"below {area.blocks}",
             advice=other_unit(area) or "give the kernel's resume_offset, in pages, as --offset",
         )
-    return area
+    found = find_header(file, start, size, offset)
+    return SwapArea(file, start, size, found.block, found.page_size, found.sector_bytes, found.big_endian)
 
 
 def other_unit(area: SwapArea) -> str | None:

@@ -116,7 +116,8 @@ def allocator_for(area: NewArea | ExistingArea) -> BlockAllocator:
     """Return the allocator of an area.
 
     Raises:
-        HibernautError: the size of a new one is impossible, or an existing one holds an image of suspend-utils.
+        HibernautError: the size of a new one is impossible, or an existing one holds an image of suspend-utils, or one
+            whose pages or words have sizes that are not written.
     """
     if isinstance(area, ExistingArea):
         old = area.image
@@ -125,6 +126,7 @@ def allocator_for(area: NewArea | ExistingArea) -> BlockAllocator:
                 f"{old.name}: this is {USWSUSP}, whose area takes no image of the kernel's",
                 advice="write a new area: `hibernaut save` without --like",
             )
+        _refuse_other_sizes(old)
         free = old.swap_map.blocks
         flagless = old.compressor if old.header.names_no_data else None
         return BlockAllocator(
@@ -137,6 +139,20 @@ def allocator_for(area: NewArea | ExistingArea) -> BlockAllocator:
         )
     limit = None if size is None else size // PAGE_SIZE - 1
     return BlockAllocator(_new_header(area), 0, 0, limit, None, grows=size is None)
+
+
+def _refuse_other_sizes(image: Image) -> None:
+    """Raise HibernautError for an image whose pages are not of 4096 bytes, or whose words are not of 64 bits."""
+    if image.area.page_size != PAGE_SIZE:
+        what = f"pages of {image.area.page_size} bytes"
+    elif image.info.long_bytes != 8:
+        what = "an `unsigned long` of 32 bits"
+    else:
+        return
+    raise HibernautError(
+        f"{image.name}: an image with {what} is read, not written",
+        advice="take its memory out with `hibernaut convert`",
+    )
 
 
 def _new_header(area: NewArea) -> SwapHeader:

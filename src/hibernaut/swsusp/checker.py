@@ -115,7 +115,7 @@ def inspect_image(
         problems.append(Problem.of(error))
         stopped_by = error
     if header.crc32 is not None and computed is not None and computed != header.crc32:
-        where = f"{file.name}: byte {area.offset_of(area.header_block) + 4060}"
+        where = f"{file.name}: byte {area.crc32_at}"
         problems.append(
             Problem(f"CRC of the data is wrong; expected {header.crc32:#010x}; found {computed:#010x}", where)
         )

@@ -15,9 +15,11 @@ from enum import IntFlag
 import numpy as np
 
 from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.volumes.declarations import SWAP_PAGE_SIZES
 
 __all__ = [
     "ARCH_MAGIC",
+    "COUNTS_32",
     "END_OF_PFNS",
     "FOREIGN_SIGNATURES",
     "HEADER",
@@ -39,6 +41,8 @@ __all__ = [
     "UNIT_PAGES",
     "ZERO_PAGE_FLAG",
     "Flags",
+    "header_layout",
+    "max_compressed_bytes",
 ]
 
 SIGNATURE = b"S1SUSPEND\0"
@@ -56,25 +60,38 @@ FOREIGN_SIGNATURES = {
 }
 """Other hibernation signatures at the same place (util-linux, libblkid/src/superblocks/swap.c): name, next step."""
 
-OTHER_PAGE_SIZES = (8192, 16384, 32768, 65536)
+OTHER_PAGE_SIZES = tuple(size for size in SWAP_PAGE_SIZES if size != PAGE_SIZE)
 """Sizes of pages of other architectures; the signature ends where the first page does."""
 
-HEADER = np.dtype(
-    {
-        # The swap header of mkswap at 1024 (union swap_header), swsusp_header's tail at the end of the block.
-        "names": [
-            "version", "last_page", "nr_badpages", "uuid", "label",
-            "hw_sig", "crc32", "image", "flags", "orig_sig", "sig",
-        ],
-        "formats": ["<u4", "<u4", "<u4", "V16", "V16", "<u4", "<u4", "<u8", "<u4", "V10", "V10"],
-        "offsets": [1024, 1028, 1032, 1036, 1052, 4056, 4060, 4064, 4072, 4076, 4086],
-        "itemsize": PAGE_SIZE,
-    }
-)  # fmt: skip
-"""The header block.
 
-Since Linux kernel commit 74d9555580c4 ("PM: hibernate: Allow ACPI hardware signature to be honoured") (in v5.17),
-`hw_sig` is there: meaningful only under `Flags.HW_SIG`."""
+def header_layout(page_size: int, sector_bytes: int = 8) -> np.dtype[np.void]:
+    """Return the layout of the header block of a machine with pages of this size.
+
+    The swap header of mkswap is at 1024 (`union swap_header`); the tail of `struct swsusp_header` ends where the page
+    does. `sector_bytes` is the size of `sector_t`: 8, or 4 in kernels of 32 bits without CONFIG_LBDAF.
+
+    Since Linux kernel commit 74d9555580c4 ("PM: hibernate: Allow ACPI hardware signature to be honoured") (in v5.17),
+    `hw_sig` is there: meaningful only under `Flags.HW_SIG`.
+    """
+    image = page_size - 24 - sector_bytes
+    return np.dtype(
+        {
+            "names": [
+                "version", "last_page", "nr_badpages", "uuid", "label",
+                "hw_sig", "crc32", "image", "flags", "orig_sig", "sig",
+            ],
+            "formats": ["<u4", "<u4", "<u4", "V16", "V16", "<u4", "<u4", f"<u{sector_bytes}", "<u4", "V10", "V10"],
+            "offsets": [
+                1024, 1028, 1032, 1036, 1052,
+                image - 8, image - 4, image, page_size - 24, page_size - 20, page_size - 10,
+            ],
+            "itemsize": page_size,
+        }
+    )  # fmt: skip
+
+
+HEADER = header_layout(PAGE_SIZE)
+"""The header block of x86-64."""
 
 
 class Flags(IntFlag):
@@ -94,8 +111,15 @@ UNIT_PAGES = 32
 UNIT_BYTES = UNIT_PAGES * PAGE_SIZE
 LENGTH_BYTES = 8
 """Each compressed unit starts with its compressed length, a u64."""
-MAX_COMPRESSED_BYTES = UNIT_BYTES + UNIT_BYTES // 16 + 64 + 3 + 2
-"""Largest compressed length that the kernel accepts (`bytes_worst_compress`)."""
+
+
+def max_compressed_bytes(unit_bytes: int) -> int:
+    """Return the largest compressed length of a unit that the kernel accepts (`bytes_worst_compress`)."""
+    return unit_bytes + unit_bytes // 16 + 64 + 3 + 2
+
+
+MAX_COMPRESSED_BYTES = max_compressed_bytes(UNIT_BYTES)
+"""That of x86-64."""
 
 INFO = np.dtype(
     {
@@ -120,6 +144,16 @@ RECORD_2_6_24 = np.dtype(
     }
 )
 """`restore_data_record` under `MAGIC_2_6_24`; the counts lie where `INFO` has them."""
+
+COUNTS_32 = np.dtype(
+    {
+        "names": ["version_code", "num_physpages", "cpus", "image_pages", "pages", "size"],
+        "formats": ["<u4", "<u4", "<i4", "<u4", "<u4", "<u4"],
+        "offsets": [392, 396, 400, 404, 408, 412],
+        "itemsize": PAGE_SIZE,
+    }
+)
+"""The counts of the info page where `unsigned long` has 32 bits."""
 
 MAGIC_2_6_24 = 0x0123456789ABCDEF
 """`RESTORE_MAGIC` of 2.6.24 to 4.7: three fields, the magic at 16.

@@ -13,18 +13,17 @@ from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory import declarations as c
 from hibernaut.memory.foreign import LOOKED_AT_BYTES, foreign_format
 from hibernaut.memory.page import PAGE_SIZE
-from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image, kernel_of_larger_pages
+from hibernaut.swsusp.architecture import architecture_of
 from hibernaut.swsusp.area import SwapArea, locate_area, other_unit
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import (
     FOREIGN_SIGNATURES,
-    HEADER,
-    OTHER_PAGE_SIZES,
     SIGNATURE,
     SWAP_SIGNATURES,
     Flags,
+    header_layout,
 )
-from hibernaut.swsusp.uswsusp import UserlandHeader, read_userland_header
+from hibernaut.swsusp.uswsusp import USWSUSP, UserlandHeader, read_userland_header
 from hibernaut.swsusp.uswsusp_declarations import USWSUSP_SIGNATURE
 from hibernaut.volumes.volume import Volume
 
@@ -40,7 +39,7 @@ class SwapHeader:
     """The header of an area that holds an image (`struct swsusp_header`).
 
     Attributes:
-        block: all 4096 bytes of the header block; a rewrite keeps everything that hibernation does not own.
+        block: all bytes of the header block; a rewrite keeps everything that hibernation does not own.
         image: block of the first swap map page.
         flags: see `Flags`.
         crc32: CRC of all uncompressed data, None unless its flag is set.
@@ -48,6 +47,7 @@ class SwapHeader:
         orig_sig: the swap signature that a resume puts back.
         userland: header of an image of suspend-utils, whose first page of extents and flags are `image` and `flags`;
             None for the kernel's own.
+        sector_bytes: size of the kernel's `sector_t`.
     """
 
     block: bytes
@@ -57,11 +57,12 @@ class SwapHeader:
     hw_sig: int | None
     orig_sig: bytes
     userland: UserlandHeader | None = None
+    sector_bytes: int = 8
 
     @classmethod
-    def parse(cls, block: bytes) -> SwapHeader:
-        """Return the fields of a header block of 4096 bytes, without any check of them."""
-        fields = np.frombuffer(block, dtype=HEADER)[0]
+    def parse(cls, block: bytes, sector_bytes: int = 8) -> SwapHeader:
+        """Return the fields of a header block, as long as a page of its machine, without any check of them."""
+        fields = np.frombuffer(block, dtype=header_layout(len(block), sector_bytes))[0]
         flags = int(fields["flags"])
         return cls(
             block=block,
@@ -70,6 +71,7 @@ class SwapHeader:
             crc32=int(fields["crc32"]) if flags & Flags.CRC32_MODE else None,
             hw_sig=int(fields["hw_sig"]) if flags & Flags.HW_SIG else None,
             orig_sig=fields["orig_sig"].tobytes(),
+            sector_bytes=sector_bytes,
         )
 
     def with_image(self, *, image: int, flags: int, crc32: int | None) -> SwapHeader:
@@ -84,10 +86,10 @@ class SwapHeader:
     def with_fields(self, fields: Mapping[str, object]) -> SwapHeader:
         """Return the header with some fields of `HEADER` changed and every other byte unchanged."""
         block = bytearray(self.block)  # a copy of a record array loses the bytes between its fields
-        record = np.frombuffer(block, dtype=HEADER)
+        record = np.frombuffer(block, dtype=header_layout(len(block), self.sector_bytes))
         for name, value in fields.items():
             record[name] = value
-        return SwapHeader.parse(bytes(block))
+        return SwapHeader.parse(bytes(block), self.sector_bytes)
 
     @property
     def compressor(self) -> CompressorName:
@@ -111,13 +113,9 @@ def looks_like_swap(file: Volume, *, offset: int = 0, partition: int | None = No
         area = locate_area(file, offset=offset, partition=partition, base=base)
     except FormatError:
         return False
-    signature = area.file.pread(area.offset_of(offset) + HEADER.fields["sig"][1], 10)  # type: ignore[index]
-    return (
-        signature in (SIGNATURE, USWSUSP_SIGNATURE)
-        or signature in SWAP_SIGNATURES
-        or signature in FOREIGN_SIGNATURES
-        or other_page_size(area) is not None
-    )
+    end = area.offset_of(area.header_block) + area.page_size
+    signature = area.file.pread(end - len(SIGNATURE), len(SIGNATURE))
+    return signature in (SIGNATURE, USWSUSP_SIGNATURE, *SWAP_SIGNATURES) or signature in FOREIGN_SIGNATURES
 
 
 def read_header(area: SwapArea) -> SwapHeader:
@@ -129,17 +127,24 @@ def read_header(area: SwapArea) -> SwapHeader:
         CorruptImage: the header contradicts itself.
     """
     block = area.read_block(area.header_block, "swap header")
-    signature_at = area.offset_of(area.header_block) + PAGE_SIZE - len(SIGNATURE)
+    signature_at = area.offset_of(area.header_block) + area.page_size - len(SIGNATURE)
     signature = block[-len(SIGNATURE) :]
     _refuse_marks(area, block, signature)
     if signature == USWSUSP_SIGNATURE:
+        if area.page_size != PAGE_SIZE:
+            raise FormatError(
+                f"this is {USWSUSP} with pages of {area.page_size} bytes, which is not read",
+                source=area.file.name,
+                offset=signature_at,
+                advice="use the suspend-utils that wrote it: no kernel reads it",
+            )
         found = read_userland_header(area, block)
         first = found.map_start // PAGE_SIZE
         return SwapHeader(block, first, found.flags, None, None, found.orig_sig, found)
     if signature != SIGNATURE:
         reason, advice = _why_no_image(area, block, signature)
         raise FormatError(reason, source=area.file.name, offset=signature_at, advice=advice)
-    header = SwapHeader.parse(block)
+    header = SwapHeader.parse(block, area.sector_bytes)
     if header.orig_sig not in SWAP_SIGNATURES:
         raise CorruptImage(
             "orig_sig is not a swap signature",
@@ -148,18 +153,18 @@ def read_header(area: SwapArea) -> SwapHeader:
             expected=" or ".join(known.decode() for known in SWAP_SIGNATURES),
             found=repr(header.orig_sig),
         )
-    if header.image >= area.blocks and 0 < int.from_bytes(block[4064:4072], "big") < area.blocks:
+    if area.big_endian:
         raise FormatError(
-            "not an x86-64 image: its header is that of a big-endian kernel",
+            f"not an x86-64 image: its header is that of a big-endian kernel{_big_endian_kernel(area)}",
             source=area.file.name,
-            offset=area.offset_of(area.header_block) + 4064,
-            advice=OTHER_ARCHITECTURE,
+            offset=area.image_at,
+            advice="give an image of a little-endian machine",
         )
     if header.flags & Flags.NOCOMPRESS_MODE and header.flags & Flags.COMPRESSION_ALG_LZ4:
         raise CorruptImage(
             "flags say both not compressed and LZ4",
             source=area.file.name,
-            offset=area.offset_of(area.header_block) + 4072,
+            offset=area.image_at + area.sector_bytes,
             found=f"{header.flags:#x}",
         )
     return header
@@ -197,7 +202,7 @@ def area_state(area: SwapArea) -> tuple[AreaState, str]:
 
 def was_image(area: SwapArea, block: bytes) -> bool:
     """Return whether the header block of plain swap still names an image of the kernel's."""
-    header, signature = SwapHeader.parse(block), block[-len(SIGNATURE) :]
+    header, signature = SwapHeader.parse(block, area.sector_bytes), block[-len(SIGNATURE) :]
     return signature in SWAP_SIGNATURES and header.orig_sig == signature and 0 < header.image < area.blocks
 
 
@@ -205,26 +210,33 @@ def _why_no_image(area: SwapArea, block: bytes, signature: bytes) -> tuple[str, 
     """Return the reason, and what to do next."""
     if signature in SWAP_SIGNATURES:
         text = f"no image: signature is {signature.decode()}"
+        if area.page_size != PAGE_SIZE:
+            text += f" (pages of {area.page_size} bytes)"
         if was_image(area, block):
-            first = SwapHeader.parse(block).image
-            return f"{text}; {CONSUMED} (its first map page at block {first})", SEE_CONSUMED
+            first = SwapHeader.parse(block, area.sector_bytes).image
+            text += f"; {CONSUMED} (its first map page at block {first})"
+            if area.page_size == PAGE_SIZE and area.sector_bytes == 8:  # others are read as a whole or not at all
+                return text, SEE_CONSUMED
         return text, "give the area that the kernel hibernated to: a kernel that reads an image uses it up"
     if signature in FOREIGN_SIGNATURES:
         what, advice = FOREIGN_SIGNATURES[signature]
         return f"this is {what}, which is not read", advice
-    page_size = other_page_size(area)
-    if page_size is not None:
-        kernel = kernel_of_larger_pages(area, page_size)
-        pages = f"pages of {page_size} bytes"
-        if kernel is not None:
-            return f"{foreign_image(kernel)} ({pages})", OTHER_ARCHITECTURE
-        return f"this is a swap area with {pages}, so not of x86-64", OTHER_ARCHITECTURE
     known = foreign_format(area.file.pread(area.base_bytes, LOOKED_AT_BYTES))
     if known is not None:
         advice = "see what `hibernaut map` says of it" if known.is_dump else known.advice
         return f"no swap area: this is {known.what}", advice
     what = f"no swap area: signature is {signature!r}, expected S1SUSPEND, SWAPSPACE2 or SWAP-SPACE"
     return what, other_unit(area) or INSIDE
+
+
+def _big_endian_kernel(area: SwapArea) -> str:
+    """Return the kernel that `struct new_utsname` in a big-endian image names, after a comma; none if it cannot be."""
+    block = int.from_bytes(area.file.pread(area.image_at, 8), "big")
+    entry = int.from_bytes(area.file.pread(area.offset_of(block), 8), "big") if block < area.blocks else 0
+    if not 0 < entry < area.blocks:
+        return ""
+    architecture = architecture_of(area.read_block(entry, "info page"))
+    return f", {architecture.kernel}" if architecture and architecture.kernel else ""
 
 
 def _refuse_marks(area: SwapArea, block: bytes, signature: bytes) -> None:
@@ -240,13 +252,3 @@ def _refuse_marks(area: SwapArea, block: bytes, signature: bytes) -> None:
         if known.begins(head):
             what = f"this is {known.what}, which is not read"
             raise FormatError(what, source=area.file.name, offset=at, advice=known.advice)
-
-
-def other_page_size(area: SwapArea) -> int | None:
-    """Return the size of a swap area's pages if it is one of another architecture, else None."""
-    head = area.file.pread(area.offset_of(area.header_block), max(OTHER_PAGE_SIZES))
-    if len(head) < PAGE_SIZE or int(np.frombuffer(head[:PAGE_SIZE], dtype=HEADER)[0]["version"]) != 1:
-        return None
-    known = (SIGNATURE, *SWAP_SIGNATURES)
-    sizes = (size for size in OTHER_PAGE_SIZES if head[size - len(SIGNATURE) : size] in known)
-    return next(sizes, None)

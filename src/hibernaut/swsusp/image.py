@@ -17,13 +17,13 @@ from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.parallel import ordered_results
-from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image, foreign_kernel
+from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import UNIT_PAGES
 from hibernaut.swsusp.header import SwapHeader, read_header
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.pfns import begins_a_list, unpack_pfns
+from hibernaut.swsusp.pfns import begins_a_list, frames_of_pages, unpack_pfns
 from hibernaut.swsusp.stream import Crc, UnitStream, index_units
 from hibernaut.swsusp.swapmap import SwapMap, read_swap_map
 from hibernaut.swsusp.uswsusp_stream import UserlandMap, open_userland_stream, read_userland_map
@@ -37,7 +37,7 @@ Progress = Callable[[int], None]
 """Called with the number of pages done since the last call; from any thread, but never from two at once."""
 
 CACHED_PAGES = 4096
-"""Pages of decompressed units that random access keeps (16 MiB)."""
+"""Page frames of decompressed units that random access keeps (16 MiB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,9 @@ class Image(Closing):
         info: info page.
         compressor: compressor of the data: lzo, lz4 or none.
         stream: meta and data pages.
-        pfns: all frames listed, ascending, int64, shape (n,).
-        zero: which of them are zero pages without a data page, shape (n,).
+        pfns: all page frames of 4096 bytes listed, ascending, int64, shape (n,): of a machine with larger pages, all
+            those of each page.
+        zero: which of them are of zero pages without a data page, shape (n,).
     """
 
     area: SwapArea
@@ -70,6 +71,21 @@ class Image(Closing):
         return self.area.file.name
 
     @property
+    def saved_pages(self) -> int:
+        """Number of pages listed, in pages of the machine."""
+        return len(self.pfns) // self.area.frames_per_page
+
+    @property
+    def zero_pages(self) -> int:
+        """Number of pages listed that have no data page, in pages of the machine."""
+        return int(np.count_nonzero(self.zero)) // self.area.frames_per_page
+
+    @property
+    def meta_rows(self) -> int:
+        """Number of rows of the stream before the data, of 4096 bytes each."""
+        return self.info.meta_pages * self.area.frames_per_page
+
+    @property
     def stored_pfns(self) -> Pfns:
         """The frames that have a data page, in stream order."""
         return self.pfns[~self.zero]
@@ -81,7 +97,7 @@ class Image(Closing):
             CorruptImage: the data is damaged; or, after the last chunk, its CRC differs from the header's.
         """
         stored = self.stored_pfns
-        meta = self.info.meta_pages
+        meta = self.meta_rows
         crc = Crc()
         for batch in self.stream.batches():
             crc.add(batch.crc32, batch.pages.nbytes)
@@ -105,7 +121,7 @@ class Image(Closing):
         Raises:
             CorruptImage: the data is damaged; or, at the end, its CRC differs from the header's.
         """
-        stored, meta = self.stored_pfns, self.info.meta_pages
+        stored, meta = self.stored_pfns, self.meta_rows
 
         def place(first_row: int, pages: Bytes) -> None:
             data = pages[max(0, meta - first_row) :]
@@ -116,18 +132,18 @@ class Image(Closing):
         self._refuse_wrong_crc(self.stream.for_each(place, progress))
 
     def read_all(self, out: Bytes | None = None, progress: Progress | None = None) -> Bytes:
-        """Return all stored pages in stream order, shape (image_pages, 4096), for images that fit in memory.
+        """Return all stored frames in stream order, shape (n, 4096), for images that fit in memory.
 
         Args:
-            out: array for the whole stream, meta pages first, shape (pages - 1, 4096); made if None.
+            out: array for the whole stream, meta pages first, shape (rows, 4096); made if None.
             progress: called with the number of pages done.
 
         Raises:
             CorruptImage: the data is damaged, or its CRC differs from the header's.
         """
-        rows = np.empty((self.stream.stream_pages, PAGE_SIZE), dtype=np.uint8) if out is None else out
+        rows = np.empty((self.stream.rows, PAGE_SIZE), dtype=np.uint8) if out is None else out
         self._refuse_wrong_crc(self.stream.read_into(rows, progress))
-        return rows[self.info.meta_pages :]
+        return rows[self.meta_rows :]
 
     def computed_crc(self, progress: Progress | None = None) -> int:
         """Return the CRC of the whole stream. Raises CorruptImage if a unit does not decompress."""
@@ -138,9 +154,19 @@ class Image(Closing):
             raise CorruptImage(
                 "CRC of the data is wrong",
                 source=self.name,
-                offset=self.area.offset_of(self.area.header_block) + 4060,
+                offset=self.area.crc32_at,
                 expected=f"{self.header.crc32:#010x}",
                 found=f"{computed:#010x}",
+            )
+
+    def require_x86_64(self) -> None:
+        """Raise FormatError if the image is of another machine, whose page tables are not read."""
+        architecture = self.info.architecture
+        if architecture is not None and not architecture.is_x86_64:
+            raise FormatError(
+                f"{foreign_image(architecture)}, whose page tables are not read",
+                source=self.name,
+                advice=OTHER_ARCHITECTURE,
             )
 
     def memory(self) -> ImageMemory:
@@ -201,8 +227,8 @@ def assemble(
         swap_map, stream = open_userland_stream(area, found, info)
     else:
         swap_map = found
-        index = index_units(area, swap_map, info.stream_pages, compressor)
-        stream = UnitStream(area, swap_map, index, info.stream_pages, compressor)
+        index = index_units(area, swap_map, info.stream_pages, compressor, info.long_bytes)
+        stream = UnitStream(area, swap_map, index, info.stream_pages, compressor, info.long_bytes)
     pfns, zero = _read_pfns(area, info, stream)
     return Image(area, header, swap_map, info, compressor, stream, pfns, zero)
 
@@ -223,7 +249,6 @@ def read_info(area: SwapArea, swap_map: SwapMap | UserlandMap, compressor: Compr
     """Return the info page, its counts checked against the swap map, or against the extents of suspend-utils.
 
     Raises:
-        FormatError: it is of a kernel of another architecture.
         CorruptImage: it is damaged.
     """
     if isinstance(swap_map, UserlandMap):
@@ -232,14 +257,6 @@ def read_info(area: SwapArea, swap_map: SwapMap | UserlandMap, compressor: Compr
         block, entries = int(swap_map.entries[0]), len(swap_map.entries) - 1
         most_pages = entries if compressor == "none" else entries * UNIT_PAGES
         page = area.read_block(block, "info page")
-    kernel = foreign_kernel(page)
-    if kernel is not None:
-        raise FormatError(
-            foreign_image(kernel),
-            source=area.file.name,
-            offset=area.offset_of(block),
-            advice=OTHER_ARCHITECTURE,
-        )
     info = ImageInfo.parse(page)
     try:
         info.check(area.file.name, area.offset_of(block), most_pages)
@@ -251,16 +268,18 @@ def read_info(area: SwapArea, swap_map: SwapMap | UserlandMap, compressor: Compr
 
 
 def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream) -> tuple[Pfns, BoolArray]:
-    meta = stream.decode(0, stream.units_of(info.meta_pages)).pages[: info.meta_pages]
-    pfns, zero = unpack_pfns(meta, area.file.name)
-    stored = len(pfns) - int(zero.sum())
+    each = area.frames_per_page
+    rows = info.meta_pages * each
+    meta = stream.decode(0, stream.units_of(rows)).pages[:rows]
+    pages, zero = unpack_pfns(meta, area.file.name, page_size=area.page_size, long_bytes=info.long_bytes)
+    stored = len(pages) - int(zero.sum())
     if stored != info.image_pages:
         raise CorruptImage(
             f"the list names {stored} frames with a data page",
             source=area.file.name,
             expected=f"image_pages, {info.image_pages}",
         )
-    return pfns, zero
+    return frames_of_pages(pages, each), np.repeat(zero, each)
 
 
 class ImageMemory(PhysicalMemory):
@@ -273,7 +292,7 @@ class ImageMemory(PhysicalMemory):
         self.image = image
         self._ranges = FrameRanges.of_pfns(image.pfns)
         # Row in the stream of each listed frame; for a zero page, the row of the next stored one (not used).
-        self._rows = image.info.meta_pages + np.cumsum(~image.zero) - ~image.zero
+        self._rows = image.meta_rows + np.cumsum(~image.zero) - ~image.zero
         self._cache: OrderedDict[int, Bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -285,7 +304,7 @@ class ImageMemory(PhysicalMemory):
     def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`; a run ends where a unit does."""
         first = int(np.searchsorted(self.image.pfns, pfn))
-        listed = self.image.pfns[first : first + min(nr_pages, self.image.stream.unit_pages)]
+        listed = self.image.pfns[first : first + min(nr_pages, self.image.stream.unit_rows)]
         if not len(listed) or listed[0] != pfn:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
         together = listed - pfn == np.arange(len(listed))
@@ -355,7 +374,7 @@ class ImageMemory(PhysicalMemory):
         pages.flags.writeable = False
         with self._lock:
             self._cache[unit] = pages
-            if len(self._cache) > max(1, CACHED_PAGES // self.image.stream.unit_pages):
+            if len(self._cache) > max(1, CACHED_PAGES // self.image.stream.unit_rows):
                 self._cache.popitem(last=False)
         return pages
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The info page (`struct swsusp_info`, with x86's `restore_data_record` at its start)."""
+"""The info page (`struct swsusp_info`, with the record of the kernel's architecture at its start)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hibernaut.errors import CorruptImage
+from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE
-from hibernaut.swsusp.declarations import ARCH_MAGIC, INFO, PFNS_PER_META_PAGE
+from hibernaut.swsusp.architecture import (
+    I386_E820_AT,
+    OTHER_ARCHITECTURE,
+    X86_64,
+    Architecture,
+    architecture_of,
+    foreign_image,
+)
+from hibernaut.swsusp.declarations import ARCH_MAGIC, COUNTS_32, INFO
 from hibernaut.swsusp.e820 import E820Check, E820Sums
 from hibernaut.swsusp.generations import Generation, generation_of
 
@@ -23,24 +31,29 @@ class ImageInfo:
     """Facts that the hibernating kernel leaves for the one that resumes it.
 
     Attributes:
-        page: all 4096 bytes.
-        jump_address: virtual address of the image kernel's restore entry (`restore_registers`).
+        page: all its bytes, as many as a page of the machine has.
+        architecture: architecture of the kernel; None if the page names none.
+        long_bytes: size of the kernel's `unsigned long`.
+        jump_address: virtual address of the image kernel's restore entry (`restore_registers`); None without a record
+            of x86-64.
         jump_address_phys: its physical address; None where an older kernel does not store it.
-        cr3: root of the saved page tables; PCID bits cleared.
-        magic: magic of the record, see `generation`.
+        root: root of the saved page tables, PCID bits cleared; None without a record of x86-64.
+        magic: magic of the record, see `generation`; None without a record of x86-64.
         generation: the generation that the magic names; None if it is none of x86-64.
         e820: the checksum of the firmware's memory map that the page has.
         physical_pages: `num_physpages`.
         image_pages: data pages stored.
         pages: info page, meta pages and data pages.
-        size_bytes: `pages` * 4096.
+        size_bytes: `pages` times the size of a page.
     """
 
     page: bytes
-    jump_address: int
+    architecture: Architecture | None
+    long_bytes: int
+    jump_address: int | None
     jump_address_phys: int | None
-    cr3: int
-    magic: int
+    root: int | None
+    magic: int | None
     generation: Generation | None
     e820: E820Sums
     physical_pages: int
@@ -50,23 +63,28 @@ class ImageInfo:
 
     @classmethod
     def parse(cls, page: bytes) -> ImageInfo:
-        """Return the fields of an info page of 4096 bytes, without any check of them."""
-        fields = np.frombuffer(page, dtype=INFO)[0]
-        generation = generation_of(page)
-        record = np.frombuffer(page, dtype=generation.record if generation else INFO)[0]
-        has_phys = "jump_address_phys" in (record.dtype.names or ())
+        """Return the fields of an info page, as long as a page of its machine, without any check of them."""
+        architecture, generation = architecture_of(page), generation_of(page[:PAGE_SIZE])
+        fields = np.frombuffer(page, dtype=INFO, count=1)[0]
+        is_x86_64 = architecture is None or architecture is X86_64
+        record = np.frombuffer(page, dtype=generation.record if generation else INFO, count=1)[0]
+        has_phys = is_x86_64 and "jump_address_phys" in (record.dtype.names or ())
+        long_bytes = _long_bytes(page, architecture)
+        counts = fields if long_bytes == 8 else np.frombuffer(page, dtype=COUNTS_32, count=1)[0]
         return cls(
             page=page,
-            jump_address=int(record["jump_address"]),
+            architecture=architecture,
+            long_bytes=long_bytes,
+            jump_address=int(record["jump_address"]) if is_x86_64 else None,
             jump_address_phys=int(record["jump_address_phys"]) if has_phys else None,
-            cr3=int(record["cr3"]) & ~CR3_PCID_MASK,
-            magic=int(record["magic"]),
+            root=int(record["cr3"]) & ~CR3_PCID_MASK if is_x86_64 else None,
+            magic=int(record["magic"]) if is_x86_64 else None,
             generation=generation,
-            e820=_e820(fields, generation.e820 if generation else E820Check.UNKNOWN),
-            physical_pages=int(fields["num_physpages"]),
-            image_pages=int(fields["image_pages"]),
-            pages=int(fields["pages"]),
-            size_bytes=int(fields["size"]),
+            e820=_e820(page, generation, architecture),
+            physical_pages=int(counts["num_physpages"]),
+            image_pages=int(counts["image_pages"]),
+            pages=int(counts["pages"]),
+            size_bytes=int(counts["size"]),
         )
 
     @classmethod
@@ -100,12 +118,39 @@ class ImageInfo:
     def with_pages(self, *, saved_pages: int, image_pages: int) -> ImageInfo:
         """Return the info page of this machine for another list: `saved_pages` listed, `image_pages` stored."""
         page = bytearray(self.page)  # a copy of a record array loses the bytes between its fields
-        record = np.frombuffer(page, dtype=INFO)
-        pages = 1 + -(-saved_pages // PFNS_PER_META_PAGE) + image_pages
+        record = np.frombuffer(page, dtype=INFO if self.long_bytes == 8 else COUNTS_32, count=1)
+        pages = 1 + -(-saved_pages // self.pfns_per_page) + image_pages
         record["image_pages"] = image_pages
         record["pages"] = pages
-        record["size"] = pages * PAGE_SIZE
+        record["size"] = pages * len(page) % (1 << 8 * self.long_bytes)
         return ImageInfo.parse(bytes(page))
+
+    @property
+    def cr3(self) -> int:
+        """See `root`. Raises FormatError if the image has none."""
+        if self.root is None:
+            raise FormatError(
+                foreign_image(self.architecture) if self.architecture else "the info page has no CR3",
+                advice=OTHER_ARCHITECTURE,
+            )
+        return self.root
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the kernel is known, and is not one of x86-64 with a restore record."""
+        return self.architecture is not None and self.architecture is not X86_64
+
+    @property
+    def pfns_per_page(self) -> int:
+        """Frame numbers in a meta page."""
+        return len(self.page) // self.long_bytes
+
+    @property
+    def e820_check(self) -> E820Check:
+        """The way in which the page keeps the firmware's memory map."""
+        if self.generation is not None:
+            return self.generation.e820
+        return self.architecture.e820 if self.architecture else E820Check.UNKNOWN
 
     @property
     def e820_checksum(self) -> int | None:
@@ -124,12 +169,12 @@ class ImageInfo:
 
     @property
     def meta_pages(self) -> int:
-        """Number of pages of frame numbers, which precede the data."""
+        """Number of pages of frame numbers, which precede the data, in pages of the machine."""
         return self.pages - 1 - self.image_pages
 
     @property
     def stream_pages(self) -> int:
-        """Number of pages of the stream: meta pages and data pages."""
+        """Number of pages of the stream, meta pages and data pages, in pages of the machine."""
         return self.pages - 1
 
     def check(self, source: str, offset: int, most_pages: int) -> None:
@@ -147,27 +192,48 @@ class ImageInfo:
         def refuse(what: str, at: int, expected: str) -> None:
             raise CorruptImage(f"info page: {what}", source=source, offset=offset + at, expected=expected)
 
-        if self.generation is None:
+        if self.architecture is None:
+            if len(self.page) != PAGE_SIZE:  # no machine of x86-64
+                refuse("it names no known kernel", 0, "the record of an architecture, or a `struct new_utsname`")
             refuse(f"magic is {self.magic:#018x}", 24, f"{ARCH_MAGIC:#018x}, or that of another generation of x86-64")
+        layout = INFO if self.long_bytes == 8 else COUNTS_32
+        at = {name: field[1] for name, field in (layout.fields or {}).items()}
         if not 0 < self.stream_pages <= most_pages:
-            refuse(f"pages is {self.pages}", 424, f"2 to {most_pages + 1}, as the swap map allows")
+            refuse(f"pages is {self.pages}", at["pages"], f"2 to {most_pages + 1}, as the swap map allows")
         if not 0 <= self.image_pages < self.stream_pages:
-            refuse(f"image_pages is {self.image_pages}", 416, f"less than pages - 1, which is {self.stream_pages}")
-        if self.image_pages > self.meta_pages * PFNS_PER_META_PAGE:
+            below = f"less than pages - 1, which is {self.stream_pages}"
+            refuse(f"image_pages is {self.image_pages}", at["image_pages"], below)
+        if self.image_pages > self.meta_pages * self.pfns_per_page:
             refuse(
                 f"image_pages is {self.image_pages}",
-                416,
-                f"at most {PFNS_PER_META_PAGE} for each of {self.meta_pages} meta pages",
+                at["image_pages"],
+                f"at most {self.pfns_per_page} for each of {self.meta_pages} meta pages",
             )
-        if self.size_bytes != self.pages * PAGE_SIZE:
-            refuse(f"size is {self.size_bytes}", 432, f"pages * {PAGE_SIZE} = {self.pages * PAGE_SIZE}")
+        size = self.pages * len(self.page) % (1 << 8 * self.long_bytes)
+        if self.size_bytes != size:
+            refuse(f"size is {self.size_bytes}", at["size"], f"pages * {len(self.page)} = {size}")
 
 
-def _e820(fields: np.void, check: E820Check) -> E820Sums:
-    """Return the checksum at the place that all generations share, made in one way."""
-    crc32 = int(fields["e820_checksum"])
+def _long_bytes(page: bytes, architecture: Architecture | None) -> int:
+    """Return the size of `unsigned long`: that of the architecture, or the one whose counts agree with each other."""
+    if architecture is None or architecture.long_bytes is not None:
+        return 8 if architecture is None else architecture.long_bytes or 8
+    for long_bytes, layout in ((8, INFO), (4, COUNTS_32)):
+        counts = np.frombuffer(page, dtype=layout, count=1)[0]
+        pages, size = int(counts["pages"]), int(counts["size"])
+        if 0 < int(counts["image_pages"]) < pages and size == pages * len(page) % (1 << 8 * long_bytes):
+            return long_bytes
+    return 8
+
+
+def _e820(page: bytes, generation: Generation | None, architecture: Architecture | None) -> E820Sums:
+    """Return the checksum of the firmware's memory map, which follows the magic, made in one way."""
+    check, at, size_bytes = (generation.e820, 32, 8) if generation else (E820Check.UNKNOWN, 32, 8)
+    if architecture is not None and architecture is not X86_64:
+        check, at, size_bytes = architecture.e820, I386_E820_AT, 4
+    crc32 = int.from_bytes(page[at : at + size_bytes], "little")
     if check is E820Check.MD5:
-        digest = fields["e820_md5"].tobytes()
+        digest = page[at : at + 16]
         return E820Sums(md5=digest.hex() if any(digest) else "")
     if check is E820Check.CRC32:
         return E820Sums(crc32=crc32)

@@ -12,16 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, WrongLength, codec_named
-from hibernaut.swsusp.declarations import LENGTH_BYTES, MAP_ENTRIES, MAX_COMPRESSED_BYTES, UNIT_BYTES, UNIT_PAGES
+from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
 
 __all__ = ["FAILED", "KernelReading", "MapChain", "ReadFailure", "follow_map"]
 
 FAILED = "PM: hibernation: Failed to load image, recovering."
 """Message of `load_image_and_restore` (kernel/power/hibernate.c) after every failure in it; some have no other."""
-SECTORS_PER_PAGE = PAGE_SIZE // 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +64,13 @@ def follow_map(area: SwapArea, first: int) -> MapChain:
     block, outside = first, None
     while block and block not in seen:
         try:
-            page = np.frombuffer(area.read_block(block, "map page"), dtype="<u8")
+            page = np.frombuffer(area.read_block(block, "map page"), dtype=f"<u{area.sector_bytes}")
         except CorruptImage:
             outside = block
             break
         seen.add(block)
-        parts.append(page[:MAP_ENTRIES])
-        block = int(page[MAP_ENTRIES])
+        parts.append(page[: area.map_entries].astype(np.uint64))
+        block = int(page[area.map_entries])
     return MapChain(np.concatenate(parts), outside, loops=block in seen)
 
 
@@ -85,12 +83,22 @@ class KernelReading:
         stream_pages: number of pages that the kernel expects.
         compressor: compressor that the kernel applies.
         label: name of the compressor in the kernel's messages.
+        length_bytes: size of a unit's length, which is that of the kernel's `size_t`.
     """
 
     def __init__(
-        self, area: SwapArea, chain: MapChain, stream_pages: int, compressor: CompressorName, label: str
+        self,
+        area: SwapArea,
+        chain: MapChain,
+        stream_pages: int,
+        compressor: CompressorName,
+        label: str,
+        length_bytes: int = LENGTH_BYTES,
     ) -> None:
         self._area = area
+        self._page_size = area.page_size
+        self._unit_bytes = UNIT_PAGES * area.page_size
+        self._length_bytes = length_bytes
         self._chain = chain
         self._stream_pages = stream_pages
         self._codec = None if compressor == "none" else codec_named(compressor)
@@ -109,7 +117,7 @@ class KernelReading:
     def _unit_failure(self, codec: Codec) -> ReadFailure | None:
         """Read unit after unit as `load_compressed_image` does."""
         entry, rows, unit = 1, 0, 0
-        room = np.empty(UNIT_BYTES, dtype=np.uint8)
+        room = np.empty(self._unit_bytes, dtype=np.uint8)
         while rows < self._stream_pages:
             packed = self._packed_unit(entry, unit)
             if isinstance(packed, ReadFailure):
@@ -117,37 +125,38 @@ class KernelReading:
             size_bytes = self._unpacked_bytes(codec, packed, room, unit)
             if isinstance(size_bytes, ReadFailure):
                 return size_bytes
-            entry += -(-(LENGTH_BYTES + len(packed)) // PAGE_SIZE)
-            rows, unit = rows + size_bytes // PAGE_SIZE, unit + 1
+            entry += -(-(self._length_bytes + len(packed)) // self._page_size)
+            rows, unit = rows + size_bytes // self._page_size, unit + 1
         return None
 
     def _packed_unit(self, entry: int, unit: int) -> NDArray[np.uint8] | ReadFailure:
         """Return the compressed bytes of the unit that begins at an entry, or the failure to read them."""
         if failure := self._entry_failure(entry, unit):
             return failure
-        length = int.from_bytes(self._block(entry)[:LENGTH_BYTES], "little")
-        if not 0 < length <= MAX_COMPRESSED_BYTES:
+        head = self._length_bytes
+        length = int.from_bytes(self._block(entry)[:head], "little")
+        if not 0 < length <= max_compressed_bytes(self._unit_bytes):
             return ReadFailure(unit, f"PM: Invalid {self._label} compressed length", f"unit {unit} of {length} bytes")
-        blocks = -(-(LENGTH_BYTES + length) // PAGE_SIZE)
+        blocks = -(-(head + length) // self._page_size)
         entries = range(entry, entry + blocks)
         for number in entries:
             if failure := self._entry_failure(number, unit):
                 return failure
         packed = b"".join(map(self._block, entries))
-        return np.frombuffer(packed, dtype=np.uint8)[LENGTH_BYTES : LENGTH_BYTES + length]
+        return np.frombuffer(packed, dtype=np.uint8)[head : head + length]
 
     def _unpacked_bytes(
         self, codec: Codec, packed: NDArray[np.uint8], room: NDArray[np.uint8], unit: int
     ) -> int | ReadFailure:
         """Return the size that a unit decompresses to, or the failure to decompress it."""
-        size_bytes = UNIT_BYTES
+        size_bytes = self._unit_bytes
         try:
             codec.decompress_into(packed, room)
         except WrongLength as error:
             size_bytes = error.size_bytes
         except ValueError:
             return ReadFailure(unit, f"PM: {self._label} decompression failed", f"unit {unit}")
-        if not 0 < size_bytes <= UNIT_BYTES or size_bytes % PAGE_SIZE:
+        if not 0 < size_bytes <= self._unit_bytes or size_bytes % self._page_size:
             return ReadFailure(
                 unit, f"PM: Invalid {self._label} uncompressed length", f"unit {unit} gives {size_bytes}"
             )
@@ -165,6 +174,6 @@ class KernelReading:
             return None
         return ReadFailure(
             unit,
-            f"PM: Read-error on swap-device (?:?:{block * SECTORS_PER_PAGE})",
+            f"PM: Read-error on swap-device (?:?:{block * (self._page_size // 512)})",
             f"block {block}, beyond the device of {self._area.blocks} blocks",
         )

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from hibernaut.errors import CorruptImage
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.swsusp.declarations import END_OF_PFNS, MAX_PFN, PFNS_PER_META_PAGE, ZERO_PAGE_FLAG
 
-__all__ = ["begins_a_list", "pack_pfns", "unpack_pfns"]
+__all__ = ["begins_a_list", "frames_of_pages", "pack_pfns", "unpack_pfns"]
 
 
 def pack_pfns(pfns: ArrayLike, zero: BoolArray) -> Bytes:
@@ -29,42 +29,61 @@ def pack_pfns(pfns: ArrayLike, zero: BoolArray) -> Bytes:
 
 
 def begins_a_list(page: bytes) -> bool:
-    """Return whether a page can be the first of the list: frames, ascending, to its end or to the end mark."""
-    words = np.frombuffer(page, dtype="<u8")
-    ends = np.flatnonzero(words == np.uint64(END_OF_PFNS))
+    """Return whether a page can be the first of the list: frames, ascending, to its end or to the end mark.
+
+    The frames are of 64 bits or of 32. A compressed unit begins with its length and zeroes, which do not ascend.
+    """
+    return any(_ascends(np.frombuffer(page, dtype=word)) for word in ("<u8", "<u4"))
+
+
+def _ascends(words: NDArray[np.uint64] | NDArray[np.uint32]) -> bool:
+    end, zero = _marks(words)
+    ends = np.flatnonzero(words == end)
     frames = words[: int(ends[0])] if len(ends) else words
-    frames = frames & np.uint64(ZERO_PAGE_FLAG - 1)
-    return len(frames) > 0 and frames[-1] <= np.uint64(MAX_PFN) and bool((frames[1:] > frames[:-1]).all())
+    frames = frames & ~zero
+    return len(frames) > 0 and int(frames[-1]) <= MAX_PFN and bool((frames[1:] > frames[:-1]).all())
 
 
-def unpack_pfns(meta: Bytes, source: str) -> tuple[Pfns, BoolArray]:
-    """Return frames, int64, shape (n,), and which are flagged as zero pages.
+def _marks(words: NDArray[np.uint64] | NDArray[np.uint32]) -> tuple[np.uint64 | np.uint32, np.uint64 | np.uint32]:
+    """Return the end mark and the flag of zero pages, all bits and the highest one of `unsigned long`."""
+    if words.dtype.itemsize == 8:
+        return np.uint64(END_OF_PFNS), np.uint64(ZERO_PAGE_FLAG)
+    return np.uint32(END_OF_PFNS >> 32), np.uint32(ZERO_PAGE_FLAG >> 32)
+
+
+def unpack_pfns(meta: Bytes, source: str, *, page_size: int = PAGE_SIZE, long_bytes: int = 8) -> tuple[Pfns, BoolArray]:
+    """Return the listed pages as the kernel numbers them, int64, shape (n,), and which are flagged as zero pages.
 
     Args:
-        meta: meta pages, shape (m, 4096).
+        meta: meta pages, shape (m * page_size / 4096, 4096).
         source: name of the image in the message.
+        page_size: size of a page of the machine.
+        long_bytes: size of its `unsigned long`.
 
     Raises:
         CorruptImage: the list ends before the last meta page, or frames are out of order, repeated, or beyond the
-            physical address space of x86-64.
+            physical address space of x86-64, which is as large as those of the others.
     """
-    raw = np.ascontiguousarray(meta).reshape(-1).view("<u8")
-    ends = np.flatnonzero(raw == np.uint64(END_OF_PFNS))
+    raw = np.ascontiguousarray(meta).reshape(-1).view(f"<u{long_bytes}")
+    end, flag = _marks(raw)
+    ends = np.flatnonzero(raw == end)
     count = int(ends[0]) if len(ends) else len(raw)
-    if -(-count // PFNS_PER_META_PAGE) != len(meta):
+    meta_pages = meta.size // page_size
+    if -(-count // (page_size // long_bytes)) != meta_pages:
         raise CorruptImage(
             f"list of frames ends at entry {count}",
             source=source,
-            expected=f"an end in the last of {len(meta)} meta pages",
+            expected=f"an end in the last of {meta_pages} meta pages",
         )
-    zero = (raw[:count] & np.uint64(ZERO_PAGE_FLAG)) != 0
-    frames = raw[:count] & np.uint64(ZERO_PAGE_FLAG - 1)
-    beyond = np.flatnonzero(frames > np.uint64(MAX_PFN))
+    zero = (raw[:count] & flag) != 0
+    frames = (raw[:count] & ~flag).astype(np.uint64)
+    most = MAX_PFN // (page_size // PAGE_SIZE)
+    beyond = np.flatnonzero(frames > np.uint64(most))
     if len(beyond):
         raise CorruptImage(
             f"frame {int(frames[beyond[0]]):#x} in entry {int(beyond[0])} of the list is beyond any RAM",
             source=source,
-            expected=f"at most {MAX_PFN:#x}",
+            expected=f"at most {most:#x}",
         )
     pfns = frames.astype(np.int64)
     wrong = np.flatnonzero(pfns[1:] <= pfns[:-1])
@@ -77,3 +96,10 @@ def unpack_pfns(meta: Bytes, source: str) -> tuple[Pfns, BoolArray]:
             expected=f"above {int(pfns[entry - 1]):#x}",
         )
     return pfns, zero
+
+
+def frames_of_pages(pages: Pfns, frames_per_page: int) -> Pfns:
+    """Return the page frames of 4096 bytes that pages of a machine consist of, shape (n * frames_per_page,)."""
+    if frames_per_page == 1:
+        return pages
+    return (pages[:, np.newaxis] * frames_per_page + np.arange(frames_per_page, dtype=np.int64)).reshape(-1)

@@ -3,6 +3,8 @@
 
 Unit k holds rows 32 k to 32 k + 31 of the stream (the last unit may be shorter); an uncompressed image is treated as
 units of 32 blocks. Memory stays bounded: a few batches of units are in flight at a time.
+
+A row is 4096 bytes of the stream: a page, or, of a machine with larger ones, a part of a page.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.parallel import in_order, ordered_results
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
-from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_PAGES
+from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
 from hibernaut.swsusp.swapmap import SwapMap
 
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]
@@ -63,8 +65,17 @@ class UnitIndex:
         return len(self.compressed_bytes)
 
 
-def index_units(area: SwapArea, swap_map: SwapMap, stream_pages: int, compressor: CompressorName) -> UnitIndex:
+def index_units(
+    area: SwapArea, swap_map: SwapMap, stream_pages: int, compressor: CompressorName, length_bytes: int = LENGTH_BYTES
+) -> UnitIndex:
     """Return the index of all units of the stream.
+
+    Args:
+        area: swap area.
+        swap_map: blocks of the image.
+        stream_pages: pages of the stream, of the machine's size.
+        compressor: compressor of the units.
+        length_bytes: size of a unit's length, which is that of the kernel's `size_t`.
 
     Raises:
         CorruptImage: a length is one that the kernel refuses, or the map has fewer blocks than the units need.
@@ -80,28 +91,29 @@ def index_units(area: SwapArea, swap_map: SwapMap, stream_pages: int, compressor
     lengths: list[int] = []
     # One small read a unit, each after the previous one: plain Python numbers and few calls keep it fast.
     entries, pread, base = swap_map.entries.tolist(), area.file.pread, area.base_bytes
+    page_size, most = area.page_size, max_compressed_bytes(UNIT_PAGES * area.page_size)
     entry = 1
     for unit in range(units):
         if entry >= total:
             raise _map_ends(area, swap_map, f"{units} units", total, unit)
-        raw = pread(base + entries[entry] * PAGE_SIZE, LENGTH_BYTES)
+        raw = pread(base + entries[entry] * page_size, length_bytes)
         length = int.from_bytes(raw, "little")
-        if len(raw) < LENGTH_BYTES or not 0 < length <= MAX_COMPRESSED_BYTES:
+        if len(raw) < length_bytes or not 0 < length <= most:
             raise CorruptImage(
                 f"unit {unit} has a compressed length of {length}",
                 source=area.file.name,
                 offset=area.offset_of(entries[entry]),
-                expected=f"1 to {MAX_COMPRESSED_BYTES}",
+                expected=f"1 to {most}",
             )
         begins.append(entry)
         lengths.append(length)
-        entry += -(-(LENGTH_BYTES + length) // PAGE_SIZE)
+        entry += -(-(length_bytes + length) // page_size)
         if entry > total:
             raise CorruptImage(
                 f"unit {unit} of {length} bytes runs past the end of the swap map",
                 source=area.file.name,
                 offset=area.offset_of(entries[begins[-1]]),
-                expected=f"at most {(total - begins[-1]) * PAGE_SIZE - LENGTH_BYTES} bytes",
+                expected=f"at most {(total - begins[-1]) * page_size - length_bytes} bytes",
             )
     begins.append(entry)
     return UnitIndex(np.array(begins, dtype=np.int64), np.array(lengths, dtype=np.int64), total - entry)
@@ -139,21 +151,31 @@ class UnitStream:
         area: swap area.
         swap_map: blocks of the image.
         index: units in them.
-        stream_pages: number of rows of the stream.
+        stream_pages: pages of the stream, of the machine's size.
         compressor: compressor of the units.
+        length_bytes: size of a unit's length.
 
     Attributes:
-        unit_pages: pages of each unit but the last one.
-        lead_pages: pages of the first unit that come before the rows: the info page, where it is compressed as well.
+        index: units.
+        rows: number of rows of the stream.
+        unit_rows: rows of each unit but the last one.
+        lead_rows: rows of the first unit that come before the stream: the info page, where it is compressed as well.
     """
 
     def __init__(
-        self, area: SwapArea, swap_map: SwapMap, index: UnitIndex, stream_pages: int, compressor: CompressorName
+        self,
+        area: SwapArea,
+        swap_map: SwapMap,
+        index: UnitIndex,
+        stream_pages: int,
+        compressor: CompressorName,
+        length_bytes: int = LENGTH_BYTES,
     ) -> None:
-        self.unit_pages = UNIT_PAGES
-        self.lead_pages = 0
         self.index = index
-        self.stream_pages = stream_pages
+        self.rows = stream_pages * area.frames_per_page
+        self.unit_rows = UNIT_PAGES * area.frames_per_page
+        self.lead_rows = 0
+        self._length_bytes = length_bytes
         self._area = area
         self._entries = swap_map.entries
         self._local = threading.local()
@@ -161,17 +183,17 @@ class UnitStream:
 
     def rows_of(self, first_unit: int, last_unit: int) -> tuple[int, int]:
         """Return the first row of a unit, and one past the last row before `last_unit`."""
-        first, last = (max(0, unit * self.unit_pages - self.lead_pages) for unit in (first_unit, last_unit))
-        return first, min(last, self.stream_pages)
+        first, last = (max(0, unit * self.unit_rows - self.lead_rows) for unit in (first_unit, last_unit))
+        return first, min(last, self.rows)
 
     def place_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the units of rows, and the places of the rows among those that each unit decodes to, shape (n,)."""
-        units, within = np.divmod(rows + self.lead_pages, self.unit_pages)
-        return units, np.where(units == 0, within - self.lead_pages, within)
+        units, within = np.divmod(rows + self.lead_rows, self.unit_rows)
+        return units, np.where(units == 0, within - self.lead_rows, within)
 
     def units_of(self, rows: int) -> int:
         """Return the number of units that hold the first rows."""
-        return -(-(rows + self.lead_pages) // self.unit_pages)
+        return -(-(rows + self.lead_rows) // self.unit_rows)
 
     def decode(self, first_unit: int, last_unit: int, out: Bytes | None = None) -> Batch:
         """Return rows of units `first_unit` to `last_unit` - 1, in `out` if given, shape (n, 4096).
@@ -187,12 +209,13 @@ class UnitStream:
         if self._codec is None:
             self._area.read_blocks(entries, flat)
             return Batch(first_row, pages, isal_zlib.crc32(flat))
-        stored = self._buffer(len(entries) * PAGE_SIZE)
+        block_bytes = self._area.page_size
+        stored = self._buffer(len(entries) * block_bytes)
         self._area.read_blocks(entries, stored)
         lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
         for number, (begin, length) in enumerate(zip(begins, lengths, strict=False)):
             # Lengths in the file may have changed since, if another process writes to it: the index decides.
-            at = (begin - begins[0]) * PAGE_SIZE + LENGTH_BYTES
+            at = (begin - begins[0]) * block_bytes + self._length_bytes
             row, end_row = self.rows_of(first_unit + number, first_unit + number + 1)
             unit = flat[(row - first_row) * PAGE_SIZE : (end_row - first_row) * PAGE_SIZE]
             try:
@@ -239,7 +262,7 @@ class UnitStream:
             first, last = self._units_of(number)
             first_row, end_row = self.rows_of(first, last)
             if not hasattr(buffers, "pages"):
-                buffers.pages = np.empty((self._batch_units * self.unit_pages, PAGE_SIZE), dtype=np.uint8)
+                buffers.pages = np.empty((self._batch_units * self.unit_rows, PAGE_SIZE), dtype=np.uint8)
             batch = self.decode(first, last, buffers.pages[: end_row - first_row])
             sink(first_row, batch.pages)
             return batch.crc32, len(batch.pages)
@@ -254,7 +277,7 @@ class UnitStream:
         return crc.value
 
     def read_into(self, out: Bytes, progress: Callable[[int], None] | None = None) -> int:
-        """Decompress the stream on all cores into an array, shape (stream_pages, 4096), and return its CRC.
+        """Decompress the stream on all cores into an array, shape (rows, 4096), and return its CRC.
 
         Raises:
             CorruptImage: the data is damaged.
@@ -289,4 +312,4 @@ class UnitStream:
     @property
     def _batch_units(self) -> int:
         """Units of one task: as many as have the pages of `BATCH_UNITS`, at least one."""
-        return max(1, BATCH_UNITS * UNIT_PAGES // self.unit_pages)
+        return max(1, BATCH_UNITS * UNIT_PAGES // self.unit_rows)

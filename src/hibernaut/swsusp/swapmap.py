@@ -22,10 +22,14 @@ class SwapMap:
     Attributes:
         map_blocks: blocks of the map pages in chain order, int64, shape (m,).
         entries: blocks of the image's pages in order, int64, shape (n,); entry 0 is the info page.
+        entries_per_page: entries of a map page.
+        entry_bytes: size of an entry.
     """
 
     map_blocks: NDArray[np.int64]
     entries: NDArray[np.int64]
+    entries_per_page: int = MAP_ENTRIES
+    entry_bytes: int = 8
 
     @property
     def blocks(self) -> NDArray[np.int64]:
@@ -34,8 +38,8 @@ class SwapMap:
 
     def place_of_entry(self, entry: int) -> tuple[int, int]:
         """Return the place of an entry: (block of the map page, byte in it)."""
-        page, index = divmod(entry, MAP_ENTRIES)
-        return int(self.map_blocks[page]), index * 8
+        page, index = divmod(entry, self.entries_per_page)
+        return int(self.map_blocks[page]), index * self.entry_bytes
 
 
 def read_swap_map(area: SwapArea, first: int) -> SwapMap:
@@ -48,7 +52,8 @@ def read_swap_map(area: SwapArea, first: int) -> SwapMap:
     chain: list[int] = []
     seen: set[int] = set()
     parts: list[NDArray[np.uint64]] = []
-    block, named_at = first, area.offset_of(area.header_block) + 4064
+    per_page, entry_bytes = area.map_entries, area.sector_bytes
+    block, named_at = first, area.image_at
     while block or not chain:
         if block in seen:
             raise CorruptImage(
@@ -63,14 +68,15 @@ def read_swap_map(area: SwapArea, first: int) -> SwapMap:
                 offset=named_at,
                 expected=f"a block of the swap area other than its header, below {area.blocks}",
             )
-        page = np.frombuffer(area.read_block(block, f"map page {len(chain)}"), dtype="<u8")
+        page = np.frombuffer(area.read_block(block, f"map page {len(chain)}"), dtype=f"<u{entry_bytes}")
         seen.add(block)
         chain.append(block)
-        parts.append(page[:MAP_ENTRIES])
-        block, named_at = int(page[MAP_ENTRIES]), area.offset_of(block) + 8 * MAP_ENTRIES
+        parts.append(page[:per_page].astype(np.uint64))
+        block, named_at = int(page[per_page]), area.offset_of(block) + entry_bytes * per_page
     raw = np.concatenate(parts)
     used = int(np.flatnonzero(raw)[-1]) + 1 if raw.any() else 0
-    swap_map = SwapMap(np.array(chain, dtype=np.int64), _checked(area, chain, raw[:used]))
+    entries = _checked(area, chain, raw[:used])
+    swap_map = SwapMap(np.array(chain, dtype=np.int64), entries, per_page, entry_bytes)
     _refuse_doubles(area, swap_map)
     return swap_map
 
@@ -81,12 +87,12 @@ def _checked(area: SwapArea, chain: list[int], raw: NDArray[np.uint64]) -> NDArr
     bad = np.flatnonzero((raw == 0) | (raw >= area.blocks) | (raw == area.header_block))
     if len(bad):
         entry = int(bad[0])
-        page, index = divmod(entry, MAP_ENTRIES)
+        page, index = divmod(entry, area.map_entries)
         found = int(raw[entry])
         raise CorruptImage(
             f"swap map entry {entry} is zero before the last" if not found else f"swap map entry {entry} is {found}",
             source=area.file.name,
-            offset=area.offset_of(chain[page]) + 8 * index,
+            offset=area.offset_of(chain[page]) + area.sector_bytes * index,
             expected=f"a block of the swap area other than its header, below {area.blocks}",
         )
     return raw.astype(np.int64)

@@ -225,16 +225,16 @@ class UserlandStream(UnitStream):
         self.md5_ending: Md5Ending | None = None
         self._found = found
         if found.buffers is not None:
-            self.unit_pages, self.lead_pages = found.buffer_pages, 1
+            self.unit_rows, self.lead_rows = found.buffer_pages, 1
 
     def _unpack(self, unit: int, packed: Bytes, out: Bytes) -> None:
         """Decompress one buffer; of the first one, the info page is left out."""
-        if unit or not self.lead_pages:
+        if unit or not self.lead_rows:
             super()._unpack(unit, packed, out)
             return
-        whole = np.empty(len(out) + self.lead_pages * PAGE_SIZE, dtype=np.uint8)
+        whole = np.empty(len(out) + self.lead_rows * PAGE_SIZE, dtype=np.uint8)
         super()._unpack(unit, packed, whole)
-        out[:] = whole[self.lead_pages * PAGE_SIZE :]
+        out[:] = whole[self.lead_rows * PAGE_SIZE :]
 
     def batches(self) -> Iterator[Batch]:
         """See `UnitStream.batches`; at the end the MD5 is checked. Raises CorruptImage if it is another one."""

@@ -8,22 +8,22 @@ after the signature happen when `swsusp_check` has put `orig_sig` back: a refusa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 
 from hibernaut.errors import CorruptImage
-from hibernaut.kernel_line import ProbedKernel
 from hibernaut.swsusp.checker import Inspection
+from hibernaut.swsusp.checks import Answer, Check, ResumingMachine
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import (
     MAGIC_TRIMMED,
     UNIT_PAGES,
     Flags,
 )
-from hibernaut.swsusp.e820 import E820Check, E820Sums
+from hibernaut.swsusp.e820 import E820Check
 from hibernaut.swsusp.generations import GENERATIONS
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.kernel_reading import FAILED, KernelReading, ReadFailure, follow_map
+from hibernaut.swsusp.own_record import own_record_checks
 from hibernaut.swsusp.rules import ImageRules
 
 __all__ = ["Answer", "Check", "ResumingMachine", "Verdict", "verdict_on"]
@@ -40,56 +40,6 @@ SOURCES = {
     "crc32": "commit 081a9d043c98 (v3.2)",
 }
 """Sources of the rules that a check depends on, by its name."""
-
-
-@dataclass(frozen=True)
-class ResumingMachine:
-    """Facts of a machine that a resuming kernel compares with the image; None where unknown.
-
-    Attributes:
-        name: name of the machine in messages.
-        e820: checksums of the firmware's memory map.
-        physical_pages: present pages of all nodes.
-        hw_sig: the hardware signature in ACPI's FACS; 0 if the machine has none.
-        release: release of its kernel, as `uname -r` prints it.
-        kernel: the kernel itself, as far as it can be asked.
-    """
-
-    name: str
-    e820: E820Sums = field(default_factory=E820Sums)
-    physical_pages: int | None = None
-    hw_sig: int | None = None
-    release: str | None = None
-    kernel: ProbedKernel | None = field(default=None, compare=False, repr=False)
-
-
-class Answer(StrEnum):
-    """Answer of a check."""
-
-    OK = "ok"
-    REFUSES = "would refuse"
-    UNKNOWN = "not known"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check of the kernel.
-
-    Attributes:
-        check: name of the check in this package.
-        answer: its answer.
-        where: function and file of the kernel.
-        message: message of the kernel when it refuses; `?` stands for a number that depends on the system.
-        remark: explanation.
-        source: commit that brought the rule, or the source that it was read in.
-    """
-
-    check: str
-    answer: Answer
-    where: str
-    message: str | None = None
-    remark: str | None = None
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,8 +127,12 @@ class _Judge:
         yield self._hw_sig()
         yield self._compressor()
         yield self._swap_map()
-        yield self._magic()
-        yield self._e820()
+        if self.info is not None and self.info.is_foreign:
+            yield from own_record_checks(self.info, self.machine)
+        else:
+            yield self._magic()
+        if self.info is None or not self.info.is_foreign or self.info.e820_check is not E820Check.NONE:
+            yield self._e820()
         yield self._memory_size()
         failure = self._failure()
         meta_units = -(-self.info.meta_pages // UNIT_PAGES) if self.info else 0
@@ -245,7 +199,7 @@ class _Judge:
         name, where = "magic", "arch_hibernation_header_restore, arch/x86/power/hibernate.c"
         if self.info is None:
             return Check(name, Answer.UNKNOWN, where, remark="the info page cannot be read")
-        rules, magic = self.rules, self.info.magic
+        rules, magic = self.rules, self.info.magic or 0
         known = " or ".join(f"{one:#018x}" for one in (rules.magic, *rules.other_magics) if one is not None)
         if magic == rules.magic:
             return Check(name, Answer.OK, where, remark=_differ(rules) if rules.other_magics else None)
@@ -260,18 +214,18 @@ class _Judge:
 
     def _e820(self) -> Check:
         name, where = "e820_checksum", "arch_hibernation_header_restore, arch/x86/power/hibernate.c"
-        generation = self.info.generation if self.info else None
-        if self.info is None or generation is None:
+        if self.info is None or self.info.architecture is None:
             return Check(name, Answer.UNKNOWN, where, remark="the image does not have it")
-        stored, now = self.info.e820.by(generation.e820), self.machine.e820.by(generation.e820)
-        if generation.e820 is E820Check.UNKNOWN:
+        kept = self.info.e820_check
+        stored, now = self.info.e820.by(kept), self.machine.e820.by(kept)
+        if kept is E820Check.UNKNOWN:
             return Check(name, Answer.UNKNOWN, where, remark="the image's generation is newer than any that is known")
-        if generation.e820 is E820Check.NONE:
+        if kept is E820Check.NONE:
             return Check(name, Answer.OK, where, remark="kernels of the image's generation do not check it")
         if stored == "":
             return Check(name, Answer.OK, where, remark="the image has none: its kernel was built without MD5")
         check = self._compared(name, where, stored, now, "Hibernate inconsistent memory map detected!", "#010x")
-        if generation.e820 is E820Check.MD5 and check.answer is Answer.REFUSES:
+        if kept is E820Check.MD5 and check.answer is Answer.REFUSES:
             return replace(check, answer=Answer.UNKNOWN, remark=f"{check.remark}; refused if MD5 is built in")
         return check
 
@@ -325,10 +279,10 @@ class _Judge:
 
     def _e820_differs(self) -> bool:
         """Whether the machine has another memory map than the image, or it is not known."""
-        if self.info is None or self.info.generation is None:
+        if self.info is None:
             return True
-        stored = self.info.e820.by(self.info.generation.e820)
-        return not stored or stored != self.machine.e820.by(self.info.generation.e820)
+        stored = self.info.e820.by(self.info.e820_check)
+        return not stored or stored != self.machine.e820.by(self.info.e820_check)
 
     def _units(self, failure: ReadFailure | None) -> Check:
         where = "load_image" if self.compressor == "none" else "load_compressed_image"
@@ -376,4 +330,6 @@ class _Judge:
         if not self.chain.complete:
             return None
         label = self.rules.compressors.get(self.compressor, "")
-        return KernelReading(self.area, self.chain, self.info.stream_pages, self.compressor, label).failure()
+        info = self.info
+        reading = KernelReading(self.area, self.chain, info.stream_pages, self.compressor, label, info.long_bytes)
+        return reading.failure()

@@ -11,6 +11,7 @@ __all__ = [
     "FLATTENED_MAGIC",
     "FLATTENED_RECORD",
     "SWAP_MARKS",
+    "SWAP_PAGE_SIZES",
 ]
 
 FLATTENED_MAGIC = b"makedumpfile\x00"
@@ -22,3 +23,5 @@ FLATTENED_LIMIT_BYTES = 1 << 52
 """The end of the physical address space (CPUs have at most 52 address bits): no dump is larger."""
 SWAP_MARKS = (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND\0", b"S2SUSPEND\0", b"ULSUSPEND\0", b"LINHIB0001")
 """Ends of the first page of a swap area: of mkswap(8), the kernel's images, uswsusp, and 2.6.37-rc's images."""
+SWAP_PAGE_SIZES = (4096, 8192, 16384, 32768, 65536)
+"""Sizes of a page of machines that Linux runs on."""

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hibernaut.errors import FormatError
-from hibernaut.volumes.declarations import SWAP_MARKS
+from hibernaut.volumes.declarations import SWAP_MARKS, SWAP_PAGE_SIZES
 from hibernaut.volumes.extras import decoding, need
 from hibernaut.volumes.volume import StreamVolume, Volume, VolumeFile
 
@@ -204,13 +204,18 @@ def _facts(kind: str, node: Any) -> tuple[bool, bool, int]:
 
 
 def _as_swap_file(volume: Volume, kind: str, system: Any, node: Any, path: str) -> SwapFile | None:
-    """Return a node as a swap file, if the page where it begins on the device has a swap signature; else None."""
+    """Return a node as a swap file, if the page where it begins on the device has a swap signature; else None.
+
+    The page is of any size: the signature ends it.
+    """
     _, is_file, size_bytes = _facts(kind, node)
     start = _PLACES[kind](system, node) if is_file and size_bytes >= SMALLEST_BYTES else None
     if start is None or start % PAGE_SIZE:
         return None
-    signature = volume.pread(start + PAGE_SIZE - len(SWAP_MARKS[0]), len(SWAP_MARKS[0]))
-    return SwapFile(path, start // PAGE_SIZE, size_bytes) if signature in SWAP_MARKS else None
+    mark_bytes = len(SWAP_MARKS[0])
+    ends = (start + size for size in SWAP_PAGE_SIZES if start % size == 0)
+    marked = any(volume.pread(end - mark_bytes, mark_bytes) in SWAP_MARKS for end in ends)
+    return SwapFile(path, start // PAGE_SIZE, size_bytes) if marked else None
 
 
 def _by_blocks(block_bytes: Callable[[Any], int]) -> Callable[[Any, Any], int | None]:

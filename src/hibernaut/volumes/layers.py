@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.containers import container_of, open_container
-from hibernaut.volumes.declarations import SWAP_MARKS
+from hibernaut.volumes.declarations import SWAP_MARKS, SWAP_PAGE_SIZES
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.filesystems import SwapFile, file_in, file_system_of, swap_files
 from hibernaut.volumes.luks import is_luks, unlock
@@ -33,8 +33,6 @@ MOST_LAYERS = 8
 """Layers inside one another, as deep as is looked."""
 MOST_VOLUMES = 1024
 """Volumes of one disk that are looked into: a table may name parts that hold the table again."""
-PAGE_SIZES = (4096, 16384, 65536)
-"""The signature is at the end of the first page, whatever its size."""
 STEP = re.compile(r"p(?P<number>[1-9]\d{0,3})|luks|lv=(?P<lv>[^/]+/.+)|file=(?P<file>/.+)")
 LIST = "run `hibernaut find` on the disk"
 EXAMPLE = "steps such as p3,luks,lv=vg/swap,file=/swapfile"
@@ -311,9 +309,9 @@ def _layer(steps: tuple[str, ...], kind: str, volume: Volume, inner: Volume | st
 
 def _areas(volume: Volume, steps: tuple[str, ...]) -> Iterator[Layer]:
     """Yield the swap area that begins with a volume, if there is one."""
-    for page_bytes in PAGE_SIZES:
+    for page_bytes in SWAP_PAGE_SIZES:
         if volume.pread(page_bytes - len(SWAP_MARKS[0]), len(SWAP_MARKS[0])) in SWAP_MARKS:
-            detail = "" if page_bytes == PAGE_SIZES[0] else f"pages of {page_bytes} bytes"
+            detail = "" if page_bytes == SWAP_PAGE_SIZES[0] else f"pages of {page_bytes} bytes"
             yield Layer(steps, "swap", volume.size_bytes, detail, volume=volume)
             return
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE
-from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image, foreign_kernel
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.checker import Problem
 from hibernaut.swsusp.declarations import PFNS_PER_META_PAGE, SIGNATURE, SWAP_SIGNATURES
@@ -33,6 +32,8 @@ def loose_header(
     Raises:
         FormatError: there is no image of a kind to read.
     """
+    if area.page_size != PAGE_SIZE or area.sector_bytes != 8:
+        raise _other_sizes(area, f"pages of {area.page_size} bytes and sectors of {8 * area.sector_bytes} bits")
     block = area.read_block(area.header_block, "swap header")
     header = SwapHeader.parse(block)
     signature = block[-len(SIGNATURE) :]
@@ -68,23 +69,29 @@ def loose_header(
     return found, False, ()
 
 
+def _other_sizes(area: SwapArea, what: str) -> FormatError:
+    return FormatError(
+        f"an image with {what} is read as a whole or not at all",
+        source=area.file.name,
+        offset=area.offset_of(area.header_block),
+        advice="give that of a machine with pages of 4096 bytes and words of 64 bits",
+    )
+
+
 def loose_info(area: SwapArea, loose: LooseMap) -> tuple[ImageInfo | None, tuple[Problem, ...]]:
     """Return the info page, None if it is lost, and its faults.
 
     Raises:
-        FormatError: it is of a kernel of another architecture.
+        FormatError: it is of a kernel of 32 bits.
     """
     for block in _places(loose):
         if not 0 < block < area.blocks:
             continue
         page = area.read_block(block, "info page")
-        kernel = foreign_kernel(page)
-        if kernel is not None:
-            raise FormatError(
-                foreign_image(kernel), source=area.file.name, offset=area.offset_of(block), advice=OTHER_ARCHITECTURE
-            )
         info = ImageInfo.parse(page)
-        if info.generation is None and loose_counts(info, info.stream_pages) is None:
+        if info.long_bytes != 8:
+            raise _other_sizes(area, "words of 32 bits")
+        if info.architecture is None and loose_counts(info, info.stream_pages) is None:
             continue
         try:
             info.check(area.file.name, area.offset_of(block), info.stream_pages)

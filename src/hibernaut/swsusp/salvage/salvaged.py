@@ -176,7 +176,8 @@ def salvage_image(
         progress: called with the number of pages read.
 
     Raises:
-        FormatError: there is no image, or that of another architecture; or `first_map_block` is not of a swap map.
+        FormatError: there is no image, or that of a machine with pages or words of other sizes than x86-64's; or
+            `first_map_block` is not of a swap map.
         OSError: the file cannot be read.
     """
     volume = file if isinstance(file, Volume) else open_plain(file)
