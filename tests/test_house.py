@@ -180,6 +180,7 @@ MADE_ELSEWHERE = {
     ("cache", "locked"): "an empty file to lock",
     ("qemu", "qemu"): "QEMU's own messages, in a folder of mode 0700",
     ("laboratory", "boot"): "modules of a distribution's kernel",
+    ("other_machines", "hibernate_other"): "modules of a distribution's kernel",
     ("golden", "_machine"): "the memory map, in a folder of mode 0700",
     ("debian", "_configured"): "configuration of apt",
     ("region", "build"): "sources and a module",

@@ -899,6 +899,20 @@ class HibernateDocument(TypedDict):
     record: RecordDocument
 
 
+class OtherMachineDocument(TypedDict):
+    """`hibernaut lab hibernate --arch`: a guest of another architecture that hibernates."""
+
+    machine: Annotated[str, "name of the machine"]
+    outcome: Annotated[Literal["hibernated", "failed"], "hibernated, or failed"]
+    reason: Annotated[str, "last lines of its console, unless it hibernated"]
+    image: Annotated[str, "the disk"]
+    seconds: Annotated[float, "time from boot to end"]
+    release: Annotated[str, "release of the kernel"]
+    build: Annotated[str, "build string of the kernel"]
+    page_bytes: Annotated[int, "size of a page"]
+    frames: Annotated[list[Hex], "numbers of the pages that contain their identity, counted in pages of that size"]
+
+
 class TraceDocument(TypedDict):
     """`hibernaut lab trace`: the copy loop of a guest's kernel, recorded."""
 
@@ -1117,7 +1131,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
         DryRunDocument,
         Annotated[dict[str, Any], "`hibernaut lab golden`: the content of expected.json."],
     ),
-    "lab hibernate": (HibernateDocument, DryRunDocument),
+    "lab hibernate": (HibernateDocument, OtherMachineDocument, DryRunDocument),
     "lab kselftest": (SelftestDocument,),
     "lab judge": (JudgeDocument, CasesDocument, NeedsDocument, DryRunDocument),
     "lab prove": (ProveDocument, CasesDocument, DryRunDocument),

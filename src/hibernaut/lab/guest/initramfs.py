@@ -19,7 +19,15 @@ from hibernaut.lab.host.kernels import Kernel
 from hibernaut.lab.host.programs import program, run
 from hibernaut.lab.host.trees import builtin_modules, modules_of_tree
 
-__all__ = ["GUEST_FOLDER", "cpio", "guest_program", "initramfs", "module_order", "modules_with_dependencies"]
+__all__ = [
+    "GUEST_FOLDER",
+    "cpio",
+    "guest_program",
+    "initramfs",
+    "module_bytes",
+    "module_order",
+    "modules_with_dependencies",
+]
 
 GUEST_FOLDER = Path(__file__).parent
 
@@ -83,9 +91,9 @@ def initramfs(cache: Cache, kernel: Kernel, extra: Iterable[Path] = ()) -> bytes
     files["bin/busybox"] = (FILE, Path(program("busybox")).read_bytes())
     files["bin/sh"] = (LINK, b"busybox")
     for name, path in modules.items():
-        files[f"modules/{name}.ko"] = (FILE, _module_bytes(path))
+        files[f"modules/{name}.ko"] = (FILE, module_bytes(path))
     for path in extra:
-        files[f"modules/{re.sub(COMPRESSED, '', path.name)}"] = (FILE, _module_bytes(path))
+        files[f"modules/{re.sub(COMPRESSED, '', path.name)}"] = (FILE, module_bytes(path))
     files["modules/order"] = (FILE, "".join(f"{name}.ko\n" for name in modules).encode())
     return gzip.compress(cpio(files), compresslevel=1, mtime=0)
 
@@ -151,7 +159,7 @@ def _dependencies(path: Path) -> list[str]:
     from elftools.elf.elffile import ELFFile
 
     try:
-        section = ELFFile(BytesIO(_module_bytes(path))).get_section_by_name(".modinfo")
+        section = ELFFile(BytesIO(module_bytes(path))).get_section_by_name(".modinfo")
     except ELFError as error:
         raise FormatError(f"not a kernel module: {error}", source=str(path)) from error
     lines = section.data().decode("ascii", "replace").split("\0") if section else []
@@ -163,7 +171,7 @@ def _dependencies(path: Path) -> list[str]:
     return [name.replace("-", "_") for name in [*needs, *" ".join(soft).split()]]
 
 
-def _module_bytes(path: Path) -> bytes:
+def module_bytes(path: Path) -> bytes:
     """Return a module decompressed, since not every kernel decompresses modules itself."""
     data = path.read_bytes()
     if path.suffix == ".xz":

@@ -19,6 +19,7 @@ from hibernaut.lab.host.programs import program, run
 __all__ = ["Archive", "Mirrors", "configured_mirrors"]
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+NATIVE_ARCHITECTURE = "amd64"
 MERGED_FOLDERS = ("bin", "sbin", "lib", "lib64")
 """Links into usr since Debian 12 (`usrmerge`); packages still contain paths of both kinds."""
 
@@ -73,12 +74,16 @@ class Archive:
         cache: cache for its lists and packages.
         suite: bookworm, trixie, trixie-backports, ...
         mirror: mirror in place of the configured ones.
+        architecture: architecture of its packages.
     """
 
-    def __init__(self, cache: Cache, suite: str, mirror: str | None = None) -> None:
+    def __init__(
+        self, cache: Cache, suite: str, mirror: str | None = None, architecture: str = NATIVE_ARCHITECTURE
+    ) -> None:
         self.suite = suite
         self._mirror = mirror
-        self._root = cache.root / "apt" / suite
+        self._architecture = architecture
+        self._root = cache.root / "apt" / (suite if architecture == NATIVE_ARCHITECTURE else f"{suite}-{architecture}")
 
     def newest_release(self, prefixes: Sequence[str], pattern: str) -> str:
         """Return the release with the highest numbers for which the suite has all packages.
@@ -160,8 +165,8 @@ class Archive:
             f'Dir::State::lists "{self._root}/lists";\n'
             f'Dir::State::status "{self._root}/status";\n'
             f'Dir::Cache "{self._root}/cache";\n'
-            'APT::Architecture "amd64";\n'
-            'APT::Architectures "amd64";\n'
+            f'APT::Architecture "{self._architecture}";\n'
+            f'APT::Architectures "{self._architecture}";\n'
             'APT::Sandbox::User "root";\n'
         )
         # A suite that a mirror lacks (security updates of a new suite, say) is fine; no lists at all are not.
@@ -172,7 +177,7 @@ class Archive:
             capture_output=True,
             check=False,
         )
-        if not list((self._root / "lists").glob(f"*_{self.suite}_main_binary-amd64_Packages*")):
+        if not list((self._root / "lists").glob(f"*_{self.suite}_main_binary-{self._architecture}_Packages*")):
             raise LabUnavailable(
                 f"the lists of Debian's {self.suite} could not be fetched",
                 advice="check the network, or give another --mirror",

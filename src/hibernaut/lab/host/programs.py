@@ -57,6 +57,17 @@ PROGRAMS = (
     Program("bison", "bison", "builds kernels", required=False),
     Program("bc", "bc", "builds kernels", required=False),
     Program("xz", "xz-utils", "unpacks kernels' sources", required=False),
+    Program("qemu-system-aarch64", "qemu-system-arm", "runs guests of arm64", required=False),
+    Program("qemu-system-riscv64", "qemu-system-misc", "runs guests of riscv", required=False),
+    *(
+        Program(
+            f"{gnu}-linux-gnu-gcc",
+            f"gcc-{gnu.replace('_', '-')}-linux-gnu libc6-dev-{debian}-cross",
+            f"builds the user space of {debian} guests",
+            required=False,
+        )
+        for gnu, debian in (("aarch64", "arm64"), ("i686", "i386"), ("riscv64", "riscv64"))
+    ),
 )
 
 
