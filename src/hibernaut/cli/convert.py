@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from hibernaut.cli.manifest import ManifestOption
 from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, refuse_same_file
 from hibernaut.cli.progress import page_progress
 from hibernaut.cli.salvage_options import SalvageOptions
@@ -19,6 +20,7 @@ from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.source_tables import direct_map_under
 from hibernaut.memory.kdump_writer import KdumpCompressor
 from hibernaut.report.images import convert_document, converted_text
+from hibernaut.report.manifest import area_document
 from hibernaut.report.salvage import salvage_document, salvage_lines
 from hibernaut.sources import Source
 
@@ -56,6 +58,7 @@ def convert_(
     ],
     options: MemoryOptions,
     salvage: SalvageOptions,
+    manifest: ManifestOption,
     output: OutputOptions,
     compressor: Annotated[
         PageCompressor | None,
@@ -67,7 +70,10 @@ def convert_(
     if compressor is not None and to is not Format.KDUMP:
         raise typer.BadParameter(f"--to {to.value} has no compressed pages", param_hint="--compressor")
     packed: KdumpCompressor = compressor.value if compressor else "zlib"
-    with salvage.open_memory(options, source, output.quiet) as plain:
+    with (
+        manifest.begun(source, out, output.quiet) as made,
+        salvage.open_memory(options, source, output.quiet) as plain,
+    ):
         opened, direct_map = _with_tables(plain, options, to, output.quiet)
         vaddr_base = direct_map.base if direct_map is not None and to is Format.ELF else None
         root = None if direct_map is None else (direct_map.cr3, direct_map.levels)
@@ -78,6 +84,8 @@ def convert_(
         document = convert_document(opened, converted, vaddr_base)
         if opened.salvaged is not None:
             document["salvage"] = salvage_document(opened.salvaged)
+        if made is not None:
+            document["manifest"] = made.write(out, area_document(opened, compared=True))
     if converted.vmcoreinfo is False:
         say(
             "VMCOREINFO of the kernel is not in this memory: crash and drgn will not take the file for a kernel's",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hibernaut.cli.manifest import ManifestOption
 from hibernaut.cli.options import (
     AreaOptions,
     ContentOptions,
@@ -18,6 +19,7 @@ from hibernaut.cli.options import (
 )
 from hibernaut.cli.progress import page_progress
 from hibernaut.report.images import rewrite_document
+from hibernaut.report.manifest import image_area_document
 from hibernaut.report.text import rewritten_text
 from hibernaut.swsusp import Image, rewrite_image
 from hibernaut.swsusp.rewrite import refuse_unlisted
@@ -52,6 +54,7 @@ def rewrite(
     image: ImageArgument,
     options: AreaOptions,
     content: ContentOptions,
+    manifest: ManifestOption,
     output: OutputOptions,
     out: Annotated[
         Path | None,
@@ -90,7 +93,8 @@ def rewrite(
     files = [_file_write(text) for text in write_file or []]
     if out is not None:
         refuse_same_file(out, image, *(path for _, path in files))
-    with options.open_image(image) as opened:
+    with manifest.begun(image, out or image, output.quiet) as made, options.open_image(image) as opened:
+        area = image_area_document(opened, compared=True)
         writes = [*texts, *((paddr, _contents(opened, paddr, path)) for paddr, path in files)]
         compressor = content.compressor_for(opened)
         with page_progress(f"writing {out or image}", len(opened.pfns), output.quiet) as advance:
@@ -103,6 +107,8 @@ def rewrite(
                 progress=advance,
             )
         document = rewrite_document(written, compressor, in_place, writes)
+        if made is not None:
+            document["manifest"] = made.write(out or image, area)
     output.answer(document, lambda done: rewritten_text(str(out or image), done))
 
 

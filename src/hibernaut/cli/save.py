@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from hibernaut.cli.manifest import ManifestOption
 from hibernaut.cli.options import (
     ContentOptions,
     LikeOptions,
@@ -26,6 +27,7 @@ from hibernaut.hibernation import WAYS, Way, hibernate, way_named
 from hibernaut.hibernation.machine_in_source import machine_in
 from hibernaut.linux import Environment, FailAllocations, Machine
 from hibernaut.report.images import failed_save_document, save_document, saved_text
+from hibernaut.report.manifest import area_document
 from hibernaut.report.text import crashed_text
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.writer import ExistingArea, NewArea, write_image
@@ -46,6 +48,7 @@ def save(
     options: MemoryOptions,
     like: LikeOptions,
     content: ContentOptions,
+    manifest: ManifestOption,
     output: OutputOptions,
     rules: RulesOption = None,
     fail_allocation: Annotated[
@@ -75,6 +78,7 @@ def save(
     if size is not None and like.like is not None:
         raise typer.BadParameter("--like keeps the size of its area; give either", param_hint="--size")
     with ExitStack() as stack:
+        made = stack.enter_context(manifest.begun(source, out, output.quiet))
         opened = stack.enter_context(options.open_memory(source, output.quiet))
         template = like.open_like(stack)
         existing = template or opened.image
@@ -109,7 +113,9 @@ def save(
                 zero_pages=content.zero_pages_for(existing),
                 progress=advance,
             )
-    document = save_document(snapshot, written, via, found.pages.pages_from, found.rules)
+        document = save_document(snapshot, written, via, found.pages.pages_from, found.rules)
+        if made is not None:
+            document["manifest"] = made.write(out, area_document(opened, compared=False))
     output.answer(document, lambda _: saved_text(str(out), snapshot, written, via))
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "ConvertDocument",
     "CrashedSaveDocument",
     "DemoDocument",
+    "DigestDocument",
     "DiskDocument",
     "DoctorDocument",
     "DumpDocument",
@@ -29,6 +30,8 @@ __all__ = [
     "HibernateDocument",
     "InspectDocument",
     "LayerDocument",
+    "ManifestAreaDocument",
+    "ManifestDocument",
     "MapDocument",
     "Pattern",
     "ProveDocument",
@@ -404,6 +407,36 @@ class WalkDocument(TypedDict):
     gaps_from: GapsFrom
 
 
+class DigestDocument(TypedDict):
+    """A file as it is on disk, nothing unpacked."""
+
+    path: Annotated[str, "the file, as given"]
+    size_bytes: Annotated[int, "its length"]
+    sha256: Annotated[Sha256, "its digest"]
+
+
+class ManifestAreaDocument(TypedDict):
+    """The swap area that an image was read from."""
+
+    uuid: Annotated[str | None, "UUID in its swap header; null if there is none"]
+    offset_pages: Annotated[int, "block of its header on its device, in pages"]
+    state: Annotated[str, "as `hibernaut find` has it: image, uswsusp, used up, damaged, swap or other"]
+    checksum: Annotated[str | None, "crc32, or md5 of suspend-utils; null if the image has none"]
+    stored: Annotated[str | None, "the checksum in the image"]
+    ok: Annotated[bool | None, "whether it is that of the data; null if it was not compared"]
+
+
+class ManifestDocument(TypedDict):
+    """The file of the option manifest: the origin of an output, and digests of both."""
+
+    version: Annotated[str, "version of hibernaut"]
+    command: Annotated[list[str], "the command, word by word"]
+    time: Annotated[str, "time at which the output was complete, UTC (ISO 8601)"]
+    source: Annotated[DigestDocument, "the source before it was read; of a disk in several files, the one given"]
+    output: Annotated[DigestDocument, "the output"]
+    area: Annotated[ManifestAreaDocument | None, "swap area of the image in the source; null for a dump"]
+
+
 class ConvertDocument(TypedDict):
     """`hibernaut convert`: the file that was written."""
 
@@ -420,6 +453,7 @@ class ConvertDocument(TypedDict):
     direct_map_base: Annotated[Hex | None, "virtual address of page frame 0 in an ELF core; null if unknown"]
     vmcoreinfo: Annotated[bool | None, "whether an ELF core or kdump has VMCOREINFO; null for other formats"]
     salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
+    manifest: NotRequired[Annotated[ManifestDocument, "the file that the option manifest writes"]]
 
 
 class AllocationDocument(TypedDict):
@@ -442,6 +476,7 @@ class WrittenDocument(TypedDict):
     compressed_bytes: Annotated[int, "sum of the units' compressed lengths, in bytes"]
     crc32: Annotated[Hex | None, "CRC-32 in the header; null if the image is not compressed"]
     blocks: Annotated[int, "blocks of 4096 bytes in the swap area, without the header"]
+    manifest: NotRequired[Annotated[ManifestDocument, "the file that the option manifest writes"]]
 
 
 class SaveDocument(WrittenDocument):
