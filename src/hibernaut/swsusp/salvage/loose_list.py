@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hibernaut.memory.page import BoolArray, Bytes, Pfns
 from hibernaut.swsusp.declarations import END_OF_PFNS, MAX_PFN, PFNS_PER_META_PAGE, ZERO_PAGE_FLAG
 
-__all__ = ["LooseList", "list_end", "list_is_credible", "read_loose_list", "wrong_list_groups"]
+__all__ = ["LooseList", "contradicting_groups", "list_end", "list_is_credible", "read_loose_list"]
 
 Words = NDArray[np.uint64]
 END = np.uint64(END_OF_PFNS)
@@ -84,42 +84,36 @@ def list_end(units: Iterable[Bytes]) -> tuple[int, int] | None:
     return None
 
 
-def wrong_list_groups(pages: Words, known: BoolArray, group: int) -> list[int]:
-    """Return the groups of meta pages that do not fit into the list: frames do not ascend inside, or to the next.
+def contradicting_groups(pages: Words, known: BoolArray, group: int) -> list[int]:
+    """Return the groups of meta pages whose frames do not ascend from one to the next: which is wrong is not known.
 
     Args:
-        pages: all meta pages, shape (m, 512).
-        known: which of them are known, shape (m,).
+        pages: meta pages from the first on, shape (m, 512).
+        known: which of them are known, and ascend inside their group, shape (m,).
         group: meta pages that are known together: 32 of a unit, or 1.
     """
-    count = len(pages)
-    spans = [(first, min(first + group, count)) for first in range(0, count, group)]
-    wrong = [
-        number
-        for number, (first, end) in enumerate(spans)
-        if known[first] and not list_is_credible(pages[first:end].reshape(-1), last=end == count)
-    ]
-    left = [number for number, (first, _) in enumerate(spans) if known[first] and number not in wrong]
-    for number, following in itertools.pairwise(left):
-        end, first = spans[number][1], spans[following][0]
-        lost = (first - end) * PFNS_PER_META_PAGE
-        if int(pages[first, 0] & FRAME) <= int(pages[end - 1, -1] & FRAME) + lost:
-            wrong += [number, following]
-    return sorted(set(wrong))
+    wrong: set[int] = set()
+    left = [first for first in range(0, len(pages), group) if known[first]]
+    for one, following in itertools.pairwise(left):
+        end = one + group
+        lost = (following - end) * PFNS_PER_META_PAGE
+        if int(pages[following, 0] & FRAME) <= int(pages[end - 1, -1] & FRAME) + lost:
+            wrong |= {one // group, following // group}
+    return sorted(wrong)
 
 
-def read_loose_list(pages: Words, known: BoolArray, image_pages: int | None) -> LooseList:
+def read_loose_list(pages: Words, known: BoolArray, count: int, image_pages: int | None) -> LooseList:
     """Return the frames on the meta pages that are known.
 
     Args:
-        pages: all meta pages, shape (m, 512).
+        pages: meta pages from the first to the last that is known, shape (m, 512).
         known: which of them are known, shape (m,); their frames ascend.
+        count: number of all meta pages.
         image_pages: number of data pages; None if it is not known.
     """
-    count = len(pages)
     flat = np.where(known[:, None], pages, END).reshape(-1)
     listed: int | None = None
-    if count and known[-1]:
+    if len(pages) == count and count and known[-1]:
         ends = np.flatnonzero(pages[-1] == END)
         listed = (count - 1) * PFNS_PER_META_PAGE + (int(ends[0]) if len(ends) else PFNS_PER_META_PAGE)
     stop = len(flat) if listed is None else listed
@@ -140,4 +134,4 @@ def read_loose_list(pages: Words, known: BoolArray, image_pages: int | None) -> 
             certain[last_lost + 1 :] = True
     row = np.where(zero | ~certain, -1, row)
     frames = (words & FRAME).astype(np.int64)
-    return LooseList(frames[entry_known], zero[entry_known], row[entry_known], listed, int((~known).sum()))
+    return LooseList(frames[entry_known], zero[entry_known], row[entry_known], listed, count - int(known.sum()))

@@ -17,6 +17,9 @@ from hibernaut.swsusp.salvage.units import NumberedUnits, UnitSearch
 
 __all__ = ["PlainRows", "Rows", "UnitRows", "plain_rows", "unit_rows"]
 
+MOST_LOST_ROWS = 1 << 24
+"""Most rows that a map of which a part is lost can lack: 64 GiB."""
+
 Number = TypeVar("Number", np.int64, np.bool_)
 
 
@@ -99,7 +102,7 @@ def unit_rows(search: UnitSearch, numbered: NumberedUnits) -> UnitRows:
     """Return the rows of the units that have a number."""
     whole, found = numbered.whole, numbered.found
     numbers = numbered.number[whole]
-    total = numbered.total if numbered.total is not None else int(numbers.max(initial=-1)) + 1
+    total = int(numbers.max(initial=-1)) + 1
     entry = np.full(total, UNKNOWN, dtype=np.int64)
     length = np.zeros(total, dtype=np.int64)
     pages = np.zeros(total, dtype=np.int64)
@@ -128,6 +131,8 @@ def plain_rows(area: SwapArea, loose: LooseMap, stream_pages: int | None) -> Pla
     in_order = np.concatenate(([False], np.diff(blocks) == 1)) | np.concatenate((np.diff(blocks) == 1, [False]))
     sure &= ~twice | in_order
     sure &= ~np.isin(blocks, loose.map_blocks)
+    if stream_pages is not None and stream_pages > len(blocks) + MOST_LOST_ROWS:
+        stream_pages = None
     if not loose.broken:
         count = len(blocks) if stream_pages is None else stream_pages
         return PlainRows(_fitted(sure, count, False), area, _fitted(blocks, count, UNKNOWN))

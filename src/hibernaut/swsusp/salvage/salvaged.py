@@ -24,7 +24,13 @@ from hibernaut.swsusp.pfns import begins_a_list
 from hibernaut.swsusp.salvage.damage import OUT_OF_ORDER, LostPart, lost_rows, lost_units
 from hibernaut.swsusp.salvage.fragments import map_fragments
 from hibernaut.swsusp.salvage.loose_header import loose_counts, loose_header, loose_info
-from hibernaut.swsusp.salvage.loose_list import LooseList, list_end, read_loose_list, wrong_list_groups
+from hibernaut.swsusp.salvage.loose_list import (
+    LooseList,
+    contradicting_groups,
+    list_end,
+    list_is_credible,
+    read_loose_list,
+)
 from hibernaut.swsusp.salvage.loose_map import UNKNOWN, LooseMap, read_loose_map
 from hibernaut.swsusp.salvage.rows import PlainRows, Rows, plain_rows, unit_rows
 from hibernaut.swsusp.salvage.units import NumberedUnits, UnitSearch, last_unit_bytes, number_units
@@ -352,26 +358,37 @@ def _front(rows: Rows) -> Iterator[Bytes]:
 def _listed(parts: _Parts, stream: _Stream, counts: _Counts) -> tuple[LooseList, list[int], list[Problem]]:
     """Return the frames of the list, the units that should hold a part of it and do not, and the problem."""
     meta = counts.meta or 0
-    pages = np.zeros((meta, PFNS_PER_META_PAGE), dtype="<u8")
-    known = np.zeros(meta, dtype=np.bool_)
     rows = stream.rows
-    for first in range(0, meta, UNIT_PAGES):
-        end = min(first + UNIT_PAGES, meta)
-        known[first:end] = rows.known[first:end]
-        if known[first:end].any():
-            pages[first:end] = rows.unit(first // UNIT_PAGES)[: end - first].view("<u8")
+    known = rows.known[:meta].copy()
+    pages = np.zeros((len(known), PFNS_PER_META_PAGE), dtype="<u8")
     group = UNIT_PAGES if stream.units is not None else 1
-    wrong = wrong_list_groups(pages, known, group)
-    for number in wrong:
+    wrong = []
+    for unit in range(0, len(known), UNIT_PAGES):
+        if not known[unit : unit + UNIT_PAGES].any():
+            continue
+        words = rows.unit(unit // UNIT_PAGES)[: len(known) - unit].view("<u8")
+        for first in range(unit, unit + len(words), group):
+            part = words[first - unit : first - unit + group]
+            if known[first] and list_is_credible(part.reshape(-1), last=first + len(part) == meta):
+                pages[first : first + len(part)] = part
+            elif known[first]:  # kept out of memory, too: a hostile image can call all of its data a list
+                wrong.append(first // group)
+                known[first : first + len(part)] = False
+    contradicting = contradicting_groups(pages, known, group)
+    for number in contradicting:
         known[number * group : (number + 1) * group] = False
+    wrong += contradicting
+    last = int(np.flatnonzero(known)[-1]) + 1 if known.any() else 0
+    lost = meta - int(known.sum())
     problems = []
     if not known.any():
         what = "the list of frames is lost: no data can be put at its frames"
         problems.append(Problem(what, parts.area.file.name))
-    elif not known.all():
-        what = f"{int((~known).sum())} of {meta} pages of the list of frames are lost: the frames on them are not known"
+    elif lost:
+        what = f"{lost} of {meta} pages of the list of frames are lost: the frames on them are not known"
         problems.append(Problem(what, parts.area.file.name))
-    return read_loose_list(pages, known, counts.data), wrong if group > 1 else [], problems
+    listed = read_loose_list(pages[:last], known[:last], meta, counts.data)
+    return listed, sorted(wrong) if group > 1 else [], problems
 
 
 def _crc(stream: _Stream, counts: _Counts) -> int | None:
