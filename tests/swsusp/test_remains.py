@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hibernaut.errors import FormatError
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.salvage import Remains, scan_area
@@ -107,3 +108,14 @@ def test_other_data_is_not_taken_for_an_image(tmp_path_factory: pytest.TempPathF
     found = scan(path)
     assert (found.infos, found.runs) == ((), ())
     assert all(not one.info and not one.whole_units for one in found.maps)
+
+
+def test_an_area_with_larger_pages_is_not_scanned(tmp_path: Path) -> None:
+    """Its blocks are counted in them: nothing would be found where there is something."""
+    path = tmp_path / "device"
+    path.write_bytes(bytes(1 << 16))
+    with (
+        open_plain(path) as file,
+        pytest.raises(FormatError, match="pages of 16384 bytes is not scanned"),
+    ):
+        scan_area(SwapArea(file, 0, file.size_bytes, page_size=1 << 14))

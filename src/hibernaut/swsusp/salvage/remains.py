@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hibernaut.errors import CorruptImage
+from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.area import SwapArea
@@ -153,8 +153,16 @@ def scan_area(area: SwapArea, progress: Callable[[int], None] | None = None) -> 
         progress: called with the number of pages read.
 
     Raises:
+        FormatError: the header is that of a machine with pages of another size.
         OSError: the file cannot be read.
     """
+    if area.page_size != PAGE_SIZE:
+        raise FormatError(
+            f"an area with pages of {area.page_size} bytes is not scanned",
+            source=area.file.name,
+            offset=area.offset_of(area.header_block),
+            advice="give that of a machine with pages of 4096 bytes",
+        )
     codecs = [codec_named(name) for name in NAMES]
     tasks = (functools.partial(_piece, area, codecs, first) for first in range(0, area.blocks, PIECE_BLOCKS))
     pages: list[MapPage] = []
