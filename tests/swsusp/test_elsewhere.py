@@ -20,7 +20,7 @@ from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.swsusp.verdict import verdict_on
 from hibernaut.volumes.files import open_plain
 from tests.cli.run import hibernaut, refused
-from tests.swsusp.elsewhere import ARM64, BUILD, I386, I386_MD5, RISCV, Elsewhere, build, utsname
+from tests.swsusp.elsewhere import ARM64, BUILD, I386, I386_MD5, RISCV, Elsewhere, build, info_page, utsname
 
 X86_64_OLD = utsname(b"x86_64", b"2.6.18-419.el5")
 MACHINES = {
@@ -224,6 +224,28 @@ def test_commands_that_need_page_tables_refuse(tmp_path: Path, name: str) -> Non
         assert ", whose page tables are not read: " in line
         assert line.endswith("or take its memory out with `hibernaut convert`")
         assert not out.exists()
+
+
+@pytest.mark.parametrize("compressor", ["lzo", "none"])
+def test_a_kernel_of_32_bits_over_data_of_64(tmp_path: Path, compressor: str) -> None:
+    """The data decide, and a remark tells; damaged data are those of the kernel that the page names."""
+    wide, narrow = Elsewhere(ARM64, compressor=compressor), Elsewhere(I386, long=4, compressor=compressor)
+    pages = pages_of(wide)
+    path = image(tmp_path, wide, pages)
+    device = bytearray(path.read_bytes())
+    (first_map,) = struct.unpack_from("<Q", device, 4064)
+    (info,) = struct.unpack_from("<Q", device, first_map * 4096)
+    stored = sum(page is not None for page in pages.values())
+    device[info * 4096 : info * 4096 + 4096] = info_page(stored, 2 + stored, narrow)
+    path.write_bytes(device)
+    document = hibernaut("inspect", path, "--json").document
+    assert (document["architecture"], document["problems"], document["saved_pages"]) == ("i386", [], len(pages))
+    assert document["remarks"] == ["the info page is that of a kernel of 32 bits, and the data have words of 64 bits"]
+    assert hibernaut("inspect", image(tmp_path, narrow), "--json").document["remarks"] == []
+    (second,) = struct.unpack_from("<Q", device, first_map * 4096 + 8)
+    device[second * 4096 + 8 : second * 4096 + 200] = b"\xff" * 192
+    path.write_bytes(device)
+    assert hibernaut("inspect", path).status == 1
 
 
 def test_problems_of_other_machines_have_their_places(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ class Inspection:
     def remarks(self) -> tuple[str, ...]:
         """Limits of what could be read, which are not faults of the image."""
         remarks = [self.info.remark if self.info else None]
+        if self.image and self.info and self.image.stream.length_bytes > self.info.long_bytes:
+            remarks.append("the info page is that of a kernel of 32 bits, and the data have words of 64 bits")
         if c.TUXONICE.begins(self.header.block):
             remarks.append("the swap header begins with TuxOnIce's mark: of an image before this one, or after it")
         return tuple(remark for remark in remarks if remark)

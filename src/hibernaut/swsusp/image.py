@@ -221,15 +221,39 @@ def read_map(area: SwapArea, header: SwapHeader) -> SwapMap | UserlandMap:
 def assemble(
     area: SwapArea, header: SwapHeader, found: SwapMap | UserlandMap, info: ImageInfo, compressor: CompressorName
 ) -> Image:
-    """Return the image of parts already read, with its units and its list of frames. Raises CorruptImage."""
+    """Return the image of parts already read, with its units and its list of frames. Raises CorruptImage.
+
+    The words of the data are of the kernel's `unsigned long`. If a kernel of 32 bits has data that are damaged then,
+    and whole with words of 64 bits, they are those: `Inspection.remarks` tells.
+    """
+    try:
+        return _assembled(area, header, found, info, compressor, info.long_bytes)
+    except CorruptImage as error:
+        if info.long_bytes == 8:
+            raise
+        try:
+            return _assembled(area, header, found, info, compressor, 8)
+        except CorruptImage:
+            raise error from None
+
+
+def _assembled(
+    area: SwapArea,
+    header: SwapHeader,
+    found: SwapMap | UserlandMap,
+    info: ImageInfo,
+    compressor: CompressorName,
+    long_bytes: int,
+) -> Image:
+    """Return the image, its lengths and frame numbers read as words of a size. Raises CorruptImage."""
     stream: UnitStream
     if isinstance(found, UserlandMap):
         swap_map, stream = open_userland_stream(area, found, info)
     else:
         swap_map = found
-        index = index_units(area, swap_map, info.stream_pages, compressor, info.long_bytes)
-        stream = UnitStream(area, swap_map, index, info.stream_pages, compressor, info.long_bytes)
-    pfns, zero = _read_pfns(area, info, stream)
+        index = index_units(area, swap_map, info.stream_pages, compressor, long_bytes)
+        stream = UnitStream(area, swap_map, index, info.stream_pages, compressor, long_bytes)
+    pfns, zero = _read_pfns(area, info, stream, long_bytes)
     return Image(area, header, swap_map, info, compressor, stream, pfns, zero)
 
 
@@ -267,11 +291,11 @@ def read_info(area: SwapArea, swap_map: SwapMap | UserlandMap, compressor: Compr
     return info
 
 
-def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream) -> tuple[Pfns, BoolArray]:
+def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream, long_bytes: int) -> tuple[Pfns, BoolArray]:
     each = area.frames_per_page
     rows = info.meta_pages * each
     meta = stream.decode(0, stream.units_of(rows)).pages[:rows]
-    pages, zero = unpack_pfns(meta, area.file.name, page_size=area.page_size, long_bytes=info.long_bytes)
+    pages, zero = unpack_pfns(meta, area.file.name, page_size=area.page_size, long_bytes=long_bytes)
     stored = len(pages) - int(zero.sum())
     if stored != info.image_pages:
         raise CorruptImage(

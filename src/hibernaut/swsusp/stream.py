@@ -159,6 +159,7 @@ class UnitStream:
         index: units.
         rows: number of rows of the stream.
         unit_rows: rows of each unit but the last one.
+        length_bytes: size of a unit's length.
         lead_rows: rows of the first unit that come before the stream: the info page, where it is compressed as well.
     """
 
@@ -175,7 +176,7 @@ class UnitStream:
         self.rows = stream_pages * area.frames_per_page
         self.unit_rows = UNIT_PAGES * area.frames_per_page
         self.lead_rows = 0
-        self._length_bytes = length_bytes
+        self.length_bytes = length_bytes
         self._area = area
         self._entries = swap_map.entries
         self._local = threading.local()
@@ -215,7 +216,7 @@ class UnitStream:
         lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
         for number, (begin, length) in enumerate(zip(begins, lengths, strict=False)):
             # Lengths in the file may have changed since, if another process writes to it: the index decides.
-            at = (begin - begins[0]) * block_bytes + self._length_bytes
+            at = (begin - begins[0]) * block_bytes + self.length_bytes
             row, end_row = self.rows_of(first_unit + number, first_unit + number + 1)
             unit = flat[(row - first_row) * PAGE_SIZE : (end_row - first_row) * PAGE_SIZE]
             try:
