@@ -178,6 +178,8 @@ def test_no_module_is_callable() -> None:
 
 MADE_ELSEWHERE = {
     ("cache", "locked"): "an empty file to lock",
+    ("temporary", "temporary_folder"): "an empty file to lock",
+    ("temporary", "remove_leftovers"): "the same, opened to see whether it is locked",
     ("qemu", "qemu"): "QEMU's own messages, in a folder of mode 0700",
     ("laboratory", "boot"): "modules of a distribution's kernel",
     ("other_machines", "hibernate_other"): "modules of a distribution's kernel",

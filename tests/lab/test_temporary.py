@@ -31,7 +31,7 @@ def test_nothing_stays(tmpdir_of_test: Path) -> None:
     assert not list(tmpdir_of_test.iterdir())
 
 
-def test_what_a_killed_process_leaves_is_removed(tmpdir_of_test: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmpdir_of_test: Path) -> None:
     """Its folder and lock; not those of a process that lives, nor young ones, nor folders of others."""
     child = os.fork()
     if not child:
@@ -53,7 +53,7 @@ def test_what_a_killed_process_leaves_is_removed(tmpdir_of_test: Path) -> None:
 def test_a_link_in_place_of_a_folder_is_not_followed(
     tmpdir_of_test: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A link that somebody else put there does not lead the removal elsewhere."""
+    """A link that another user put there does not lead the removal elsewhere."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "precious").touch()
     (tmpdir_of_test / "hibernaut-x").symlink_to(elsewhere)
