@@ -182,6 +182,8 @@ def _detect(plain: Volume, gaps: Sequence[MemoryGap] | None) -> Source:
 
 
 def _source(plain: Volume, dump: Dump) -> Source:
+    if not dump.memory.ranges.total_pages:
+        raise FormatError(f"the {dump.kind} dump holds no page of memory", source=plain.name, advice="dump it again")
     return Source(
         dump.memory,
         dump.kind,

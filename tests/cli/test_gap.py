@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hibernaut.errors import HibernautError
+from hibernaut.report import page_tables
 from hibernaut.sources import open_memory
 from tests.cli.run import NEXT, hibernaut
 from tests.conftest import Golden
@@ -140,3 +141,13 @@ def test_the_library(unsure: Path) -> None:
     with package.open_memory(unsure) as source, pytest.raises(package.ContradictoryMemory) as caught:
         package.direct_map_of(source)
     assert isinstance(caught.value, HibernautError)
+
+
+def test_many_holes_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`map` lists the first holes, and the number of the others."""
+    monkeypatch.setattr(page_tables, "LISTED", 1)
+    path = PC.write(tmp_path / "padded", gaps=())
+    result = hibernaut("map", path, "--json")
+    assert (len(result.document["holes"]), result.document["more_holes"]) == (1, 1)
+    assert result.document["more_mismatches"] == 0
+    assert "2 holes, of which the first 1 follow:" in hibernaut("map", path).out

@@ -271,3 +271,27 @@ def test_states_of_a_terabyte_cost_what_is_different() -> None:
         (1 << 28, FrameState.NONE_ABOVE),
     ]
     assert found.present_bytes["1G"] == (1 << 40) - (1 << 30)
+
+
+def test_the_first_of_many_holes() -> None:
+    """Holes and wrong entries are listed up to a bound, with the number of all: they are spans until then."""
+    layout = TableLayout()
+    layout.fill(BASE4, 1, 0, 0x600)
+    for pfn in range(0, 0x400, 2):
+        layout.put(BASE4 + (pfn << 12), 1, 0 if pfn < 0x200 else (pfn + 9) << 12 | KERNEL)
+    found = find(layout, 0x600)
+    assert [found.first_holes(3), found.first_holes(0)] == [(found.holes[:3], 256), ((), 256)]
+    assert found.first_mismatches(2) == (found.mismatches[:2], 256)
+    assert (len(found.holes), len(found.mismatches)) == (256, 256)
+
+
+def test_no_table_far_above_the_memory_is_part_of_the_map() -> None:
+    """Stray words in the root behind a small memory's slot do not make a machine of terabytes."""
+    layout = TableLayout()
+    layout.fill(BASE4, 1, 0, 0x400)
+    for slot in range(1, 4):
+        layout.tables[layout.root][layout.index(BASE4, 4) + slot] = (1 << 39) + (slot << 12) | TABLE_FLAGS
+    layout.fill(BASE4 + (0x400 << 12), 2, 0x400, 0x3FC00)  # up to the end of the slot, so that they follow
+    for block in range(1, 512):
+        layout.put(BASE4 + (block << 30), 3, block << 30 | KERNEL | PSE)
+    assert find(layout, 0x400).end_pfn == 512 << 18

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from hibernaut.errors import FormatError
 from hibernaut.linux.direct_map import START_KERNEL_MAP, DirectMap
-from hibernaut.linux.roots import find_root, find_roots
+from hibernaut.linux.roots import MOST_KERNEL_HALVES, find_root, find_roots
 from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.swsusp.image import open_image
 from tests.conftest import Golden
@@ -144,3 +147,56 @@ def test_a_root_that_another_mapping_covers_is_none() -> None:
     layout.fill(0xFFFF_C900_0000_0000 + (0x5000 << 12), 1, 0x5000, 1)
     layout.tables[0x5000] = dict(layout.tables[layout.root])
     assert [root.cr3 for root in find_roots(memory_of(layout))] == [0x100 << 12]
+
+
+def test_many_different_tables_that_map_themselves() -> None:
+    """The direct maps that are read are bounded; beyond the bound the error asks for the root."""
+    layout = machine(4, processes=0)
+    upper = {index: entry for index, entry in layout.tables[layout.root].items() if index >= 256}
+    for number in range(200):
+        layout.tables[0x300 + number] = {**upper, 300 + number: next(iter(upper.values()))}
+    read = 0
+    find = DirectMap.find
+
+    def counted(*arguments: Any, **named: Any) -> DirectMap:
+        nonlocal read
+        read += 1
+        return find(*arguments, **named)
+
+    with (
+        mock.patch.object(DirectMap, "find", counted),
+        pytest.raises(FormatError, match="more than 64 different tables map themselves"),
+    ):
+        find_root(layout.memory(extra=[(0, 0xC00)]), 4)
+    assert read <= MOST_KERNEL_HALVES + 1
+
+
+def test_large_pages_are_not_followed_as_tables() -> None:
+    """PMD tables of 1 TiB, read one level off, do not make the search read what their leaves map."""
+    layout = TableLayout(root=0x10, next_pfn=0x11)
+    for block in range(0x400):
+        layout.put(BASE[4] + (block << 30), 2, block << 30 | KERNEL | 0x80)
+    frames = sorted(layout.tables)
+    for pfn in frames[2:]:
+        if len(layout.tables[pfn]) == 1:
+            first = next(iter(layout.tables[pfn].values()))
+            layout.tables[pfn] = {index: first + (index << 21) for index in range(512)}
+    tables = layout.memory()
+    memory = SegmentMemory(
+        [*_whole(tables), Segment(tables.ranges.end, np.broadcast_to(np.zeros((1, 4096), np.uint8), (1 << 28, 4096)))]
+    )
+    read = 0
+    gather = SegmentMemory.gather
+
+    def counted(self: SegmentMemory, pfns: Any, out: Any = None) -> Any:
+        nonlocal read
+        read += len(pfns)
+        return gather(self, pfns, out)
+
+    ram = FrameRanges.of_pfns(np.array(frames))
+    with (
+        mock.patch.object(SegmentMemory, "occupied", return_value=ram),
+        mock.patch.object(SegmentMemory, "gather", counted),
+    ):
+        assert find_root(memory).cr3 == layout.root << 12
+    assert read < 20 * len(frames)

@@ -176,7 +176,7 @@ def test_headers_that_claim_too_much(opening: Opening) -> None:
         assert caught.value.offset is not None
     full = bytearray(kdump({5: page_of(5)}))
     full[3 * PAGE : 4 * PAGE] = b"\xff" * PAGE
-    struct.pack_into("<Q", full, PAGE + 96, 1 << 50)
+    struct.pack_into("<Q", full, PAGE + 96, 1 << 40)
     with pytest.raises(FormatError, match="more pages"):
         opening(open_kdump, bytes(full))
 

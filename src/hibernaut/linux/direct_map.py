@@ -282,6 +282,10 @@ class DirectMap:
     @cached_property
     def holes(self) -> tuple[Hole, ...]:
         """All holes up to `end_pfn`, ascending, split where kind, level, `plain` or `in_source` changes."""
+        return self.first_holes(None)[0]
+
+    def first_holes(self, at_most: int | None) -> tuple[tuple[Hole, ...], int]:
+        """Return the first of `holes`, and the number of all: a hostile table can make one of every other frame."""
         mapped = np.isin(self.states, [FrameState.PRESENT, *_WRONG])
         ranges = self.tables.memory.ranges
         bounds = np.unique(np.concatenate((ranges.starts, ranges.starts + ranges.nr_pages)))
@@ -290,7 +294,9 @@ class DirectMap:
         in_source = ranges.contains(start)
         plain = np.isin(frame_states(parts, self.base, self.tables.encryption), _PLAIN)
         key = parts.level.astype(np.int64) << 16 | parts.state.astype(np.int64) << 8 | plain << 1 | in_source
-        return tuple(
+        firsts = _group_starts(key, start, parts.pages)
+        ends = [*firsts[1:].tolist(), len(key)]
+        listed = tuple(
             Hole(
                 start_pfn=int(start[first]),
                 pages=int(parts.pages[first:end].sum()),
@@ -300,18 +306,25 @@ class DirectMap:
                 in_source=bool(in_source[first]),
                 plain=bool(plain[first]),
             )
-            for first, end in _groups(key, start, parts.pages)
+            for first, end in zip(firsts[:at_most].tolist(), ends[:at_most], strict=False)
         )
+        return listed, len(firsts)
 
     @cached_property
     def mismatches(self) -> tuple[Mismatch, ...]:
         """All runs of entries up to `end_pfn` whose frame is not the one their address stands for, ascending."""
+        return self.first_mismatches(None)[0]
+
+    def first_mismatches(self, at_most: int | None) -> tuple[tuple[Mismatch, ...], int]:
+        """Return the first of `mismatches`, and the number of all."""
         wrong = self.spans.select(np.isin(self.states, _WRONG))
-        starts = _first_frames(wrong, self.base).tolist()
-        return tuple(
+        first = wrong.select(slice(0, at_most))
+        starts = _first_frames(first, self.base).tolist()
+        listed = (
             Mismatch(start, span.pages, span.level, span.entry, span.pfn)
-            for start, span in zip(starts, wrong, strict=True)
+            for start, span in zip(starts, first, strict=True)
         )
+        return tuple(listed), len(wrong)
 
     @cached_property
     def regions(self) -> Regions:
@@ -484,19 +497,20 @@ def _end(spans: Spans, base: int, ranges: FrameRanges, encryption: int) -> int:
         end = max(end, int(ends[index]))
     continues = np.isin(states, [*_NOT_PRESENT, FrameState.NOT_PRESENT_ABOVE, FrameState.TABLE_MISSING])
     index = int(np.searchsorted(start, end, side="right")) - 1
+    # RAM behind the end of the memory in which not even a PMD table is named is a guess of 512 GiB and more.
+    continues &= (spans.level <= Level.PUD) | (start < ranges.end)
     while index < len(spans) and continues[index]:
         end = int(start[index] + spans.pages[index])
         index += 1
     return end
 
 
-def _groups(key: NDArray[np.int64], start: Pfns, pages: NDArray[np.int64]) -> zip[tuple[int, int]]:
-    """Return (first, end) positions of neighbours with the same key and without a gap between them."""
+def _group_starts(key: NDArray[np.int64], start: Pfns, pages: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first position of each run of neighbours with the same key and without a gap between them."""
     if not len(key):
-        return zip([], [], strict=True)
+        return np.empty(0, dtype=np.int64)
     new = (key[1:] != key[:-1]) | (start[1:] != start[:-1] + pages[:-1])
-    firsts = np.flatnonzero(np.concatenate(([True], new)))
-    return zip(firsts.tolist(), [*firsts[1:].tolist(), len(key)], strict=True)
+    return np.flatnonzero(np.concatenate(([True], new)))
 
 
 def frames_in_state(direct_map: DirectMap, *states: FrameState) -> FrameRanges:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.errors import FormatError
-from hibernaut.linux.direct_map import START_KERNEL_MAP, DirectMap
+from hibernaut.linux.direct_map import START_KERNEL_MAP, DirectMap, FrameState
 from hibernaut.linux.encryption import likely_encryption, masked_tables
 from hibernaut.memory.page import CHUNK_PAGES
 from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level
@@ -37,6 +37,10 @@ _SAMPLE = np.linspace(_HALF, ENTRIES - 1, 16).astype(np.int64)
 _PAGES_PER_GIB = 1 << 18
 _WITNESSES = 1 << 17
 """No kernel has more 1 GiB slots than this, beyond twice those that the memory needs."""
+MOST_KERNEL_HALVES = 64
+"""Most different kernel halves whose direct map is read: a kernel has one, a host its guests' too."""
+_MOST_UPPER_TABLES = 1 << 13
+"""Most tables of a level above PMD that are read of a candidate: a kernel has some hundreds."""
 _SHOWN = 8
 
 
@@ -116,20 +120,26 @@ def _roots_with(memory: PhysicalMemory, ram: FrameRanges, levels: int | None, en
 
 
 def _roots(memory: PhysicalMemory, pfns: list[int], levels: int, ram: FrameRanges, encryption: int) -> list[Root]:
+    """Return the roots among frames. Raises FormatError if too many differ in the kernel half."""
     known: dict[bytes, DirectMap | None] = {}
+    tried = 0
     roots = []
     for pfn in pfns:
         table = memory.page(pfn)
         assert table is not None
         entries = table.view(np.uint64)
-        bases = bases_of(memory, pfn, levels, encryption)
-        if not bases:
-            continue
         half = entries[_HALF:].tobytes()
         if half not in known:
-            known[half] = _direct_map(memory, pfn, levels, ram, encryption)
+            bases = bases_of(memory, pfn, levels, encryption)
+            found = None
+            if bases:
+                tried += 1
+                found = _direct_map(memory, pfn, levels, ram, encryption)
+            known[half] = found if found is not None and found.base in bases else None
+            if tried > MOST_KERNEL_HALVES:
+                raise FormatError(f"more than {MOST_KERNEL_HALVES} different tables map themselves: name the root")
         found = known[half]
-        if found is None or found.base not in bases:
+        if found is None or found.classify([pfn])[0] != FrameState.PRESENT:
             continue
         roots.append(
             Root(
@@ -211,11 +221,15 @@ def _gib_slots(memory: PhysicalMemory, pfn: int, levels: int, encryption: int) -
     vaddrs = np.zeros(1, dtype=np.uint64)
     for number in range(levels, Level.PMD, -1):
         level = Level(number)
+        if len(tables) > _MOST_UPPER_TABLES:
+            return vaddrs[:0]
         entries = reader.tables(tables)
         states = entry_states(entries, level)
         wanted = states == TABLE
         if level == Level.PUD:
             wanted |= states == Stop.PRESENT.code
+        else:
+            wanted &= (entries & np.uint64(Entry.PSE)) == 0  # no large page has that size: these are other tables
         if number == levels:
             wanted[:, :_HALF] = False
         rows, index = np.nonzero(wanted)

@@ -14,13 +14,14 @@ from hibernaut.memory import declarations as c
 from hibernaut.memory.dump import Dump, Refusal, RootHint, incomplete
 from hibernaut.memory.joined import ByteRanges, memory_of
 from hibernaut.memory.mapped import first_wins, whole_frames
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
 
 if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
     from hibernaut.volumes.volume import Volume
 
-__all__ = ["Note", "open_elf", "read_notes"]
+__all__ = ["Note", "open_elf"]
 
 Headers = NDArray[np.void]
 """Program headers: a structured array of `PROGRAM_HEADER`."""
@@ -34,6 +35,8 @@ SECTION_NAMES_BYTES = 1 << 16
 XEN_ADVICE = "take the dump from inside the guest: makedumpfile, LiME or AVML"
 NOTE_BYTES = 1 << 20
 """A longer description is skipped: those read here have a few KiB."""
+ALL_NOTES_BYTES = 1 << 26
+"""Most bytes of descriptions: 8192 CPUs have some 4 MiB."""
 
 
 class Note(NamedTuple):
@@ -77,6 +80,12 @@ def open_elf(plain: Volume) -> Dump | Refusal:
         return Refusal("ELF core", "a crash dump of Xen, whose page tables hold machine frames", XEN_ADVICE)
     memory = memory_of(plain, _spans(plain, physical))
     total = memory.ranges.total_pages
+    if total * PAGE_SIZE > plain.size_bytes:
+        raise FormatError(
+            f"its segments share bytes: {total} pages in a file of {plain.size_bytes} bytes",
+            source=plain.name,
+            advice="dump it again",
+        )
     if not total and c.XEN_SECTIONS in _section_names(plain, header):
         return Refusal("ELF core", "a dump of a Xen guest (xl dump-core), whose memory is in sections", XEN_ADVICE)
     if not total:
@@ -86,27 +95,47 @@ def open_elf(plain: Volume) -> Dump | Refusal:
     return _dump(memory, notes, incomplete(lost, lost + total, marked=marked))
 
 
-def read_notes(plain: Volume, offset: int, size_bytes: int) -> Iterator[Note]:
+class _NoteBudget:
+    """Notes, and bytes of their descriptions, that one file may have, however many headers name them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._notes = NOTES_LIMIT
+        self._left_bytes = ALL_NOTES_BYTES
+
+    def take(self, at: int, description_bytes: int) -> None:
+        """Count a note at a byte of the file. Raise FormatError if there are too many."""
+        self._notes -= 1
+        self._left_bytes -= description_bytes
+        if self._notes < 0 or self._left_bytes < 0:
+            raise FormatError(
+                f"more than {NOTES_LIMIT} notes, or than {ALL_NOTES_BYTES} bytes of them",
+                source=self._name,
+                offset=at,
+                advice="dump it again",
+            )
+
+
+def _read_notes(plain: Volume, offset: int, size_bytes: int, budget: _NoteBudget) -> Iterator[Note]:
     """Yield the notes of one PT_NOTE segment that lies inside the file.
 
     Raises:
-        FormatError: a note runs past its segment, or there are more than `NOTES_LIMIT`.
+        FormatError: a note runs past its segment, or there are too many.
     """
     at, end = offset, offset + size_bytes
-    for _ in range(NOTES_LIMIT):
-        if at + c.NOTE_HEADER.itemsize > end:
-            return
+    while at + c.NOTE_HEADER.itemsize <= end:
         header = np.frombuffer(plain.pread(at, c.NOTE_HEADER.itemsize), dtype=c.NOTE_HEADER)[0]
         name_bytes, description_bytes, kind = (int(header[name]) for name in c.NOTE_HEADER.names or ())
         name_at = at + c.NOTE_HEADER.itemsize
         description_at = name_at + -(-name_bytes // 4) * 4
         if description_at + description_bytes > end:
             raise FormatError("note runs past its segment", source=plain.name, offset=at)
-        if name_bytes <= 256 and description_bytes <= NOTE_BYTES:
+        wanted = name_bytes <= 256 and description_bytes <= NOTE_BYTES
+        budget.take(at, description_bytes if wanted else 0)
+        if wanted:
             name = plain.pread(name_at, name_bytes).split(b"\x00", 1)[0]
             yield Note(name, kind, plain.pread(description_at, description_bytes))
         at = description_at + -(-description_bytes // 4) * 4
-    raise FormatError(f"more than {NOTES_LIMIT} notes", source=plain.name, offset=offset)
 
 
 def _why_not(head: bytes) -> str | None:
@@ -216,8 +245,9 @@ def _spans(plain: Volume, physical: Headers) -> ByteRanges:
 
 def _machine_notes(plain: Volume, headers: Headers) -> list[Note]:
     _check_inside(plain, headers, "notes")
-    spans = headers[["p_offset", "p_filesz"]].tolist()
-    return [note for offset, size_bytes in spans for note in read_notes(plain, offset, size_bytes)]
+    spans = dict.fromkeys(headers[["p_offset", "p_filesz"]].tolist())
+    budget = _NoteBudget(plain.name)
+    return [note for offset, size_bytes in spans for note in _read_notes(plain, offset, size_bytes, budget)]
 
 
 def _dump(memory: PhysicalMemory, notes: list[Note], remarks: tuple[str, ...]) -> Dump:

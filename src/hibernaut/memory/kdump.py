@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import page_table_root, parse_vmcoreinfo
+from hibernaut.volumes.files import PlainFile
 from hibernaut.volumes.volume import close_volume
 
 if TYPE_CHECKING:
@@ -186,7 +187,15 @@ def _codec(compression: str) -> Callable[[bytes], bytes]:
         import zstandard
 
         unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 20)
-        return _reporting(lambda data: unpacker.decompress(data, max_output_size=PAGE_SIZE), zstandard.ZstdError)
+
+        def unpack_frame(data: bytes) -> bytes:
+            # The library allocates what a frame claims, whatever the limit.
+            claimed = zstandard.frame_content_size(data)
+            if claimed > PAGE_SIZE:
+                raise ValueError(f"decompresses to {claimed} bytes")
+            return unpacker.decompress(data, max_output_size=PAGE_SIZE)
+
+        return _reporting(unpack_frame, zstandard.ZstdError)
     if compression == "snappy":
         import cramjam
 
@@ -222,20 +231,35 @@ def _dumped(plain: Volume, header: Any, max_mapnr: int) -> FrameRanges:
     start = (1 + int(header["sub_hdr_size"])) * PAGE_SIZE + half
     if start + half > plain.size_bytes:
         raise FormatError("the bitmaps run past the end of the file", source=plain.name, offset=start - half)
+    if max_mapnr > c.PADDR_LIMIT // PAGE_SIZE:
+        raise FormatError(
+            f"its last page frame is {max_mapnr - 1:#x}",
+            source=plain.name,
+            expected="a frame within 52 bits of addresses",
+        )
     edges: list[Pfns] = []
-    before = dumped_pages = 0
-    size_bytes = min(half, -(-max_mapnr // 8))
-    for at in range(0, size_bytes, BITMAP_BYTES):
-        raw = plain.pread(start + at, min(BITMAP_BYTES, size_bytes - at))
+    dumped_pages = 0
+    for at, raw in _bitmap_data(plain, start, min(half, -(-max_mapnr // 8))):
         bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), bitorder="little")
         bits = bits[: max_mapnr - at * 8]
         dumped_pages += int(np.count_nonzero(bits))
         if dumped_pages * c.KDUMP_PAGE.itemsize > plain.size_bytes:
             raise FormatError("the bitmap names more pages than fit", source=plain.name, offset=start + at)
-        edges.append(np.flatnonzero(np.diff(bits, prepend=np.uint8(before))).astype(np.int64) + at * 8)
-        before = int(bits[-1])
-    found = np.concatenate([*edges, np.array([max_mapnr] if before else [], dtype=np.int64)])
+        edges.append(np.flatnonzero(np.diff(bits, prepend=np.uint8(0), append=np.uint8(0))).astype(np.int64) + at * 8)
+    bounds = np.concatenate([*edges, np.empty(0, dtype=np.int64)])
+    # Pieces end where they are read: a range of frames that continues in the next piece ends and begins there.
+    joined = np.flatnonzero(bounds[1:-1:2] == bounds[2::2])
+    found = np.delete(bounds, np.concatenate((2 * joined + 1, 2 * joined + 2)))
     return FrameRanges(found[::2], found[1::2] - found[::2])
+
+
+def _bitmap_data(plain: Volume, start: int, size_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the bytes of a bitmap, in pieces, with their place in it, but for holes of the file: these name no page."""
+    extents = plain.data_extents() if isinstance(plain, PlainFile) else [(0, plain.size_bytes)]
+    for first, end in extents:
+        low, high = max(first - start, 0), min(end - start, size_bytes)
+        for at in range(low, high, BITMAP_BYTES):
+            yield at, plain.pread(start + at, min(BITMAP_BYTES, high - at))
 
 
 def _written(plain: Volume, at: int, nr_pages: int) -> FrameRanges:

@@ -343,8 +343,10 @@ class MapDocument(TypedDict):
     base: Annotated[Hex, "virtual address of page frame 0"]
     end_pfn: Annotated[Hex, "one past the last page frame"]
     present_bytes: Annotated[dict[str, int], "bytes that are present, by the size of the entries that map them"]
-    holes: Annotated[list[HoleDocument], "ranges without a present entry, ascending"]
-    mismatches: Annotated[list[MismatchDocument], "ranges with entries for other page frames, ascending"]
+    holes: Annotated[list[HoleDocument], "ranges without a present entry, ascending; the first 10 000"]
+    more_holes: Annotated[int, "number of ranges without a present entry that are not listed"]
+    mismatches: Annotated[list[MismatchDocument], "ranges with entries for other page frames, ascending; as many"]
+    more_mismatches: Annotated[int, "number of ranges with entries for other page frames that are not listed"]
     salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 

@@ -15,6 +15,10 @@ from hibernaut.sources import Source
 __all__ = ["gap_documents", "map_document", "walk_document"]
 
 
+LISTED = 10_000
+"""Most holes, and most wrong entries, that are listed."""
+
+
 def gap_documents(source: Source) -> list[GapDocument]:
     """Return the documents of the gaps that were put back into raw memory."""
     return [{"start": f"{gap.start:#x}", "size_bytes": gap.size_bytes} for gap in source.gaps]
@@ -28,6 +32,8 @@ def map_document(found: DirectMap, paging: Paging, source: Source) -> MapDocumen
         paging: the page tables that it is in.
         source: the memory.
     """
+    holes, nr_holes = found.first_holes(LISTED)
+    mismatches, nr_mismatches = found.first_mismatches(LISTED)
     return {
         "remarks": [*source.remarks, *paging.remarks],
         "gaps": gap_documents(source),
@@ -50,8 +56,9 @@ def map_document(found: DirectMap, paging: Paging, source: Source) -> MapDocumen
                 "plain": hole.plain,
                 "in_source": hole.in_source,
             }
-            for hole in found.holes
+            for hole in holes
         ],
+        "more_holes": nr_holes - len(holes),
         "mismatches": [
             {
                 "start_pfn": f"{wrong.start_pfn:#x}",
@@ -60,8 +67,9 @@ def map_document(found: DirectMap, paging: Paging, source: Source) -> MapDocumen
                 "entry": f"{wrong.entry:#x}",
                 "found_pfn": f"{wrong.found_pfn:#x}",
             }
-            for wrong in found.mismatches
+            for wrong in mismatches
         ],
+        "more_mismatches": nr_mismatches - len(mismatches),
     }
 
 

@@ -232,7 +232,9 @@ def map_text(document: MapDocument) -> str:
     )
     holes = document["holes"]
     if holes:
-        lines.append(f"{counted(len(holes), 'hole')}:")
+        more = document["more_holes"]
+        rest = f", of which the first {len(holes)} follow" if more else ""
+        lines.append(f"{counted(len(holes) + more, 'hole')}{rest}:")
         head = ("first frame", "pages", "level", "kind", "first entry", "in source")
         body = [
             (
@@ -253,6 +255,8 @@ def map_text(document: MapDocument) -> str:
             f"WRONG FRAME: entry {wrong['entry']} ({wrong['level']}) stands for frame {wrong['start_pfn']} "
             f"but points to {wrong['found_pfn']}, {counted(wrong['pages'], 'page')}"
         )
+    if document["more_mismatches"]:
+        lines.append(f"WRONG FRAME: {document['more_mismatches']} more of such ranges")
     return "\n".join(lines)
 
 
