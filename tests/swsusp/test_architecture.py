@@ -71,7 +71,7 @@ def test_either_record_is_read_but_names_no_machine(tmp_path: Path) -> None:
     machine = Elsewhere(record(3, 0x1234))
     path = tmp_path / "image"
     path.write_bytes(build_elsewhere({7: b"\x11" * 4096}, machine))
-    assert hibernaut("inspect", path).status == 0
+    assert hibernaut("inspect", path).status == 2
     assert "the number for arm64 or riscv is not known" in refused("convert", path, tmp_path / "o", "--to", "elf")
 
 

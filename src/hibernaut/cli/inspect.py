@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from hibernaut.cli.failure import BAD_NEWS, UNUSABLE
 from hibernaut.cli.options import (
     AreaOptions,
     ImageArgument,
@@ -31,6 +32,7 @@ from hibernaut.report.remains import remains_document, remains_text
 from hibernaut.report.salvage import salvaged_inspect_document, salvaged_inspection_text
 from hibernaut.report.text import inspection_text
 from hibernaut.swsusp import inspect_image
+from hibernaut.swsusp.architecture import X86_64
 from hibernaut.swsusp.area import locate_area
 from hibernaut.swsusp.rules import ImageRules, image_rules_for_release, image_rules_probed
 from hibernaut.swsusp.salvage import scan_area
@@ -85,7 +87,8 @@ def inspect(
 ) -> None:
     """Show the contents of a hibernation image and whether it is intact.
 
-    The exit status is 1 if it is damaged, if the kernel of --for-kernel would refuse it, or if --scan finds nothing.
+    The exit status is 1 if it is damaged, if the kernel of --for-kernel would refuse it, or if --scan finds nothing;
+    2 if it is of another architecture, which has no verdict here.
     """
     place = AreaOptions(offset=on_machine_offset, partition=on_machine_partition, base=on_machine_base)
     if scan:
@@ -115,8 +118,11 @@ def inspect(
         if asked and verdict:
             document["verdict"] = verdict_document(verdict, asked[2])
     output.answer(document, inspection_text)
-    if found.problems or (verdict and verdict.resumes is False):
-        raise typer.Exit(1)
+    foreign = document["architecture"] not in (None, X86_64.name)
+    if (found.problems and not foreign) or (verdict and verdict.resumes is False):
+        raise typer.Exit(BAD_NEWS)
+    if foreign:
+        raise typer.Exit(UNUSABLE)
 
 
 def _scan(path: Path, options: AreaOptions, output: OutputOptions) -> None:

@@ -22,6 +22,7 @@ from hibernaut.report.documents import (
     VerdictDocument,
     WalkDocument,
 )
+from hibernaut.swsusp.architecture import X86_64
 from hibernaut.swsusp.declarations import ARCH_MAGIC
 from hibernaut.swsusp.generations import GENERATIONS
 
@@ -79,6 +80,15 @@ def columns(rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), 
     ]
 
 
+def _state(document: InspectDocument) -> str:
+    """Return the last word on an image. One of another architecture is not called damaged: its page may be at fault."""
+    if document["architecture"] not in (None, X86_64.name):
+        whole = "its data do not agree with it" if document["problems"] else "its data are whole"
+        return f"not an x86-64 image: its info page is that of {document['kernel']}; {whole}"
+    damaged = "image is damaged: --salvage shows how much of it can be read"
+    return damaged if document["problems"] else "image is intact"
+
+
 def inspection_text(document: InspectDocument) -> str:
     """Return the text of the document of `inspect`."""
 
@@ -118,8 +128,7 @@ def inspection_text(document: InspectDocument) -> str:
     for problem in document["problems"]:
         place = f"{problem['where']}: " if problem["where"] else ""
         lines.append(f"PROBLEM  {place}{problem['what']}")
-    damaged = "image is damaged: --salvage shows how much of it can be read"
-    lines.append(damaged if document["problems"] else "image is intact")
+    lines.append(_state(document))
     if "verdict" in document:
         lines += ["", *_verdict_lines(document["verdict"])]
     return "\n".join(lines)
