@@ -7,14 +7,20 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError
+from hibernaut.memory.page import Bytes
+from hibernaut.swsusp import image as image_module
 from hibernaut.swsusp import inspect_image, open_image
 from hibernaut.swsusp.codecs import COMPRESSORS
+from hibernaut.swsusp.pfns import pack_pfns, unpack_pfns
+from hibernaut.swsusp.stream import Batch, UnitStream
 from hibernaut.volumes.files import open_plain
 from tests.conftest import Golden, copy_sparse
 from tests.swsusp import naive
@@ -242,3 +248,54 @@ def test_a_list_that_ends_early(tmp_path: Path) -> None:
 
     with pytest.raises(CorruptImage, match="list of frames ends at entry 10"):
         open_image(patched(tmp_path, patch, "none"))
+
+
+@pytest.mark.parametrize("pages", [1, 2, 5])
+def test_a_list_read_in_pieces_equals_the_whole(pages: int) -> None:
+    """Frames, zero flags, and faults with the number of their entry, whatever the pieces."""
+    pfns = np.arange(1, 512 * 5 - 3, dtype=np.int64) * 3
+    meta = pack_pfns(pfns, pfns % 2 == 0)
+
+    def in_pieces(meta: Bytes) -> tuple[list[int], list[bool]]:
+        found: tuple[list[int], list[bool]] = ([], [])
+        for first in range(0, len(meta), pages):
+            before = found[0][-1] if found[0] else -1
+            some, zero = unpack_pfns(
+                meta[first : first + pages], "it", first_page=first, meta_pages=len(meta), before=before
+            )
+            found[0].extend(some.tolist())
+            found[1].extend(zero.tolist())
+        return found
+
+    assert in_pieces(meta) == (pfns.tolist(), (pfns % 2 == 0).tolist())
+    for entry, value, message in ((1024, 7, "entry 1024 of the list is out of order"), (1536, 1 << 60, "entry 1536")):
+        broken = meta.copy()
+        broken.reshape(-1).view("<u8")[entry] = value
+        with pytest.raises(CorruptImage, match=message):
+            in_pieces(broken)
+    broken = meta.copy()
+    broken.reshape(-1).view("<u8")[700] = (1 << 64) - 1
+    with pytest.raises(CorruptImage, match="entry 700"):
+        in_pieces(broken)
+
+
+def test_units_behind_the_end_of_a_list_are_not_unpacked(tmp_path: Path) -> None:
+    """A list is unpacked in pieces: a fault in the first ends the work, however many units are said to follow."""
+    (tmp_path / "image").write_bytes(naive.build(dict.fromkeys(range(1, 40_000)), naive.Layout()))
+    decoded = 0
+    decode = UnitStream.decode
+
+    def counted(self: UnitStream, first_unit: int, last_unit: int, out: Bytes | None = None) -> Batch:
+        nonlocal decoded
+        decoded += last_unit - first_unit
+        return decode(self, first_unit, last_unit, out)
+
+    with mock.patch.object(image_module, "LIST_UNITS", 1), mock.patch.object(UnitStream, "decode", counted):
+        with open_image(tmp_path / "image") as image:
+            assert image.pfns.tolist() == list(range(1, 40_000))
+        assert decoded == 3
+        decoded = 0
+        fault = CorruptImage("fault of the first piece")
+        with mock.patch.object(image_module, "unpack_pfns", side_effect=fault), pytest.raises(CorruptImage):
+            open_image(tmp_path / "image")
+        assert decoded == 1

@@ -36,6 +36,8 @@ __all__ = ["Image", "ImageMemory", "Progress", "assemble", "data_compressor", "o
 Progress = Callable[[int], None]
 """Called with the number of pages done since the last call; from any thread, but never from two at once."""
 
+LIST_UNITS = 128
+"""Units of the list of frames that are unpacked at a time (16 MiB where a page has 4096 bytes)."""
 CACHED_PAGES = 4096
 """Page frames of decompressed units that random access keeps (16 MiB)."""
 
@@ -294,8 +296,24 @@ def read_info(area: SwapArea, swap_map: SwapMap | UserlandMap, compressor: Compr
 def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream, long_bytes: int) -> tuple[Pfns, BoolArray]:
     each = area.frames_per_page
     rows = info.meta_pages * each
-    meta = stream.decode(0, stream.units_of(rows)).pages[:rows]
-    pages, zero = unpack_pfns(meta, area.file.name, page_size=area.page_size, long_bytes=long_bytes)
+    units = stream.units_of(rows)
+    parts: list[tuple[Pfns, BoolArray]] = []
+    before = -1
+    for unit in range(0, units, LIST_UNITS):  # in pieces: what follows the end of a damaged list is never unpacked
+        batch = stream.decode(unit, min(unit + LIST_UNITS, units))
+        part = unpack_pfns(
+            batch.pages[: rows - batch.first_row],
+            area.file.name,
+            page_size=area.page_size,
+            long_bytes=long_bytes,
+            first_page=batch.first_row // each,
+            meta_pages=info.meta_pages,
+            before=before,
+        )
+        before = int(part[0][-1]) if len(part[0]) else before
+        parts.append(part)
+    pages = np.concatenate([some for some, _ in parts]) if parts else np.empty(0, dtype=np.int64)
+    zero = np.concatenate([some for _, some in parts]) if parts else np.empty(0, dtype=np.bool_)
     stored = len(pages) - int(zero.sum())
     if stored != info.image_pages:
         raise CorruptImage(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class ImageInfo:
         size_bytes: `pages` times the size of a page.
     """
 
-    page: bytes
+    page: bytes = field(repr=False)
     architecture: Architecture | None
     long_bytes: int
     jump_address: int | None

@@ -51,14 +51,26 @@ def _marks(words: NDArray[np.uint64] | NDArray[np.uint32]) -> tuple[np.uint64 | 
     return np.uint32(END_OF_PFNS >> 32), np.uint32(ZERO_PAGE_FLAG >> 32)
 
 
-def unpack_pfns(meta: Bytes, source: str, *, page_size: int = PAGE_SIZE, long_bytes: int = 8) -> tuple[Pfns, BoolArray]:
+def unpack_pfns(
+    meta: Bytes,
+    source: str,
+    *,
+    page_size: int = PAGE_SIZE,
+    long_bytes: int = 8,
+    first_page: int = 0,
+    meta_pages: int | None = None,
+    before: int = -1,
+) -> tuple[Pfns, BoolArray]:
     """Return the listed pages as the kernel numbers them, int64, shape (n,), and which are flagged as zero pages.
 
     Args:
-        meta: meta pages, shape (m * page_size / 4096, 4096).
+        meta: meta pages, or some neighbouring ones of them, shape (m * page_size / 4096, 4096).
         source: name of the image in the message.
         page_size: size of a page of the machine.
         long_bytes: size of its `unsigned long`.
+        first_page: number of the first of these meta pages.
+        meta_pages: number of all meta pages; m by default.
+        before: page in the entry before the first one; -1 if there is none.
 
     Raises:
         CorruptImage: the list ends before the last meta page, or frames are out of order, repeated, or beyond the
@@ -68,12 +80,14 @@ def unpack_pfns(meta: Bytes, source: str, *, page_size: int = PAGE_SIZE, long_by
     end, flag = _marks(raw)
     ends = np.flatnonzero(raw == end)
     count = int(ends[0]) if len(ends) else len(raw)
-    meta_pages = meta.size // page_size
-    if -(-count // (page_size // long_bytes)) != meta_pages:
+    here, entries = meta.size // page_size, page_size // long_bytes
+    total = here if meta_pages is None else meta_pages
+    first_entry = first_page * entries
+    if -(-count // entries) != here or (len(ends) and first_page + here < total):
         raise CorruptImage(
-            f"list of frames ends at entry {count}",
+            f"list of frames ends at entry {first_entry + count}",
             source=source,
-            expected=f"an end in the last of {meta_pages} meta pages",
+            expected=f"an end in the last of {total} meta pages",
         )
     zero = (raw[:count] & flag) != 0
     frames = (raw[:count] & ~flag).astype(np.uint64)
@@ -81,19 +95,20 @@ def unpack_pfns(meta: Bytes, source: str, *, page_size: int = PAGE_SIZE, long_by
     beyond = np.flatnonzero(frames > np.uint64(most))
     if len(beyond):
         raise CorruptImage(
-            f"frame {int(frames[beyond[0]]):#x} in entry {int(beyond[0])} of the list is beyond any RAM",
+            f"frame {int(frames[beyond[0]]):#x} in entry {first_entry + int(beyond[0])} of the list is beyond any RAM",
             source=source,
             expected=f"at most {most:#x}",
         )
     pfns = frames.astype(np.int64)
-    wrong = np.flatnonzero(pfns[1:] <= pfns[:-1])
+    wrong = np.flatnonzero(np.diff(pfns, prepend=before) <= 0)
     if len(wrong):
-        entry = int(wrong[0]) + 1
-        how = "repeated" if pfns[entry] == pfns[entry - 1] else "out of order"
+        entry = int(wrong[0])
+        after = int(pfns[entry - 1]) if entry else before
+        how = "repeated" if pfns[entry] == after else "out of order"
         raise CorruptImage(
-            f"frame {int(pfns[entry]):#x} in entry {entry} of the list is {how}",
+            f"frame {int(pfns[entry]):#x} in entry {first_entry + entry} of the list is {how}",
             source=source,
-            expected=f"above {int(pfns[entry - 1]):#x}",
+            expected=f"above {after:#x}",
         )
     return pfns, zero
 
