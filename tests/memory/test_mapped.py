@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hibernaut.kernel.core_file import CoreFormat, convert
 from hibernaut.memory.mapped import MappedMemory, first_wins, whole_frames
 from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.sources import open_memory
 from hibernaut.volumes.files import open_plain
 
 
@@ -62,3 +66,54 @@ def test_reading_through_keeps_little_resident(tmp_path: Path) -> None:
         assert not pages.any()
     assert total == size_bytes // PAGE_SIZE
     assert highest < 100 << 20
+
+
+@given(data=st.data())
+def test_stored_blocks_are_all_frames_but_those_in_holes(data: st.DataObject) -> None:
+    """Each frame with a byte outside the holes once, ascending, with its bytes; the others are zero."""
+    shift = data.draw(st.sampled_from([0, 8, 100, 4095]))
+    written = data.draw(st.sets(st.integers(0, 40), max_size=12))
+    pieces = np.array([[0, 20, shift], [30, 19, shift + 20 * PAGE_SIZE]])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sparse"
+        with path.open("wb") as file:
+            file.truncate(41 * PAGE_SIZE)
+            for block in written:
+                file.seek(block * PAGE_SIZE)
+                file.write(bytes([1 + block]) * PAGE_SIZE)
+        with open_plain(path) as plain:
+            memory = MappedMemory(plain, pieces)
+            found = {
+                first + row: page.tobytes()
+                for first, pages in memory.stored_blocks(data.draw(st.integers(1, 9)))
+                for row, page in enumerate(pages)
+            }
+            whole = {first + row: page.tobytes() for first, run in memory.blocks(7) for row, page in enumerate(run)}
+            counted = sum(len(pages) for _, pages in memory.stored_blocks())
+            assert counted == len(found) == memory.stored.total_pages
+            assert list(FrameRanges.of_pfns(np.array(sorted(found), dtype=np.int64))) == list(memory.stored)
+    assert list(found) == sorted(found)
+    assert all(whole[pfn] == page for pfn, page in found.items())
+    assert not any(any(page) for pfn, page in whole.items() if pfn not in found)
+
+
+@pytest.mark.parametrize("to", ["raw", "lime", "elf"])
+def test_a_sparse_dump_converted_stays_sparse(tmp_path: Path, to: CoreFormat) -> None:
+    """Holes are neither read nor written: 4 GiB with three pages of data cost some blocks."""
+    path, out = tmp_path / "in.raw", tmp_path / "out"
+    with path.open("wb") as file:
+        file.truncate(1 << 32)
+        for pfn in (0, 70_000, (1 << 20) - 1):
+            file.seek(pfn * PAGE_SIZE)
+            file.write(bytes([pfn % 251 + 1]) * PAGE_SIZE)
+    if path.stat().st_blocks > 1000:
+        pytest.skip("the file system has no holes")
+    with open_memory(path) as source:
+        done = convert(source, out, to)
+    assert done.pages == 1 << 20
+    assert out.stat().st_blocks < 1000
+    with open_memory(out) as back:
+        assert list(back.memory.ranges) == [(0, 1 << 20)]
+        for pfn in (0, 70_000, (1 << 20) - 1):
+            assert back.memory.run(pfn, 1).tobytes() == bytes([pfn % 251 + 1]) * PAGE_SIZE
+        assert not back.memory.run(1, 1).any()

@@ -14,7 +14,7 @@ from hibernaut.errors import HibernautError
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
 from hibernaut.memory import declarations as c
 from hibernaut.memory.kdump_writer import KdumpCompressor, write_kdump
-from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, chunks_of
+from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, stored_chunks_of
 from hibernaut.memory.writers import Chunks, Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
 from hibernaut.volumes.output import replacing
 
@@ -96,6 +96,7 @@ def convert(
     finder = VmcoreinfoFinder() if to in WITH_VMCOREINFO and not source.vmcoreinfo else None
     ranges = source.memory.ranges
     zero_pages = int(np.count_nonzero(source.image.zero)) if source.image else 0
+    not_fed = zero_pages if source.image else ranges.total_pages - source.memory.stored.total_pages
 
     def vmcoreinfo() -> bytes | None:
         return source.vmcoreinfo or (
@@ -107,17 +108,19 @@ def convert(
         return [vmcoreinfo_note(text)] if text else []
 
     report = progress or (lambda _pages: None)
+    if source.image is None:
+        report(not_fed)
     with replacing(out) as fd:
         feed = _feed(source, report, finder)
         if to == "kdump":
             chunks = _chunks(source, report, finder)
-            write_kdump(chunks, fd, ranges, zero_pages=zero_pages, compressor=compressor, vmcoreinfo=vmcoreinfo)
+            write_kdump(chunks, fd, ranges, zero_pages=not_fed, compressor=compressor, vmcoreinfo=vmcoreinfo)
         elif to == "raw":
-            write_raw(feed, fd, ranges, zero_pages=zero_pages)
+            write_raw(feed, fd, ranges, zero_pages=not_fed)
         elif to == "lime":
-            write_lime(feed, fd, ranges, zero_pages=zero_pages)
+            write_lime(feed, fd, ranges, zero_pages=not_fed)
         else:
-            write_elf(feed, fd, ranges, zero_pages=zero_pages, vaddr_base=vaddr_base, notes=notes, machine=machine)
+            write_elf(feed, fd, ranges, zero_pages=not_fed, vaddr_base=vaddr_base, notes=notes, machine=machine)
     has_note = bool(vmcoreinfo()) if to in WITH_VMCOREINFO else None
     packed = compressor if to == "kdump" else None
     return Converted(to, ranges.total_pages, len(ranges), zero_pages, os.stat(out).st_size, has_note, packed)
@@ -125,7 +128,7 @@ def convert(
 
 def _chunks(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFinder | None) -> Chunks:
     """Yield all stored pages in order; `finder` looks at each of them."""
-    chunks = source.image.chunks() if source.image is not None else chunks_of(source.memory)
+    chunks = source.image.chunks() if source.image is not None else stored_chunks_of(source.memory)
     for pfns, pages in chunks:
         if finder is not None:
             finder.feed(pfns, pages)
@@ -157,7 +160,7 @@ def _feed(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFin
         if source.image is not None:
             source.image.for_each(look_and_put, progress)
             return
-        for pfns, pages in chunks_of(source.memory):
+        for pfns, pages in stored_chunks_of(source.memory):
             look_and_put(pfns, pages)
             progress(len(pages))
 

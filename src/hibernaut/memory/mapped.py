@@ -6,7 +6,7 @@ from __future__ import annotations
 import bisect
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -123,18 +123,23 @@ class MappedMemory(PhysicalMemory):
         """See `PhysicalMemory.stored`: frames that lie wholly in holes of the file are left out."""
         if not isinstance(self._plain, PlainFile):
             return self._ranges
-        found = []
-        extents = self._plain.data_extents()
+        return FrameRanges.of([(low, high - low) for low, high, _ in self._stored_pieces(self._plain)])
+
+    def _stored_pieces(self, plain: PlainFile) -> Iterator[tuple[int, int, int]]:
+        """Yield the parts of pieces outside the holes of the file: first frame, end, and byte of the first one."""
+        extents = plain.data_extents()
         ends = [end for _, end in extents]
         for start, end, offset in zip(self._starts, self._ends, self._offsets, strict=True):
             last_byte = offset + (end - start) * PAGE_SIZE
+            done = start
             for first, past in extents[bisect.bisect_right(ends, offset) :]:
                 if first >= last_byte:
                     break
-                low = start + (max(first, offset) - offset) // PAGE_SIZE
-                high = start - (-(min(past, last_byte) - offset) // PAGE_SIZE)
-                found.append((low, high - low))
-        return FrameRanges.of(found)
+                # A frame that begins in one extent and ends in the next belongs to the first.
+                low = max(done, start + (max(first, offset) - offset) // PAGE_SIZE)
+                done = start - (-(min(past, last_byte) - offset) // PAGE_SIZE)
+                if low < done:
+                    yield low, done, offset + (low - start) * PAGE_SIZE
 
     def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`: a view of the one piece that holds `pfn`, or a copy of at most 4096 pages of it.
@@ -203,16 +208,30 @@ class MappedMemory(PhysicalMemory):
         if not isinstance(self._plain, PlainFile):
             yield from ordered_results(self._reads(min(nr_pages, MOST_PAGES_READ)))
             return
+        pieces = zip(self._starts, self._ends, self._offsets, strict=True)
+        yield from self._released(self._plain, pieces, nr_pages)
+
+    def stored_blocks(self, nr_pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
+        """See `PhysicalMemory.stored_blocks`; released as by `blocks`."""
+        if not isinstance(self._plain, PlainFile):
+            yield from self.blocks(nr_pages)
+            return
+        yield from self._released(self._plain, self._stored_pieces(self._plain), nr_pages)
+
+    def _released(
+        self, plain: PlainFile, pieces: Iterable[tuple[int, int, int]], nr_pages: int
+    ) -> Iterator[tuple[int, Bytes]]:
+        """Yield pieces in blocks, see `blocks`."""
         used: deque[tuple[int, int]] = deque()
-        for start, end, offset in zip(self._starts, self._ends, self._offsets, strict=True):
+        for start, end, offset in pieces:
             for first in range(start, end, nr_pages):
                 got = self.run(first, min(nr_pages, end - first))
                 yield first, got
                 used.append((offset + (first - start) * PAGE_SIZE, got.nbytes))
                 if len(used) > BLOCKS_KEPT:
-                    self._plain.release(*used.popleft())
+                    plain.release(*used.popleft())
         for block in used:
-            self._plain.release(*block)
+            plain.release(*block)
 
     def _reads(self, nr_pages: int) -> Iterator[Callable[[], tuple[int, Bytes]]]:
         """Yield the functions that read each block."""

@@ -105,6 +105,15 @@ class PhysicalMemory(Closing, ABC):
         """Frames that may hold data: `ranges` without those known to be zero before any read."""
         return self.ranges
 
+    def stored_blocks(self, nr_pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
+        """Yield the `stored` frames as `blocks` does."""
+        stored = self.stored
+        if stored.total_pages == self.ranges.total_pages:
+            yield from self.blocks(nr_pages)
+            return
+        for start, length in stored:
+            yield from self._stretch(start, length, nr_pages)
+
     def occupied(self) -> FrameRanges:
         """Return the frames that are not all zeroes. Reads all `stored` frames, at memory speed."""
         found = []

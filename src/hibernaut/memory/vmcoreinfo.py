@@ -31,6 +31,7 @@ __all__ = [
     "page_table_root",
     "parse_vmcoreinfo",
     "sme_mask",
+    "stored_chunks_of",
 ]
 
 START = b"OSRELEASE="
@@ -98,6 +99,12 @@ def sme_mask(facts: Mapping[str, str]) -> int:
 def chunks_of(memory: PhysicalMemory) -> Iterator[tuple[Pfns, Bytes]]:
     """Yield all of a memory, ascending: page frame numbers, int64 (n,), and their pages, uint8 (n, 4096)."""
     for first, pages in memory.blocks():
+        yield np.arange(first, first + len(pages), dtype=np.int64), pages
+
+
+def stored_chunks_of(memory: PhysicalMemory) -> Iterator[tuple[Pfns, Bytes]]:
+    """Yield the `stored` frames of a memory as `chunks_of` does."""
+    for first, pages in memory.stored_blocks():
         yield np.arange(first, first + len(pages), dtype=np.int64), pages
 
 
