@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hibernaut.errors import HibernautError
+from hibernaut.memory import declarations
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.lime import open_lime
 from hibernaut.memory.page import PAGE_SIZE, Bytes, Pfns
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
 from hibernaut.memory.writers import Put, vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.sources import open_memory
 from hibernaut.volumes.output import replacing
 from tests.conftest import Golden
 from tests.memory.conftest import Opening
@@ -231,3 +235,23 @@ def test_chunks_from_several_threads_in_any_order(tmp_path: Path, writer: Writer
         with replacing(tmp_path / name) as fd:
             writer(source, fd, ranges)
     assert (tmp_path / "threads").read_bytes() == (tmp_path / "in order").read_bytes()
+
+
+@pytest.mark.parametrize(("write", "most"), [(write_lime, "MOST_LIME_RANGES"), (write_elf, "MOST_ELF_HEADERS")])
+def test_no_file_is_written_that_the_reader_would_refuse(
+    write: Callable[..., None], most: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same limit on both sides: one range more is refused before anything is written."""
+    pfns = np.arange(0, 12, 2, dtype=np.int64)
+    pages = np.ones((len(pfns), PAGE_SIZE), dtype=np.uint8)
+    notes_of_core = 1 if most == "MOST_ELF_HEADERS" else 0
+    for limit, fits in ((len(pfns) + notes_of_core, True), (len(pfns) + notes_of_core - 1, False)):
+        monkeypatch.setattr(declarations, most, limit)
+        path = tmp_path / f"{limit}"
+        expected = nullcontext() if fits else pytest.raises(HibernautError, match="6 separate ranges of frames, more")
+        with expected, replacing(path) as fd:
+            write([(pfns, pages)], fd, FrameRanges.of_pfns(pfns))
+        assert path.exists() == fits
+        if fits:
+            with open_memory(path) as source:
+                assert source.memory.ranges.total_pages == len(pfns)

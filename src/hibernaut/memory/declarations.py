@@ -49,6 +49,8 @@ __all__ = [
     "LIME_RANGE",
     "LIME_VERSION",
     "LUKS",
+    "MOST_ELF_HEADERS",
+    "MOST_LIME_RANGES",
     "NOTE_HEADER",
     "PADDR_LIMIT",
     "PADDR_UNKNOWN",
@@ -79,6 +81,11 @@ __all__ = [
 
 PADDR_LIMIT = 1 << 52
 """Bound of physical addresses on x86-64 (Intel SDM volume 3, 5.1.4: MAXPHYADDR is at most 52)."""
+
+MOST_ELF_HEADERS = 1 << 22
+"""Most program headers of a core, read or written: as many as 16 GiB of RAM in which every second frame is missing."""
+MOST_LIME_RANGES = 1 << 20
+"""Most ranges of a LiME file, read or written: LiME itself writes one for each range of System RAM in /proc/iomem."""
 
 # ELF64 ------------------------------------------------------------------------------------------------------------
 

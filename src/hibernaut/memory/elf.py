@@ -26,8 +26,6 @@ __all__ = ["Note", "open_elf"]
 Headers = NDArray[np.void]
 """Program headers: a structured array of `PROGRAM_HEADER`."""
 
-HEADERS_LIMIT = 1 << 22
-"""Most program headers that a valid file has: as many as 16 GiB of RAM in which every second frame is missing."""
 NOTES_LIMIT = 1 << 16
 """Most notes that a valid file has: a dump has a few for each CPU."""
 SECTION_NAMES_BYTES = 1 << 16
@@ -170,8 +168,8 @@ def _program_headers(plain: Volume, header: Any) -> Headers:
         if len(section) < c.SECTION_HEADER.itemsize:
             raise FormatError("section header 0 lies beyond the end", source=plain.name, offset=int(header["e_shoff"]))
         number = int(np.frombuffer(section, dtype=c.SECTION_HEADER)[0]["sh_info"])
-    if number > HEADERS_LIMIT:
-        raise FormatError(f"more than {HEADERS_LIMIT} program headers", source=plain.name, found=str(number))
+    if number > c.MOST_ELF_HEADERS:
+        raise FormatError(f"more than {c.MOST_ELF_HEADERS} program headers", source=plain.name, found=str(number))
     raw = plain.pread(at, number * c.PROGRAM_HEADER.itemsize)
     if len(raw) < number * c.PROGRAM_HEADER.itemsize:
         raise FormatError(f"{number} program headers run past the end of the file", source=plain.name, offset=at)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["open_lime"]
 
 UNKNOWN_RANGES = "and whether there were others after it is not known"
-RANGES_LIMIT = 1 << 20
-"""Most ranges that a valid file has: LiME writes one for each range of System RAM in /proc/iomem."""
 
 
 def open_lime(plain: Volume) -> Dump | Refusal:
@@ -75,7 +73,7 @@ def _spans(plain: Volume) -> tuple[ByteRanges, tuple[str, ...]]:
             remarks = (f"the dump is incomplete: {lost}, {UNKNOWN_RANGES}",)
             size_bytes = there
         found.append((start, size_bytes, at))
-        if len(found) > RANGES_LIMIT:
-            raise FormatError(f"more than {RANGES_LIMIT} ranges", source=plain.name, offset=at)
+        if len(found) > c.MOST_LIME_RANGES:
+            raise FormatError(f"more than {c.MOST_LIME_RANGES} ranges", source=plain.name, offset=at)
         at += size_bytes
     return ByteRanges(*np.array(found, dtype=np.int64).reshape(-1, 3).T), remarks

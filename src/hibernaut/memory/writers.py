@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hibernaut.errors import HibernautError
 from hibernaut.memory import declarations as c
 from hibernaut.memory.elf import Note
 from hibernaut.memory.page import PAGE_SIZE
@@ -55,7 +56,12 @@ def write_raw(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages
 
 
 def write_lime(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
-    """Write LiME, version 1: for each range, a header and its pages. Arguments and errors are those of `write_raw`."""
+    """Write LiME, version 1: for each range, a header and its pages. Arguments and errors are those of `write_raw`.
+
+    Raises:
+        HibernautError: more ranges than such a file is read with.
+    """
+    _refuse_more(ranges, c.MOST_LIME_RANGES, "a LiME file")
     headers = np.zeros(len(ranges), dtype=c.LIME_RANGE)
     headers["magic"], headers["version"] = c.LIME_MAGIC, c.LIME_VERSION
     headers["s_addr"] = ranges.starts * PAGE_SIZE
@@ -94,9 +100,11 @@ def write_elf(
         machine: number of its architecture, `e_machine`.
 
     Raises:
+        HibernautError: more ranges than a core is read with.
         ValueError: as for `write_raw`.
         OSError: writing fails.
     """
+    _refuse_more(ranges, c.MOST_ELF_HEADERS - 1, "a core")
     headers = np.zeros(1 + len(ranges), dtype=c.PROGRAM_HEADER)
     head_bytes = len(_elf_head(len(headers), machine)) + headers.nbytes
     at = -(-head_bytes // PAGE_SIZE) * PAGE_SIZE + _after(ranges)
@@ -113,6 +121,15 @@ def write_elf(
     loads["p_vaddr"] = 0 if vaddr_base is None else loads["p_paddr"] + np.uint64(vaddr_base)
     loads["p_filesz"] = loads["p_memsz"] = ranges.nr_pages * PAGE_SIZE
     write_all(fd, memoryview(_elf_head(len(headers), machine) + headers.tobytes()), 0)
+
+
+def _refuse_more(ranges: FrameRanges, most: int, of: str) -> None:
+    """Raise HibernautError if there are more ranges than the reader of the same format takes."""
+    if len(ranges) > most:
+        raise HibernautError(
+            f"{len(ranges)} separate ranges of frames, more than the {most} of {of}",
+            advice="give --to raw or --to kdump",
+        )
 
 
 def vmcoreinfo_note(text: bytes) -> Note:
