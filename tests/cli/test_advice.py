@@ -229,7 +229,7 @@ MISTAKES = (
         "no root",
         file("f", bytes(1 << 20), "map", None),
         "no page-table root found",
-        "give the physical address of the root as --cr3",
+        "give the physical address of the root as --cr3, or --gap START+SIZE if the file leaves out a gap in memory",
     ),
     Mistake(
         "wrong root",

@@ -46,11 +46,10 @@ def test_a_probed_kernel_that_differs_from_its_line_is_named_and_can_be_asked_fo
 
 
 def test_a_kernel_that_cannot_be_probed_has_the_rules_of_its_line_with_a_remark(without_kallsyms: Path) -> None:
-    """On standard error, with the reason; not with --quiet."""
+    """On standard error, with the reason, once for rules and list of pages; not with --quiet."""
     found = hibernaut("audit", without_kallsyms, "--json")
     assert (found.document["rules"], found.document["rules_from"]) == ("6.1", "line")
-    assert "rules: those of kernel line 6.1 (" in found.err
-    assert "VMCOREINFO has no SYMBOL(kallsyms_names)" in found.err
+    assert found.err.count("VMCOREINFO has no SYMBOL(kallsyms_names)") == 1
     assert hibernaut("audit", without_kallsyms, "--json", "--quiet").err == ""
 
 

@@ -156,6 +156,7 @@ def test_an_interrupted_unpacking_leaves_no_program(tmp_path: Path, monkeypatch:
             time.sleep(0.01)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(debian, "_refuse_links", lambda _package, _folder: None)
     monkeypatch.setattr(debian, "program", lambda name: str(reader) if name == "dpkg-deb" else name)
     monkeypatch.setattr("hibernaut.lab.host.debian.subprocess.run", interrupted)
     with pytest.raises(KeyboardInterrupt):

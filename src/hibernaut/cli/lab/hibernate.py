@@ -44,7 +44,7 @@ def hibernate(
         str | None,
         typer.Option(
             "--arch",
-            metavar="MACHINE",
+            metavar="ARCH",
             help=f"Guest of another architecture, with Debian's kernel: {', '.join(OTHER_MACHINES)}. Only "
             "--cache, --mirror and --dry-run apply to it. Default: x86-64.",
         ),
