@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from hibernaut.cli.lab import prove as prove_module
+from hibernaut.cli.lab.options import LabOptions
 from hibernaut.errors import HibernautError, LabUnavailable
+from hibernaut.lab.cases.case import CaseResult, LabCase
 from hibernaut.lab.cases.table import CASES, cases_of
 from hibernaut.lab.host.kernels import ALL_LINES, KERNEL_LINES, line_named
+from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import variant_named
 from hibernaut.report.documents import CaseDocument, ProveDocument
 from hibernaut.report.support import support_page
 from hibernaut.report.text import support_text
+from tests.cli.run import hibernaut, refused
 
 NAMES = [case.name for case in CASES]
 
@@ -87,3 +94,25 @@ def test_a_run_keeps_the_results_of_other_kernels_on_the_page() -> None:
     assert len(changed) == 3  # and the line of the kernels
     assert "6.1 is Debian's 6.1.999-amd64, " in written
     assert len(written.splitlines()) == len(page.splitlines())
+
+
+def test_a_line_that_cannot_be_had_is_skipped_only_if_it_was_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named, it is an error; of the others, each case is a row with the reason, and the run passes without it."""
+
+    def lab(options: LabOptions) -> Lab:
+        if options.kernel != "6.1":
+            raise LabUnavailable(f"no kernel {options.kernel}")
+        return cast(Lab, object())
+
+    def proved(_labs: object, cases: Sequence[LabCase], *_: object) -> Iterator[CaseResult]:
+        return iter([CaseResult("6.1", "6.1.0", case.name, case.must, True, "fine", 1.0) for case in cases])
+
+    monkeypatch.setattr(LabOptions, "lab", lab)
+    monkeypatch.setattr(prove_module, "prove", proved)
+    monkeypatch.setattr(prove_module, "KERNEL_LINES", {"6.1": None})
+    assert "no kernel 7.2" in refused("lab", "prove", "--kernel", "6.1", "--kernel", "7.2", "--case", "damaged and")
+    result = hibernaut("lab", "prove", "--case", "damaged and", "--json")
+    words = {row["kernel"]: row["result"] for row in result.document["results"]}
+    assert (result.status, words.pop("6.1")) == (0, "PASS")
+    assert set(words) == set(ALL_LINES) - {"6.1"}
+    assert set(words.values()) == {"SKIP"}

@@ -193,3 +193,31 @@ def test_errors_name_the_output_and_the_byte(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, ignored)
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_gets_the_number_of_another_keeps_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the close of one output and its rename, another thread's output may get the same descriptor."""
+    real = os.close
+    nested: list[Path] = []
+
+    def close(fd: int) -> None:
+        real(fd)
+        if not nested:
+            nested.append(tmp_path / "second")
+            with replacing(nested[0]) as again:
+                assert again == fd
+                assert output._names[again] == str(nested[0])
+
+    with replacing(tmp_path / "first") as fd:
+        os.write(fd, b"first")
+        monkeypatch.setattr(os, "close", close)
+        monkeypatch.setattr(output, "_give_name", _named_by_hand)
+    assert nested
+    assert not output._names
+    assert (tmp_path / "first").read_bytes() == b"first"
+
+
+def _named_by_hand(fd: int, path: Path) -> None:
+    path.write_bytes(Path(f"/proc/self/fd/{fd}").read_bytes())

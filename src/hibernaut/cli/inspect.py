@@ -30,9 +30,8 @@ from hibernaut.memory.gaps import MemoryGap
 from hibernaut.report.images import digests_of, inspect_document, verdict_document
 from hibernaut.report.remains import remains_document, remains_text
 from hibernaut.report.salvage import salvaged_inspect_document, salvaged_inspection_text
-from hibernaut.report.text import inspection_text
+from hibernaut.report.text import inspection_text, of_another_architecture
 from hibernaut.swsusp import inspect_image
-from hibernaut.swsusp.architecture import X86_64
 from hibernaut.swsusp.area import locate_area
 from hibernaut.swsusp.rules import ImageRules, image_rules_for_release, image_rules_probed
 from hibernaut.swsusp.salvage import scan_area
@@ -118,7 +117,7 @@ def inspect(
         if asked and verdict:
             document["verdict"] = verdict_document(verdict, asked[2])
     output.answer(document, inspection_text)
-    foreign = document["architecture"] not in (None, X86_64.name)
+    foreign = of_another_architecture(document)
     if (found.problems and not foreign) or (verdict and verdict.resumes is False):
         raise typer.Exit(BAD_NEWS)
     if foreign:

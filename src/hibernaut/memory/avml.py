@@ -8,9 +8,7 @@ stream of a range stands its length, a u64. AVML cuts ranges at 16 MiB and leave
 
 from __future__ import annotations
 
-import threading
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,10 +19,12 @@ from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump import Dump, Refusal
 from hibernaut.memory.joined import ByteRanges, split_frames
+from hibernaut.memory.lime import refusal_of_header
 from hibernaut.memory.mapped import first_wins, whole_frames
 from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.recent import RecentParts
 from hibernaut.parallel import ordered_results
 from hibernaut.volumes.volume import close_volume
 
@@ -67,14 +67,9 @@ def open_avml(plain: Volume) -> Dump | Refusal:
     Raises:
         FormatError: it does, and a range, a chunk or a length is impossible, or no page is in the file.
     """
-    first = plain.pread(0, c.LIME_RANGE.itemsize)
-    if len(first) < c.LIME_RANGE.itemsize:
-        return Refusal("AVML", "shorter than its header")
-    header = np.frombuffer(first, dtype=c.LIME_RANGE)[0]
-    if header["magic"] != c.AVML_MAGIC:
-        return Refusal("AVML", "no AVML magic")
-    if header["version"] != c.AVML_VERSION:
-        return Refusal("AVML", f"version {int(header['version'])}, not {c.AVML_VERSION}")
+    refusal = refusal_of_header(plain, "AVML", c.AVML_MAGIC, c.AVML_VERSION)
+    if refusal is not None:
+        return refusal
     index = _Index(plain)
     index.read()
     memory = AvmlMemory(plain, index.spans(), index.frames())
@@ -212,8 +207,7 @@ class AvmlMemory(PhysicalMemory):
         whole = FrameRanges.of([(start, length) for start, length, _ in self._pieces.tolist()])
         self._split = split_frames(spans, whole)
         self._ranges = FrameRanges.of([*whole, *FrameRanges.of_pfns(sorted(self._split))]) if self._split else whole
-        self._cache: OrderedDict[int, Bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        self._chunk = RecentParts(self._unpacked, CACHED_CHUNKS)
 
     @property
     def ranges(self) -> FrameRanges:
@@ -278,21 +272,8 @@ class AvmlMemory(PhysicalMemory):
         )
         return ordered_results(pieces)
 
-    def _chunk(self, number: int) -> Bytes:
-        """Return the data of one chunk, shape (n,). Raises CorruptImage if it is damaged."""
-        with self._lock:
-            if number in self._cache:
-                self._cache.move_to_end(number)
-                return self._cache[number]
-        data = self._unpacked(number)
-        data.flags.writeable = False
-        with self._lock:
-            self._cache[number] = data
-            if len(self._cache) > CACHED_CHUNKS:
-                self._cache.popitem(last=False)
-        return data
-
     def _unpacked(self, number: int) -> Bytes:
+        """Return the data of one chunk, shape (n,). Raises CorruptImage if it is damaged."""
         import cramjam
 
         offset, size_bytes = int(self._frames.offsets[number]), int(self._frames.sizes_bytes[number])
@@ -312,5 +293,5 @@ class AvmlMemory(PhysicalMemory):
 
     def close(self) -> None:
         """Close the file."""
-        self._cache.clear()
+        self._chunk.clear()
         close_volume(self._plain)

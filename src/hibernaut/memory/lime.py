@@ -16,7 +16,7 @@ from hibernaut.memory.page import PAGE_SIZE
 if TYPE_CHECKING:
     from hibernaut.volumes.volume import Volume
 
-__all__ = ["open_lime"]
+__all__ = ["open_lime", "refusal_of_header"]
 
 UNKNOWN_RANGES = "and whether there were others after it is not known"
 
@@ -33,19 +33,27 @@ def open_lime(plain: Volume) -> Dump | Refusal:
     Raises:
         FormatError: it does, and a range runs past 52 bits, or no header follows a range, or no page is in the file.
     """
-    first = plain.pread(0, c.LIME_RANGE.itemsize)
-    if len(first) < c.LIME_RANGE.itemsize:
-        return Refusal("LiME", "shorter than its header")
-    header = np.frombuffer(first, dtype=c.LIME_RANGE)[0]
-    if header["magic"] != c.LIME_MAGIC:
-        return Refusal("LiME", "no LiME magic")
-    if header["version"] != c.LIME_VERSION:
-        return Refusal("LiME", f"version {int(header['version'])}, not {c.LIME_VERSION}")
+    refusal = refusal_of_header(plain, "LiME", c.LIME_MAGIC, c.LIME_VERSION)
+    if refusal is not None:
+        return refusal
     spans, remarks = _spans(plain)
     memory = memory_of(plain, spans)
     if not memory.ranges.total_pages:
         raise FormatError("no range holds a whole page", source=plain.name)
     return Dump("lime", memory, remarks=remarks)
+
+
+def refusal_of_header(plain: Volume, format_name: str, magic: int, version: int) -> Refusal | None:
+    """Return why a file does not start with a range's header of LiME's layout, magic and version; None if it does."""
+    first = plain.pread(0, c.LIME_RANGE.itemsize)
+    if len(first) < c.LIME_RANGE.itemsize:
+        return Refusal(format_name, "shorter than its header")
+    header = np.frombuffer(first, dtype=c.LIME_RANGE)[0]
+    if header["magic"] != magic:
+        return Refusal(format_name, f"no {format_name} magic")
+    if header["version"] != version:
+        return Refusal(format_name, f"version {int(header['version'])}, not {version}")
+    return None
 
 
 def _spans(plain: Volume) -> tuple[ByteRanges, tuple[str, ...]]:

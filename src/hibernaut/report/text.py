@@ -38,6 +38,7 @@ __all__ = [
     "inspection_text",
     "map_text",
     "markdown",
+    "of_another_architecture",
     "rewritten_text",
     "size_text",
     "support_text",
@@ -80,9 +81,14 @@ def columns(rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), 
     ]
 
 
+def of_another_architecture(document: InspectDocument) -> bool:
+    """Return whether an image is one of another architecture, which has no verdict here."""
+    return document["architecture"] not in (None, X86_64.name)
+
+
 def _state(document: InspectDocument) -> str:
     """Return the last word on an image. One of another architecture is not called damaged: its page may be at fault."""
-    if document["architecture"] not in (None, X86_64.name):
+    if of_another_architecture(document):
         whole = "its data do not agree with it" if document["problems"] else "its data are whole"
         return f"not an x86-64 image: its info page is that of {document['kernel']}; {whole}"
     damaged = "image is damaged: --salvage shows how much of it can be read"

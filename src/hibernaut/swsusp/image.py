@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +14,7 @@ from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.recent import RecentParts
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image
 from hibernaut.swsusp.area import SwapArea, locate_area
@@ -335,8 +334,7 @@ class ImageMemory(PhysicalMemory):
         self._ranges = FrameRanges.of_pfns(image.pfns)
         # Row in the stream of each listed frame; for a zero page, the row of the next stored one (not used).
         self._rows = image.meta_rows + np.cumsum(~image.zero) - ~image.zero
-        self._cache: OrderedDict[int, Bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        self._unit = RecentParts(self._unpacked, max(1, CACHED_PAGES // image.stream.unit_rows))
 
     @property
     def ranges(self) -> FrameRanges:
@@ -407,18 +405,8 @@ class ImageMemory(PhysicalMemory):
                 yield start + piece, data[at : at + count]
                 at += count
 
-    def _unit(self, unit: int) -> Bytes:
-        with self._lock:
-            if unit in self._cache:
-                self._cache.move_to_end(unit)
-                return self._cache[unit]
-        pages = self.image.stream.decode(unit, unit + 1).pages
-        pages.flags.writeable = False
-        with self._lock:
-            self._cache[unit] = pages
-            if len(self._cache) > max(1, CACHED_PAGES // self.image.stream.unit_rows):
-                self._cache.popitem(last=False)
-        return pages
+    def _unpacked(self, unit: int) -> Bytes:
+        return self.image.stream.decode(unit, unit + 1).pages
 
     def close(self) -> None:
         """Close the image's file."""

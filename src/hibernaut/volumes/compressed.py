@@ -252,7 +252,11 @@ def _limit_bytes() -> int:
     text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
     match = SIZE.fullmatch(text)
     if match is None:
-        raise FormatError(f"{LIMIT_VARIABLE} is {text!r}", expected="bytes, or a number with K, M, G or T")
+        raise FormatError(
+            f"{LIMIT_VARIABLE} is {text!r}",
+            expected="bytes, or a number with K, M, G or T",
+            advice="set it to such a size, or unset it",
+        )
     return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
 
 

@@ -69,23 +69,23 @@ def replacing(path: str | os.PathLike[str], *, public: bool = False) -> Iterator
         fd, named = _new_file(partial, mode)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the caller knows
-    with _named_in_errors(fd, str(path)):
+    try:
         try:
-            try:
+            with _named_in_errors(fd, str(path)):  # ends before another file can get the same number
                 _protect(fd, None if public else PRIVATE, replaced)
                 yield fd
                 os.fsync(fd)
-                if not named:
-                    _give_name(fd, partial)
-                    named = True
-            finally:
-                os.close(fd)
-            partial.rename(target)
-        except BaseException:
-            if named:
-                with suppress(FileNotFoundError):
-                    partial.unlink()
-            raise
+            if not named:
+                _give_name(fd, partial)
+                named = True
+        finally:
+            os.close(fd)
+        partial.rename(target)
+    except BaseException:
+        if named:
+            with suppress(FileNotFoundError):
+                partial.unlink()
+        raise
     _sync_folder(target.parent)
 
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -23,10 +24,11 @@ from hibernaut.cli.lab.options import (
 from hibernaut.cli.options import OutputOptions
 from hibernaut.cli.terminal import say
 from hibernaut.errors import LabUnavailable
-from hibernaut.lab.cases.case import CaseResult, LabCase
+from hibernaut.lab.cases.case import CaseResult
 from hibernaut.lab.cases.runner import prove
 from hibernaut.lab.cases.table import CASES, QUICK, cases_of
 from hibernaut.lab.host.kernels import ALL_LINES, KERNEL_LINES
+from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import variant_named
 from hibernaut.report.documents import CaseDocument, CasesDocument, ProveDocument
 from hibernaut.report.support import support_page
@@ -78,7 +80,8 @@ def prove_(
 ) -> None:
     """Run every case on every kernel and print the table.
 
-    The exit status is 1 unless all cases pass; a kernel that the archive no longer has is skipped.
+    The exit status is 1 unless all cases pass; a kernel that is not named and not in the archive any more
+    is skipped.
     """
     if write and not write.absolute().parent.is_dir():
         raise typer.BadParameter(f"{write.parent} is not a folder; make it first", param_hint="--write")
@@ -95,20 +98,21 @@ def prove_(
     if dry_run:
         guests = (LabOptions(name).planned(variant_named("lzo"), Path("DIR"), gdb=True) for name in lines)
         return show_plan(output, *guests)
-    results = []
 
-    def run(line: str, chosen: Sequence[LabCase]) -> Iterator[CaseResult]:
+    def lab(line: str) -> Lab:
+        return LabOptions(line, cache=cache, mirror=mirror, accel=accel).lab()
+
+    def proved_on(line: str) -> Iterator[CaseResult]:
+        chosen = [one for one in cases if one.every_line]
         try:
-            lab = LabOptions(line, cache=cache, mirror=mirror, accel=accel).lab()
+            return prove([lab(line)], chosen, jobs, keep)
         except LabUnavailable as error:
             return iter([case.skipped(line, str(error)) for case in chosen])
-        return prove([lab], chosen, jobs, keep)
 
-    everywhere = [one for one in cases if one.every_line]
-    for line, chosen in (*((line, cases) for line in lines), *((line, everywhere) for line in others)):
-        for result in run(line, chosen):
-            results.append(result)
-            say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", not output.text)
+    results = []
+    for result in chain(prove([lab(line) for line in lines], cases, jobs, keep), *map(proved_on, others)):
+        results.append(result)
+        say(f"{result.word}  {result.kernel}  {result.case}  {result.seconds:.0f} s", not output.text)
     results.sort(key=lambda one: list(ALL_LINES).index(one.kernel))
     proved = any(one.passed for one in results) and all(one.passed or not one.release for one in results)
     document: ProveDocument = {"passed": proved, "results": [_row(one) for one in results]}

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +12,7 @@ from numpy.typing import ArrayLike
 from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE, BoolArray, Bytes
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
+from hibernaut.memory.recent import RecentParts
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.declarations import UNIT_PAGES
 from hibernaut.swsusp.salvage.salvaged import SalvagedImage
@@ -32,8 +31,7 @@ class SalvagedMemory(PhysicalMemory):
     def __init__(self, image: SalvagedImage) -> None:
         self.image = image
         self._ranges = FrameRanges.of_pfns(image.pfns)
-        self._cache: OrderedDict[int, Bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        self._unit = RecentParts(image.rows.unit, CACHED_UNITS)
 
     @property
     def ranges(self) -> FrameRanges:
@@ -92,19 +90,6 @@ class SalvagedMemory(PhysicalMemory):
                     count = min(nr_pages, length - piece)
                     yield start + piece, pages[at : at + count]
                     at += count
-
-    def _unit(self, number: int) -> Bytes:
-        with self._lock:
-            if number in self._cache:
-                self._cache.move_to_end(number)
-                return self._cache[number]
-        pages = self.image.rows.unit(number)
-        pages.flags.writeable = False
-        with self._lock:
-            self._cache[number] = pages
-            if len(self._cache) > CACHED_UNITS:
-                self._cache.popitem(last=False)
-        return pages
 
     def close(self) -> None:
         """Close the image's file."""
