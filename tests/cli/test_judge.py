@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hibernaut.errors import LabError, LabUnavailable
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.trial.configuration import NEEDS
 from hibernaut.lab.trial.findings import Finding, Word
@@ -32,7 +32,7 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Tried]:
     def tried(*_: Any, **__: Any) -> Iterator[Tried]:
         return iter(made)
 
-    kernel = Kernel("6.1", "6.1.0-1-amd64", tmp_path / "vmlinuz", tmp_path)
+    kernel = GuestKernel("6.1", "6.1.0-1-amd64", tmp_path / "vmlinuz", tmp_path)
     monkeypatch.setattr("hibernaut.cli.lab.judge.try_kernel", tried)
     monkeypatch.setattr("hibernaut.cli.lab.judge.program", str)
     monkeypatch.setattr("hibernaut.cli.lab.options.LabOptions.lab", lambda _: Lab(kernel))

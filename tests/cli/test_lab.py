@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hibernaut.lab.host import programs
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.laboratory import Lab
 from tests.cli.run import hibernaut, refused
 from tests.lab.records import RECORD
@@ -74,7 +74,7 @@ def test_without_the_extra_nothing_is_booted(tmp_path: Path, monkeypatch: pytest
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted, *_: None if wanted == name else real(wanted))
     monkeypatch.setattr(
-        "hibernaut.cli.lab.options.LabOptions.lab", lambda _: Lab(Kernel("6.1", "6.1.0", tmp_path, tmp_path))
+        "hibernaut.cli.lab.options.LabOptions.lab", lambda _: Lab(GuestKernel("6.1", "6.1.0", tmp_path, tmp_path))
     )
     line = refused("takeover")
     assert f"{name} is not installed" in line

@@ -11,7 +11,7 @@ import pytest
 
 from hibernaut.cli.lab.options import LabOptions
 from hibernaut.errors import LabUnavailable
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.survey.reading import Hidden, Reading
 from hibernaut.lab.survey.steps import STEPS
@@ -43,7 +43,7 @@ def surveyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     def lab(options: LabOptions) -> Lab:
         if options.kernel in GONE:
             raise LabUnavailable(f"no modules of {options.kernel}", advice="none")
-        return Lab(Kernel(options.kernel, f"{options.kernel}.1-amd64", tmp_path / "vmlinuz", tmp_path))
+        return Lab(GuestKernel(options.kernel, f"{options.kernel}.1-amd64", tmp_path / "vmlinuz", tmp_path))
 
     monkeypatch.setattr("hibernaut.cli.lab.survey.survey", survey)
     monkeypatch.setattr("hibernaut.cli.lab.survey.program", str)

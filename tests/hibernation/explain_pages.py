@@ -141,7 +141,7 @@ class Explainer:
         self.table_frames, missing = naive_tables(memory.page, cr3, levels)
         assert not missing
         symbols = kernel_symbols(memory, text)
-        named = sorted((symbol.address, symbol.name) for symbol in symbols.program.symbols())
+        named = sorted((address, name) for _, name, address in symbols.table)
         self._addresses, self._names = [address for address, _ in named], [name for _, name in named]
         self._at = {name: symbols[name].address for name in ("_stext", "_etext", "_end", "__per_cpu_end", "modules")}
         self.per_cpu = self.u64(symbols["__per_cpu_offset"].address)

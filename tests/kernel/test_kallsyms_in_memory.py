@@ -69,4 +69,4 @@ def test_a_kernel_without_a_relative_base_is_read_as_vmcoreinfo_says(kernel: Sto
     assert text != kernel.text
     found = kallsyms_places(KernelMemory(kernel.memory, text))
     assert found == {name: int(kernel.facts[f"SYMBOL(kallsyms_{name})"], 16) for name in found}
-    assert set(found) == {"num_syms", "names", "token_table", "token_index"}
+    assert set(found) == {"num_syms", "names", "token_table", "token_index", "offsets"}

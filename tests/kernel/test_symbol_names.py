@@ -18,6 +18,7 @@ from hibernaut.kernel.symbol_names import (
     names_of_vmlinuz,
 )
 from hibernaut.memory.overlay import Overlay
+from tests.kernel.by_drgn import symbols_by_drgn
 from tests.kernel.stopped import StoppedKernel
 from tests.kernel.vmlinux import RELEASE, bzimage, kernel_image
 
@@ -28,7 +29,7 @@ MAP = b"".join(b"ffffffff81%06x %s %s\n" % (number, one[:1], one[1:]) for number
 def test_names_are_those_that_drgn_finds(kernel: StoppedKernel) -> None:
     """Every name that drgn has is there, suffixes aside, and what it lacks is not."""
     found = names_in_memory(kernel.memory, kernel.text)
-    theirs = {symbol.name.split(".", 1)[0] for symbol in kernel.symbols.program.symbols()}
+    theirs = {symbol.name.split(".", 1)[0] for symbol in symbols_by_drgn(kernel)}
     assert found.names == theirs
     assert found.has_data_symbols
     assert found.has_function("swsusp_save")

@@ -3,22 +3,17 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
-from hibernaut.errors import FormatError, HibernautError, how_to_install
+from hibernaut.errors import FormatError, HibernautError
 from hibernaut.kernel.facts import machine_facts
-from hibernaut.kernel.suspend import kernel_state, pages_to_save
-from hibernaut.kernel.symbols import _Reader, kernel_symbols
+from hibernaut.kernel.suspend import kernel_state
+from hibernaut.kernel.symbols import kernel_symbols
 from hibernaut.memory.segments import Segment, SegmentMemory
-from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 from tests.conftest import Golden
-from tests.kernel.stopped import DUMP, StoppedKernel, refusal
-
-pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn capstone")
+from tests.kernel.stopped import StoppedKernel, refusal
 
 
 def test_symbols_are_at_run_time_addresses(golden: Golden) -> None:
@@ -32,29 +27,6 @@ def test_symbols_are_at_run_time_addresses(golden: Golden) -> None:
         symbols["no_such_symbol"]
 
 
-def test_threads_share_the_page_that_is_kept() -> None:
-    """A thread that reads between any two steps of another one gets its own page, and so does the other one."""
-    memory = SegmentMemory([Segment(0, np.repeat(np.arange(4, dtype=np.uint8), 4096).reshape(4, 4096))])
-    found: list[bytes] = []
-    switching: list[bool] = []
-
-    class Switching(_Reader):
-        """After every change of its state, another thread reads frame 1."""
-
-        def __setattr__(self, name: str, value: object) -> None:
-            super().__setattr__(name, value)
-            if switching and switching.pop():
-                found.append(self(1 << 12, 4, 0, True))
-                switching.append(True)
-
-    reader = Switching(memory, 0)
-    reader(1 << 12, 4, 0, True)
-    switching.append(True)
-    assert reader(2 << 12, 4, 0, True) == b"\2\2\2\2"
-    assert len(found) >= 3
-    assert set(found) == {b"\1\1\1\1"}
-
-
 def test_no_kernel_in_memory() -> None:
     """Memory without VMCOREINFO is refused, and so is an empty VMCOREINFO."""
     memory = SegmentMemory([Segment(0, np.zeros((4, 4096), dtype=np.uint8))])
@@ -62,15 +34,6 @@ def test_no_kernel_in_memory() -> None:
         kernel_state(memory, name="dump")
     with pytest.raises(FormatError, match="does not say where"):
         machine_facts(memory, b"OSRELEASE=6.1\n")
-
-
-def test_without_drgn(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the missing package and the command that installs it; `pages_to_save` has it as the reason."""
-    monkeypatch.setitem(sys.modules, "drgn", None)
-    with open_memory(golden(DUMP)) as source:
-        with pytest.raises(HibernautError, match=r"drgn 0\.1 or newer.* is not installed; try: .*"):
-            machine_facts(source.memory)
-        assert f"try: {how_to_install('drgn')}" in (pages_to_save(source).reason or "")
 
 
 @pytest.mark.parametrize("count", [0, (1 << 20) + 1, 0xFFFF_FFFF])
@@ -83,12 +46,12 @@ def test_kallsyms_has_bounds(kernel: StoppedKernel, count: int) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("OFFSET(pglist_data.node_spanned_pages)", "171584", "unknown layout of struct pglist_data"),
+        ("OFFSET(pglist_data.node_spanned_pages)", "171584", "VMCOREINFO and BTF have other offsets"),
         ("LENGTH(node_data)", "99999999", "LENGTH"),
         ("SIZE(pglist_data)", "-5", "SIZE"),
         ("NUMBER(phys_base)", "no number", "does not say where"),
         ("SYMBOL(kallsyms_num_syms)", "", "has no SYMBOL"),
-        ("SYMBOL(kallsyms_names)", "ffffffffffffffffffffff", "kallsyms cannot be read"),
+        ("SYMBOL(kallsyms_names)", "ffffffffffffffffffffff", "kallsyms_names"),
     ],
 )
 def test_vmcoreinfo_is_not_trusted(kernel: StoppedKernel, key: str, value: str, expected: str) -> None:

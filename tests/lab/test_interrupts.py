@@ -21,7 +21,7 @@ from hibernaut.lab import laboratory
 from hibernaut.lab.cases.case import LabCase
 from hibernaut.lab.cases.runner import prove
 from hibernaut.lab.host import debian
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.variants import VARIANTS
 from tests.interrupts import Interrupts
@@ -56,7 +56,7 @@ except KeyboardInterrupt:
 class FakeLab:
     """A laboratory that only notes that it is closed."""
 
-    kernel = Kernel("6.1", "6.1.0", Path("vmlinuz"), Path("modules"))
+    kernel = GuestKernel("6.1", "6.1.0", Path("vmlinuz"), Path("modules"))
 
     def __init__(self) -> None:
         self.closed = threading.Event()
@@ -117,7 +117,7 @@ class FakeMachine:
 def test_a_closed_laboratory_boots_no_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its guests are killed, guests that boot meanwhile too; reopened it boots again."""
     machines: list[FakeMachine] = []
-    lab = Lab(Kernel("6.1", "6.1.0", tmp_path, tmp_path))
+    lab = Lab(GuestKernel("6.1", "6.1.0", tmp_path, tmp_path))
 
     @contextmanager
     def qemu(_hardware: object) -> Iterator[FakeMachine]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hibernaut.errors import FormatError
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.trial.configuration import (
     NEEDS,
     NeededOption,
@@ -68,14 +68,14 @@ def test_other_files(tmp_path: Path, content: bytes) -> None:
 def test_the_configuration_of_a_build_tree(tmp_path: Path) -> None:
     """It is read where it lies."""
     (tmp_path / ".config").write_text("CONFIG_HIBERNATION=y\n")
-    kernel = Kernel("mine", "6.7.8", tmp_path / "bzImage", tmp_path, tree=tmp_path)
+    kernel = GuestKernel("mine", "6.7.8", tmp_path / "bzImage", tmp_path, tree=tmp_path)
     assert configuration_of(kernel) == read_configuration(tmp_path / ".config")
     assert configuration_of(replace(kernel, tree=None)) is None
 
 
 def test_the_configuration_beside_a_package_of_debian(tmp_path: Path) -> None:
     """In /boot, or among the modules in later packages."""
-    kernel = Kernel("6.1", "6.1.0-1-amd64", tmp_path / "vmlinuz", tmp_path / "modules")
+    kernel = GuestKernel("6.1", "6.1.0-1-amd64", tmp_path / "vmlinuz", tmp_path / "modules")
     (tmp_path / "config-6.1.0-1-amd64").write_text("CONFIG_A=y\n")
     assert configuration_of(kernel) == read_configuration(tmp_path / "config-6.1.0-1-amd64")
     kernel.modules.mkdir()

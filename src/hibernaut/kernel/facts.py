@@ -82,17 +82,28 @@ def get_num_physpages(kernel: KernelMemory) -> int:
     Raises:
         FormatError: a node is not mapped, or its fields are not where they are expected.
     """
-    start = kernel.number("OFFSET(pglist_data.node_start_pfn)")
-    if kernel.number("OFFSET(pglist_data.node_spanned_pages)") != start + NODE_SPANNED_PAGES_AFTER_START_PFN:
-        raise kernel.damaged(
-            "unknown layout of struct pglist_data",
-            f"node_spanned_pages at node_start_pfn + {NODE_SPANNED_PAGES_AFTER_START_PFN}",
-        )
-    at = start + NODE_PRESENT_PAGES_AFTER_START_PFN
+    at = _node_present_pages(kernel)
     total = sum(kernel.u64(node + at, "node_present_pages") for node in node_addresses(kernel))
     if not 0 < total <= MAX_PFN:
         raise kernel.damaged(f"the machine has {total} present pages", f"1 to {MAX_PFN}")
     return total
+
+
+def _node_present_pages(kernel: KernelMemory) -> int:
+    """Return the offset of `node_present_pages`: that of the kernel's types, else the one between its neighbours."""
+    start, spanned = (kernel.number(f"OFFSET(pglist_data.{name})") for name in ("node_start_pfn", "node_spanned_pages"))
+    try:
+        offsets = kernel.layouts.structure("pglist_data").offsets
+    except KeyError:
+        if spanned != start + NODE_SPANNED_PAGES_AFTER_START_PFN:
+            raise kernel.damaged(
+                "unknown layout of struct pglist_data",
+                f"node_spanned_pages at node_start_pfn + {NODE_SPANNED_PAGES_AFTER_START_PFN}",
+            ) from None
+        return start + NODE_PRESENT_PAGES_AFTER_START_PFN
+    if (offsets.get("node_start_pfn"), offsets.get("node_spanned_pages")) != (start, spanned):
+        raise kernel.damaged("VMCOREINFO and BTF have other offsets in struct pglist_data, node_spanned_pages for one")
+    return offsets["node_present_pages"]
 
 
 def node_addresses(kernel: KernelMemory) -> list[int]:

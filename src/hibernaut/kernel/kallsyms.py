@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -23,6 +22,7 @@ __all__ = [
     "KallsymsTables",
     "decode_names",
     "decode_tokens",
+    "expand_names",
     "names_in_image",
     "tables_in_image",
 ]
@@ -37,6 +37,10 @@ MARKER_SYMBOLS = 256
 """`kallsyms_markers` has the position of each 256th symbol."""
 MAX_PADDING = 8
 """`output_label` aligns each table to 8 bytes, or to 4 (7.2 and later)."""
+SEPARATOR, NOTHING = TOKENS, TOKENS + 1
+"""Indices in place of the bytes of a length."""
+MAX_EXPANDED_BYTES = 256 << 20
+"""Bound for all names: `KSYM_NAME_LEN` (include/linux/kallsyms.h) is 512, distributions' kernels have 5 MB."""
 FIRST_LENGTHS = 12
 """So many lengths are followed, at all places at once, before symbols are decoded."""
 FIRST_SYMBOLS = 32
@@ -63,11 +67,32 @@ def decode_names(names: bytes | memoryview, tokens: Sequence[bytes], count: int)
     Raises:
         ValueError: the table ends before.
     """
-    symbols = []
-    for start, end in pairwise(_bounds(names, count)):
-        length_bytes = 2 if names[start] & LONG else 1
-        symbols.append(b"".join([tokens[one] for one in names[start + length_bytes : end]]))
-    return symbols
+    return expand_names(names, tokens, count).split(b"\0")[1:]
+
+
+def expand_names(names: bytes | memoryview, tokens: Sequence[bytes], count: int) -> bytes:
+    """Return the first `count` symbols of `kallsyms_names` in one string: a NUL, the type and the name of each.
+
+    Raises:
+        ValueError: the table ends before.
+    """
+    bounds = _bounds(names, count)
+    indices = np.frombuffer(names, dtype=np.uint8, count=bounds[-1]).astype(np.uint16)
+    starts = np.array(bounds[:-1], dtype=np.int64)
+    indices[starts[indices[starts] & LONG != 0] + 1] = NOTHING
+    indices[starts] = SEPARATOR
+    pieces = [*tokens, b"\0", b""]
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int32)
+    begins = np.cumsum(lengths, dtype=np.int32) - lengths
+    each = lengths[indices]
+    ends = np.cumsum(each, dtype=np.int64)
+    if not len(ends):
+        return b""
+    if ends[-1] > MAX_EXPANDED_BYTES:
+        raise ValueError(f"its names have {int(ends[-1])} bytes")
+    source = np.repeat(begins[indices] - (ends - each).astype(np.int32), each)
+    source += np.arange(int(ends[-1]), dtype=np.int32)
+    return np.frombuffer(b"".join(pieces), dtype=np.uint8)[source].tobytes()
 
 
 def _bounds(names: bytes | memoryview, count: int) -> list[int]:

@@ -24,14 +24,14 @@ SEARCHED_BYTES = 64 << 20
 """Length of the kernel image that is searched, from `_stext` on: text and read-only data."""
 NAMES = ("num_syms", "names", "token_table", "token_index")
 ADDRESSES = ("offsets", "relative_base")
-"""Tables of addresses, which `load_vmlinux_kallsyms` of drgn needs where VMCOREINFO has them: 7.2 has no base."""
+"""Tables of addresses: 7.2 has no base."""
 FIRST_SYMBOL = b"T_stext"
 
 
 def kallsyms_places(kernel: KernelMemory) -> dict[str, int]:
     """Return the virtual address of each table by its name without `kallsyms_`, as VMCOREINFO says or as found.
 
-    Those of the names are there always, those of the addresses if they were found.
+    Those of the names are there always, those of the addresses if VMCOREINFO has them or they were found.
 
     Raises:
         FormatError: VMCOREINFO does not have them, and they are not in the kernel's image, or are damaged; or it has
@@ -39,7 +39,9 @@ def kallsyms_places(kernel: KernelMemory) -> dict[str, int]:
     """
     lines = {name: f"SYMBOL(kallsyms_{name})" for name in NAMES}
     if any(line in kernel.facts for line in lines.values()):
-        return {name: kernel.number(line, 16) for name, line in lines.items()}
+        placed = {name: kernel.number(line, 16) for name, line in lines.items()}
+        others = {name: f"SYMBOL(kallsyms_{name})" for name in ADDRESSES}
+        return placed | {name: kernel.number(line, 16) for name, line in others.items() if line in kernel.facts}
     start = kernel.number("SYMBOL(_stext)", 16)
     first = kernel.image_paddr(start) >> PAGE_SHIFT
     pages, _ = kernel.memory.gather(np.arange(first, first + (SEARCHED_BYTES >> PAGE_SHIFT), dtype=np.int64))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from hibernaut.errors import FormatError
 from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
@@ -105,17 +107,27 @@ class KernelMemory:
         Raises:
             FormatError: the address is not mapped or its frame is absent; the message has the address.
         """
-        found = bytearray()
-        while len(found) < size_bytes:
-            at = vaddr + len(found)
-            count = min(size_bytes - len(found), PAGE_SIZE - at % PAGE_SIZE)
-            walk = self.tables.walk(at % (1 << 64))
-            piece = self.memory.read(walk.paddr, count) if walk.paddr is not None else None
-            if piece is None:
-                why = f"frame {walk.pfn:#x} is not in memory" if walk.stop == Stop.PRESENT else str(walk.stop)
-                raise self.damaged(f"{what}: nothing to read at {at:#x}: {why}")
-            found += piece
-        return bytes(found)
+        first, end = vaddr - vaddr % PAGE_SIZE, vaddr + size_bytes
+        if size_bytes <= 0 or not (first >= 0 and end <= 1 << 64):
+            raise self.damaged(f"{what}: {size_bytes} bytes at {vaddr:#x} are not in the address space")
+        if end - first <= PAGE_SIZE:
+            return self._read_page(vaddr, size_bytes, what)
+        found = self.tables.translate(np.arange(first, end, PAGE_SIZE, dtype=np.uint64))
+        is_mapped = found.reasons == Stop.PRESENT.code
+        pages, is_there = self.memory.gather(np.where(is_mapped, found.pfns, -1))
+        missing = np.flatnonzero(~(is_mapped & is_there))
+        if len(missing):
+            self._read_page(max(vaddr, first + PAGE_SIZE * int(missing[0])), 1, what)
+        return pages.reshape(-1)[vaddr - first : end - first].tobytes()
+
+    def _read_page(self, vaddr: int, size_bytes: int, what: str) -> bytes:
+        """Return bytes of one page. Raises FormatError as `read`."""
+        walk = self.tables.walk(vaddr)
+        found = self.memory.read(walk.paddr, size_bytes) if walk.paddr is not None else None
+        if found is None:
+            why = f"frame {walk.pfn:#x} is not in memory" if walk.stop == Stop.PRESENT else str(walk.stop)
+            raise self.damaged(f"{what}: nothing to read at {vaddr:#x}: {why}")
+        return found
 
     def u32(self, vaddr: int, what: str) -> int:
         """Return the u32 at a virtual address; `what` names it in the error."""
@@ -125,14 +137,17 @@ class KernelMemory:
         """Return the u64 at a virtual address; `what` names it in the error."""
         return u64_at(self.read(vaddr, 8, what), 0)
 
-    def list_entries(self, head: int, max_entries: int, size_bytes: int, what: str) -> Iterator[tuple[int, bytes]]:
-        """Yield the address and the first bytes of each entry of a `struct list_head` that starts with its links.
+    def list_entries(
+        self, head: int, max_entries: int, size_bytes: int, what: str, links_at: int = 0
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield the address and the first bytes of each entry of a `struct list_head`.
 
         Args:
             head: address of the list head.
             max_entries: bound for the number of entries.
             size_bytes: bytes to read of each entry.
             what: name of the list, for the error.
+            links_at: offset of the links in an entry.
 
         Raises:
             FormatError: the list is longer than `max_entries`, or a `prev` pointer does not lead back.
@@ -144,11 +159,11 @@ class KernelMemory:
             max_entries -= 1
             if max_entries < 0:
                 raise self.damaged(f"{what}: the list has no end")
-            record = self.read(at, size_bytes, what)
-            if u64_at(record, links["prev"]) != previous:
+            record = self.read(at - links_at, size_bytes, what)
+            if u64_at(record, links_at + links["prev"]) != previous:
                 raise self.damaged(f"{what}: the list is broken at {at:#x}")
-            yield at, record
-            previous, at = at, u64_at(record, links["next"])
+            yield at - links_at, record
+            previous, at = at, u64_at(record, links_at + links["next"])
 
 
 def u64_at(record: bytes, offset: int) -> int:

@@ -199,7 +199,9 @@ def _bitmap_pfns(kernel: SymbolicKernel, symbol: str) -> Iterator[Pfns]:
     end = 0
     remaining = kernel.memory.ranges.total_pages  # each leaf occupies a page
     head = kernel.symbols[symbol].address
-    for zone, record in kernel.list_entries(head, MAX_ZONES, zone_layout.size_bytes, f"{symbol}'s zones"):
+    for zone, record in kernel.list_entries(
+        head, MAX_ZONES, zone_layout.size_bytes, f"{symbol}'s zones", zone_layout.offsets["list"]
+    ):
         previous_end = end
         start, end = (u64_at(record, zone_layout.offsets[member]) for member in ("start_pfn", "end_pfn"))
         if not previous_end <= start < end <= MAX_PFN + 1:
@@ -210,7 +212,10 @@ def _bitmap_pfns(kernel: SymbolicKernel, symbol: str) -> Iterator[Pfns]:
             raise kernel.damaged(f"{symbol}: it has more pages of bits than memory has pages")
         leaves = 0
         head_of_leaves = zone + zone_layout.offsets["leaves"]
-        for _, leaf in kernel.list_entries(head_of_leaves, count, leaf_layout.size_bytes, f"{symbol}'s leaves"):
+        links_at = leaf_layout.offsets["list"]
+        for _, leaf in kernel.list_entries(
+            head_of_leaves, count, leaf_layout.size_bytes, f"{symbol}'s leaves", links_at
+        ):
             page = kernel.read(u64_at(leaf, leaf_layout.offsets["data"]), PAGE_SIZE, f"{symbol}'s bits")
             bits = np.unpackbits(np.frombuffer(page, dtype=np.uint8), bitorder="little")
             pfns = np.flatnonzero(bits) + (start + leaves * BITS_PER_LEAF)

@@ -12,18 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hibernaut.errors import FormatError
 from hibernaut.kernel.bzimage import bzimage_release, unpack_bzimage
-from hibernaut.kernel.kallsyms import MAX_SYMBOLS, TOKENS, decode_names, decode_tokens, names_in_image
+from hibernaut.kernel.kallsyms import names_in_image
 from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.kernel_memory import KernelMemory
+from hibernaut.kernel.symbol_table import names_of
 from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = ["SymbolNames", "names_in_memory", "names_of_running", "names_of_system_map", "names_of_vmlinuz"]
 
-MAX_TABLE_BYTES = 64 << 20
 MAX_MAP_BYTES = 256 << 20
 FEWEST_SYMBOLS = 1 << 10
 """Debian's System.map has one line, which says where the real one is."""
@@ -76,24 +74,7 @@ def names_in_memory(memory: PhysicalMemory, vmcoreinfo: bytes | None = None, *, 
         FormatError: as for `KernelMemory`; or kallsyms is damaged or absent.
     """
     kernel = KernelMemory(memory, vmcoreinfo, name)
-    at = kallsyms_places(kernel)
-    count = kernel.u32(at["num_syms"], "kallsyms_num_syms")
-    if not 0 < count <= MAX_SYMBOLS:
-        raise kernel.damaged(f"kallsyms_num_syms is {count}", f"1 to {MAX_SYMBOLS}")
-    names_bytes, table_bytes = at["token_table"] - at["names"], at["token_index"] - at["token_table"]
-    if not (0 < names_bytes <= MAX_TABLE_BYTES and 0 < table_bytes <= 1 << 16):
-        raise kernel.damaged("kallsyms_names, kallsyms_token_table and kallsyms_token_index are not in this order")
-    index = np.frombuffer(kernel.read(at["token_index"], 2 * TOKENS, "kallsyms_token_index"), dtype="<u2")
-    try:
-        tokens = decode_tokens(kernel.read(at["token_table"], table_bytes, "kallsyms_token_table"), index.tolist())
-        symbols = decode_names(kernel.read(at["names"], names_bytes, "kallsyms_names"), tokens, count)
-    except ValueError as error:
-        if isinstance(error, FormatError):
-            raise
-        raise kernel.damaged(f"kallsyms is damaged: {error}") from None
-    if b"" in symbols:
-        raise kernel.damaged("kallsyms is damaged: a symbol without a name")
-    return SymbolNames.of(symbols)
+    return SymbolNames.of(names_of(kernel, kallsyms_places(kernel)).split(b"\0")[1:])
 
 
 def names_of_vmlinuz(path: Path) -> SymbolNames:

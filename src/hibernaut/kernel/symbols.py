@@ -1,32 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Symbols of a kernel, read from its memory without debug information.
-
-Symbols come from kallsyms; drgn reads it where `kallsyms_places` says.
-"""
+"""Symbols of a kernel, read from its memory without debug information, and its types, from its BTF."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from hibernaut.errors import FormatError, HibernautError, how_to_install
-from hibernaut.kernel.kallsyms import MAX_SYMBOLS
-from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
+from hibernaut.errors import FormatError
+from hibernaut.kernel.btf import MAX_BTF_BYTES, Btf
+from hibernaut.kernel.btf_layouts import BtfLayouts
 from hibernaut.kernel.kernel_memory import KernelMemory
-from hibernaut.kernel.layouts import HAND_WRITTEN, KERNEL_IMAGE_BYTES, StructureLayouts
-from hibernaut.memory.declarations import START_KERNEL_MAP
-from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
-from hibernaut.swsusp.declarations import MAX_PFN
+from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
+from hibernaut.kernel.symbol_table import SymbolTable, read_symbol_table
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = ["KernelSymbol", "KernelSymbols", "SymbolicKernel", "kernel_symbols"]
-
-MAX_SYMBOL_BYTES = 64 << 20
-MAX_SYMBOL_READS = 8 << 20
 
 
 class KernelSymbol(NamedTuple):
@@ -34,7 +24,7 @@ class KernelSymbol(NamedTuple):
 
     Attributes:
         address: virtual address, KASLR offset included.
-        size: bytes up to the next symbol; 0 for a symbol that shares its address with the next one.
+        size: bytes up to the next higher address of a symbol.
     """
 
     address: int
@@ -44,12 +34,16 @@ class KernelSymbol(NamedTuple):
 class KernelSymbols:
     """The kernel's symbols by name, static ones included.
 
+    Args:
+        table: all symbols.
+        name: name of the source in messages.
+
     Attributes:
-        program: drgn's `Program` on the same memory, for further use.
+        table: as given.
     """
 
-    def __init__(self, program: Any, name: str | None = None) -> None:
-        self.program = program
+    def __init__(self, table: SymbolTable, name: str | None = None) -> None:
+        self.table = table
         self._name = name
 
     def __getitem__(self, symbol: str) -> KernelSymbol:
@@ -65,23 +59,25 @@ class KernelSymbols:
         Raises:
             FormatError: there are several static ones and no global one.
         """
-        found = self.program.symbols(symbol)
-        chosen = [one for one in found if one.binding.name == "GLOBAL"] or found
-        if len(chosen) > 1:
+        found = self.table.rows(symbol)
+        chosen = [row for row in found if self.table.is_global(row)] or found
+        if len({int(self.table.addresses[row]) for row in chosen}) > 1:
             raise FormatError(f"the kernel has {len(chosen)} symbols named {symbol}", source=self._name)
-        return KernelSymbol(chosen[0].address, chosen[0].size) if chosen else None
+        if not chosen:
+            return None
+        return KernelSymbol(int(self.table.addresses[chosen[0]]), self.table.size_bytes(chosen[0]))
 
 
 class SymbolicKernel(KernelMemory):
-    """A kernel in physical memory, with its symbols.
+    """A kernel in physical memory, with its symbols and types.
 
-    Arguments as for `KernelMemory`.
+    Arguments as for `KernelMemory`; without `layouts`, those of structures come from the kernel's BTF, and from
+    `HAND_WRITTEN` where it has none.
 
     Attributes:
         symbols: symbols by name.
 
     Raises:
-        HibernautError: drgn is not installed.
         FormatError: as for `KernelMemory`; or kallsyms is damaged or absent.
     """
 
@@ -90,10 +86,38 @@ class SymbolicKernel(KernelMemory):
         memory: PhysicalMemory,
         vmcoreinfo: bytes | None = None,
         name: str | None = None,
-        layouts: StructureLayouts = HAND_WRITTEN,
+        layouts: StructureLayouts | None = None,
     ) -> None:
-        super().__init__(memory, vmcoreinfo, name, layouts)
-        self.symbols = KernelSymbols(_program(self), name)
+        super().__init__(memory, vmcoreinfo, name, layouts or HAND_WRITTEN)
+        self.symbols = KernelSymbols(read_symbol_table(self), name)
+        if layouts is None:
+            self.layouts = BtfLayouts(lambda: self.btf, HAND_WRITTEN)
+
+    @cached_property
+    def btf(self) -> Btf | None:
+        """The kernel's own types; None if it has no BTF, or it is not in the memory, or damaged: see `btf_trouble`."""
+        try:
+            return self.read_btf()
+        except FormatError as error:
+            self.btf_trouble = str(error)
+            return None
+
+    btf_trouble: str | None = None
+    """Reason why there are no types."""
+
+    def read_btf(self) -> Btf:
+        """Return the kernel's own types (`__start_BTF` to `__stop_BTF`, scripts/link-vmlinux.sh).
+
+        Raises:
+            FormatError: it has no BTF (CONFIG_DEBUG_INFO_BTF), or that is not in the memory, or damaged.
+        """
+        start, stop = (self.symbols.get(symbol) for symbol in ("__start_BTF", "__stop_BTF"))
+        if start is None or stop is None:
+            raise self.damaged("the kernel has no BTF: it was built without CONFIG_DEBUG_INFO_BTF")
+        size_bytes = stop.address - start.address
+        if not 0 < size_bytes <= MAX_BTF_BYTES:
+            raise self.damaged(f"the kernel's BTF has {size_bytes} bytes", f"1 to {MAX_BTF_BYTES}")
+        return Btf(self.read(start.address, size_bytes, "BTF"), name=self.name)
 
     def u32_variable(self, symbol: str) -> int:
         """Return the value of a u32 variable. Raises FormatError."""
@@ -115,89 +139,6 @@ def kernel_symbols(
         name: name of the source in messages.
 
     Raises:
-        HibernautError: drgn is not installed.
         FormatError: there is no VMCOREINFO, or kallsyms is damaged or absent.
     """
     return SymbolicKernel(memory, vmcoreinfo, name).symbols
-
-
-def _program(kernel: KernelMemory) -> Any:
-    """Return drgn's view of the kernel, with kallsyms as its symbol finder."""
-    try:
-        import drgn
-        from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
-
-        program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
-        set_kernel = program.set_linux_kernel_custom
-    except (ImportError, AttributeError):
-        raise HibernautError(
-            "drgn 0.1 or newer, which reads a kernel's symbols, is not installed",
-            advice=f"try: {how_to_install('drgn')}",
-        ) from None
-    places = kallsyms_places(kernel)
-    count = kernel.u32(places["num_syms"], "kallsyms_num_syms")
-    if not 0 < count <= MAX_SYMBOLS:
-        raise kernel.damaged(f"kallsyms_num_syms is {count}", f"1 to {MAX_SYMBOLS}")
-    frames = _Reader(kernel.memory, 0)
-    image = _Reader(kernel.memory, kernel.phys_base - START_KERNEL_MAP)
-    try:
-        set_kernel(_located(kernel, places), is_live=False)
-        program.add_memory_segment(0, (MAX_PFN + 1) << PAGE_SHIFT, frames, physical=True)
-        program.add_memory_segment(START_KERNEL_MAP, KERNEL_IMAGE_BYTES, image, physical=False)
-        program.register_symbol_finder("kallsyms", load_vmlinux_kallsyms(program), enable_index=0)
-    except HibernautError:  # raised by the memory in a callback
-        raise
-    except Exception as error:  # drgn's errors share no narrower base
-        raise kernel.damaged(f"kallsyms cannot be read: {' '.join(str(error).split())}") from error
-    for reader in (frames, image):
-        reader.remove_limits()
-    return program
-
-
-def _located(kernel: KernelMemory, places: Mapping[str, int]) -> bytes:
-    """Return the text of VMCOREINFO, with the location of kallsyms."""
-    if "SYMBOL(kallsyms_num_syms)" in kernel.facts:
-        return kernel.vmcoreinfo
-    lines = "".join(f"SYMBOL(kallsyms_{name})={place:x}\n" for name, place in places.items())
-    return kernel.vmcoreinfo.rstrip(b"\0\n") + b"\n" + lines.encode()
-
-
-class _Reader:
-    """Callback through which drgn reads memory; `shift` is added to an address to make it physical.
-
-    drgn reads kallsyms in hundreds of thousands of pieces of a few bytes, so the last page read is kept.
-    """
-
-    def __init__(self, memory: PhysicalMemory, shift: int) -> None:
-        self._memory = memory
-        self._shift = shift
-        self._last = (-1, b"")
-        self._reads: float = MAX_SYMBOL_READS
-        self._bytes: float = MAX_SYMBOL_BYTES
-
-    def remove_limits(self) -> None:
-        """Let the caller decide how much is read: the limits bound damaged kallsyms only."""
-        self._reads = self._bytes = float("inf")
-
-    def __call__(self, address: int, count: int, _offset: int, _physical: bool) -> bytes:
-        self._reads -= 1
-        self._bytes -= count
-        if self._reads < 0 or self._bytes < 0:
-            raise ValueError("larger than in any kernel")
-        paddr = address + self._shift
-        pfn, within = paddr >> PAGE_SHIFT, paddr & (PAGE_SIZE - 1)
-        if within + count > PAGE_SIZE:
-            return self._read(paddr, count)
-        last, page = self._last  # one attribute: another thread replaces number and bytes together
-        if pfn != last:
-            page = self._read(pfn << PAGE_SHIFT, PAGE_SIZE)
-            self._last = pfn, page
-        return page[within : within + count]
-
-    def _read(self, paddr: int, count: int) -> bytes:
-        import drgn
-
-        found = self._memory.read(paddr, count) if paddr >= 0 else None
-        if found is None:
-            raise drgn.FaultError("not in memory", paddr % (1 << 64))
-        return found

@@ -18,7 +18,7 @@ from hibernaut.lab.guest.initramfs import initramfs
 from hibernaut.lab.guest.region import region_module
 from hibernaut.lab.guest_state import CRASH, RunningGuest, image_messages
 from hibernaut.lab.host.cache import Cache
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.host.programs import need_module
 from hibernaut.lab.preparation import prepare
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME, GuestRecord
@@ -140,7 +140,7 @@ class Lab:
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: GuestKernel,
         cache: Cache | None = None,
         accelerator: str = "tcg",
         mirror: str | None = None,

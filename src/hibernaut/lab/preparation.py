@@ -17,7 +17,7 @@ from hibernaut.lab.guest_state import (
     module_report,
     numa_nodes,
 )
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.record import GuestRecord, require_arranged
 from hibernaut.lab.variants import Swap, Variant
 from hibernaut.lab.vm.port import facts_of
@@ -42,7 +42,7 @@ CHURNS = 120
 CHURN = "!churn 64"
 
 
-def prepare(guest: RunningGuest, variant: Variant, kernel: Kernel, *, traced: int = 0) -> GuestRecord:
+def prepare(guest: RunningGuest, variant: Variant, kernel: GuestKernel, *, traced: int = 0) -> GuestRecord:
     """Prepare a guest for hibernation and return its record.
 
     Args:

@@ -15,7 +15,7 @@ import typer
 
 from hibernaut.cli.options import Compressor, OutputOptions
 from hibernaut.lab.host.cache import Cache
-from hibernaut.lab.host.kernels import ALL_LINES, Kernel, get_kernel, kernel_of_files, line_named
+from hibernaut.lab.host.kernels import ALL_LINES, GuestKernel, get_kernel, kernel_of_files, line_named
 from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.lab.host.trees import BZIMAGE, kernel_of_tree
 from hibernaut.lab.laboratory import Lab
@@ -162,7 +162,7 @@ class LabOptions:
         else:
             name = self.kernel or default_kernel
             vmlinuz = Path(name if self.modules else f"vmlinuz-{line_named(name).name}")
-        pretended = Lab(Kernel(name, name, vmlinuz, Path("MODULES")))
+        pretended = Lab(GuestKernel(name, name, vmlinuz, Path("MODULES")))
         disks = [Disk(folder / IMAGE_NAME, keep=True), Disk(folder / SPARE_NAME, keep=True)]
         hardware = pretended.hardware(variant, folder, disks, "SESSION", gdb)
         return {"kernel": name, "command": planned_command(adapt(hardware))}

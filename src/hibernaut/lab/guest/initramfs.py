@@ -15,7 +15,7 @@ import zstandard
 
 from hibernaut.errors import FormatError, LabUnavailable
 from hibernaut.lab.host.cache import Cache
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.host.programs import program, run
 from hibernaut.lab.host.trees import builtin_modules, modules_of_tree
 
@@ -74,7 +74,7 @@ def guest_program(cache: Cache) -> bytes:
         return (cache.folder(f"guest/{digest}", build) / "guest").read_bytes()
 
 
-def initramfs(cache: Cache, kernel: Kernel, extra: Iterable[Path] = ()) -> bytes:
+def initramfs(cache: Cache, kernel: GuestKernel, extra: Iterable[Path] = ()) -> bytes:
     """Return a compressed initramfs.
 
     Args:

@@ -17,7 +17,7 @@ from hibernaut.errors import LabUnavailable
 from hibernaut.lab.guest.initramfs import GUEST_FOLDER
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.debian import Archive
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.host.programs import completed, first_error, program, run
 from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.lab.host.trees import CONFIG, SYMBOL_VERSIONS, compiler_words, configuration_of_tree, kbuild_folder
@@ -41,7 +41,7 @@ exec chroot "$1" /bin/bash -ec '
 """
 
 
-def region_module(cache: Cache, kernel: Kernel, mirror: str | None = None) -> Path:
+def region_module(cache: Cache, kernel: GuestKernel, mirror: str | None = None) -> Path:
     """Return the module for a kernel, from the cache if it was built before.
 
     Raises:

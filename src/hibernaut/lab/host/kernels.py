@@ -20,7 +20,7 @@ from hibernaut.swsusp.rules import ImageRules
 __all__ = [
     "ALL_LINES",
     "KERNEL_LINES",
-    "Kernel",
+    "GuestKernel",
     "PackagedLine",
     "get_kernel",
     "image_rules_of",
@@ -83,7 +83,7 @@ ALL_LINES: Mapping[str, PackagedLine] = {
 
 
 @dataclass(frozen=True)
-class Kernel:
+class GuestKernel:
     """A kernel that can be booted.
 
     Attributes:
@@ -115,7 +115,7 @@ def line_named(name: str) -> PackagedLine:
         ) from None
 
 
-def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> Kernel:
+def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> GuestKernel:
     """Return the newest complete kernel of a line, from the cache, or downloaded and unpacked without installing it.
 
     A cached kernel is kept; delete the cache's `kernels/NAME` to get a newer one.
@@ -134,7 +134,7 @@ def get_kernel(cache: Cache, line: PackagedLine, mirror: str | None = None) -> K
         root = cache.folder(f"kernels/{line.name}", make)
     vmlinuz = _vmlinuz_in(root, line)
     release = bzimage_release(vmlinuz)
-    return Kernel(line.name, release, vmlinuz, root / "usr" / "lib" / "modules" / release, line)
+    return GuestKernel(line.name, release, vmlinuz, root / "usr" / "lib" / "modules" / release, line)
 
 
 def _vmlinuz_in(root: Path, line: PackagedLine) -> Path:
@@ -145,7 +145,7 @@ def _vmlinuz_in(root: Path, line: PackagedLine) -> Path:
 
 
 @lru_cache
-def image_rules_of(kernel: Kernel) -> ImageRules:
+def image_rules_of(kernel: GuestKernel) -> ImageRules:
     """Return how a kernel reads an image, asked of its bzImage.
 
     Raises:
@@ -155,7 +155,7 @@ def image_rules_of(kernel: Kernel) -> ImageRules:
     return image_rules_of_vmlinuz(kernel.vmlinuz).rules
 
 
-def kernel_of_files(vmlinuz: Path, modules: Path) -> Kernel:
+def kernel_of_files(vmlinuz: Path, modules: Path) -> GuestKernel:
     """Return a kernel of the user's own.
 
     Args:
@@ -169,7 +169,7 @@ def kernel_of_files(vmlinuz: Path, modules: Path) -> Kernel:
     release = bzimage_release(vmlinuz)
     for folder in (modules, modules / "lib" / "modules" / release, modules / release):
         if (folder / "kernel").is_dir():
-            return Kernel(release, release, vmlinuz, folder)
+            return GuestKernel(release, release, vmlinuz, folder)
     raise LabUnavailable(
         f"{modules} has no modules of {release}",
         advice="give the folder lib/modules/RELEASE of this kernel as --modules",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hibernaut.errors import FormatError, LabUnavailable
 from hibernaut.kernel.bzimage import bzimage_release
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 
 __all__ = [
     "BZIMAGE",
@@ -101,7 +101,7 @@ def configuration_of_tree(tree: Path) -> Configuration:
     )
 
 
-def kernel_of_tree(tree: Path) -> Kernel:
+def kernel_of_tree(tree: Path) -> GuestKernel:
     """Return the kernel of a build tree: its own bzImage, and the modules where `make` left them.
 
     Args:
@@ -133,7 +133,7 @@ def kernel_of_tree(tree: Path) -> Kernel:
             found=found,
             advice=f"run `make -C {tree} bzImage modules`",
         )
-    return Kernel(release, release, tree / BZIMAGE, tree, tree=tree)
+    return GuestKernel(release, release, tree / BZIMAGE, tree, tree=tree)
 
 
 def modules_of_tree(tree: Path) -> list[Path]:

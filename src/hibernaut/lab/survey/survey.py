@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hibernaut.errors import LabError
 from hibernaut.lab.guest.initramfs import module_order, modules_with_dependencies
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.survey.reading import Reading, address_of_pool, read_direct_map
@@ -110,7 +110,7 @@ def take(step: SurveyStep, surveyed: SurveyedGuest) -> StepTaken:
         return StepTaken(step, done, None, error.what)
 
 
-def further_modules(kernel: Kernel) -> dict[str, Path]:
+def further_modules(kernel: GuestKernel) -> dict[str, Path]:
     """Return the modules that a guest loads on command: those of `MODULES` that the kernel has, with dependencies."""
     at_boot = module_order(kernel.modules)
     found = modules_with_dependencies(kernel.modules, MODULES)

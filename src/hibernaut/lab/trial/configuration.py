@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.errors import FormatError
-from hibernaut.lab.host.kernels import Kernel
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.host.trees import Configuration, configuration_of_tree
 
 __all__ = [
@@ -109,7 +109,7 @@ def read_configuration(path: Path) -> Configuration:
     return found
 
 
-def configuration_of(kernel: Kernel) -> Configuration | None:
+def configuration_of(kernel: GuestKernel) -> Configuration | None:
     """Return the configuration of a kernel, from the files beside it; None if there is none."""
     if kernel.tree is not None:
         return configuration_of_tree(kernel.tree)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""drgn's types, objects and symbols out of a kernel's BTF and kallsyms, made when they are asked for.
+
+drgn asks finders (`Program.register_type_finder`, `register_object_finder`) and has none for BTF. The type of a global
+variable comes from `GLOBALS`: BTF names those of per-CPU variables only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hibernaut.errors import FormatError
+from hibernaut.kernel.btf import VOID, Btf, BtfKind, BtfMember
+from hibernaut.kernel.globals import GLOBALS, AnonymousStructure
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hibernaut.kernel.symbols import KernelSymbols
+
+__all__ = ["DrgnTypes", "register_btf"]
+
+LITTLE = "little"
+ANY_STRUCTURE = (BtfKind.STRUCT, BtfKind.UNION)
+
+
+class DrgnTypes:
+    """drgn's type for each type of a BTF, by number.
+
+    Args:
+        program: drgn's `Program`, to which the types belong.
+        btf: the types.
+    """
+
+    def __init__(self, program: Any, btf: Btf) -> None:
+        import drgn
+
+        self._drgn = drgn
+        self.program = program
+        self.btf = btf
+        self._made: dict[int, Any] = {}
+        kinds = drgn.TypeKind
+        self._btf_kinds = {
+            kinds.INT: BtfKind.INT,
+            kinds.BOOL: BtfKind.INT,
+            kinds.FLOAT: BtfKind.FLOAT,
+            kinds.STRUCT: BtfKind.STRUCT,
+            kinds.UNION: BtfKind.UNION,
+            kinds.ENUM: BtfKind.ENUM,
+            kinds.TYPEDEF: BtfKind.TYPEDEF,
+        }
+
+    def find(self, kinds: Any, name: str) -> Any | None:
+        """Return the first complete type of a name and of any of drgn's kinds, None if there is none."""
+        wanted = [self._btf_kinds[kind] for kind in kinds if kind in self._btf_kinds]
+        if BtfKind.ENUM in wanted:
+            wanted.append(BtfKind.ENUM64)
+        for number in self.btf.find(name, *wanted):
+            found = self.of(number)
+            if found.kind in kinds:
+                return found
+        return None
+
+    def of(self, number: int) -> Any:
+        """Return the type of a number. Raises FormatError if the BTF is damaged there."""
+        found = self._made.get(number)
+        if found is None:
+            found = self._made[number] = self._make(number)
+        return found
+
+    def anonymous(self, members: frozenset[str]) -> Any | None:
+        """Return a structure without a name that has exactly these members, None if there is none."""
+        btf = self.btf
+        for row in np.flatnonzero(btf.kinds == BtfKind.STRUCT).tolist():
+            number = btf.first + row
+            if not btf.name(number) and {member.name for member in btf.members(number)} == members:
+                return self.of(number)
+        return None
+
+    def _make(self, number: int) -> Any:
+        program, btf, drgn = self.program, self.btf, self._drgn
+        kind = btf.kind(number)
+        match kind:
+            case BtfKind.VOID:
+                return program.void_type()
+            case BtfKind.INT:
+                integer = btf.integer(number)
+                if integer.is_boolean:
+                    return program.bool_type(integer.name, integer.size_bytes, LITTLE)
+                return program.int_type(integer.name, integer.size_bytes, integer.is_signed, LITTLE)
+            case BtfKind.FLOAT:
+                return program.float_type(btf.name(number), btf.size_bytes(number), LITTLE)
+            case BtfKind.PTR:
+                return program.pointer_type(self.of(btf.target(number)))
+            case BtfKind.ARRAY:
+                array = btf.array(number)
+                return program.array_type(self.of(array.element), array.length)
+            case BtfKind.STRUCT | BtfKind.UNION:
+                make = program.struct_type if kind == BtfKind.STRUCT else program.union_type
+                members = [self._member(member) for member in btf.members(number)]
+                return make(btf.name(number) or None, btf.size_bytes(number), members)
+            case BtfKind.FWD:
+                make = program.union_type if btf.forwards_union(number) else program.struct_type
+                return make(btf.name(number))
+            case BtfKind.ENUM | BtfKind.ENUM64:
+                return self._enumeration(number)
+            case BtfKind.TYPEDEF:
+                return program.typedef_type(btf.name(number), self.of(btf.target(number)))
+            case BtfKind.CONST | BtfKind.VOLATILE | BtfKind.RESTRICT:
+                target = self.of(btf.target(number))
+                return target.qualified(target.qualifiers | drgn.Qualifiers[kind.name])
+            case BtfKind.TYPE_TAG:
+                return self.of(btf.target(number))
+            case BtfKind.FUNC_PROTO:
+                parameters = btf.parameters(number)
+                is_variadic = bool(parameters) and parameters[-1].type == VOID
+                given = parameters[:-1] if is_variadic else parameters
+                return program.function_type(
+                    self.of(btf.target(number)),
+                    [drgn.TypeParameter(self._later(one.type), one.name or None) for one in given],
+                    is_variadic,
+                )
+        raise FormatError(f"BTF: type {number} is of kind {kind.name}, which is not a type of data")
+
+    def _enumeration(self, number: int) -> Any:
+        program, btf = self.program, self.btf
+        enumerators = btf.enumerators(number)
+        signed = btf.is_signed(number)
+        if not enumerators:
+            return program.enum_type(btf.name(number) or None)
+        size_bytes = btf.size_bytes(number)
+        compatible = program.int_type("int" if signed else "unsigned int", size_bytes, signed, LITTLE)
+        made = [self._drgn.TypeEnumerator(one.name, one.value) for one in enumerators]
+        return program.enum_type(btf.name(number) or None, compatible, made)
+
+    def _member(self, member: BtfMember) -> Any:
+        name = member.name or None
+        if not member.bit_size:
+            return self._drgn.TypeMember(self._later(member.type), name, member.bit_offset)
+        object_of = self._drgn.Object
+
+        def bit_field() -> Any:
+            return object_of(self.program, self.of(member.type), bit_field_size=member.bit_size)
+
+        return self._drgn.TypeMember(bit_field, name, member.bit_offset)
+
+    def _later(self, number: int) -> Callable[[], Any]:
+        return lambda: self.of(number)
+
+
+def register_btf(program: Any, symbols: KernelSymbols, btf: Btf) -> DrgnTypes:
+    """Let drgn find a kernel's types, variables, functions and constants in its BTF.
+
+    Args:
+        program: drgn's `Program`.
+        symbols: the kernel's symbols.
+        btf: its types.
+    """
+    import drgn
+
+    types = DrgnTypes(program, btf)
+    flags_of = drgn.FindObjectFlags
+
+    def find_type(_program: Any, kinds: Any, name: str, filename: str | None) -> Any:
+        return None if filename else types.find(kinds, name)
+
+    def find_object(_program: Any, name: str, flags: Any, filename: str | None) -> Any:
+        if filename:
+            return None
+        if flags & flags_of.CONSTANT:
+            constant = btf.find_enumerator(name)
+            if constant is not None:
+                return drgn.Object(program, types.of(constant[0]), constant[1])
+        if flags & flags_of.VARIABLE:
+            type_ = _type_of_global(types, name)
+            symbol = symbols.get(name) if type_ is not None else None
+            if symbol is not None:
+                return drgn.Object(program, type_, address=symbol.address)
+        if flags & flags_of.FUNCTION:
+            for number in btf.find(name, BtfKind.FUNC):
+                symbol = symbols.get(name)
+                if symbol is not None:
+                    return drgn.Object(program, types.of(btf.target(number)), address=symbol.address)
+        return None
+
+    program.register_type_finder("btf", find_type, enable_index=0)
+    program.register_object_finder("btf", find_object, enable_index=0)
+    return types
+
+
+def _type_of_global(types: DrgnTypes, name: str) -> Any | None:
+    """Return the type of a global variable: BTF's for a per-CPU one, else that of the table; None if unknown."""
+    for number in types.btf.find(name, BtfKind.VAR):
+        return types.of(types.btf.target(number))
+    for declared in GLOBALS.get(name, ()):
+        if isinstance(declared, AnonymousStructure):
+            found = types.anonymous(declared.members)
+        else:
+            try:
+                found = types.program.type(declared)
+            except LookupError:
+                found = None
+        if found is not None:
+            return found
+    return None

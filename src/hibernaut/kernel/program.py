@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""drgn's view of a kernel in memory: a `Program` that reads in place and has the kernel's own symbols and types."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hibernaut.errors import FormatError, HibernautError, how_to_install
+from hibernaut.kernel.btf_for_drgn import register_btf
+from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
+from hibernaut.kernel.symbols import SymbolicKernel
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
+from hibernaut.paging.tables import Stop
+from hibernaut.swsusp.declarations import MAX_PFN
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["drgn_program"]
+
+KERNEL_HALF = 1 << 63
+"""First address of the upper half: kernel space, canonical from 0xffff800000000000 or 0xff00000000000000 on."""
+KEPT_PAGES = 8192
+ADDRESSES = 1 << 64
+
+
+def drgn_program(kernel: SymbolicKernel) -> Any:
+    """Return a drgn `Program` on a kernel's memory: kernel space, physical memory, all symbols, and types by BTF.
+
+    Raises:
+        HibernautError: drgn is not installed.
+        FormatError: drgn refuses the kernel's VMCOREINFO.
+    """
+    try:
+        import drgn
+
+        program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+        set_kernel = program.set_linux_kernel_custom
+    except (ImportError, AttributeError):
+        raise HibernautError(
+            "drgn 0.1 or newer, which reads a kernel's objects, is not installed",
+            advice=f"try: {how_to_install('drgn')}",
+        ) from None
+    frames = _Pages(lambda pfn: _frame(kernel, pfn))
+    virtual = _Pages(lambda page: _kernel_page(kernel, page))
+    try:
+        set_kernel(_with_places(kernel), is_live=False)
+        program.add_memory_segment(0, (MAX_PFN + 1) << PAGE_SHIFT, frames, physical=True)
+        program.add_memory_segment(KERNEL_HALF, ADDRESSES - KERNEL_HALF, virtual, physical=False)
+    except Exception as error:  # drgn's errors share no narrower base
+        raise kernel.damaged(f"drgn does not take it for a kernel: {' '.join(str(error).split())}") from error
+    program.register_symbol_finder("hibernaut", _symbol_finder(kernel), enable_index=0)
+    if kernel.btf is not None:
+        register_btf(program, kernel.symbols, kernel.btf)
+    return program
+
+
+def _with_places(kernel: SymbolicKernel) -> bytes:
+    """Return the text of VMCOREINFO, with the location of kallsyms."""
+    if "SYMBOL(kallsyms_num_syms)" in kernel.facts:
+        return kernel.vmcoreinfo
+    lines = "".join(f"SYMBOL(kallsyms_{name})={place:x}\n" for name, place in kallsyms_places(kernel).items())
+    return kernel.vmcoreinfo.rstrip(b"\0\n") + b"\n" + lines.encode()
+
+
+def _frame(kernel: SymbolicKernel, pfn: int) -> bytes | None:
+    page = kernel.memory.page(pfn)
+    return None if page is None else page.tobytes()
+
+
+def _kernel_page(kernel: SymbolicKernel, page: int) -> bytes | None:
+    walk = kernel.tables.walk(page << PAGE_SHIFT)
+    return _frame(kernel, walk.pfn) if walk.stop == Stop.PRESENT and walk.pfn is not None else None
+
+
+def _symbol_finder(kernel: SymbolicKernel) -> Callable[[Any, str | None, int | None, bool], list[Any]]:
+    """Return a callback that finds symbols by name or by address, as `Program.register_symbol_finder` wants it."""
+    import drgn
+
+    table = kernel.symbols.table
+
+    def symbol(row: int) -> Any:
+        letter = table.letter(row)
+        binding = drgn.SymbolBinding.LOCAL
+        if letter in "vVwW":
+            binding = drgn.SymbolBinding.WEAK
+        elif letter.isupper():
+            binding = drgn.SymbolBinding.GLOBAL
+        kind = drgn.SymbolKind.FUNC if letter in "tT" else drgn.SymbolKind.OBJECT
+        return drgn.Symbol(table.name(row), int(table.addresses[row]), table.size_bytes(row), binding, kind)
+
+    def find(_program: Any, name: str | None, address: int | None, one: bool) -> list[Any]:
+        if name is not None:
+            rows = table.rows(name)
+            rows = sorted(rows, key=lambda row: not table.is_global(row))
+        elif address is not None:
+            row = table.row_at(address)
+            is_inside = row is not None and address < int(table.addresses[row]) + max(1, table.size_bytes(row))
+            rows = [row] if row is not None and is_inside else []
+        else:
+            rows = list(range(len(table)))
+        return [symbol(row) for row in (rows[:1] if one else rows)]
+
+    return find
+
+
+class _Pages:
+    """Callback by which drgn reads memory, mostly a few bytes at a time: the pages read last are kept.
+
+    Args:
+        page: returns a page by its number, None if there is none.
+    """
+
+    def __init__(self, page: Callable[[int], bytes | None]) -> None:
+        self._page = page
+        self._kept: OrderedDict[int, bytes | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, address: int, count: int, _offset: int, _physical: bool) -> bytes:
+        within = address & (PAGE_SIZE - 1)
+        if within + count <= PAGE_SIZE:
+            return self._of(address >> PAGE_SHIFT, address)[within : within + count]
+        end = address + count
+        numbers = range(address >> PAGE_SHIFT, (end + PAGE_SIZE - 1) >> PAGE_SHIFT)
+        pages = b"".join(self._of(number, max(address, number << PAGE_SHIFT)) for number in numbers)
+        return pages[within : within + count]
+
+    def _of(self, number: int, address: int) -> bytes:
+        import drgn
+
+        with self._lock:
+            page = self._kept.get(number, b"")
+            if page:
+                self._kept.move_to_end(number)
+        if page == b"":
+            try:
+                page = self._page(number)
+            except FormatError as error:  # a damaged unit of an image
+                raise drgn.FaultError(str(error), address) from error
+            with self._lock:
+                self._kept[number] = page
+                if len(self._kept) > KEPT_PAGES:
+                    self._kept.popitem(last=False)
+        if page is None:
+            raise drgn.FaultError("not in memory", address)
+        return page
