@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import CorruptImage, FormatError, HibernautError
 from hibernaut.memory.dump import Dump
+from hibernaut.memory.dump_layout import vmcoreinfo_note
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.kdump import open_kdump
 from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
-from hibernaut.memory.writers import vmcoreinfo_note, write_elf
+from hibernaut.memory.writers import write_elf
 from hibernaut.volumes.output import replacing
 from tests.conftest import Golden
 from tests.memory.conftest import Opening

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError
 from hibernaut.memory import declarations
+from hibernaut.memory.dump_layout import vmcoreinfo_note
 from hibernaut.memory.elf import open_elf
 from hibernaut.memory.lime import open_lime
 from hibernaut.memory.page import PAGE_SIZE, Bytes, Pfns
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
-from hibernaut.memory.writers import Put, vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.memory.writers import Put, write_elf, write_lime, write_raw
 from hibernaut.sources import open_memory
 from hibernaut.volumes.output import replacing
 from tests.conftest import Golden

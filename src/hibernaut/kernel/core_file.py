@@ -13,9 +13,10 @@ import numpy as np
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
 from hibernaut.memory import declarations as c
+from hibernaut.memory.dump_layout import vmcoreinfo_note
 from hibernaut.memory.kdump_writer import KdumpCompressor, write_kdump
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, stored_chunks_of
-from hibernaut.memory.writers import Chunks, Feed, Put, vmcoreinfo_note, write_elf, write_lime, write_raw
+from hibernaut.memory.writers import Chunks, Feed, Put, write_elf, write_lime, write_raw
 from hibernaut.volumes.output import replacing
 
 if TYPE_CHECKING:

@@ -70,6 +70,11 @@ class FrameRanges:
         """First frame and one past the last of each range, as lists: for single frames these are faster than arrays."""
         return self.starts.tolist(), (self.starts + self.nr_pages).tolist()
 
+    @cached_property
+    def _before(self) -> Pfns:
+        """Number of page frames before each range, int64, shape (n,)."""
+        return np.cumsum(self.nr_pages) - self.nr_pages
+
     def end_of(self, pfn: int) -> int:
         """Return one past the last frame of the range that contains a frame; 0 if the frame does not exist."""
         starts, ends = self._bounds
@@ -91,8 +96,7 @@ class FrameRanges:
         safe = np.maximum(index, 0)
         within = pfns - self.starts[safe]
         present = (index >= 0) & (within < self.nr_pages[safe])
-        base = np.cumsum(self.nr_pages) - self.nr_pages
-        return np.where(present, base[safe] + within, -1)
+        return np.where(present, self._before[safe] + within, -1)
 
     def contains(self, pfns: ArrayLike) -> BoolArray:
         """Return which of these frames exist, shape as given."""
@@ -136,18 +140,17 @@ class FrameRanges:
         """Return all page frame numbers, ascending, int64, shape (`total_pages`,)."""
         if not len(self.starts):
             return np.empty(0, dtype=np.int64)
-        base = np.cumsum(self.nr_pages) - self.nr_pages
-        return np.repeat(self.starts - base, self.nr_pages) + np.arange(self.total_pages, dtype=np.int64)
+        return np.repeat(self.starts - self._before, self.nr_pages) + np.arange(self.total_pages, dtype=np.int64)
 
     def lowest(self, nr_pages: int) -> FrameRanges:
         """Return the `nr_pages` lowest frames; all if there are fewer."""
-        before = np.cumsum(self.nr_pages) - self.nr_pages
+        before = self._before
         kept = before < nr_pages
         return FrameRanges(self.starts[kept], np.minimum(self.nr_pages[kept], nr_pages - before[kept]))
 
     def chunks(self, nr_pages: int) -> Iterator[Pfns]:
         """Yield all page frame numbers, ascending, at most `nr_pages` at a time: int64, shape (n,)."""
-        before = np.cumsum(self.nr_pages) - self.nr_pages
+        before = self._before
         for first in range(0, self.total_pages, nr_pages):
             last = min(first + nr_pages, self.total_pages)
             low = int(np.searchsorted(before, first, side="right")) - 1

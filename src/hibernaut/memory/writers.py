@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hibernaut.errors import HibernautError
 from hibernaut.memory import declarations as c
-from hibernaut.memory.elf import Note
+from hibernaut.memory.dump_layout import DumpLayout, elf_layout, elf_places, lime_layout, raw_layout
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.volumes.output import Writeback, write_all, write_vector
 
 if TYPE_CHECKING:
+    from hibernaut.memory.elf import Note
     from hibernaut.memory.page import Bytes, Pfns
 
-__all__ = ["Chunks", "Feed", "Put", "vmcoreinfo_note", "write_elf", "write_lime", "write_raw"]
+__all__ = ["Chunks", "Feed", "Put", "write_elf", "write_lime", "write_raw"]
 
 Chunks = Iterable[tuple["Pfns", "Bytes"]]
 """Page frame numbers, ascending int64 (n,), with their pages, uint8 (n, 4096)."""
@@ -51,8 +51,7 @@ def write_raw(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages
         ValueError: a chunk holds a frame that is not in `ranges`, or the number of pages does not match.
         OSError: writing fails.
     """
-    os.ftruncate(fd, ranges.end * PAGE_SIZE)
-    _write_all_of(chunks, fd, ranges, ranges.starts * PAGE_SIZE, zero_pages)
+    _write(chunks, fd, raw_layout(ranges), zero_pages)
 
 
 def write_lime(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
@@ -61,18 +60,7 @@ def write_lime(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_page
     Raises:
         HibernautError: more ranges than such a file is read with.
     """
-    _refuse_more(ranges, c.MOST_LIME_RANGES, "a LiME file")
-    headers = np.zeros(len(ranges), dtype=c.LIME_RANGE)
-    headers["magic"], headers["version"] = c.LIME_MAGIC, c.LIME_VERSION
-    headers["s_addr"] = ranges.starts * PAGE_SIZE
-    headers["e_addr"] = (ranges.starts + ranges.nr_pages) * PAGE_SIZE - 1
-    at = _after(ranges) + np.arange(1, len(ranges) + 1) * c.LIME_RANGE.itemsize
-    raw = memoryview(headers.tobytes())
-    size_bytes = c.LIME_RANGE.itemsize
-    for number, place in enumerate((at - size_bytes).tolist()):
-        write_all(fd, raw[number * size_bytes : (number + 1) * size_bytes], place)
-    os.ftruncate(fd, raw.nbytes + ranges.total_pages * PAGE_SIZE)
-    _write_all_of(chunks, fd, ranges, at, zero_pages)
+    _write(chunks, fd, lime_layout(ranges), zero_pages)
 
 
 def write_elf(
@@ -104,66 +92,21 @@ def write_elf(
         ValueError: as for `write_raw`.
         OSError: writing fails.
     """
-    _refuse_more(ranges, c.MOST_ELF_HEADERS - 1, "a core")
-    headers = np.zeros(1 + len(ranges), dtype=c.PROGRAM_HEADER)
-    head_bytes = len(_elf_head(len(headers), machine)) + headers.nbytes
-    at = -(-head_bytes // PAGE_SIZE) * PAGE_SIZE + _after(ranges)
-    _write_all_of(chunks, fd, ranges, at, zero_pages)
-    end = int(at[-1] + ranges.nr_pages[-1] * PAGE_SIZE) if len(ranges) else head_bytes
-    packed = b"".join(_packed(note) for note in notes())
-    os.ftruncate(fd, end + len(packed))
-    write_all(fd, memoryview(packed), end)
-    headers[0] = (c.PT_NOTE, 0, end, 0, 0, len(packed), 0, 4)
-    loads = headers[1:]
-    loads["p_type"], loads["p_flags"], loads["p_align"] = c.PT_LOAD, c.PF_RWX, PAGE_SIZE
-    loads["p_offset"] = at
-    loads["p_paddr"] = ranges.starts * PAGE_SIZE
-    loads["p_vaddr"] = 0 if vaddr_base is None else loads["p_paddr"] + np.uint64(vaddr_base)
-    loads["p_filesz"] = loads["p_memsz"] = ranges.nr_pages * PAGE_SIZE
-    write_all(fd, memoryview(_elf_head(len(headers), machine) + headers.tobytes()), 0)
+    _write_all_of(chunks, fd, ranges, elf_places(ranges), zero_pages)
+    _write_headers(fd, elf_layout(ranges, notes(), vaddr_base=vaddr_base, machine=machine))
 
 
-def _refuse_more(ranges: FrameRanges, most: int, of: str) -> None:
-    """Raise HibernautError if there are more ranges than the reader of the same format takes."""
-    if len(ranges) > most:
-        raise HibernautError(
-            f"{len(ranges)} separate ranges of frames, more than the {most} of {of}",
-            advice="give --to raw or --to kdump",
-        )
+def _write(chunks: Chunks | Feed, fd: int, layout: DumpLayout, zero_pages: int) -> None:
+    """Write a file whose headers are known before its pages."""
+    _write_headers(fd, layout)
+    _write_all_of(chunks, fd, layout.ranges, layout.at, zero_pages)
 
 
-def vmcoreinfo_note(text: bytes) -> Note:
-    """Return the note by which `drgn` and `crash` recognize the core of a Linux kernel: VMCOREINFO's text, type 0."""
-    return Note(c.VMCOREINFO_NOTE, 0, text)
-
-
-def _packed(note: Note) -> bytes:
-    """Return the bytes of a note in the file: header, name with NUL and description, each padded to 4 bytes."""
-    name = note.name + b"\x00"
-    header = np.array([(len(name), len(note.description), note.kind)], dtype=c.NOTE_HEADER).tobytes()
-    return header + b"".join(part.ljust(-(-len(part) // 4) * 4, b"\x00") for part in (name, note.description))
-
-
-def _elf_head(segments: int, machine: int) -> bytes:
-    """Return the bytes before the program headers: the ELF header, and section header 0 if it holds their number."""
-    header = np.zeros(1, dtype=c.ELF_HEADER)[0]
-    ident = c.ELF_MAGIC + bytes([c.ELFCLASS64, c.ELFDATA2LSB, c.EV_CURRENT])
-    header["e_ident"][: len(ident)] = np.frombuffer(ident, dtype=np.uint8)
-    header["e_type"], header["e_machine"], header["e_version"] = c.ET_CORE, machine, c.EV_CURRENT
-    header["e_ehsize"], header["e_phentsize"] = c.ELF_HEADER.itemsize, c.PROGRAM_HEADER.itemsize
-    if segments < c.PN_XNUM:
-        header["e_phoff"], header["e_phnum"] = c.ELF_HEADER.itemsize, segments
-        return bytes(header.tobytes())
-    section = np.zeros(1, dtype=c.SECTION_HEADER)
-    section["sh_info"] = segments
-    header["e_phoff"], header["e_phnum"] = c.ELF_HEADER.itemsize + section.itemsize, c.PN_XNUM
-    header["e_shoff"], header["e_shentsize"], header["e_shnum"] = c.ELF_HEADER.itemsize, section.itemsize, 1
-    return bytes(header.tobytes() + section.tobytes())
-
-
-def _after(ranges: FrameRanges) -> NDArray[np.int64]:
-    """Return the number of page bytes before each range, int64, shape (n,)."""
-    return (np.cumsum(ranges.nr_pages) - ranges.nr_pages) * PAGE_SIZE
+def _write_headers(fd: int, layout: DumpLayout) -> None:
+    """Write all of a file but its pages, which stay holes where they are not written; the first header last."""
+    os.ftruncate(fd, layout.size_bytes)
+    for place, data in layout.parts():
+        write_all(fd, data, place)
 
 
 def _write_all_of(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, at: NDArray[np.int64], zero_pages: int) -> None:
