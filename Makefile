@@ -77,6 +77,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/explore.py
 	$(BIN)/python benchmarks/volumes.py
+	$(BIN)/python benchmarks/mount.py
 
 # The source distribution, and the wheel built from it.
 dist: $(VENV)/ready-dev
@@ -87,7 +88,7 @@ dist: $(VENV)/ready-dev
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--upgrade --custom-compile-command 'make lock'
 lock: $(VENV)/ready-dev
-	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --group dev --output-file requirements/dev.txt
 	$(UV_COMPILE) --group lzo --output-file requirements/lzo.txt
 
 # What a user gets: the newest packages that pyproject.toml admits.
@@ -98,7 +99,7 @@ $(VENV)/ready: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/ready-dev: pyproject.toml requirements/dev.txt requirements/lzo.txt | $(VENV)/bin/python
 ifdef UNLOCKED
-	$(PIP) install -e '.[lab,disk,dask]' --group dev
+	$(PIP) install -e '.[lab,disk,dask,mount]' --group dev
 else
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --no-deps -e .

@@ -32,6 +32,7 @@ ROOMS = (
     "studies",
     "lab",
     "report",
+    "mount",
     "cli",
 )
 """From the top down: a room imports only from itself and from rooms before it."""
@@ -194,6 +195,7 @@ MADE_ELSEWHERE = {
     ("damage", "_patch"): "damages a disk that is there; its mode stays",
     ("rewrite", "_claimed"): "the area of an image; its mode stays",
     ("terminal", "abandon_output"): "the null device",
+    ("fuse", "require_fuse"): "the device of FUSE, to see whether it can be opened",
 }
 """Functions (module, name) that make files or open them for writing themselves, and why these need not be private."""
 

@@ -47,6 +47,7 @@ class Source(Closing):
         roots: all roots that the file names, the likeliest first; empty for `cr3` alone.
         remarks: what is missing in the file, or could not be read of it, a sentence each.
         salvaged: the damaged or used-up image that `memory` is of; None for any other source.
+        offset: block of the swap header of an image, as it was given, in pages.
         gaps_from: origin of the gaps that raw memory leaves out: "--gap", or "the page tables"; None if unknown.
     """
 
@@ -61,6 +62,7 @@ class Source(Closing):
     roots: tuple[RootHint, ...] = ()
     remarks: tuple[str, ...] = ()
     salvaged: SalvagedImage | None = None
+    offset: int = 0
     gaps_from: str | None = None
 
     @property
@@ -203,7 +205,7 @@ def _open_image(plain: Volume, offset: int, partition: int | None, base: int | N
     image = open_image(plain, offset=offset, partition=partition, base=base)
     remarks = (image.info.remark,) if image.info.remark else ()
     kind = "swsusp" if image.header.userland is None else "uswsusp"
-    return Source(image.memory(), kind, plain.name, cr3=image.info.root, image=image, remarks=remarks)
+    return Source(image.memory(), kind, plain.name, cr3=image.info.root, image=image, remarks=remarks, offset=offset)
 
 
 def source_of_salvaged(image: SalvagedImage) -> Source:

@@ -20,6 +20,7 @@ from hibernaut.cli.help import Command, WholeHelpGroup, add_commands
 from hibernaut.cli.inspect import inspect
 from hibernaut.cli.lab.app import lab
 from hibernaut.cli.map import map_
+from hibernaut.cli.mount import mount
 from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
@@ -78,6 +79,7 @@ COMMANDS: tuple[Command, ...] = (
     ("map", map_, "hibernaut map ram.elf"),
     ("walk", walk, "hibernaut walk ram.elf 0xffffffff81000000"),
     ("convert", convert_, "hibernaut convert swap.img memory.elf --to elf"),
+    ("mount", mount, "hibernaut mount swap.img memory"),
     ("save", save, "hibernaut save ram.elf new.img --via fixmap"),
     ("rewrite", rewrite, "hibernaut rewrite swap.img new.img --zero-pages yes"),
     ("audit", audit_, "hibernaut audit swap.img"),

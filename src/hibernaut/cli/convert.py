@@ -14,15 +14,11 @@ from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, 
 from hibernaut.cli.progress import page_progress
 from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.terminal import say
-from hibernaut.errors import ContradictoryMemory, FormatError
-from hibernaut.kernel.core_file import WITH_VMCOREINFO, convert
-from hibernaut.linux.direct_map import DirectMap
-from hibernaut.linux.source_tables import direct_map_under
+from hibernaut.kernel.core_file import convert
 from hibernaut.memory.kdump_writer import KdumpCompressor
 from hibernaut.report.images import convert_document, converted_text
 from hibernaut.report.manifest import area_document
 from hibernaut.report.salvage import salvage_document, salvage_lines
-from hibernaut.sources import Source
 
 __all__ = ["convert_"]
 
@@ -74,7 +70,7 @@ def convert_(
         manifest.begun(source, out, output.quiet) as made,
         salvage.open_memory(options, source, output.quiet) as plain,
     ):
-        opened, direct_map = _with_tables(plain, options, to, output.quiet)
+        opened, direct_map = options.with_tables(plain, [to.value], output.quiet)
         vaddr_base = direct_map.base if direct_map is not None and to is Format.ELF else None
         root = None if direct_map is None else (direct_map.cr3, direct_map.levels)
         with page_progress(f"writing {out}", opened.memory.ranges.total_pages, output.quiet) as advance:
@@ -93,24 +89,3 @@ def convert_(
         )
     output.answer(document, lambda done: "\n".join([converted_text(str(out), done), *salvage_lines(done)]))
     salvage.exit_unless_whole(opened)
-
-
-def _with_tables(source: Source, options: MemoryOptions, to: Format, quiet: bool) -> tuple[Source, DirectMap | None]:
-    """Return a source, raw memory with its gaps put back, and the direct map that a core states.
-
-    None, with a remark, if it cannot be found; None for a machine of another architecture. Raises ContradictoryMemory.
-    """
-    if source.foreign is not None:
-        return source, None
-    if to not in WITH_VMCOREINFO and source.undecided is None:
-        return source, None
-    try:
-        paging = options.find_paging(source, quiet)
-        found = paging.source or source
-        return found, direct_map_under(source, paging) if to in WITH_VMCOREINFO else None
-    except FormatError as error:
-        if isinstance(error, ContradictoryMemory) or options.cr3 is not None:
-            raise
-        if to is Format.ELF:
-            say(f"virtual addresses are left out of the core: {error}", quiet)
-        return source, None

@@ -8,7 +8,7 @@ import getpass
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,10 +18,12 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from hibernaut.cli.terminal import print_json, print_text, say
-from hibernaut.errors import HibernautError
+from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
 from hibernaut.hibernation.machine_in_source import MachineInSource, machine_in
+from hibernaut.kernel.core_file import WITH_VMCOREINFO
+from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
-from hibernaut.linux.source_tables import Paging, find_paging
+from hibernaut.linux.source_tables import Paging, direct_map_under, find_paging
 from hibernaut.memory.declarations import PADDR_LIMIT
 from hibernaut.memory.gaps import MemoryGap
 from hibernaut.sources import Source, open_memory
@@ -347,6 +349,35 @@ class MemoryOptions(AreaOptions):
         for remark in found.remarks:
             say(remark, quiet)
         return found
+
+    def with_tables(self, source: Source, to: Collection[str], quiet: bool) -> tuple[Source, DirectMap | None]:
+        """Return a source, raw memory with its gaps put back, and the direct map that files of memory state.
+
+        None, with a remark if a core lacks it then, if it cannot be found; None for a machine of another architecture,
+        and if none of the formats states it.
+
+        Args:
+            source: the memory.
+            to: formats of the files, see `core_file.CoreFormat`.
+            quiet: print no remarks.
+
+        Raises:
+            ContradictoryMemory: see `find_paging`.
+            FormatError: --cr3 is not that of page tables.
+        """
+        stated = not WITH_VMCOREINFO.isdisjoint(to)
+        if source.foreign is not None or (not stated and source.undecided is None):
+            return source, None
+        try:
+            paging = self.find_paging(source, quiet)
+            found = paging.source or source
+            return found, direct_map_under(source, paging) if stated else None
+        except FormatError as error:
+            if isinstance(error, ContradictoryMemory) or self.cr3 is not None:
+                raise
+            if "elf" in to:
+                say(f"virtual addresses are left out of the core: {error}", quiet)
+            return source, None
 
 
 @dataclass(frozen=True)

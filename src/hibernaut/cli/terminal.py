@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
+from hibernaut.report.json_text import json_text
 from hibernaut.report.visible import visible, visible_line
 
 __all__ = ["STANDARD_OUTPUT", "ReaderGone", "abandon_output", "print_json", "print_text", "say"]
@@ -34,7 +34,7 @@ def print_text(text: str) -> None:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Write the one document of `--json`. Raises as `print_text`."""
-    _write_output(json.dumps(document, indent=1) + "\n")
+    _write_output(json_text(document))
 
 
 def say(line: str, quiet: bool = False) -> None:

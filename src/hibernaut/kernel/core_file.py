@@ -12,10 +12,11 @@ import numpy as np
 
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
+from hibernaut.kernel.vmcoreinfo_pointers import texts_by_pointers
 from hibernaut.memory import declarations as c
-from hibernaut.memory.dump_layout import vmcoreinfo_note
+from hibernaut.memory.dump_layout import DumpLayout, elf_layout, elf_places, lime_layout, raw_layout, vmcoreinfo_note
 from hibernaut.memory.kdump_writer import KdumpCompressor, write_kdump
-from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, stored_chunks_of
+from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, find_vmcoreinfos, stored_chunks_of
 from hibernaut.memory.writers import Chunks, Feed, Put, write_elf, write_lime, write_raw
 from hibernaut.volumes.output import replacing
 
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from hibernaut.memory.page import Bytes, Pfns
     from hibernaut.sources import Source
 
-__all__ = ["WITH_VMCOREINFO", "Converted", "CoreFormat", "convert"]
+__all__ = ["WITH_VMCOREINFO", "Converted", "CoreFormat", "LayoutFormat", "convert", "core_layout", "refuse_core"]
 
 CoreFormat = Literal["raw", "elf", "lime", "kdump"]
+LayoutFormat = Literal["raw", "elf", "lime"]
+"""Formats in which the place of every page is known before any is read."""
 
-WITH_VMCOREINFO = ("elf", "kdump")
+WITH_VMCOREINFO = frozenset({"elf", "kdump"})
 """Formats that have a place for it."""
 
 
@@ -94,19 +97,14 @@ def convert(
         raise HibernautError(
             f"{source.name}: a kdump file is written of x86-64 machines alone", advice="give --to elf, lime or raw"
         )
-    finder = VmcoreinfoFinder() if to in WITH_VMCOREINFO and not source.vmcoreinfo else None
+    known = _known_vmcoreinfo(source, root) if to in WITH_VMCOREINFO else None
+    finder = VmcoreinfoFinder() if to in WITH_VMCOREINFO and known is None else None
     ranges = source.memory.ranges
     zero_pages = int(np.count_nonzero(source.image.zero)) if source.image else 0
     not_fed = zero_pages if source.image else ranges.total_pages - source.memory.stored.total_pages
 
     def vmcoreinfo() -> bytes | None:
-        return source.vmcoreinfo or (
-            choose_vmcoreinfo(source.memory, finder.texts(source.memory), root).text if finder else None
-        )
-
-    def notes() -> list[Note]:
-        text = vmcoreinfo()
-        return [vmcoreinfo_note(text)] if text else []
+        return known or (choose_vmcoreinfo(source.memory, finder.texts(source.memory), root).text if finder else None)
 
     report = progress or (lambda _pages: None)
     if source.image is None:
@@ -121,10 +119,72 @@ def convert(
         elif to == "lime":
             write_lime(feed, fd, ranges, zero_pages=not_fed)
         else:
-            write_elf(feed, fd, ranges, zero_pages=not_fed, vaddr_base=vaddr_base, notes=notes, machine=machine)
+            write_elf(
+                feed,
+                fd,
+                ranges,
+                zero_pages=not_fed,
+                vaddr_base=vaddr_base,
+                notes=lambda: _notes(vmcoreinfo()),
+                machine=machine,
+            )
     has_note = bool(vmcoreinfo()) if to in WITH_VMCOREINFO else None
     packed = compressor if to == "kdump" else None
     return Converted(to, ranges.total_pages, len(ranges), zero_pages, os.stat(out).st_size, has_note, packed)
+
+
+def core_layout(
+    source: Source, to: LayoutFormat, *, vaddr_base: int | None = None, root: tuple[int, int] | None = None
+) -> DumpLayout:
+    """Return the layout of the file that `convert` writes. No page is read for raw and LiME.
+
+    For an ELF core VMCOREINFO is found as `convert` finds it: all memory is read only if neither the source has it nor
+    the kernel's own variables lead to it.
+
+    Args:
+        source: the memory.
+        to: raw, elf or lime.
+        vaddr_base: as for `convert`.
+        root: as for `convert`.
+
+    Raises:
+        HibernautError: an ELF core of a machine whose number is not known, or more ranges than the format takes.
+        CorruptImage: the source is a damaged image.
+        OSError: the source cannot be read.
+    """
+    ranges = source.memory.ranges
+    if to == "raw":
+        return raw_layout(ranges)
+    if to == "lime":
+        return lime_layout(ranges)
+    refuse_core(source)
+    text = _known_vmcoreinfo(source, root)
+    if text is None:
+        text = choose_vmcoreinfo(source.memory, find_vmcoreinfos(source.memory), root).text
+    return elf_layout(ranges, _notes(text), vaddr_base=vaddr_base, machine=_elf_machine(source))
+
+
+def refuse_core(source: Source) -> None:
+    """Raise HibernautError if there can be no ELF core of a source; see `core_layout`. Reads no page."""
+    _elf_machine(source)
+    elf_places(source.memory.ranges)
+
+
+def _known_vmcoreinfo(source: Source, root: tuple[int, int] | None) -> bytes | None:
+    """Return the text that the source has, or that the kernel's variables point to; None if memory is to be searched.
+
+    Raises:
+        CorruptImage: the source is a damaged image.
+    """
+    if source.vmcoreinfo:
+        return source.vmcoreinfo
+    if root is None or source.foreign is not None:
+        return None
+    return choose_vmcoreinfo(source.memory, texts_by_pointers(source.memory, *root), root).text
+
+
+def _notes(text: bytes | None) -> list[Note]:
+    return [vmcoreinfo_note(text)] if text else []
 
 
 def _chunks(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFinder | None) -> Chunks:

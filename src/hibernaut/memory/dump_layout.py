@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
     from hibernaut.memory.ranges import FrameRanges
 
-__all__ = ["DumpLayout", "elf_layout", "elf_places", "lime_layout", "raw_layout", "vmcoreinfo_note"]
+__all__ = ["DumpLayout", "DumpVolume", "elf_layout", "elf_places", "lime_layout", "raw_layout", "vmcoreinfo_note"]
 
 Places = NDArray[np.int64]
 """Bytes in a file, shape (n,)."""
@@ -104,6 +104,8 @@ class DumpLayout:
         last = int(np.searchsorted(self.at, offset + len(out), side="left"))
         if first >= last:
             return
+        if last == first + 1 and self._put_whole_pages(memory, first, offset, out):
+            return
         at = self.at[first:last]
         low = np.maximum(offset - at, 0) // PAGE_SIZE
         high = -(-(np.minimum(self._ends[first:last], offset + len(out)) - at) // PAGE_SIZE)
@@ -116,6 +118,43 @@ class DumpLayout:
             piece = data[done * PAGE_SIZE + skipped : (done + pages) * PAGE_SIZE][: len(out) - place - skipped]
             out[place + skipped : place + skipped + len(piece)] = piece
             done += pages
+
+    def _put_whole_pages(self, memory: PhysicalMemory, number: int, offset: int, out: NDArray[np.uint8]) -> bool:
+        """Put the pages of one range into a part of the file without a copy; False if the part cuts a page."""
+        at, end = int(self.at[number]), int(self._ends[number])
+        begin, stop = max(at, offset), min(end, offset + len(out))
+        if (begin - at) % PAGE_SIZE or (stop - at) % PAGE_SIZE:
+            return False
+        pfn = int(self.ranges.starts[number]) + (begin - at) // PAGE_SIZE
+        pages = (stop - begin) // PAGE_SIZE
+        memory.gather(np.arange(pfn, pfn + pages), out[begin - offset : stop - offset].reshape(-1, PAGE_SIZE))
+        return True
+
+
+class DumpVolume:
+    """The file of a layout, as a volume that reads memory on demand. Safe to use from several threads.
+
+    Args:
+        layout: the layout.
+        memory: memory with its frames; it stays open.
+        name: name in messages.
+    """
+
+    def __init__(self, layout: DumpLayout, memory: PhysicalMemory, name: str) -> None:
+        self.name = name
+        self.size_bytes = layout.size_bytes
+        self._layout = layout
+        self._memory = memory
+
+    def pread(self, offset: int, size_bytes: int) -> bytes:
+        """See `volumes.volume.Volume`. Raises as `DumpLayout.read`."""
+        return self._layout.read(self._memory, offset, size_bytes)
+
+    def pread_into(self, offset: int, out: NDArray[np.uint8]) -> int:
+        """See `volumes.volume.Volume`. Raises as `DumpLayout.read`."""
+        data = self.pread(offset, len(out))
+        out[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+        return len(data)
 
 
 def raw_layout(ranges: FrameRanges) -> DumpLayout:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "TEXT_BYTES",
     "VmcoreinfoFinder",
     "chunks_of",
     "find_vmcoreinfo",

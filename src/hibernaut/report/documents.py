@@ -33,6 +33,7 @@ __all__ = [
     "ManifestAreaDocument",
     "ManifestDocument",
     "MapDocument",
+    "MountDocument",
     "Pattern",
     "ProveDocument",
     "RefusedSaveDocument",
@@ -456,6 +457,21 @@ class ConvertDocument(TypedDict):
     vmcoreinfo: Annotated[bool | None, "whether an ELF core or kdump has VMCOREINFO; null for other formats"]
     salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
     manifest: NotRequired[Annotated[ManifestDocument, "the file that the option manifest writes"]]
+
+
+class MountDocument(TypedDict):
+    """`hibernaut mount`: the files of a source, printed once they are there."""
+
+    source: Annotated[str, "format of the source: elf, lime, avml, kdump, raw, swsusp or uswsusp"]
+    remarks: Annotated[list[str], "what is missing in the source"]
+    gaps: Gaps
+    gaps_from: GapsFrom
+    directory: Annotated[str, "folder that they are mounted on"]
+    files: Annotated[list[str], "their names"]
+    pages: Pages
+    ranges: Annotated[int, "number of ranges of neighbouring page frames"]
+    direct_map_base: Annotated[Hex | None, "virtual address of page frame 0 in the ELF core; null if unknown"]
+    salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 
 class AllocationDocument(TypedDict):
@@ -1177,6 +1193,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "lab trace": (TraceDocument, DryRunDocument),
     "lab variants": (VariantsDocument,),
     "map": (MapDocument,),
+    "mount": (MountDocument,),
     "replay": (ReplayDocument, CheckedTraceDocument),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),

@@ -19,6 +19,7 @@ from hibernaut.report.documents import (
     ConvertDocument,
     CrashedSaveDocument,
     InspectDocument,
+    MountDocument,
     RefusedSaveDocument,
     RewriteDocument,
     SaveDocument,
@@ -40,6 +41,8 @@ __all__ = [
     "digests_of",
     "failed_save_document",
     "inspect_document",
+    "mount_document",
+    "mounted_text",
     "rewrite_document",
     "save_document",
     "saved_text",
@@ -262,3 +265,31 @@ def saved_text(name: str, snapshot: Snapshot, written: WrittenImage, via: str) -
             " `hibernaut map` shows the damage"
         )
     return "\n".join(lines)
+
+
+def mount_document(source: Source, directory: str, files: list[str], vaddr_base: int | None) -> MountDocument:
+    """Return the document of a source that is mounted.
+
+    Args:
+        source: the memory.
+        directory: the folder that it is mounted on.
+        files: names of the files there.
+        vaddr_base: virtual address of page frame 0, if the core states it.
+    """
+    ranges = source.memory.ranges
+    return {
+        "source": source.kind,
+        "remarks": list(source.remarks),
+        "gaps": gap_documents(source),
+        "gaps_from": source.gaps_from,
+        "directory": directory,
+        "files": files,
+        "pages": ranges.total_pages,
+        "ranges": len(ranges),
+        "direct_map_base": hex_or_none(vaddr_base),
+    }
+
+
+def mounted_text(document: MountDocument, unmount: str) -> str:
+    """Return the line about a source that is mounted; `unmount` is the command that unmounts it."""
+    return f"mounted on {document['directory']}: {', '.join(document['files'])}; unmount with `{unmount}`, or end this"

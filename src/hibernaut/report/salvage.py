@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hibernaut.report.documents import ConvertDocument, InspectDocument, SalvageDocument
+from hibernaut.report.documents import ConvertDocument, InspectDocument, MountDocument, SalvageDocument
 from hibernaut.report.images import inspect_document
 from hibernaut.report.text import counted, inspection_text
 from hibernaut.swsusp import Inspection
@@ -97,7 +97,7 @@ def _state(salvage: SalvageDocument, saved_pages: int | None) -> str:
     return f"{state}; {salvage['readable_pages']} of {total} frames can be read"
 
 
-def salvage_lines(document: InspectDocument | ConvertDocument) -> list[str]:
+def salvage_lines(document: InspectDocument | ConvertDocument | MountDocument) -> list[str]:
     """Return a line for each part that is lost, and for each range of frames that is missing; none for other memory."""
     if "salvage" not in document:
         return []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -112,10 +113,9 @@ def contiguous_runs(blocks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Yield (first block, number of blocks) of each contiguous run, in the order given."""
     if not len(blocks):
         return
-    breaks = np.flatnonzero(np.diff(blocks) != 1) + 1
-    first = np.concatenate(([0], breaks))
-    last = np.concatenate((breaks, [len(blocks)]))
-    yield from zip(blocks[first].tolist(), (last - first).tolist(), strict=True)
+    breaks = (np.flatnonzero(blocks[1:] - blocks[:-1] != 1) + 1).tolist()
+    for first, last in itertools.pairwise([0, *breaks, len(blocks)]):
+        yield int(blocks[first]), last - first
 
 
 def locate_area(file: Volume, *, offset: int = 0, partition: int | None = None, base: int | None = None) -> SwapArea:

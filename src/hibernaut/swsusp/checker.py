@@ -17,7 +17,7 @@ from hibernaut.swsusp.swapmap import SwapMap
 from hibernaut.swsusp.uswsusp_stream import UserlandMap, UserlandStream
 from hibernaut.volumes.volume import Volume
 
-__all__ = ["Inspection", "Problem", "inspect_image"]
+__all__ = ["Inspection", "Problem", "inspect_image", "inspect_opened"]
 
 
 @dataclass(frozen=True)
@@ -102,26 +102,43 @@ def inspect_image(
     compressor = header.compressor
     swap_map: SwapMap | UserlandMap | None = None
     info: ImageInfo | None = None
-    image: Image | None = None
-    computed: int | None = None
-    problems: list[Problem] = []
-    stopped_by: CorruptImage | None = None
     try:
         swap_map = read_map(area, header)
         compressor = data_compressor(area, header, swap_map)
         info = read_info(area, swap_map, compressor)
         image = assemble(area, header, swap_map, info, compressor)
-        problems += _leftovers(image)
+    except CorruptImage as error:
+        return Inspection(header, compressor, swap_map, info, None, None, (Problem.of(error),), area, error)
+    return inspect_opened(image, progress)
+
+
+def inspect_opened(image: Image, progress: Progress | None = None) -> Inspection:
+    """Read all data of an image that was opened and collect the problems, as `inspect_image` does."""
+    area, header = image.area, image.header
+    problems = _leftovers(image)
+    computed: int | None = None
+    stopped_by: CorruptImage | None = None
+    try:
         computed = image.computed_crc(progress)
     except CorruptImage as error:
         problems.append(Problem.of(error))
         stopped_by = error
     if header.crc32 is not None and computed is not None and computed != header.crc32:
-        where = f"{file.name}: byte {area.crc32_at}"
+        where = f"{image.name}: byte {area.crc32_at}"
         problems.append(
             Problem(f"CRC of the data is wrong; expected {header.crc32:#010x}; found {computed:#010x}", where)
         )
-    return Inspection(header, compressor, swap_map, info, image, computed, tuple(problems), area, stopped_by)
+    return Inspection(
+        header,
+        image.compressor,
+        image.swap_map,
+        image.info,
+        image,
+        computed,
+        tuple(problems),
+        area,
+        stopped_by,
+    )
 
 
 def _leftovers(image: Image) -> list[Problem]:
