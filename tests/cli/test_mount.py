@@ -66,12 +66,12 @@ class Mounted:
 
     @property
     def out(self) -> str:
-        """What it has printed on standard output."""
+        """Its standard output so far."""
         return self._out.read_text()
 
     @property
     def err(self) -> str:
-        """What it has printed on standard error."""
+        """Its standard error so far."""
         return self._err.read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
@@ -173,7 +173,7 @@ def test_it_ends_cleanly(small: Path, tmp_path: Path, library: str, ending: sign
 
 @needs_fuse
 def test_it_is_read_only_and_private(small: Path, tmp_path: Path) -> None:
-    """Files of mode 0400 in a folder of mode 0500, of the user who mounts; nothing can be written, made or removed."""
+    """Files of mode 0400 in a folder of mode 0500, of the mounting user; nothing can be written, made or removed."""
     with mounted(small, tmp_path / "folder") as found:
         assert found.out.startswith(f"mounted on {found.folder}: vmcore, memory.lime, memory.raw; unmount with `")
         for path in (found.folder, *found.folder.iterdir()):
@@ -228,7 +228,7 @@ def test_a_missing_need_is_named(small: Path, tmp_path: Path, monkeypatch: pytes
 @needs_fuse
 @pytest.mark.golden
 def test_a_damaged_unit_is_an_error_of_its_reads(golden_copy: object, tmp_path: Path) -> None:
-    """Reads of its pages fail with EIO and are reported once; all others go on."""
+    """Reads of its pages fail with EIO and are reported once; all others succeed."""
     assert callable(golden_copy)
     path = golden_copy(IMAGE)
     with open_image(path) as image:

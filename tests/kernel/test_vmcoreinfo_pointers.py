@@ -74,7 +74,7 @@ def test_the_variables_lead_to_the_text(golden: Golden, name: str) -> None:
 
 
 def test_other_variables_lead_nowhere(golden: Golden, tmp_path: Path) -> None:
-    """Where the size is not that of the text nothing is found, and a search of all memory finds it as before."""
+    """With another size than that of the text nothing is found, and a search of all memory finds it as before."""
     with open_memory(golden("ram-6.1-lzo.elf")) as opened:
         root = root_of(direct_map_of(opened))
         text = find_vmcoreinfo(opened.memory)
@@ -93,7 +93,7 @@ def test_other_variables_lead_nowhere(golden: Golden, tmp_path: Path) -> None:
 
 
 def test_tables_of_no_kernel_lead_nowhere(golden: Golden) -> None:
-    """A frame that is no root of page tables, and one that is not there."""
+    """A frame without page tables, and one that is not there."""
     with open_memory(golden("swap-6.1-lzo.img")) as source:
         first = int(source.memory.ranges.starts[0])
         for pfn in (first, source.memory.ranges.end + 5):

@@ -171,7 +171,7 @@ def refuse_core(source: Source) -> None:
 
 
 def _known_vmcoreinfo(source: Source, root: tuple[int, int] | None) -> bytes | None:
-    """Return the text that the source has, or that the kernel's variables point to; None if memory is to be searched.
+    """Return the text that the source has, or that the kernel's variables point to; None if memory must be searched.
 
     Raises:
         CorruptImage: the source is a damaged image.

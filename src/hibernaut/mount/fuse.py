@@ -244,7 +244,7 @@ class _Operations:
 
 
 class _Refusal(OSError):
-    """An error of the path, which is no failure of the source."""
+    """An error of the path, not of the source."""
 
 
 def _refusal(number: int) -> _Refusal:
