@@ -74,6 +74,8 @@ class BtfKind(IntEnum):
 
 
 KINDS = len(BtfKind)
+KIND_MASK, LENGTH_MASK = 0x7F, 0xFFFFFF
+"""Fields of a record's second word, in 7.3; earlier kernels had 5 and 16 bits for them, and 0 in the others."""
 RECORD_WORDS = 3
 """`struct btf_type`: name_off, info, size or type."""
 EXTRA_WORDS = {
@@ -186,11 +188,11 @@ class Btf:
         self._strings_start = 0 if base is None else base.strings_end
         self._words = np.frombuffer(types, dtype="<u4")
         self.first = 1 if base is None else base.end
-        self._at = self._locate(types)
+        self._at = self._locate(types, self._layout(content, start))
         self.end: int = self.first + len(self._at)
         info = self._words[self._at + 1]
-        self.kinds: npt.NDArray[np.uint8] = (info >> 24 & 0x1F).astype(np.uint8)
-        self._lengths = info & 0xFFFF
+        self.kinds: npt.NDArray[np.uint8] = (info >> 24 & KIND_MASK).astype(np.uint8)
+        self._lengths = info & LENGTH_MASK
         self._flags = info >> 31
         self._names = self._words[self._at]
         self._third = self._words[self._at + 2]
@@ -209,7 +211,7 @@ class Btf:
         if number == VOID:
             return BtfKind.VOID
         owner, row = self._row(number)
-        return BtfKind(int(owner.kinds[row]))
+        return self._known(number, int(owner.kinds[row]))
 
     def name(self, number: int) -> str:
         """Return the name of a type; empty if it has none. Raises FormatError as `kind`."""
@@ -385,11 +387,15 @@ class Btf:
             raise self._damaged(f"it has no type {number}", f"1 to {self.end - 1}")
         row = number - owner.first
         if kinds and int(owner.kinds[row]) not in kinds:
-            raise self._damaged(
-                f"type {number} is of kind {BtfKind(int(owner.kinds[row])).name}",
-                " or ".join(kind.name for kind in kinds),
-            )
+            found = self._known(number, int(owner.kinds[row])).name
+            raise self._damaged(f"type {number} is of kind {found}", " or ".join(kind.name for kind in kinds))
         return owner, row
+
+    def _known(self, number: int, kind: int) -> BtfKind:
+        try:
+            return BtfKind(kind)
+        except ValueError:
+            raise self._damaged(f"type {number} is of kind {kind}", f"at most {KINDS - 1}") from None
 
     def _items(self, row: int, words: int, count: int) -> npt.NDArray[np.uint32]:
         """Return the words after a record, shape (count, words)."""
@@ -422,10 +428,26 @@ class Btf:
             raise self._damaged(f"its section of {what} ends at byte {start + size_bytes}", f"at most {len(content)}")
         return bytes(content[start : start + size_bytes])
 
-    def _locate(self, types: bytes) -> npt.NDArray[np.int64]:
+    def _layout(self, content: bytes, header_bytes: int) -> list[tuple[int, int]]:
+        """Return the words after a record of each kind, and those of each of its items, if the BTF has them.
+
+        Kinds that are unknown here are skipped by it (`struct btf_layout`, include/uapi/linux/btf.h, read in
+        linux-source-7.3).
+        """
+        if header_bytes < HEADER.itemsize + 8 or len(content) < HEADER.itemsize + 8:
+            return []
+        start, size_bytes = (int(word) for word in np.frombuffer(content, "<u4", 2, HEADER.itemsize))
+        layout = self._section(content, "layouts", header_bytes + start, size_bytes)
+        rows = np.frombuffer(layout[: len(layout) // 4 * 4], dtype=np.uint8).reshape(-1, 4)[: KIND_MASK + 1, :2]
+        return [(int(extra) // 4, int(item) // 4) for extra, item in rows]
+
+    def _locate(self, types: bytes, layout: list[tuple[int, int]]) -> npt.NDArray[np.int64]:
         """Return the position of each record, in words."""
         fixed = [RECORD_WORDS + EXTRA_WORDS.get(BtfKind(kind), 0) for kind in range(KINDS)]
         each = [ITEM_WORDS.get(BtfKind(kind), 0) for kind in range(KINDS)]
+        for extra_words, item_words in layout[KINDS:]:
+            fixed.append(RECORD_WORDS + extra_words)
+            each.append(item_words)
         words = memoryview(types).cast("I")
         found: list[int] = []
         at, end = 0, len(words)
@@ -433,8 +455,8 @@ class Btf:
             while at < end:
                 found.append(at)
                 info = words[at + 1]
-                kind = info >> 24 & 0x1F
-                at += fixed[kind] + each[kind] * (info & 0xFFFF)
+                kind = info >> 24 & KIND_MASK
+                at += fixed[kind] + each[kind] * (info & LENGTH_MASK)
         except IndexError:
             at = end + 1
         if at != end:

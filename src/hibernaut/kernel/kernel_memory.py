@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
 from hibernaut.memory.declarations import START_KERNEL_MAP
-from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE, BoolArray, Bytes
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.vmcoreinfo import find_vmcoreinfos, page_table_root, parse_vmcoreinfo, sme_mask
 from hibernaut.paging.tables import PageTables, Stop
@@ -128,6 +129,36 @@ class KernelMemory:
             why = f"frame {walk.pfn:#x} is not in memory" if walk.stop == Stop.PRESENT else str(walk.stop)
             raise self.damaged(f"{what}: nothing to read at {vaddr:#x}: {why}")
         return found
+
+    def read_records(self, vaddrs: ArrayLike, size_bytes: int) -> tuple[Bytes, BoolArray]:
+        """Return many objects of one size.
+
+        Args:
+            vaddrs: their virtual addresses, shape (n,), in any order.
+            size_bytes: bytes of each, at most a page; an object may lie across two pages.
+
+        Returns:
+            The bytes, uint8, shape (n, size_bytes), and a mask of the objects that are in the memory, shape (n,). The
+            bytes of others are zero.
+
+        Raises:
+            ValueError: an object is larger than a page.
+        """
+        if not 0 < size_bytes <= PAGE_SIZE:
+            raise ValueError(f"objects of {size_bytes} bytes; at most a page each can be read")
+        starts = np.asarray(vaddrs, dtype=np.uint64)
+        first, last = starts >> PAGE_SHIFT, (starts + np.uint64(size_bytes - 1)) >> PAGE_SHIFT
+        numbers, where = np.unique(np.concatenate((first, last)), return_inverse=True)
+        found = self.tables.translate(numbers << np.uint64(PAGE_SHIFT))
+        is_mapped = found.reasons == Stop.PRESENT.code
+        pages, is_there = self.memory.gather(np.where(is_mapped, found.pfns, -1))
+        is_read = (is_mapped & is_there)[where].reshape(2, -1).all(axis=0)
+        count = len(starts)
+        within = (starts & np.uint64(PAGE_SIZE - 1)).astype(np.int64)[:, None] + np.arange(size_bytes)
+        page = np.where(within < PAGE_SIZE, where[:count, None], where[count:, None])
+        records: Bytes = pages[page, within & PAGE_SIZE - 1]
+        records[~is_read] = 0
+        return records, is_read
 
     def u32(self, vaddr: int, what: str) -> int:
         """Return the u32 at a virtual address; `what` names it in the error."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hibernaut.errors import FormatError, HibernautError, how_to_install
 from hibernaut.kernel.btf_for_drgn import register_btf
@@ -19,7 +19,9 @@ from hibernaut.swsusp.declarations import MAX_PFN
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["drgn_program"]
+T = TypeVar("T")
+
+__all__ = ["ask", "drgn_program"]
 
 KERNEL_HALF = 1 << 63
 """First address of the upper half: kernel space, canonical from 0xffff800000000000 or 0xff00000000000000 on."""
@@ -56,6 +58,30 @@ def drgn_program(kernel: SymbolicKernel) -> Any:
     if kernel.btf is not None:
         register_btf(program, kernel.symbols, kernel.btf)
     return program
+
+
+def ask(kernel: SymbolicKernel, what: str, question: Callable[..., T], *arguments: object) -> T:
+    """Return the answer to a question that reads objects through drgn.
+
+    Args:
+        kernel: the kernel.
+        what: name of the object, for the error.
+        question: reads it.
+        arguments: arguments of the question.
+
+    Raises:
+        FormatError: memory that it reads is absent, or a type, member or variable is unknown to this kernel.
+    """
+    import drgn
+
+    try:
+        return question(*arguments)
+    except drgn.FaultError as error:
+        raise kernel.damaged(f"{what}: nothing to read at {error.address:#x}: {error.message}") from error
+    except (LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise kernel.damaged(f"{what} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _with_places(kernel: SymbolicKernel) -> bytes:
