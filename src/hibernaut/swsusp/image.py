@@ -334,6 +334,7 @@ class ImageMemory(PhysicalMemory):
         self._ranges = FrameRanges.of_pfns(image.pfns)
         # Row in the stream of each listed frame; for a zero page, the row of the next stored one (not used).
         self._rows = image.meta_rows + np.cumsum(~image.zero) - ~image.zero
+        self._has_zero = bool(image.zero.any())
         self._unit = RecentParts(self._unpacked, max(1, CACHED_PAGES // image.stream.unit_rows))
 
     @property
@@ -343,17 +344,17 @@ class ImageMemory(PhysicalMemory):
 
     def run(self, pfn: int, nr_pages: int) -> Bytes:
         """See `PhysicalMemory.run`; a run ends where a unit does."""
-        first = int(np.searchsorted(self.image.pfns, pfn))
-        listed = self.image.pfns[first : first + min(nr_pages, self.image.stream.unit_rows)]
-        if not len(listed) or listed[0] != pfn:
+        length = min(nr_pages, self._ranges.end_of(pfn) - pfn, self.image.stream.unit_rows)
+        if length <= 0:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
-        together = listed - pfn == np.arange(len(listed))
-        together &= self.image.zero[first : first + len(listed)] == self.image.zero[first]
-        length = len(listed) if together.all() else int(np.argmin(together))
-        if self.image.zero[first]:
-            return np.zeros((length, PAGE_SIZE), dtype=np.uint8)
-        (unit,), (within,) = self.image.stream.place_of(self._rows[first : first + 1])
-        return self._unit(int(unit))[within : within + length]
+        first = int(self.image.pfns.searchsorted(pfn))
+        if self._has_zero:
+            alike = self.image.zero[first : first + length] == self.image.zero[first]
+            length = length if alike.all() else int(np.argmin(alike))
+            if self.image.zero[first]:
+                return np.zeros((length, PAGE_SIZE), dtype=np.uint8)
+        unit, within = self.image.stream.place_of(int(self._rows[first]))
+        return self._unit(unit)[within : within + length]
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`; each unit is decompressed once, many at a time on all cores."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 from isal import isal_zlib
@@ -187,10 +188,14 @@ class UnitStream:
         first, last = (max(0, unit * self.unit_rows - self.lead_rows) for unit in (first_unit, last_unit))
         return first, min(last, self.rows)
 
-    def place_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    @overload
+    def place_of(self, rows: int) -> tuple[int, int]: ...
+    @overload
+    def place_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+    def place_of(self, rows: Any) -> Any:
         """Return the units of rows, and the places of the rows among those that each unit decodes to, shape (n,)."""
-        units, within = np.divmod(rows + self.lead_rows, self.unit_rows)
-        return units, np.where(units == 0, within - self.lead_rows, within)
+        units, within = divmod(rows + self.lead_rows, self.unit_rows)
+        return units, within - self.lead_rows * (units == 0)
 
     def units_of(self, rows: int) -> int:
         """Return the number of units that hold the first rows."""
