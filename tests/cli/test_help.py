@@ -126,6 +126,7 @@ def folder_of_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden: 
     (tmp_path / "swap.img").symlink_to(golden("swap-6.1-lzo.img"))
     (tmp_path / "ram.elf").symlink_to(golden("ram-6.1-lzo.elf"))
     shutil.copy(REPOSITORY / "docs/answers/remap-tears-the-image.json", tmp_path / "run.json")
+    (tmp_path / "tasks.py").write_text("print(prog['init_task'].comm.string_().decode())\n")
     guest = tmp_path / "guest"
     guest.mkdir()
     monkeypatch.chdir(tmp_path)

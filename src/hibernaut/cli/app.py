@@ -13,14 +13,17 @@ from hibernaut.cli.answers import answers_
 from hibernaut.cli.audit import audit_
 from hibernaut.cli.convert import convert_
 from hibernaut.cli.demo import demo
+from hibernaut.cli.drgn import drgn
 from hibernaut.cli.explain import explain_
 from hibernaut.cli.explore import explore_
+from hibernaut.cli.files import files
 from hibernaut.cli.find import find
 from hibernaut.cli.help import Command, WholeHelpGroup, add_commands
 from hibernaut.cli.inspect import inspect
 from hibernaut.cli.lab.app import lab
 from hibernaut.cli.map import map_
 from hibernaut.cli.mount import mount
+from hibernaut.cli.process import process
 from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
@@ -80,6 +83,9 @@ COMMANDS: tuple[Command, ...] = (
     ("walk", walk, "hibernaut walk ram.elf 0xffffffff81000000"),
     ("convert", convert_, "hibernaut convert swap.img memory.elf --to elf"),
     ("mount", mount, "hibernaut mount swap.img memory"),
+    ("process", process, "hibernaut process swap.img 1"),
+    ("files", files, "hibernaut files swap.img"),
+    ("drgn", drgn, "hibernaut drgn swap.img tasks.py"),
     ("save", save, "hibernaut save ram.elf new.img --via fixmap"),
     ("rewrite", rewrite, "hibernaut rewrite swap.img new.img --zero-pages yes"),
     ("audit", audit_, "hibernaut audit swap.img"),

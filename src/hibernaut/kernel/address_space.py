@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hibernaut.errors import FormatError
 from hibernaut.kernel.page_cache import FilePages, file_pages
 from hibernaut.kernel.program import ask
-from hibernaut.linux.not_present import SURELY_AREAS
+from hibernaut.kernel.swap_areas import MAX_SWAPFILES
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.entries import FRAME_MASK, Entry, Level
 from hibernaut.paging.spans import Stop
@@ -204,7 +204,7 @@ class AddressSpace:
         places[pfns >= 0] = PagePlace.MEMORY
         areas = (entries >> np.uint64(59)).astype(np.int64)
         slots = (~entries << np.uint64(5) >> np.uint64(14)).astype(np.int64)
-        is_swap = is_absent & ~is_protnone & (found.levels == int(Level.PTE)) & (areas < SURELY_AREAS)
+        is_swap = is_absent & ~is_protnone & (found.levels == int(Level.PTE)) & (areas < MAX_SWAPFILES)
         places[is_swap] = PagePlace.SWAP
         return UserPages(vaddrs, places, pfns, np.where(is_swap, areas, -1), np.where(is_swap, slots, -1))
 

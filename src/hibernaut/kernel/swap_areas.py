@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from hibernaut.kernel.kernel import Kernel
     from hibernaut.swsusp import Image
 
-__all__ = ["SlotFile", "SwapAreaInUse", "swap_areas"]
+__all__ = ["LAST_PAGE", "MAX_SWAPFILES", "SlotFile", "SwapAreaInUse", "swap_areas"]
 
+MAX_SWAPFILES = 23
+"""Fewest `MAX_SWAPFILES` (include/linux/swap.h): of a swap entry's 32 types, a kernel with everything configured
+keeps 9 for entries that are not of a swap area."""
 MAX_AREAS = 32
-"""Types that a swap entry's 5 bits tell apart."""
 MAX_EXTENTS = 1 << 16
 LAST_PAGE = slice(1028, 1032)
 """`last_page` of `union swap_header` (include/linux/swap.h)."""

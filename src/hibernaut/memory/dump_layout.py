@@ -208,7 +208,7 @@ def elf_layout(
     """
     at = elf_places(ranges)
     end = int(at[-1] + ranges.nr_pages[-1] * PAGE_SIZE) if len(ranges) else _head_bytes(ranges)
-    packed = b"".join(_packed(note) for note in notes)
+    packed = b"".join(packed_note(note) for note in notes)
     headers = np.zeros(1 + len(ranges), dtype=c.PROGRAM_HEADER)
     headers[0] = (c.PT_NOTE, 0, end, 0, 0, len(packed), 0, 4)
     loads = headers[1:]
@@ -217,7 +217,7 @@ def elf_layout(
     loads["p_paddr"] = ranges.starts * PAGE_SIZE
     loads["p_vaddr"] = 0 if vaddr_base is None else loads["p_paddr"] + np.uint64(vaddr_base)
     loads["p_filesz"] = loads["p_memsz"] = ranges.nr_pages * PAGE_SIZE
-    head = _elf_head(len(headers), machine) + headers.tobytes()
+    head = elf_head(len(headers), machine) + headers.tobytes()
     return DumpLayout(
         ranges,
         at,
@@ -242,7 +242,7 @@ def _refuse_more(ranges: FrameRanges, most: int, of: str) -> None:
         )
 
 
-def _packed(note: Note) -> bytes:
+def packed_note(note: Note) -> bytes:
     """Return the bytes of a note in the file: header, name with NUL and description, each padded to 4 bytes."""
     name = note.name + b"\x00"
     header = np.array([(len(name), len(note.description), note.kind)], dtype=c.NOTE_HEADER).tobytes()
@@ -252,10 +252,10 @@ def _packed(note: Note) -> bytes:
 def _head_bytes(ranges: FrameRanges) -> int:
     """Return the length of everything before the pages of a core."""
     segments = 1 + len(ranges)
-    return len(_elf_head(segments, c.EM_X86_64)) + segments * c.PROGRAM_HEADER.itemsize
+    return len(elf_head(segments, c.EM_X86_64)) + segments * c.PROGRAM_HEADER.itemsize
 
 
-def _elf_head(segments: int, machine: int) -> bytes:
+def elf_head(segments: int, machine: int) -> bytes:
     """Return the bytes before the program headers: the ELF header, and section header 0 if it holds their number."""
     header = np.zeros(1, dtype=c.ELF_HEADER)[0]
     ident = c.ELF_MAGIC + bytes([c.ELFCLASS64, c.ELFDATA2LSB, c.EV_CURRENT])

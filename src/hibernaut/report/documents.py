@@ -410,6 +410,88 @@ class WalkDocument(TypedDict):
     gaps_from: GapsFrom
 
 
+class DrgnDocument(TypedDict):
+    """`hibernaut drgn`: the kernel as drgn is given it."""
+
+    release: Annotated[str, "its release"]
+    levels: Annotated[int, "levels of paging: 4 or 5"]
+    symbols: Annotated[int, "symbols of kallsyms"]
+    types: Annotated[int, "types of its BTF; 0 if it cannot be read"]
+    types_problem: Annotated[str | None, "reason why there are no types, else null"]
+    swap_areas: Annotated[list[int], "numbers of the swap areas whose slots are read"]
+
+
+class ProcessMappingDocument(TypedDict):
+    """A mapping of a process."""
+
+    start: Annotated[Hex, "its first address"]
+    end: Annotated[Hex, "one past its last address"]
+    rights: Annotated[str, "as /proc/PID/maps has them, such as r-xp"]
+    offset: Annotated[int, "byte of its file at which it begins"]
+    name: Annotated[str | None, "path of its file, or a name such as [heap]; null without one"]
+    resident_pages: Annotated[int, "pages in page frames that the source has"]
+    swapped_pages: Annotated[int, "pages in swap slots"]
+    lost_pages: Annotated[int, "pages whose frame or page table the source lacks"]
+    untouched_pages: Annotated[int, "pages that the process has not touched: zero, or as in the file"]
+
+
+class ProcessReadDocument(TypedDict):
+    """Bytes of a process."""
+
+    vaddr: Annotated[Hex, "their address"]
+    bytes: Annotated[str, "two hexadecimal digits each"]
+
+
+class ProcessDocument(TypedDict):
+    """`hibernaut process`: the address space of a process."""
+
+    pid: Annotated[int, "its number"]
+    command: Annotated[str, "its name (comm)"]
+    mappings: Annotated[list[ProcessMappingDocument], "ascending"]
+    resident_pages: Annotated[int, "sum over its mappings"]
+    swapped_pages: Annotated[int, "sum over its mappings"]
+    lost_pages: Annotated[int, "sum over its mappings"]
+    core: Annotated[str | None, "the core that was written, else null"]
+    core_missing_pages: Annotated[int | None, "pages without content in the core; null without one"]
+    read: Annotated[ProcessReadDocument | None, "the bytes that were asked for, else null"]
+    remarks: Annotated[list[str], "what the core lacks"]
+
+
+class CachedFileDocument(TypedDict):
+    """A file in memory."""
+
+    path: Annotated[str | None, "its path; null if no name of it is in the memory"]
+    file_system: Annotated[str, "kind of its file system"]
+    inode: Annotated[int, "its number"]
+    size_bytes: Annotated[int, "its length"]
+    resident_pages: Annotated[int, "pages in memory"]
+    swapped_pages: Annotated[int, "pages in swap slots"]
+    only_here: Annotated[bool, "whether it has no other place (tmpfs): then a page that is absent is a hole"]
+
+
+class FilesDocument(TypedDict):
+    """`hibernaut files`: the files in memory."""
+
+    files: Annotated[list[CachedFileDocument], "by file system"]
+
+
+class MissingFilePageDocument(TypedDict):
+    """A page of a file that is nowhere."""
+
+    page: Annotated[int, "its number in the file"]
+    reason: Annotated[str, "why"]
+
+
+class ExtractDocument(TypedDict):
+    """`hibernaut files` that puts a file together."""
+
+    path: Annotated[str, "the file"]
+    output: Annotated[str, "the file that was written"]
+    size_bytes: Annotated[int, "its length"]
+    missing_pages: Annotated[int, "pages that are nowhere; they read as zeroes"]
+    missing: Annotated[list[MissingFilePageDocument], "the first 10000 of them"]
+
+
 class DigestDocument(TypedDict):
     """A file as it is on disk, nothing unpacked."""
 
@@ -1193,6 +1275,9 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "lab trace": (TraceDocument, DryRunDocument),
     "lab variants": (VariantsDocument,),
     "map": (MapDocument,),
+    "process": (ProcessDocument,),
+    "files": (FilesDocument, ExtractDocument),
+    "drgn": (DrgnDocument,),
     "mount": (MountDocument,),
     "replay": (ReplayDocument, CheckedTraceDocument),
     "rewrite": (RewriteDocument,),

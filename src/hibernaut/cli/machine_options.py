@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options of the commands that read the machine inside a source: its kernel, and the swap areas that it uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hibernaut.cli.options import MemoryOptions
+from hibernaut.cli.salvage_options import SalvageOptions
+from hibernaut.cli.terminal import say
+from hibernaut.errors import FormatError
+from hibernaut.kernel.kernel import Kernel
+from hibernaut.kernel.swap_areas import LAST_PAGE, SlotFile, SwapAreaInUse
+from hibernaut.kernel.swapped_pages import SwappedPages, slot_files
+from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.report.visible import visible_line
+from hibernaut.sources import Source
+from hibernaut.volumes.files import open_plain
+from hibernaut.volumes.volume import Volume
+
+__all__ = ["MachineInside", "SwapOptions"]
+
+NUMBERED = re.compile(r"(\d{1,2})=(.+)")
+SWAP_SIGNATURE = b"SWAPSPACE2"
+
+
+@dataclass(frozen=True)
+class MachineInside:
+    """A source, its kernel, and the pages that the kernel swapped out."""
+
+    source: Source
+    kernel: Kernel
+    swapped: SwappedPages
+
+
+@dataclass(frozen=True)
+class SwapOptions:
+    """Files that hold the kernel's swap areas."""
+
+    swap: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--swap",
+            metavar="[N=]PATH",
+            help="File or device with swap area N of the machine; repeatable. Without N, the area with as many slots. "
+            "Default: the area of an image is known.",
+        ),
+    ] = None
+
+    @contextmanager
+    def open(self, options: MemoryOptions, salvage: SalvageOptions, path: Path, quiet: bool) -> Iterator[MachineInside]:
+        """Open a source and its kernel. Raises FormatError, HibernautError, OSError."""
+        with ExitStack() as stack:
+            source = stack.enter_context(salvage.open_memory(options, path, quiet))
+            kernel = Kernel.of(source)
+            found = SwappedPages(kernel, {})
+            given = {}
+            for one in self.swap or ():
+                number, file = _given(stack, one, list(found.areas.values()))
+                given[number] = SlotFile(file)
+            files = slot_files(kernel, source, given)
+            for area in found.areas.values():
+                if area.used and area.number not in files:
+                    say(_not_given(area), quiet)
+            yield MachineInside(source, kernel, SwappedPages(kernel, files))
+
+
+def _not_given(area: SwapAreaInUse) -> str:
+    """Return the remark on an area whose pages cannot be read."""
+    name = visible_line(area.name or "no name")
+    return f"swap area {area.number} ({name}) holds {area.used} pages; give it with --swap {area.number}=PATH"
+
+
+def _given(stack: ExitStack, text: str, areas: list[SwapAreaInUse]) -> tuple[int, Volume]:
+    """Return the number of an area and the file given for it. Raises FormatError if it is none, or several match."""
+    match = NUMBERED.fullmatch(text)
+    name = match[2] if match else text
+    file = open_plain(Path(name))
+    stack.callback(file.close)
+    header = file.pread(0, PAGE_SIZE)
+    slots = int.from_bytes(header[LAST_PAGE], "little") + 1
+    known = ", ".join(f"{area.number}: {area.name or 'no name'}, {area.slots} slots" for area in areas) or "none"
+    if match:
+        number = int(match[1])
+        area = next((one for one in areas if one.number == number), None)
+        if area is None:
+            raise FormatError(f"the kernel uses no swap area {number}", source=name, expected=known)
+        if not area.is_file and header[-len(SWAP_SIGNATURE) :] == SWAP_SIGNATURE and slots != area.slots:
+            raise FormatError(
+                f"it has {slots} slots, swap area {number} has {area.slots}", source=name, advice="give another file"
+            )
+        return number, file
+    matching = [area.number for area in areas if area.fits(header, 0)]
+    if len(matching) != 1:
+        raise FormatError(
+            f"it has {slots} slots, as {len(matching)} swap areas of the machine have",
+            source=name,
+            expected=known,
+            advice="give the number of its area before it: N=PATH",
+        )
+    return matching[0], file
