@@ -2,7 +2,8 @@
 """Pages that zswap keeps compressed in memory, whose slots on disk are empty or older.
 
 `zswap_trees` (mm/zswap.c) has a tree of `struct zswap_entry` for each area: a red-black tree by slot, or XArrays of
-2^14 slots. An entry of length 0 stands for a page of one repeated word, one of 4096 for a page that is not compressed.
+2^14 slots. An entry of length 0 stands for a page of one repeated word, one of 4096 in kernels that count such pages
+for a page that is not compressed; in others compressed data may have that length, too.
 The data lie in zbud (mm/zbud.c), where the handle is their address, or in zsmalloc (mm/zsmalloc.c): the handle leads to
 page frame and number of an object, which begins with the handle and may continue in the next page.
 """
@@ -42,6 +43,8 @@ OBJECT_LAYOUTS = ((1, 23, 23), (0, 24, 24), (0, 24, 15))
 first is 6.1's, the others are those of 6.12 and 7.3; the one is taken by which the object begins with its handle."""
 ALLOCATED = 1
 HANDLE_BYTES = 8
+KEEPS_INCOMPRESSIBLE = "zswap_stored_incompressible_pages"
+"""A counter of the kernels that keep pages as they are if they do not get smaller."""
 ZBUD_HEADER = "struct zswap_header"
 ALGORITHM_BYTES = 128
 
@@ -84,7 +87,7 @@ class ZswapPages:
         if not 0 < length <= PAGE_SIZE:
             raise self._kernel.damaged(f"a page in zswap has {length} bytes", f"1 to {PAGE_SIZE}")
         packed = self._packed(entry, length)
-        if length == PAGE_SIZE:
+        if length == PAGE_SIZE and self._kernel.symbols.get(KEEPS_INCOMPRESSIBLE) is not None:
             return np.frombuffer(packed, dtype=np.uint8)
         algorithm = entry.pool.tfm_name.string_()[:ALGORITHM_BYTES].decode("ascii", "backslashreplace")
         return _decompress(self._kernel, algorithm, packed)
@@ -127,9 +130,11 @@ class ZswapPages:
             if int(zspage.huge):
                 return data[:length].tobytes()
             joined = data[start:].tobytes()
-            if len(joined) < HANDLE_BYTES + length:
-                joined += self._page_of(following)
+            if len(joined) < HANDLE_BYTES:
+                continue  # objects begin with their handle, and are a multiple of its size
             if int.from_bytes(joined[:HANDLE_BYTES], "little") == handle | ALLOCATED:
+                if len(joined) < HANDLE_BYTES + length:
+                    joined += self._page_of(following)
                 return joined[HANDLE_BYTES : HANDLE_BYTES + length]
         raise kernel.damaged(f"the handle {handle:#x} of zsmalloc leads to no object that begins with it")
 

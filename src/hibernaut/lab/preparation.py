@@ -35,6 +35,7 @@ NO_BLOCK = "No such device or address"
 ALLOCATORS = ("__alloc_frozen_pages_noprof", "__alloc_pages_noprof", "__alloc_pages", "__alloc_pages_nodemask")
 """Functions that every allocation of pages goes through, by ascending age: those of 6.14, 6.10, 5.13 and before."""
 
+ZSWAP_ENABLED = "/sys/module/zswap/parameters/enabled"
 KFENCE_PARAMETERS = "/sys/module/kfence/parameters"
 KFENCE_STATS = "/sys/kernel/debug/kfence/stats"
 KFENCE_SLOTS = 255
@@ -60,6 +61,8 @@ def prepare(guest: RunningGuest, variant: Variant, kernel: GuestKernel, *, trace
         if nodes:
             run(f"!prefer {nodes[-1]}")
         _make_regions(guest, variant, traced)  # first, while whole blocks are free
+    if variant.zswap and guest.port.ask(f"echo 1 > {ZSWAP_ENABLED} && grep -q Y {ZSWAP_ENABLED}").status:
+        raise LabUnavailable("the kernel has no zswap that can be enabled")
     device, partition, offset = _swap_on(guest, variant)
     _fill_memory(guest, variant)
     if variant.compressor == "lz4":
@@ -71,6 +74,8 @@ def prepare(guest: RunningGuest, variant: Variant, kernel: GuestKernel, *, trace
         use_kfence(guest)
     if not variant.secret_pages:
         run("echo shutdown > /sys/power/disk")
+    if variant.swaps_out:
+        run("echo 0 > /sys/power/image_size")
     run("echo 1 > /sys/power/pm_debug_messages || true")  # newer kernels print the page counts only with it
     if nodes:
         run(f"!prefer {nodes[variant.pages == 'above']}")

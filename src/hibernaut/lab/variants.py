@@ -61,6 +61,8 @@ class Variant:
         pages: position, relative to the regions, of the pages that the hibernating process is given, of their array of
             `struct page` and of their zone: above or below.
         lists: position of the CPU's own lists of free pages: above or below.
+        swaps_out: whether the kernel swaps out what it can before it makes the image (/sys/power/image_size is 0).
+        zswap: whether zswap is enabled, so that pages are compressed in memory first.
         secret_pages: pages of memfd_secret that a process holds, with which the kernel does not hibernate.
     """
 
@@ -79,6 +81,8 @@ class Variant:
     secret_pages: int = 0
     pages: str = "above"
     lists: str = "above"
+    swaps_out: bool = False
+    zswap: bool = False
 
     @property
     def two_nodes(self) -> bool:
@@ -111,6 +115,12 @@ VARIANTS = (
     Variant("big", "2 GiB of memory", memory_mib=2048),
     Variant("partition", "swap partition at an offset in a disk", swap=Swap.PARTITION),
     Variant("file", "swap file on ext4", swap=Swap.FILE),
+    Variant("swapped", "swap partition, pages swapped out before the image is made", swap=Swap.PARTITION,
+            swaps_out=True),
+    Variant("swapped-file", "swap file on ext4, pages swapped out before the image is made, KASLR", swap=Swap.FILE,
+            kaslr=True, swaps_out=True),
+    Variant("zswap", "swap partition behind zswap, pages swapped out before the image is made", swap=Swap.PARTITION,
+            swaps_out=True, zswap=True),
     Variant("secret", "1292 pages of memfd_secret, for dumps: the kernel refuses to hibernate", secret_pages=1292),
     Variant("hole-4k", "one page not present in the direct map", regions=("4k:below",)),
     Variant("hole-2m", "a 2 MiB block not present, its PMD table at a higher frame", compressor="none",

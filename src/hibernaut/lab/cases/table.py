@@ -14,6 +14,7 @@ from hibernaut.lab.cases.damage import refusals
 from hibernaut.lab.cases.images import read_facts, rewrite, rewrite_changed, swap_elsewhere
 from hibernaut.lab.cases.killed import KILLS, killed
 from hibernaut.lab.cases.predictions import as_explored, with_allocator
+from hibernaut.lab.cases.swapped import SWAPPED_RIGHT, swapped_out
 from hibernaut.lab.cases.takeovers import compared, failing_allocation, flawed_way, from_dump, lost_table, torn_lists
 from hibernaut.lab.cases.traces import traced
 from hibernaut.lab.conformance import compare_copy, compare_crash
@@ -103,6 +104,9 @@ CASES = (
     LabCase("2 MiB not present, allocation fails: the copy's calls", SAME_CALLS, partial(traced, "hole-2m-fails")),
     LabCase("swap partition at an offset", "resumes", partial(swap_elsewhere, Swap.PARTITION)),
     LabCase("swap file on ext4", "resumes", partial(swap_elsewhere, Swap.FILE)),
+    LabCase("pages swapped out to a partition", SWAPPED_RIGHT, partial(swapped_out, "swapped")),
+    LabCase("pages swapped out to a swap file, KASLR", SWAPPED_RIGHT, partial(swapped_out, "swapped-file")),
+    LabCase("pages swapped out to zswap", SWAPPED_RIGHT, partial(swapped_out, "zswap")),
     LabCase("damaged and foreign images", "refused as inspect predicts", refusals, every_line=True),
     LabCase(f"writer killed {KILLS} times", "old image, none, or the new one", killed),
 )
