@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from hibernaut.hibernation.audit import Audit, audit
     from hibernaut.hibernation.machine_in_source import MachineInSource, machine_in
     from hibernaut.hibernation.source_machine import machine_from_memory
+    from hibernaut.kernel.address_space import AddressSpace
     from hibernaut.kernel.core_file import Converted, convert
     from hibernaut.kernel.facts import machine_facts
+    from hibernaut.kernel.kernel import Kernel
     from hibernaut.kernel.suspend import PagesToSave, pages_to_save
+    from hibernaut.kernel.swapped_pages import SwappedPages
     from hibernaut.kernel.symbols import kernel_symbols
     from hibernaut.linux import DirectMap, Environment, FailAllocations, Layout, Machine, build_machine
     from hibernaut.linux.layout import hole_1g, hole_2m, hole_4k, no_table, none_entries
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from hibernaut.swsusp.writer import ExistingArea, NewArea, WrittenImage, write_image
 
 __all__ = [
+    "AddressSpace",
     "Audit",
     "Bounds",
     "Cell",
@@ -65,6 +69,7 @@ __all__ = [
     "Image",
     "ImageInfo",
     "Inspection",
+    "Kernel",
     "KernelRules",
     "LabError",
     "LabUnavailable",
@@ -81,6 +86,7 @@ __all__ = [
     "RemapWhole",
     "Snapshot",
     "Source",
+    "SwappedPages",
     "Tally",
     "WrittenImage",
     "audit",
@@ -116,6 +122,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AddressSpace": "hibernaut.kernel.address_space",
+    "Kernel": "hibernaut.kernel.kernel",
+    "SwappedPages": "hibernaut.kernel.swapped_pages",
     "Audit": "hibernaut.hibernation.audit",
     "Bounds": "hibernaut.exploration",
     "Cell": "hibernaut.studies.matrix",

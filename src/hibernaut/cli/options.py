@@ -391,7 +391,7 @@ class MachineOptions(MemoryOptions):
             metavar="IMAGE",
             rich_help_panel=PAGES_SECTION,
             help="Image of the same machine with the list of pages to save. Default: the list of SOURCE, if it is "
-            "an image or a dump of a kernel stopped in swsusp_save (needs drgn); else all pages of the direct map.",
+            "an image or a dump of a kernel stopped in swsusp_save; else all pages of the direct map.",
         ),
     ] = None
     pages_from_offset: Annotated[int, offset_option("pages-from-", PAGES_SECTION)] = 0

@@ -68,7 +68,7 @@ def save(
     """Hibernate a dump (or an image) into an image, as the kernel does it or as the fixmap patch would.
 
     The image is one that the machine's own kernel resumes from if the list of pages is known: that of --like, of an
-    image as SOURCE, or of the kernel in a dump, if it was stopped in swsusp_save (needs drgn). Else all pages of the
+    image as SOURCE, or of the kernel in a dump, if it was stopped in swsusp_save. Else all pages of the
     direct map are saved, for analysis only.
 
     The exit status is 1 if the modelled kernel crashes or refuses to hibernate; nothing is written then.

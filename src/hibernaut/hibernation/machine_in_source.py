@@ -66,7 +66,7 @@ def machine_in(
     Args:
         source: a dump or an image.
         pages_from: an image of the same machine with the list of pages to save. Default: the list of the source if it
-            is an image; that of its kernel if that was stopped in `swsusp_save` (needs drgn); else all frames that the
+            is an image; that of its kernel if that was stopped in `swsusp_save`; else all frames that the
             direct map has an entry for.
         cr3: physical address of the root of the page tables. Default: see `find_paging`.
         levels: levels of paging, 4 or 5. Default: see `find_paging`.

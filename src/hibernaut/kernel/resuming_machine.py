@@ -43,8 +43,8 @@ def resuming_machine(
     """Return the facts that a resuming kernel compares, of the machine that is named.
 
     Args:
-        name: "this" for the running machine; or a file: its facts as a JSON object, a RAM dump of its kernel (needs
-            drgn), or a hibernation image of it.
+        name: "this" for the running machine; or a file: its facts as a JSON object, a RAM dump of its kernel,
+            or a hibernation image of it.
         offset: block of the swap header, of an image in a swap file, see `open_memory`.
         partition: partition with an image.
         base: byte at which the device with an image begins.
@@ -53,7 +53,6 @@ def resuming_machine(
 
     Raises:
         FormatError: the file does not state them.
-        HibernautError: drgn is not installed.
         OSError: the file cannot be read.
     """
     if name == THIS_MACHINE:

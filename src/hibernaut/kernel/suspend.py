@@ -74,7 +74,7 @@ def kernel_state(memory: PhysicalMemory, vmcoreinfo: bytes | None = None, *, nam
     Arguments as for `kernel_symbols`.
 
     Raises:
-        HibernautError: the kernel is elsewhere, or drgn is not installed, or listed frames are not in the memory.
+        HibernautError: the kernel is elsewhere, or listed frames are not in the memory.
         FormatError: as for `kernel_symbols`; or the kernel's data contradicts itself.
     """
     kernel = SymbolicKernel(memory, vmcoreinfo, name)

@@ -57,6 +57,11 @@ class SwappedPages:
         self._states: dict[int, SlotStates] = {}
         self._zswap: dict[int, ZswapPages] = {}
 
+    @staticmethod
+    def of(kernel: Kernel, source: Source) -> SwappedPages:
+        """Return those whose slots lie in the area of an image, see `slot_files`. Raises as the constructor."""
+        return SwappedPages(kernel, slot_files(kernel, source))
+
     def read(self, number: int, slots: Slots, out: Bytes) -> list[str | None]:
         """Read the pages of many slots of an area.
 

@@ -104,7 +104,7 @@ CASES = (
     LabCase("2 MiB not present, allocation fails: the copy's calls", SAME_CALLS, partial(traced, "hole-2m-fails")),
     LabCase("swap partition at an offset", "resumes", partial(swap_elsewhere, Swap.PARTITION)),
     LabCase("swap file on ext4", "resumes", partial(swap_elsewhere, Swap.FILE)),
-    LabCase("pages swapped out to a partition", SWAPPED_RIGHT, partial(swapped_out, "swapped")),
+    LabCase("pages swapped out to a partition", SWAPPED_RIGHT, partial(swapped_out, "swapped"), every_line=True),
     LabCase("pages swapped out to a swap file, KASLR", SWAPPED_RIGHT, partial(swapped_out, "swapped-file")),
     LabCase("pages swapped out to zswap", SWAPPED_RIGHT, partial(swapped_out, "zswap")),
     LabCase("damaged and foreign images", "refused as inspect predicts", refusals, every_line=True),
