@@ -202,10 +202,14 @@ def _source(plain: Volume, dump: Dump) -> Source:
 def _open_image(plain: Volume, offset: int, partition: int | None, base: int | None) -> Source:
     from hibernaut.swsusp import open_image
 
-    image = open_image(plain, offset=offset, partition=partition, base=base)
+    return source_of_image(open_image(plain, offset=offset, partition=partition, base=base), offset)
+
+
+def source_of_image(image: Image, offset: int = 0) -> Source:
+    """Return the frames of an open image, as a source that owns the image; `offset` as for `open_memory`."""
     remarks = (image.info.remark,) if image.info.remark else ()
     kind = "swsusp" if image.header.userland is None else "uswsusp"
-    return Source(image.memory(), kind, plain.name, cr3=image.info.root, image=image, remarks=remarks, offset=offset)
+    return Source(image.memory(), kind, image.name, cr3=image.info.root, image=image, remarks=remarks, offset=offset)
 
 
 def source_of_salvaged(image: SalvagedImage) -> Source:

@@ -13,11 +13,13 @@ from hibernaut.kernel.banner import find_banner
 from hibernaut.kernel.btf import BtfKind
 from hibernaut.kernel.clock import read_clock
 from hibernaut.kernel.identity import MachineIdentity, read_identity
+from hibernaut.kernel.image_area import device_number
 from hibernaut.kernel.kernel import Kernel
 from hibernaut.kernel.log import read_log
 from hibernaut.kernel.mounts import cached_start, link_target, resolve
 from hibernaut.kernel.processes import Process, processes, read_processes
 from hibernaut.kernel.reading import FactReader, rb_objects, text_at
+from hibernaut.kernel.swapped_pages import SwappedPages, slot_files
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.sources import Source, open_memory
@@ -72,8 +74,9 @@ def test_facts_are_those_of_the_guest(golden: Golden, image: str) -> None:
     kib, path, priority = next(match.groups() for line in log if (match := SWAP_LINE.search(line)))
     assert found.swap is not None
     (swap,) = found.swap
-    assert (swap.path, 4 * swap.pages, swap.priority) == (path, int(kib), int(priority))
-    assert (swap.device, swap.is_for_image) == ("254:0", True)
+    assert (swap.name, 4 * (swap.slots - 1), swap.priority) == (path, int(kib), int(priority))
+    assert swap.device is not None
+    assert (device_number(swap.device), found.image_area) == ("254:0", 0)
     assert [one.text for one in found.log or ()] == log[-5:]
     assert (found.machine_id, found.zone, found.minutes_west, found.dm_crypt) == (None, None, 0, ())
 
@@ -174,8 +177,12 @@ def test_arguments_and_small_files(golden: Golden) -> None:
         assert resolve(kernel, "/etc/machine-id") is None
         assert resolve(kernel, "/no/such/path") is None
     with open_memory(golden(IMAGE)) as source:  # the page of the arguments is in swap
-        (first, *_) = read_processes(FactReader(Kernel.of(source)), None) or ()
-    assert (first.arguments, first.name) == (None, "init")
+        kernel = Kernel.of(source)
+        (first, *_) = read_processes(FactReader(kernel), None) or ()
+        assert (first.arguments, first.name) == (None, "init")
+        swapped = SwappedPages(kernel, slot_files(kernel, source))
+        (first, *_) = read_processes(FactReader(kernel), None, swapped) or ()
+    assert first.arguments == ("/bin/busybox", "sh", "/init", "nokaslr")
 
 
 class Changed:

@@ -13,6 +13,7 @@ from hibernaut.cli.answers import answers_
 from hibernaut.cli.audit import audit_
 from hibernaut.cli.convert import convert_
 from hibernaut.cli.demo import demo
+from hibernaut.cli.dmesg import dmesg
 from hibernaut.cli.drgn import drgn
 from hibernaut.cli.explain import explain_
 from hibernaut.cli.explore import explore_
@@ -24,6 +25,7 @@ from hibernaut.cli.lab.app import lab
 from hibernaut.cli.map import map_
 from hibernaut.cli.mount import mount
 from hibernaut.cli.process import process
+from hibernaut.cli.ps import ps
 from hibernaut.cli.replay import replay_
 from hibernaut.cli.rewrite import rewrite
 from hibernaut.cli.save import save
@@ -79,6 +81,8 @@ COMMANDS: tuple[Command, ...] = (
     ("demo", demo, "hibernaut demo"),
     ("find", find, "hibernaut find swap.img"),
     ("inspect", inspect, "hibernaut inspect swap.img --digests"),
+    ("ps", ps, "hibernaut ps swap.img"),
+    ("dmesg", dmesg, "hibernaut dmesg ram.elf"),
     ("map", map_, "hibernaut map ram.elf"),
     ("walk", walk, "hibernaut walk ram.elf 0xffffffff81000000"),
     ("convert", convert_, "hibernaut convert swap.img memory.elf --to elf"),

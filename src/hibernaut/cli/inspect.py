@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,16 +23,25 @@ from hibernaut.cli.options import (
 )
 from hibernaut.cli.progress import page_progress
 from hibernaut.cli.salvage_options import SalvageOptions
-from hibernaut.errors import FormatError
+from hibernaut.errors import FormatError, HibernautError
+from hibernaut.kernel.identity import read_identity
+from hibernaut.kernel.kernel import Kernel
+from hibernaut.kernel.processes import read_processes
+from hibernaut.kernel.reading import FactReader
 from hibernaut.kernel.resuming_machine import resuming_machine
+from hibernaut.kernel.swapped_pages import SwappedPages, slot_files
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux.source_tables import with_gaps
 from hibernaut.memory.gaps import MemoryGap
+from hibernaut.report.documents import InspectDocument
+from hibernaut.report.identity import inspection_with_machine_text, machine_document
 from hibernaut.report.images import digests_of, inspect_document, verdict_document
+from hibernaut.report.redaction import redacted_inspect_document
 from hibernaut.report.remains import remains_document, remains_text
 from hibernaut.report.salvage import salvaged_inspect_document, salvaged_inspection_text
-from hibernaut.report.text import inspection_text, of_another_architecture
-from hibernaut.swsusp import inspect_image
+from hibernaut.report.text import of_another_architecture
+from hibernaut.sources import source_of_image
+from hibernaut.swsusp import Image, inspect_image
 from hibernaut.swsusp.area import locate_area
 from hibernaut.swsusp.rules import ImageRules, image_rules_for_release, image_rules_probed
 from hibernaut.swsusp.salvage import scan_area
@@ -41,6 +51,7 @@ from hibernaut.volumes.volume import close_volume
 __all__ = ["inspect"]
 
 VERDICT_SECTION = "Verdict"
+MACHINE_SECTION = "Machine in the image"
 
 
 def inspect(
@@ -58,6 +69,28 @@ def inspect(
     ] = False,
     digests: Annotated[
         bool, typer.Option("--digests", help="Also print SHA-256 of the list of frames and of the pages. Default: no.")
+    ] = False,
+    processes: Annotated[
+        bool,
+        typer.Option(
+            "--processes", rich_help_panel=MACHINE_SECTION, help="Also list the machine's processes. Default: no."
+        ),
+    ] = False,
+    redact: Annotated[
+        bool,
+        typer.Option(
+            "--redact",
+            rich_help_panel=MACHINE_SECTION,
+            help="Leave out what names a person or the machine, for bug reports. Default: no.",
+        ),
+    ] = False,
+    no_machine: Annotated[
+        bool,
+        typer.Option(
+            "--no-machine",
+            rich_help_panel=MACHINE_SECTION,
+            help="Do not look for the machine, which reads the image's pages once more. Default: show its facts.",
+        ),
     ] = False,
     for_kernel: Annotated[
         str | None,
@@ -89,18 +122,23 @@ def inspect(
     The exit status is 1 if it is damaged, if the kernel of --for-kernel would refuse it, or if --scan finds nothing;
     2 if it is of another architecture, which has no verdict here.
     """
+    if no_machine and processes:
+        raise typer.BadParameter("--no-machine excludes --processes, which are those of the machine")
+    if redact and on_machine:
+        raise typer.BadParameter("--redact excludes --on-machine, which names a file or a machine")
     place = AreaOptions(offset=on_machine_offset, partition=on_machine_partition, base=on_machine_base)
     if scan:
-        if salvage.wanted or digests or for_kernel or on_machine:
+        if salvage.wanted or digests or for_kernel or on_machine or processes or redact:
             raise typer.BadParameter(
                 "--scan excludes the other ways to inspect: give them with --map-block, afterwards"
             )
         _scan(image, options, output)
         return
     if salvage.wanted:
-        if digests or for_kernel or on_machine:
+        if digests or for_kernel or on_machine or processes or redact:
             raise typer.BadParameter(
-                "--consumed, --salvage and --map-block exclude --digests, --for-kernel and --on-machine"
+                "--consumed, --salvage and --map-block exclude --digests, --processes, --redact, --for-kernel and"
+                " --on-machine"
             )
         _inspect_salvaged(image, options, salvage, output)
         return
@@ -116,12 +154,36 @@ def inspect(
         verdict = verdict_on(found, *asked[:2]) if asked else None
         if asked and verdict:
             document["verdict"] = verdict_document(verdict, asked[2])
-    output.answer(document, inspection_text)
+        if not no_machine and not output.quiet and found.image and not found.problems:
+            _add_machine(document, found.image, processes)
+        if redact:
+            document = redacted_inspect_document(document, file.name)
+    output.answer(document, inspection_with_machine_text)
     foreign = of_another_architecture(document)
     if (found.problems and not foreign) or (verdict and verdict.resumes is False):
         raise typer.Exit(BAD_NEWS)
     if foreign:
         raise typer.Exit(UNUSABLE)
+
+
+def _add_machine(document: InspectDocument, image: Image, with_processes: bool) -> None:
+    """Add the machine to the document of an intact image, or a remark on the reason why it is not shown."""
+    if of_another_architecture(document):
+        return
+    try:
+        source = source_of_image(image)
+        reader = FactReader(Kernel.of(source))
+        identity = read_identity(reader)
+    except HibernautError as error:
+        reason = error.complaint if isinstance(error, FormatError) else str(error)
+        document["remarks"].append(f"its machine is not shown: {reason}")
+        return
+    listed = None
+    if with_processes:
+        files = reader.fact("swap areas", lambda: slot_files(reader.kernel, source)) or {}
+        listed = read_processes(reader, identity.clock, SwappedPages(reader.kernel, files) if files else None)
+    identity = replace(identity, remarks=tuple(reader.remarks))
+    document["machine"] = machine_document(identity, image, listed, with_processes)
 
 
 def _scan(path: Path, options: AreaOptions, output: OutputOptions) -> None:

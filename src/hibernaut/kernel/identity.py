@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from hibernaut.errors import FormatError
 from hibernaut.kernel.clock import KernelClock, read_clock
 from hibernaut.kernel.facts import get_num_physpages
+from hibernaut.kernel.image_area import area_for_image
 from hibernaut.kernel.log import LogRecord, read_log
 from hibernaut.kernel.mounts import Mount, cached_start, link_target, mount_of, mounts_of_init, resolve
 from hibernaut.kernel.network import NetworkDevice, network_device_of, network_devices
 from hibernaut.kernel.processes import MAX_PROCESSES, full_name, is_kernel_thread, processes
 from hibernaut.kernel.reading import FactReader, list_objects, popcount, text_at
-from hibernaut.kernel.swap_devices import SwapDevice, read_swap_devices
+from hibernaut.kernel.swap_areas import SwapAreaInUse, swap_areas
 
 if TYPE_CHECKING:
     from typing import Any
@@ -72,7 +73,8 @@ class MachineIdentity:
         bios: DMI version of the firmware.
         hypervisor: the hypervisor by the kernel; "none"; or "unknown" if only CPUID reports one.
         ram_pages: pages of RAM (`get_num_physpages`).
-        swap: swap devices in use.
+        swap: swap areas in use.
+        image_area: number of the one that the kernel writes its image to.
         modules: names of the loaded modules.
         mounts: mounted file systems of process 1.
         network: network devices.
@@ -104,7 +106,8 @@ class MachineIdentity:
     bios: str | None
     hypervisor: str | None
     ram_pages: int | None
-    swap: tuple[SwapDevice, ...] | None
+    swap: tuple[SwapAreaInUse, ...] | None
+    image_area: int | None
     modules: tuple[str, ...] | None
     mounts: tuple[Mount, ...] | None
     network: tuple[NetworkDevice, ...] | None
@@ -125,6 +128,7 @@ def read_identity(reader: FactReader) -> MachineIdentity:
     names = {name: fact(name, _member_of_uts(kernel, name)) for name in ("version", "nodename", "domainname")}
     build = names["version"]
     taint = fact("taint", lambda: int(kernel["tainted_mask"].value_()))
+    swap = fact("swap areas", lambda: tuple(swap_areas(kernel)))
     return MachineIdentity(
         banner=_banner(reader),
         release=kernel.release or None,
@@ -149,7 +153,8 @@ def read_identity(reader: FactReader) -> MachineIdentity:
         bios=fact("DMI BIOS version", lambda: _dmi(kernel, "DMI_BIOS_VERSION")),
         hypervisor=fact("hypervisor", lambda: _hypervisor(kernel)),
         ram_pages=fact("RAM", lambda: get_num_physpages(kernel)),
-        swap=fact("swap devices", lambda: tuple(read_swap_devices(kernel))),
+        swap=swap,
+        image_area=None if swap is None else fact("area of the image", lambda: area_for_image(kernel, swap)),
         modules=reader.items(
             "modules",
             lambda: list_objects(kernel["modules"], "struct module", "list"),

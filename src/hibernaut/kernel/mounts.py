@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hibernaut.errors import FormatError
+from hibernaut.kernel.page_cache import file_pages
 from hibernaut.kernel.reading import list_objects, rb_objects, sibling_objects, text_at
-from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE
 
 if TYPE_CHECKING:
     from typing import Any
@@ -21,8 +24,6 @@ __all__ = ["Mount", "cached_start", "init_root", "link_target", "mount_of", "mou
 MAX_NAME_BYTES = 255
 MAX_PATH_PARTS = 256
 MAX_SIBLINGS = 1 << 16
-MAX_CACHE_LEVELS = 11
-"""Levels of an XArray of 64 slots with 64-bit indices."""
 S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
 
 
@@ -165,26 +166,7 @@ def link_target(kernel: Kernel, inode: Any) -> str | None:
 def cached_start(kernel: Kernel, inode: Any) -> bytes | None:
     """Return the first page of a file, or less if it is shorter; None if the page cache does not have it."""
     size_bytes = inode.i_size.value_()
-    pfn = _first_frame(kernel, inode.i_mapping.i_pages)
-    if pfn is None or size_bytes <= 0:
+    room = np.zeros((1, PAGE_SIZE), dtype=np.uint8)
+    if size_bytes <= 0 or file_pages(kernel, inode.i_mapping).read(np.zeros(1, dtype=np.int64), None, room) != [None]:
         return None
-    return kernel.memory.read(pfn << PAGE_SHIFT, min(size_bytes, PAGE_SIZE))
-
-
-def _first_frame(kernel: Kernel, pages: Any) -> int | None:
-    """Return the page frame at index 0 of a page cache (include/linux/xarray.h); None if there is none."""
-    entry = pages.xa_head.value_()
-    for _ in range(MAX_CACHE_LEVELS):
-        if entry & 3 != INTERNAL:
-            break
-        node = kernel.object("struct xa_node", entry - INTERNAL)
-        entry = node.slots[0].value_()
-    if not entry or entry & 3:  # absent; or a value: a page that was evicted, or in swap
-        return None
-    offset = entry - kernel["vmemmap_base"].value_()
-    frame, rest = divmod(offset, kernel.number("SIZE(page)"))
-    return frame if frame >= 0 and not rest else None
-
-
-INTERNAL = 2
-"""Low bits of a pointer to a node, in a slot of an XArray."""
+    return room.tobytes()[:size_bytes]

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hibernaut.errors import FormatError
+from hibernaut.kernel.address_space import AddressSpace
 from hibernaut.kernel.reading import FactReader, list_objects, text_at
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from hibernaut.kernel.clock import KernelClock
     from hibernaut.kernel.kernel import Kernel
+    from hibernaut.kernel.swapped_pages import SwappedPages
 
 __all__ = [
     "MAX_PROCESSES",
@@ -45,7 +48,8 @@ class Process:
         name: its command (`comm`); the full name of a kernel thread that has a longer one.
         is_kernel: whether it is a kernel thread.
         threads: number of its threads; None if it is not in the memory.
-        arguments: its arguments; None for a kernel thread, and if they are not in the memory.
+        arguments: its arguments; None for a kernel thread, and if they are neither in memory nor in a
+            swap area that is read.
         arguments_cut: whether there are more, beyond 4096 bytes.
         resident_pages: pages that it has in memory, by the kernel's counters; None likewise.
         swapped_pages: pages that it has in swap, by the kernel's counters; None likewise.
@@ -69,16 +73,24 @@ def processes(kernel: Kernel) -> Iterator[Any]:
     return list_objects(kernel["init_task"].tasks, "struct task_struct", "tasks")
 
 
-def read_processes(reader: FactReader, clock: KernelClock | None) -> tuple[Process, ...] | None:
-    """Return the processes of a kernel by number; None, with a remark, if there is not even their list."""
+def read_processes(
+    reader: FactReader, clock: KernelClock | None, swapped: SwappedPages | None = None
+) -> tuple[Process, ...] | None:
+    """Return the processes of a kernel by number; None, with a remark, if there is not even their list.
+
+    Args:
+        reader: reads the kernel.
+        clock: its clock; None if unknown.
+        swapped: reads pages that are swapped out; None to read those in memory only.
+    """
     kernel = reader.kernel
     found = reader.items(
-        "processes", lambda: processes(kernel), lambda task: process_of(kernel, task, clock), MAX_PROCESSES
+        "processes", lambda: processes(kernel), lambda task: process_of(kernel, task, clock, swapped), MAX_PROCESSES
     )
     return None if found is None else tuple(sorted(found, key=lambda one: one.pid))
 
 
-def process_of(kernel: Kernel, task: Any, clock: KernelClock | None) -> Process:
+def process_of(kernel: Kernel, task: Any, clock: KernelClock | None, swapped: SwappedPages | None = None) -> Process:
     """Return the process of a task, the leader of its group; what of it is not in the memory is None."""
 
     def known(read: Any) -> Any:
@@ -88,7 +100,7 @@ def process_of(kernel: Kernel, task: Any, clock: KernelClock | None) -> Process:
             return None
 
     started = known(lambda: task.start_boottime.value_())
-    arguments = known(lambda: _arguments(kernel, task)) or (None, False)
+    arguments = known(lambda: _arguments(kernel, task, swapped)) or (None, False)
     resident, swapped = known(lambda: _counted_pages(kernel, task.mm)) or (None, None)
     return Process(
         pid=task.tgid.value_(),
@@ -122,22 +134,31 @@ def full_name(kernel: Kernel, task: Any) -> str | None:
 
 
 def read_user(
-    kernel: Kernel,  # noqa: ARG001 for a reader of pages in swap
-    task: Any,
-    address: int,
-    size_bytes: int,
+    kernel: Kernel, task: Any, address: int, size_bytes: int, swapped: SwappedPages | None = None
 ) -> bytes | None:
-    """Return bytes of a process's own memory; None if a page of them is not in the memory, as one in swap."""
+    """Return bytes of a process's own memory; None if a page of them is nowhere.
+
+    Args:
+        kernel: the kernel.
+        task: a task of the process.
+        address: first virtual address.
+        size_bytes: number of bytes.
+        swapped: reads pages that are swapped out; None to read those in memory only.
+    """
     import drgn
     from drgn.helpers.linux.mm import access_remote_vm
 
     try:
         return bytes(access_remote_vm(task.mm, address, size_bytes))
-    except drgn.FaultError:
+    except drgn.FaultError:  # in swap, or nowhere; mappings take longer to read
+        pass
+    try:
+        return AddressSpace(kernel, task.mm, swapped).read(address, size_bytes)
+    except FormatError:
         return None
 
 
-def _arguments(kernel: Kernel, task: Any) -> tuple[tuple[str, ...] | None, bool]:
+def _arguments(kernel: Kernel, task: Any, swapped: SwappedPages | None) -> tuple[tuple[str, ...] | None, bool]:
     """Return the arguments of a process as far as 4096 bytes, and whether there are more."""
     memory = task.mm
     if not memory.value_() or is_kernel_thread(task):
@@ -145,7 +166,7 @@ def _arguments(kernel: Kernel, task: Any) -> tuple[tuple[str, ...] | None, bool]
     start, size_bytes = memory.arg_start.value_(), memory.arg_end.value_() - memory.arg_start.value_()
     if size_bytes <= 0:
         return (), False
-    found = read_user(kernel, task, start, min(size_bytes, MAX_ARGUMENT_BYTES))
+    found = read_user(kernel, task, start, min(size_bytes, MAX_ARGUMENT_BYTES), swapped)
     if found is None:
         return None, False
     parts = found.removesuffix(b"\0").split(b"\0")

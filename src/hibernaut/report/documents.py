@@ -16,12 +16,14 @@ __all__ = [
     "AuditDocument",
     "BootDocument",
     "CheckedTraceDocument",
+    "CompletenessDocument",
     "ConfirmDocument",
     "ConvertDocument",
     "CrashedSaveDocument",
     "DemoDocument",
     "DigestDocument",
     "DiskDocument",
+    "DmesgDocument",
     "DoctorDocument",
     "DumpDocument",
     "ExplainDocument",
@@ -29,18 +31,27 @@ __all__ = [
     "FindDocument",
     "HibernateDocument",
     "InspectDocument",
+    "KernelIdentityDocument",
     "LayerDocument",
+    "ListedProcessDocument",
+    "LogRecordDocument",
+    "MachineIdentityDocument",
     "ManifestAreaDocument",
     "ManifestDocument",
     "MapDocument",
     "MountDocument",
+    "MountedDocument",
+    "NetworkDeviceDocument",
     "Pattern",
+    "ProcessDocument",
     "ProveDocument",
+    "PsDocument",
     "RefusedSaveDocument",
     "ReplayDocument",
     "ResumeDocument",
     "RewriteDocument",
     "SaveDocument",
+    "SwapInUseDocument",
     "TakeoverDocument",
     "TraceDocument",
     "UswsuspDocument",
@@ -248,6 +259,147 @@ class RemainsDocument(TypedDict):
     lists: Annotated[list[FrameListDocument], "lists of page frames, by block"]
 
 
+class KernelIdentityDocument(TypedDict):
+    """The kernel of a machine; null for a fact that is not in the memory."""
+
+    banner: Annotated[str | None, "`Linux version ...`"]
+    release: Annotated[str | None, "release, as `uname -r` prints it"]
+    build: Annotated[str | None, "version, as `uname -v` prints it"]
+    build_date: Annotated[str | None, "the date in it, as it is written there"]
+    build_id: Annotated[str | None, "build ID of vmlinux, in hexadecimal"]
+    levels: Annotated[int, "levels of paging"]
+    kaslr_offset: Annotated[Hex | None, "offset of the kernel image from its linked address"]
+    taint: Annotated[Hex | None, "mask of taints"]
+    taint_letters: Annotated[str | None, "their letters; empty if the kernel is not tainted"]
+
+
+class SwapInUseDocument(TypedDict):
+    """A swap device or file in use."""
+
+    number: Annotated[int, "its type in swap entries"]
+    path: Annotated[str | None, "path of the device or file"]
+    device: Annotated[str | None, "block device that it is on, MAJOR:MINOR"]
+    slots: Annotated[int, "slots, one page each, the header's included"]
+    used_slots: Annotated[int, "slots in use when memory was copied"]
+    priority: Annotated[int, "priority"]
+    this_area: Annotated[
+        bool | None,
+        "whether the kernel writes its image there and it has the slots of this area; null if the former is not known",
+    ]
+
+
+class MountedDocument(TypedDict):
+    """A mounted file system of process 1."""
+
+    path: Annotated[str | None, "where it is mounted"]
+    source: Annotated[str | None, "device or name that was mounted"]
+    type: Annotated[str, "type of the file system"]
+    options: Annotated[str, "rw or ro"]
+
+
+class NetworkDeviceDocument(TypedDict):
+    """A network device of the initial namespace."""
+
+    name: Annotated[str, "its name"]
+    up: Annotated[bool, "whether it is up"]
+    hardware: Annotated[str | None, "hardware address; empty if it has none"]
+    addresses: Annotated[list[str] | None, "IPv4 and IPv6 addresses, with the length of their prefix"]
+
+
+class LogRecordDocument(TypedDict):
+    """A message of the kernel's log."""
+
+    sequence: Annotated[int, "its number, from 0 at boot"]
+    time_ns: Annotated[int, "nanoseconds of the local clock, about the time since boot without time of suspend"]
+    level: Annotated[int, "0 (emergency) to 7 (debug)"]
+    facility: Annotated[int, "0 for the kernel's own"]
+    text: Annotated[str, "the message; it may have several lines"]
+
+
+class ListedProcessDocument(TypedDict):
+    """A process; null for a fact that is not in the memory."""
+
+    pid: Annotated[int, "number, in the initial namespace"]
+    ppid: Annotated[int | None, "that of its parent"]
+    started_at: Annotated[str | None, "time of its start, ISO 8601 in UTC"]
+    uid: Annotated[int | None, "effective user"]
+    name: Annotated[str | None, "its command; the full name of a kernel thread"]
+    kernel: Annotated[bool, "whether it is a kernel thread"]
+    threads: Annotated[int | None, "number of its threads"]
+    arguments: Annotated[
+        list[str] | None,
+        "its arguments; null also for a kernel thread, and where their page is in no swap area that is read",
+    ]
+    arguments_cut: Annotated[bool, "whether there are more, beyond 4096 bytes"]
+    resident_pages: Annotated[int | None, "pages in memory, by the kernel's counters; null for a kernel thread"]
+    swapped_pages: Annotated[int | None, "pages in swap, likewise"]
+
+
+class CompletenessDocument(TypedDict):
+    """Completeness of an image: the part of the machine's memory that it has."""
+
+    ram_pages: Annotated[int | None, "pages of RAM of the machine"]
+    listed_pages: Annotated[int, "of them, pages that the image lists"]
+    zero_pages: Annotated[int, "of these, pages of zeroes without data"]
+    not_saved_pages: Annotated[
+        int | None, "pages of RAM that it does not list: free, held for the copy itself, or marked nosave"
+    ]
+    swapped_pages: Annotated[int | None, "pages of processes and caches that are in swap devices, not in the image"]
+
+
+class MachineIdentityDocument(TypedDict):
+    """The machine in a memory; null for a fact that is not in the memory, or that is left out."""
+
+    kernel: KernelIdentityDocument
+    hostname: Annotated[str | None, "name of the machine"]
+    domain: Annotated[str | None, "its NIS domain"]
+    machine_id: Annotated[str | None, "content of /etc/machine-id, if the page cache has it"]
+    command_line: Annotated[str | None, "command line of the kernel"]
+    booted_at: Annotated[str | None, "time of boot, ISO 8601 in UTC"]
+    hibernated_at: Annotated[str | None, "time at which memory was copied, ISO 8601 in UTC"]
+    uptime_seconds: Annotated[float | None, "between both"]
+    clock_source: Annotated[str | None, "clock source"]
+    zone: Annotated[str | None, "time zone that /etc/localtime names, if the directory cache has it"]
+    minutes_west: Annotated[int | None, "time zone that the kernel was given, in minutes west of Greenwich"]
+    cpus: Annotated[int | None, "CPUs that are present"]
+    cpu_model: Annotated[str | None, "model of the boot CPU"]
+    vendor: Annotated[str | None, "DMI vendor of the system"]
+    product: Annotated[str | None, "DMI name of the product"]
+    bios: Annotated[str | None, "DMI version of the firmware"]
+    hypervisor: Annotated[
+        str | None, "hypervisor by the kernel's name (KVM, XEN_HVM ...); none; unknown if only CPUID reports one"
+    ]
+    swap: Annotated[list[SwapInUseDocument] | None, "swap devices in use"]
+    modules: Annotated[list[str] | None, "names of the loaded modules"]
+    mounts: Annotated[list[MountedDocument] | None, "mounted file systems of process 1"]
+    network: Annotated[list[NetworkDeviceDocument] | None, "network devices"]
+    dm_crypt: Annotated[
+        list[str] | None, "number of each open dm-crypt device, whose key is in the memory; ? if the kernel cut it"
+    ]
+    log: Annotated[list[LogRecordDocument] | None, "last messages of the kernel's log"]
+    completeness: CompletenessDocument
+    processes: NotRequired[Annotated[list[ListedProcessDocument] | None, "`--processes`: the processes"]]
+    left_out: Annotated[list[str], "`--redact`: facts that are left out or shortened"]
+    remarks: Annotated[list[str], "a sentence on each fact that is unknown or not whole"]
+
+
+class DmesgDocument(TypedDict):
+    """`hibernaut dmesg`: the kernel's log."""
+
+    release: Annotated[str, "release of the kernel"]
+    records: Annotated[list[LogRecordDocument], "messages, oldest first"]
+    unread_records: Annotated[int, "messages that are not in the memory"]
+
+
+class PsDocument(TypedDict):
+    """`hibernaut ps`: the processes of a machine."""
+
+    release: Annotated[str, "release of the kernel"]
+    at: Annotated[str | None, "time of the memory, ISO 8601 in UTC; null if not known"]
+    processes: Annotated[list[ListedProcessDocument], "the processes, by number"]
+    remarks: Annotated[list[str], "a sentence on what is not whole"]
+
+
 class InspectDocument(TypedDict):
     """`hibernaut inspect`: the contents of an image and its faults."""
 
@@ -290,6 +442,7 @@ class InspectDocument(TypedDict):
     sha256_stored_pages: NotRequired[Annotated[Sha256, "`--digests`: of all stored pages, in image order"]]
     uswsusp: NotRequired[Annotated[UswsuspDocument, "of an image of suspend-utils alone"]]
     verdict: NotRequired[Annotated[VerdictDocument, "with `--for-kernel` or `--on-machine`"]]
+    machine: NotRequired[Annotated[MachineIdentityDocument, "of an intact image whose memory has a kernel"]]
     salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 
@@ -1253,6 +1406,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "audit": (AuditDocument,),
     "convert": (ConvertDocument,),
     "demo": (DemoDocument,),
+    "dmesg": (DmesgDocument,),
     "explain": (ExplainDocument,),
     "explore": (ExploreDocument,),
     "find": (FindDocument,),
@@ -1279,6 +1433,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "files": (FilesDocument, ExtractDocument),
     "drgn": (DrgnDocument,),
     "mount": (MountDocument,),
+    "ps": (PsDocument,),
     "replay": (ReplayDocument, CheckedTraceDocument),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),

@@ -95,8 +95,8 @@ def _state(document: InspectDocument) -> str:
     return damaged if document["problems"] else "image is intact"
 
 
-def inspection_text(document: InspectDocument) -> str:
-    """Return the text of the document of `inspect`."""
+def inspection_text(document: InspectDocument, machine: str | None = None) -> str:
+    """Return the text of the document of `inspect`; that of its machine, if given, before the verdict."""
 
     def known(value: object) -> str:
         return "?" if value is None else str(value)
@@ -135,6 +135,8 @@ def inspection_text(document: InspectDocument) -> str:
         place = f"{problem['where']}: " if problem["where"] else ""
         lines.append(f"PROBLEM  {place}{problem['what']}")
     lines.append(_state(document))
+    if machine is not None:
+        lines += ["", machine]
     if "verdict" in document:
         lines += ["", *_verdict_lines(document["verdict"])]
     return "\n".join(lines)
