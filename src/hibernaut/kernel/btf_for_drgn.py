@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hibernaut.kernel.symbols import KernelSymbols
 
-__all__ = ["DrgnTypes", "register_btf"]
+__all__ = ["BtfFinders", "DrgnTypes"]
 
 LITTLE = "little"
 ANY_STRUCTURE = (BtfKind.STRUCT, BtfKind.UNION)
@@ -151,44 +151,48 @@ class DrgnTypes:
         return lambda: self.of(number)
 
 
-def register_btf(program: Any, symbols: KernelSymbols, btf: Btf) -> DrgnTypes:
-    """Let drgn find a kernel's types, variables, functions and constants in its BTF.
+class BtfFinders:
+    """The callbacks by which drgn finds a kernel's types, variables, functions and constants in its BTF.
 
     Args:
         program: drgn's `Program`.
         symbols: the kernel's symbols.
         btf: its types.
     """
-    import drgn
 
-    types = DrgnTypes(program, btf)
-    flags_of = drgn.FindObjectFlags
+    def __init__(self, program: Any, symbols: KernelSymbols, btf: Btf) -> None:
+        import drgn
 
-    def find_type(_program: Any, kinds: Any, name: str, filename: str | None) -> Any:
-        return None if filename else types.find(kinds, name)
+        self._drgn = drgn
+        self._program = program
+        self._symbols = symbols
+        self._btf = btf
+        self._types = DrgnTypes(program, btf)
 
-    def find_object(_program: Any, name: str, flags: Any, filename: str | None) -> Any:
+    def find_type(self, _program: Any, kinds: Any, name: str, filename: str | None) -> Any:
+        """Return a type, None if there is none: see `Program.register_type_finder`."""
+        return None if filename else self._types.find(kinds, name)
+
+    def find_object(self, _program: Any, name: str, flags: Any, filename: str | None) -> Any:
+        """Return an object, None if there is none: see `Program.register_object_finder`."""
         if filename:
             return None
-        if flags & flags_of.CONSTANT:
-            constant = btf.find_enumerator(name)
+        wanted, types, make = self._drgn.FindObjectFlags, self._types, self._drgn.Object
+        if flags & wanted.CONSTANT:
+            constant = self._btf.find_enumerator(name)
             if constant is not None:
-                return drgn.Object(program, types.of(constant[0]), constant[1])
-        if flags & flags_of.VARIABLE:
+                return make(self._program, types.of(constant[0]), constant[1])
+        if flags & wanted.VARIABLE:
             type_ = _type_of_global(types, name)
-            symbol = symbols.get(name) if type_ is not None else None
+            symbol = self._symbols.get(name) if type_ is not None else None
             if symbol is not None:
-                return drgn.Object(program, type_, address=symbol.address)
-        if flags & flags_of.FUNCTION:
-            for number in btf.find(name, BtfKind.FUNC):
-                symbol = symbols.get(name)
+                return make(self._program, type_, address=symbol.address)
+        if flags & wanted.FUNCTION:
+            for number in self._btf.find(name, BtfKind.FUNC):
+                symbol = self._symbols.get(name)
                 if symbol is not None:
-                    return drgn.Object(program, types.of(btf.target(number)), address=symbol.address)
+                    return make(self._program, types.of(self._btf.target(number)), address=symbol.address)
         return None
-
-    program.register_type_finder("btf", find_type, enable_index=0)
-    program.register_object_finder("btf", find_object, enable_index=0)
-    return types
 
 
 def _type_of_global(types: DrgnTypes, name: str) -> Any | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from hibernaut.errors import FormatError, HibernautError, how_to_install
-from hibernaut.kernel.btf_for_drgn import register_btf
+from hibernaut.kernel.btf_for_drgn import BtfFinders
 from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.symbols import SymbolicKernel
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["ask", "drgn_program"]
+__all__ = ["ask", "drgn_program", "symbol_finder"]
 
 KERNEL_HALF = 1 << 63
 """First address of the upper half: kernel space, canonical from 0xffff800000000000 or 0xff00000000000000 on."""
@@ -54,9 +54,11 @@ def drgn_program(kernel: SymbolicKernel) -> Any:
         program.add_memory_segment(KERNEL_HALF, ADDRESSES - KERNEL_HALF, virtual, physical=False)
     except Exception as error:  # drgn's errors share no narrower base
         raise kernel.damaged(f"drgn does not take it for a kernel: {' '.join(str(error).split())}") from error
-    program.register_symbol_finder("hibernaut", _symbol_finder(kernel), enable_index=0)
+    program.register_symbol_finder("hibernaut", symbol_finder(kernel), enable_index=0)
     if kernel.btf is not None:
-        register_btf(program, kernel.symbols, kernel.btf)
+        finders = BtfFinders(program, kernel.symbols, kernel.btf)
+        program.register_type_finder("hibernaut", finders.find_type, enable_index=0)
+        program.register_object_finder("hibernaut", finders.find_object, enable_index=0)
     return program
 
 
@@ -102,7 +104,7 @@ def _kernel_page(kernel: SymbolicKernel, page: int) -> bytes | None:
     return _frame(kernel, walk.pfn) if walk.stop == Stop.PRESENT and walk.pfn is not None else None
 
 
-def _symbol_finder(kernel: SymbolicKernel) -> Callable[[Any, str | None, int | None, bool], list[Any]]:
+def symbol_finder(kernel: SymbolicKernel) -> Callable[[Any, str | None, int | None, bool], list[Any]]:
     """Return a callback that finds symbols by name or by address, as `Program.register_symbol_finder` wants it."""
     import drgn
 
