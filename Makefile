@@ -88,7 +88,7 @@ dist: $(VENV)/ready-dev
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--upgrade --custom-compile-command 'make lock'
 lock: $(VENV)/ready-dev
-	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra volatility --group dev --output-file requirements/dev.txt
 	$(UV_COMPILE) --group lzo --output-file requirements/lzo.txt
 
 # What a user gets: the newest packages that pyproject.toml admits.

@@ -305,7 +305,7 @@ FLOW = (
     ("hibernation", "snapshot, resumed machine, checks"),
     ("exploration", "every run, the shortest bad one"),
     ("studies, lab", "what was learned, on the model and for real"),
-    ("report, mount, cli", "results for people and programs"),
+    ("report, mount, volatility, cli", "results for people and programs"),
 )
 
 

@@ -21,6 +21,7 @@ from hibernaut.cli.files import files
 from hibernaut.cli.find import find
 from hibernaut.cli.help import Command, WholeHelpGroup, add_commands
 from hibernaut.cli.inspect import inspect
+from hibernaut.cli.isf import isf
 from hibernaut.cli.lab.app import lab
 from hibernaut.cli.map import map_
 from hibernaut.cli.mount import mount
@@ -32,6 +33,7 @@ from hibernaut.cli.save import save
 from hibernaut.cli.schema import schema
 from hibernaut.cli.takeover import takeover
 from hibernaut.cli.terminal import print_text
+from hibernaut.cli.volatility_plugins import volatility_plugins
 from hibernaut.cli.walk import walk
 
 __all__ = ["app", "run"]
@@ -90,6 +92,8 @@ COMMANDS: tuple[Command, ...] = (
     ("process", process, "hibernaut process swap.img 1"),
     ("files", files, "hibernaut files swap.img"),
     ("drgn", drgn, "hibernaut drgn swap.img tasks.py"),
+    ("isf", isf, "hibernaut isf swap.img"),
+    ("volatility-plugins", volatility_plugins, "hibernaut volatility-plugins"),
     ("save", save, "hibernaut save ram.elf new.img --via fixmap"),
     ("rewrite", rewrite, "hibernaut rewrite swap.img new.img --zero-pages yes"),
     ("audit", audit_, "hibernaut audit swap.img"),

@@ -20,7 +20,17 @@ import numpy.typing as npt
 
 from hibernaut.errors import FormatError
 
-__all__ = ["VOID", "Btf", "BtfArray", "BtfEnumerator", "BtfInteger", "BtfKind", "BtfMember", "BtfParameter"]
+__all__ = [
+    "POINTER_BYTES",
+    "VOID",
+    "Btf",
+    "BtfArray",
+    "BtfEnumerator",
+    "BtfInteger",
+    "BtfKind",
+    "BtfMember",
+    "BtfParameter",
+]
 
 MAGIC = 0xEB9F
 VERSION = 1
@@ -202,6 +212,11 @@ class Btf:
         return len(self._at)
 
     @property
+    def raw(self) -> tuple[memoryview, bytes]:
+        """The bytes of the section of types and of that of strings."""
+        return self._words.data.cast("B"), self._strings
+
+    @property
     def strings_end(self) -> int:
         """Position one past the last string, as a module's types count."""
         return self._strings_start + len(self._strings)
@@ -329,6 +344,14 @@ class Btf:
         order, ordered = self._by_name
         rows = order[_among(ordered, self._positions(name))]
         return found + sorted(self.first + int(row) for row in rows if int(self.kinds[row]) in kinds)
+
+    def find_anonymous(self, members: frozenset[str]) -> int | None:
+        """Return the number of the first structure without a name that has exactly these members; None without."""
+        for row in np.flatnonzero((self.kinds == BtfKind.STRUCT) & (self._names == 0)).tolist():
+            number = self.first + row
+            if {member.name for member in self.members(number)} == members:
+                return number
+        return None
 
     def find_enumerator(self, name: str) -> tuple[int, int] | None:
         """Return the number of the first enumeration that has an enumerator of a name, and its value; None without."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hibernaut.errors import FormatError
 from hibernaut.kernel.btf import VOID, Btf, BtfKind, BtfMember
 from hibernaut.kernel.globals import GLOBALS, AnonymousStructure
@@ -73,12 +71,8 @@ class DrgnTypes:
 
     def anonymous(self, members: frozenset[str]) -> Any | None:
         """Return a structure without a name that has exactly these members, None if there is none."""
-        btf = self.btf
-        for row in np.flatnonzero(btf.kinds == BtfKind.STRUCT).tolist():
-            number = btf.first + row
-            if not btf.name(number) and {member.name for member in btf.members(number)} == members:
-                return self.of(number)
-        return None
+        number = self.btf.find_anonymous(members)
+        return None if number is None else self.of(number)
 
     def _make(self, number: int) -> Any:
         program, btf, drgn = self.program, self.btf, self._drgn

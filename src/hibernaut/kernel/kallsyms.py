@@ -23,6 +23,7 @@ __all__ = [
     "decode_names",
     "decode_tokens",
     "expand_names",
+    "markers_after",
     "names_in_image",
     "tables_in_image",
 ]
@@ -197,10 +198,19 @@ def _names_at(names: memoryview, tokens: Sequence[bytes], count: int) -> list[by
     try:
         if not all(map(SYMBOL.fullmatch, decode_names(names, tokens, FIRST_SYMBOLS))):
             return None
-        *starts, end = _bounds(names, count)
+        is_followed = markers_after(names, count) is not None
     except ValueError:
         return None
+    return decode_names(names, tokens, count) if is_followed else None
+
+
+def markers_after(names: bytes | memoryview, count: int) -> int | None:
+    """Return the byte at which the markers of `count` symbols follow their names; None if they do not.
+
+    Raises:
+        ValueError: the names end before.
+    """
+    *starts, end = _bounds(names, count)
     markers = np.array(starts[::MARKER_SYMBOLS], dtype="<u4").tobytes()
-    if markers not in bytes(names[end : end + MAX_PADDING + len(markers)]):
-        return None
-    return decode_names(names, tokens, count)
+    at = bytes(names[end : end + MAX_PADDING + len(markers)]).find(markers)
+    return end + at if at >= 0 else None

@@ -82,6 +82,11 @@ class KernelMemory:
         """The kernel release, as `uname -r` prints it."""
         return self.facts.get("OSRELEASE", "")
 
+    @property
+    def kaslr_shift(self) -> int:
+        """Distance of the kernel image's addresses from those in vmlinux. Raises FormatError if it is malformed."""
+        return self.number("KERNELOFFSET", 16) if "KERNELOFFSET" in self.facts else 0
+
     def number(self, key: str, base: int = 10) -> int:
         """Return a number from VMCOREINFO. Raises FormatError if it is absent or malformed."""
         try:

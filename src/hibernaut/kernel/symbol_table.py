@@ -24,7 +24,7 @@ from hibernaut.kernel.kallsyms import MAX_SYMBOLS, TOKENS, decode_tokens, expand
 from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.kernel_memory import KernelMemory
 
-__all__ = ["SymbolTable", "names_of", "read_symbol_table"]
+__all__ = ["Addresses", "SymbolTable", "names_of", "read_symbol_table"]
 
 MAX_NAMES_BYTES = 64 << 20
 MAX_TOKENS_BYTES = 1 << 16
@@ -96,6 +96,11 @@ class SymbolTable:
         """Return the row of the last symbol at or below an address; None if all lie above."""
         found = int(np.searchsorted(self._ordered, np.uint64(address), side="right"))
         return int(self._order[found - 1]) if found else None
+
+    @property
+    def names(self) -> bytes:
+        """Type letter and name of each, after a NUL."""
+        return self._names
 
     @cached_property
     def _order(self) -> npt.NDArray[np.intp]:

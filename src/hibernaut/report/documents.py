@@ -709,6 +709,29 @@ class MountDocument(TypedDict):
     salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 
+class SymbolFileDocument(TypedDict):
+    """`hibernaut isf`: the symbol file that was written."""
+
+    source: Annotated[str, "format of the source: elf, lime, avml, kdump, raw, swsusp or uswsusp"]
+    remarks: Annotated[list[str], "what is missing in the source"]
+    file: Annotated[str, "the file"]
+    file_bytes: Annotated[int, "its length, in bytes"]
+    release: Annotated[str, "release of the kernel"]
+    banner: Annotated[str, "banner by which Volatility finds the file, without its newline"]
+    levels: Annotated[int, "levels of paging: 4 or 5"]
+    kaslr_shift: Annotated[Hex, "distance of the kernel image from its addresses in the file"]
+    types: Annotated[int, "number of structures and unions in the file"]
+    enums: Annotated[int, "number of enumerations"]
+    symbols: Annotated[int, "number of symbols"]
+    typed_symbols: Annotated[int, "of them, those with a type"]
+
+
+class VolatilityPluginsDocument(TypedDict):
+    """`hibernaut volatility-plugins`: the plug-in for Volatility 3."""
+
+    folder: Annotated[str, "folder that Volatility loads"]
+
+
 class AllocationDocument(TypedDict):
     """A page allocation during the copy."""
 
@@ -1434,6 +1457,8 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "drgn": (DrgnDocument,),
     "mount": (MountDocument,),
     "ps": (PsDocument,),
+    "isf": (SymbolFileDocument,),
+    "volatility-plugins": (VolatilityPluginsDocument,),
     "replay": (ReplayDocument, CheckedTraceDocument),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),
