@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from hibernaut.errors import how_to_install
+from hibernaut.kernel.identity import read_identity
+from hibernaut.kernel.kernel import Kernel
+from hibernaut.kernel.reading import FactReader
 from hibernaut.report.documents import InspectDocument, MachineIdentityDocument
-from hibernaut.report.identity import machine_text
+from hibernaut.report.identity import machine_document, machine_text
 from hibernaut.report.redaction import redacted_inspect_document
+from hibernaut.sources import open_memory
 from tests.cli.run import hibernaut
 from tests.conftest import Golden
 from tests.swsusp import naive
@@ -51,6 +56,24 @@ def test_the_machine_is_a_block_after_the_image(golden: Golden, name: str) -> No
     assert f"PM: hibernation: Need to copy {document['saved_pages']} pages" in {one["text"] for one in machine["log"]}
     assert [one["this_area"] for one in machine["swap"]] == [True]
     assert "processes" not in machine
+
+
+def test_an_area_of_another_size_is_not_this_one(golden: Golden) -> None:
+    """The resume device names an area whose slots are not those of the image's: a remark, and no claim."""
+    with open_memory(golden(IMAGE)) as source:
+        assert source.image is not None
+        found = read_identity(FactReader(Kernel.of(source)))
+        assert found.swap is not None
+        other = replace(found, swap=(replace(found.swap[0], slots=found.swap[0].slots + 1),))
+        document = machine_document(other, source.image, None, with_processes=True)
+        unknown = machine_document(replace(found, image_area=None), source.image, None, with_processes=False)
+    assert [one["this_area"] for one in document["swap"] or ()] == [False]
+    assert document["remarks"] == [
+        "the kernel writes its image to swap area 0, whose slots or place are not those of this area"
+    ]
+    assert machine_text(document).endswith("\nprocesses: ?")
+    assert [one["this_area"] for one in unknown["swap"] or ()] == [None]
+    assert "whether it is this area: ?" in machine_text(unknown)
 
 
 def test_the_verdict_stays_last(golden: Golden) -> None:
