@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["BtfFinders", "DrgnTypes"]
 
 LITTLE = "little"
-ANY_STRUCTURE = (BtfKind.STRUCT, BtfKind.UNION)
+BASES = {
+    "vmemmap": ("vmemmap_base", "struct page *"),
+    "PAGE_OFFSET": ("page_offset_base", "unsigned long"),
+}
+"""Macros whose value a variable holds (arch/x86/include/asm/page_64_types.h, pgtable_64_types.h) with
+CONFIG_DYNAMIC_MEMORY_LAYOUT. drgn works them out from lines of VMCOREINFO that 5.10 lacks."""
 
 
 class DrgnTypes:
@@ -173,6 +178,10 @@ class BtfFinders:
             return None
         wanted, types, make = self._drgn.FindObjectFlags, self._types, self._drgn.Object
         if flags & wanted.CONSTANT:
+            base = BASES.get(name)
+            symbol = self._symbols.get(base[0]) if base else None
+            if base is not None and symbol is not None:
+                return make(self._program, base[1], self._program.read_u64(symbol.address))
             constant = self._btf.find_enumerator(name)
             if constant is not None:
                 return make(self._program, types.of(constant[0]), constant[1])
