@@ -63,7 +63,7 @@ def files_of(
 
 
 def _document(source: Source, offset: int) -> InspectDocument:
-    """Return the document of the image of a source, as `inspect` has it. Reads all of the image."""
+    """Return the document of the image of a source, as `inspect --no-machine` has it. Reads all of the image."""
     if source.salvaged is not None:
         return salvaged_inspect_document(source.salvaged, offset)
     if source.image is None:
