@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from hibernaut.errors import HibernautError
+from hibernaut.kernel.hibernating_cpu import hibernating_cpu_note
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
 from hibernaut.kernel.vmcoreinfo_pointers import texts_by_pointers
 from hibernaut.memory import declarations as c
@@ -125,7 +126,7 @@ def convert(
                 ranges,
                 zero_pages=not_fed,
                 vaddr_base=vaddr_base,
-                notes=lambda: _notes(vmcoreinfo()),
+                notes=lambda: _notes(source, vmcoreinfo()),
                 machine=machine,
             )
     has_note = bool(vmcoreinfo()) if to in WITH_VMCOREINFO else None
@@ -161,7 +162,7 @@ def core_layout(
     text = _known_vmcoreinfo(source, root)
     if text is None:
         text = choose_vmcoreinfo(source.memory, find_vmcoreinfos(source.memory), root).text
-    return elf_layout(ranges, _notes(text), vaddr_base=vaddr_base, machine=_elf_machine(source))
+    return elf_layout(ranges, _notes(source, text), vaddr_base=vaddr_base, machine=_elf_machine(source))
 
 
 def refuse_core(source: Source) -> None:
@@ -183,8 +184,10 @@ def _known_vmcoreinfo(source: Source, root: tuple[int, int] | None) -> bytes | N
     return choose_vmcoreinfo(source.memory, texts_by_pointers(source.memory, *root), root).text
 
 
-def _notes(text: bytes | None) -> list[Note]:
-    return [vmcoreinfo_note(text)] if text else []
+def _notes(source: Source, text: bytes | None) -> list[Note]:
+    """Return the notes of a core: VMCOREINFO, then the registers of the CPU that hibernates."""
+    cpu = hibernating_cpu_note(source, text)
+    return ([vmcoreinfo_note(text)] if text else []) + ([cpu] if cpu is not None else [])
 
 
 def _chunks(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFinder | None) -> Chunks:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DumpLayout", "DumpVolume", "elf_layout", "elf_places", "lime_layout", "raw_layout", "vmcoreinfo_note"]
 
+NOTES_BYTES = 16 << 10
+"""Room for the notes of a core before its first page: VMCOREINFO has at most 4096 bytes (`VMCOREINFO_BYTES`)."""
 Places = NDArray[np.int64]
 """Bytes in a file, shape (n,)."""
 
@@ -187,7 +189,7 @@ def elf_places(ranges: FrameRanges) -> Places:
         HibernautError: more ranges than a core is read with.
     """
     _refuse_more(ranges, c.MOST_ELF_HEADERS - 1, "a core")
-    return -(-_head_bytes(ranges) // PAGE_SIZE) * PAGE_SIZE + _before(ranges)
+    return -(-(_head_bytes(ranges) + NOTES_BYTES) // PAGE_SIZE) * PAGE_SIZE + _before(ranges)
 
 
 def elf_layout(
@@ -195,7 +197,8 @@ def elf_layout(
 ) -> DumpLayout:
     """Return the layout of an ELF64 core: one PT_NOTE, first as `crash` requires, and one PT_LOAD per range.
 
-    The notes stand at the end of the file.
+    As in a kdump, the notes stand before the first page and `p_align` of a PT_LOAD is 0: crash reads no other core.
+    Notes that do not fit there stand at the end of the file.
 
     Args:
         ranges: all page frames.
@@ -209,10 +212,11 @@ def elf_layout(
     at = elf_places(ranges)
     end = int(at[-1] + ranges.nr_pages[-1] * PAGE_SIZE) if len(ranges) else _head_bytes(ranges)
     packed = b"".join(packed_note(note) for note in notes)
+    notes_at = _head_bytes(ranges) if len(packed) <= NOTES_BYTES else end
     headers = np.zeros(1 + len(ranges), dtype=c.PROGRAM_HEADER)
-    headers[0] = (c.PT_NOTE, 0, end, 0, 0, len(packed), 0, 4)
+    headers[0] = (c.PT_NOTE, 0, notes_at, 0, 0, len(packed), 0, 4)
     loads = headers[1:]
-    loads["p_type"], loads["p_flags"], loads["p_align"] = c.PT_LOAD, c.PF_RWX, PAGE_SIZE
+    loads["p_type"], loads["p_flags"], loads["p_align"] = c.PT_LOAD, c.PF_RWX, 0
     loads["p_offset"] = at
     loads["p_paddr"] = ranges.starts * PAGE_SIZE
     loads["p_vaddr"] = 0 if vaddr_base is None else loads["p_paddr"] + np.uint64(vaddr_base)
@@ -221,9 +225,9 @@ def elf_layout(
     return DumpLayout(
         ranges,
         at,
-        end + len(packed),
+        max(end, notes_at + len(packed)),
         head + packed,
-        np.array([0, end], dtype=np.int64),
+        np.array([0, notes_at], dtype=np.int64),
         np.array([len(head), len(head) + len(packed)], dtype=np.int64),
     )
 

@@ -75,7 +75,7 @@ def write_elf(
 ) -> None:
     """Write an ELF64 core of a machine: one PT_NOTE, first as `crash` requires, and one PT_LOAD per range.
 
-    The notes stand at the end of the file. They are requested after the last page, since their text may come from the
+    The notes stand before the first page. They are requested after the last page, since their text may come from the
     memory itself. Headers are written last: an unfinished file is not an ELF file.
 
     Args:
