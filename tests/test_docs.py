@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from hibernaut.cli.app import app
+from hibernaut.cli.app import app_with
 from tests.cli.run import hibernaut
 from tests.conftest import Golden, copy_sparse
 
@@ -150,7 +150,7 @@ def test_commands_that_are_only_shown_are_understood(document: str, command: str
     """A command that needs a laboratory or a device: it exists, and each of its options does."""
     words = shlex.split(command)
     assert words[0] == "hibernaut", document
-    found: Any = typer.main.get_command(app)
+    found: Any = typer.main.get_command(app_with())
     rest = words[1:]
     while hasattr(found, "commands"):
         found = found.commands[rest.pop(0)]

@@ -18,7 +18,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
-from hibernaut.cli.app import app as hibernaut_app
+from hibernaut.cli.app import app_with
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -119,7 +119,7 @@ def commands_of(group: str | None) -> Iterator[tuple[str, CommandInfo]]:
     Args:
         group: the group's name.
     """
-    app = hibernaut_app
+    app = app_with()
     if group is not None:
         app = next(one.typer_instance for one in app.registered_groups if one.name == group and one.typer_instance)
     for command in app.registered_commands:

@@ -9,12 +9,15 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from hibernaut.cli.app import app
+from hibernaut.cli.app import app_with
 
 __all__ = ["arguments_of", "commands", "options_of"]
 
 
-def commands(program: typer.Typer = app) -> Iterator[tuple[str, Any]]:
+ALL = app_with()
+
+
+def commands(program: typer.Typer = ALL) -> Iterator[tuple[str, Any]]:
     """Yield each command with the words that call it."""
     yield from _below(get_command(program), ())
 

@@ -15,7 +15,7 @@ import pytest
 import typer.main
 
 import hibernaut
-from hibernaut.cli.app import app
+from hibernaut.cli.app import app_with
 from hibernaut.report.documents import DOCUMENTS as JSON_DOCUMENTS
 from hibernaut.report.schema import schema_of
 from hibernaut.swsusp import declarations
@@ -35,7 +35,7 @@ def commands(group: Any, words: tuple[str, ...] = ("hibernaut",)) -> Iterator[tu
             yield (*words, name), command
 
 
-COMMANDS = dict(commands(typer.main.get_command(app)))
+COMMANDS = dict(commands(typer.main.get_command(app_with())))
 
 
 def test_site_builds_without_a_warning(site: Site) -> None:

@@ -17,7 +17,7 @@ import pytest
 import typer
 import typer.main
 
-from hibernaut.cli.app import app
+from hibernaut.cli.app import app_with
 from hibernaut.lab.variants import VARIANTS
 from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.schema import schema_of
@@ -69,7 +69,7 @@ LAB_DOCUMENTS: dict[str, dict[str, Any]] = {
 
 def commands() -> Iterator[str]:
     """Yield the words of every command that takes --json."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(app_with())
     assert isinstance(group, typer.core.TyperGroup)
     for name, command in group.commands.items():
         inner = command.commands if isinstance(command, typer.core.TyperGroup) else {}

@@ -1104,6 +1104,8 @@ class VariantDocument(TypedDict):
     secret_pages: Annotated[int, "pages of memfd_secret"]
     pages: Annotated[Literal["above", "below"], "position of the allocator's pages relative to the regions"]
     lists: Annotated[Literal["above", "below"], "position of the CPUs' own lists relative to the regions"]
+    swaps_out: Annotated[bool, "whether pages are swapped out before the image is made"]
+    zswap: Annotated[bool, "whether zswap is enabled"]
 
 
 class VariantsDocument(TypedDict):
