@@ -254,6 +254,7 @@ def test_members_lie_where_drgn_has_them(real: tuple[Kernel, dict[str, Any]]) ->
         assert len(anonymous) == len(theirs.members) - len(named)
     assert checked > 500
     assert types["atomic_t"]["size"] == 4
+    assert types["Elf64_Ehdr"] == types["elf64_hdr"]
 
 
 def test_symbols_of_a_real_kernel(real: tuple[Kernel, dict[str, Any]]) -> None:

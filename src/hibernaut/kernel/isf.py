@@ -40,7 +40,7 @@ Descriptor = dict[str, "Any"]
 IsfFile = dict[str, "Any"]
 
 FORMAT = "6.2.0"
-REVISION = 2
+REVISION = 3
 """Number of this module's way to write the file; part of `isf_digest`."""
 MAX_DEPTH = 64
 """Bound for pointers, arrays, typedefs and qualifiers around a type."""
@@ -368,9 +368,9 @@ class _IsfTypes:
         }
 
     def user_types(self) -> dict[str, Descriptor]:
-        """Return all structures and unions by name."""
+        """Return all structures and unions by name, and by the names of their typedefs that no tag has."""
         btf = self._btf
-        return {
+        found = {
             name: {
                 "kind": btf.kind(number).name.lower(),
                 "size": btf.size_bytes(number),
@@ -378,6 +378,11 @@ class _IsfTypes:
             }
             for number, name in self._names.items()
         }
+        for row in np.flatnonzero(btf.kinds == BtfKind.TYPEDEF).tolist():
+            number = btf.stripped(btf.first + row)
+            if number in self._names:
+                found.setdefault(btf.name(btf.first + row), found[self._names[number]])
+        return found
 
     def _fields(self, number: int) -> dict[str, Descriptor]:
         fields: dict[str, Descriptor] = {}
