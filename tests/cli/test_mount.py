@@ -34,10 +34,12 @@ from hibernaut.swsusp import open_image
 from hibernaut.volumes.output import replacing
 from tests.cli.run import hibernaut, refused
 from tests.conftest import Golden
+from tests.kernel.test_swapped_pages import BUSYBOX
 from tests.memory.naive import page_of
 
 IMAGE = "swap-6.1-lzo.img"
 FORMATS = {"vmcore": "elf", "memory.lime": "lime", "memory.raw": "raw"}
+MACHINE = ("symbols.json", "log.txt", "processes", "files")
 MUST_MOUNT = "HIBERNAUT_FUSE"
 """required: where nothing can be mounted the tests fail, in place of a skip."""
 SECONDS = 60
@@ -133,12 +135,38 @@ def read_at_once(path: Path, asked: list[tuple[int, int]]) -> list[bytes]:
 
 @needs_fuse
 @pytest.mark.golden
+def test_the_machine_inside(golden: Golden, tmp_path: Path) -> None:
+    """Log, symbols, processes and files, swapped-out pages included; several readers at once."""
+    pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn")
+    image = golden(IMAGE)
+    with mounted(image, tmp_path / "folder") as found:
+        init = found.folder / "processes" / "1"
+        paths = [found.folder / "files/bin/busybox", init / "core", found.folder / "files/tmp/data", init / "maps"]
+        with ThreadPoolExecutor(4) as readers:
+            content = dict(zip(paths, readers.map(Path.read_bytes, paths), strict=True))
+        assert hashlib.sha256(content[paths[0]]).hexdigest() == BUSYBOX
+        assert content[paths[2]].count(b"HLAB-MARKER-PAGE") == 1024
+        assert os.listdir(found.folder / "processes") == ["1"]
+        assert (init / "cmdline").read_bytes() == b"/bin/busybox\0sh\0/init\0nokaslr\0"
+        assert (init / "environ").read_bytes().startswith(b"HOME=/\0")
+        assert content[init / "maps"].splitlines()[1].startswith(b"401000-585000 r-xp 00001000 ")
+        assert (found.folder / "log.txt").read_text() == hibernaut("dmesg", image).out
+        core = tmp_path / "core"
+        hibernaut("process", image, "1", "--core", core)
+        assert content[init / "core"] == core.read_bytes()
+        symbols = tmp_path / "symbols.json"
+        assert hibernaut("isf", image, "-o", symbols).status == 0
+        assert (found.folder / "symbols.json").read_bytes() == symbols.read_bytes()
+
+
+@needs_fuse
+@pytest.mark.golden
 def test_the_files_are_those_that_convert_writes(golden: Golden, tmp_path: Path) -> None:
     """All three formats, byte for byte, and the document of inspect; several readers at once, anywhere."""
     image = golden(IMAGE)
     places = random.Random(7)
     with mounted(image, tmp_path / "folder") as found:
-        assert sorted(os.listdir(found.folder)) == sorted([*FORMATS, "image.json"])
+        assert sorted(os.listdir(found.folder)) == sorted([*FORMATS, "image.json", *MACHINE])
         for name, to in FORMATS.items():
             out = tmp_path / "out"
             assert hibernaut("convert", image, out, "--to", to, "--quiet").status == 0
@@ -166,7 +194,7 @@ def test_it_ends_cleanly(small: Path, tmp_path: Path, library: str, ending: sign
             assert found.server.wait(SECONDS) == 0
         else:
             assert found.end(ending) == 0
-        assert json.loads(found.out)["files"] == list(FORMATS)
+        assert json.loads(found.out)["files"] == [*FORMATS, *MACHINE]
         assert [line for line in found.err.splitlines() if "virtual addresses are left out" not in line] == []
     assert os.listdir(tmp_path / "folder") == []
 
@@ -175,7 +203,9 @@ def test_it_ends_cleanly(small: Path, tmp_path: Path, library: str, ending: sign
 def test_it_is_read_only_and_private(small: Path, tmp_path: Path) -> None:
     """Files of mode 0400 in a folder of mode 0500, of the mounting user; nothing can be written, made or removed."""
     with mounted(small, tmp_path / "folder") as found:
-        assert found.out.startswith(f"mounted on {found.folder}: vmcore, memory.lime, memory.raw; unmount with `")
+        assert found.out.startswith(
+            f"mounted on {found.folder}: vmcore, memory.lime, memory.raw, symbols.json, log.txt, processes, files; unmount with `"
+        )
         for path in (found.folder, *found.folder.iterdir()):
             status = path.stat()
             assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
@@ -280,11 +310,11 @@ def test_a_used_up_image_is_mounted_as_far_as_it_goes(golden_copy: object, tmp_p
 def test_a_format_that_has_no_room_is_left_out(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As convert refuses it: more ranges than LiME or a core is read with."""
     with open_memory(small) as source:
-        assert list(files_of(source, vaddr_base=None, root=None)[0]) == list(FORMATS)
+        assert list(files_of(source, vaddr_base=None, root=None)[0]) == [*FORMATS, *MACHINE]
         monkeypatch.setattr(declarations, "MOST_LIME_RANGES", 1)
         monkeypatch.setattr(declarations, "MOST_ELF_HEADERS", 2)
         files, remarks = files_of(source, vaddr_base=None, root=None)
-    assert list(files) == ["memory.raw"]
+    assert list(files) == ["memory.raw", *MACHINE]
     assert remarks == (
         "vmcore is left out: 2 separate ranges of frames, more than the 1 of a core",
         "memory.lime is left out: 2 separate ranges of frames, more than the 1 of a LiME file",

@@ -12,6 +12,7 @@ import numpy as np
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.kernel.page_cache import FilePages, file_pages
 from hibernaut.kernel.program import ask
+from hibernaut.kernel.reading import list_objects
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -133,9 +134,7 @@ def read_file(file: CachedFile, swapped: SwappedPages | None) -> Iterator[tuple[
 
 
 def _file_systems(kernel: Kernel) -> Iterator[Any]:
-    from drgn.helpers.linux.list import list_for_each_entry
-
-    blocks = list_for_each_entry("struct super_block", kernel["super_blocks"].address_of_(), "s_list")
+    blocks = list_objects(kernel["super_blocks"], "struct super_block", "s_list")
     for _ in range(MAX_FILE_SYSTEMS):
         block = ask(kernel, "super_blocks", lambda: next(blocks, None))
         if block is None:
@@ -145,9 +144,7 @@ def _file_systems(kernel: Kernel) -> Iterator[Any]:
 
 
 def _inodes(kernel: Kernel, block: Any) -> Iterator[Any]:
-    from drgn.helpers.linux.list import list_for_each_entry
-
-    inodes = list_for_each_entry("struct inode", block.s_inodes.address_of_(), "i_sb_list")
+    inodes = list_objects(block.s_inodes, "struct inode", "i_sb_list")
     for _ in range(MAX_FILES):
         inode = ask(kernel, "s_inodes", lambda: next(inodes, None))
         if inode is None:

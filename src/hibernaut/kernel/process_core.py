@@ -9,6 +9,7 @@ zeroes for a segment without bytes in the file.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hibernaut.kernel.kernel import Kernel
+    from hibernaut.memory.page import Bytes
 
-__all__ = ["CoreSegment", "ProcessCore", "process_core", "write_process_core"]
+__all__ = ["CoreSegment", "ProcessCore", "ProcessCoreVolume", "process_core", "write_process_core"]
 
 NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_FILE = 1, 3, 6, 0x46494C45
 """include/uapi/linux/elf.h"""
@@ -112,32 +114,69 @@ def process_core(kernel: Kernel, task: Any, space: AddressSpace) -> ProcessCore:
     return ProcessCore(tuple(notes), tuple(segments), tuple(remarks))
 
 
+class ProcessCoreVolume:
+    """A core as a file that is read by position, a page when it is asked for. A volume.
+
+    Args:
+        core: the core.
+        space: the address space that it is of.
+        name: name in messages.
+    """
+
+    def __init__(self, core: ProcessCore, space: AddressSpace, name: str) -> None:
+        self.name = name
+        self._space = space
+        self._segments = [segment for segment in core.segments if segment.reason is None]
+        packed = b"".join(packed_note(note) for note in core.notes)
+        headers = np.zeros(1 + len(self._segments), dtype=c.PROGRAM_HEADER)
+        head = elf_head(len(headers), c.EM_X86_64)
+        notes_at = len(head) + headers.nbytes
+        at = -(-(notes_at + len(packed)) // PAGE_SIZE) * PAGE_SIZE
+        headers[0] = (c.PT_NOTE, 0, notes_at, 0, 0, len(packed), 0, 4)
+        self._places: list[int] = []
+        for number, segment in enumerate(self._segments, 1):
+            rights = segment.mapping.rights
+            flags = 4 * (rights[0] == "r") | 2 * (rights[1] == "w") | (rights[2] == "x")
+            size = segment.pages * PAGE_SIZE
+            headers[number] = (c.PT_LOAD, flags, at, segment.start, 0, size, size, PAGE_SIZE)
+            self._places.append(at)
+            at += size
+        self._head = (head + headers.tobytes() + packed).ljust(self._places[0] if self._places else 0, b"\0")
+        self.size_bytes = at if self._places else len(self._head)
+
+    def pread(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes: fewer only at the end."""
+        end = min(offset + size_bytes, self.size_bytes)
+        parts = [self._head[offset:end]] if offset < len(self._head) else []
+        at = max(offset, len(self._head))
+        while at < end:
+            row = bisect_right(self._places, at) - 1
+            segment, within = self._segments[row], at - self._places[row]
+            first = within // PAGE_SIZE
+            count = min(segment.pages - first, CHUNK_PAGES, -(-(within % PAGE_SIZE + end - at) // PAGE_SIZE))
+            room = np.zeros((count, PAGE_SIZE), dtype=np.uint8)
+            self._space.read_pages(segment.mapping, segment.first + first, count, room)
+            part = room.reshape(-1)[within % PAGE_SIZE :][: end - at].tobytes()
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
+
+    def pread_into(self, offset: int, out: Bytes) -> int:
+        """Read into an array, shape (n,); returns the number of bytes."""
+        found = self.pread(offset, len(out))
+        out[: len(found)] = np.frombuffer(found, dtype=np.uint8)
+        return len(found)
+
+
 def write_process_core(core: ProcessCore, space: AddressSpace, fd: int) -> None:
     """Write a core; the arguments are those of `process_core` and its result, and the descriptor of a new file.
 
     Raises:
         OSError: writing fails.
     """
-    packed = b"".join(packed_note(note) for note in core.notes)
-    segments = [segment for segment in core.segments if segment.reason is None]
-    headers = np.zeros(1 + len(segments), dtype=c.PROGRAM_HEADER)
-    head = elf_head(len(headers), c.EM_X86_64)
-    notes_at = len(head) + headers.nbytes
-    at = -(-(notes_at + len(packed)) // PAGE_SIZE) * PAGE_SIZE
-    headers[0] = (c.PT_NOTE, 0, notes_at, 0, 0, len(packed), 0, 4)
-    for number, segment in enumerate(segments, 1):
-        size = segment.pages * PAGE_SIZE
-        rights = segment.mapping.rights
-        flags = 4 * (rights[0] == "r") | 2 * (rights[1] == "w") | (rights[2] == "x")
-        headers[number] = (c.PT_LOAD, flags, at, segment.start, 0, size, size, PAGE_SIZE)
-        at += size
-    write_all(fd, memoryview(head + headers.tobytes() + packed), 0)
-    for header, segment in zip(headers[1:], segments, strict=True):
-        place = int(header["p_offset"])
-        for first in range(0, segment.pages, CHUNK_PAGES):
-            room = np.zeros((min(CHUNK_PAGES, segment.pages - first), PAGE_SIZE), dtype=np.uint8)
-            space.read_pages(segment.mapping, segment.first + first, len(room), room)
-            write_all(fd, memoryview(room.reshape(-1).data), place + first * PAGE_SIZE)
+    volume = ProcessCoreVolume(core, space, "core")
+    for at in range(0, volume.size_bytes, CHUNK_PAGES * PAGE_SIZE):
+        write_all(fd, memoryview(volume.pread(at, CHUNK_PAGES * PAGE_SIZE)), at)
 
 
 def _segments(space: AddressSpace, mapping: UserMapping) -> list[CoreSegment]:

@@ -101,7 +101,7 @@ def process_of(kernel: Kernel, task: Any, clock: KernelClock | None, swapped: Sw
 
     started = known(lambda: task.start_boottime.value_())
     arguments = known(lambda: _arguments(kernel, task, swapped)) or (None, False)
-    resident, swapped = known(lambda: _counted_pages(kernel, task.mm)) or (None, None)
+    resident, swapped_out = known(lambda: _counted_pages(kernel, task.mm)) or (None, None)
     return Process(
         pid=task.tgid.value_(),
         ppid=known(lambda: task.real_parent.tgid.value_()),
@@ -113,7 +113,7 @@ def process_of(kernel: Kernel, task: Any, clock: KernelClock | None, swapped: Sw
         arguments=arguments[0],
         arguments_cut=arguments[1],
         resident_pages=resident,
-        swapped_pages=swapped,
+        swapped_pages=swapped_out,
     )
 
 

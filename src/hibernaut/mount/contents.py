@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The files that a source is mounted as: its memory in three formats, each the file that `convert` writes."""
+"""The files that a source is mounted as: its memory in the formats that `convert` writes, and the machine inside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.core_file import core_layout, refuse_core
 from hibernaut.memory.dump_layout import DumpVolume
+from hibernaut.mount.machine import machine_files
 from hibernaut.mount.tree import ComputedFile, Node, PlacedFile
 from hibernaut.report.images import inspect_document
 from hibernaut.report.json_text import json_text
@@ -59,6 +60,8 @@ def files_of(
     add("memory.raw", lambda: placed("memory.raw", lambda: core_layout(source, "raw")))
     if source.image is not None or source.salvaged is not None:
         files["image.json"] = ComputedFile(lambda: json_text(_document(source, offset)).encode())
+    if source.salvaged is None and source.foreign is None:
+        files |= machine_files(source)
     return files, tuple(remarks)
 
 

@@ -367,7 +367,7 @@ class MachineIdentityDocument(TypedDict):
     product: Annotated[str | None, "DMI name of the product"]
     bios: Annotated[str | None, "DMI version of the firmware"]
     hypervisor: Annotated[
-        str | None, "hypervisor by the kernel's name (KVM, XEN_HVM ...); none; unknown if only CPUID reports one"
+        str | None, "hypervisor by the kernel's name, such as KVM; none; unknown if only CPUID reports one"
     ]
     swap: Annotated[list[SwapInUseDocument] | None, "swap devices in use"]
     modules: Annotated[list[str] | None, "names of the loaded modules"]

@@ -124,12 +124,14 @@ def run(
         doing: a noun phrase for the error, as in "`doing` failed".
 
     Raises:
-        LabUnavailable: it failed; the message has the last line that it printed.
+        LabUnavailable: it failed; the message has the first line of apt's that reports an error, else the last line
+            that it printed.
     """
     done = completed(command, cwd=cwd, env=env)
     if done.returncode:
-        printed = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise LabUnavailable(f"{doing} failed: {printed[-1] if printed else f'exit status {done.returncode}'}")
+        printed = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        last = printed[-1] if printed else f"exit status {done.returncode}"
+        raise LabUnavailable(f"{doing} failed: {next((line for line in printed if line.startswith('E: ')), last)}")
     return done.stdout
 
 
