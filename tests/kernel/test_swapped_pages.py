@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hibernaut.errors import FormatError, HibernautError
-from hibernaut.kernel.address_space import AddressSpace, PagePlace
+from hibernaut.kernel.address_space import AddressSpace, PageCounts, PagePlace, PartState
 from hibernaut.kernel.cached_files import CachedFile, cached_files, find_file, read_file
 from hibernaut.kernel.kernel import Kernel
 from hibernaut.kernel.swap_areas import SlotFile, swap_areas
@@ -179,9 +179,26 @@ def test_xarrays_are_those_that_drgn_reads(guest: Guest) -> None:
         assert not len(found.missing)
 
 
+def test_a_large_reservation_has_few_parts(lzo: Guest) -> None:
+    """64 TiB that the process never touched cost a walk for each empty entry of an upper level, and no bytes."""
+    space = lzo.space(1)
+    heap = next(one for one in space.mappings if one.name == "[heap]")
+    reserved = replace(heap, start=0x1000_0000_0000, end=0x5000_0000_0000, name=None)
+    pages = (reserved.end - reserved.start) // PAGE_SIZE
+    assert list(space.parts(reserved)) == [(0, pages, PartState.UNTOUCHED)]
+    assert space.counts(reserved) == PageCounts(0, 0, 0, pages)
+    wide = replace(heap, start=0x10000, end=heap.end + (1 << 30))
+    parts = list(space.parts(wide))
+    assert sum(count for _, count, _ in parts) == (wide.end - wide.start) // PAGE_SIZE
+    assert PartState.TABLES in {state for *_, state in parts}
+
+
 def test_places_add_up(guest: Guest) -> None:
     """Every page of every mapping has one place."""
     for mapping in guest.space(1).mappings:
+        counts = guest.space(1).counts(mapping)
+        total = (mapping.end - mapping.start) // PAGE_SIZE
+        assert counts.resident + counts.swapped + counts.lost + counts.untouched == total
         total = (mapping.end - mapping.start) // PAGE_SIZE
         places = guest.space(1).pages(mapping, 0, total).places
         assert len(places) == total

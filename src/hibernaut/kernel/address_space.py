@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hibernaut.kernel.swapped_pages import SwappedPages
     from hibernaut.memory.page import Bytes
 
-__all__ = ["AddressSpace", "PageCounts", "PagePlace", "UserMapping", "UserPages"]
+__all__ = ["AddressSpace", "PageCounts", "PagePlace", "PartState", "UserMapping", "UserPages"]
 
 MAX_MAPPINGS = 1 << 20
 USER_BITS = {4: 47, 5: 56}
@@ -58,6 +58,17 @@ class PagePlace(IntEnum):
     """Never written: it reads as zeroes."""
     KERNEL = 5
     """Not touched, of a mapping that the kernel fills in its own way: vdso, vvar, a device, hugetlbfs."""
+
+
+class PartState(IntEnum):
+    """State of the page tables of a part of a mapping."""
+
+    TABLES = 0
+    """They are there: `AddressSpace.pages` looks each page up."""
+    UNTOUCHED = 1
+    """There are none: the process has touched no page of it."""
+    MISSING = 2
+    """They are not in the memory: pages and their places are lost."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,7 @@ class PageCounts:
     Attributes:
         resident: page frames that are in the memory.
         swapped: pages in swap slots.
-        lost: pages whose frame, or page table, is not in the memory.
+        lost: pages whose frame, or page table, is not in the memory; of a missing table, all that it may have had.
         untouched: pages that the process has not touched: zero, or as in the file.
     """
 
@@ -208,12 +219,40 @@ class AddressSpace:
         places[is_swap] = PagePlace.SWAP
         return UserPages(vaddrs, places, pfns, np.where(is_swap, areas, -1), np.where(is_swap, slots, -1))
 
+    def parts(self, mapping: UserMapping) -> Iterator[tuple[int, int, PartState]]:
+        """Yield a mapping in parts: first page, number of pages, state of its page tables; in order, without gaps.
+
+        A reservation of many TiB that the process hardly uses has few parts: an empty entry of an upper level is one.
+        """
+        first, end = 0, (mapping.end - mapping.start) >> PAGE_SHIFT
+        start, state = 0, None
+        while first < end:
+            vaddr = mapping.start + (first << PAGE_SHIFT)
+            walk = self.tables.walk(vaddr)
+            found, span = PartState.TABLES, Level.PMD.pages
+            if walk.level > Level.PTE and walk.stop in (Stop.NONE, Stop.TABLE_MISSING):
+                found = PartState.UNTOUCHED if walk.stop == Stop.NONE else PartState.MISSING
+                span = walk.level.pages
+            if state is not None and (found != state or (state == PartState.TABLES and first - start >= CHUNK_PAGES)):
+                yield start, first - start, state
+                start = first
+            state = found
+            page = vaddr >> PAGE_SHIFT
+            first = min(end, first + (page // span + 1) * span - page)
+        if state is not None:
+            yield start, end - start, state
+
     def counts(self, mapping: UserMapping) -> PageCounts:
         """Return how many pages of a mapping are where."""
         resident = swapped = lost = untouched = 0
-        total = (mapping.end - mapping.start) >> PAGE_SHIFT
-        for first in range(0, total, CHUNK_PAGES):
-            found = self.pages(mapping, first, min(CHUNK_PAGES, total - first))
+        for first, count, state in self.parts(mapping):
+            if state == PartState.UNTOUCHED:
+                untouched += count
+                continue
+            if state == PartState.MISSING:
+                lost += count
+                continue
+            found = self.pages(mapping, first, count)
             in_memory = found.pfns[found.places == PagePlace.MEMORY]
             there = int(self._kernel.memory.ranges.contains(in_memory).sum())
             resident += there

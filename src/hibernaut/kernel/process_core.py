@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hibernaut.errors import FormatError
-from hibernaut.kernel.address_space import AddressSpace, UserMapping
+from hibernaut.kernel.address_space import AddressSpace, PagePlace, PartState, UserMapping
 from hibernaut.kernel.program import ask
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump_layout import elf_head, packed_note
@@ -44,6 +44,8 @@ STACK_PADDINGS = (0, 16)
 CS_AT, SS_AT = 17, 20
 MAX_THREADS = 1 << 16
 CHUNK_PAGES = 1 << 12
+MAX_UNTOUCHED_PAGES = 1 << 18
+"""Pages of a file in a row that the process has not touched: more of them are left out (1 GiB)."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class CoreSegment:
         first: its first page, 0 for the mapping's first.
         pages: number of pages.
         reason: why they are nowhere; None if they are there.
+        is_zero: whether the process never touched them, so that they are zero: they take no room in the core.
     """
 
     mapping: UserMapping
     first: int
     pages: int
     reason: str | None
+    is_zero: bool = False
 
     @property
     def start(self) -> int:
@@ -138,9 +142,10 @@ class ProcessCoreVolume:
             rights = segment.mapping.rights
             flags = 4 * (rights[0] == "r") | 2 * (rights[1] == "w") | (rights[2] == "x")
             size = segment.pages * PAGE_SIZE
-            headers[number] = (c.PT_LOAD, flags, at, segment.start, 0, size, size, PAGE_SIZE)
+            stored = 0 if segment.is_zero else size
+            headers[number] = (c.PT_LOAD, flags, at, segment.start, 0, stored, size, PAGE_SIZE)
             self._places.append(at)
-            at += size
+            at += stored
         self._head = (head + headers.tobytes() + packed).ljust(self._places[0] if self._places else 0, b"\0")
         self.size_bytes = at if self._places else len(self._head)
 
@@ -180,18 +185,30 @@ def write_process_core(core: ProcessCore, space: AddressSpace, fd: int) -> None:
 
 
 def _segments(space: AddressSpace, mapping: UserMapping) -> list[CoreSegment]:
-    """Return the runs of a mapping. Reads all its pages."""
-    total = (mapping.end - mapping.start) // PAGE_SIZE
+    """Return the runs of a mapping. Reads all pages that have page tables, or that a file of the mapping has."""
     found: list[CoreSegment] = []
-    for first in range(0, total, CHUNK_PAGES):
-        room = np.zeros((min(CHUNK_PAGES, total - first), PAGE_SIZE), dtype=np.uint8)
-        for page, reason in enumerate(space.read_pages(mapping, first, len(room), room)):
-            last = found[-1] if found else None
-            if last is not None and (last.reason is None) == (reason is None):
-                found[-1] = CoreSegment(mapping, last.first, last.pages + 1, last.reason)
-            else:
-                found.append(CoreSegment(mapping, first + page, 1, reason))
+    for start, count, state in space.parts(mapping):
+        if state == PartState.MISSING:
+            _add(found, CoreSegment(mapping, start, count, "its page table is not in memory"))
+        elif state == PartState.UNTOUCHED and mapping.untouched == PagePlace.ZERO:
+            _add(found, CoreSegment(mapping, start, count, None, is_zero=True))
+        elif state == PartState.UNTOUCHED and count > MAX_UNTOUCHED_PAGES:
+            _add(found, CoreSegment(mapping, start, count, "the process has not touched it"))
+        else:
+            for first in range(start, start + count, CHUNK_PAGES):
+                room = np.zeros((min(CHUNK_PAGES, start + count - first), PAGE_SIZE), dtype=np.uint8)
+                for page, reason in enumerate(space.read_pages(mapping, first, len(room), room), first):
+                    _add(found, CoreSegment(mapping, page, 1, reason))
     return found
+
+
+def _add(found: list[CoreSegment], following: CoreSegment) -> None:
+    """Add a run to those before it, or to the last one if it is of the same kind."""
+    last = found[-1] if found else None
+    if last is not None and ((last.reason is None), last.is_zero) == ((following.reason is None), following.is_zero):
+        found[-1] = replace(last, pages=last.pages + following.pages)
+    else:
+        found.append(following)
 
 
 def _threads(kernel: Kernel, task: Any) -> list[Any]:

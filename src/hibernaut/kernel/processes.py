@@ -53,6 +53,7 @@ class Process:
         arguments_cut: whether there are more, beyond 4096 bytes.
         resident_pages: pages that it has in memory, by the kernel's counters; None likewise.
         swapped_pages: pages that it has in swap, by the kernel's counters; None likewise.
+        lost_pages: pages of its mappings whose frame or page table is not in the memory; None likewise.
     """
 
     pid: int
@@ -66,6 +67,7 @@ class Process:
     arguments_cut: bool
     resident_pages: int | None
     swapped_pages: int | None
+    lost_pages: int | None
 
 
 def processes(kernel: Kernel) -> Iterator[Any]:
@@ -114,6 +116,7 @@ def process_of(kernel: Kernel, task: Any, clock: KernelClock | None, swapped: Sw
         arguments_cut=arguments[1],
         resident_pages=resident,
         swapped_pages=swapped_out,
+        lost_pages=known(lambda: _lost_pages(kernel, task)),
     )
 
 
@@ -179,6 +182,14 @@ def _counted_pages(kernel: Kernel, memory: Any) -> tuple[int, int] | tuple[None,
         return None, None
     counts = {name: _counter(memory.rss_stat, kernel[name].value_()) for name in ("MM_SWAPENTS", *RESIDENT)}
     return sum(counts[name] for name in RESIDENT), counts["MM_SWAPENTS"]
+
+
+def _lost_pages(kernel: Kernel, task: Any) -> int | None:
+    """Return how many pages of a process are in page frames that the memory lacks, by its page tables."""
+    if not task.mm.value_() or is_kernel_thread(task):
+        return None
+    space = AddressSpace(kernel, task.mm)
+    return sum(space.counts(mapping).lost for mapping in space.mappings)
 
 
 RESIDENT = ("MM_FILEPAGES", "MM_ANONPAGES", "MM_SHMEMPAGES")

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["SwappedPages", "slot_files"]
 
 Slots = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class LostSlots:
-    """Slots without content, for one reason."""
-
-    reason: str
 
 
 class SwappedPages:
@@ -173,8 +165,3 @@ def _tell(reasons: list[str | None], which: BoolArray, reason: str) -> None:
     for at in np.flatnonzero(which).tolist():
         if reasons[at] is None:
             reasons[at] = reason
-
-
-def unmatched(areas: Sequence[SwapAreaInUse], files: Mapping[int, SlotFile]) -> list[SwapAreaInUse]:
-    """Return the areas with slots in use that no file is known for."""
-    return [area for area in areas if area.used and area.number not in files]

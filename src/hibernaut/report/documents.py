@@ -333,6 +333,7 @@ class ListedProcessDocument(TypedDict):
     arguments_cut: Annotated[bool, "whether there are more, beyond 4096 bytes"]
     resident_pages: Annotated[int | None, "pages in memory, by the kernel's counters; null for a kernel thread"]
     swapped_pages: Annotated[int | None, "pages in swap, likewise"]
+    lost_pages: Annotated[int | None, "pages of its mappings that the source lacks, likewise"]
 
 
 class CompletenessDocument(TypedDict):

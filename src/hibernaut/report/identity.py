@@ -197,6 +197,7 @@ def process_documents(processes: Iterable[Process]) -> list[ListedProcessDocumen
             "arguments_cut": one.arguments_cut,
             "resident_pages": one.resident_pages,
             "swapped_pages": one.swapped_pages,
+            "lost_pages": one.lost_pages,
         }
         for one in processes
     ]
@@ -387,7 +388,7 @@ def _process_lines(processes: Sequence[ListedProcessDocument]) -> list[str]:
     def cell(value: int | None, kernel: bool = False) -> str:
         return ("-" if kernel else "?") if value is None else str(value)
 
-    head = ("PID", "PPID", "STARTED (UTC)", "UID", "RSS", "SWAP", "COMMAND")
+    head = ("PID", "PPID", "STARTED (UTC)", "UID", "RSS", "SWAP", "LOST", "COMMAND")
     rows = [
         (
             str(one["pid"]),
@@ -396,11 +397,12 @@ def _process_lines(processes: Sequence[ListedProcessDocument]) -> list[str]:
             cell(one["uid"]),
             cell(one["resident_pages"], one["kernel"]),
             cell(one["swapped_pages"], one["kernel"]),
+            cell(one["lost_pages"], one["kernel"]),
             _command(one),
         )
         for one in processes
     ]
-    return columns([head, *rows], right=frozenset({0, 1, 3, 4, 5}))
+    return columns([head, *rows], right=frozenset({0, 1, 3, 4, 5, 6}))
 
 
 def _command(one: ListedProcessDocument) -> str:
