@@ -70,13 +70,14 @@ def keys_of(schema: Schema, definitions: Schema, prefix: str = "") -> Iterator[t
         optional = "" if name in found["required"] else ", optional"
         text = value.get("description") or _clause(one.get("description", ""))
         yield path, _type_text(value, definitions) + optional, text
-        if one.get("type") == "array":
-            yield from keys_of(one["items"], definitions, f"{path}[].")
-        elif isinstance(one.get("additionalProperties"), dict):
-            yield from keys_of(one["additionalProperties"], definitions, f"{path}.NAME.")
-        else:
-            for shape in one.get("anyOf", [one]):
-                yield from keys_of(shape, definitions, f"{path}.")
+        for shape in one.get("anyOf", [one]):
+            inner = _resolved(shape, definitions)
+            if inner.get("type") == "array":
+                yield from keys_of(inner["items"], definitions, f"{path}[].")
+            elif isinstance(inner.get("additionalProperties"), dict):
+                yield from keys_of(inner["additionalProperties"], definitions, f"{path}.NAME.")
+            else:
+                yield from keys_of(inner, definitions, f"{path}.")
 
 
 def _resolved(schema: Schema, definitions: Schema) -> Schema:

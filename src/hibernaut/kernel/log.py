@@ -57,11 +57,11 @@ def read_log(kernel: Kernel, last: int | None = None) -> tuple[list[LogRecord], 
 
     Raises:
         FormatError: the ring buffer is damaged.
-        LookupError: it is unknown, as before v5.10.
+        LookupError: it is unknown.
         drgn.FaultError: it is not in the memory.
     """
     if kernel.symbols.get("prb") is None:
-        raise FormatError("the kernel has no printk ring buffer: its log is of a form before v5.10, which is not read")
+        raise FormatError("the kernel has no printk ring buffer: its log has an older form, which is not read")
     ring = kernel["prb"]
     descriptors, text = ring.desc_ring, ring.text_data_ring
     count_bits, text_bits = descriptors.count_bits.value_(), text.size_bits.value_()

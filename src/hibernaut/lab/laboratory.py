@@ -51,7 +51,9 @@ CRASH_SECONDS = 10
 warnings by the thousand, a minute and a half long, before it stops."""
 POWER_OFF_SECONDS = 10
 HIBERNATE = "echo disk > /sys/power/state"
-RESUMED_MESSAGE = re.compile(r"hibernation exit|Restarting tasks")
+RESUMED_MESSAGE = re.compile(r"hibernation exit")
+"""Printed by `hibernate` (kernel/power/hibernate.c), which only a resumed kernel returns from. A kernel that refuses an
+image has frozen its own tasks, and prints "Restarting tasks" as well."""
 
 
 @dataclass(frozen=True)

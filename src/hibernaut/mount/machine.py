@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hibernaut import __version__
 from hibernaut.errors import FormatError
 from hibernaut.kernel.address_space import AddressSpace
 from hibernaut.kernel.cached_files import cached_files
@@ -43,7 +43,7 @@ def machine_files(source: Source) -> dict[str, Node]:
     """Return the files of the machine in a source by name; nothing is read before one is looked at."""
     machine = _Machine(source)
     return {
-        "symbols.json": machine.computed(lambda kernel, _: isf_bytes(isf_document(kernel, __version__))),
+        "symbols.json": machine.computed(lambda kernel, _: isf_bytes(isf_document(kernel, version("hibernaut")))),
         "log.txt": machine.computed(lambda kernel, _: _log(kernel)),
         "processes": machine.folder(lambda: _processes(machine)),
         "files": machine.folder(lambda: _files(machine)),
