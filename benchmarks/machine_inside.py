@@ -42,7 +42,7 @@ def main() -> None:
         script.write_text(SCRIPT)
         with open_plain(given) as file, image.open("wb") as copy:
             copy_sparse(file, copy.fileno())
-        nothing = _best([*COMMAND, "--version"])
+        nothing = _best([*COMMAND, "drgn", "--help"])
         place = _best([*COMMAND, "drgn", image, script])
         convert = _best([*COMMAND, "convert", image, core, "--to", "elf", "--quiet"])
         opened = _best([DRGN, "-q", "-c", core, script])

@@ -13,13 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from hibernaut.cli.terminal import print_json, print_text, say
 from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
-from hibernaut.hibernation.machine_in_source import MachineInSource, machine_in
 from hibernaut.kernel.core_file import WITH_VMCOREINFO
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
@@ -33,6 +32,9 @@ from hibernaut.volumes.containers import container_of
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.layers import open_volume
 from hibernaut.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from hibernaut.hibernation.machine_in_source import MachineInSource
 
 __all__ = [
     "AreaOptions",
@@ -405,6 +407,8 @@ class MachineOptions(MemoryOptions):
             FormatError, HibernautError: see `machine_in`.
             OSError: a file cannot be read.
         """
+        from hibernaut.hibernation.machine_in_source import machine_in  # the model: most commands do without it
+
         source = stack.enter_context(self.open_memory(path, quiet))
         area = AreaOptions(
             offset=self.pages_from_offset, partition=self.pages_from_partition, base=self.pages_from_base
