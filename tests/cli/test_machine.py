@@ -91,7 +91,7 @@ def test_processes(golden: Golden) -> None:
     assert document["at"] == "2026-11-22T15:59:40.178613Z"
     assert hibernaut("inspect", path, "--processes", "--json").document["machine"]["processes"] == document["processes"]
     lines = hibernaut("ps", path).out.splitlines()
-    assert lines[0].split() == ["PID", "PPID", "STARTED", "(UTC)", "UID", "RSS", "SWAP", "COMMAND"]
+    assert lines[0].split() == ["PID", "PPID", "STARTED", "(UTC)", "UID", "RSS", "SWAP", "LOST", "COMMAND"]
     assert lines[1].split() == [
         "1",
         "0",
@@ -100,6 +100,7 @@ def test_processes(golden: Golden) -> None:
         "0",
         "104",
         "15",
+        "0",
         "/bin/busybox",
         "sh",
         "/init",
