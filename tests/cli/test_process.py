@@ -138,3 +138,23 @@ def test_wrong_input(golden: Golden, words: list[str], told: str) -> None:
     assert result.status in (1, 2)
     assert told in result.err
     assert "Traceback" not in result.err
+
+
+def test_no_output_replaces_what_it_is_made_of(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither SOURCE nor a swap area; a default name is not taken from a file that exists."""
+    monkeypatch.chdir(tmp_path)
+    image = tmp_path / "swap.img"
+    shutil.copy(golden(IMAGE), image)
+    before = image.read_bytes()
+    for words in (
+        ("files", image, "--extract", "/bin/busybox", "-o", image),
+        ("files", golden("ram-6.1-lzo.elf"), "--swap", f"0={image}", "--extract", "/bin/busybox", "-o", image),
+        ("process", image, "1", "--core", image),
+    ):
+        refused = hibernaut(*words)
+        assert (refused.status, "is the source itself" in refused.err) == (2, True)
+    (tmp_path / "busybox").write_text("mine")
+    refused = hibernaut("files", image, "--extract", "/bin/busybox")
+    assert (refused.status, "busybox exists" in refused.err) == (2, True)
+    assert (tmp_path / "busybox").read_text() == "mine"
+    assert image.read_bytes() == before

@@ -12,6 +12,7 @@ from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.terminal import say
 from hibernaut.kernel.kernel import Kernel
 from hibernaut.kernel.log import read_log
+from hibernaut.linux.source_tables import with_gaps
 from hibernaut.report.identity import dmesg_document, dmesg_text
 from hibernaut.report.text import counted
 
@@ -33,7 +34,7 @@ def dmesg(
     Needs drgn. The log of kernels older than 5.10 is not read.
     """
     with salvage.open_memory(options, source, output.quiet) as opened:
-        kernel = Kernel.of(opened)
+        kernel = Kernel.of(opened if opened.undecided is None else with_gaps(opened))
         kernel.drgn()
         records, unread = read_log(kernel, last)
         document = dmesg_document(kernel.release, records, unread)

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.machine_options import MachineInside, SwapOptions
-from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument
+from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, refuse_same_file
 from hibernaut.cli.salvage_options import SalvageOptions
+from hibernaut.errors import HibernautError
 from hibernaut.kernel.cached_files import cached_files, find_file, read_file
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.report.documents import ExtractDocument
@@ -31,7 +32,12 @@ def files(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="File to write. Default: the name of the file extracted."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="File to write. Default: the name of the file extracted, unless it exists.",
+        ),
     ] = None,
 ) -> None:
     """List the files in the page cache and in tmpfs, or put one together, its swapped-out pages included.
@@ -41,11 +47,15 @@ def files(
     """
     if out is not None and extract is None:
         raise typer.BadParameter("--output names the file that --extract writes; give both")
+    made = Path(Path(extract or "").name) if out is None else out
+    refuse_same_file(made, source, *swap.paths, option="--output")
+    if extract is not None and out is None and made.exists():
+        raise HibernautError(f"{made} exists", advice="give a name with --output")
     with swap.open(options, salvage, source, output.quiet) as inside:
         if extract is None:
             output.answer(files_document(cached_files(inside.kernel)), files_text)
             return
-        document = _extracted(inside, extract, Path(Path(extract).name) if out is None else out)
+        document = _extracted(inside, extract, made)
     output.answer(document, extract_text)
     if document["missing_pages"]:
         raise typer.Exit(1)

@@ -19,6 +19,7 @@ from hibernaut.errors import FormatError
 from hibernaut.kernel.kernel import Kernel
 from hibernaut.kernel.swap_areas import LAST_PAGE, SlotFile, SwapAreaInUse
 from hibernaut.kernel.swapped_pages import SwappedPages, slot_files
+from hibernaut.linux.source_tables import with_gaps
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.report.visible import visible_line
 from hibernaut.sources import Source
@@ -54,11 +55,18 @@ class SwapOptions:
         ),
     ] = None
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files given."""
+        return [Path(_numbered(one)[1]) for one in self.swap or ()]
+
     @contextmanager
     def open(self, options: MemoryOptions, salvage: SalvageOptions, path: Path, quiet: bool) -> Iterator[MachineInside]:
         """Open a source and its kernel. Raises FormatError, HibernautError, OSError."""
         with ExitStack() as stack:
             source = stack.enter_context(salvage.open_memory(options, path, quiet))
+            if source.undecided is not None:
+                source = with_gaps(source)
             kernel = Kernel.of(source)
             found = SwappedPages(kernel, {})
             given = {}
@@ -78,17 +86,21 @@ def _not_given(area: SwapAreaInUse) -> str:
     return f"swap area {area.number} ({name}) holds {area.used} pages; give it with --swap {area.number}=PATH"
 
 
+def _numbered(text: str) -> tuple[int | None, str]:
+    """Return the number of an area, None without one, and the file given for it."""
+    match = NUMBERED.fullmatch(text)
+    return (int(match[1]), match[2]) if match else (None, text)
+
+
 def _given(stack: ExitStack, text: str, areas: list[SwapAreaInUse]) -> tuple[int, Volume]:
     """Return the number of an area and the file given for it. Raises FormatError if it is none, or several match."""
-    match = NUMBERED.fullmatch(text)
-    name = match[2] if match else text
+    number, name = _numbered(text)
     file = open_plain(Path(name))
     stack.callback(file.close)
     header = file.pread(0, PAGE_SIZE)
     slots = int.from_bytes(header[LAST_PAGE], "little") + 1
     known = ", ".join(f"{area.number}: {area.name or 'no name'}, {area.slots} slots" for area in areas) or "none"
-    if match:
-        number = int(match[1])
+    if number is not None:
         area = next((one for one in areas if one.number == number), None)
         if area is None:
             raise FormatError(f"the kernel uses no swap area {number}", source=name, expected=known)

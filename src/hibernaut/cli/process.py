@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hibernaut.cli.machine_options import MachineInside, SwapOptions
-from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, number
+from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, number, refuse_same_file
 from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.address_space import AddressSpace
@@ -60,6 +60,8 @@ def process(
     A page is `resident` in the memory, `swapped` out, `untouched` by the process (zero, or as its file has it), or
     `lost`: the memory lacks its frame. It needs drgn and a kernel with BTF.
     """
+    if core is not None:
+        refuse_same_file(core, source, *swap.paths, option="--core")
     with swap.open(options, salvage, source, output.quiet) as inside:
         task, space, command = _space(inside, pid)
         document = process_document(pid, command, space)

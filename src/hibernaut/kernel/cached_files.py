@@ -75,6 +75,8 @@ def cached_files(kernel: Kernel) -> Iterator[CachedFile]:
     """
     for block in _file_systems(kernel):
         kind = ask(kernel, "file system", lambda block: _text(block.s_type.name.string_()), block)
+        if kind == "hugetlbfs":  # it counts in huge pages
+            continue
         root = _mount_point(kernel, block)
         for inode in _inodes(kernel, block):
             found = ask(kernel, "inode", _file, kernel, inode, kind, root)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from hibernaut.kernel.folios import frames_of_pages, pages_within_folios
 from hibernaut.kernel.program import ask
-from hibernaut.kernel.swap_cache import frames_of_pages
 from hibernaut.kernel.xarray import read_xarray
 from hibernaut.memory.page import PAGE_SIZE
 
@@ -123,6 +123,9 @@ def file_pages(kernel: Kernel, mapping: Any) -> FilePages:
         FormatError: its XArray is not in the memory, or damaged.
     """
     tree, operations = ask(kernel, "address_space", lambda: (int(mapping.i_pages.address_of_()), int(mapping.a_ops)))
+    huge = kernel.symbols.get("hugetlbfs_aops")
+    if huge is not None and huge.address == operations:
+        raise kernel.damaged("files of hugetlbfs, which counts in huge pages, are not read")
     tmpfs = kernel.symbols.get("shmem_aops")
     is_tmpfs = tmpfs is not None and tmpfs.address == operations
     found = read_xarray(kernel, tree)
@@ -131,11 +134,13 @@ def file_pages(kernel: Kernel, mapping: Any) -> FilePages:
     entries, is_value = found.entries[kept], is_value[kept]
     values = entries >> np.uint64(1)
     pfns = np.where(is_value, -1, frames_of_pages(kernel, entries))
+    indices = found.indices[kept].astype(np.int64)
+    in_memory = pfns >= 0
+    pfns[in_memory] += pages_within_folios(kernel, pfns[in_memory], indices[in_memory])
     slots = np.where(is_value, (values & np.uint64((1 << OFFSET_BITS) - 1)).astype(np.int64), -1)
     areas = np.where(is_value, (values >> np.uint64(OFFSET_BITS)).astype(np.int64), -1)
-    indices = found.indices[kept]
     if len(indices) and int(indices[-1]) >= MAX_FILE_PAGES:
         raise kernel.damaged(f"a file has page {int(indices[-1]):#x}", f"less than {MAX_FILE_PAGES:#x}")
     missing = np.minimum(found.missing, MAX_FILE_PAGES).astype(np.int64)
     lengths = found.lengths[kept].astype(np.int64)
-    return FilePages(kernel, is_tmpfs, indices.astype(np.int64), lengths, pfns, areas, slots, missing)
+    return FilePages(kernel, is_tmpfs, indices, lengths, pfns, areas, slots, missing)

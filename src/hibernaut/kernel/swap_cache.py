@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from hibernaut.kernel.folios import frames_of_pages, pages_within_folios
 from hibernaut.kernel.program import ask
 from hibernaut.kernel.swap_areas import SwapAreaInUse
 from hibernaut.kernel.xarray import read_xarray
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from hibernaut.kernel.kernel import Kernel
     from hibernaut.memory.page import BoolArray, Pfns
 
-__all__ = ["SlotStates", "frames_of_pages", "slot_states"]
+__all__ = ["SlotStates", "slot_states"]
 
 SPACE_SLOTS = 1 << 14
 """`SWAP_ADDRESS_SPACE_PAGES` (mm/swap.h)."""
@@ -69,7 +70,6 @@ def slot_states(kernel: Kernel, area: SwapAreaInUse) -> SlotStates:
     states = SlotStates(
         np.full(area.slots, -1, dtype=np.int64), *(np.zeros(area.slots, dtype=np.bool_) for _ in range(3))
     )
-    program = kernel.drgn()
     info = ask(kernel, f"swap area {area.number}", lambda: kernel.object("struct swap_info_struct", area.address))
     members = _members(info.type_)
     if "swap_map" in members:
@@ -78,31 +78,22 @@ def slot_states(kernel: Kernel, area: SwapAreaInUse) -> SlotStates:
         _note_bits(kernel, int(info.zeromap), states.zero, states.unknown)
     if kernel.symbols.get("swapper_spaces") is not None:
         _note_spaces(kernel, area, states)
-        return states
+    else:
+        _note_clusters(kernel, info, members, states)
+    slots = np.flatnonzero(states.cached >= 0)
+    states.cached[slots] += pages_within_folios(kernel, states.cached[slots], slots)
+    return states
+
+
+def _note_clusters(kernel: Kernel, info: Any, members: dict[str, int], states: SlotStates) -> None:
+    """Note the tables of an area that has them."""
+    program = kernel.drgn()
     cluster = ask(kernel, "struct swap_cluster_info", lambda: program.type("struct swap_cluster_info"))
     if "table" not in _members(cluster):
         raise kernel.damaged("the kernel has neither swapper_spaces nor a table in struct swap_cluster_info")
     _note_tables(
         kernel, int(info.cluster_info), states, has_map="swap_map" in members, has_zeromap="zeromap" in members
     )
-    return states
-
-
-def frames_of_pages(kernel: Kernel, pages: Words) -> Pfns:
-    """Return the page frame of each `struct page`, -1 for an address that is none's.
-
-    Args:
-        kernel: the kernel.
-        pages: virtual addresses, uint64, shape (n,).
-
-    Raises:
-        FormatError: the kernel does not say where its `struct page` are.
-    """
-    start = np.uint64(ask(kernel, "vmemmap", lambda: int(kernel["vmemmap"])))
-    size = np.uint64(kernel.number("SIZE(page)"))
-    within = pages - start
-    is_page = (pages >= start) & (within % size == 0) & (within // size < np.uint64(1 << 40))
-    return np.where(is_page, (within // size).astype(np.int64), -1)
 
 
 def _note_bytes(kernel: Kernel, address: int, states: SlotStates) -> None:
@@ -131,7 +122,7 @@ def _vector(kernel: Kernel, address: int, count: int, dtype: type) -> tuple[npt.
 
 
 def _note_spaces(kernel: Kernel, area: SwapAreaInUse, states: SlotStates) -> None:
-    """Note the pages in the XArrays of an area."""
+    """Note the pages in the XArrays of an area: a folio's first one, for each of its slots."""
     spaces = ask(kernel, "swapper_spaces", lambda: kernel["swapper_spaces"][area.number])
     count = -(-area.slots // SPACE_SLOTS)
     for number in range(count if spaces else 0):
@@ -144,14 +135,14 @@ def _note_spaces(kernel: Kernel, area: SwapAreaInUse, states: SlotStates) -> Non
         starts = first + (found.indices[is_page].astype(np.int64) & SPACE_SLOTS - 1)
         for start, length, pfn in zip(starts.tolist(), found.lengths[is_page].tolist(), pfns.tolist(), strict=True):
             end = min(start + length, area.slots)
-            states.cached[start:end] = pfn + np.arange(max(0, end - start)) if pfn >= 0 else -1
+            states.cached[start:end] = pfn
         for start, length in found.missing.tolist():
             at = first + (start & SPACE_SLOTS - 1)
             states.unknown[at : at + min(length, SPACE_SLOTS)] = True
 
 
 def _note_tables(kernel: Kernel, clusters: int, states: SlotStates, *, has_map: bool, has_zeromap: bool) -> None:
-    """Note the entries of the tables of an area's clusters."""
+    """Note the entries of the tables of an area's clusters; all slots of a folio have its first page."""
     program = kernel.drgn()
     layout = ask(kernel, "struct swap_cluster_info", lambda: program.type("struct swap_cluster_info"))
     each = ask(kernel, "struct swap_table", lambda: program.type("struct swap_table").size) // 8
@@ -172,11 +163,8 @@ def _note_tables(kernel: Kernel, clusters: int, states: SlotStates, *, has_map: 
         states.used[:] = (flat != 0) | lost
     is_frame = flat & np.uint64(3) == 2
     is_folio = (flat & np.uint64(7) == 0) & (flat != 0)
-    pfns = np.full(shape, -1, dtype=np.int64)
-    pfns[is_frame] = ((flat[is_frame] & UNFLAGGED) >> np.uint64(2)).astype(np.int64)
-    pfns[is_folio] = frames_of_pages(kernel, flat[is_folio])
-    cached = np.flatnonzero(pfns >= 0)
-    states.cached[cached] = pfns[cached] + _within_folio(kernel, pfns[cached], cached)
+    states.cached[is_frame] = ((flat[is_frame] & UNFLAGGED) >> np.uint64(2)).astype(np.int64)
+    states.cached[is_folio] = frames_of_pages(kernel, flat[is_folio])
     if "zero_bitmap" in members:
         bitmaps = np.ascontiguousarray(records[:, members["zero_bitmap"] :][:, :8]).view(np.uint64)[:, 0]
         there = np.flatnonzero(bitmaps)
@@ -203,25 +191,6 @@ def _tables(
     states = np.zeros(len(records), dtype=np.int8)
     states[there] = np.where(is_read, 1, -1)
     return entries, states
-
-
-def _within_folio(kernel: Kernel, pfns: Pfns, slots: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-    """Return the page of its folio that each slot has: all slots of a folio have its first page in the table."""
-    counts = np.ones(len(pfns), dtype=np.int64)
-    heads, where = np.unique(pfns, return_inverse=True)
-    repeated = np.flatnonzero(np.bincount(where) > 1)
-    for head in repeated.tolist():
-        counts[where == head] = ask(kernel, "folio", lambda head: _folio_pages(kernel, int(heads[head])), head)
-    return slots & counts - 1
-
-
-def _folio_pages(kernel: Kernel, pfn: int) -> int:
-    from drgn.helpers.linux.mm import compound_nr, pfn_to_page
-
-    count = int(compound_nr(pfn_to_page(kernel.drgn(), pfn)))
-    if count & count - 1 or not 0 < count <= 1 << 18:
-        raise kernel.damaged(f"the folio of frame {pfn:#x} has {count} pages", "a power of two")
-    return count
 
 
 def _members(type_: Any) -> dict[str, int]:
