@@ -96,6 +96,29 @@ def test_map_of_an_overwritten_image(overwritten: Path) -> None:
     assert hibernaut("map", overwritten, "--consumed", "--quiet").status == 1
 
 
+def test_walk_and_audit_of_an_overwritten_image(golden: Golden, overwritten: Path) -> None:
+    """Entries and classes of pages that are left equal those of the image; status 1."""
+    image, address = golden(NAME), "0xffff88800a000000"
+    whole = hibernaut("walk", image, address, "--json").document
+    result = hibernaut("walk", overwritten, address, "--consumed", "--json")
+    assert (result.status, result.document) == (1, whole)
+    before = hibernaut("audit", image, "--json").document
+    result = hibernaut("audit", overwritten, "--consumed", "--json")
+    assert result.status == 1
+    assert before["saveable_pages"] - result.document["saveable_pages"] == 320
+    assert sum(one["pages"] for one in result.document["classes"]) == result.document["saveable_pages"]
+    assert hibernaut("audit", overwritten, "--salvage", "--quiet").status == 2
+
+
+def test_exploration_of_a_used_up_image(golden: Golden, used_up: Path) -> None:
+    """The machine in it is explored as that of the image; without a SOURCE, the option is refused."""
+    result = hibernaut("explore", used_up, "--consumed", "--via", "remap", "--json")
+    whole = hibernaut("explore", golden(NAME), "--via", "remap", "--json")
+    assert result.status == whole.status
+    assert result.document["ways"] == whole.document["ways"]
+    assert "are for a SOURCE" in refused("explore", "--consumed")
+
+
 def test_salvage_of_an_intact_image(golden: Golden) -> None:
     """It has no fault: exit status 0, for plain data as well."""
     for name in (NAME, "swap-6.1-low2m.img"):

@@ -11,6 +11,7 @@ import typer
 
 from hibernaut.cli.options import MachineOptions, OutputOptions, RulesOption
 from hibernaut.cli.progress import sweep_progress
+from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.sweep_options import ScopeOptions, SweepOptions
 from hibernaut.exploration import Sweep, explore_source, explore_sweep
 from hibernaut.kernel_line import RulesFrom
@@ -22,6 +23,7 @@ __all__ = ["explore_"]
 
 def explore_(
     options: MachineOptions,
+    salvage: SalvageOptions,
     scope: ScopeOptions,
     sweep: SweepOptions,
     output: OutputOptions,
@@ -66,7 +68,8 @@ def explore_(
                 raise typer.BadParameter(
                     "--layout, --results, --scheduler and --processes are for simulated machines", param_hint="SOURCE"
                 )
-            inside = options.machine(stack, source, rules, output.quiet)
+            opened = stack.enter_context(salvage.open_memory(options, source, output.quiet))
+            inside = options.machine(stack, source, rules, output.quiet, opened)
             rules_from = inside.rules.rules_from
             told = stack.enter_context(sweep_progress(output.quiet))
             found = explore_source(
@@ -78,6 +81,8 @@ def explore_(
                 progress=told,
             )
         else:
+            if salvage.wanted:
+                raise typer.BadParameter("--consumed, --salvage and --map-block are for a SOURCE")
             line = (rules or LINES[0]).line
             machines = Sweep(scope.family(), scope.ways, line, bounds, scope.then_allocate)
             told = stack.enter_context(sweep_progress(output.quiet))

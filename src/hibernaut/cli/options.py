@@ -400,8 +400,17 @@ class MachineOptions(MemoryOptions):
     pages_from_partition: Annotated[int | None, partition_option("pages-from-", PAGES_SECTION)] = None
     pages_from_base: Annotated[int | None, base_option("pages-from-", PAGES_SECTION)] = None
 
-    def machine(self, stack: ExitStack, path: Path, rules: KernelRules | None, quiet: bool) -> MachineInSource:
+    def machine(
+        self, stack: ExitStack, path: Path, rules: KernelRules | None, quiet: bool, opened: Source | None = None
+    ) -> MachineInSource:
         """Open the machine in a SOURCE, for as long as the stack is, and print the remarks on it.
+
+        Args:
+            stack: closes the files.
+            path: the SOURCE.
+            rules: those of its kernel, if they are given.
+            quiet: print no remarks.
+            opened: the SOURCE, if it is open already; the caller closes it.
 
         Raises:
             FormatError, HibernautError: see `machine_in`.
@@ -409,7 +418,7 @@ class MachineOptions(MemoryOptions):
         """
         from hibernaut.hibernation.machine_in_source import machine_in  # the model: most commands do without it
 
-        source = stack.enter_context(self.open_memory(path, quiet))
+        source = opened or stack.enter_context(self.open_memory(path, quiet))
         area = AreaOptions(
             offset=self.pages_from_offset, partition=self.pages_from_partition, base=self.pages_from_base
         )

@@ -56,7 +56,7 @@ class PagesToSave:
         pages_from: `image`: the source is a hibernation image, which has a list and an info page. `kernel`: the kernel
             in the source has both. `direct-map`: neither has; the direct map names the frames.
         pfns: frames to save, int64, ascending; None with `direct-map`.
-        info: info page for them; None with `direct-map`.
+        info: info page for them; None with `direct-map`, and for a damaged image that has lost its own.
         kernel: the kernel's state; None unless `pages_from` is `kernel`.
         reason: why there is no better list; None unless `pages_from` is `direct-map`.
     """
@@ -105,10 +105,13 @@ def secret_users(memory: PhysicalMemory, vmcoreinfo: bytes | None = None) -> int
 def pages_to_save(source: Source) -> PagesToSave:
     """Return the pages of a source to save: those its image lists, its kernel lists, or its direct map covers.
 
-    Never raises: the obstacle to the kernel's own list is the `reason` of the result.
+    Of a damaged or used-up image, those listed that can be read. Never raises: the obstacle to the kernel's own list is
+    the `reason` of the result.
     """
     if source.image is not None:
         return PagesToSave("image", source.image.pfns, source.image.info)
+    if source.salvaged is not None:
+        return PagesToSave("image", source.salvaged.pfns, source.salvaged.info)
     try:
         state = kernel_state(source.memory, source.vmcoreinfo, name=source.name)
     except HibernautError as error:
