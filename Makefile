@@ -79,6 +79,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/mount.py
 	$(BIN)/python benchmarks/machine_inside.py
+	$(BIN)/python benchmarks/start.py
 
 # The source distribution, and the wheel built from it.
 dist: $(VENV)/ready-dev

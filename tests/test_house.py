@@ -37,6 +37,12 @@ ROOMS = (
     "cli",
 )
 """From the top down: a room imports only from itself and from rooms before it."""
+TOP = {
+    *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "Makefile", "pyproject.toml", "requirements"),
+    *("CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "README.md"),
+    *("RELEASING.md", "SECURITY.md", "benchmarks", "docs", "packaging", "src", "tests"),
+}
+"""Files and folders at the top of the repository."""
 KNOWS_NOTHING_OF = {"kernel": {"linux"}, "report": {"lab"}}
 """Rooms that stand before another in the list and yet are not its business: a real kernel is not the model, and a
 report does not know how a result was computed."""
@@ -147,6 +153,15 @@ def test_every_public_name_is_there() -> None:
     for name in hibernaut.__all__:
         assert getattr(hibernaut, name) is not None
     assert hibernaut.__all__ == sorted(hibernaut.__all__)
+
+
+def test_top_of_the_repository_has_what_belongs_there() -> None:
+    """No output of a command that was tried is left there: each file and folder is one of these."""
+    repository = PACKAGE.parent.parent
+    if not (repository / ".git").exists():
+        pytest.skip("not a git checkout")
+    told = subprocess.run(["git", "ls-files"], cwd=repository, capture_output=True, text=True, check=True).stdout
+    assert {name.split("/")[0] for name in told.splitlines()} <= TOP
 
 
 def test_importing_the_package_costs_nothing() -> None:

@@ -11,11 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 import typer
 
+from hibernaut.cli.app import FIRST_STEPS, app_with, overview
 from hibernaut.cli.help import ExampleCommand
 from hibernaut.cli.options import OutputOptions, expand_options
 from tests.cli.declared import arguments_of, commands, options_of
@@ -54,6 +55,52 @@ def undeclared_defaults(found: Iterator[tuple[str, Any]]) -> list[str]:
 def test_every_option_states_its_default() -> None:
     """Its help states the default, or that it is required, and ends with a full stop."""
     assert undeclared_defaults(commands()) == []
+
+
+def test_overview_is_that_of_all_commands() -> None:
+    """`--help` prints the names and summaries of the commands themselves, whose modules it does not import."""
+    whole, short = (cast("Any", typer.main.get_command(made)) for made in (app_with(), overview()))
+    assert hibernaut("--help").out.split() == whole.get_help(whole.make_context("hibernaut", [])).split()
+    assert {name: one.get_short_help_str() for name, one in short.commands.items()} == {
+        name: one.get_short_help_str() for name, one in whole.commands.items()
+    }
+    assert "give" not in hibernaut("--help").out.splitlines()[0]
+
+
+def test_first_steps() -> None:
+    """Without arguments: ten lines of 80 columns, each command with its options as it exists; status 2."""
+    result = hibernaut()
+    assert (result.status, result.out.rstrip("\n")) == (2, FIRST_STEPS)
+    lines = FIRST_STEPS.splitlines()
+    assert len(lines) <= 10
+    assert max(map(len, lines)) <= COLUMNS
+    declared = dict(commands())
+    shown = re.findall(r"hibernaut ([a-z]+(?: [a-z]+)?)(.*?)(?=  |;|$)", "\n".join(lines[1:-1]), re.MULTILINE)
+    assert len(shown) >= 7
+    for command, rest in shown:
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in options_of(declared[command])
+        assert command in declared
+
+
+def test_overview_and_version_load_no_command() -> None:
+    """`--help` and no arguments import no array library; `--version` no parser of options, either."""
+    for arguments, absent in (("--help", {"numpy"}), ("", {"numpy"}), ("--version", {"numpy", "typer"})):
+        code = (
+            f"import sys, contextlib; sys.argv = ['hibernaut', *{arguments.split()}]\n"
+            "from hibernaut.cli import main\n"
+            "with contextlib.suppress(SystemExit): main()\n"
+            "print('modules', *sys.modules)"
+        )
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert not absent & set(told.splitlines()[-1].split())
+
+
+def test_command_after_other_words_is_refused() -> None:
+    """A command is the first word; a wrong one gets the nearest name."""
+    assert hibernaut("--", "inspect").status == 2
+    result = hibernaut("inspekt")
+    assert (result.status, "did you mean 'inspect'?" in result.err) == (2, True)
 
 
 def careless(

@@ -16,9 +16,7 @@ def main() -> None:
     """
     try:
         try:
-            from hibernaut.cli.app import run
-
-            status = run(sys.argv[1:])
+            status = _run(sys.argv[1:])
         except Exception as error:
             from hibernaut.cli.failure import report_failure
 
@@ -27,3 +25,14 @@ def main() -> None:
         sys.stderr.write("hibernaut: interrupted\n")
         status = 130
     sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments == ["--version"]:  # without a parser of options, which takes longer to load than the answer
+        from hibernaut.cli.terminal import print_version
+
+        print_version()
+        return 0
+    from hibernaut.cli.app import run
+
+    return run(arguments)

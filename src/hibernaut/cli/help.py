@@ -12,8 +12,6 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hibernaut.cli.options import expand_options
-
 __all__ = ["Command", "ExampleCommand", "WholeHelpGroup", "add_commands"]
 
 Command = tuple[str, Callable[..., None], str]
@@ -62,6 +60,8 @@ class WholeHelpGroup(TyperGroup):
 
 def add_commands(app: typer.Typer, commands: Iterable[Command]) -> None:
     """Register commands, each with an example at the end of its help."""
+    from hibernaut.cli.options import expand_options  # and all that options are made of: the overview does without
+
     for name, function, example in commands:
         app.command(name, cls=ExampleCommand, epilog=example)(expand_options(function))
 

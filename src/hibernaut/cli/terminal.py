@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from hibernaut.report.json_text import json_text
 from hibernaut.report.visible import visible, visible_line
 
-__all__ = ["STANDARD_OUTPUT", "ReaderGone", "abandon_output", "print_json", "print_text", "say"]
+__all__ = ["STANDARD_OUTPUT", "ReaderGone", "abandon_output", "print_json", "print_text", "print_version", "say"]
 
 STANDARD_OUTPUT = "standard output"
 
@@ -30,6 +30,13 @@ def print_text(text: str) -> None:
         OSError: it is closed, or the disk is full.
     """
     _write_output(visible(text) + "\n")
+
+
+def print_version() -> None:
+    """Print the name and version of the program. Raises as `print_text`."""
+    from hibernaut import __version__  # read from the installed package's files
+
+    print_text(f"hibernaut {__version__}")
 
 
 def print_json(document: Mapping[str, Any]) -> None:
