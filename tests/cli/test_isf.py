@@ -29,6 +29,9 @@ def test_a_symbol_file_of_an_image(golden: Golden, tmp_path: Path, monkeypatch: 
         len(content["symbols"]),
     )
     assert found["typed_symbols"] > 400
+    assert found["modules"][0] == "virtio_blk"
+    assert len(found["modules"]) == 6
+    assert "virtblk_req" in content["user_types"]
     assert found["banner"].startswith("Linux version 6.1.0-56-amd64 ")
     assert (found["levels"], found["kaslr_shift"]) == (4, "0x0")
     again = hibernaut("isf", golden("swap-6.1-lzo.img"))

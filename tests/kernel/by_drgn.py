@@ -42,5 +42,5 @@ def drgn_symbols(memory: PhysicalMemory, vmcoreinfo: bytes) -> list[Any]:
 
     program.add_memory_segment(0, 1 << 46, read, physical=True)
     program.add_memory_segment(START_KERNEL_MAP, 1 << 30, read, physical=False)
-    program.register_symbol_finder("kallsyms", kallsyms.load_vmlinux_kallsyms(program), enable_index=0)
-    return list(program.symbols())
+    # Asked by itself: the program has the finder of hibernaut's own plug-in, too.
+    return list(kallsyms.load_vmlinux_kallsyms(program)(program, None, None, False))

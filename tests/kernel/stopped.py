@@ -7,7 +7,8 @@ import pytest
 
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.suspend import kernel_state
-from hibernaut.kernel.symbols import KernelSymbols, kernel_symbols
+from hibernaut.kernel.symbol_table import KernelSymbols
+from hibernaut.kernel.symbols import kernel_symbols
 from hibernaut.memory.declarations import START_KERNEL_MAP
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.physical import PhysicalMemory

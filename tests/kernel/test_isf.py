@@ -9,7 +9,7 @@ import json
 import struct
 from collections.abc import Iterator
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,8 +18,7 @@ from hibernaut.errors import FormatError
 from hibernaut.kernel.btf import Btf, BtfKind
 from hibernaut.kernel.isf import ISF_ENDINGS, isf_bytes, isf_digest, isf_document, own_banner
 from hibernaut.kernel.kernel import Kernel
-from hibernaut.kernel.symbol_table import SymbolTable
-from hibernaut.kernel.symbols import KernelSymbols
+from hibernaut.kernel.symbol_table import KernelSymbols, SymbolTable
 from hibernaut.sources import open_memory
 from tests.conftest import Golden
 from tests.kernel.test_btf import Writer
@@ -30,6 +29,13 @@ BANNER = b"Linux version 6.7.8-mine (me@here) #1 SMP\n\0"
 TAINT = struct.pack("<3s3s3s", b"PG\1", b"F \0", b"S \0")
 
 
+class HandMadeModule(NamedTuple):
+    """A module, in place of `LoadedModule`."""
+
+    name: str
+    btf: Btf | None
+
+
 class HandMade:
     """A kernel of a few types and symbols, in place of `SymbolicKernel`."""
 
@@ -37,7 +43,10 @@ class HandMade:
     kaslr_shift = SHIFT
     btf_trouble = "it has none"
 
-    def __init__(self, writer: Writer | None, symbols: dict[str, int], banner: bytes = BANNER) -> None:
+    def __init__(
+        self, writer: Writer | None, symbols: dict[str, int], banner: bytes = BANNER, *modules: HandMadeModule
+    ) -> None:
+        self.modules = {one.name: one for one in modules}
         self.btf = None if writer is None else Btf(writer.content())
         names = b"".join(b"\0" + name.split(".")[0].encode() for name in symbols)
         table = SymbolTable(names, np.array(list(symbols.values()), dtype=np.uint64))

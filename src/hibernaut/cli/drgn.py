@@ -37,7 +37,7 @@ def drgn(
         list[str] | None, typer.Argument(metavar="ARGUMENT...", help="Arguments of the script. Default: none.")
     ] = None,
 ) -> None:
-    """Open a dump or an image in drgn: all symbols and types of its kernel, without debug packages.
+    """Open a dump or an image in drgn: all symbols and types of its kernel and modules, without debug packages.
 
     drgn's helpers read swapped-out pages of processes, too. Stacks break off where the kernel's unwind tables would be
     needed. With --json, the document says what drgn is given, and nothing is run. It needs drgn and a kernel with BTF.

@@ -40,8 +40,8 @@ def isf(
 ) -> None:
     """Write Volatility 3's symbol file (ISF) of the kernel in a dump or an image, without debug packages.
 
-    Types are those of the kernel's BTF and of a table of global variables, symbols those of its kallsyms, at the
-    addresses of vmlinux. `vol -s FOLDER` finds the file by the kernel's banner.
+    Types are those of the BTF of the kernel and its loaded modules, and of a table of global variables; symbols are
+    those of its kallsyms, at the addresses of vmlinux. `vol -s FOLDER` finds the file by the kernel's banner.
     """
     if out is not None:
         refuse_same_file(out, source)

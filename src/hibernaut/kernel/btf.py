@@ -365,6 +365,10 @@ class Btf:
         number = self.first + int(rows[items.min()])
         return next((number, one.value) for one in self.enumerators(number) if one.name == name)
 
+    def numbers(self, *kinds: BtfKind) -> list[int]:
+        """Return the number of each type of these kinds, ascending, those of `base` not included."""
+        return [self.first + row for row in np.flatnonzero(np.isin(self.kinds, kinds)).tolist()]
+
     def names(self, *kinds: BtfKind) -> dict[str, int]:
         """Return the name and number of each type of these kinds that has a name, those of `base` not included."""
         rows = np.flatnonzero(np.isin(self.kinds, kinds) & (self._names != 0))

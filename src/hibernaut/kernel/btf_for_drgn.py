@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""drgn's types, objects and symbols out of a kernel's BTF and kallsyms, made when they are asked for.
+"""drgn's types out of a BTF, made when they are asked for.
 
-drgn asks finders (`Program.register_type_finder`, `register_object_finder`) and has none for BTF. The type of a global
-variable comes from `GLOBALS`: BTF names those of per-CPU variables only.
+The type of a global variable comes from `GLOBALS`: BTF names those of per-CPU variables only.
 """
 
 from __future__ import annotations
@@ -17,17 +16,10 @@ from hibernaut.kernel.globals import GLOBALS, AnonymousStructure
 if TYPE_CHECKING:
     from typing import Any
 
-    from hibernaut.kernel.symbols import KernelSymbols
 
-__all__ = ["BtfFinders", "DrgnTypes"]
+__all__ = ["DrgnTypes", "type_of_global"]
 
 LITTLE = "little"
-BASES = {
-    "vmemmap": ("vmemmap_base", "struct page *"),
-    "PAGE_OFFSET": ("page_offset_base", "unsigned long"),
-}
-"""Macros whose value a variable holds (arch/x86/include/asm/page_64_types.h, pgtable_64_types.h) with
-CONFIG_DYNAMIC_MEMORY_LAYOUT. drgn works them out from lines of VMCOREINFO that 5.10 lacks."""
 
 
 class DrgnTypes:
@@ -36,14 +28,20 @@ class DrgnTypes:
     Args:
         program: drgn's `Program`, to which the types belong.
         btf: the types.
+        base: those of the kernel, for the types of a module, which refer to them.
+
+    Attributes:
+        program: as given.
+        btf: as given.
     """
 
-    def __init__(self, program: Any, btf: Btf) -> None:
+    def __init__(self, program: Any, btf: Btf, base: DrgnTypes | None = None) -> None:
         import drgn
 
         self._drgn = drgn
         self.program = program
         self.btf = btf
+        self._base = base
         self._made: dict[int, Any] = {}
         kinds = drgn.TypeKind
         self._btf_kinds = {
@@ -58,17 +56,25 @@ class DrgnTypes:
 
     def find(self, kinds: Any, name: str) -> Any | None:
         """Return the first complete type of a name and of any of drgn's kinds, None if there is none."""
-        wanted = [self._btf_kinds[kind] for kind in kinds if kind in self._btf_kinds]
-        if BtfKind.ENUM in wanted:
-            wanted.append(BtfKind.ENUM64)
-        for number in self.btf.find(name, *wanted):
+        for number in self.btf.find(name, *self.btf_kinds(kinds)):
             found = self.of(number)
             if found.kind in kinds:
                 return found
         return None
 
+    def btf_kinds(self, kinds: Any) -> list[BtfKind]:
+        """Return the kinds of BTF that types of drgn's kinds may have."""
+        wanted = list(dict.fromkeys(self._btf_kinds[kind] for kind in kinds if kind in self._btf_kinds))
+        return [*wanted, BtfKind.ENUM64] if BtfKind.ENUM in wanted else wanted
+
+    def object(self, number: int, **place: int) -> Any:
+        """Return an object of a type; its place as `drgn.Object` takes it: `address` or `value`."""
+        return self._drgn.Object(self.program, self.of(number), **place)
+
     def of(self, number: int) -> Any:
         """Return the type of a number. Raises FormatError if the BTF is damaged there."""
+        if self._base is not None and number < self.btf.first:
+            return self._base.of(number)
         found = self._made.get(number)
         if found is None:
             found = self._made[number] = self._make(number)
@@ -150,55 +156,7 @@ class DrgnTypes:
         return lambda: self.of(number)
 
 
-class BtfFinders:
-    """The callbacks by which drgn finds a kernel's types, variables, functions and constants in its BTF.
-
-    Args:
-        program: drgn's `Program`.
-        symbols: the kernel's symbols.
-        btf: its types.
-    """
-
-    def __init__(self, program: Any, symbols: KernelSymbols, btf: Btf) -> None:
-        import drgn
-
-        self._drgn = drgn
-        self._program = program
-        self._symbols = symbols
-        self._btf = btf
-        self._types = DrgnTypes(program, btf)
-
-    def find_type(self, _program: Any, kinds: Any, name: str, filename: str | None) -> Any:
-        """Return a type, None if there is none: see `Program.register_type_finder`."""
-        return None if filename else self._types.find(kinds, name)
-
-    def find_object(self, _program: Any, name: str, flags: Any, filename: str | None) -> Any:
-        """Return an object, None if there is none: see `Program.register_object_finder`."""
-        if filename:
-            return None
-        wanted, types, make = self._drgn.FindObjectFlags, self._types, self._drgn.Object
-        if flags & wanted.CONSTANT:
-            base = BASES.get(name)
-            symbol = self._symbols.get(base[0]) if base else None
-            if base is not None and symbol is not None:
-                return make(self._program, base[1], self._program.read_u64(symbol.address))
-            constant = self._btf.find_enumerator(name)
-            if constant is not None:
-                return make(self._program, types.of(constant[0]), constant[1])
-        if flags & wanted.VARIABLE:
-            type_ = _type_of_global(types, name)
-            symbol = self._symbols.get(name) if type_ is not None else None
-            if symbol is not None:
-                return make(self._program, type_, address=symbol.address)
-        if flags & wanted.FUNCTION:
-            for number in self._btf.find(name, BtfKind.FUNC):
-                symbol = self._symbols.get(name)
-                if symbol is not None:
-                    return make(self._program, types.of(self._btf.target(number)), address=symbol.address)
-        return None
-
-
-def _type_of_global(types: DrgnTypes, name: str) -> Any | None:
+def type_of_global(types: DrgnTypes, name: str) -> Any | None:
     """Return the type of a global variable: BTF's for a per-CPU one, else that of the table; None if unknown."""
     for number in types.btf.find(name, BtfKind.VAR):
         return types.of(types.btf.target(number))

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-    from hibernaut.kernel.btf_for_drgn import BtfFinders
+    from hibernaut.kernel.btf_finders import BtfFinders
 
 __all__ = ["drgn_prog_set"]
 
 NAME = "hibernaut-core"
-"""Name of its finders; those of a program of ours have another one."""
+"""Name of its finders."""
+OF_OUR_PROGRAMS = "hibernaut"
+"""Name of the finders of a program of ours (`drgn_program`), which needs no others."""
 
 
 def drgn_prog_set(prog: Any) -> None:
@@ -67,7 +69,9 @@ class _Finders:
         return found
 
     def _read(self) -> BtfFinders | None:
-        """Return the finders of the kernel's BTF; None if it cannot be read, or is being read."""
+        """Return the finders of the kernel's BTF; None if it is not needed, cannot be read, or is being read."""
+        if OF_OUR_PROGRAMS in self._program.registered_symbol_finders():
+            return None
         with self._lock:
             if not self._is_read and not self._is_reading:
                 self._is_reading = True
@@ -81,17 +85,17 @@ class _Finders:
         import logging
 
         from hibernaut.errors import HibernautError
-        from hibernaut.kernel.btf_for_drgn import BtfFinders
-        from hibernaut.kernel.program import symbol_finder
+        from hibernaut.kernel.btf_finders import BtfFinders
         from hibernaut.kernel.program_memory import ProgramMemory
         from hibernaut.kernel.symbols import SymbolicKernel
+        from hibernaut.kernel.symbols_for_drgn import symbol_finder
 
         try:
             text = self._program["VMCOREINFO"].string_()
             kernel = SymbolicKernel(ProgramMemory(self._program), text, "the core")
             self._symbols = symbol_finder(kernel)
             if kernel.btf is not None:
-                self._btf = BtfFinders(self._program, kernel.symbols, kernel.btf)
+                self._btf = BtfFinders(self._program, kernel, kernel.btf)
             else:
                 logging.getLogger("hibernaut").warning("%s", kernel.btf_trouble)
         except (HibernautError, LookupError) as error:

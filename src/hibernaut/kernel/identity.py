@@ -16,6 +16,7 @@ from hibernaut.kernel.clock import KernelClock, read_clock
 from hibernaut.kernel.facts import get_num_physpages
 from hibernaut.kernel.image_area import area_for_image
 from hibernaut.kernel.log import LogRecord, read_log
+from hibernaut.kernel.modules import MAX_MODULES
 from hibernaut.kernel.mounts import Mount, cached_start, link_target, mount_of, mounts_of_init, resolve
 from hibernaut.kernel.network import NetworkDevice, network_device_of, network_devices
 from hibernaut.kernel.processes import MAX_PROCESSES, full_name, is_kernel_thread, processes
@@ -33,7 +34,7 @@ MAX_BANNER_BYTES = 1024
 MAX_COMMAND_LINE_BYTES = 4096
 """x86 takes 2048 (COMMAND_LINE_SIZE); parameters of a boot configuration come on top."""
 MAX_DMI_BYTES = 128
-MAX_MODULES, MAX_MOUNTS, MAX_DEVICES = 4096, 4096, 1024
+MAX_MOUNTS, MAX_DEVICES = 4096, 1024
 LAST_LOG_LINES = 5
 TAINT_BITS = 64
 HYPERVISOR_WORD, HYPERVISOR_BIT = 4, 31

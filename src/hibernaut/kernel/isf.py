@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Volatility 3's symbol file (Intermediate Symbol Format, schema 6.2.0) of a kernel, out of its own memory.
 
-Types come from BTF and `GLOBALS`, symbols from kallsyms, the banner from `linux_banner`. Addresses are those of
-vmlinux: Volatility finds the shift of KASLR itself. As in the files that dwarf2json writes, a symbol of unknown type is
-a void, base types have the names of GCC's debug information, and a bit field has the unit of its declared type.
+Types come from BTF, that of loaded modules, too, and `GLOBALS`, symbols from kallsyms, the banner from `linux_banner`.
+Addresses are those of vmlinux: Volatility finds the shift of KASLR itself, and symbols of modules, which lie elsewhere
+at each load, have no place. As in the files that dwarf2json writes, a symbol of unknown type is a void, base types have
+the names of GCC's debug information, and a bit field has the unit of its declared type.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import gzip
 import hashlib
 import json
 import lzma
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,7 +41,7 @@ Descriptor = dict[str, "Any"]
 IsfFile = dict[str, "Any"]
 
 FORMAT = "6.2.0"
-REVISION = 3
+REVISION = 4
 """Number of this module's way to write the file; part of `isf_digest`."""
 MAX_DEPTH = 64
 """Bound for pointers, arrays, typedefs and qualifiers around a type."""
@@ -101,8 +102,8 @@ def isf_document(kernel: SymbolicKernel, producer_version: str) -> IsfFile:
     Raises:
         FormatError: the kernel has no BTF, or no banner is found, or either is damaged.
     """
-    btf = _btf_of(kernel)
-    types = _IsfTypes(btf)
+    types = _IsfTypes(_btf_of(kernel))
+    modules = [_IsfTypes(btf, name, types) for name, btf in _btf_of_modules(kernel)]
     banner = own_banner(kernel)
     symbols = _symbols(kernel, types)
     symbols["linux_banner"]["type"] = _arrays(_Sized({"kind": "base", "name": "char"}, 1), (len(banner),), 0)
@@ -114,9 +115,9 @@ def isf_document(kernel: SymbolicKernel, producer_version: str) -> IsfFile:
             "producer": {"name": "hibernaut", "version": producer_version},
             "format": FORMAT,
         },
-        "base_types": types.base_types(),
-        "user_types": types.user_types(),
-        "enums": types.enums(),
+        "base_types": _merged(one.base_types() for one in (types, *modules)),
+        "user_types": _merged(one.user_types() for one in (types, *modules)),
+        "enums": _merged(one.enums() for one in (types, *modules)),
         "symbols": symbols,
     }
 
@@ -139,6 +140,10 @@ def isf_digest(kernel: SymbolicKernel) -> str:
     made.update(own_banner(kernel))
     for part in _btf_of(kernel).raw:
         made.update(part)
+    for name, btf in _btf_of_modules(kernel):
+        made.update(f"{name}\0".encode())
+        for part in btf.raw:
+            made.update(part)
     table = kernel.symbols.table
     made.update(table.names)
     made.update(_unshifted(kernel, table.addresses).tobytes())
@@ -164,6 +169,22 @@ def _btf_of(kernel: SymbolicKernel) -> Btf:
     if btf is None:
         raise kernel.damaged(f"no types for a symbol file: {kernel.btf_trouble}")
     return btf
+
+
+def _btf_of_modules(kernel: SymbolicKernel) -> Iterator[tuple[str, Btf]]:
+    """Yield name and types of each module whose types can be read."""
+    for name, module in kernel.modules.items():
+        if module.btf is not None:
+            yield name, module.btf
+
+
+def _merged(parts: Iterable[dict[str, Descriptor]]) -> dict[str, Descriptor]:
+    """Return several dictionaries in one; of several values of a name the first."""
+    found: dict[str, Descriptor] = {}
+    for part in parts:
+        for name, one in part.items():
+            found.setdefault(name, one)
+    return found
 
 
 def _unshifted(kernel: SymbolicKernel, addresses: Addresses) -> Addresses:
@@ -221,45 +242,50 @@ class _IsfTypes:
 
     Args:
         btf: the types.
+        module: name of the module, for the types of one.
+        kernel: the kernel's types, which those of a module refer to, and whose names these do not take.
 
     Attributes:
         variables: number of the type of each variable that BTF has, by name.
     """
 
-    def __init__(self, btf: Btf) -> None:
+    def __init__(self, btf: Btf, module: str | None = None, kernel: _IsfTypes | None = None) -> None:
         self._btf = btf
+        self._kernel = kernel
+        self._suffix = "" if module is None else f"_{module}"
         self._made: dict[int, Descriptor] = {VOID: VOID_TYPE}
-        self._names = self._names_of(BtfKind.STRUCT, BtfKind.UNION)
-        self._enum_names = self._names_of(BtfKind.ENUM, BtfKind.ENUM64)
-        self._base: dict[str, tuple[int, bool, str]] = dict(BASE_TYPES)
+        self._taken: set[str] = set() if kernel is None else kernel._taken
+        self._taken_by_enums: set[str] = set() if kernel is None else kernel._taken_by_enums
+        self._names = self._names_of(self._taken, BtfKind.STRUCT, BtfKind.UNION)
+        self._enum_names = self._names_of(self._taken_by_enums, BtfKind.ENUM, BtfKind.ENUM64)
+        self._base: dict[str, tuple[int, bool, str]] = dict(BASE_TYPES) if kernel is None else kernel._base
         self.variables = {name: btf.target(number) for name, number in btf.names(BtfKind.VAR).items()}
 
-    def _names_of(self, *kinds: BtfKind) -> dict[int, str]:
+    def _names_of(self, taken: set[str], *kinds: BtfKind) -> dict[int, str]:
         """Return a name, unique among these kinds, for each type; an anonymous one has that of its typedef."""
         btf = self._btf
-        numbers = (np.flatnonzero(np.isin(btf.kinds, kinds)) + btf.first).tolist()
         names: dict[int, str] = {}
-        taken: set[str] = set()
         anonymous: set[int] = set()
-        for number in numbers:
+        for number in btf.numbers(*kinds):
             name = btf.name(number)
             if not name:
                 anonymous.add(number)
                 continue
-            names[number] = f"{name}__{number}" if name in taken else name
+            names[number] = f"{name}__{number}{self._suffix}" if name in taken else name
             taken.add(names[number])
-        for row in np.flatnonzero(btf.kinds == BtfKind.TYPEDEF).tolist():
-            typedef = btf.first + row
+        for typedef in btf.numbers(BtfKind.TYPEDEF):
             number = btf.target(typedef)
             if number in anonymous and btf.name(typedef) not in taken:
                 names[number] = btf.name(typedef)
                 taken.add(names[number])
                 anonymous.discard(number)
-        names.update({number: f"unnamed_{number}" for number in anonymous})
+        names.update({number: f"unnamed_{number}{self._suffix}" for number in anonymous})
         return names
 
     def of(self, number: int, depth: int = 0) -> Descriptor:
         """Return the descriptor of a type. Raises FormatError if the BTF is damaged there."""
+        if self._kernel is not None and number < self._btf.first:
+            return self._kernel.of(number, depth)
         found = self._made.get(number)
         if found is None:
             if depth > MAX_DEPTH:
@@ -305,7 +331,7 @@ class _IsfTypes:
                 facts = BASE_TYPES["char"]  # GCC's BTF calls it unsigned
         known = self._base.setdefault(name, facts)
         if known != facts:
-            name = f"{name}__{number}"
+            name = f"{name}__{number}{self._suffix}"
             self._base[name] = facts
         return name
 
@@ -360,8 +386,8 @@ class _IsfTypes:
 
     def base_types(self) -> dict[str, Descriptor]:
         """Return all base types by name."""
-        for row in np.flatnonzero(np.isin(self._btf.kinds, (BtfKind.INT, BtfKind.FLOAT))).tolist():
-            self.of(self._btf.first + row)
+        for number in self._btf.numbers(BtfKind.INT, BtfKind.FLOAT):
+            self.of(number)
         return {
             name: {"size": size_bytes, "signed": is_signed, "kind": kind, "endian": "little"}
             for name, (size_bytes, is_signed, kind) in self._base.items()
@@ -378,10 +404,10 @@ class _IsfTypes:
             }
             for number, name in self._names.items()
         }
-        for row in np.flatnonzero(btf.kinds == BtfKind.TYPEDEF).tolist():
-            number = btf.stripped(btf.first + row)
+        for typedef in btf.numbers(BtfKind.TYPEDEF):
+            number = btf.stripped(typedef)
             if number in self._names:
-                found.setdefault(btf.name(btf.first + row), found[self._names[number]])
+                found.setdefault(btf.name(typedef), found[self._names[number]])
         return found
 
     def _fields(self, number: int) -> dict[str, Descriptor]:

@@ -20,7 +20,7 @@ from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.vmcoreinfo import find_vmcoreinfos, page_table_root, parse_vmcoreinfo, sme_mask
 from hibernaut.paging.tables import PageTables, Stop
 
-__all__ = ["KernelMemory", "u64_at"]
+__all__ = ["KernelMemory", "string_at", "u64_at"]
 
 
 class KernelMemory:
@@ -205,3 +205,20 @@ class KernelMemory:
 def u64_at(record: bytes, offset: int) -> int:
     """Return the little-endian u64 at an offset of a record."""
     return int.from_bytes(record[offset : offset + 8], "little")
+
+
+def string_at(kernel: KernelMemory, address: int, limit_bytes: int) -> bytes:
+    """Return the bytes of a string up to its NUL, or its first bytes if it is longer.
+
+    Raises:
+        FormatError: nothing can be read there.
+    """
+    found = b""
+    while len(found) < limit_bytes:
+        at = address + len(found)
+        size_bytes = min(PAGE_SIZE - at % PAGE_SIZE, limit_bytes - len(found))
+        piece, nul, _ = kernel.read(at, size_bytes, "string").partition(b"\0")
+        found += piece
+        if nul:
+            break
+    return found

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from hibernaut.errors import FormatError, HibernautError, how_to_install
-from hibernaut.kernel.btf_for_drgn import BtfFinders
+from hibernaut.kernel.btf_finders import BtfFinders
 from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.symbols import SymbolicKernel
+from hibernaut.kernel.symbols_for_drgn import symbol_finder
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.tables import Stop
 from hibernaut.swsusp.declarations import MAX_PFN
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["ask", "drgn_program", "symbol_finder"]
+__all__ = ["ask", "drgn_program"]
 
 KERNEL_HALF = 1 << 63
 """First address of the upper half: kernel space, canonical from 0xffff800000000000 or 0xff00000000000000 on."""
@@ -56,7 +57,7 @@ def drgn_program(kernel: SymbolicKernel) -> Any:
         raise kernel.damaged(f"drgn does not take it for a kernel: {' '.join(str(error).split())}") from error
     program.register_symbol_finder("hibernaut", symbol_finder(kernel), enable_index=0)
     if kernel.btf is not None:
-        finders = BtfFinders(program, kernel.symbols, kernel.btf)
+        finders = BtfFinders(program, kernel, kernel.btf)
         program.register_type_finder("hibernaut", finders.find_type, enable_index=0)
         program.register_object_finder("hibernaut", finders.find_object, enable_index=0)
     return program
@@ -102,37 +103,6 @@ def _frame(kernel: SymbolicKernel, pfn: int) -> bytes | None:
 def _kernel_page(kernel: SymbolicKernel, page: int) -> bytes | None:
     walk = kernel.tables.walk(page << PAGE_SHIFT)
     return _frame(kernel, walk.pfn) if walk.stop == Stop.PRESENT and walk.pfn is not None else None
-
-
-def symbol_finder(kernel: SymbolicKernel) -> Callable[[Any, str | None, int | None, bool], list[Any]]:
-    """Return a callback that finds symbols by name or by address, as `Program.register_symbol_finder` wants it."""
-    import drgn
-
-    table = kernel.symbols.table
-
-    def symbol(row: int) -> Any:
-        letter = table.letter(row)
-        binding = drgn.SymbolBinding.LOCAL
-        if letter in "vVwW":
-            binding = drgn.SymbolBinding.WEAK
-        elif letter.isupper():
-            binding = drgn.SymbolBinding.GLOBAL
-        kind = drgn.SymbolKind.FUNC if letter in "tT" else drgn.SymbolKind.OBJECT
-        return drgn.Symbol(table.name(row), int(table.addresses[row]), table.size_bytes(row), binding, kind)
-
-    def find(_program: Any, name: str | None, address: int | None, one: bool) -> list[Any]:
-        if name is not None:
-            rows = table.rows(name)
-            rows = sorted(rows, key=lambda row: not table.is_global(row))
-        elif address is not None:
-            row = table.row_at(address)
-            is_inside = row is not None and address < int(table.addresses[row]) + max(1, table.size_bytes(row))
-            rows = [row] if row is not None and is_inside else []
-        else:
-            rows = list(range(len(table)))
-        return [symbol(row) for row in (rows[:1] if one else rows)]
-
-    return find
 
 
 class _Pages:

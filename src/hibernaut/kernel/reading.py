@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from hibernaut.errors import FormatError
-from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.kernel.kernel_memory import string_at
 
 if TYPE_CHECKING:
     from typing import Any
@@ -118,15 +118,7 @@ def text_at(kernel: Kernel, address: int, limit_bytes: int) -> str:
     Raises:
         FormatError: nothing can be read there.
     """
-    found = b""
-    while len(found) < limit_bytes:
-        at = address + len(found)
-        size_bytes = min(PAGE_SIZE - at % PAGE_SIZE, limit_bytes - len(found))
-        piece, nul, _ = kernel.read(at, size_bytes, "string").partition(b"\0")
-        found += piece
-        if nul:
-            break
-    return found.decode("utf-8", "backslashreplace")
+    return string_at(kernel, address, limit_bytes).decode("utf-8", "backslashreplace")
 
 
 def list_objects(head: Any, type_name: str, member: str) -> Iterator[Any]:

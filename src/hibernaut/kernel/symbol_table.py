@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from hibernaut.kernel.kallsyms import MAX_SYMBOLS, TOKENS, decode_tokens, expand
 from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.kernel_memory import KernelMemory
 
-__all__ = ["Addresses", "SymbolTable", "names_of", "read_symbol_table"]
+__all__ = ["Addresses", "KernelSymbol", "KernelSymbols", "SymbolTable", "names_of", "read_symbol_table"]
 
 MAX_NAMES_BYTES = 64 << 20
 MAX_TOKENS_BYTES = 1 << 16
@@ -40,11 +41,13 @@ class SymbolTable:
     Args:
         names: type letter and name of each, after a NUL, in the order of `addresses`.
         addresses: uint64, shape (n,): run-time addresses; offsets into a CPU's area for per-CPU variables.
+        sizes: uint64, shape (n,): bytes of each, as a module's symbols have them; None if they are not known.
     """
 
-    def __init__(self, names: bytes, addresses: Addresses) -> None:
+    def __init__(self, names: bytes, addresses: Addresses, sizes: Addresses | None = None) -> None:
         self._names = names
         self.addresses = addresses
+        self.sizes = sizes
         self._starts = np.flatnonzero(np.frombuffer(names, dtype=np.uint8) == 0) + 1
 
     def __len__(self) -> int:
@@ -59,7 +62,9 @@ class SymbolTable:
     def rows(self, name: str) -> list[int]:
         """Return the row of each symbol of a name."""
         wanted = name.encode() + b"\0"
-        found = []
+        found: list[int] = []
+        if not len(self):
+            return found
         at = self._names.find(wanted)
         while at >= 0:
             if at >= 2 and self._names[at - 2] == 0:
@@ -84,10 +89,13 @@ class SymbolTable:
         return self.letter(row).isupper()
 
     def size_bytes(self, row: int) -> int:
-        """Return the bytes up to the next higher address of a symbol, as the kernel counts (`get_symbol_pos`).
+        """Return a symbol's size.
 
-        It includes padding; the last symbol has 0.
+        Where it is not known: the bytes up to the next higher address of a symbol, as the kernel counts
+        (`get_symbol_pos`). That includes padding; the last symbol has 0.
         """
+        if self.sizes is not None:
+            return int(self.sizes[row])
         ordered = self._ordered
         after = int(np.searchsorted(ordered, self.addresses[row], side="right"))
         return int(ordered[after] - self.addresses[row]) if after < len(ordered) else 0
@@ -111,6 +119,55 @@ class SymbolTable:
     def _ordered(self) -> Addresses:
         """Addresses, ascending."""
         return self.addresses[self._order]
+
+
+class KernelSymbol(NamedTuple):
+    """A symbol of the kernel image at its run-time address.
+
+    Attributes:
+        address: virtual address, KASLR offset included.
+        size: bytes up to the next higher address of a symbol.
+    """
+
+    address: int
+    size: int
+
+
+class KernelSymbols:
+    """The kernel's symbols by name, static ones included.
+
+    Args:
+        table: all symbols.
+        name: name of the source in messages.
+
+    Attributes:
+        table: as given.
+    """
+
+    def __init__(self, table: SymbolTable, name: str | None = None) -> None:
+        self.table = table
+        self._name = name
+
+    def __getitem__(self, symbol: str) -> KernelSymbol:
+        """Return a symbol. Raises FormatError if there is none of that name, or several."""
+        found = self.get(symbol)
+        if found is None:
+            raise FormatError(f"the kernel has no symbol {symbol}", source=self._name)
+        return found
+
+    def get(self, symbol: str) -> KernelSymbol | None:
+        """Return a symbol, or None if there is none of that name; a global one hides static ones.
+
+        Raises:
+            FormatError: there are several static ones and no global one.
+        """
+        found = self.table.rows(symbol)
+        chosen = [row for row in found if self.table.is_global(row)] or found
+        if len({int(self.table.addresses[row]) for row in chosen}) > 1:
+            raise FormatError(f"the kernel has {len(chosen)} symbols named {symbol}", source=self._name)
+        if not chosen:
+            return None
+        return KernelSymbol(int(self.table.addresses[chosen[0]]), self.table.size_bytes(chosen[0]))
 
 
 def read_symbol_table(kernel: KernelMemory) -> SymbolTable:

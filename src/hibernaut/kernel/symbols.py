@@ -4,68 +4,20 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.btf import MAX_BTF_BYTES, Btf
 from hibernaut.kernel.btf_layouts import BtfLayouts
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
-from hibernaut.kernel.symbol_table import SymbolTable, read_symbol_table
+from hibernaut.kernel.modules import LoadedModules
+from hibernaut.kernel.symbol_table import KernelSymbols, read_symbol_table
 
 if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
 
-__all__ = ["KernelSymbol", "KernelSymbols", "SymbolicKernel", "kernel_symbols"]
-
-
-class KernelSymbol(NamedTuple):
-    """A symbol of the kernel image at its run-time address.
-
-    Attributes:
-        address: virtual address, KASLR offset included.
-        size: bytes up to the next higher address of a symbol.
-    """
-
-    address: int
-    size: int
-
-
-class KernelSymbols:
-    """The kernel's symbols by name, static ones included.
-
-    Args:
-        table: all symbols.
-        name: name of the source in messages.
-
-    Attributes:
-        table: as given.
-    """
-
-    def __init__(self, table: SymbolTable, name: str | None = None) -> None:
-        self.table = table
-        self._name = name
-
-    def __getitem__(self, symbol: str) -> KernelSymbol:
-        """Return a symbol. Raises FormatError if there is none of that name, or several."""
-        found = self.get(symbol)
-        if found is None:
-            raise FormatError(f"the kernel has no symbol {symbol}", source=self._name)
-        return found
-
-    def get(self, symbol: str) -> KernelSymbol | None:
-        """Return a symbol, or None if there is none of that name; a global one hides static ones.
-
-        Raises:
-            FormatError: there are several static ones and no global one.
-        """
-        found = self.table.rows(symbol)
-        chosen = [row for row in found if self.table.is_global(row)] or found
-        if len({int(self.table.addresses[row]) for row in chosen}) > 1:
-            raise FormatError(f"the kernel has {len(chosen)} symbols named {symbol}", source=self._name)
-        if not chosen:
-            return None
-        return KernelSymbol(int(self.table.addresses[chosen[0]]), self.table.size_bytes(chosen[0]))
+__all__ = ["SymbolicKernel", "kernel_symbols"]
 
 
 class SymbolicKernel(KernelMemory):
@@ -118,6 +70,11 @@ class SymbolicKernel(KernelMemory):
         if not 0 < size_bytes <= MAX_BTF_BYTES:
             raise self.damaged(f"the kernel's BTF has {size_bytes} bytes", f"1 to {MAX_BTF_BYTES}")
         return Btf(self.read(start.address, size_bytes, "BTF"), name=self.name)
+
+    @cached_property
+    def modules(self) -> LoadedModules:
+        """The loaded modules by name, with their types and symbols; empty without BTF, by which they are read."""
+        return LoadedModules(self, self.symbols, lambda: self.btf)
 
     def u32_variable(self, symbol: str) -> int:
         """Return the value of a u32 variable. Raises FormatError."""

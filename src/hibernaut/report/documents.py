@@ -725,6 +725,7 @@ class SymbolFileDocument(TypedDict):
     enums: Annotated[int, "number of enumerations"]
     symbols: Annotated[int, "number of symbols"]
     typed_symbols: Annotated[int, "of them, those with a type"]
+    modules: Annotated[list[str], "modules whose types are in the file"]
 
 
 class VolatilityPluginsDocument(TypedDict):

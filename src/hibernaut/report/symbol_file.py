@@ -32,7 +32,7 @@ def symbol_file_document(
     """
     return {
         "source": source.kind,
-        "remarks": list(source.remarks),
+        "remarks": [*source.remarks, *_module_remarks(kernel)],
         "file": name,
         "file_bytes": file_bytes,
         "release": kernel.release,
@@ -43,7 +43,17 @@ def symbol_file_document(
         "enums": len(isf["enums"]),
         "symbols": len(isf["symbols"]),
         "typed_symbols": sum(symbol["type"] != VOID_TYPE for symbol in isf["symbols"].values()),
+        "modules": [name for name, module in kernel.modules.items() if module.btf is not None],
     }
+
+
+def _module_remarks(kernel: Kernel) -> list[str]:
+    """Return a remark on the modules whose types are not known."""
+    without = [module for module in kernel.modules.values() if module.btf is None]
+    remarks = [] if kernel.modules.trouble is None else [f"not all modules are known: {kernel.modules.trouble}"]
+    if without:
+        remarks.append(f"{counted(len(without), 'module')} without types, the first: {without[0].btf_trouble}")
+    return remarks
 
 
 def symbol_file_text(document: SymbolFileDocument) -> str:
@@ -57,6 +67,9 @@ def symbol_file_text(document: SymbolFileDocument) -> str:
         f"{document['file']}: {', '.join(counts)}, {document['typed_symbols']} of them with a type",
         visible_line(document["banner"]),
     ]
+    if document["modules"]:
+        lines.append(f"with the types of {counted(len(document['modules']), 'loaded module')}")
+    lines += [f"REMARK  {visible_line(remark)}" for remark in document["remarks"]]
     if document["levels"] == 5:
         lines.append(
             "page tables of 5 levels: Volatility 3 has no layer for them; the one in `hibernaut volatility-plugins` "
