@@ -19,7 +19,8 @@ from hibernaut.sources import open_memory
 from tests.cli.run import hibernaut
 from tests.conftest import Golden
 
-RELEASE = "6.1.0-56-amd64"
+DEBUG_KERNELS = Path("/usr/lib/debug/boot")
+"""Folder of Debian's debug packages."""
 TASK = re.compile(r"^>?\s+(\d+)\s+\d+\s+\d+\s+[0-9a-f]{16}\s+\S+\s+\S+\s+\d+\s+\d+\s+(.*)$", re.MULTILINE)
 
 
@@ -66,19 +67,25 @@ def test_memory_that_does_not_hibernate_has_no_registers(golden: Golden) -> None
 
 
 @pytest.mark.slow
-def test_crash_and_drgn_list_the_same_tasks(golden: Golden, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("image", "release", "tasks"),
+    [("swap-6.1-lzo.img", "6.1.0-56-amd64", 45), ("swap-6.12-lz4.img", "6.12.107+deb13-amd64", 50)],
+)
+def test_crash_and_drgn_list_the_same_tasks(
+    golden: Golden, tmp_path: Path, image: str, release: str, tasks: int
+) -> None:
     """Crash 8.0.6 opens the core; drgn's trace of the hibernating task is whole, up to the system call."""
     drgn = pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn")
     from drgn.helpers.linux.pid import find_task, for_each_task
 
     crash = os.environ.get("HIBERNAUT_CRASH") or shutil.which("crash")
-    debug = Path(os.environ.get("HIBERNAUT_DEBUG_KERNEL") or f"/usr/lib/debug/boot/vmlinux-{RELEASE}")
+    debug = Path(os.environ.get("HIBERNAUT_DEBUG_KERNELS") or DEBUG_KERNELS) / f"vmlinux-{release}"
     if crash is None:
         pytest.skip("no crash: apt install crash, or name it in HIBERNAUT_CRASH")
     if not debug.exists():
-        pytest.skip(f"no {debug}: apt install linux-image-{RELEASE}-dbg, or name it in HIBERNAUT_DEBUG_KERNEL")
+        pytest.skip(f"no {debug}: apt install linux-image-{release}-dbg, or name its folder in HIBERNAUT_DEBUG_KERNELS")
     path, commands = tmp_path / "core", tmp_path / "commands"
-    assert hibernaut("convert", golden("swap-6.1-lzo.img"), path, "--to", "elf", "--quiet").status == 0
+    assert hibernaut("convert", golden(image), path, "--to", "elf", "--quiet").status == 0
     commands.write_text("ps\nbt 1\nquit\n")
     done = subprocess.run(
         [crash, "-s", "-i", commands, debug, path],
@@ -87,12 +94,12 @@ def test_crash_and_drgn_list_the_same_tasks(golden: Golden, tmp_path: Path) -> N
         text=True,
         check=False,
     )
-    tasks = {(int(number), name.strip("[] ")) for number, name in TASK.findall(done.stdout) if number != "0"}
+    listed = {(int(number), name.strip("[] ")) for number, name in TASK.findall(done.stdout) if number != "0"}
     program = drgn.Program()
     program.set_core_dump(str(path))
     program.load_debug_info([str(debug)])
-    assert tasks == {(task.pid.value_(), task.comm.string_().decode()) for task in for_each_task(program)}
-    assert len(tasks) == 45
+    assert listed == {(task.pid.value_(), task.comm.string_().decode()) for task in for_each_task(program)}
+    assert len(listed) == tasks
     assert "hibernation_snapshot" in done.stdout
     frames = [frame.name for frame in program.stack_trace(find_task(program, 1))]
     assert frames[0] == "swsusp_arch_suspend"
