@@ -31,6 +31,7 @@ ROOMS = (
     "exploration",
     "studies",
     "lab",
+    "doctor",
     "report",
     "mount",
     "volatility",

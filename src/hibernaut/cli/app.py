@@ -41,7 +41,7 @@ hibernaut: what Linux hibernation saves, what it loses, what an image holds.
 A hibernated disk:    hibernaut find DISK            the images in it
                       hibernaut inspect SOURCE       whole? resumable? whose?
                       hibernaut mount SOURCE FOLDER  memory, processes, files
-It does not resume:   hibernaut inspect IMAGE --on-machine SOURCE
+It does not resume:   hibernaut doctor               will it hibernate, and why not
 A kernel is changed:  hibernaut lab judge --tree FOLDER
                       hibernaut audit SOURCE         pages lost by today's code
 The question:         hibernaut explain; hibernaut demo
@@ -83,6 +83,12 @@ COMMANDS: tuple[CommandEntry, ...] = (
         "inspect",
         "hibernaut inspect swap.img --digests",
         "Show the contents of a hibernation image and whether it is intact.",
+    ),
+    CommandEntry(
+        "doctor",
+        "doctor",
+        "hibernaut doctor --image swap.img",
+        "Tell whether a machine will hibernate, whether it will come back, and why not.",
     ),
     CommandEntry(
         "ps",

@@ -16,11 +16,14 @@ __all__ = [
     "AuditDocument",
     "BootDocument",
     "CheckedTraceDocument",
+    "ComparedMapDocument",
     "CompletenessDocument",
     "ConfirmDocument",
     "ConvertDocument",
     "CrashedSaveDocument",
     "DemoDocument",
+    "DiagnosisDocument",
+    "DiagnosisFindingDocument",
     "DigestDocument",
     "DiskDocument",
     "DmesgDocument",
@@ -1428,6 +1431,54 @@ class DoctorDocument(TypedDict):
     cures: Annotated[list[str], "commands that install what is missing"]
 
 
+OutcomeName = Literal["ok", "warning", "would fail", "not known"]
+
+
+class ReadingDocument(TypedDict):
+    """A fact that a check used."""
+
+    origin: Annotated[str, "file that states it"]
+    value: Annotated[str, "the fact, or the reason why it is not known"]
+
+
+class ComparedRangeDocument(TypedDict):
+    """A range of two memory maps."""
+
+    start: Annotated[Hex, "first byte"]
+    end: Annotated[Hex, "byte after the last"]
+    before: Annotated[str | None, "type at the boot that hibernated; null for no entry"]
+    after: Annotated[str | None, "type at the boot that resumes; null for no entry"]
+    same: Annotated[bool, "whether both are the same"]
+
+
+class ComparedMapDocument(TypedDict):
+    """The firmware's memory map at two boots, side by side."""
+
+    before_from: Annotated[str, "origin of the map of the boot that hibernated"]
+    after_from: Annotated[str, "origin of the map of the boot that resumes"]
+    ranges: Annotated[list[ComparedRangeDocument], "all that one of them describes, ascending"]
+
+
+class DiagnosisFindingDocument(TypedDict):
+    """The finding of a check."""
+
+    check: Annotated[str, "name of the check"]
+    question: Annotated[str, "can it hibernate, will it fit, will it be found, will it be accepted or last time"]
+    outcome: Annotated[OutcomeName, "its outcome"]
+    summary: Annotated[str, "the finding, a clause"]
+    read: Annotated[list[ReadingDocument], "facts that were used"]
+    words: Annotated[list[str], "messages of the kernel or of systemd where it would fail; ? stands for a number"]
+    advice: Annotated[str | None, "what to do next; null if nothing is to do"]
+    memory_maps: Annotated[ComparedMapDocument | None, "the memory maps that differ; null for other checks"]
+
+
+class DiagnosisDocument(TypedDict):
+    """`hibernaut doctor`: whether a machine hibernates and comes back, check by check."""
+
+    outcome: Annotated[OutcomeName, "the worst outcome; not known if nothing is known"]
+    checks: Annotated[list[DiagnosisFindingDocument], "the findings"]
+
+
 DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "answers": (AnswersDocument,),
     "audit": (AuditDocument,),
@@ -1458,6 +1509,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "map": (MapDocument,),
     "process": (ProcessDocument,),
     "files": (FilesDocument, ExtractDocument),
+    "doctor": (DiagnosisDocument,),
     "drgn": (DrgnDocument,),
     "mount": (MountDocument,),
     "ps": (PsDocument,),

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`hibernaut doctor`: whether a machine hibernates, whether it comes back, and why not."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hibernaut.cli.failure import BAD_NEWS
+from hibernaut.cli.options import AreaOptions, OutputOptions
+from hibernaut.cli.progress import page_progress
+from hibernaut.doctor.checks.table import examine_facts
+from hibernaut.doctor.evidence import Evidence, RootFolder
+from hibernaut.doctor.facts import Facts
+from hibernaut.doctor.gather import AttachedFiles, facts_of_files, facts_of_root, joined_facts, with_facts_of_log
+from hibernaut.doctor.source_facts import SourceFacts, source_facts
+from hibernaut.errors import FormatError
+from hibernaut.report.diagnosis import diagnosis_document, diagnosis_text
+from hibernaut.volumes.volume import close_volume
+
+__all__ = ["doctor"]
+
+FILES_SECTION = "Files of a report"
+
+
+def doctor(
+    options: AreaOptions,
+    output: OutputOptions,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="Root of a mounted disk, or / for the running system besides files. Default: the running system, if "
+            "no file is given.",
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image",
+            metavar="SOURCE",
+            help="Swap area with or without an image, its disk, or a dump of memory. Default: none.",
+        ),
+    ] = None,
+    dmesg: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--dmesg",
+            metavar="FILE",
+            rich_help_panel=FILES_SECTION,
+            help="Kernel log of a boot; repeatable, the oldest boot first. Default: none.",
+        ),
+    ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            "--journal",
+            metavar="FILE",
+            rich_help_panel=FILES_SECTION,
+            help="Journal of one boot or more, as `journalctl -o export` or `-o json` prints it. Default: none.",
+        ),
+    ] = None,
+    cmdline: Annotated[Path | None, typer.Option(
+        "--cmdline", metavar="FILE", rich_help_panel=FILES_SECTION, help="Copy of /proc/cmdline. Default: none.")
+    ] = None,
+    swaps: Annotated[Path | None, typer.Option(
+        "--swaps", metavar="FILE", rich_help_panel=FILES_SECTION, help="Copy of /proc/swaps. Default: none.")
+    ] = None,
+    meminfo: Annotated[Path | None, typer.Option(
+        "--meminfo", metavar="FILE", rich_help_panel=FILES_SECTION, help="Copy of /proc/meminfo. Default: none.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(
+        "--config", metavar="FILE", rich_help_panel=FILES_SECTION,
+        help="Configuration of the kernel, such as /boot/config-RELEASE or /proc/config.gz. Default: none.")
+    ] = None,
+) -> None:  # fmt: skip
+    """Tell whether a machine will hibernate, whether it will come back, and why not.
+
+    Reads, and never writes: the running system, a mounted root, or files that a user attaches to a report. Each check
+    is ok, a warning, would fail, or not known.
+
+    The exit status is 1 if a check would fail.
+    """
+    files = AttachedFiles(
+        logs=(*(dmesg or ()), *((journal,) if journal else ())),
+        command_line=cmdline,
+        swaps=swaps,
+        meminfo=meminfo,
+        config=config,
+    )
+    facts = facts_of_files(files)
+    if root is not None or not (files.any or image):
+        facts = joined_facts(facts, facts_of_root(_root(root)))
+    facts = with_facts_of_log(facts)
+    with ExitStack() as stack:
+        if image is not None:
+            facts = joined_facts(Facts(source=_source(stack, image, options, output.quiet)), facts)
+        document = diagnosis_document(examine_facts(facts))
+    output.answer(document, diagnosis_text)
+    if document["outcome"] == "would fail":
+        raise typer.Exit(BAD_NEWS)
+
+
+def _root(path: Path | None) -> RootFolder:
+    """Return the root folder. Raises FormatError, OSError if it is not a folder."""
+    root = Path("/") if path is None else path
+    if not root.exists():
+        raise FormatError("there is no such folder", source=str(root), advice="give the root of a mounted disk")
+    if not root.is_dir():
+        raise FormatError("this is not a folder", source=str(root), advice="give the root of a mounted disk")
+    return RootFolder(root.absolute())
+
+
+def _source(stack: ExitStack, path: Path, options: AreaOptions, quiet: bool) -> Evidence[SourceFacts]:
+    """Return the facts of the image or dump. Raises FormatError, OSError."""
+    volume, offset = options.place(path)
+    stack.callback(close_volume, volume)
+    advance = stack.enter_context(page_progress(f"reading {path}", None, quiet))
+    found = source_facts(stack, volume, offset=offset, partition=options.partition, base=options.base, progress=advance)
+    return Evidence(found, str(path))

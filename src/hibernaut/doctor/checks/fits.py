@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether the image fits: into memory while it is copied, and into the swap area.
+
+`hibernate_preallocate_memory` and `enough_free_mem` (kernel/power/snapshot.c), `enough_swap` and `write_page`
+(kernel/power/swap.c). Only an image that is not compressed is measured against free swap before it is written; a
+compressed one fails in the middle, when no slot is left. Read in linux-source-6.1 6.1.192-2, -6.12 6.12.118-1 and -7.3
+7.3.4-1~bpo13+1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hibernaut.doctor.checks.areas import area_to_write
+from hibernaut.doctor.facts import Facts
+from hibernaut.doctor.finding import CheckFinding, CheckOutcome, FactRead, failing, ok, unknown_for_lack_of, warning
+from hibernaut.doctor.prediction import image_blocks
+
+__all__ = ["free_memory", "image_size", "swap_space", "systemd_threshold"]
+
+PAGE_BYTES = 4096
+PAGES_FOR_IO = 1024
+"""`PAGES_FOR_IO` (kernel/power/power.h): 4 MiB."""
+PFNS_PER_PAGE = 512
+UNIT_PAGES = 32
+WORST_UNIT_BLOCKS = 35
+"""Blocks of a unit that LZO cannot compress: 131072 + 131072/16 + 64 + 3 + 2 bytes, and the length before them."""
+RECLAIMABLE = ("nr_slab_reclaimable", "nr_active_anon", "nr_inactive_anon", "nr_active_file", "nr_inactive_file")
+"""Counters of `minimum_image_size`."""
+SYSTEMD_THRESHOLD = 0.98
+"""`HIBERNATION_SWAP_THRESHOLD` (src/shared/hibernate-util.c of systemd)."""
+NOT_ENOUGH_SWAP = (
+    "Not enough suitable swap space for hibernation available on compatible block devices and file systems"
+)
+SAVING_FAILED = "PM: Image saving failed: -28"
+
+
+@dataclass(frozen=True)
+class ExpectedPages:
+    """Pages of the next image.
+
+    Attributes:
+        least: pages that the kernel tries to get down to; those in use now if they are fewer than it allows.
+        most: pages in use now.
+        shrinks: whether the kernel has to free pages before.
+        origin: facts that they come from.
+    """
+
+    least: int
+    most: int
+    shrinks: bool
+    origin: FactRead
+
+
+def expected_pages(facts: Facts) -> ExpectedPages | None:
+    """Return the pages that the kernel would copy now; None if the counts are not known.
+
+    Without a reason to free pages, all pages in use are copied: present ones that are on no free list. The kernel frees
+    pages if these are more than `image_size` or than fit into memory twice, and stops at the larger one of that wish
+    and of `minimum_image_size`, or where nothing more can be freed.
+    """
+    source = facts.source.value
+    if source and source.machine.predicted:
+        pages = source.machine.predicted.pages
+        return ExpectedPages(pages, pages, False, FactRead(source.name, f"{pages} pages on the kernel's list"))
+    zones = facts.zones.value
+    if zones is None:
+        return None
+    read = FactRead.of(
+        facts.zones, f"{zones.present} pages present, {zones.free} free, {zones.per_cpu} on lists of the CPUs"
+    )
+    wish = _wish(facts)
+    limit = _most_copied(facts)
+    wanted = min(one for one in (wish, limit, zones.saveable) if one is not None)
+    if wanted >= zones.saveable:
+        return ExpectedPages(zones.saveable, zones.saveable, False, read)
+    counters = facts.counters.value or {}
+    least = max(wanted, zones.saveable - sum(counters.get(name, 0) for name in RECLAIMABLE))
+    return ExpectedPages(min(least, zones.saveable), zones.saveable, True, read)
+
+
+def _wish(facts: Facts) -> int | None:
+    """Return `image_size` in pages, by default two fifths of RAM (`hibernate_image_size_init`)."""
+    if facts.image_size.value is not None:
+        return -(-facts.image_size.value // PAGE_BYTES)
+    if facts.meminfo.value is not None:
+        return facts.meminfo.value["MemTotal"] // PAGE_BYTES * 2 // 5
+    return None
+
+
+def _most_copied(facts: Facts) -> int | None:
+    """Return `max_size` of `hibernate_preallocate_memory`, without the pages that watermarks reserve."""
+    zones = facts.zones.value
+    if zones is None:
+        return None
+    reserved = facts.reserved_size.value if facts.reserved_size.value is not None else 1 << 20
+    metadata = 2 * -(-zones.present // (8 * PAGE_BYTES))
+    count = zones.present
+    return max(0, (count - metadata - PAGES_FOR_IO) // 2 - 2 * -(-reserved // PAGE_BYTES))
+
+
+def image_size(facts: Facts) -> CheckFinding:
+    """Return how many pages the next image has."""
+    expected = expected_pages(facts)
+    if expected is None:
+        return unknown_for_lack_of(facts.zones, advice="run it on the machine itself, or give a dump as --image")
+    if not expected.shrinks:
+        return ok(f"the image has about {expected.most} pages", expected.origin)
+    wish = FactRead.of(facts.image_size, f"image_size {facts.image_size.value} bytes")
+    return ok(
+        f"the kernel frees pages first: the image has about {expected.least} of the {expected.most} pages in use",
+        expected.origin,
+        wish,
+    )
+
+
+def free_memory(facts: Facts) -> CheckFinding:
+    """Return whether memory has room for the copy of each page: half of it, apart from a reserve."""
+    zones, counters = facts.zones, facts.counters
+    if zones.value is None or counters.value is None:
+        return unknown_for_lack_of(zones, counters, advice="run it on the machine itself")
+    limit = _most_copied(facts) or 0
+    fixed = zones.value.saveable - sum(counters.value.get(name, 0) for name in RECLAIMABLE)
+    read = (
+        FactRead.of(zones, f"{zones.value.saveable} pages in use, at most {limit} can be copied"),
+        FactRead.of(counters, f"{max(0, fixed)} of them can not be freed"),
+    )
+    if fixed > limit:
+        return failing(
+            f"{fixed} pages cannot be freed, and memory has room for a copy of {limit}",
+            *read,
+            words=("PM: hibernation: Image allocation is ? pages short", "PM: hibernation: Error -12 creating image"),
+            advice="end processes that lock memory, or remove drivers that hold much of it",
+        )
+    if zones.value.saveable > limit:
+        return ok(f"the kernel has to swap out or drop {zones.value.saveable - limit} pages first, and can", *read)
+    return ok("memory has room for a copy of each page", *read)
+
+
+def swap_space(facts: Facts) -> CheckFinding:
+    """Return whether the image fits into the free slots of the area that the kernel writes to."""
+    swaps = facts.swaps
+    if swaps.value is None:
+        return unknown_for_lack_of(swaps, advice="give /proc/swaps as --swaps")
+    chosen = area_to_write(facts)
+    if chosen is None or chosen.entry is None:
+        return CheckFinding(
+            CheckOutcome.NOT_KNOWN,
+            "which swap area the kernel writes to is not known",
+            (FactRead.of(swaps, f"{len(swaps.value)} areas"),),
+            advice="see the checks swap and resume-device",
+        )
+    free = chosen.entry.free_pages
+    slots = FactRead.of(swaps, f"{chosen.entry.name}: {free} of {chosen.entry.size_pages} slots free")
+    expected = expected_pages(facts)
+    if expected is None:
+        return CheckFinding(
+            CheckOutcome.NOT_KNOWN,
+            f"{free} slots are free; how many pages the image has is not known",
+            (slots, FactRead.of(facts.zones)),
+            advice="run it on the machine itself, or give a dump as --image",
+        )
+    stored = expected.least + -(-expected.least // PFNS_PER_PAGE)
+    if _is_uncompressed(facts):
+        needed = stored + 1 + PAGES_FOR_IO
+        if free > needed:
+            return ok(f"an image without compression fits: {needed} slots of {free}", slots, expected.origin)
+        return failing(
+            f"an image without compression needs more than {needed} slots, and {free} are free",
+            slots,
+            expected.origin,
+            words=("PM: Not enough free swap",),
+            advice="enlarge the swap area, or remove hibernate=nocompress",
+        )
+    worst = image_blocks(-(-stored // UNIT_PAGES) * WORST_UNIT_BLOCKS)
+    if free >= worst:
+        return ok(f"the image fits even if it cannot be compressed: {worst} slots of {free}", slots, expected.origin)
+    return _compressed(facts, free, stored, (slots, expected.origin))
+
+
+def _compressed(facts: Facts, free: int, stored: int, read: tuple[FactRead, ...]) -> CheckFinding:
+    """Return the finding on an image that fits only if it is compressed."""
+    advice = "enlarge the swap area, or lower /sys/power/image_size"
+    source = facts.source.value
+    predicted = source.machine.predicted if source else None
+    if predicted and source:
+        measured = FactRead(
+            source.name,
+            f"{predicted.blocks} blocks with {predicted.compressor}, measured" + (" on a sample" * predicted.sampled),
+        )
+        margin = predicted.blocks // 20 if predicted.sampled else predicted.blocks // 50
+        if predicted.blocks + margin < free:
+            return ok(f"the image fits: {predicted.blocks} slots of {free} once compressed", *read, measured)
+        if predicted.blocks - margin > free:
+            return failing(
+                f"the image needs {predicted.blocks} slots once compressed, and {free} are free",
+                *read,
+                measured,
+                words=(SAVING_FAILED,),
+                advice=advice,
+            )
+        return warning(f"the image needs nearly all of the {free} free slots", *read, measured, advice=advice)
+    percent = 100 * free // max(1, stored)
+    text = f"the image fits into {free} slots only if {stored} pages compress to {percent} % or less"
+    return warning(text, *read, words=(SAVING_FAILED,), advice=advice)
+
+
+def _is_uncompressed(facts: Facts) -> bool:
+    line = facts.command_line.value
+    return line is not None and (line.last("hibernate") or "").startswith("nocompress")
+
+
+def systemd_threshold(facts: Facts) -> CheckFinding:
+    """Return whether systemd finds enough swap: its measure is Active(anon) against 98 % of the free part of the area.
+
+    `enough_swap_for_hibernation` (src/shared/hibernate-util.c).
+    """
+    meminfo, swaps = facts.meminfo, facts.swaps
+    if meminfo.value is None or swaps.value is None:
+        return unknown_for_lack_of(meminfo, swaps, advice="give /proc/meminfo as --meminfo and /proc/swaps as --swaps")
+    active = meminfo.value.get("Active(anon)")
+    candidates = [one for one in swaps.value if not one.is_zram]
+    if active is None or not candidates:
+        return CheckFinding(
+            CheckOutcome.NOT_KNOWN,
+            "there is no swap area to measure" if active is not None else f"{meminfo.origin} lacks Active(anon)",
+            (FactRead.of(swaps, f"{len(swaps.value)} areas"),),
+            advice="see the check swap",
+        )
+    chosen = area_to_write(facts)
+    entry = chosen.entry if chosen and chosen.entry and not chosen.entry.is_zram else None
+    entry = entry or max(candidates, key=lambda one: (one.priority, one.free_pages))
+    free = entry.free_pages * PAGE_BYTES
+    read = (
+        FactRead.of(meminfo, f"Active(anon) {active // 1024} kB"),
+        FactRead.of(swaps, f"{entry.name}: {free // 1024} kB free"),
+    )
+    if active <= free * SYSTEMD_THRESHOLD:
+        return ok("systemd finds enough swap", *read)
+    if facts.systemd.value is False:
+        return ok("systemd would refuse for lack of swap, but does not run this machine", *read)
+    text = "systemd refuses: active anonymous memory is more than 98 % of the free swap"
+    advice = "enlarge the swap area, or end processes that use much memory"
+    make = failing if facts.systemd.value else warning
+    return make(text, *read, words=(NOT_ENOUGH_SWAP,), advice=advice)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The image that a kernel would write: pages, zero pages, size when compressed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hibernaut.memory.page import PAGE_SIZE, Bytes, Pfns
+from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
+from hibernaut.swsusp.declarations import UNIT_PAGES
+
+__all__ = ["PredictedImage", "image_blocks", "predict_image"]
+
+MOST_UNITS = 1024
+"""Units that are compressed: of a larger machine, so many spread evenly over its pages."""
+LENGTH_BYTES = 8
+PFNS_PER_PAGE = 512
+MAP_ENTRIES = 511
+"""`MAP_PAGE_ENTRIES` (kernel/power/swap.c)."""
+
+
+@dataclass(frozen=True)
+class PredictedImage:
+    """An image before it is written.
+
+    Attributes:
+        pages: pages to copy, as the kernel announces them ("Need to copy").
+        zero_pages: those that contain only zeroes.
+        stored_pages: pages in the stream: those that are stored, and the list of frames.
+        compressor: compressor that was tried.
+        compressed_bytes: size of the compressed data ("Image size after compression").
+        blocks: blocks of the swap area that all of it takes, the swap map and the header page included.
+        sampled: whether only a part of the pages was compressed.
+    """
+
+    pages: int
+    zero_pages: int
+    stored_pages: int
+    compressor: CompressorName
+    compressed_bytes: int
+    blocks: int
+    sampled: bool
+
+
+def image_blocks(data_blocks: int) -> int:
+    """Return the blocks of an image whose data takes so many: these, the header page, the swap map's pages."""
+    entries = data_blocks + 1
+    return entries + -(-entries // MAP_ENTRIES)
+
+
+def predict_image(
+    memory: PhysicalMemory, pfns: Pfns, *, zero_pages: bool, compressor: CompressorName = "lzo"
+) -> PredictedImage:
+    """Return the image of some pages of memory.
+
+    Args:
+        memory: the memory.
+        pfns: frames to save, int64, ascending.
+        zero_pages: whether the kernel leaves out pages that contain only zeroes.
+        compressor: lzo or lz4.
+    """
+    codec = codec_named(compressor)
+    units = -(-len(pfns) // UNIT_PAGES)
+    chosen = np.unique(np.linspace(0, max(units - 1, 0), min(units, MOST_UNITS)).astype(np.int64))
+    data, zeroes, seen = _Packed(codec), 0, 0
+    for unit in chosen:
+        pages, _ = memory.gather(pfns[unit * UNIT_PAGES : (unit + 1) * UNIT_PAGES])
+        seen += len(pages)
+        if zero_pages:
+            filled = pages.view(np.uint64).any(axis=1)
+            zeroes += int((~filled).sum())
+            pages = pages[filled]
+        data.add(pages)
+    data.end()
+    share = len(pfns) / seen if seen else 1.0
+    listed = _Packed(codec)
+    words = np.concatenate([pfns.astype("<u8"), np.zeros(-len(pfns) % PFNS_PER_PAGE, dtype="<u8")])
+    listed.add(words.view(np.uint8).reshape(-1, PAGE_SIZE))
+    listed.end()
+    return PredictedImage(
+        len(pfns),
+        round(zeroes * share),
+        round(data.pages * share) + listed.pages,
+        compressor,
+        round(data.compressed_bytes * share) + listed.compressed_bytes,
+        image_blocks(round(data.blocks * share) + listed.blocks),
+        units > MOST_UNITS,
+    )
+
+
+class _Packed:
+    """Pages of a stream, compressed unit by unit and counted."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._held = np.empty((0, PAGE_SIZE), dtype=np.uint8)
+        self.pages = self.compressed_bytes = self.blocks = 0
+
+    def add(self, pages: Bytes) -> None:
+        """Add pages, shape (n, 4096)."""
+        self._held = np.concatenate([self._held, pages])
+        while len(self._held) >= UNIT_PAGES:
+            self._pack(self._held[:UNIT_PAGES])
+            self._held = self._held[UNIT_PAGES:]
+
+    def end(self) -> None:
+        """Compress the last unit, which may be shorter."""
+        if len(self._held):
+            self._pack(self._held)
+        self._held = self._held[:0]
+
+    def _pack(self, pages: Bytes) -> None:
+        length = len(self._codec.compress(np.ascontiguousarray(pages).reshape(-1)))
+        self.pages += len(pages)
+        self.compressed_bytes += length
+        self.blocks += -(-(LENGTH_BYTES + length) // PAGE_SIZE)

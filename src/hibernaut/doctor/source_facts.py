@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The facts that an image, a swap area or a dump of memory states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hibernaut.doctor.memory_map import MemoryMap, map_of_table
+from hibernaut.doctor.prediction import PredictedImage, predict_image
+from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
+from hibernaut.hibernation.audit import audit
+from hibernaut.hibernation.machine_in_source import machine_in
+from hibernaut.kernel.facts import e820_table_firmware, get_num_physpages
+from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
+from hibernaut.kernel.suspend import secret_users
+from hibernaut.kernel.symbols import SymbolicKernel
+from hibernaut.paging.entries import Level
+from hibernaut.sources import Source, open_memory, source_of_image
+from hibernaut.swsusp import Inspection, inspect_image
+from hibernaut.swsusp.area import locate_area
+from hibernaut.swsusp.header import AreaState, area_state, looks_like_swap
+from hibernaut.swsusp.rules import image_rules_for_release
+from hibernaut.volumes.volume import Volume
+
+__all__ = ["MachineInImage", "SourceFacts", "source_facts"]
+
+TORN = "table not in the source"
+"""Name of the class of pages in `hibernation.audit`."""
+
+
+@dataclass(frozen=True)
+class MachineInImage:
+    """Facts of the kernel in an image or a dump; None where unknown.
+
+    Attributes:
+        release: its release.
+        memory_map: the firmware's memory map that it keeps for its checksum.
+        physical_pages: `get_num_physpages()`.
+        secret_users: open files of secret memory.
+        large_holes: number of large entries of the direct map that are not present and have a page to save.
+        torn_holes: number of those whose table is copied before the split, so that the image lacks the new one.
+        hole_pages: their pages to save.
+        lost_pages: pages whose page table is not in the source.
+        predicted: pages of its image; None unless the kernel was stopped in `swsusp_save`.
+        problems: facts that could not be read, a clause each.
+    """
+
+    release: str | None = None
+    memory_map: MemoryMap | None = None
+    physical_pages: int | None = None
+    secret_users: int | None = None
+    large_holes: int | None = None
+    torn_holes: int = 0
+    hole_pages: int = 0
+    lost_pages: int | None = None
+    predicted: PredictedImage | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """Facts of the image, swap area or dump that is given.
+
+    Attributes:
+        name: the file.
+        state: state of the swap area; None for a dump.
+        detail: the state in words.
+        offset: block of the swap header on its device.
+        inspection: the image, read to its end; None if there is none.
+        free_blocks: blocks of the area that an image can take at most; None for a dump.
+        machine: the machine in it.
+    """
+
+    name: str
+    state: AreaState | None
+    detail: str
+    offset: int = 0
+    inspection: Inspection | None = None
+    machine: MachineInImage = field(default_factory=MachineInImage)
+
+
+def source_facts(
+    stack: ExitStack,
+    volume: Volume,
+    *,
+    offset: int = 0,
+    partition: int | None = None,
+    base: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> SourceFacts:
+    """Return the facts of a file or device; the stack keeps it open. For the arguments see `open_memory`.
+
+    Raises:
+        FormatError: it is neither a swap area nor memory.
+        OSError: it cannot be read.
+    """
+    name = volume.name
+    given = bool(offset or partition is not None or base is not None)
+    if not given and not looks_like_swap(volume):
+        source = stack.enter_context(open_memory(volume))
+        return SourceFacts(name, None, f"a dump of memory ({source.kind})", machine=_machine(source))
+    area = locate_area(volume, offset=offset, partition=partition, base=base)
+    state, detail = area_state(area)
+    block = area.header_block
+    if state not in ("image", "uswsusp"):
+        return SourceFacts(name, state, detail, block)
+    found = inspect_image(volume, offset=offset, partition=partition, base=base, progress=progress)
+    machine = MachineInImage()
+    if found.image is not None and not found.problems:
+        machine = _machine(source_of_image(found.image, offset))
+    return SourceFacts(name, state, detail, block, found, machine)
+
+
+def _machine(source: Source) -> MachineInImage:
+    """Return what can be read of the machine in a source."""
+    problems: list[str] = []
+    try:
+        source.require_x86_64()
+    except HibernautError as error:
+        return MachineInImage(problems=(str(error),))
+    memory_map = pages = release = None
+    try:
+        own, _ = with_own_vmcoreinfo(source)
+        kernel = SymbolicKernel(own.memory, own.vmcoreinfo, own.name)
+        release = kernel.release
+        memory_map = map_of_table(e820_table_firmware(kernel))
+        pages = get_num_physpages(kernel)
+    except (HibernautError, ValueError) as error:
+        problems.append(_reason(error))
+    facts = MachineInImage(
+        release, memory_map, pages, secret_users(source.memory, source.vmcoreinfo), problems=tuple(problems)
+    )
+    return _with_direct_map(source, facts)
+
+
+def _with_direct_map(source: Source, facts: MachineInImage) -> MachineInImage:
+    """Return facts with those of the direct map and of the list of pages."""
+    from dataclasses import replace
+
+    try:
+        machine = machine_in(source)
+        result = audit(machine.machine)
+    except ContradictoryMemory:
+        raise
+    except HibernautError as error:
+        return replace(facts, problems=(*facts.problems, _reason(error)))
+    large = [split for split in result.splits if split.level is not Level.PTE]
+    lost = sum(one.frames.total_pages for one in result.classes if one.name == TORN)
+    predicted = None
+    if machine.pages.pages_from == "kernel" and machine.pages.pfns is not None:
+        zero_pages = True
+        if facts.release is not None:
+            try:
+                zero_pages = image_rules_for_release(facts.release).zero_pages
+            except FormatError:
+                zero_pages = False
+        predicted = predict_image(source.memory, np.asarray(machine.pages.pfns), zero_pages=zero_pages)
+    return replace(
+        facts,
+        large_holes=len(large),
+        torn_holes=sum(split.order == "above" for split in large),
+        hole_pages=sum(split.nr_pages for split in large),
+        lost_pages=lost if source.image is not None else 0,
+        predicted=predicted,
+    )
+
+
+def _reason(error: Exception) -> str:
+    return error.complaint if isinstance(error, FormatError) else str(error)

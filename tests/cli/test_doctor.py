@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`hibernaut doctor` on files of a report: its text, its document, its exit status, and files that cannot be used."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.run import hibernaut, refused
+from tests.doctor.machines import CONFIG, HEALTHY, SWAPS, guest, log_file, root_folder, whole_log
+from tests.swsusp import naive
+from tests.swsusp.images import image_file
+
+
+def test_a_healthy_root(tmp_path: Path) -> None:
+    """Exit status 0, and no line with a reading or an advice."""
+    result = hibernaut("doctor", "--root", root_folder(tmp_path / "root"), "--dmesg", log_file(tmp_path / "log"))
+    assert result.status == 0
+    assert not any(line.startswith(("X", "!")) for line in result.out.splitlines())
+    assert "would fail" not in result.out
+
+
+def test_the_document(tmp_path: Path) -> None:
+    """The document validates, names the failing check, and has what was read; the status is 1."""
+    root = root_folder(tmp_path / "root", {"/proc/swaps": SWAPS})
+    result = hibernaut("doctor", "--root", root, "--json")
+    assert result.status == 1
+    assert result.document["outcome"] == "would fail"
+    failing = {one["check"]: one for one in result.document["checks"] if one["outcome"] == "would fail"}
+    assert set(failing) == {"swap", "resume-device"}
+    assert failing["swap"]["read"] == [{"origin": f"{root}/proc/swaps", "value": "no area"}]
+
+
+def test_maps_of_two_boots(tmp_path: Path) -> None:
+    """Ranges that differ have a star, and the words that people search for are there."""
+    new = log_file(tmp_path / "new", old="0x000000000ffd9fff", new="0x000000000ffc9fff")
+    result = hibernaut("doctor", "--dmesg", whole_log(tmp_path / "old"), "--dmesg", new)
+    assert result.status == 1
+    assert "*  0x000000000ffca000-0x000000000ffd9fff  System RAM  -" in result.out
+    assert '"PM: hibernation: Image mismatch: architecture specific data"' in result.out
+    assert '"Hibernate inconsistent memory map detected!"' in result.out
+
+
+def test_every_attached_file(tmp_path: Path) -> None:
+    """Copies of files of /proc, packed ones too: their checks are known."""
+    files = guest()["files"]
+    words = []
+    for option, text in (
+        ("--cmdline", HEALTHY["/proc/cmdline"]),
+        ("--swaps", files["/proc/swaps"]),
+        ("--meminfo", files["/proc/meminfo"]),
+        ("--config", CONFIG),
+    ):
+        path = tmp_path / option.strip("-")
+        path.write_bytes(gzip.compress((text or "").encode()))
+        words += [option, path]
+    result = hibernaut("doctor", *words, "--json")
+    assert result.status == 0
+    known = {one["check"] for one in result.document["checks"] if one["outcome"] == "ok"}
+    assert known == {"configuration", "nohibernate", "swap", "zram", "systemd-threshold", "swap-file", "resume-offset",
+                     "resume-device"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "what"),
+    [
+        ("--dmesg", b"root:x:0:0::/root:/bin/sh\n", "not a kernel log"),
+        ("--dmesg", bytes(range(256)) * 10, "not a text file"),
+        ("--dmesg", b"", "empty"),
+        ("--journal", b"LPKSHHRH" + bytes(300), "a journal in systemd's own format"),
+        ("--journal", b'{"MESSAGE": \n', "not valid JSON"),
+        ("--swaps", b"MemTotal: 5 kB\n", "does not begin with the header"),
+        ("--swaps", SWAPS.encode() + b"/dev/x partition 5\n", "a line has 3 fields"),
+        ("--swaps", SWAPS.encode() + b"/dev/x partition 5 900 1\n", "900 of 5 KiB"),
+        ("--meminfo", SWAPS.encode(), "has no MemTotal"),
+        ("--cmdline", b"quiet\nsplash\n", "more than one line"),
+        ("--config", b"CONFIG\n", "has no line CONFIG"),
+    ],
+)
+def test_unusable_files_have_one_line(tmp_path: Path, option: str, content: bytes, what: str) -> None:
+    """A file of another kind, damaged, or binary: what, where, and what to do next."""
+    (tmp_path / "file").write_bytes(content)
+    line = refused("doctor", option, tmp_path / "file")
+    assert what in line
+    assert str(tmp_path / "file") in line
+
+
+def test_unusable_paths_have_one_line(tmp_path: Path) -> None:
+    """A file that is absent, a folder, a pipe, and a root that is a file."""
+    assert "No such file" in refused("doctor", "--dmesg", tmp_path / "absent")
+    assert "not a regular file" in refused("doctor", "--swaps", tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in refused("doctor", "--cmdline", tmp_path / "pipe")
+    (tmp_path / "file").write_text("x")
+    assert "not a folder" in refused("doctor", "--root", tmp_path / "file")
+    assert "no such folder" in refused("doctor", "--root", tmp_path / "absent")
+
+
+def outcomes(*words: object) -> dict[str, str]:
+    """Return the outcome of each check."""
+    return {one["check"]: one["outcome"] for one in hibernaut("doctor", *words, "--json").document["checks"]}
+
+
+def test_images(tmp_path: Path) -> None:
+    """A whole image, one that is torn, one that is used up, and one at another block than the next boot looks at."""
+    image = image_file(tmp_path, layout=naive.Layout())
+    (tmp_path / "cmdline").write_text("resume=/dev/sda2 resume_offset=8\n")
+    found = outcomes("--image", image, "--cmdline", tmp_path / "cmdline")
+    assert (found["image"], found["resume-offset"]) == ("ok", "would fail")
+    damaged = bytearray(image.read_bytes())
+    damaged[4096 * 3 + 100 : 4096 * 3 + 600] = bytes(500)
+    (tmp_path / "torn").write_bytes(damaged)
+    assert outcomes("--image", tmp_path / "torn")["image"] == "would fail"
+    used = bytearray(image.read_bytes())
+    used[4086:4096] = b"SWAPSPACE2"
+    (tmp_path / "used").write_bytes(used)
+    assert outcomes("--image", tmp_path / "used")["image"] == "warning"
