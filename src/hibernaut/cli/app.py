@@ -41,7 +41,7 @@ hibernaut: what Linux hibernation saves, what it loses, what an image holds.
 A hibernated disk:    hibernaut find DISK            the images in it
                       hibernaut inspect SOURCE       whole? resumable? whose?
                       hibernaut mount SOURCE FOLDER  memory, processes, files
-It does not resume:   hibernaut doctor               will it hibernate, and why not
+It does not resume:   hibernaut doctor               the reason, check by check
 A kernel is changed:  hibernaut lab judge --tree FOLDER
                       hibernaut audit SOURCE         pages lost by today's code
 The question:         hibernaut explain; hibernaut demo
@@ -142,7 +142,7 @@ COMMANDS: tuple[CommandEntry, ...] = (
         "drgn",
         "drgn",
         "hibernaut drgn swap.img tasks.py",
-        "Open a dump or an image in drgn: all symbols and types of its kernel, without debug packages.",
+        "Open a dump or an image in drgn: all symbols and types of its kernel and modules, without debug packages.",
     ),
     CommandEntry(
         "isf",
