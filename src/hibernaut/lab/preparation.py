@@ -18,6 +18,7 @@ from hibernaut.lab.guest_state import (
     numa_nodes,
 )
 from hibernaut.lab.host.kernels import GuestKernel
+from hibernaut.lab.listed_functions import listed_functions
 from hibernaut.lab.record import GuestRecord, require_arranged
 from hibernaut.lab.variants import Swap, Variant
 from hibernaut.lab.vm.port import facts_of
@@ -123,10 +124,7 @@ def _make_regions(guest: RunningGuest, variant: Variant, traced: int) -> None:
 
 def _allocator(guest: RunningGuest) -> str:
     """Return the kernel's own name of the innermost function that allocates pages; empty if it has no such symbol."""
-    pattern = "|".join(ALLOCATORS)
-    listed = guest.port.run(f"grep -E ' ({pattern})([.][a-z0-9.]+)?$' /proc/kallsyms || true")
-    symbols = [line.split()[2] for line in listed]
-    return next((one for name in ALLOCATORS for one in symbols if one.split(".")[0] == name), "")
+    return next((one.symbol for one in listed_functions(guest, ALLOCATORS)), "")
 
 
 def _listed(regions: Sequence[str]) -> str:

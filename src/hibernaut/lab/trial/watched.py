@@ -2,7 +2,7 @@
 """A hibernation that is watched: the kernel's page tables right before and right after `swsusp_save`.
 
 The guest is stopped at the first instruction of `swsusp_save` and at its return address. The function is called from
-assembly, so that no compiler inlines it or gives it another name; its inner functions are not needed.
+assembly, so that no compiler inlines it (Clang with LTO makes it local); its inner functions are not needed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from hibernaut.errors import HibernautError, LabError
 from hibernaut.lab.guest_state import REPORT, RunningGuest, module_report
 from hibernaut.lab.laboratory import HIBERNATE, Hibernated, Lab, Resumed, outcome_of, reached_end_of_copy, wait_for_stop
+from hibernaut.lab.listed_functions import listed_functions
 from hibernaut.lab.page_tables import KernelTables, reachable_tables
 from hibernaut.lab.preparation import CHURN
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME, GuestRecord
@@ -117,10 +118,13 @@ def _stopped_twice(
     Returns:
         The command's number, both readings as far as the guest got there, and the kernel's refusal if it did not.
     """
-    listed = guest.port.run(f"grep -E ' T {COPY}$' /proc/kallsyms || true")
-    if not listed:
-        raise LabError(f"the kernel's symbols lack {COPY}", advice="build it with CONFIG_KALLSYMS and hibernation")
-    start = int(listed[0].split()[0], 16)
+    listed = listed_functions(guest, [COPY])
+    if len(listed) != 1:
+        raise LabError(
+            f"the kernel's symbols have {COPY} {len(listed)} times",
+            advice="build it with CONFIG_KALLSYMS and hibernation",
+        )
+    start = listed[0].address
     debugger = Debugger(guest.qemu)
     debugger.add_breakpoint(start)
     debugger.resume()

@@ -44,8 +44,9 @@ echo "TAP version 13"
 [ -w /sys/power/state ] && grep -qw disk /sys/power/state || skip_all "this kernel cannot hibernate"
 [ "$(wc -l < /proc/swaps)" -le 1 ] || skip_all "swap is in use: the image would be written there (swapoff -a)"
 [ -e "$module" ] || skip_all "$module is not built: run make"
-allocator=$(grep -o -E ' (__alloc_frozen_pages_noprof|__alloc_pages_noprof|__alloc_pages|__alloc_pages_nodemask)$' \
-	/proc/kallsyms | sort | head -n 1)
+# A compiler may have added a suffix to its name; a part that was moved out of it (.cold, .part) does not count.
+allocator=$(grep -o -E ' (__alloc_frozen_pages_noprof|__alloc_pages_noprof|__alloc_pages|__alloc_pages_nodemask)([.].*)?$' \
+	/proc/kallsyms | grep -v -E '[.](cold|part)' | sort | head -n 1)
 insmod "$module" allocator="${allocator# }" || skip_all "the module cannot be loaded"
 echo control > $report 2>/dev/null
 probe="allocations counted"
