@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -28,6 +29,11 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if mode := os.environ.get("_HIBERNAUT_COMPLETE"):  # set by the scripts of `hibernaut completion`
+        from hibernaut.cli.suggest import print_suggestions
+
+        print_suggestions(mode, arguments)
+        return 0
     if arguments == ["--version"]:  # without a parser of options, which takes longer to load than the answer
         from hibernaut.cli.terminal import print_version
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.options import OutputOptions, among
 from hibernaut.cli.progress import sweep_progress
 from hibernaut.cli.sweep_options import SweepOptions
 from hibernaut.exploration.sweep import Progress
@@ -36,7 +36,10 @@ def answers_(
     study: Annotated[
         list[str] | None,
         typer.Option(
-            "--study", metavar="NAME", help="Only this study and the claims about it; repeatable. Default: all studies."
+            "--study",
+            metavar="NAME",
+            help="Only this study and the claims about it; repeatable. Default: all studies.",
+            autocompletion=among(one.name for one in STUDIES),
         ),
     ] = None,
     results: Annotated[

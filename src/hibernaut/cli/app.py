@@ -211,6 +211,12 @@ COMMANDS: tuple[CommandEntry, ...] = (
         "hibernaut schema lab prove",
         "Print the JSON Schema of the document that a command prints with --json.",
     ),
+    CommandEntry(
+        "completion",
+        "completion",
+        "hibernaut completion bash",
+        "Print a script by which a shell completes commands, options, their values and file names.",
+    ),
 )
 LAB = "lab"
 LAB_SUMMARY = "Real kernels under QEMU: boot, hibernate, dump, resume, and prove hibernaut's claims."

@@ -15,6 +15,7 @@ from hibernaut.cli.options import (
     AreaOptions,
     ImageArgument,
     OutputOptions,
+    among,
     base_option,
     gap_option,
     gaps_of,
@@ -110,6 +111,7 @@ def inspect(
             rich_help_panel=VERDICT_SECTION,
             help="And on this machine: `this`, a RAM dump or another image of it, or a JSON file of its facts. "
             "Default: an unknown machine.",
+            autocompletion=among(["this"]),
         ),
     ] = None,
     on_machine_offset: Annotated[int, offset_option("on-machine-", VERDICT_SECTION)] = 0,

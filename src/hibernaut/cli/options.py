@@ -8,7 +8,7 @@ import getpass
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,6 +49,7 @@ __all__ = [
     "RulesOption",
     "SimulatedRulesOption",
     "SourceArgument",
+    "among",
     "base_option",
     "expand_options",
     "gap_option",
@@ -66,6 +67,21 @@ SOURCE_SECTION = "Page tables"
 PAGES_SECTION = "Pages to save"
 LIKE_SECTION = "Existing image"
 OUTPUT_SECTION = "Output"
+
+
+def among(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return a function that completes a value: one of these names, or several of them with commas between.
+
+    Args:
+        names: the names, or what yields them where that takes time.
+    """
+    listed = names if callable(names) else tuple(names)
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, _ = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in (listed() if callable(listed) else listed)]
+
+    return complete
 
 
 def number(text: str) -> int:
@@ -181,7 +197,9 @@ SourceArgument = Annotated[
 def _rules_option(default: str) -> Any:
     known = ", ".join(one.line for one in LINES)
     text = f"Kernel line to model: {known}, or a release. Default: {default}{LINES[0].line}."
-    return typer.Option("--rules", parser=_rules, metavar="KERNEL", help=text)
+    return typer.Option(
+        "--rules", parser=_rules, metavar="KERNEL", help=text, autocompletion=among(one.line for one in LINES)
+    )
 
 
 RulesOption = Annotated[KernelRules | None, _rules_option("that of the kernel in SOURCE, if it can be detected; else ")]

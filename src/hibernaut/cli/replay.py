@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.options import MachineOptions, OutputOptions
+from hibernaut.cli.options import MachineOptions, OutputOptions, among
 from hibernaut.exploration.play import SourceMachine
 from hibernaut.exploration.replay import replay
 from hibernaut.hibernation.trace import check_trace, read_trace
-from hibernaut.hibernation.ways import way_named
+from hibernaut.hibernation.ways import WAYS, way_named
 from hibernaut.linux import Machine
 from hibernaut.linux.rules import rules_named
 from hibernaut.report.explore import checked_document, checked_text, played_text, replay_document
@@ -45,7 +45,13 @@ def replay_(
         ),
     ] = None,
     via: Annotated[
-        str, typer.Option("--via", metavar="WAY", help="Way of the model, for --against. Default: remap.")
+        str,
+        typer.Option(
+            "--via",
+            metavar="WAY",
+            help="Way of the model, for --against. Default: remap.",
+            autocompletion=among(WAYS),
+        ),
     ] = "remap",
 ) -> None:
     """Play a saved run again, print its log, and tell whether it ends as it was saved, byte for byte.

@@ -17,6 +17,7 @@ from hibernaut.cli.options import (
     OutputOptions,
     RulesOption,
     SourceArgument,
+    among,
     number,
     refuse_same_file,
 )
@@ -43,7 +44,12 @@ def save(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Swap area to make; it appears whole or not at all.")],
     via: Annotated[
         str,
-        typer.Option("--via", metavar="WAY", help=f"Way to copy pages that are not present: {KNOWN_WAYS}. Required."),
+        typer.Option(
+            "--via",
+            metavar="WAY",
+            help=f"Way to copy pages that are not present: {KNOWN_WAYS}. Required.",
+            autocompletion=among(WAYS),
+        ),
     ],
     options: MemoryOptions,
     like: LikeOptions,

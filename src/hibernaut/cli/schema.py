@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.options import OutputOptions, among
 from hibernaut.cli.terminal import print_json
 from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.schema import schema_of
@@ -19,7 +19,11 @@ def schema(
     output: OutputOptions,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="COMMAND", help="Words of a command: map, lab prove. Default: list the commands."),
+        typer.Argument(
+            metavar="COMMAND",
+            help="Words of a command: map, lab prove. Default: list the commands.",
+            autocompletion=among(sorted({word for command in DOCUMENTS for word in command.split()})),
+        ),
     ] = None,
 ) -> None:
     """Print the JSON Schema of the document that a command prints with --json."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hibernaut.cli.options import among
 from hibernaut.exploration import Bounds, Family
 from hibernaut.exploration.scopes import BOUND_WORDS, FAMILY_WORDS, bounds_of_words, family_of_words, words_of_family
 from hibernaut.hibernation.ways import MUTANTS, WAYS
@@ -58,6 +59,7 @@ class ScopeOptions:
             help="Variation of the simulated machines; repeatable: "
             + "; ".join(f"{key}={values}" for key, values in FAMILY_WORDS.items())
             + f". Default: {'; '.join(words_of_family(Family()))}.",
+            autocompletion=among(f"{key}=" for key in FAMILY_WORDS),
         ),
     ] = None
     via: Annotated[
@@ -66,6 +68,7 @@ class ScopeOptions:
             "--via",
             metavar="WAY,...",
             help=f"Ways to copy: {', '.join(WAYS)}, reserved:N. Default: {DEFAULT_WAYS.replace(',', ', ')}.",
+            autocompletion=among(WAYS),
         ),
     ] = DEFAULT_WAYS
     bound: Annotated[
@@ -76,6 +79,7 @@ class ScopeOptions:
             help="Bound of the exploration; repeatable: "
             + "; ".join(f"{key} ({what})" for key, what in BOUND_WORDS.items())
             + ". Default: no bound; frames=1.",
+            autocompletion=among(f"{key}=" for key in BOUND_WORDS),
         ),
     ] = None
     then_allocate: Annotated[

@@ -18,9 +18,10 @@ from hibernaut.cli.lab.options import (
     show_plan,
     workshop,
 )
-from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.options import OutputOptions, among
 from hibernaut.cli.terminal import print_text
 from hibernaut.lab.takeover import take_over
+from hibernaut.lab.variants import VARIANTS
 from hibernaut.report.documents import TakeoverDocument
 
 __all__ = ["takeover"]
@@ -37,6 +38,7 @@ class TakeoverGuestOptions(GuestOptions):
             metavar="NAME",
             rich_help_panel=GUEST_SECTION,
             help="Kind of guest; `hibernaut lab variants` lists them. Default: hole-2m-fails.",
+            autocompletion=among(one.name for one in VARIANTS),
         ),
     ] = "hole-2m-fails"
 

@@ -18,6 +18,7 @@ __all__ = [
     "CheckedTraceDocument",
     "ComparedMapDocument",
     "CompletenessDocument",
+    "CompletionDocument",
     "ConfirmDocument",
     "ConvertDocument",
     "CrashedSaveDocument",
@@ -735,6 +736,13 @@ class VolatilityPluginsDocument(TypedDict):
     """`hibernaut volatility-plugins`: the plug-in for Volatility 3."""
 
     folder: Annotated[str, "folder that Volatility loads"]
+
+
+class CompletionDocument(TypedDict):
+    """`hibernaut completion`: the script for a shell."""
+
+    shell: Annotated[str, "shell that reads the script"]
+    script: Annotated[str, "the script"]
 
 
 class AllocationDocument(TypedDict):
@@ -1515,6 +1523,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "ps": (PsDocument,),
     "isf": (SymbolFileDocument,),
     "volatility-plugins": (VolatilityPluginsDocument,),
+    "completion": (CompletionDocument,),
     "replay": (ReplayDocument, CheckedTraceDocument),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),

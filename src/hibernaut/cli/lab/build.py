@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.lab.options import DEFAULT_KERNEL, CacheOption, MirrorOption
-from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.options import OutputOptions, among
 from hibernaut.cli.progress import page_progress
 from hibernaut.cli.terminal import say
 from hibernaut.lab.cure.cures import STOCK, cure_named, cures
@@ -33,10 +33,17 @@ def build(
             metavar="LINE|DIR",
             help=f"Kernel line whose source package is built: {', '.join(KERNEL_LINES)}; or a folder with a kernel's "
             f"source, which is not written to. Default: {DEFAULT_KERNEL}.",
+            autocompletion=among(KERNEL_LINES),
         ),
     ] = DEFAULT_KERNEL,
     cure: Annotated[
-        str, typer.Option("--cure", metavar="NAME", help=f"Change to the source; --list lists them. Default: {STOCK}.")
+        str,
+        typer.Option(
+            "--cure",
+            metavar="NAME",
+            help=f"Change to the source; --list lists them. Default: {STOCK}.",
+            autocompletion=among(cures),
+        ),
     ] = STOCK,
     config: Annotated[
         list[Path] | None,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.lab.options import DryRunOption, GuestOptions, LabOptions, show_plan, workshop
-from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.options import OutputOptions, among
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.laboratory import DumpPoints, Hibernated
 from hibernaut.lab.other_machines import (
@@ -47,6 +47,7 @@ def hibernate(
             metavar="ARCH",
             help=f"Guest of another architecture, with Debian's kernel: {', '.join(OTHER_MACHINES)}. Only "
             "--cache, --mirror and --dry-run apply to it. Default: x86-64.",
+            autocompletion=among(OTHER_MACHINES),
         ),
     ] = None,
     dry_run: DryRunOption = False,

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.lab.options import DryRunOption, LabOptions, show_plan
-from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.options import OutputOptions, among
 from hibernaut.cli.terminal import say
 from hibernaut.errors import LabError
 from hibernaut.lab.host.programs import program
@@ -60,7 +60,12 @@ def judge(
     ] = None,
     case: Annotated[
         list[str] | None,
-        _option("--case", metavar="NAME", text="Case to try besides the control; repeatable. Default: all."),
+        _option(
+            "--case",
+            metavar="NAME",
+            text="Case to try besides the control; repeatable. Default: all.",
+            autocompletion=among(one.name for one in SITUATIONS),
+        ),
     ] = None,
     expect: Annotated[
         Wanted | None,

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from hibernaut.cli.options import Compressor, OutputOptions
+from hibernaut.cli.options import Compressor, OutputOptions, among
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.kernels import ALL_LINES, GuestKernel, get_kernel, kernel_of_files, line_named
 from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.lab.host.trees import BZIMAGE, kernel_of_tree
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
-from hibernaut.lab.variants import MAX_REGIONS, REGIONS, Swap, Variant, variant_named
+from hibernaut.lab.variants import MAX_REGIONS, REGIONS, VARIANTS, Swap, Variant, variant_named
 from hibernaut.lab.vm.qemu import Disk, Hardware, planned_command, usable_accelerator
 from hibernaut.report.documents import DryRunDocument, PlannedGuestDocument
 
@@ -69,7 +69,10 @@ MirrorOption = Annotated[
 AccelOption = Annotated[
     str,
     _lab_option(
-        "--accel", metavar="NAME", text="Accelerator of QEMU: tcg, kvm, or auto (kvm if it works). Default: tcg."
+        "--accel",
+        metavar="NAME",
+        text="Accelerator of QEMU: tcg, kvm, or auto (kvm if it works). Default: tcg.",
+        autocompletion=among(ACCELERATORS),
     ),
 ]
 DryRunOption = Annotated[
@@ -91,6 +94,7 @@ VariantOption = Annotated[
         metavar="NAME",
         rich_help_panel=GUEST_SECTION,
         help="Kind of guest; `hibernaut lab variants` lists them. Default: lzo.",
+        autocompletion=among(one.name for one in VARIANTS),
     ),
 ]
 
@@ -106,6 +110,7 @@ class LabOptions:
             metavar="LINE|VMLINUZ",
             text=f"Kernel line to boot: {', '.join(ALL_LINES)}; with --modules, a bzImage of your own. "
             f"Default: {DEFAULT_KERNEL}, or that of the guest's record.",
+            autocompletion=among(ALL_LINES),
         ),
     ] = ""
     modules: Annotated[

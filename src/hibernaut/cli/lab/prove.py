@@ -21,7 +21,7 @@ from hibernaut.cli.lab.options import (
     MirrorOption,
     show_plan,
 )
-from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.options import OutputOptions, among
 from hibernaut.cli.terminal import say
 from hibernaut.errors import LabUnavailable
 from hibernaut.lab.cases.case import CaseResult
@@ -47,6 +47,7 @@ def prove_(
             metavar="LINE",
             help=f"Kernel line; repeatable. Default: {', '.join(KERNEL_LINES)}, and on all others the cases that every "
             "line must pass.",
+            autocompletion=among(ALL_LINES),
         ),
     ] = None,
     case: Annotated[

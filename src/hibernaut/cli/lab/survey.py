@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.lab.options import AccelOption, CacheOption, DryRunOption, LabOptions, MirrorOption, show_plan
-from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.options import OutputOptions, among
 from hibernaut.cli.terminal import say
 from hibernaut.errors import LabError
 from hibernaut.lab.host.kernels import ALL_LINES, line_named
@@ -28,7 +28,12 @@ def survey_(
     output: OutputOptions,
     kernel: Annotated[
         list[str] | None,
-        typer.Option("--kernel", metavar="LINE", help="Kernel line; repeatable. Default: all that can be booted."),
+        typer.Option(
+            "--kernel",
+            metavar="LINE",
+            help="Kernel line; repeatable. Default: all that can be booted.",
+            autocompletion=among(ALL_LINES),
+        ),
     ] = None,
     write: Annotated[
         Path | None,
