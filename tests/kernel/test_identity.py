@@ -19,7 +19,7 @@ from hibernaut.kernel.log import read_log
 from hibernaut.kernel.mounts import cached_start, link_target, resolve
 from hibernaut.kernel.processes import Process, processes, read_processes
 from hibernaut.kernel.reading import FactReader, rb_objects, text_at
-from hibernaut.kernel.swapped_pages import SwappedPages, slot_files
+from hibernaut.kernel.swapped_pages import SwappedPages
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.sources import Source, open_memory
@@ -180,7 +180,7 @@ def test_arguments_and_small_files(golden: Golden) -> None:
         kernel = Kernel.of(source)
         (first, *_) = read_processes(FactReader(kernel), None) or ()
         assert (first.arguments, first.name) == (None, "init")
-        swapped = SwappedPages(kernel, slot_files(kernel, source))
+        swapped = SwappedPages.of(kernel, source)
         (first, *_) = read_processes(FactReader(kernel), None, swapped) or ()
     assert first.arguments == ("/bin/busybox", "sh", "/init", "nokaslr")
 

@@ -14,9 +14,10 @@ from hibernaut.errors import FormatError, HibernautError
 from hibernaut.kernel.address_space import AddressSpace, PageCounts, PagePlace, PartState
 from hibernaut.kernel.cached_files import CachedFile, cached_files, find_file, read_file
 from hibernaut.kernel.kernel import Kernel
-from hibernaut.kernel.swap_areas import SlotFile, swap_areas
+from hibernaut.kernel.swap_areas import SlotFile, swap_areas, uuid_of
 from hibernaut.kernel.swapped_pages import SwappedPages, slot_files
 from hibernaut.kernel.xarray import read_xarray
+from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.sources import Source, open_memory
 from tests.conftest import Golden
@@ -36,7 +37,7 @@ class Guest:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.kernel = Kernel.of(source)
-        self.files = slot_files(self.kernel, source)
+        self.files = slot_files(self.kernel, source, swap_areas(self.kernel))
         self.swapped = SwappedPages(self.kernel, self.files)
 
     def content(self, file: CachedFile) -> tuple[bytes, list[str | None]]:
@@ -56,6 +57,21 @@ def guest(request: pytest.FixtureRequest, golden: Golden) -> Iterator[Guest]:
     """Each golden image."""
     with open_memory(golden(request.param)) as source:
         yield Guest(source)
+
+
+def test_the_uuid_of_an_area(golden: Golden, lzo: Guest) -> None:
+    """It is that of the header, where the page cache still has the page that `swapon` read; else it is unknown."""
+    assert [area.uuid for area in swap_areas(lzo.kernel)] == [None]
+    with open_memory(golden("swap-6.12-lz4.img")) as source:
+        (area,) = swap_areas(Kernel.of(source))
+        assert source.image is not None
+        assert str(area.uuid) == "6000302d-c6b6-4131-956e-78cba1a95531"
+        assert area.uuid == uuid_of(source.image.header.block)
+        assert area.fits(source.image.header.block, 0)
+        header = bytearray(source.image.header.block)
+        header[1040] ^= 1
+        assert "its UUID is 6000302d-" in str(area.mismatch(bytes(header)))
+        assert not area.fits(bytes(header), 0)
 
 
 @pytest.fixture
@@ -120,6 +136,20 @@ def test_areas_and_the_one_of_the_image(lzo: Guest) -> None:
     assert not area.fits(bytes(header), 8)
     header[1028] ^= 1
     assert not area.fits(bytes(header), 0)
+
+
+def test_extents_that_return_to_themselves(lzo: Guest) -> None:
+    """A cycle in the tree of extents, to the left and to the right, ends in one line."""
+    (area,) = swap_areas(lzo.kernel)
+    info = lzo.kernel.object("struct swap_info_struct", area.address)
+    node = info.swap_extent_root.rb_node
+    for link in (node.rb_left, node.rb_right):
+        memory = Overlay(lzo.kernel.memory)
+        paddr = lzo.kernel.tables.walk(int(link.address_)).paddr
+        assert paddr is not None
+        memory.write(paddr, int(node).to_bytes(8, "little"))
+        with pytest.raises(FormatError, match=r"and has no end|extents of a swap area overlap"):
+            swap_areas(Kernel(memory, lzo.kernel.vmcoreinfo))
 
 
 def test_slots_that_cannot_hold_a_page(lzo: Guest) -> None:

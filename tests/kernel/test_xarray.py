@@ -13,7 +13,7 @@ from hibernaut.errors import FormatError
 from hibernaut.kernel.cached_files import find_file
 from hibernaut.kernel.kernel import Kernel
 from hibernaut.kernel.page_cache import file_pages
-from hibernaut.kernel.xarray import read_xarray
+from hibernaut.kernel.xarray import read_xarray, xarray_entry
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
@@ -122,3 +122,16 @@ def test_an_xarray_of_one_entry_or_none(tree: Tree) -> None:
     one = read_xarray(tree.changed(head, value.to_bytes(8, "little")), tree.address)
     assert (one.indices.tolist(), one.lengths.tolist(), one.entries.tolist()) == ([0], [1], [value])
     assert not len(read_xarray(tree.changed(head, bytes(8)), tree.address).indices)
+
+
+def test_one_entry_is_that_of_all_entries(tree: Tree) -> None:
+    """Each index has its entry, and others have none; a node that is its own child is refused."""
+    found = read_xarray(tree.kernel, tree.address)
+    for index, entry in list(zip(found.indices.tolist(), found.entries.tolist(), strict=True))[::37]:
+        assert xarray_entry(tree.kernel, tree.address, index) == entry
+    assert [xarray_entry(tree.kernel, tree.address, index) for index in (1024, 4095, 4096, 1 << 40)] == [0] * 4
+    looping = tree.changed(tree.top + tree.slots_at, (tree.top + 2).to_bytes(8, "little"))
+    with pytest.raises(FormatError, match="has a node of level 6 below one of 6"):
+        xarray_entry(looping, tree.address, 5)
+    lone = tree.changed(int(tree.mapping.i_pages.xa_head.address_), (0x1230).to_bytes(8, "little"))
+    assert [xarray_entry(lone, tree.address, index) for index in (0, 1)] == [0x1230, 0]

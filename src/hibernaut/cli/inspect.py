@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,6 +48,12 @@ from hibernaut.swsusp.rules import ImageRules, image_rules_for_release, image_ru
 from hibernaut.swsusp.salvage import scan_area
 from hibernaut.swsusp.verdict import ResumingMachine, verdict_on
 from hibernaut.volumes.volume import close_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hibernaut.kernel.swap_areas import SwapAreaInUse
+    from hibernaut.sources import Source
 
 __all__ = ["inspect"]
 
@@ -182,10 +188,16 @@ def _add_machine(document: InspectDocument, image: Image, with_processes: bool) 
         return
     listed = None
     if with_processes:
-        files = reader.fact("swap areas", lambda: slot_files(reader.kernel, source)) or {}
-        listed = read_processes(reader, identity.clock, SwappedPages(reader.kernel, files) if files else None)
+        swapped = reader.fact("swapped-out pages", lambda: _swapped(reader.kernel, source, identity.swap))
+        listed = read_processes(reader, identity.clock, swapped)
     identity = replace(identity, remarks=tuple(reader.remarks))
     document["machine"] = machine_document(identity, image, listed, with_processes)
+
+
+def _swapped(kernel: Kernel, source: Source, areas: Sequence[SwapAreaInUse] | None) -> SwappedPages | None:
+    """Return the pages in the area of an image; None if its area is not known."""
+    files = slot_files(kernel, source, areas or ())
+    return SwappedPages(kernel, files, areas) if files else None
 
 
 def _scan(path: Path, options: AreaOptions, output: OutputOptions) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.terminal import say
 from hibernaut.errors import FormatError
 from hibernaut.kernel.kernel import Kernel
-from hibernaut.kernel.swap_areas import LAST_PAGE, SlotFile, SwapAreaInUse
+from hibernaut.kernel.swap_areas import SlotFile, SwapAreaInUse, slots_of, swap_areas
 from hibernaut.kernel.swapped_pages import SwappedPages, slot_files
 from hibernaut.linux.source_tables import with_gaps
 from hibernaut.memory.page import PAGE_SIZE
@@ -50,8 +50,8 @@ class SwapOptions:
         typer.Option(
             "--swap",
             metavar="[N=]PATH",
-            help="File or device with swap area N of the machine; repeatable. Without N, the area with as many slots. "
-            "Default: the area of an image is known.",
+            help="File or device with swap area N of the machine; repeatable. Without N, that of its UUID, or with "
+            "as many slots where the memory does not have the UUID. Default: the area of an image is known.",
         ),
     ] = None
 
@@ -68,16 +68,22 @@ class SwapOptions:
             if source.undecided is not None:
                 source = with_gaps(source)
             kernel = Kernel.of(source)
-            found = SwappedPages(kernel, {})
-            given = {}
+            areas = swap_areas(kernel)
+            given: dict[int, SlotFile] = {}
             for one in self.swap or ():
-                number, file = _given(stack, one, list(found.areas.values()))
-                given[number] = SlotFile(file)
-            files = slot_files(kernel, source, given)
-            for area in found.areas.values():
+                area, file = _given(stack, one, areas, quiet)
+                if area.number in given:
+                    raise FormatError(
+                        f"swap area {area.number} has another file, {given[area.number].file.name}",
+                        source=file.name,
+                        advice="give one file for each area",
+                    )
+                given[area.number] = SlotFile(file)
+            files = slot_files(kernel, source, areas, given)
+            for area in areas:
                 if area.used and area.number not in files:
                     say(_not_given(area), quiet)
-            yield MachineInside(source, kernel, SwappedPages(kernel, files))
+            yield MachineInside(source, kernel, SwappedPages(kernel, files, areas))
 
 
 def _not_given(area: SwapAreaInUse) -> str:
@@ -92,29 +98,42 @@ def _numbered(text: str) -> tuple[int | None, str]:
     return (int(match[1]), match[2]) if match else (None, text)
 
 
-def _given(stack: ExitStack, text: str, areas: list[SwapAreaInUse]) -> tuple[int, Volume]:
-    """Return the number of an area and the file given for it. Raises FormatError if it is none, or several match."""
+def _given(stack: ExitStack, text: str, areas: Sequence[SwapAreaInUse], quiet: bool) -> tuple[SwapAreaInUse, Volume]:
+    """Return an area and the file given for it. Raises FormatError if it is none, or several match."""
     number, name = _numbered(text)
     file = open_plain(Path(name))
     stack.callback(file.close)
     header = file.pread(0, PAGE_SIZE)
-    slots = int.from_bytes(header[LAST_PAGE], "little") + 1
-    known = ", ".join(f"{area.number}: {area.name or 'no name'}, {area.slots} slots" for area in areas) or "none"
+    known = ", ".join(map(_listed, areas)) or "none"
     if number is not None:
         area = next((one for one in areas if one.number == number), None)
         if area is None:
             raise FormatError(f"the kernel uses no swap area {number}", source=name, expected=known)
-        if not area.is_file and header[-len(SWAP_SIGNATURE) :] == SWAP_SIGNATURE and slots != area.slots:
-            raise FormatError(
-                f"it has {slots} slots, swap area {number} has {area.slots}", source=name, advice="give another file"
-            )
-        return number, file
-    matching = [area.number for area in areas if area.fits(header, 0)]
+        is_header = not area.is_file and header[-len(SWAP_SIGNATURE) :] == SWAP_SIGNATURE
+        mismatch = area.mismatch(header) if is_header else None
+        if mismatch is not None:
+            raise FormatError(mismatch, source=name, advice="give another file")
+        return area, file
+    fitting = [area for area in areas if area.fits(header, 0)]
+    matching = [area for area in fitting if area.uuid is not None] or fitting
     if len(matching) != 1:
+        reasons = [] if matching else filter(None, (area.mismatch(header) for area in areas))
         raise FormatError(
-            f"it has {slots} slots, as {len(matching)} swap areas of the machine have",
+            "; ".join(reasons) or f"it has {slots_of(header)} slots, as {len(matching)} swap areas of the machine have",
             source=name,
             expected=known,
             advice="give the number of its area before it: N=PATH",
         )
+    if matching[0].uuid is None:
+        say(
+            f"{name}: taken for swap area {matching[0].number} by its number of slots; the machine's memory does not "
+            "have the area's UUID",
+            quiet,
+        )
     return matching[0], file
+
+
+def _listed(area: SwapAreaInUse) -> str:
+    """Return an area as a message lists it."""
+    uuid = "" if area.uuid is None else f", UUID {area.uuid}"
+    return f"{area.number}: {visible_line(area.name or 'no name')}, {area.slots} slots{uuid}"

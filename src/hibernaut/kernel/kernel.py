@@ -40,8 +40,7 @@ class Kernel(SymbolicKernel):
             FormatError: there is no kernel of x86-64 in it, or its VMCOREINFO or kallsyms is absent or damaged.
         """
         source.require_x86_64()
-        root = (source.cr3, source.levels) if source.cr3 is not None and source.levels is not None else None
-        own, found = with_own_vmcoreinfo(source, root)
+        own, found = with_own_vmcoreinfo(source, None if source.cr3 is None else (source.cr3, source.levels))
         if not found.text:
             raise FormatError(
                 found.remark or "no VMCOREINFO in memory: not a Linux kernel, or built without CONFIG_VMCORE_INFO",

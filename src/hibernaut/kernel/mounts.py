@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Mounted file systems, paths, and the start of small files that the page cache has."""
+"""Mounted file systems, files by their path, and the start of small files that the page cache has."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.page_cache import file_pages
+from hibernaut.kernel.paths import MAX_NAME_BYTES, MAX_PATH_PARTS, name_of, path_of
 from hibernaut.kernel.reading import list_objects, rb_objects, sibling_objects, text_at
 from hibernaut.memory.page import PAGE_SIZE
 
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 
     from hibernaut.kernel.kernel import Kernel
 
-__all__ = ["Mount", "cached_start", "init_root", "link_target", "mount_of", "mounts_of_init", "path_of", "resolve"]
+__all__ = ["Mount", "cached_start", "init_root", "link_target", "mount_of", "mounts_of_init", "resolve"]
 
-MAX_NAME_BYTES = 255
-MAX_PATH_PARTS = 256
 MAX_SIBLINGS = 1 << 16
 S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
 
@@ -73,34 +72,6 @@ SB_RDONLY = 1
 """include/linux/fs.h."""
 
 
-def path_of(kernel: Kernel, vfsmount: Any, dentry: Any) -> str:
-    """Return the path of a directory entry below the root of its mount namespace (as `prepend_path`).
-
-    Raises:
-        FormatError: it has no end, or a name is not in the memory.
-    """
-    from drgn import container_of
-
-    mount = container_of(vfsmount, "struct mount", "mnt")
-    parts: list[str] = []
-    for _ in range(MAX_PATH_PARTS):
-        if dentry.value_() == mount.mnt.mnt_root.value_():
-            if mount.mnt_parent.value_() == mount.value_():
-                return "/" + "/".join(reversed(parts))
-            dentry, mount = mount.mnt_mountpoint, mount.mnt_parent
-            continue
-        if dentry.d_parent.value_() == dentry.value_():  # of a file system without a path, as a socket's
-            return "/".join(reversed([*parts, _name(kernel, dentry)]))
-        parts.append(_name(kernel, dentry))
-        dentry = dentry.d_parent
-    raise FormatError(f"a path of more than {MAX_PATH_PARTS} parts")
-
-
-def _name(kernel: Kernel, dentry: Any) -> str:
-    length = min(dentry.d_name.len.value_(), MAX_NAME_BYTES)
-    return text_at(kernel, dentry.d_name.name.value_(), length) if length else ""
-
-
 def init_root(kernel: Kernel) -> tuple[Any, Any]:
     """Return mount (`struct mount *`) and directory entry of the root of process 1."""
     from drgn import container_of
@@ -136,7 +107,7 @@ def _child(kernel: Kernel, parent: Any, name: str) -> Any | None:
     for number, child in enumerate(children):
         if number == MAX_SIBLINGS:
             return None
-        if child.d_name.len.value_() == wanted and child.d_inode.value_() and _name(kernel, child) == name:
+        if child.d_name.len.value_() == wanted and child.d_inode.value_() and name_of(kernel, child) == name:
             return child
     return None
 

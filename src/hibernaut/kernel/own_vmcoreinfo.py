@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OwnVmcoreinfo", "choose_vmcoreinfo", "with_own_vmcoreinfo"]
 
+Root: TypeAlias = "tuple[int, int | None]"
+"""CR3, and levels of paging; None for those that each text has itself: an image records CR3 alone."""
 _TABLE = FRAME_MASK | int(Entry.PRESENT)
 
 
@@ -51,13 +53,14 @@ class OwnVmcoreinfo:
         )
 
 
-def choose_vmcoreinfo(memory: PhysicalMemory, texts: Sequence[bytes], root: tuple[int, int] | None) -> OwnVmcoreinfo:
+def choose_vmcoreinfo(memory: PhysicalMemory, texts: Sequence[bytes], root: Root | None) -> OwnVmcoreinfo:
     """Return the text of the kernel whose root is known.
 
     Args:
         memory: the memory.
         texts: texts in it, the longest first: a kernel has two copies, of which one may lack the last lines.
-        root: CR3 and levels; None if unknown. Then the text is chosen whose own root maps itself where the text says.
+        root: CR3 and levels; None if CR3 is unknown. Then the text is chosen whose own root maps itself where the text
+            says.
     """
     if root is None and len(texts) < 2:
         return OwnVmcoreinfo(texts[0] if texts else None)
@@ -73,7 +76,7 @@ def choose_vmcoreinfo(memory: PhysicalMemory, texts: Sequence[bytes], root: tupl
     return OwnVmcoreinfo(None, _one_each(texts))
 
 
-def with_own_vmcoreinfo(source: Source, root: tuple[int, int] | None = None) -> tuple[Source, OwnVmcoreinfo]:
+def with_own_vmcoreinfo(source: Source, root: Root | None = None) -> tuple[Source, OwnVmcoreinfo]:
     """Return a source with the VMCOREINFO of its machine's kernel, and the choice; `root` as for `choose_vmcoreinfo`.
 
     A note of the file that is another kernel's is replaced by a text in memory. Without any, `Source.vmcoreinfo` of
@@ -100,10 +103,11 @@ def _root_of(text: bytes) -> tuple[int | None, int | None]:
     return page_table_root(parse_vmcoreinfo(text))
 
 
-def _is_own(memory: PhysicalMemory, text: bytes, cr3: int, levels: int) -> bool | None:
+def _is_own(memory: PhysicalMemory, text: bytes, cr3: int, levels: int | None) -> bool | None:
     """Return whether a text is that of the kernel with this root; None if memory lacks what decides it."""
-    theirs, _ = _root_of(text)
-    if theirs is None:
+    theirs, own_levels = _root_of(text)
+    levels = levels or own_levels
+    if theirs is None or levels is None:
         return None
     pages = [memory.page(root >> 12) for root in (theirs, cr3 & FRAME_MASK)]
     if pages[1] is None:

@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
 from hibernaut.errors import FormatError
+from hibernaut.kernel.folios import frames_of_pages
+from hibernaut.kernel.paths import path_of
 from hibernaut.kernel.program import ask
+from hibernaut.kernel.reading import rb_objects
+from hibernaut.kernel.xarray import xarray_entry
 from hibernaut.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -24,15 +29,15 @@ if TYPE_CHECKING:
     from hibernaut.kernel.kernel import Kernel
     from hibernaut.swsusp import Image
 
-__all__ = ["LAST_PAGE", "MAX_SWAPFILES", "SlotFile", "SwapAreaInUse", "swap_areas"]
+__all__ = ["MAX_SWAPFILES", "SlotFile", "SwapAreaInUse", "slots_of", "swap_areas", "uuid_of"]
 
 MAX_SWAPFILES = 23
 """Fewest `MAX_SWAPFILES` (include/linux/swap.h): of a swap entry's 32 types, a kernel with everything configured
 keeps 9 for entries that are not of a swap area."""
 MAX_AREAS = 32
 MAX_EXTENTS = 1 << 16
-LAST_PAGE = slice(1028, 1032)
-"""`last_page` of `union swap_header` (include/linux/swap.h)."""
+LAST_PAGE, SWS_UUID = slice(1028, 1032), slice(1036, 1052)
+"""`last_page` and `sws_uuid` of `union swap_header` (include/linux/swap.h)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,7 @@ class SwapAreaInUse:
         used: slots in use.
         extents: int64, shape (n, 3), ascending: first slot, number of slots, first block of the device, in pages.
         address: address of its `struct swap_info_struct`.
+        uuid: UUID in its header, if that page is in the page cache, from which `swapon` reads it; None if unknown.
     """
 
     number: int
@@ -75,6 +81,7 @@ class SwapAreaInUse:
     used: int
     extents: npt.NDArray[np.int64]
     address: int
+    uuid: UUID | None = None
 
     @property
     def header_block(self) -> int | None:
@@ -91,9 +98,28 @@ class SwapAreaInUse:
         return np.where(is_inside, self.extents[row, 2] + within, -1)
 
     def fits(self, header: bytes, header_block: int) -> bool:
-        """Return whether the header of an area has this one's number of slots, and lies where it does."""
-        last_page = int.from_bytes(header[LAST_PAGE], "little")
-        return last_page + 1 == self.slots and header_block == self.header_block
+        """Return whether the header of an area may be this one's, and lies where it does."""
+        return self.mismatch(header) is None and header_block == self.header_block
+
+    def mismatch(self, header: bytes) -> str | None:
+        """Return the reason why a header is not this area's, None if nothing contradicts it."""
+        slots, uuid = slots_of(header), uuid_of(header)
+        if slots != self.slots:
+            return f"it has {slots} slots, swap area {self.number} has {self.slots}"
+        if self.uuid is not None and uuid != self.uuid:
+            return f"its UUID is {uuid or 'none'}, that of swap area {self.number} is {self.uuid}"
+        return None
+
+
+def slots_of(header: bytes) -> int:
+    """Return the number of slots that the header of an area has, its own included."""
+    return int.from_bytes(header[LAST_PAGE], "little") + 1
+
+
+def uuid_of(header: bytes) -> UUID | None:
+    """Return the UUID in the header of an area, None if it has none."""
+    found = header[SWS_UUID]
+    return UUID(bytes=found) if len(found) == 16 and any(found) else None
 
 
 def swap_areas(kernel: Kernel) -> Sequence[SwapAreaInUse]:
@@ -133,16 +159,14 @@ def _area(kernel: Kernel, info: Any, number: int) -> SwapAreaInUse | None:
         used=int(used.counter) if hasattr(used, "counter") else int(used),
         extents=np.array(_extents(kernel, info), dtype=np.int64).reshape(-1, 3),
         address=int(info),
+        uuid=_uuid(kernel, info, int(info.max)),
     )
 
 
 def _extents(kernel: Kernel, info: Any) -> list[tuple[int, int, int]]:
     """Return first slot, number of slots and first block of each extent, ascending."""
-    from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
-
     found: list[tuple[int, int, int]] = []
-    root = info.swap_extent_root.address_of_()
-    for extent in rbtree_inorder_for_each_entry("struct swap_extent", root, "rb_node"):
+    for extent in rb_objects(info.swap_extent_root, "struct swap_extent", "rb_node"):
         first = int(extent.start_page)
         if (found and first < found[-1][0] + found[-1][1]) or len(found) >= MAX_EXTENTS:
             raise kernel.damaged(f"the extents of a swap area overlap or have no end, at slot {first}")
@@ -152,9 +176,22 @@ def _extents(kernel: Kernel, info: Any) -> list[tuple[int, int, int]]:
 
 def _path(kernel: Kernel, info: Any) -> str | None:
     """Return the path of an area's device or file; None if it is not in the memory."""
-    from drgn.helpers.linux.swap import swap_file_path
-
     try:
-        return ask(kernel, "path", lambda: swap_file_path(info).decode("utf-8", "backslashreplace"))
+        place = info.swap_file.f_path
+        return ask(kernel, "path", lambda: path_of(kernel, place.mnt.read_(), place.dentry.read_()))
     except FormatError:
         return None
+
+
+def _uuid(kernel: Kernel, info: Any, slots: int) -> UUID | None:
+    """Return the UUID of an area's header as the page cache has it; None if it has not, or has another header."""
+    try:
+        pages = ask(kernel, "header", lambda: int(info.swap_file.f_mapping.i_pages.address_of_()))
+        entry = xarray_entry(kernel, pages, 0)
+        if not entry or entry & 1:
+            return None
+        (pfn,) = frames_of_pages(kernel, np.array([entry], dtype=np.uint64)).tolist()
+        header = kernel.memory.page(pfn) if pfn >= 0 else None
+    except FormatError:
+        return None
+    return uuid_of(header.tobytes()) if header is not None and slots_of(header.tobytes()) == slots else None

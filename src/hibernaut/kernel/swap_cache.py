@@ -23,6 +23,7 @@ from hibernaut.kernel.folios import frames_of_pages, pages_within_folios
 from hibernaut.kernel.program import ask
 from hibernaut.kernel.swap_areas import SwapAreaInUse
 from hibernaut.kernel.xarray import read_xarray
+from hibernaut.memory.page import PAGE_SIZE
 
 if TYPE_CHECKING:
     from typing import Any
@@ -97,7 +98,7 @@ def _note_clusters(kernel: Kernel, info: Any, members: dict[str, int], states: S
 
 
 def _note_bytes(kernel: Kernel, address: int, states: SlotStates) -> None:
-    counts, is_read = _vector(kernel, address, len(states.used), np.uint8)
+    counts, is_read = _bytes_at(kernel, address, len(states.used))
     states.used[:] = (counts != 0) | ~is_read
     states.unknown[:] |= ~is_read
 
@@ -105,20 +106,17 @@ def _note_bytes(kernel: Kernel, address: int, states: SlotStates) -> None:
 def _note_bits(kernel: Kernel, address: int, bits: BoolArray, unknown: BoolArray) -> None:
     if not address:
         return
-    found, is_read = _vector(kernel, address, -(-len(bits) // 8), np.uint8)
+    found, is_read = _bytes_at(kernel, address, -(-len(bits) // 8))
     bits[:] = np.unpackbits(found, bitorder="little")[: len(bits)]
     unknown[:] |= np.repeat(~is_read, 8)[: len(bits)]
 
 
-def _vector(kernel: Kernel, address: int, count: int, dtype: type) -> tuple[npt.NDArray[Any], BoolArray]:
-    """Return an array of the kernel's, shape (count,), and whether each element is in the memory."""
-    size_bytes = count * np.dtype(dtype).itemsize
-    first = address & ~4095
-    vaddrs = np.arange(first, address + size_bytes, 4096, dtype=np.uint64)
-    pages, is_read = kernel.read_records(vaddrs, 4096)
-    data = np.ascontiguousarray(pages).reshape(-1)[address - first :][:size_bytes]
-    known = np.repeat(is_read, 4096)[address - first :][:size_bytes]
-    return data.view(dtype), np.all(known.reshape(count, -1), axis=1)
+def _bytes_at(kernel: Kernel, address: int, count: int) -> tuple[npt.NDArray[np.uint8], BoolArray]:
+    """Return bytes of the kernel's memory, shape (count,), and whether each is in it."""
+    first = address & ~(PAGE_SIZE - 1)
+    pages, is_read = kernel.read_records(np.arange(first, address + count, PAGE_SIZE, dtype=np.uint64), PAGE_SIZE)
+    within = slice(address - first, address - first + count)
+    return pages.reshape(-1)[within], np.repeat(is_read, PAGE_SIZE)[within]
 
 
 def _note_spaces(kernel: Kernel, area: SwapAreaInUse, states: SlotStates) -> None:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from hibernaut.errors import FormatError
+from hibernaut.kernel.image_area import area_for_image
+from hibernaut.kernel.program import ask
 from hibernaut.kernel.swap_areas import SlotFile, SwapAreaInUse, swap_areas
 from hibernaut.kernel.swap_cache import SlotStates, slot_states
 from hibernaut.kernel.zswap import ZswapPages
@@ -32,6 +34,7 @@ class SwappedPages:
     Args:
         kernel: the kernel.
         files: the files that hold areas, by the number of the area.
+        areas: the areas that the kernel uses; read if None.
 
     Attributes:
         areas: the areas that the kernel uses, by number.
@@ -42,9 +45,11 @@ class SwappedPages:
         FormatError: as `swap_areas`.
     """
 
-    def __init__(self, kernel: Kernel, files: Mapping[int, SlotFile]) -> None:
+    def __init__(
+        self, kernel: Kernel, files: Mapping[int, SlotFile], areas: Iterable[SwapAreaInUse] | None = None
+    ) -> None:
         self._kernel = kernel
-        self.areas = {area.number: area for area in swap_areas(kernel)}
+        self.areas = {area.number: area for area in (swap_areas(kernel) if areas is None else areas)}
         self.files = files
         self._states: dict[int, SlotStates] = {}
         self._zswap: dict[int, ZswapPages] = {}
@@ -52,7 +57,8 @@ class SwappedPages:
     @staticmethod
     def of(kernel: Kernel, source: Source) -> SwappedPages:
         """Return those whose slots lie in the area of an image, see `slot_files`. Raises as the constructor."""
-        return SwappedPages(kernel, slot_files(kernel, source))
+        areas = swap_areas(kernel)
+        return SwappedPages(kernel, slot_files(kernel, source, areas), areas)
 
     def read(self, number: int, slots: Slots, out: Bytes) -> list[str | None]:
         """Read the pages of many slots of an area.
@@ -142,22 +148,34 @@ class SwappedPages:
             at += count
 
 
-def slot_files(kernel: Kernel, source: Source, others: Mapping[int, SlotFile] | None = None) -> dict[int, SlotFile]:
+def slot_files(
+    kernel: Kernel, source: Source, areas: Iterable[SwapAreaInUse], others: Mapping[int, SlotFile] | None = None
+) -> dict[int, SlotFile]:
     """Return the files that hold the kernel's swap areas: the one of the image itself, and those given.
 
-    The image's own area is the one whose header, as the kernel knows it, has the same number of slots and lies at the
-    same block; without a match, or with several, no area is taken for it.
+    The image's own area is the one whose header, as the kernel knows it, has the same number of slots (and UUID, where
+    that is known) and lies at the same block. Of several, it is the one that the kernel writes its image to; without
+    a match no area is taken for it.
 
-    Raises:
-        HibernautError, FormatError: as `swap_areas`.
+    Args:
+        kernel: the kernel.
+        source: the source it is in.
+        areas: the areas that it uses.
+        others: files of other areas, by number.
     """
     files = dict(others or {})
     image = source.image
     if image is None or image.header.userland is not None:
         return files
-    matching = [area.number for area in swap_areas(kernel) if area.fits(image.header.block, image.area.header_block)]
-    if len(matching) == 1:
-        files.setdefault(matching[0], SlotFile(image.area.file, image.area.base_bytes, image))
+    matching = [area for area in areas if area.fits(image.header.block, image.area.header_block)]
+    if len(matching) > 1:
+        try:
+            chosen = ask(kernel, "area of the image", area_for_image, kernel, areas)
+        except FormatError:
+            chosen = None
+        matching = [area for area in matching if area.number == chosen]
+    if matching:
+        files.setdefault(matching[0].number, SlotFile(image.area.file, image.area.base_bytes, image))
     return files
 
 

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from hibernaut.errors import FormatError
 from hibernaut.kernel.btf import Btf, BtfKind
 from hibernaut.kernel.btf_layouts import member_offsets
+from hibernaut.kernel.kernel_memory import u64_at
 from hibernaut.kernel.symbols import SymbolicKernel
 
-__all__ = ["XArrayEntries", "read_xarray"]
+__all__ = ["XArrayEntries", "read_xarray", "xarray_entry"]
 
 SLOTS = 64
 """`XA_CHUNK_SIZE` (include/linux/xarray.h), without CONFIG_BASE_SMALL."""
@@ -107,6 +108,28 @@ def read_xarray(kernel: SymbolicKernel, address: int) -> XArrayEntries:
     order = np.argsort(indices, kind="stable")
     gone = np.concatenate(missing) if missing else np.empty((0, 2), dtype=np.uint64)
     return XArrayEntries(indices[order], lengths[order], entries[order], gone)
+
+
+def xarray_entry(kernel: SymbolicKernel, address: int, index: int) -> int:
+    """Return the entry of one index of the `struct xarray` at an address, 0 if there is none.
+
+    An entry that covers several indices is found at its first one only. Raises FormatError as `read_xarray`.
+    """
+    btf = kernel.btf
+    if btf is None:
+        raise kernel.damaged(kernel.btf_trouble or "the kernel has no types")
+    (head_at,), (shift_at, slots_at) = _offsets(btf, "xarray", "xa_head"), _offsets(btf, "xa_node", "shift", "slots")
+    entry = kernel.u64(address + head_at, "xa_head")
+    above = 64
+    while entry & INTERNAL_MASK == INTERNAL and entry > FIRST_NODE:
+        node = kernel.read(entry - INTERNAL, slots_at + 8 * SLOTS, "xa_node")
+        shift = node[shift_at]
+        if shift >= above or shift % SHIFT:
+            raise kernel.damaged(f"the XArray at {address:#x} has a node of level {shift} below one of {above}")
+        if above == 64 and index >> shift >= SLOTS:
+            return 0
+        entry, above = u64_at(node, slots_at + 8 * (index >> shift & SLOTS - 1)), shift
+    return 0 if entry & INTERNAL_MASK == INTERNAL or (above == 64 and index) else entry
 
 
 def _siblings(slots: npt.NDArray[np.uint64], is_internal: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:

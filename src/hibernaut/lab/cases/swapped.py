@@ -11,7 +11,7 @@ import numpy as np
 
 from hibernaut.kernel.address_space import AddressSpace, PagePlace, UserPages
 from hibernaut.kernel.kernel import Kernel
-from hibernaut.kernel.swapped_pages import SwappedPages, slot_files
+from hibernaut.kernel.swapped_pages import SwappedPages
 from hibernaut.kernel.zswap import ZswapPages
 from hibernaut.lab.cases.case import CaseFailed
 from hibernaut.lab.cases.steps import hibernate, open_saved
@@ -39,7 +39,7 @@ def swapped_out(variant: str, lab: Lab, folder: Path) -> str:
     with open_saved(saved) as image:
         source = Source(image.memory(), "swsusp", str(saved.image), image.info.cr3, image=image)
         kernel = Kernel.of(source)
-        swapped = SwappedPages(kernel, slot_files(kernel, source))
+        swapped = SwappedPages.of(kernel, source)
         space = AddressSpace(kernel, _process(kernel).mm, swapped)
         first = guest_page(0, "loose", SEED + 1)[:HEAD_BYTES]
         for mapping in space.mappings:
