@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
     from hibernaut.sources import Source
 
-__all__ = ["KernelState", "PagesToSave", "kernel_state", "pages_to_save", "secret_users"]
+__all__ = ["KernelState", "PagesToSave", "bitmap_pfns", "kernel_state", "pages_to_save", "secret_users"]
 
 CR3_PCID_MASK = 0xFFF
 
@@ -166,7 +166,7 @@ def _refuse_unfinished(kernel: SymbolicKernel, pfns: Pfns) -> None:
     missing = must[~np.isin(must, pfns)]
     if len(missing):
         raise _elsewhere(kernel, f"its list of pages is not finished, frame {int(missing[0]):#x} is not on it")
-    copies = sum(len(some) for some in _bitmap_pfns(kernel, "copy_bm"))
+    copies = sum(len(some) for some in bitmap_pfns(kernel, "copy_bm"))
     if copies < len(pfns):
         raise kernel.damaged(f"the kernel's list has {len(pfns)} pages, but {copies} are set aside for their copies")
 
@@ -176,11 +176,11 @@ def _listed_pfns(kernel: SymbolicKernel) -> Pfns:
 
     Raises:
         HibernautError: it is empty.
-        FormatError: as `_bitmap_pfns`, or it has more pages than memory.
+        FormatError: as `bitmap_pfns`, or it has more pages than memory.
     """
     found: list[Pfns] = []
     remaining = kernel.memory.ranges.total_pages
-    for some in _bitmap_pfns(kernel, "orig_bm"):
+    for some in bitmap_pfns(kernel, "orig_bm"):
         remaining -= len(some)
         if remaining < 0:
             raise kernel.damaged("the kernel's list has more pages than memory")
@@ -190,7 +190,7 @@ def _listed_pfns(kernel: SymbolicKernel) -> Pfns:
     return np.concatenate(found)
 
 
-def _bitmap_pfns(kernel: SymbolicKernel, symbol: str) -> Iterator[Pfns]:
+def bitmap_pfns(kernel: SymbolicKernel, symbol: str) -> Iterator[Pfns]:
     """Yield the frames whose bits are set in a `struct memory_bitmap`, int64, ascending, leaf by leaf.
 
     The structure is the head of a list of zones; each zone has a list of leaves, in ascending order without gaps.
