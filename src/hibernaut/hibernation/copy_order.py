@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Regions that the direct map does not map by a large entry, in the order of the copy: region, its table, the split.
+
+`swsusp_save` copies page frames in ascending order (`copy_data_pages`, kernel/power/snapshot.c). Mainline kernels split
+a not-present large entry when they reach its first page to save. The table that holds the entry is consistent in the
+image only if it was copied before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hibernaut.hibernation.audit import Order
+from hibernaut.hibernation.frame_map import Fate, FrameMap
+from hibernaut.linux.direct_map import FrameState
+from hibernaut.memory.page import PAGE_SHIFT
+from hibernaut.memory.ranges import FrameRanges
+from hibernaut.paging.entries import Entry, Level, entry_pfn
+
+if TYPE_CHECKING:
+    from hibernaut.linux.direct_map import DirectMap
+
+__all__ = ["MAX_REGIONS", "CopyOrder", "RegionInOrder", "copy_order"]
+
+MAX_REGIONS = 256
+"""Regions that are looked at; a machine has few, a hostile table can make one of every other block."""
+
+_SHOWN = (FrameState.NOT_PRESENT_LARGE, FrameState.NOT_PRESENT_LARGE_PLAIN, FrameState.TABLE_MISSING)
+
+
+@dataclass(frozen=True)
+class RegionInOrder:
+    """A region under one entry, and the places of its tables in the order of the copy.
+
+    Attributes:
+        start_pfn: first frame of the region.
+        pages: number of its frames.
+        level: level of the entry.
+        entry: the entry, as the source has it.
+        table_pfn: frame of the table that holds the entry.
+        first_pfn: first frame of the region on the list of pages to save, at which the copy meets the entry; None if
+            no frame of it is listed, or the list is not known.
+        listed_pages: number of its frames on that list.
+        order: when the table that holds the entry is copied; None where `first_pfn` is.
+        lost_pfn: frame that the entry names as a table and that the source lacks; None for an entry without PRESENT.
+    """
+
+    start_pfn: int
+    pages: int
+    level: Level
+    entry: int
+    table_pfn: int
+    first_pfn: int | None
+    listed_pages: int
+    order: Order | None
+    lost_pfn: int | None
+
+    @property
+    def torn(self) -> bool:
+        """Whether the source names a table that it lacks, or the image that mainline's way writes would."""
+        return self.lost_pfn is not None or self.order in (Order.ABOVE, Order.NOT_LISTED)
+
+
+@dataclass(frozen=True)
+class CopyOrder:
+    """The regions of a machine, ascending, at most `MAX_REGIONS`, and the number of further ones."""
+
+    regions: tuple[RegionInOrder, ...]
+    more: int
+
+
+def copy_order(found: FrameMap) -> CopyOrder:
+    """Return the regions of a map's direct map that one large entry, or a table that is missing, takes out of it.
+
+    Raises:
+        FormatError: the page tables are hostile.
+    """
+    direct_map = found.direct_map
+    if direct_map is None:
+        return CopyOrder((), 0)
+    listed = FrameRanges.of([*found.frames(found.fate, Fate.SAVED), *found.frames(found.fate, Fate.ZERO)])
+    blocks, number = _blocks(direct_map)
+    regions = tuple(_region(direct_map, listed, block, level) for block, level in blocks)
+    return CopyOrder(regions, number - len(regions))
+
+
+def _blocks(direct_map: DirectMap) -> tuple[list[tuple[int, Level]], int]:
+    """Return the first frame and the level of the first `MAX_REGIONS` such entries, ascending, and the number of all.
+
+    One span can have very many: they are counted, not listed.
+    """
+    spans = direct_map.spans.select(np.isin(direct_map.states, _SHOWN))
+    start = (spans.vaddr >> np.uint64(PAGE_SHIFT)).astype(np.int64) - (direct_map.base >> PAGE_SHIFT)
+    shift = 9 * (spans.level.astype(np.int64) - 1)
+    first, last = start >> shift, start + spans.pages - 1 >> shift
+    blocks: list[tuple[int, Level]] = []
+    for row in range(min(len(spans), MAX_REGIONS)):
+        level = Level(int(spans.level[row]))
+        kept = range(int(first[row]), int(last[row]) + 1)[: MAX_REGIONS - len(blocks)]
+        blocks += [(block * level.pages, level) for block in kept]
+    return blocks, int((last - first + 1).sum())
+
+
+def _region(direct_map: DirectMap, listed: FrameRanges, block: int, level: Level) -> RegionInOrder:
+    step = direct_map.tables.walk(direct_map.vaddr(block)).steps[-1]
+    inside = listed.within(FrameRanges.of([(block, level.pages)]))
+    first = int(inside.starts[0]) if len(inside) else None
+    order = None
+    if first is not None:
+        order = Order.BELOW if step.table_pfn < first else Order.ABOVE
+        if not listed.contains([step.table_pfn])[0]:
+            order = Order.NOT_LISTED
+    is_table = bool(step.entry & Entry.PRESENT)
+    lost = entry_pfn(step.entry, step.level, direct_map.tables.encryption) if is_table else None
+    return RegionInOrder(
+        start_pfn=block,
+        pages=min(level.pages, direct_map.end_pfn - block),
+        level=level,
+        entry=step.entry,
+        table_pfn=step.table_pfn,
+        first_pfn=first,
+        listed_pages=inside.total_pages,
+        order=order,
+        lost_pfn=lost,
+    )
