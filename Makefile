@@ -90,7 +90,7 @@ dist: $(VENV)/ready-dev
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--upgrade --custom-compile-command 'make lock'
 lock: $(VENV)/ready-dev
-	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra volatility --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra report --extra volatility --group dev --output-file requirements/dev.txt
 	$(UV_COMPILE) --group lzo --output-file requirements/lzo.txt
 
 # What a user gets: the newest packages that pyproject.toml admits.
@@ -101,7 +101,7 @@ $(VENV)/ready: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/ready-dev: pyproject.toml requirements/dev.txt requirements/lzo.txt | $(VENV)/bin/python
 ifdef UNLOCKED
-	$(PIP) install -e '.[lab,disk,dask,mount]' --group dev
+	$(PIP) install -e '.[lab,disk,dask,mount,report]' --group dev
 else
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --no-deps -e .

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "save": ("save", "SOURCE", "OUT", "--via", "fixmap"),
     "save like": ("save", "SOURCE", "OUT", "--via", "fixmap", "--like", "SOURCE"),
     "rewrite": ("rewrite", "SOURCE", "OUT"),
+    "report": ("report", "SOURCE", "--output", "OUT"),
 }
 """Every command that makes such a file, but for `demo --keep` (test_demo.py) and the laboratory's."""
 

@@ -109,6 +109,12 @@ COMMANDS: tuple[CommandEntry, ...] = (
         "Show the direct map of a dump or an image: its base, the memory present by each size of entry, every hole.",
     ),
     CommandEntry(
+        "report",
+        "report",
+        "hibernaut report swap.img -o page.html",
+        "Write a page on the machine in a dump or an image: verdict, map of its memory, page tables, compression.",
+    ),
+    CommandEntry(
         "walk",
         "walk",
         "hibernaut walk ram.elf 0xffffffff81000000",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 __all__ = [
     "DOCUMENTS",
+    "AddressRegionDocument",
     "AnswersDocument",
     "AuditDocument",
     "BootDocument",
@@ -19,12 +20,15 @@ __all__ = [
     "ComparedMapDocument",
     "CompletenessDocument",
     "CompletionDocument",
+    "CompressionDocument",
     "ConfirmDocument",
+    "ContentsDocument",
     "ConvertDocument",
     "CrashedSaveDocument",
     "DemoDocument",
     "DiagnosisDocument",
     "DiagnosisFindingDocument",
+    "DifferenceDocument",
     "DigestDocument",
     "DiskDocument",
     "DmesgDocument",
@@ -33,7 +37,9 @@ __all__ = [
     "ExplainDocument",
     "ExploreDocument",
     "FindDocument",
+    "FrameClassDocument",
     "HibernateDocument",
+    "ImageAreaDocument",
     "InspectDocument",
     "KernelIdentityDocument",
     "LayerDocument",
@@ -46,15 +52,20 @@ __all__ = [
     "MountDocument",
     "MountedDocument",
     "NetworkDeviceDocument",
+    "OwnerDifferenceDocument",
     "Pattern",
     "ProcessDocument",
     "ProveDocument",
     "PsDocument",
     "RefusedSaveDocument",
+    "RegionInOrderDocument",
     "ReplayDocument",
+    "ReportDocument",
     "ResumeDocument",
     "RewriteDocument",
     "SaveDocument",
+    "SentenceDocument",
+    "SourceReportDocument",
     "SwapInUseDocument",
     "TakeoverDocument",
     "TraceDocument",
@@ -1143,6 +1154,158 @@ class RecordDocument(TypedDict):
     allocator: Annotated[dict[str, int], "page frames of the allocator's structures, by name"]
 
 
+class SentenceDocument(TypedDict):
+    """A sentence of a report."""
+
+    about: Annotated[str, "verdict, source, machine, integrity, saving, regions, tables or outcome"]
+    state: Annotated[Literal["ok", "warning", "bad", "unknown", "fact"], "its weight"]
+    text: Annotated[str, "the sentence, or a few"]
+
+
+class FrameClassDocument(TypedDict):
+    """Page frames of one class."""
+
+    key: Annotated[str, "name of the class"]
+    label: Annotated[str, "the class in words"]
+    pages: Pages
+
+
+class RegionInOrderDocument(TypedDict):
+    """A region under a large entry that is not present, or under a table that is missing, in the order of the copy."""
+
+    start_pfn: Annotated[Hex, "first page frame of the region"]
+    pages: Pages
+    level: LeafSize
+    entry: Annotated[Hex, "raw entry that decides"]
+    table_pfn: Annotated[Hex, "page frame of the table that holds the entry"]
+    first_pfn: Annotated[Hex | None, "first page frame of the region that is saved; null if none is, or it is unknown"]
+    listed_pages: Annotated[int, "pages of the region that are saved"]
+    order: Annotated[
+        Literal["below", "above", "not listed"] | None,
+        "below: the table is copied before the split; above: after it; not listed: it is not copied; null: not known",
+    ]
+    lost_pfn: Annotated[Hex | None, "page frame that the entry names as a table and that the file lacks"]
+    torn: Annotated[bool, "whether the image names a table that it lacks, or would"]
+    steps: Annotated[list[str], "steps of the copy at this region, in order"]
+
+
+class AddressRegionDocument(TypedDict):
+    """A part of the kernel's or a process's virtual addresses."""
+
+    name: Annotated[str, "user, direct map, vmemmap, kernel image, or other"]
+    start: Annotated[Hex, "first virtual address"]
+    end: Annotated[Hex, "one past the last one"]
+    present_bytes: Annotated[dict[str, int], "bytes present, by size of entry"]
+    not_present_pages: Annotated[int, "pages under entries that are not present and not none"]
+    missing_tables: Annotated[int, "tables there that the file lacks"]
+
+
+class ContentsDocument(TypedDict):
+    """Contents of pages."""
+
+    pages: Pages
+    zero_pages: Annotated[int, "pages that are all zeroes"]
+    distinct_pages: Annotated[int, "different contents of the others, by a digest of 64 bits"]
+    repeated_pages: Annotated[int, "others with the content of a page that was counted before"]
+
+
+class CompressionDocument(TypedDict):
+    """Compression of an image by unit."""
+
+    compressor: Annotated[str, "lzo, lz4 or none"]
+    units: Annotated[int, "number of units; 0 if it is not compressed"]
+    unit_pages: Annotated[int, "pages of a unit, the last one apart"]
+    stored_pages: Annotated[int, "rows of 4096 bytes that are compressed, the list of frames included"]
+    compressed_bytes: Annotated[int, "bytes after compression, the length of each unit apart; 0 if not compressed"]
+
+
+class ImageAreaDocument(TypedDict):
+    """Place of an image's blocks in its swap area."""
+
+    area_blocks: Annotated[int, "blocks of the area's device"]
+    header_block: Annotated[int, "block of the swap header"]
+    image_blocks: Annotated[int, "blocks of the image: pages and map pages"]
+    map_blocks: Annotated[int, "map pages among them"]
+    first_block: Annotated[int, "lowest block of the image"]
+    last_block: Annotated[int, "highest block"]
+    runs: Annotated[int, "runs of neighbouring blocks"]
+
+
+class OwnerDifferenceDocument(TypedDict):
+    """Differences of the page frames of one use."""
+
+    owner: Annotated[str, "use of the frames"]
+    different: Annotated[int, "frames with other bytes"]
+    only_first: Annotated[int, "frames that SOURCE has alone"]
+    only_second: Annotated[int, "frames that OTHER has alone"]
+
+
+class DifferentRunDocument(TypedDict):
+    """Neighbouring page frames of one use that differ."""
+
+    start_pfn: Annotated[Hex, "first page frame"]
+    pages: Pages
+    owner: Annotated[str, "use of the frames"]
+
+
+class ChangedEntryDocument(TypedDict):
+    """A page-table entry that differs."""
+
+    table_pfn: Annotated[Hex, "page frame of its table"]
+    index: Annotated[int, "its number in the table"]
+    first: Annotated[Hex, "the entry in SOURCE"]
+    second: Annotated[Hex, "the entry in OTHER"]
+
+
+class DifferenceDocument(TypedDict):
+    """The difference between two sources."""
+
+    equal: Annotated[int, "frames with the same bytes"]
+    different: Annotated[int, "frames with other bytes"]
+    only_first: Annotated[int, "frames that SOURCE has alone"]
+    only_second: Annotated[int, "frames that OTHER has alone"]
+    owners: Annotated[list[OwnerDifferenceDocument], "the same by use"]
+    runs: Annotated[list[DifferentRunDocument], "the first frames with other bytes, at most 200 runs"]
+    more_runs: Annotated[int, "number of further runs"]
+    entries: Annotated[list[ChangedEntryDocument], "the first changed entries of page tables, at most 200"]
+    more_entries: Annotated[int, "number of further ones"]
+
+
+class SourceReportDocument(TypedDict):
+    """A source in a report."""
+
+    name: Annotated[str, "name of the file"]
+    kind: Annotated[str, "format of the file"]
+    verdict: Annotated[SentenceDocument, "the verdict in one sentence"]
+    sentences: Annotated[list[SentenceDocument], "the source in plain sentences"]
+    facts: Annotated[dict[str, str], "facts of the machine by name"]
+    frames: Annotated[int, "page frames of the map"]
+    runs: Annotated[int, "runs of frames of one class in the map"]
+    mapped: Annotated[list[FrameClassDocument], "frames by their entry of the direct map"]
+    fate: Annotated[list[FrameClassDocument], "frames by whether hibernation saves them"]
+    use: Annotated[list[FrameClassDocument], "frames by use"]
+    regions: Annotated[list[RegionInOrderDocument], "regions in the order of the copy, at most 256"]
+    more_regions: Annotated[int, "number of further ones"]
+    page_tables: Annotated[int | None, "page tables that the root reaches; null if there is no root"]
+    addresses: Annotated[list[AddressRegionDocument], "virtual addresses by part"]
+    contents: Annotated[ContentsDocument | None, "contents of the pages; null if they cannot all be read"]
+    compression: Annotated[CompressionDocument | None, "compression; null for a dump"]
+    area: Annotated[ImageAreaDocument | None, "blocks of the image; null for a dump"]
+    swapped_pages: Annotated[int | None, "pages in swap slots, which have no frame; null if unknown"]
+    remarks: Annotated[list[str], "sentences on facts that are unknown"]
+
+
+class ReportDocument(TypedDict):
+    """`hibernaut report`: the numbers of a page."""
+
+    report: Annotated[str, "file with the page"]
+    report_bytes: Annotated[int, "its length"]
+    redacted: Annotated[bool, "whether names of a person or a machine are left out"]
+    source: SourceReportDocument
+    other: Annotated[SourceReportDocument | None, "OTHER; null without it"]
+    difference: Annotated[DifferenceDocument | None, "difference between both; null without OTHER"]
+
+
 class ReplyDocument(TypedDict):
     """A command in a guest and its output."""
 
@@ -1524,6 +1687,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "isf": (SymbolFileDocument,),
     "volatility-plugins": (VolatilityPluginsDocument,),
     "completion": (CompletionDocument,),
+    "report": (ReportDocument,),
     "replay": (ReplayDocument, CheckedTraceDocument),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Charts as SVG inside a page: drawn by matplotlib, coloured by the page's style sheet, with a title and a description.
+
+Colours are drawn as placeholders, each of which becomes a CSS variable, so that a chart follows light and dark.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hibernaut.report.text import counted, size_text
+
+if TYPE_CHECKING:
+    from hibernaut.hibernation.copy_order import RegionInOrder
+    from hibernaut.swsusp import Image
+
+__all__ = ["area_chart", "compression_chart", "order_chart"]
+
+INK, FAINT, MAIN, SECOND, ALARM, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+_VARIABLES = {
+    INK: "var(--ink)",
+    FAINT: "var(--line)",
+    MAIN: "var(--accent)",
+    SECOND: "var(--second)",
+    ALARM: "var(--bad)",
+    PAPER: "var(--paper)",
+}
+BINS = 240
+"""Bars of a chart at most: neighbouring units, or blocks, share one."""
+
+
+def compression_chart(image: Image, name: str) -> str:
+    """Return the chart of the size of units after compression, in the order of the stream; empty if not compressed.
+
+    Args:
+        image: the image.
+        name: prefix of the chart's name in the page.
+    """
+    index = image.stream.index
+    if image.compressor == "none" or not len(index):
+        return ""
+    rows = np.full(len(index), image.stream.unit_rows, dtype=np.int64)
+    rows[-1] = image.stream.rows - image.stream.unit_rows * (len(index) - 1)
+    bins = min(BINS, len(index))
+    which = np.arange(len(index)) * bins // len(index)
+    sizes = np.bincount(which, weights=index.compressed_bytes)
+    percent = 100 * sizes / (4096 * np.bincount(which, weights=rows))
+    first = np.searchsorted(which, np.arange(bins))
+    whole = 100 * int(index.compressed_bytes.sum()) / (4096 * image.stream.rows)
+
+    def draw(axes: Any) -> None:
+        axes.stairs(percent, np.append(first, len(index)), fill=True, color=MAIN)
+        axes.axhline(whole, color=ALARM, linewidth=1)
+        axes.set_xlabel("unit, in the order of the stream")
+        axes.set_ylabel("% of its pages")
+        axes.set_xlim(0, len(index))
+        axes.set_ylim(0, max(100.0, float(percent.max())))
+
+    description = (
+        f"{counted(len(index), 'unit')} of {image.stream.unit_rows} pages. All together have {whole:.1f} % of their"
+        f" length (the line); the smallest {bins} of them {percent.min():.1f} %, the largest {percent.max():.1f} %."
+        if bins == len(index)
+        else f"{counted(len(index), 'unit')} of {image.stream.unit_rows} pages, {bins} bars. All together have"
+        f" {whole:.1f} % of their length (the line)."
+    )
+    return _svg(f"{name}-compression", "Length of each unit after compression", description, draw)
+
+
+def area_chart(image: Image, name: str) -> str:
+    """Return the chart of the blocks of an image in its swap area. Arguments as for `compression_chart`."""
+    blocks = image.area.blocks
+    bins = min(BINS, blocks)
+    edges = np.arange(bins + 1) * blocks // bins
+    sizes = np.diff(edges)
+    data = np.histogram(image.swap_map.entries, edges)[0] / sizes * 100
+    maps = np.histogram(image.swap_map.map_blocks, edges)[0] / sizes * 100
+
+    def draw(axes: Any) -> None:
+        axes.stairs(data + maps, edges, baseline=data, fill=True, color=SECOND, label="pages of its swap map")
+        axes.stairs(data, edges, fill=True, color=MAIN, label="pages of the image")
+        axes.axvline(image.area.header_block, color=ALARM, linewidth=2, label="header of the area")
+        axes.set_xlabel("block of the device (4 KiB)" if image.area.page_size == 4096 else "block of the device")
+        axes.set_ylabel("% of blocks used")
+        axes.set_xlim(0, blocks)
+        axes.set_ylim(0, 100)
+        axes.legend(frameon=False, labelcolor=INK, loc="upper right", fontsize=9)
+
+    first, last = int(image.swap_map.blocks[0]), int(image.swap_map.blocks[-1])
+    description = (
+        f"The device has {counted(blocks, 'block')}. The image has {len(image.swap_map.blocks)} of them, from block"
+        f" {first} to block {last}; the header of the area is block {image.area.header_block}."
+    )
+    return _svg(f"{name}-area", "Blocks of the image in its swap area", description, draw)
+
+
+def order_chart(region: RegionInOrder, end_pfn: int, name: str) -> str:
+    """Return the chart of a region and its tables in the order of the copy, from frame 0 up.
+
+    Args:
+        region: the region.
+        end_pfn: one past the last frame of the machine.
+        name: name of the chart in the page.
+    """
+    from matplotlib.ticker import MultipleLocator
+
+    least = end_pfn / 200
+
+    def draw(axes: Any) -> None:
+        axes.set_yticks([0, 1, 2], ["table that is taken", "table with the entry", "region"])
+        axes.broken_barh([(0, end_pfn)], (-0.04, 0.08), color=FAINT)
+        axes.broken_barh([(0, end_pfn)], (0.96, 0.08), color=FAINT)
+        axes.broken_barh([(0, end_pfn)], (1.96, 0.08), color=FAINT)
+        axes.broken_barh([(region.start_pfn, max(region.pages, least))], (1.7, 0.6), color=MAIN)
+        axes.broken_barh([(region.table_pfn, least)], (0.7, 0.6), color=SECOND)
+        if region.lost_pfn is not None:
+            axes.broken_barh([(region.lost_pfn, least)], (-0.3, 0.6), color=ALARM)
+        if region.first_pfn is not None:
+            axes.axvline(region.first_pfn, color=INK, linestyle="--", linewidth=1)
+        axes.annotate(
+            "", (end_pfn, -0.75), (0, -0.75), arrowprops={"arrowstyle": "->", "color": INK}, annotation_clip=False
+        )
+        axes.set_xlabel("page frame: the copy begins at 0 and ascends")
+        axes.xaxis.set_major_locator(MultipleLocator(1 << max(0, (end_pfn - 1).bit_length() - 3)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{int(value):#x}")
+        axes.set_xlim(0, end_pfn)
+        axes.set_ylim(-0.9, 2.5)
+
+    parts = [
+        f"The region begins at frame {region.start_pfn:#x} ({size_text(4096 * region.pages)}).",
+        f"The table with its entry is frame {region.table_pfn:#x}.",
+    ]
+    if region.first_pfn is not None:
+        parts.append(f"The copy meets it at frame {region.first_pfn:#x} (the dashed line).")
+    if region.lost_pfn is not None:
+        parts.append(f"The table that the entry names is frame {region.lost_pfn:#x}, and lost.")
+    return _svg(name, "Region and tables in the order of the copy", " ".join(parts), draw, height=2.0)
+
+
+def _svg(name: str, title: str, description: str, draw: Callable[[Any], None], height: float = 2.4) -> str:
+    """Return a chart as an SVG element.
+
+    Args:
+        name: prefix of the identifiers in it, unique in its page.
+        title: its title.
+        description: all that it shows, in words.
+        draw: draws it on axes of matplotlib.
+        height: height in inches; the width is 8.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK)
+    settings: dict[Any, Any] = {**colours, "svg.fonttype": "none", "svg.hashsalt": "hibernaut", "font.size": 10}
+    with mpl.rc_context({**mpl.rcParamsDefault, **settings, "backend": "svg"}):
+        figure = Figure(figsize=(8, height), layout="constrained")
+        figure.patch.set_visible(False)
+        axes = figure.subplots()
+        axes.patch.set_visible(False)
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return _inline(out.getvalue(), name, title, description)
+
+
+def _inline(text: str, name: str, title: str, description: str) -> str:
+    """Return the SVG element of a file of matplotlib, with its identifiers and colours made those of the page."""
+    svg = text[text.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--sans)", svg)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
+    head, rest = svg.split(">", 1)
+    head = re.sub(r' (?:width|height)="[^"]*"', "", head)
+    labels = f"{name}-title {name}-desc"
+    return (
+        f'{head} role="img" aria-labelledby="{labels}"><title id="{name}-title">{html.escape(title)}</title>'
+        f'<desc id="{name}-desc">{html.escape(description)}</desc>{rest}'
+    )

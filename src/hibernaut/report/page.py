@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The page of a report: one file of HTML that asks no network, from templates of this package."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hibernaut.errors import HibernautError, how_to_install
+from hibernaut.memory.painting import paint
+from hibernaut.report.charts import area_chart, compression_chart, order_chart
+from hibernaut.report.documents import DifferenceDocument
+from hibernaut.report.frame_runs import pack_runs
+from hibernaut.report.frame_words import DIFFERENCE_LAYER, LAYERS, FrameComparison
+from hibernaut.report.source_report import SourceReport
+from hibernaut.report.text import counted, size_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from hibernaut.hibernation.frame_map import FrameMap
+    from hibernaut.memory.compare import MemoryDifference
+    from hibernaut.report.frame_words import FrameLayer
+
+__all__ = ["memory_map_data", "need_report_extra", "report_page", "script_json", "template_environment"]
+
+PACKAGES = ("jinja2", "matplotlib")
+"""The extra `report`."""
+SHOWN_CHARTS = 6
+"""Regions with a chart of their own."""
+MARKS = {"bad": "Problem", "warning": "Attention", "ok": "Fine", "unknown": "Not known", "fact": ""}
+
+
+def need_report_extra() -> None:
+    """Raise HibernautError if a library of the extra `report` is not installed."""
+    import importlib.util
+
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise HibernautError(
+            f"{' and '.join(missing)} {verb} not installed: pages are made with {them}",
+            advice=f"try: {how_to_install(*missing)}",
+        )
+
+
+def template_environment() -> Environment:
+    """Return the templates of this package; every text is escaped unless it is marked as safe."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("hibernaut.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(size=size_text, hex=hex, counted=counted)
+    environment.globals["marks"] = MARKS
+    return environment
+
+
+def report_page(
+    first: SourceReport,
+    second: SourceReport | None = None,
+    difference: DifferenceDocument | None = None,
+    memory: MemoryDifference | None = None,
+    *,
+    redacted: bool = False,
+) -> str:
+    """Return the page of a report.
+
+    Args:
+        first: SOURCE.
+        second: OTHER, or None.
+        difference: difference between both, or None.
+        memory: the same by frames, or None.
+        redacted: whether names are left out, for the footer.
+    """
+    from importlib.metadata import version  # slow to import
+
+    environment = template_environment()
+    style, script = _asset("report.css"), _asset("report.js")
+    sources = [_shown(first, "source", "SOURCE", memory)]
+    if second is not None:
+        sources.append(_shown(second, "other", "OTHER", None))
+    return environment.get_template("report.html.j2").render(
+        version=version("hibernaut"),
+        style=_safe(style),
+        script=_safe(script),
+        script_hash=_safe(_hash_of(script)),
+        first=first.document,
+        second=None if second is None else second.document,
+        sources=sources,
+        difference=difference,
+        redacted=redacted,
+    )
+
+
+def memory_map_data(frames: FrameMap, memory: MemoryDifference | None = None) -> str:
+    """Return the data of a map as JSON for a script element: runs, classes and words.
+
+    Args:
+        frames: the map.
+        memory: difference to another source, which becomes one more layer; None for none.
+    """
+    layers: list[FrameLayer] = list(LAYERS)
+    pages, codes = frames.pages, [frames.mapped, frames.fate, frames.use]
+    if memory is not None:
+        layers.append(DIFFERENCE_LAYER)
+        pages, codes = _with_difference(frames, memory)
+    packed = pack_runs(pages, *codes)
+    return script_json(
+        {
+            "frames": frames.end_pfn,
+            "runs": packed.runs,
+            "classes": packed.classes,
+            "layers": [
+                {
+                    "key": layer.key,
+                    "title": layer.title,
+                    "words": [
+                        {"key": word.key, "label": word.label, "meaning": word.meaning, "alarming": word.alarming}
+                        for _, word in sorted(layer.words.items())
+                    ],
+                }
+                for layer in layers
+            ],
+            "text": packed.text,
+        }
+    )
+
+
+def script_json(value: Any) -> str:
+    """Return a value as JSON that no HTML parser takes for an end of its script element."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _with_difference(frames: FrameMap, memory: MemoryDifference) -> tuple[Any, list[Any]]:
+    """Return the runs of a map with the difference as a fourth code: lengths, and codes of each dimension."""
+    layers = [
+        (memory.equal, FrameComparison.EQUAL),
+        (memory.different, FrameComparison.DIFFERENT),
+        (memory.only_first, FrameComparison.ONLY_FIRST),
+        (memory.only_second, FrameComparison.ONLY_SECOND),
+    ]
+    start, (compared,) = paint(frames.end_pfn, layers)
+    edges = np.unique(np.concatenate((start, frames.start_pfn)))
+    mine = np.searchsorted(frames.start_pfn, edges, side="right") - 1
+    theirs = np.searchsorted(start, edges, side="right") - 1
+    codes = [frames.mapped[mine], frames.fate[mine], frames.use[mine], compared[theirs]]
+    return np.diff(edges, append=frames.end_pfn), codes
+
+
+def _shown(report: SourceReport, name: str, role: str, memory: MemoryDifference | None) -> dict[str, Any]:
+    """Return the variables of a source in the template."""
+    found = report.found
+    image = found.source.image
+    layers = [*LAYERS, *([DIFFERENCE_LAYER] if memory is not None else [])]
+    return {
+        "id": name,
+        "role": role,
+        "document": report.document,
+        "parts": report.parts,
+        "map": {
+            "name": name,
+            "what": f"the physical memory of {role}",
+            "layers": layers,
+            "data": _safe(memory_map_data(found.frames, memory)),
+        },
+        "charts": [
+            _safe(order_chart(region, found.frames.end_pfn, f"{name}-order-{number}"))
+            for number, region in enumerate(found.order.regions[:SHOWN_CHARTS])
+        ],
+        "compression_chart": _safe(compression_chart(image, name)) if image is not None else "",
+        "area_chart": _safe(area_chart(image, name)) if image is not None else "",
+    }
+
+
+def _asset(name: str) -> str:
+    return (resources.files("hibernaut.report") / "templates" / name).read_text()
+
+
+def _hash_of(script: str) -> str:
+    """Return the source expression by which a Content-Security-Policy admits one script alone."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _safe(text: str) -> Any:
+    """Return text of this package, or made by it, that a template does not escape."""
+    from markupsafe import Markup
+
+    return Markup(text)

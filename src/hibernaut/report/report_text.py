@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The document of `report` as text."""
+
+from __future__ import annotations
+
+from hibernaut.report.documents import ReportDocument, SourceReportDocument
+from hibernaut.report.text import counted
+
+__all__ = ["report_text"]
+
+_MARKS = {"bad": "PROBLEM  ", "warning": "ATTENTION  ", "unknown": "NOT KNOWN  ", "ok": "", "fact": ""}
+
+
+def report_text(document: ReportDocument) -> str:
+    """Return the text of the document of `report`: the sentences of the page, and its place."""
+    lines = _source_lines(document["source"])
+    if document["other"] is not None:
+        lines += ["", *_source_lines(document["other"])]
+    found = document["difference"]
+    if found is not None:
+        lines += [
+            "",
+            f"{counted(found['different'], 'frame')} differ, {found['equal']} are equal; {found['only_first']} are in"
+            f" the first alone, {found['only_second']} in the second alone",
+        ]
+    lines += ["", f"{document['report']}: written; open it in a browser"]
+    return "\n".join(lines)
+
+
+def _source_lines(source: SourceReportDocument) -> list[str]:
+    told = [f"{_MARKS[one['state']]}{one['text']}" for one in source["sentences"]]
+    return [f"{source['name']}: {source['verdict']['text']}", *told]
