@@ -11,7 +11,7 @@ UNLOCKED ?=
 # The interpreter's own pip may be older than dependency groups.
 NEW_PIP := 'pip>=25.1'
 
-.PHONY: demo test test-wheel lint types docs answers lab survey judge bench dist lock clean
+.PHONY: demo test test-wheel lint types docs man answers lab survey judge bench dist lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -41,6 +41,11 @@ types: $(VENV)/ready-dev
 # The documentation site, in build/docs; a warning is an error, a broken link is a warning.
 docs: $(VENV)/ready-dev
 	$(BIN)/python -m sphinx -b html -W --keep-going -q -d build/doctrees docs build/docs
+
+# Manual pages, in build/man: `man -l build/man/hibernaut.1`. Their date is that of the last commit.
+MAN_DATE ?= $(shell git log -1 --format=%cs 2>/dev/null || date -u -r CHANGELOG.md +%F)
+man: $(VENV)/ready-dev
+	$(BIN)/python docs/man_pages.py build/man $(MAN_DATE)
 
 # Every run of every study; the page and the runs that it names are written anew.
 answers: $(VENV)/ready

@@ -56,8 +56,10 @@ class Declared:
         """Name of the value, as help prints it; of a flag empty."""
         if isinstance(self.info, OptionInfo) and self.kind is bool:
             return ""
-        by_kind = self.name if isinstance(self.info, ArgumentInfo) else getattr(self.kind, "__name__", "value")
-        return self.info.metavar or by_kind.upper()
+        if self.info.metavar or not self._enumerated:
+            by_kind = self.name if isinstance(self.info, ArgumentInfo) else getattr(self.kind, "__name__", "value")
+            return self.info.metavar or by_kind.upper()
+        return "|".join(self._enumerated)
 
     @property
     def term(self) -> str:
@@ -72,10 +74,15 @@ class Declared:
     @property
     def choices(self) -> list[str]:
         """The words that are its values; empty if others are, too."""
-        if isinstance(self.kind, type) and issubclass(self.kind, enum.Enum):
-            return [str(choice.value) for choice in self.kind]
+        if self._enumerated:
+            return self._enumerated
         words = self.metavar.split("|")
         return words if len(words) > 1 and not any(re.search("[A-Z]", word) for word in words) else []
+
+    @property
+    def _enumerated(self) -> list[str]:
+        is_enum = isinstance(self.kind, type) and issubclass(self.kind, enum.Enum)
+        return [str(choice.value) for choice in self.kind] if is_enum else []
 
     @property
     def is_path(self) -> bool:
@@ -87,8 +94,8 @@ class Declared:
         told = " ".join((self.info.help or "").split())
         if told:
             yield told
-        if isinstance(self.kind, type) and issubclass(self.kind, enum.Enum):
-            yield "One of " + ", ".join(f"`{choice}`" for choice in self.choices) + "."
+        if self._enumerated:
+            yield "One of " + ", ".join(f"`{choice}`" for choice in self._enumerated) + "."
         if self.required and isinstance(self.info, OptionInfo) and "Required" not in told:
             yield "Required."
         if self.repeatable and "repeatable" not in told:
