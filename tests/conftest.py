@@ -49,6 +49,7 @@ SLOW = (
     "tests/hibernation/checks/test_translations.py::test_pages_mapped_otherwise_are_found_one_by_one",
     "tests/hibernation/test_scale.py",
     "tests/linux/test_cpa_selftest.py",
+    "tests/report/test_page_in_browser.py",
     "tests/studies/test_answers.py",
 )
 """Tests that take seconds by their nature, by the beginning of their names; `.ci/run` runs them."""
