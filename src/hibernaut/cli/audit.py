@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import typer
 
 from hibernaut.cli.options import MachineOptions, OutputOptions, RulesOption, SourceArgument
+from hibernaut.cli.picture_options import PictureOptions
 from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.hibernation.audit import audit
 from hibernaut.report.machines import audit_document
@@ -21,6 +22,7 @@ def audit_(
     options: MachineOptions,
     salvage: SalvageOptions,
     output: OutputOptions,
+    drawn: PictureOptions,
     rules: RulesOption = None,
 ) -> None:
     """Tell whether hibernation would save every page of a machine, without copying anything.
@@ -31,11 +33,13 @@ def audit_(
     The exit status is 0 if today's kernel would save all of them whatever fails, else 1; and 1 for a damaged or used-up
     image that is not whole.
     """
+    drawn.check(output)
     with ExitStack() as stack:
         opened = stack.enter_context(salvage.open_memory(options, source, output.quiet))
         found = options.machine(stack, source, rules, output.quiet, opened)
         result = audit(found.machine)
         document = audit_document(result, found)
+        drawn.draw(found.source, found.paging, output)
     output.answer(document, audit_text)
     if not result.safe_today:
         raise typer.Exit(1)

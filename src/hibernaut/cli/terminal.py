@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -16,6 +16,8 @@ from hibernaut.report.visible import visible, visible_line
 __all__ = ["STANDARD_OUTPUT", "ReaderGone", "abandon_output", "print_json", "print_text", "print_version", "say"]
 
 STANDARD_OUTPUT = "standard output"
+SIGNS = "\u00b7\u2591\u2592\u2593\u2588\u25ab"
+"""Signs of pictures that are not ASCII (`report.frame_words`)."""
 
 
 class ReaderGone(Exception):
@@ -42,6 +44,34 @@ def print_version() -> None:
 def print_json(document: Mapping[str, Any]) -> None:
     """Write the one document of `--json`. Raises as `print_text`."""
     _write_output(json_text(document))
+
+
+def print_styled(lines: Iterable[list[tuple[str, str]]]) -> None:
+    """Write lines of (text, style of `rich`), in colour if standard output is a terminal and NO_COLOR is not set.
+
+    FORCE_COLOR colours them everywhere. Raises as `print_text`.
+    """
+    import io
+
+    from rich.console import Console
+    from rich.text import Text
+
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal or None, width=1 << 16, soft_wrap=True, legacy_windows=False)
+    for line in lines:
+        console.print(Text.assemble(*((visible_line(text), style) for text, style in line)))
+    _write_output(out.getvalue())
+
+
+def prints_ascii_only() -> bool:
+    """Return whether the encoding of standard output lacks the signs of pictures."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    try:
+        SIGNS.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return True
+    return False
 
 
 def say(line: str, quiet: bool = False) -> None:

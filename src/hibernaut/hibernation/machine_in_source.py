@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from hibernaut.linux.environment import Environment
     from hibernaut.linux.machine import Machine
+    from hibernaut.linux.source_tables import Paging
     from hibernaut.sources import Source
     from hibernaut.swsusp import Image
 
@@ -42,6 +43,7 @@ class MachineInSource:
         rules: the rules of its kernel, and whether they were given, probed, or those of a kernel line.
         remarks: contradictions and substitutes that a user must hear of, a sentence each.
         source: the source, raw memory with its gaps put back.
+        paging: the page tables of the source.
     """
 
     machine: Machine
@@ -49,6 +51,7 @@ class MachineInSource:
     rules: Probed[KernelRules]
     remarks: tuple[str, ...]
     source: Source
+    paging: Paging
 
 
 def machine_in(
@@ -112,7 +115,7 @@ def machine_in(
         *filter(None, (*paging.remarks, own.remark)),
         *_remarks(source, pages_from or source.image, pages, found, paging.cr3),
     )
-    return MachineInSource(machine, pages, found, remarks, source)
+    return MachineInSource(machine, pages, found, remarks, source, paging)
 
 
 def refuse_other_machine(source: Source, image: Image) -> None:

@@ -146,22 +146,22 @@ FATES: Mapping[int, FrameWords] = {
         True,
     ),
     Fate.IN_FILE: FrameWords(
-        "in-file", "in the file", "in the file; whether hibernation would save it is not known", "█", "M", "green"
+        "in-file", "in the file", "in the file; whether hibernation would save it is not known", "▓", "M", "green"
     ),
     Fate.ZERO_IN_FILE: FrameWords(
         "zero-in-file",
         "in the file, all zeroes",
         "in the file, all its bytes are zero; whether hibernation would save it is not known",
-        "▒",
-        "0",
+        "o",
+        "o",
         "cyan",
     ),
     Fate.MISSING: FrameWords(
         "missing",
         "not in the file",
         "the direct map has an entry for it, and the file does not have it",
-        "-",
-        "-",
+        "~",
+        "~",
         "yellow",
     ),
 }
