@@ -49,6 +49,7 @@ class Source(Closing):
         salvaged: the damaged or used-up image that `memory` is of; None for any other source.
         offset: block of the swap header of an image, as it was given, in pages.
         gaps_from: origin of the gaps that raw memory leaves out: "--gap", or "the page tables"; None if unknown.
+        is_live: whether it is the memory of the running kernel, which changes while it is read.
     """
 
     memory: PhysicalMemory
@@ -64,6 +65,7 @@ class Source(Closing):
     salvaged: SalvagedImage | None = None
     offset: int = 0
     gaps_from: str | None = None
+    is_live: bool = False
 
     @property
     def gaps(self) -> tuple[MemoryGap, ...]:
@@ -196,6 +198,7 @@ def _source(plain: Volume, dump: Dump) -> Source:
         dump.vmcoreinfo,
         roots=dump.roots,
         remarks=dump.remarks,
+        is_live=isinstance(plain, PlainFile) and plain.is_live,
     )
 
 

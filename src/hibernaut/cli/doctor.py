@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +18,9 @@ from hibernaut.doctor.evidence import Evidence, RootFolder
 from hibernaut.doctor.facts import Facts
 from hibernaut.doctor.gather import AttachedFiles, facts_of_files, facts_of_root, joined_facts, with_facts_of_log
 from hibernaut.doctor.source_facts import SourceFacts, source_facts
-from hibernaut.errors import FormatError
+from hibernaut.errors import FormatError, HibernautError
 from hibernaut.report.diagnosis import diagnosis_document, diagnosis_text
+from hibernaut.volumes.files import KCORE
 from hibernaut.volumes.volume import close_volume
 
 __all__ = ["doctor"]
@@ -93,10 +95,16 @@ def doctor(
         config=config,
     )
     facts = facts_of_files(files)
+    examines_running = False
     if root is not None or not (files.any or image):
-        facts = joined_facts(facts, facts_of_root(_root(root)))
+        folder = _root(root)
+        examines_running = folder.is_running
+        facts = joined_facts(facts, facts_of_root(folder))
     facts = with_facts_of_log(facts)
     with ExitStack() as stack:
+        if image is None and examines_running and os.access(KCORE, os.R_OK):
+            with suppress(HibernautError, OSError):  # its checks are not known then
+                facts = joined_facts(Facts(source=_source(stack, KCORE, options, output.quiet)), facts)
         if image is not None:
             facts = joined_facts(Facts(source=_source(stack, image, options, output.quiet)), facts)
         document = diagnosis_document(examine_facts(facts))

@@ -21,6 +21,7 @@ from hibernaut.cli.terminal import print_json, print_text, say
 from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
 from hibernaut.kernel.core_file import WITH_VMCOREINFO
 from hibernaut.linux.direct_map import DirectMap
+from hibernaut.linux.racing import racing_remark
 from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
 from hibernaut.linux.source_tables import Paging, direct_map_under, find_paging
 from hibernaut.memory.declarations import PADDR_LIMIT
@@ -368,6 +369,8 @@ class MemoryOptions(AreaOptions):
         found = find_paging(source, self.cr3, self.levels, any_root=any_root)
         for remark in found.remarks:
             say(remark, quiet)
+        if source.is_live and found.direct_map is not None:
+            say(racing_remark(source.memory, found.direct_map), quiet)
         return found
 
     def with_tables(self, source: Source, to: Collection[str], quiet: bool) -> tuple[Source, DirectMap | None]:
@@ -444,6 +447,8 @@ class MachineOptions(MemoryOptions):
         found = machine_in(source, pages_from=pages_from, cr3=self.cr3, levels=self.levels, rules=rules)
         for remark in found.remarks:
             say(remark, quiet)
+        if source.is_live and found.machine.direct_map is not None:
+            say(racing_remark(source.memory, found.machine.direct_map), quiet)
         return found
 
 

@@ -45,6 +45,7 @@ class Facts:
         meminfo: /proc/meminfo, bytes.
         zones: counts of pages.
         counters: /proc/vmstat.
+        own_pages: pages of this process, which ends before the machine hibernates.
         memory_map: the firmware's memory map of this boot.
         physical_pages: `get_num_physpages()` of this boot.
         hw_sig: hardware signature of ACPI's FACS; 0 if there is none.
@@ -79,6 +80,7 @@ class Facts:
     meminfo: Evidence[Mapping[str, int]] = field(default_factory=_missing("--meminfo"))
     zones: Evidence[ZoneCounts] = field(default_factory=_missing("/proc/zoneinfo"))
     counters: Evidence[Mapping[str, int]] = field(default_factory=_missing("/proc/vmstat"))
+    own_pages: Evidence[int] = field(default_factory=_missing("/proc/self/status"))
     memory_map: Evidence[MemoryMap] = field(default_factory=_missing("--dmesg"))
     physical_pages: Evidence[int] = field(default_factory=_missing("--dmesg"))
     hw_sig: Evidence[int] = field(default_factory=_missing("/sys/firmware/acpi/tables/FACS"))

@@ -13,6 +13,7 @@ from hibernaut.doctor.devices import SwapPlace, block_devices, place_of_swap_fil
 from hibernaut.doctor.evidence import Evidence, RootFolder, attached_text, unknown
 from hibernaut.doctor.facts import Facts
 from hibernaut.doctor.kernel_buffer import KMSG, kernel_buffer
+from hibernaut.doctor.live_memory import own_pages
 from hibernaut.doctor.log import BootLog, boots_in
 from hibernaut.doctor.memory_map import map_in_log, map_of_folder
 from hibernaut.doctor.settings import (
@@ -171,6 +172,7 @@ def facts_of_root(root: RootFolder) -> Facts:
         meminfo=root.text("proc/meminfo").parsed(parse_meminfo, NOT_THAT),
         zones=root.text("proc/zoneinfo").parsed(parse_zoneinfo, NOT_THAT),
         counters=root.text("proc/vmstat").parsed(parse_counters, NOT_THAT),
+        own_pages=Evidence(own_pages() if root.is_running else None, "/proc/self/status"),
         memory_map=map_of_folder(root),
         physical_pages=root.text("proc/zoneinfo").parsed(_present_pages, NOT_THAT),
         hw_sig=_hw_sig(root),

@@ -44,6 +44,19 @@ class PredictedImage:
     blocks: int
     sampled: bool
 
+    def scaled(self, pages: int) -> PredictedImage:
+        """Return the image of another number of pages of the same kind."""
+        share = pages / self.pages if self.pages else 1.0
+        return PredictedImage(
+            pages,
+            round(self.zero_pages * share),
+            round(self.stored_pages * share),
+            self.compressor,
+            round(self.compressed_bytes * share),
+            round(self.blocks * share),
+            self.sampled,
+        )
+
 
 def image_blocks(data_blocks: int) -> int:
     """Return the blocks of an image whose data takes so many: these, the header page, the swap map's pages."""

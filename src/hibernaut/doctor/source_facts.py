@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hibernaut.doctor.live_memory import frames_in_use
 from hibernaut.doctor.memory_map import MemoryMap, map_of_table
 from hibernaut.doctor.prediction import PredictedImage, predict_image
 from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
@@ -45,7 +46,8 @@ class MachineInImage:
         torn_holes: number of those whose table is copied before the split, so that the image lacks the new one.
         hole_pages: their pages to save.
         lost_pages: pages whose page table is not in the source.
-        predicted: pages of its image; None unless the kernel was stopped in `swsusp_save`.
+        predicted: pages of its image; None unless the kernel runs, or was stopped in `swsusp_save`.
+        is_live: whether it is the running kernel.
         problems: facts that could not be read, a clause each.
     """
 
@@ -58,6 +60,7 @@ class MachineInImage:
     hole_pages: int = 0
     lost_pages: int | None = None
     predicted: PredictedImage | None = None
+    is_live: bool = False
     problems: tuple[str, ...] = ()
 
 
@@ -139,8 +142,6 @@ def _machine(source: Source) -> MachineInImage:
 
 def _with_direct_map(source: Source, facts: MachineInImage) -> MachineInImage:
     """Return facts with those of the direct map and of the list of pages."""
-    from dataclasses import replace
-
     try:
         machine = machine_in(source)
         result = audit(machine.machine)
@@ -151,14 +152,17 @@ def _with_direct_map(source: Source, facts: MachineInImage) -> MachineInImage:
     large = [split for split in result.splits if split.level is not Level.PTE]
     lost = sum(one.frames.total_pages for one in result.classes if one.name == TORN)
     predicted = None
-    if machine.pages.pages_from == "kernel" and machine.pages.pfns is not None:
+    pfns = machine.pages.pfns if machine.pages.pages_from == "kernel" else None
+    if source.is_live:
+        pfns = frames_in_use(source.memory.ranges)
+    if pfns is not None:
         zero_pages = True
         if facts.release is not None:
             try:
                 zero_pages = image_rules_for_release(facts.release).zero_pages
             except FormatError:
                 zero_pages = False
-        predicted = predict_image(source.memory, np.asarray(machine.pages.pfns), zero_pages=zero_pages)
+        predicted = predict_image(source.memory, np.asarray(pfns), zero_pages=zero_pages)
     return replace(
         facts,
         large_holes=len(large),
@@ -166,6 +170,7 @@ def _with_direct_map(source: Source, facts: MachineInImage) -> MachineInImage:
         hole_pages=sum(split.nr_pages for split in large),
         lost_pages=lost if source.image is not None else 0,
         predicted=predicted,
+        is_live=source.is_live,
     )
 
 

@@ -105,7 +105,8 @@ class MappedMemory(PhysicalMemory):
 
     def __init__(self, plain: Volume, pieces: Pieces) -> None:
         self._plain = plain
-        self._data = plain.map() if isinstance(plain, PlainFile) else None
+        self._file = plain if isinstance(plain, PlainFile) and not plain.is_live else None
+        self._data = self._file.map() if self._file else None
         self._pieces = first_wins(pieces)
         # Lists: `run` is often called for single frames, where they are faster than arrays.
         self._starts: list[int] = self._pieces[:, 0].tolist()
@@ -121,9 +122,9 @@ class MappedMemory(PhysicalMemory):
     @property
     def stored(self) -> FrameRanges:
         """See `PhysicalMemory.stored`: frames that lie wholly in holes of the file are left out."""
-        if not isinstance(self._plain, PlainFile):
+        if self._file is None:
             return self._ranges
-        return FrameRanges.of([(low, high - low) for low, high, _ in self._stored_pieces(self._plain)])
+        return FrameRanges.of([(low, high - low) for low, high, _ in self._stored_pieces(self._file)])
 
     def _stored_pieces(self, plain: PlainFile) -> Iterator[tuple[int, int, int]]:
         """Yield the parts of pieces outside the holes of the file: first frame, end, and byte of the first one."""
@@ -205,18 +206,18 @@ class MappedMemory(PhysicalMemory):
         Reading a dump from end to end therefore keeps a few blocks resident. The arrays stay valid: access to a
         released block maps it again. Of a volume that is read, the next blocks are read while one is used.
         """
-        if not isinstance(self._plain, PlainFile):
+        if self._file is None:
             yield from ordered_results(self._reads(min(nr_pages, MOST_PAGES_READ)))
             return
         pieces = zip(self._starts, self._ends, self._offsets, strict=True)
-        yield from self._released(self._plain, pieces, nr_pages)
+        yield from self._released(self._file, pieces, nr_pages)
 
     def stored_blocks(self, nr_pages: int = CHUNK_PAGES) -> Iterator[tuple[int, Bytes]]:
         """See `PhysicalMemory.stored_blocks`; released as by `blocks`."""
-        if not isinstance(self._plain, PlainFile):
+        if self._file is None:
             yield from self.blocks(nr_pages)
             return
-        yield from self._released(self._plain, self._stored_pieces(self._plain), nr_pages)
+        yield from self._released(self._file, self._stored_pieces(self._file), nr_pages)
 
     def _released(
         self, plain: PlainFile, pieces: Iterable[tuple[int, int, int]], nr_pages: int

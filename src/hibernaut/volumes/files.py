@@ -17,10 +17,19 @@ from hibernaut.errors import FormatError
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.compressed import MAGIC_BYTES, compression_of, unpack
 
-__all__ = ["PlainFile", "open_plain"]
+__all__ = ["KCORE", "PlainFile", "open_plain"]
 
 Bytes = NDArray[np.uint8]
 """Shape (n,)."""
+KCORE = Path("/proc/kcore")
+"""The memory of the running kernel, as an ELF core (fs/proc/kcore.c)."""
+NO_KCORE = {
+    errno.EACCES: "only root may read the memory of the running kernel",
+    errno.EPERM: "the kernel does not let its memory be read: it is locked down, or CAP_SYS_RAWIO is missing",
+    errno.ENOENT: "the running kernel has no such file: it is built without CONFIG_PROC_KCORE",
+}
+"""Reason by error number; `open_kcore` asks for CAP_SYS_RAWIO and LOCKDOWN_KCORE."""
+KCORE_ADVICE = "run it as root on a kernel that is not locked down, or give a dump"
 
 
 class PlainFile(Closing):
@@ -31,6 +40,7 @@ class PlainFile(Closing):
         name: name of the file in messages.
         size_bytes: length of the plain bytes, never 0.
         compression: zstd, gzip, xz or flattened; None for a plain file.
+        is_live: whether it is a file of /proc, such as /proc/kcore: its bytes change, and it cannot be mapped.
     """
 
     def __init__(self, path: Path, stream: IO[bytes], size_bytes: int, compression: str | None) -> None:
@@ -38,6 +48,7 @@ class PlainFile(Closing):
         self.name = str(path)
         self.size_bytes = size_bytes
         self.compression = compression
+        self.is_live = _is_of_proc(stream.fileno())
         self._stream = stream
         self._map: mmap.mmap | None = None
 
@@ -128,6 +139,14 @@ class PlainFile(Closing):
         self._stream.close()
 
 
+def _is_of_proc(fd: int) -> bool:
+    """Return whether a file is one of procfs, which the running kernel makes up as it is read."""
+    try:
+        return os.fstat(fd).st_dev == os.stat("/proc/self").st_dev
+    except OSError:
+        return False
+
+
 def open_plain(path: str | os.PathLike[str]) -> PlainFile:
     """Open a file for reading; zstd, gzip and xz files are unpacked first (see `hibernaut.volumes.compressed`).
 
@@ -158,7 +177,14 @@ def open_plain(path: str | os.PathLike[str]) -> PlainFile:
 def _open(name: str) -> tuple[int, IO[bytes]]:
     """Return size and stream, at its start, of a regular file or block device."""
     # Without O_NONBLOCK, opening a named pipe waits for its writer.
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if Path(name) == KCORE:
+            raise FormatError(
+                NO_KCORE.get(error.errno or 0, str(error.strerror)), source=name, advice=KCORE_ADVICE
+            ) from error
+        raise
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):

@@ -60,7 +60,7 @@ def expected_pages(facts: Facts) -> ExpectedPages | None:
     and of `minimum_image_size`, or where nothing more can be freed.
     """
     source = facts.source.value
-    if source and source.machine.predicted:
+    if source and source.machine.predicted and not source.machine.is_live:
         pages = source.machine.predicted.pages
         return ExpectedPages(pages, pages, False, FactRead(source.name, f"{pages} pages on the kernel's list"))
     zones = facts.zones.value
@@ -69,14 +69,13 @@ def expected_pages(facts: Facts) -> ExpectedPages | None:
     read = FactRead.of(
         facts.zones, f"{zones.present} pages present, {zones.free} free, {zones.per_cpu} on lists of the CPUs"
     )
-    wish = _wish(facts)
-    limit = _most_copied(facts)
-    wanted = min(one for one in (wish, limit, zones.saveable) if one is not None)
-    if wanted >= zones.saveable:
-        return ExpectedPages(zones.saveable, zones.saveable, False, read)
+    in_use = max(0, zones.saveable - (facts.own_pages.value or 0))
+    wanted = min(one for one in (_wish(facts), _most_copied(facts), in_use) if one is not None)
+    if wanted >= in_use:
+        return ExpectedPages(in_use, in_use, False, read)
     counters = facts.counters.value or {}
-    least = max(wanted, zones.saveable - sum(counters.get(name, 0) for name in RECLAIMABLE))
-    return ExpectedPages(min(least, zones.saveable), zones.saveable, True, read)
+    least = max(wanted, in_use - sum(counters.get(name, 0) for name in RECLAIMABLE))
+    return ExpectedPages(min(least, in_use), in_use, True, read)
 
 
 def _wish(facts: Facts) -> int | None:
@@ -173,7 +172,8 @@ def swap_space(facts: Facts) -> CheckFinding:
             advice="enlarge the swap area, or remove hibernate=nocompress",
         )
     worst = image_blocks(-(-stored // UNIT_PAGES) * WORST_UNIT_BLOCKS)
-    if free >= worst:
+    source = facts.source.value
+    if free >= worst and not (source and source.machine.predicted):
         return ok(f"the image fits even if it cannot be compressed: {worst} slots of {free}", slots, expected.origin)
     return _compressed(facts, free, stored, (slots, expected.origin))
 
@@ -183,10 +183,13 @@ def _compressed(facts: Facts, free: int, stored: int, read: tuple[FactRead, ...]
     advice = "enlarge the swap area, or lower /sys/power/image_size"
     source = facts.source.value
     predicted = source.machine.predicted if source else None
+    if predicted and source and source.machine.is_live:
+        predicted = predicted.scaled(stored * PFNS_PER_PAGE // (PFNS_PER_PAGE + 1))
     if predicted and source:
         measured = FactRead(
             source.name,
-            f"{predicted.blocks} blocks with {predicted.compressor}, measured" + (" on a sample" * predicted.sampled),
+            f"{predicted.compressed_bytes // 1024} kbytes by {predicted.compressor}, {predicted.blocks} blocks"
+            + (", of a sample" if predicted.sampled else ""),
         )
         margin = predicted.blocks // 20 if predicted.sampled else predicted.blocks // 50
         if predicted.blocks + margin < free:
