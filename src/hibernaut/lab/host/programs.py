@@ -52,6 +52,7 @@ PROGRAMS = (
     Program("tar", "tar", "unpacks kernels"),
     Program("unshare", "util-linux", "builds the kernel module in a folder of its own"),
     Program("mkfs.ext4", "e2fsprogs", "makes the file system for a swap file"),
+    Program("ldd", "libc-bin", "finds the libraries of Python, for guests that run hibernaut", required=False),
     Program("make", "make", "builds kernels, and modules against a build tree", required=False),
     Program("flex", "flex", "builds kernels", required=False),
     Program("bison", "bison", "builds kernels", required=False),
