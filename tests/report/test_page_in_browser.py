@@ -207,6 +207,27 @@ def test_the_policy_refuses_requests_and_foreign_scripts(
 
 
 @pytest.fixture(scope="module")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of an exploration with two strips."""
+    page = tmp_path_factory.mktemp("explored") / "page.html"
+    hibernaut("explore", "--layout", "kinds=2m", "--layout", "tables=above", "--via", "remap", "--report", page, "-q")
+    return page
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_an_exploration_fits_and_is_silent(
+    browser: Any, explored: Path, axe: str, tmp_path: Path, width: int
+) -> None:
+    """At three widths: nothing sticks out, no error, no request, nothing serious by axe-core."""
+    visitor = Visitor(browser, width, "dark" if width == WIDTHS[1] else "light")
+    assert visitor.visit(explored) == []
+    visitor.screenshot(tmp_path / f"{width}.png")
+    visitor.page.evaluate(axe)
+    found = visitor.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    assert [one["id"] for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
+
+
+@pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The source of axe-core, from npm, or a skip with the reason."""
     npm = shutil.which("npm")

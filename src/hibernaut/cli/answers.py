@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.options import OutputOptions, among
+from hibernaut.cli.options import OutputOptions, among, refuse_same_file, report_option
 from hibernaut.cli.progress import sweep_progress
 from hibernaut.cli.sweep_options import SweepOptions
 from hibernaut.exploration.sweep import Progress
 from hibernaut.report.answers import answers_document, answers_page
+from hibernaut.report.page import need_report_extra
 from hibernaut.studies.answers import Answers, answer
 from hibernaut.studies.questions import STUDIES, Study
 from hibernaut.volumes.output import write_file
@@ -50,11 +51,15 @@ def answers_(
             help="Folder for all results; it is resumed if it exists. Default: results are not kept.",
         ),
     ] = None,
+    report: Annotated[Path | None, report_option("the run of each claim as a strip of pictures")] = None,
 ) -> None:
     """Run all studies and judge every claim about the ways of saving a page: the page docs/answers.md.
 
     The exit status is 1 if a claim does not hold.
     """
+    if report is not None:
+        need_report_extra()
+        refuse_same_file(report, write, option="--report")
     names = [one.name for one in STUDIES]
     for name in study or ():
         if name not in names:
@@ -73,6 +78,10 @@ def answers_(
             told(so_far, one.name)
 
         answers = answer(folder, chosen, scheduler=sweep.scheduler, processes=sweep.processes, progress=progress)
+        if report is not None:
+            from hibernaut.report.exploration_page import answers_report
+
+            write_file(report, answers_report(answers).encode(), public=True)
         page = answers_page(answers, "answers" if write is None else write.stem)
     if write is not None:
         _write(write, page, answers)

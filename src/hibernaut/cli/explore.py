@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hibernaut.cli.options import MachineOptions, OutputOptions, RulesOption
+from hibernaut.cli.options import MachineOptions, OutputOptions, RulesOption, refuse_same_file, report_option
 from hibernaut.cli.progress import sweep_progress
 from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.sweep_options import ScopeOptions, SweepOptions
@@ -17,6 +17,8 @@ from hibernaut.exploration import Sweep, explore_source, explore_sweep
 from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux.rules import LINES
 from hibernaut.report.explore import explore_document, explored_text
+from hibernaut.report.page import need_report_extra
+from hibernaut.volumes.output import write_file
 
 __all__ = ["explore_"]
 
@@ -50,6 +52,7 @@ def explore_(
             help="File for all results, as JSON Lines; it is resumed if it exists. Default: results are not kept.",
         ),
     ] = None,
+    report: Annotated[Path | None, report_option("each shortest run as a strip of pictures")] = None,
 ) -> None:
     """Run every possible run: every failing allocation, every stale translation, every layout of a family.
 
@@ -58,7 +61,11 @@ def explore_(
 
     The exit status is 1 if any run loses or breaks something.
     """
+    if report is not None:
+        need_report_extra()
+        refuse_same_file(report, source, results, option="--report")
     bounds = scope.bounds()
+    explored = None
     if save is not None:  # before work whose result could not be written
         save.mkdir(parents=True, exist_ok=True)
     rules_from: RulesFrom = "line"
@@ -70,7 +77,7 @@ def explore_(
                 )
             opened = stack.enter_context(salvage.open_memory(options, source, output.quiet))
             inside = options.machine(stack, source, rules, output.quiet, opened)
-            rules_from = inside.rules.rules_from
+            rules_from, explored = inside.rules.rules_from, inside.machine
             told = stack.enter_context(sweep_progress(output.quiet))
             found = explore_source(
                 inside.machine,
@@ -91,6 +98,10 @@ def explore_(
             )
         files = {} if save is None else found.save(save)
         document = explore_document(found, files, rules_from)
+        if report is not None:
+            from hibernaut.report.exploration_page import exploration_report
+
+            write_file(report, exploration_report(found, explored).encode())
     output.answer(document, explored_text)
     if not found.safe:
         raise typer.Exit(1)

@@ -59,6 +59,7 @@ __all__ = [
     "offset_option",
     "partition_option",
     "refuse_same_file",
+    "report_option",
 ]
 
 D = TypeVar("D", bound=Mapping[str, Any])
@@ -518,6 +519,15 @@ class ContentOptions:
         if self.zero_pages is not None:
             return self.zero_pages is YesNo.YES
         return bool(existing and existing.zero.any())
+
+
+def report_option(what: str) -> Any:
+    """Declare --report: a page for a browser, which has `what` besides scope and verdicts."""
+    return typer.Option(
+        "--report",
+        metavar="FILE",
+        help=f"Also write a page for any browser to this file: scope, verdicts, {what}. Default: none.",
+    )
 
 
 def refuse_same_file(out: Path, *sources: Path | None, option: str = "OUT") -> None:

@@ -91,6 +91,11 @@ class Run:
         return self._ended or self.position >= len(self.operations)
 
     @property
+    def copying(self) -> Copy | None:
+        """The copy that is under way; None between hibernations."""
+        return self._copy
+
+    @property
     def outcome(self) -> Outcome:
         """The outcome, or the outcome so far."""
         names = tuple(dict.fromkeys(violation.invariant for violation in self.violations))

@@ -30,6 +30,7 @@ __all__ = [
     "played_text",
     "replay_document",
     "traced_text",
+    "way_answer",
 ]
 
 SHOWN_FINDINGS = 5
@@ -94,7 +95,7 @@ def explored_text(document: ExploreDocument) -> str:
     lines = [f"scope: {document['scope']}", covered]
     for way in document["ways"]:
         bad = [one for one in way["endings"] if one["violated"]]
-        lines += ["", f"{way['way']}: {_answer(way, bad)}"]
+        lines += ["", f"{way['way']}: {way_answer(way)}"]
         lines.append(
             f"  {counted(way['machines'], 'machine')}, {counted(way['runs'], 'run')}, {counted(way['states'], 'state')}"
             + (
@@ -115,7 +116,9 @@ def explored_text(document: ExploreDocument) -> str:
     return "\n".join(lines)
 
 
-def _answer(way: WayDocument, bad: list[EndingDocument]) -> str:
+def way_answer(way: WayDocument) -> str:
+    """Return the verdict on a way in a clause."""
+    bad = [one for one in way["endings"] if one["violated"]]
     scope = "" if not way["cut_machines"] else " as far as it was explored"
     if not bad:
         return f"safe in every run{scope}"

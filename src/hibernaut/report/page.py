@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hibernaut.memory.compare import MemoryDifference
     from hibernaut.report.frame_words import FrameLayer
 
-__all__ = ["memory_map_data", "need_report_extra", "report_page", "script_json", "template_environment"]
+__all__ = ["memory_map_data", "need_report_extra", "page_style", "report_page", "script_json", "template_environment"]
 
 PACKAGES = ("jinja2", "matplotlib")
 """The extra `report`."""
@@ -85,13 +85,13 @@ def report_page(
     from importlib.metadata import version  # slow to import
 
     environment = template_environment()
-    style, script = _asset("report.css"), _asset("report.js")
+    script = _asset("report.js")
     sources = [_shown(first, "source", "SOURCE", memory)]
     if second is not None:
         sources.append(_shown(second, "other", "OTHER", None))
     return environment.get_template("report.html.j2").render(
         version=version("hibernaut"),
-        style=_safe(style),
+        style=page_style(),
         script=_safe(script),
         script_hash=_safe(_hash_of(script)),
         first=first.document,
@@ -181,6 +181,11 @@ def _shown(report: SourceReport, name: str, role: str, memory: MemoryDifference 
         "compression_chart": _safe(compression_chart(image, name)) if image is not None else "",
         "area_chart": _safe(area_chart(image, name)) if image is not None else "",
     }
+
+
+def page_style() -> Any:
+    """Return the style sheet of pages, marked as safe for a template."""
+    return _safe(_asset("report.css"))
 
 
 def _asset(name: str) -> str:
