@@ -11,7 +11,7 @@ UNLOCKED ?=
 # The interpreter's own pip may be older than dependency groups.
 NEW_PIP := 'pip>=25.1'
 
-.PHONY: demo test test-wheel lint types docs man answers lab survey judge bench dist lock clean
+.PHONY: demo test test-wheel lint types docs man answers lab survey judge bench dist bundle lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -91,11 +91,17 @@ dist: $(VENV)/ready-dev
 	rm -rf dist
 	$(BIN)/uv build --quiet --python $(BIN)/python
 
+# One file with hibernaut and all that it needs, for a rescue system whose python3 is one of these (Debian 12 and 13).
+BUNDLE_PYTHONS := 3.11 3.13
+bundle: dist
+	$(BIN)/python packages/bundle/make.py dist/*.whl build/hibernaut.pyz $(BUNDLE_PYTHONS)
+
 # The newest packages that pyproject.toml admits, for every Python that it names, with the digests of their files.
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--upgrade --custom-compile-command 'make lock'
 lock: $(VENV)/ready-dev
 	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra report --extra volatility --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra mount --constraint requirements/dev.txt --output-file requirements/bundle.txt
 	$(UV_COMPILE) --group lzo --output-file requirements/lzo.txt
 
 # What a user gets: the newest packages that pyproject.toml admits.
