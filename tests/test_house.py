@@ -39,7 +39,16 @@ ROOMS = (
 )
 """From the top down: a room imports only from itself and from rooms before it."""
 TOP = {
-    *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "Makefile", "pyproject.toml", "requirements"),
+    *(
+        ".ci",
+        ".github",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+        "Makefile",
+        "packages",
+        "pyproject.toml",
+        "requirements",
+    ),
     *("CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "README.md"),
     *("RELEASING.md", "SECURITY.md", "benchmarks", "docs", "packaging", "src", "tests"),
 }
