@@ -89,6 +89,10 @@ SITUATIONS = [
               "/proc/cmdline": "resume=/dev/mapper/swap\n", "/sys/class/block/dm-0/dev": "253:0\n",
               "/sys/class/block/dm-0/dm/name": "swap\n", "/etc/initramfs-tools/conf.d/resume": None,
               "/etc/crypttab": "swap /dev/vda /dev/urandom swap,cipher=aes-xts-plain64\n"}, {"swap-key"}),
+    Situation("a mapping that is formatted", {"/proc/swaps": SWAPS + line("/dev/dm-0"), "/sys/power/resume": "253:0\n",
+              "/proc/cmdline": "resume=/dev/vg-0/lv\n", "/sys/class/block/dm-0/dev": "253:0\n",
+              "/sys/class/block/dm-0/dm/name": "vg--0-lv\n", "/etc/initramfs-tools/conf.d/resume": None,
+              "/etc/crypttab": "vg--0-lv /dev/vda /etc/key swap\n"}, {"swap-key"}),
     Situation("too much locked memory", {"/proc/vmstat": "nr_slab_reclaimable 1\nnr_active_anon 10\nnr_inactive_anon 1"
               "\nnr_active_file 1\nnr_inactive_file 1\n", "/proc/zoneinfo": "Node 0, zone DMA32\n  pages free 20000\n"
               "        present  65400\n              count:    0\n"}, {"free-memory"},
@@ -228,6 +232,19 @@ def test_a_resumed_machine_is_recognized(tmp_path: Path) -> None:
     found = findings(facts_of(root_folder(tmp_path / "root"), now))
     assert found["last-hibernation"].outcome is CheckOutcome.OK
     assert found["last-resume"].summary == "the machine resumed"
+
+
+def test_a_pool_that_is_off_again_is_a_warning(tmp_path: Path) -> None:
+    """Off now, KFENCE writes to no page, until it is switched on again."""
+    said = "[    30.0] kfence: initialized - using 2097152 bytes for 255 objects at 0x(____ptrval____)\n"
+    facts = facts_of(root_folder(tmp_path / "root"), log_file(tmp_path / "late", more=said))
+    assert findings(facts)["kfence"].outcome is CheckOutcome.WARNING
+
+
+def test_one_log_does_not_tell_whether_the_boot_before_hibernated(tmp_path: Path) -> None:
+    """Without the log of the boot before, nothing is said of the last resume."""
+    facts = facts_of(root_folder(tmp_path / "root"), log_file(tmp_path / "now"))
+    assert findings(facts)["last-resume"].outcome is CheckOutcome.NOT_KNOWN
 
 
 def test_late_kfence_in_the_log(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ class BlockDevices:
         if equals and tag in TAGS:
             spelled = f"/dev/disk/{TAGS[tag]}/{value.strip(chr(34))}"
         path = spelled.removeprefix("/dev/")
+        group, slash, volume = path.partition("/")
+        if slash and path not in self.links and "/" not in volume:  # /dev/GROUP/VOLUME of LVM
+            path = f"mapper/{group.replace('-', '--')}-{volume.replace('-', '--')}"
         return self.numbers.get(self.links.get(path, path))
 
     def name(self, number: str) -> str:

@@ -153,6 +153,9 @@ def with_facts_of_log(facts: Facts) -> Facts:
 def facts_of_root(root: RootFolder) -> Facts:
     """Return the facts that /proc, /sys, /etc, /boot and /var of a root folder state."""
     release = root.text("proc/sys/kernel/osrelease").parsed(lambda text: text.strip() or None, NOT_THAT)
+    # At one instant: what this process allocates later is in neither.
+    own = Evidence(own_pages() if root.is_running else None, "/proc/self/status")
+    zones = root.text("proc/zoneinfo").parsed(parse_zoneinfo, NOT_THAT)
     facts = Facts(
         release=release,
         config=_config(root, release.value),
@@ -170,9 +173,9 @@ def facts_of_root(root: RootFolder) -> Facts:
         compressor=root.text("sys/module/hibernate/parameters/compressor").parsed(str.strip, NOT_THAT),
         swaps=root.text("proc/swaps").parsed(parse_swaps, NOT_THAT),
         meminfo=root.text("proc/meminfo").parsed(parse_meminfo, NOT_THAT),
-        zones=root.text("proc/zoneinfo").parsed(parse_zoneinfo, NOT_THAT),
+        zones=zones,
         counters=root.text("proc/vmstat").parsed(parse_counters, NOT_THAT),
-        own_pages=Evidence(own_pages() if root.is_running else None, "/proc/self/status"),
+        own_pages=own,
         memory_map=map_of_folder(root),
         physical_pages=root.text("proc/zoneinfo").parsed(_present_pages, NOT_THAT),
         hw_sig=_hw_sig(root),

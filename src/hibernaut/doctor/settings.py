@@ -33,6 +33,8 @@ SWAPS_HEADER = re.compile(r"^Filename\s+Type\s+Size\s+Used\s+Priority\s*$")
 ESCAPED = re.compile(r"\\([0-7]{3})")
 """`seq_path` writes blanks in names as octal numbers."""
 KIB_PER_PAGE = 4
+RANDOM_KEYS = ("/dev/urandom", "/dev/random", "/dev/hw_random")
+"""Keys of crypttab(5) that differ from boot to boot."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,13 @@ class CryptMapping:
     options: tuple[str, ...]
 
     @property
-    def has_random_key(self) -> bool:
-        """Whether each boot has another key."""
-        return self.key in ("/dev/urandom", "/dev/random", "/dev/hw_random") or bool(
-            {"swap", "tmp"} & {option.partition("=")[0] for option in self.options}
-        )
+    def loses_image(self) -> str | None:
+        """The reason why the next boot finds nothing in it: a clause; None if it stays."""
+        if self.key in RANDOM_KEYS:
+            return "has a new random key at each boot"
+        if {"swap", "tmp"} & {option.partition("=")[0] for option in self.options}:
+            return "is formatted at each boot when it is opened (option swap or tmp)"
+        return None
 
 
 @dataclass(frozen=True)

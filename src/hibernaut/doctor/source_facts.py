@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -74,8 +76,8 @@ class SourceFacts:
         detail: the state in words.
         offset: block of the swap header on its device.
         inspection: the image, read to its end; None if there is none.
-        free_blocks: blocks of the area that an image can take at most; None for a dump.
         machine: the machine in it.
+        number: major and minor number, if it is a block device that holds the area alone; else None.
     """
 
     name: str
@@ -84,6 +86,7 @@ class SourceFacts:
     offset: int = 0
     inspection: Inspection | None = None
     machine: MachineInImage = field(default_factory=MachineInImage)
+    number: str | None = None
 
 
 def source_facts(
@@ -115,7 +118,19 @@ def source_facts(
     machine = MachineInImage()
     if found.image is not None and not found.problems:
         machine = _machine(source_of_image(found.image, offset))
-    return SourceFacts(name, state, detail, block, found, machine)
+    number = _number(name) if partition is None and base is None else None
+    return SourceFacts(name, state, detail, block, found, machine, number)
+
+
+def _number(name: str) -> str | None:
+    """Return major and minor number of a block device; None if it is another file."""
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    if not stat.S_ISBLK(found.st_mode):
+        return None
+    return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
 
 
 def _machine(source: Source) -> MachineInImage:

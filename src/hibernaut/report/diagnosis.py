@@ -90,7 +90,8 @@ def _lacks_files(one: DiagnosisFindingDocument) -> bool:
 
 
 def _details(one: DiagnosisFindingDocument) -> Iterable[str]:
-    yield from (f"read: {reading['origin']}: {reading['value']}" for reading in one["read"])
+    if one["outcome"] != "not known":  # the finding has the reason then
+        yield from (f"read: {reading['origin']}: {reading['value']}" for reading in one["read"])
     yield from (f'the message: "{words}"' for words in one["words"])
     maps = one["memory_maps"]
     if maps is not None:

@@ -77,7 +77,7 @@ def swap_key(facts: Facts) -> CheckFinding:
         if crypttab.reason.startswith("No such file"):
             return ok("no encrypted device is opened by crypttab", FactRead.of(crypttab))
         return unknown_for_lack_of(crypttab, advice="give its root as --root")
-    random = [one for one in crypttab.value if one.has_random_key]
+    random = [one for one in crypttab.value if one.loses_image]
     read = FactRead.of(crypttab, "; ".join(f"{one.name} {one.device} {one.key}" for one in crypttab.value) or "empty")
     if not random:
         return ok("no swap area has a random key", read)
@@ -87,10 +87,10 @@ def swap_key(facts: Facts) -> CheckFinding:
               {each.name for each in random}]  # fmt: skip
     if not named:
         return ok("no swap area in use has a random key", read)
-    text = f"{named[0].name} has a new random key at each boot: the next boot cannot read an image in it"
+    text = f"{named[0].name} {named[0].loses_image}: the next boot cannot read an image in it"
     advice = "give it a key that stays, or use another swap area"
     if others:
-        return warning(f"{text}; {others[0].name} has not", read, advice=advice)
+        return warning(f"{text}; {others[0].name} does not", read, advice=advice)
     make = failing if swaps.known else warning
     return make(text, read, advice=advice)
 
@@ -108,6 +108,18 @@ def resume_device(facts: Facts) -> CheckFinding:
     if reads is None:
         return _no_resume(facts)
     wanted = devices.number(reads.device) if devices else None
+    source = facts.source.value
+    if source and source.state in ("image", "uswsusp") and source.number and wanted and devices:
+        image = FactRead(source.name, f"an image, on device {source.number}")
+        if wanted == source.number:
+            return ok(f"the next boot looks at {reads.device}, where the image is", reads.chosen_by, image)
+        return failing(
+            f"the image is on {devices.name(source.number)}, and the next boot looks at {reads.device}"
+            f" ({devices.name(wanted)})",
+            reads.chosen_by,
+            image,
+            advice=f"set resume= to {devices.name(source.number)}",
+        )
     if writes is not None and writes.entry is None:
         return failing(
             f"no swap area in use begins at {writes.chosen_by.value}, where the kernel would write",

@@ -169,8 +169,17 @@ def last_resume(facts: Facts) -> CheckFinding:
     earlier = facts.earlier_boot
     attempt = _attempt(earlier) if earlier else None
     left = attempt is not None and not attempt.ended and _worst(attempt.boot, attempt.lines, Phase.SAVING) is None
+    if not left and earlier is None:
+        return CheckFinding(
+            CheckOutcome.NOT_KNOWN,
+            "this boot refused no image; whether the boot before it hibernated is not known",
+            (FactRead(boot.origin, "no message about an image that is refused"),),
+            advice="give the log of the boot before as --dmesg or --journal",
+        )
     if not left:
-        return ok("this boot was not meant to resume", FactRead(boot.origin, "no message about an image"))
+        return ok(
+            "the boot before did not hibernate, and this one refused no image", FactRead(boot.origin, "no message")
+        )
     looked = next((line for line in before if any(word in line.text for word in LOOKED)), None)
     if looked is not None:
         return failing(

@@ -208,6 +208,14 @@ def kfence(facts: Facts) -> CheckFinding:
     words = ("BUG: unable to handle page fault for address", "RIP: 0010:__kfence_alloc")
     advice = "start the kernel with kfence.sample_interval=100, or with 0 and do not switch KFENCE on"
     late = _late_kfence(facts)
+    if late and facts.kfence_interval.value == 0:
+        return warning(
+            "KFENCE's pool was made at run time, and KFENCE is off now: do not switch it on again",
+            late,
+            FactRead.of(facts.kfence_interval),
+            words=words,
+            advice=advice,
+        )
     if late:
         return failing(
             "KFENCE was switched on at run time: the kernel may crash when it resumes its devices",
