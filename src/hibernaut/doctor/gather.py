@@ -185,6 +185,7 @@ def facts_of_root(root: RootFolder) -> Facts:
         location=_location(root),
         systemd=_systemd(root),
         sleep_settings=_sleep_settings(root),
+        installed=_installed(root),
         initramfs=_initramfs(root),
         cgroups=_cgroups(root),
     )
@@ -330,6 +331,22 @@ def _sleep_settings(root: RootFolder) -> Evidence[Mapping[str, str]]:
     if not read:
         return unknown(root.shown("etc/systemd/sleep.conf"), "there is no such file")
     return Evidence(found, ", ".join(read))
+
+
+def _installed(root: RootFolder) -> Evidence[tuple[str, ...]]:
+    """Return the releases of installed kernels: of their images in /boot, and in the folders of their modules."""
+    found = {name.removeprefix("vmlinuz-") for name in root.names("boot").value or () if name.startswith("vmlinuz-")}
+    for folder in ("usr/lib/modules", "lib/modules"):
+        names = root.names(folder).value or ()
+        found.update(name for name in names if root.names(f"{folder}/{name}").value and _is_release(name))
+    if not found:
+        return unknown(root.shown("boot/vmlinuz-*"), "there is no kernel")
+    return Evidence(tuple(sorted(found)), root.shown("boot/vmlinuz-*"))
+
+
+def _is_release(name: str) -> bool:
+    """Return whether a name is a release; of others, such as vmlinuz-linux, the version is not known."""
+    return re.match(r"\d+\.\d+", name) is not None
 
 
 def _initramfs(root: RootFolder) -> Evidence[Mapping[str, str]]:

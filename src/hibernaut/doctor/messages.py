@@ -142,7 +142,7 @@ MESSAGES = (
             "see the checks nohibernate, lockdown, secret-memory and cxl",
             ("available", "nohibernate", "lockdown", "secret-memory", "cxl"), ends=False),
     Message("Sleep verb 'hibernate' not supported", SAVING, "the kernel does not offer hibernation",
-            "see the check available", ("available", "configuration", "nohibernate"), ends=False),
+            "see the check available", ("available", "configuration", "nohibernate", "sleep-settings"), ends=False),
     Message("initialization failed: Hibernation support is enabled", SAVING,
             "the kernel does not initialize TDX while hibernation is available", "choose one of the two", ("tdx",),
             ends=False),

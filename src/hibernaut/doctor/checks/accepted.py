@@ -20,6 +20,7 @@ from hibernaut.doctor.finding import (
 )
 from hibernaut.doctor.memory_map import MemoryMap, differences, map_in_log, ram_bytes, sums_of
 from hibernaut.errors import FormatError
+from hibernaut.kernel_line import parse_release
 from hibernaut.swsusp.e820 import E820Check, E820Sums
 from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.swsusp.verdict import Answer, Check, ResumingMachine, verdict_on
@@ -279,6 +280,8 @@ def kernel(facts: Facts) -> CheckFinding:
         then, origin = location.kernel, facts.location.origin
     elif boot is not None and boot.release:
         then, origin = boot.release, boot.origin
+    if then is None and now.value is not None and facts.installed.value is not None:
+        return _next_kernel(facts, now.value, facts.installed.value)
     if then is None or now.value is None:
         return unknown_for_lack_of(
             now if now.value is None else unknown("--image", "the kernel that hibernated is not known"),
@@ -301,3 +304,27 @@ def kernel(facts: Facts) -> CheckFinding:
             advice="start the build that hibernated",
         )
     return ok("the kernel is the one that hibernated", *read)
+
+
+def _next_kernel(facts: Facts, running: str, installed: tuple[str, ...]) -> CheckFinding:
+    """Return the finding on the kernel that the next boot starts, by those that are installed."""
+    read = (FactRead.of(facts.release), FactRead.of(facts.installed, ", ".join(installed)))
+    advice = "reboot into the kernel that the boot loader starts before you hibernate"
+    releases = [one for one in installed if one[:1].isdecimal()]
+    if releases and running not in installed:
+        return warning(
+            f"the running kernel, {running}, is not installed any more: the next boot starts another one",
+            *read,
+            advice=advice,
+        )
+    try:
+        newer = [one for one in releases if parse_release(one) > parse_release(running)]
+    except FormatError:
+        newer = []
+    if newer:
+        return warning(
+            f"a newer kernel, {max(newer, key=parse_release)}, is installed: the boot loader may start it",
+            *read,
+            advice=advice,
+        )
+    return ok("no newer kernel is installed than the one that runs", *read)

@@ -30,6 +30,7 @@ __all__ = [
     "lockdown",
     "nohibernate",
     "secret_memory",
+    "sleep_settings",
     "tdx",
 ]
 
@@ -105,6 +106,25 @@ def nohibernate(facts: Facts) -> CheckFinding:
             advice="remove noresume from the command line of the boot loader",
         )
     return ok("the command line does not disable hibernation", read)
+
+
+def sleep_settings(facts: Facts) -> CheckFinding:
+    """Return whether systemd's sleep.conf.d(5) allows hibernation."""
+    settings = facts.sleep_settings
+    if settings.value is None:
+        if settings.reason == "there is no such file":
+            return ok("systemd's defaults allow hibernation", FactRead.of(settings))
+        return unknown_for_lack_of(settings, advice="give its root as --root")
+    value = settings.value.get("AllowHibernation", "yes")
+    read = FactRead.of(settings, f"AllowHibernation={value}")
+    if value.lower() in ("no", "n", "false", "f", "0", "off"):
+        return failing(
+            "systemd's settings forbid hibernation",
+            read,
+            words=(NOT_SUPPORTED,),
+            advice="remove AllowHibernation=no from sleep.conf and its drop-ins",
+        )
+    return ok("systemd's settings allow hibernation", read)
 
 
 def lockdown(facts: Facts) -> CheckFinding:

@@ -43,6 +43,7 @@ CHECKS = (
     DoctorCheck("available", DoctorQuestion.POSSIBLE, possible.available),
     DoctorCheck("configuration", DoctorQuestion.POSSIBLE, possible.configuration),
     DoctorCheck("nohibernate", DoctorQuestion.POSSIBLE, possible.nohibernate),
+    DoctorCheck("sleep-settings", DoctorQuestion.POSSIBLE, possible.sleep_settings),
     DoctorCheck("lockdown", DoctorQuestion.POSSIBLE, possible.lockdown),
     DoctorCheck("secret-memory", DoctorQuestion.POSSIBLE, possible.secret_memory),
     DoctorCheck("cxl", DoctorQuestion.POSSIBLE, possible.cxl_memory),
