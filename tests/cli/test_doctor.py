@@ -118,3 +118,18 @@ def test_images(tmp_path: Path) -> None:
     used[4086:4096] = b"SWAPSPACE2"
     (tmp_path / "used").write_bytes(used)
     assert outcomes("--image", tmp_path / "used")["image"] == "warning"
+
+
+def test_zram_beside_a_partition(tmp_path: Path) -> None:
+    """By files alone: zram first is a warning, unless the command line names the partition to resume from."""
+    (tmp_path / "swaps").write_text(SWAPS + "/dev/zram0 partition 8388604 0 100\n/dev/sda2 partition 33554428 0 -2\n")
+    (tmp_path / "quiet").write_text("quiet\n")
+    (tmp_path / "resume").write_text("quiet resume=/dev/sda2\n")
+    (tmp_path / "uuid").write_text("resume=UUID=5c31-7a4e\n")
+    found = {
+        name: outcomes("--swaps", tmp_path / "swaps", "--cmdline", tmp_path / name)
+        for name in ("quiet", "resume", "uuid")
+    }
+    assert {name: one["zram"] for name, one in found.items()} == {"quiet": "warning", "resume": "ok", "uuid": "ok"}
+    assert found["resume"]["resume-device"] == "ok"
+    assert found["uuid"]["resume-device"] == "not known"

@@ -70,6 +70,11 @@ def area_to_write(facts: Facts) -> AreaToWrite | None:
                 return AreaToWrite(entry, resume, offset, read)
         unplaced = any(place_of(facts, entry) is None for entry in swaps)
         return None if unplaced else AreaToWrite(None, resume, offset, read)
+    reads = area_to_read(facts) if resume is None else None
+    named = [one for one in swaps if reads and one.name == reads.device]
+    if reads and named:  # resume= sets /sys/power/resume, whose value is not at hand
+        number, _ = place_of(facts, named[0]) or (None, None)
+        return AreaToWrite(named[0], number, reads.offset, reads.chosen_by)
     usable = [one for one in swaps if not one.is_zram]
     if facts.systemd.value and usable:
         entry = max(usable, key=lambda one: one.priority)

@@ -60,6 +60,9 @@ def zram(facts: Facts) -> CheckFinding:
                 advice="name the swap partition as resume= on the command line, or in /sys/power/resume",
             )
         return ok(f"the image goes to {chosen.entry.name}, not to zram", read, chosen.chosen_by)
+    reads = area_to_read(facts)
+    if reads is not None and not reads.device.startswith("/dev/zram"):
+        return ok(f"{reads.device} is named to resume from, not zram", read, reads.chosen_by)
     if swaps.value[0].is_zram:
         return warning(
             "zram is the first swap area: a kernel without resume= writes its image there, and loses it",
