@@ -181,10 +181,10 @@ def test_an_area_whose_uuid_is_unknown(
         ((FIRST, SECOND), ("alien",), r"its UUID is 0+-.*-0+7, that of swap area 1 is 0+-.*; its UUID is .* area 2 is"),
         ((FIRST, SECOND), ("1=b",), r"its UUID is 0+-.*2, that of swap area 1 is 0+-.*; give another file"),
         ((FIRST, SECOND), ("c",), r"its UUID is none, that of swap area 1 is"),
-        ((FIRST, FIRST), ("a",), "it has 64 slots, as 2 swap areas of the machine have"),
+        ((FIRST, FIRST), ("a",), r"it has as many slots \(64\) as 2 swap areas of the machine"),
         ((FIRST, SECOND), ("a", "a"), r"swap area 1 has another file, .*/a: .*/a; give one file for each area"),
         ((FIRST, SECOND), ("a", "1=a"), r"swap area 1 has another file, .*/a: .*/a; give one file for each area"),
-        ((NONE, NONE), ("c",), "it has 64 slots, as 2 swap areas of the machine have"),
+        ((NONE, NONE), ("c",), r"it has as many slots \(64\) as 2 swap areas of the machine"),
         ((FIRST, SECOND), ("9=a",), "the kernel uses no swap area 9"),
     ],
 )

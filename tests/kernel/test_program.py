@@ -33,7 +33,7 @@ def test_threads_share_the_pages_that_are_kept() -> None:
             switching.append(True)
         return bytes([number]) * 4096
 
-    reader = _Pages(page)
+    reader = _Pages(page, lambda: None)
     reader(1 << 12, 4, 0, True)
     for number in range(2, 9):
         switching.append(True)

@@ -119,7 +119,8 @@ def _given(stack: ExitStack, text: str, areas: Sequence[SwapAreaInUse], quiet: b
     if len(matching) != 1:
         reasons = [] if matching else filter(None, (area.mismatch(header) for area in areas))
         raise FormatError(
-            "; ".join(reasons) or f"it has {slots_of(header)} slots, as {len(matching)} swap areas of the machine have",
+            "; ".join(reasons)
+            or f"it has as many slots ({slots_of(header)}) as {len(matching)} swap areas of the machine",
             source=name,
             expected=known,
             advice="give the number of its area before it: N=PATH",

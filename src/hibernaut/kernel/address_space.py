@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.page_cache import FilePages, file_pages
-from hibernaut.kernel.program import ask
+from hibernaut.kernel.program import ask, each
 from hibernaut.kernel.swap_areas import MAX_SWAPFILES
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.paging.entries import FRAME_MASK, Entry, Level
@@ -346,24 +346,17 @@ class AddressSpace:
 
         kernel = self._kernel
         before = 0
-        areas = for_each_vma(self._mm)
         limit = 1 << USER_BITS[kernel.levels]
-        for _ in range(MAX_MAPPINGS):
-            found = ask(kernel, "vm_area_struct", _mapping_or_none, kernel, areas)
-            if found is None:
-                return
+        mappings = (_mapping(kernel, area) for area in for_each_vma(self._mm))
+        for found in each(kernel, "vm_area_struct", mappings, MAX_MAPPINGS):
             if not before <= found.start < found.end <= limit or (found.start | found.end) % PAGE_SIZE:
                 raise kernel.damaged(f"a process has a mapping {found.start:#x} to {found.end:#x}, after {before:#x}")
             yield found
             before = found.end
-        raise kernel.damaged(f"a process has more than {MAX_MAPPINGS} mappings")
 
 
-def _mapping_or_none(kernel: Kernel, areas: Iterator[Any]) -> UserMapping | None:
-    """Return the next mapping, None after the last one."""
-    area = next(areas, None)
-    if area is None:
-        return None
+def _mapping(kernel: Kernel, area: Any) -> UserMapping:
+    """Return a mapping."""
     file = area.vm_file
     return UserMapping(
         start=int(area.vm_start),

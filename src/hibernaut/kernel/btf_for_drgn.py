@@ -43,6 +43,7 @@ class DrgnTypes:
         self.btf = btf
         self._base = base
         self._made: dict[int, Any] = {}
+        self._found: dict[tuple[frozenset[Any], str], Any | None] = {}
         kinds = drgn.TypeKind
         self._btf_kinds = {
             kinds.INT: BtfKind.INT,
@@ -56,11 +57,11 @@ class DrgnTypes:
 
     def find(self, kinds: Any, name: str) -> Any | None:
         """Return the first complete type of a name and of any of drgn's kinds, None if there is none."""
-        for number in self.btf.find(name, *self.btf_kinds(kinds)):
-            found = self.of(number)
-            if found.kind in kinds:
-                return found
-        return None
+        question = frozenset(kinds), name
+        if question not in self._found:
+            found = (self.of(number) for number in self.btf.find(name, *self.btf_kinds(kinds)))
+            self._found[question] = next((one for one in found if one.kind in kinds), None)
+        return self._found[question]
 
     def btf_kinds(self, kinds: Any) -> list[BtfKind]:
         """Return the kinds of BTF that types of drgn's kinds may have."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.kernel.page_cache import FilePages, file_pages
-from hibernaut.kernel.program import ask
+from hibernaut.kernel.paths import path_of, path_within
+from hibernaut.kernel.program import ask, each
 from hibernaut.kernel.reading import list_objects
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 
@@ -137,22 +138,11 @@ def read_file(file: CachedFile, swapped: SwappedPages | None) -> Iterator[tuple[
 
 def _file_systems(kernel: Kernel) -> Iterator[Any]:
     blocks = list_objects(kernel["super_blocks"], "struct super_block", "s_list")
-    for _ in range(MAX_FILE_SYSTEMS):
-        block = ask(kernel, "super_blocks", lambda: next(blocks, None))
-        if block is None:
-            return
-        yield block
-    raise kernel.damaged(f"super_blocks has more than {MAX_FILE_SYSTEMS} entries")
+    return each(kernel, "super_blocks", blocks, MAX_FILE_SYSTEMS)
 
 
 def _inodes(kernel: Kernel, block: Any) -> Iterator[Any]:
-    inodes = list_objects(block.s_inodes, "struct inode", "i_sb_list")
-    for _ in range(MAX_FILES):
-        inode = ask(kernel, "s_inodes", lambda: next(inodes, None))
-        if inode is None:
-            return
-        yield inode
-    raise kernel.damaged(f"a file system has more than {MAX_FILES} files")
+    return each(kernel, "s_inodes", list_objects(block.s_inodes, "struct inode", "i_sb_list"), MAX_FILES)
 
 
 def _file(kernel: Kernel, inode: Any, kind: str, root: str | None) -> CachedFile | None:
@@ -176,28 +166,29 @@ def _size(kernel: Kernel, inode: Any) -> int:
 
 
 def _path(kernel: Kernel, inode: Any, root: str | None) -> str | None:
-    from drgn.helpers.linux.fs import inode_path
-
     try:
-        found = ask(kernel, "path of a file", lambda: inode_path(inode))
+        within = ask(kernel, "path of a file", path_within, kernel, inode)
     except FormatError:
         return None
-    if not found:
+    if not within:
         return None
-    within = _text(found).lstrip("/")
     return within if root is None else f"{root.rstrip('/')}/{within}"
 
 
 def _mount_point(kernel: Kernel, block: Any) -> str | None:
     """Return the first place where a file system is mounted; None if it is nowhere, as those of the kernel's own."""
-    from drgn.helpers.linux.fs import mount_dst, super_block_for_each_mount
+    import drgn
+
+    def first() -> str | None:
+        mounts = block.s_mounts
+        if mounts.type_.kind == drgn.TypeKind.STRUCT:
+            mount = next(list_objects(mounts, "struct mount", "mnt_instance"), None)
+        else:  # a pointer to the first one
+            mount = mounts if mounts.value_() else None
+        return None if mount is None else path_of(kernel, mount.mnt.address_of_(), mount.mnt.mnt_root)
 
     try:
-        return ask(
-            kernel,
-            "mount",
-            lambda: next((_text(mount_dst(mount)) for mount in super_block_for_each_mount(block)), None),
-        )
+        return ask(kernel, "mount", first)
     except FormatError:
         return None
 

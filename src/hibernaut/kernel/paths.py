@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hibernaut.kernel.kernel import Kernel
 
-__all__ = ["MAX_NAME_BYTES", "MAX_PATH_PARTS", "name_of", "path_of"]
+__all__ = ["MAX_NAME_BYTES", "MAX_PATH_PARTS", "name_of", "path_of", "path_within"]
 
 MAX_NAME_BYTES = 255
 MAX_PATH_PARTS = 256
@@ -37,6 +37,26 @@ def path_of(kernel: Kernel, vfsmount: Any, dentry: Any) -> str:
             continue
         if dentry.d_parent.value_() == dentry.value_():  # of a file system without a path, as a socket's
             return "/".join(reversed([*parts, name_of(kernel, dentry)]))
+        parts.append(name_of(kernel, dentry))
+        dentry = dentry.d_parent
+    raise FormatError(f"a path of more than {MAX_PATH_PARTS} parts")
+
+
+def path_within(kernel: Kernel, inode: Any) -> str | None:
+    """Return the path of an inode in its file system, without its leading slash; None if no name leads to it.
+
+    Raises:
+        FormatError: it has no end, or a name is not in the memory.
+    """
+    from drgn import container_of
+
+    if not inode.i_dentry.first.value_():
+        return None
+    dentry = container_of(inode.i_dentry.first, "struct dentry", "d_u.d_alias")
+    parts: list[str] = []
+    for _ in range(MAX_PATH_PARTS):
+        if dentry.d_parent.value_() == dentry.value_():
+            return "/".join(reversed(parts))
         parts.append(name_of(kernel, dentry))
         dentry = dentry.d_parent
     raise FormatError(f"a path of more than {MAX_PATH_PARTS} parts")

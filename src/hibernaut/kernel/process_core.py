@@ -17,7 +17,8 @@ import numpy as np
 
 from hibernaut.errors import FormatError
 from hibernaut.kernel.address_space import AddressSpace, PagePlace, PartState, UserMapping
-from hibernaut.kernel.program import ask
+from hibernaut.kernel.program import ask, each
+from hibernaut.kernel.reading import list_objects
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump_layout import elf_head, packed_note
 from hibernaut.memory.elf import Note
@@ -213,20 +214,10 @@ def _add(found: list[CoreSegment], following: CoreSegment) -> None:
 
 def _threads(kernel: Kernel, task: Any) -> list[Any]:
     """Return the threads of a process, its leader first."""
-    from drgn.helpers.linux.list import list_for_each_entry
-
     leader = ask(kernel, "task", lambda: task.group_leader.read_())
-    found = [leader]
-    head = leader.signal.thread_head.address_of_()
-    threads = list_for_each_entry("struct task_struct", head, "thread_node")
-    while True:
-        thread = ask(kernel, "threads", lambda: next(threads, None))
-        if thread is None:
-            return found
-        if int(thread) != int(leader):
-            found.append(thread)
-        if len(found) > MAX_THREADS:
-            raise kernel.damaged(f"a process has more than {MAX_THREADS} threads")
+    head = ask(kernel, "threads", lambda: leader.signal.thread_head)
+    threads = each(kernel, "threads", list_objects(head, "struct task_struct", "thread_node"), MAX_THREADS)
+    return [leader, *(thread for thread in threads if int(thread) != int(leader))]
 
 
 def _registers(kernel: Kernel, thread: Any) -> tuple[int, ...]:

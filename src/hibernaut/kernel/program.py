@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from hibernaut.errors import FormatError, HibernautError, how_to_install
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["ask", "drgn_program"]
+__all__ = ["ask", "drgn_program", "each"]
 
 KERNEL_HALF = 1 << 63
 """First address of the upper half: kernel space, canonical from 0xffff800000000000 or 0xff00000000000000 on."""
@@ -47,8 +47,8 @@ def drgn_program(kernel: SymbolicKernel) -> Any:
             "drgn 0.1 or newer, which reads a kernel's objects, is not installed",
             advice=f"try: {how_to_install('drgn')}",
         ) from None
-    frames = _Pages(lambda pfn: _frame(kernel, pfn))
-    virtual = _Pages(lambda page: _kernel_page(kernel, page))
+    frames = _Pages(lambda pfn: _frame(kernel, pfn), kernel.reads.count)
+    virtual = _Pages(lambda page: _kernel_page(kernel, page), kernel.reads.count)
     try:
         set_kernel(_with_places(kernel), is_live=False)
         program.add_memory_segment(0, (MAX_PFN + 1) << PAGE_SHIFT, frames, physical=True)
@@ -73,18 +73,42 @@ def ask(kernel: SymbolicKernel, what: str, question: Callable[..., T], *argument
         arguments: arguments of the question.
 
     Raises:
-        FormatError: memory that it reads is absent, or a type, member or variable is unknown to this kernel.
+        FormatError: memory that it reads is absent, or a type, member or variable is unknown to this kernel; or it
+            reads without an end.
     """
     import drgn
 
     try:
-        return question(*arguments)
+        with kernel.reads.question():
+            return question(*arguments)
     except drgn.FaultError as error:
         raise kernel.damaged(f"{what}: nothing to read at {error.address:#x}: {error.message}") from error
     except (LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
         raise kernel.damaged(f"{what} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def each(kernel: SymbolicKernel, what: str, objects: Iterable[T], limit: int) -> Iterator[T]:
+    """Yield the objects of a list of the kernel's; to find each of them is a question of its own.
+
+    Args:
+        kernel: the kernel.
+        what: name of the list, for the error.
+        objects: finds them, through drgn.
+        limit: most objects.
+
+    Raises:
+        FormatError: as `ask`; or there are more than `limit`.
+    """
+    found = iter(objects)
+    nothing = object()
+    for _ in range(limit):
+        one = ask(kernel, what, next, found, nothing)
+        if one is nothing:
+            return
+        yield one
+    raise kernel.damaged(f"{what}: there are more than {limit}")
 
 
 def _with_places(kernel: SymbolicKernel) -> bytes:
@@ -110,14 +134,17 @@ class _Pages:
 
     Args:
         page: returns a page by its number, None if there is none.
+        count: called for each read.
     """
 
-    def __init__(self, page: Callable[[int], bytes | None]) -> None:
+    def __init__(self, page: Callable[[int], bytes | None], count: Callable[[], None]) -> None:
         self._page = page
+        self._count = count
         self._kept: OrderedDict[int, bytes | None] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, address: int, count: int, _offset: int, _physical: bool) -> bytes:
+        self._count()
         within = address & (PAGE_SIZE - 1)
         if within + count <= PAGE_SIZE:
             return self._of(address >> PAGE_SHIFT, address)[within : within + count]

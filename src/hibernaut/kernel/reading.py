@@ -47,7 +47,8 @@ class FactReader:
             read: returns it.
         """
         try:
-            return read()
+            with self.kernel.reads.question():
+                return read()
         except Exception as error:  # drgn's errors share no narrower base
             self.remark(what, f"not known: {_reason(error)}")
             return None
@@ -67,13 +68,14 @@ class FactReader:
         unread: list[str] = []
         objects_read = 0
         try:
-            for one in objects():
+            for one in self._each(objects()):
                 if objects_read == limit:
                     self.remark(what, f"the first {limit} are read, there are more")
                     break
                 objects_read += 1
                 try:
-                    found.append(item(one))
+                    with self.kernel.reads.question():
+                        found.append(item(one))
                 except Exception as error:
                     unread.append(_reason(error))
         except Exception as error:
@@ -84,6 +86,16 @@ class FactReader:
         if unread:
             self.remark(what, f"{len(unread)} of {objects_read} could not be read, the first: {unread[0]}")
         return tuple(found)
+
+    def _each(self, objects: Iterable[Any]) -> Iterator[Any]:
+        """Yield objects; to find each is a question of its own."""
+        found = iter(objects)
+        while True:
+            with self.kernel.reads.question():
+                one = next(found, None)
+            if one is None:
+                return
+            yield one
 
     def text(self, what: str, address: Callable[[], int], limit_bytes: int) -> str | None:
         """Return a string of the kernel; None, with a remark, if it cannot be read. One that is cut has a remark.
@@ -130,7 +142,7 @@ def list_objects(head: Any, type_name: str, member: str) -> Iterator[Any]:
         member: their member that links them.
 
     Raises:
-        FormatError: the list returns to an object other than its head.
+        ValueError: the list returns to an object other than its head.
     """
     from drgn import container_of
 
@@ -179,5 +191,5 @@ def popcount(words: Any) -> int:
 
 def _require_new(address: int, seen: set[int]) -> None:
     if address in seen:
-        raise FormatError(f"it returns to {address:#x} and has no end")
+        raise ValueError(f"it returns to {address:#x} and has no end")
     seen.add(address)

@@ -36,6 +36,8 @@ MAX_SWAPFILES = 23
 keeps 9 for entries that are not of a swap area."""
 MAX_AREAS = 32
 MAX_EXTENTS = 1 << 16
+MAX_SLOTS = 1 << 28
+"""Bound for the slots of an area: 1 TiB."""
 LAST_PAGE, SWS_UUID = slice(1028, 1032), slice(1036, 1052)
 """`last_page` and `sws_uuid` of `union swap_header` (include/linux/swap.h)."""
 
@@ -105,7 +107,7 @@ class SwapAreaInUse:
         """Return the reason why a header is not this area's, None if nothing contradicts it."""
         slots, uuid = slots_of(header), uuid_of(header)
         if slots != self.slots:
-            return f"it has {slots} slots, swap area {self.number} has {self.slots}"
+            return f"its header counts {slots}, swap area {self.number} has {self.slots} slots"
         if self.uuid is not None and uuid != self.uuid:
             return f"its UUID is {uuid or 'none'}, that of swap area {self.number} is {self.uuid}"
         return None
@@ -148,6 +150,9 @@ def _area(kernel: Kernel, info: Any, number: int) -> SwapAreaInUse | None:
     flags = int(info.flags)
     if not flags & int(program["SWP_USED"]) or not flags & int(program["SWP_WRITEOK"]):
         return None
+    slots = int(info.max)
+    if not 0 < slots <= MAX_SLOTS:
+        raise kernel.damaged(f"swap area {number} has {slots} slots", f"1 to {MAX_SLOTS}")
     used = info.inuse_pages
     return SwapAreaInUse(
         number=number,
@@ -155,11 +160,11 @@ def _area(kernel: Kernel, info: Any, number: int) -> SwapAreaInUse | None:
         is_file=not flags & int(program["SWP_BLKDEV"]),
         device=int(info.bdev.bd_dev) if info.bdev else None,
         priority=int(info.prio),
-        slots=int(info.max),
+        slots=slots,
         used=int(used.counter) if hasattr(used, "counter") else int(used),
         extents=np.array(_extents(kernel, info), dtype=np.int64).reshape(-1, 3),
         address=int(info),
-        uuid=_uuid(kernel, info, int(info.max)),
+        uuid=_uuid(kernel, info, slots),
     )
 
 

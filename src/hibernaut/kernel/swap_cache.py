@@ -24,6 +24,7 @@ from hibernaut.kernel.program import ask
 from hibernaut.kernel.swap_areas import SwapAreaInUse
 from hibernaut.kernel.xarray import read_xarray
 from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.paging.tables import Stop
 
 if TYPE_CHECKING:
     from typing import Any
@@ -36,6 +37,7 @@ __all__ = ["SlotStates", "slot_states"]
 SPACE_SLOTS = 1 << 14
 """`SWAP_ADDRESS_SPACE_PAGES` (mm/swap.h)."""
 MAX_CLUSTERS = 1 << 20
+CHUNK_PAGES = 1 << 10
 FLAG_BITS = 5
 """`SWP_TB_FLAGS_BITS` (mm/swap_table.h) on x86-64: the upper bits of an entry for a page frame; the lowest of them says
 that the slot is zero."""
@@ -112,11 +114,22 @@ def _note_bits(kernel: Kernel, address: int, bits: BoolArray, unknown: BoolArray
 
 
 def _bytes_at(kernel: Kernel, address: int, count: int) -> tuple[npt.NDArray[np.uint8], BoolArray]:
-    """Return bytes of the kernel's memory, shape (count,), and whether each is in it."""
+    """Return bytes of the kernel's memory, shape (count,), and whether each is in it.
+
+    Raises:
+        FormatError: they are not all mapped, as an array of the kernel's is.
+    """
+    if kernel.tables.walk(address + count - 1).stop != Stop.PRESENT:
+        raise kernel.damaged(f"an array of {count} bytes at {address:#x} ends where nothing is mapped")
+    data, known = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.bool_)
     first = address & ~(PAGE_SIZE - 1)
-    pages, is_read = kernel.read_records(np.arange(first, address + count, PAGE_SIZE, dtype=np.uint64), PAGE_SIZE)
-    within = slice(address - first, address - first + count)
-    return pages.reshape(-1)[within], np.repeat(is_read, PAGE_SIZE)[within]
+    for start in range(first, address + count, CHUNK_PAGES * PAGE_SIZE):
+        end = min(start + CHUNK_PAGES * PAGE_SIZE, address + count)
+        pages, is_read = kernel.read_records(np.arange(start, end, PAGE_SIZE, dtype=np.uint64), PAGE_SIZE)
+        within = slice(max(start, address) - start, end - start)
+        place = slice(max(start, address) - address, end - address)
+        data[place], known[place] = pages.reshape(-1)[within], np.repeat(is_read, PAGE_SIZE)[within]
+    return data, known
 
 
 def _note_spaces(kernel: Kernel, area: SwapAreaInUse, states: SlotStates) -> None:

@@ -12,6 +12,7 @@ from hibernaut.kernel.btf_layouts import BtfLayouts
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
 from hibernaut.kernel.modules import LoadedModules
+from hibernaut.kernel.read_limit import ReadLimit
 from hibernaut.kernel.symbol_table import KernelSymbols, read_symbol_table
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class SymbolicKernel(KernelMemory):
 
     Attributes:
         symbols: symbols by name.
+        reads: bounds the reads of questions that drgn answers.
 
     Raises:
         FormatError: as for `KernelMemory`; or kallsyms is damaged or absent.
@@ -42,6 +44,7 @@ class SymbolicKernel(KernelMemory):
     ) -> None:
         super().__init__(memory, vmcoreinfo, name, layouts or HAND_WRITTEN)
         self.symbols = KernelSymbols(read_symbol_table(self), name)
+        self.reads = ReadLimit()
         if layouts is None:
             self.layouts = BtfLayouts(lambda: self.btf, HAND_WRITTEN)
 

@@ -11,13 +11,15 @@ page frame and number of an object, which begins with the handle and may continu
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hibernaut.errors import FormatError, HibernautError
-from hibernaut.kernel.program import ask
+from hibernaut.kernel.lzo_rle import decompress_lzo_rle
+from hibernaut.kernel.program import ask, each
+from hibernaut.kernel.reading import rb_objects
 from hibernaut.kernel.swap_areas import SwapAreaInUse
 from hibernaut.kernel.xarray import read_xarray
 from hibernaut.memory.page import PAGE_SIZE
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from hibernaut.kernel.kernel import Kernel
     from hibernaut.memory.page import BoolArray, Bytes
 
-__all__ = ["ZswapPages"]
+__all__ = ["DECOMPRESSORS", "ZswapPages"]
 
 TREE_SLOTS = 1 << 14
 """`SWAP_ADDRESS_SPACE_PAGES` (mm/swap.h)."""
@@ -169,7 +171,7 @@ def _entries(kernel: Kernel, area: SwapAreaInUse) -> tuple[npt.NDArray[np.int64]
     if not trees:
         return nothing
     if kernel.symbols.get("nr_zswap_trees") is None:
-        return ask(kernel, "zswap's tree", lambda: _of_red_black_tree(kernel, trees))
+        return _of_red_black_tree(kernel, trees)
     found = [nothing]
     for number in range(-(-area.slots // TREE_SLOTS)):
         tree = read_xarray(kernel, ask(kernel, "zswap_trees", lambda number: int(trees[number].address_of_()), number))
@@ -183,18 +185,19 @@ def _entries(kernel: Kernel, area: SwapAreaInUse) -> tuple[npt.NDArray[np.int64]
 
 
 def _of_red_black_tree(kernel: Kernel, tree: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
+    def entries() -> Iterator[tuple[int, int]]:
+        offset = "offset" if hasattr(kernel.object("struct zswap_entry", 0), "offset") else "swpentry"
+        for entry in rb_objects(tree.rbroot, "struct zswap_entry", "rbnode"):
+            value = entry.member_(offset)
+            yield int(value) if offset == "offset" else int(value.val) & (1 << 58) - 1, int(entry)
 
     found: list[tuple[int, int]] = []
-    offset = "offset" if hasattr(kernel.object("struct zswap_entry", 0), "offset") else "swpentry"
-    for entry in rbtree_inorder_for_each_entry("struct zswap_entry", tree.rbroot.address_of_(), "rbnode"):
-        value = entry.member_(offset)
-        slot = int(value) if offset == "offset" else int(value.val) & (1 << 58) - 1
-        if (found and slot <= found[-1][0]) or len(found) >= MAX_ENTRIES:
+    for slot, entry in each(kernel, "zswap's tree", entries(), MAX_ENTRIES):
+        if found and slot <= found[-1][0]:
             raise kernel.damaged("zswap's tree is not in the order of its slots")
-        found.append((slot, int(entry)))
-    slots, entries = zip(*found, strict=True) if found else ((), ())
-    return np.array(slots, dtype=np.int64), np.array(entries, dtype=np.uint64)
+        found.append((slot, entry))
+    slots, addresses = zip(*found, strict=True) if found else ((), ())
+    return np.array(slots, dtype=np.int64), np.array(addresses, dtype=np.uint64)
 
 
 def _decompress(kernel: Kernel, algorithm: str, packed: bytes) -> Bytes:
@@ -243,9 +246,10 @@ def _deflate(packed: bytes, page: Bytes) -> None:
 
 DECOMPRESSORS: dict[str, Callable[[bytes, Bytes], None]] = {
     "lzo": _by_codec("lzo"),
+    "lzo-rle": lambda packed, page: _exactly(decompress_lzo_rle(packed, PAGE_SIZE), page),
     "lz4": _by_codec("lz4"),
     "lz4hc": _by_codec("lz4"),
     "zstd": _zstd,
     "deflate": _deflate,
 }
-"""By the kernel's name of the algorithm. LZO-RLE and 842 have no library here."""
+"""By the kernel's name of the algorithm. 842 has no library here."""

@@ -29,6 +29,7 @@ LOCKED_PAGES = 1024
 LOOSE_PAGES = 1024
 SEED = 0x1BADB002
 SWAP_FILE_SECONDS = 300
+HUGE_FILE_SECONDS = 120
 MODULE_SECONDS = 120
 NO_BLOCK = "No such device or address"
 """Text of ENXIO, with which the module refuses if no block fits."""
@@ -36,7 +37,12 @@ NO_BLOCK = "No such device or address"
 ALLOCATORS = ("__alloc_frozen_pages_noprof", "__alloc_pages_noprof", "__alloc_pages", "__alloc_pages_nodemask")
 """Functions that every allocation of pages goes through, by ascending age: those of 6.14, 6.10, 5.13 and before."""
 
-ZSWAP_ENABLED = "/sys/module/zswap/parameters/enabled"
+ZSWAP = "/sys/module/zswap/parameters"
+HUGE = "/sys/kernel/mm/transparent_hugepage"
+"""The kernel switches huge pages off where there are less than 512 MiB (`hugepage_init`, mm/huge_memory.c)."""
+HUGE_PAGES = 512
+HUGE_FILE, HUGE_FILE_LINES = "/tmp/huge", 1_200_000
+"""A file of tmpfs with huge pages: these numbers, a line each."""
 KFENCE_PARAMETERS = "/sys/module/kfence/parameters"
 KFENCE_STATS = "/sys/kernel/debug/kfence/stats"
 KFENCE_SLOTS = 255
@@ -62,8 +68,8 @@ def prepare(guest: RunningGuest, variant: Variant, kernel: GuestKernel, *, trace
         if nodes:
             run(f"!prefer {nodes[-1]}")
         _make_regions(guest, variant, traced)  # first, while whole blocks are free
-    if variant.zswap and guest.port.ask(f"echo 1 > {ZSWAP_ENABLED} && grep -q Y {ZSWAP_ENABLED}").status:
-        raise LabUnavailable("the kernel has no zswap that can be enabled")
+    if variant.zswap:
+        _enable_zswap(guest, variant.zswap_compressor)
     device, partition, offset = _swap_on(guest, variant)
     _fill_memory(guest, variant)
     if variant.compressor == "lz4":
@@ -96,6 +102,14 @@ def prepare(guest: RunningGuest, variant: Variant, kernel: GuestKernel, *, trace
     if variant.two_nodes:
         require_arranged(record)
     return record
+
+
+def _enable_zswap(guest: RunningGuest, compressor: str) -> None:
+    """Enable zswap. Raises LabUnavailable if the kernel has none, or not this compressor."""
+    wanted = {"compressor": compressor} if compressor else {}
+    for name, value in {**wanted, "enabled": "Y"}.items():
+        if guest.port.ask(f"echo {value} > {ZSWAP}/{name} && grep -qx {value} {ZSWAP}/{name}").status:
+            raise LabUnavailable(f"the kernel has no zswap whose {name} can be {value}")
 
 
 def _make_regions(guest: RunningGuest, variant: Variant, traced: int) -> None:
@@ -155,6 +169,8 @@ def _swap_on(guest: RunningGuest, variant: Variant) -> tuple[str, int | None, in
         (extent,) = (facts_of(line) for line in run("!extent /mnt/swapfile"))
         return "vda", None, int(extent["block"])
     device, partition = ("vda1", 1) if variant.swap is Swap.PARTITION else ("vda", None)
+    if variant.huge_pages:  # only of a disk that does not rotate are slots given out by clusters
+        run("echo 0 > /sys/block/vda/queue/rotational")
     run(f"mkswap /dev/{device} && swapon /dev/{device}")
     return device, partition, 0
 
@@ -187,5 +203,9 @@ def _fill_memory(guest: RunningGuest, variant: Variant) -> None:
     run(f"[ ! -e {compacted} ] || echo 0 > {compacted}")
     run(f"!fill locked {LOCKED_PAGES} {SEED:#x}")
     run(f"!fill loose {LOOSE_PAGES} {SEED + 1:#x}")
+    if variant.huge_pages:
+        run(f"echo always > {HUGE}/enabled && echo force > {HUGE}/shmem_enabled")
+        run(f"!fill huge {HUGE_PAGES * variant.huge_pages} {SEED + 3:#x}")
+        run(f"seq 1 {HUGE_FILE_LINES} > {HUGE_FILE}", HUGE_FILE_SECONDS)
     if variant.secret_pages:
         run(f"!fill secret {variant.secret_pages} {SEED + 2:#x}")

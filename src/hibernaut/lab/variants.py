@@ -63,6 +63,9 @@ class Variant:
         lists: position of the CPU's own lists of free pages: above or below.
         swaps_out: whether the kernel swaps out what it can before it makes the image (/sys/power/image_size is 0).
         zswap: whether zswap is enabled, so that pages are compressed in memory first.
+        zswap_compressor: its compressor, by the kernel's name; empty for the kernel's default.
+        huge_pages: number of huge pages of anonymous memory that a process has; with any, tmpfs has some, too, and the
+            disk is one that the kernel swaps them out to as they are.
         secret_pages: pages of memfd_secret that a process holds, with which the kernel does not hibernate.
     """
 
@@ -83,6 +86,8 @@ class Variant:
     lists: str = "above"
     swaps_out: bool = False
     zswap: bool = False
+    zswap_compressor: str = ""
+    huge_pages: int = 0
 
     @property
     def two_nodes(self) -> bool:
@@ -121,6 +126,12 @@ VARIANTS = (
             kaslr=True, swaps_out=True),
     Variant("zswap", "swap partition behind zswap, pages swapped out before the image is made", swap=Swap.PARTITION,
             swaps_out=True, zswap=True),
+    Variant("zswap-lzo-rle", "swap partition behind zswap that compresses with LZO-RLE, pages swapped out before the "
+            "image is made", swap=Swap.PARTITION, swaps_out=True, zswap=True, zswap_compressor="lzo-rle"),
+    Variant("huge", "512 MiB, huge pages of a process and of tmpfs", memory_mib=512, swap=Swap.PARTITION,
+            huge_pages=16),
+    Variant("swapped-huge", "swap partition, huge pages swapped out before the image is made", swap=Swap.PARTITION,
+            swaps_out=True, huge_pages=16),
     Variant("secret", "1292 pages of memfd_secret, for dumps: the kernel refuses to hibernate", secret_pages=1292),
     Variant("hole-4k", "one page not present in the direct map", regions=("4k:below",)),
     Variant("hole-2m", "a 2 MiB block not present, its PMD table at a higher frame", compressor="none",

@@ -14,7 +14,7 @@ from hibernaut.lab.cases.damage import refusals
 from hibernaut.lab.cases.images import read_facts, rewrite, rewrite_changed, swap_elsewhere
 from hibernaut.lab.cases.killed import KILLS, killed
 from hibernaut.lab.cases.predictions import as_explored, with_allocator
-from hibernaut.lab.cases.swapped import SWAPPED_RIGHT, swapped_out
+from hibernaut.lab.cases.swapped import SWAPPED_RIGHT, huge_pages_right, swapped_out
 from hibernaut.lab.cases.takeovers import compared, failing_allocation, flawed_way, from_dump, lost_table, torn_lists
 from hibernaut.lab.cases.traces import traced
 from hibernaut.lab.conformance import compare_copy, compare_crash
@@ -107,6 +107,9 @@ CASES = (
     LabCase("pages swapped out to a partition", SWAPPED_RIGHT, partial(swapped_out, "swapped"), every_line=True),
     LabCase("pages swapped out to a swap file, KASLR", SWAPPED_RIGHT, partial(swapped_out, "swapped-file")),
     LabCase("pages swapped out to zswap", SWAPPED_RIGHT, partial(swapped_out, "zswap")),
+    LabCase("pages swapped out to zswap, LZO-RLE", SWAPPED_RIGHT, partial(swapped_out, "zswap-lzo-rle")),
+    LabCase("huge pages swapped out to a partition", SWAPPED_RIGHT, partial(huge_pages_right, "swapped-huge")),
+    LabCase("huge pages in memory", SWAPPED_RIGHT, partial(huge_pages_right, "huge")),
     LabCase("damaged and foreign images", "refused as inspect predicts", refusals, every_line=True),
     LabCase(f"writer killed {KILLS} times", "old image, none, or the new one", killed),
 )

@@ -14,7 +14,8 @@
  * A COMMAND that starts with '!' is one of those below, anything else goes to the shell.
  *
  *   !fill REGION PAGES SEED      make a region of pages that contain their identity: "locked" (mlocked, so it is in the
- *                                image), "loose" (may be swapped out) or "secret" (memfd_secret)
+ *                                image), "loose" (may be swapped out), "huge" (likewise, of huge pages where the
+ *                                kernel has some) or "secret" (memfd_secret)
  *   !verify REGION               compare every page with its expected content
  *   !frames REGION               print the region's frames, in runs
  *   !peek REGION PAGE AT COUNT   print bytes in hex
@@ -51,6 +52,7 @@
 #include <unistd.h>
 
 #define PAGE_BYTES 4096
+#define HUGE_BYTES (2UL << 20)
 #define HEAD_BYTES 80
 #define LINE_BYTES 4096
 #define SAVING_FLAGS (1ull << 10 | 1ull << 20 | 1ull << 23 | 1ull << 32) /* KPF_BUDDY, _NOPAGE, _OFFLINE, _RESERVED */
@@ -101,7 +103,8 @@ struct region {
 	uint64_t seed;
 };
 
-static struct region regions[] = { { .name = "locked" }, { .name = "loose" }, { .name = "secret" } };
+static struct region regions[] = { { .name = "locked" }, { .name = "loose" }, { .name = "huge" },
+				   { .name = "secret" } };
 
 static struct region *region_named(const char *name)
 {
@@ -158,6 +161,14 @@ static unsigned char *region_memory(const char *name, long pages)
 	unsigned char *memory;
 	int fd;
 
+	if (!strcmp(name, "huge")) {
+		memory = mmap(NULL, length + HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (memory == MAP_FAILED)
+			return memory;
+		memory += -(uintptr_t)memory % HUGE_BYTES;
+		madvise(memory, length, MADV_HUGEPAGE);
+		return memory;
+	}
 	if (strcmp(name, "secret")) {
 		memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (memory != MAP_FAILED)
