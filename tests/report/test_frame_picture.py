@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hibernaut.cli.terminal import print_styled, prints_ascii_only
 from hibernaut.hibernation.frame_map import MappedBy
 from hibernaut.linux.layout import hole_2m, hole_4k
-from hibernaut.report.frame_cells import cells_of_frames
+from hibernaut.report.frame_cells import alarming_codes, cells_of_frames
 from hibernaut.report.frame_picture import MIN_WIDTH, frame_picture, layer_named
 from hibernaut.report.frame_words import DIFFERENCE_LAYER, LAYERS, MAPPED
 from tests.cli.run import hibernaut, refused
@@ -30,7 +30,8 @@ def test_cells_are_those_of_a_naive_count(runs: list[tuple[int, int]], each: int
     """The class of most frames; one that alarms before all others, however few its frames."""
     frames = [code for pages, code in runs for _ in range(pages)]
     start = np.cumsum([0, *[pages for pages, _ in runs]])[:-1]
-    found = cells_of_frames(start, np.array([code for _, code in runs], dtype=np.uint8), len(frames), MAPPED, each)
+    codes = np.array([code for _, code in runs], dtype=np.uint8)
+    found = cells_of_frames(start, codes, len(frames), alarming_codes(MAPPED), each)
     assert len(found) == -(-len(frames) // each)
     for cell, code in enumerate(found.tolist()):
         inside = frames[cell * each : (cell + 1) * each]

@@ -14,31 +14,38 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hibernaut.memory.page import BoolArray
     from hibernaut.paging.spans import Codes
     from hibernaut.report.frame_words import FrameWords
 
-__all__ = ["cells_of_frames"]
+__all__ = ["alarming_codes", "cells_of_frames"]
 
 
-def cells_of_frames(
-    start_pfn: Pfns, codes: Codes, end_pfn: int, words: Mapping[int, FrameWords], each: int
-) -> NDArray[np.uint8]:
+def cells_of_frames(start_pfn: Pfns, codes: Codes, end_pfn: int, alarming: BoolArray, each: int) -> NDArray[np.uint8]:
     """Return the code that each cell shows: uint8, shape (cells,), from frame 0 up, the last cell maybe shorter.
 
     Args:
         start_pfn: first frame of each run, int64, shape (n,), the first 0.
         codes: code of each run.
         end_pfn: one past the last frame.
-        words: words of the codes, which say what alarms.
+        alarming: which codes alarm, by code: a cell with such a frame shows it, whatever the others are.
         each: frames of a cell.
     """
     cells = max(1, -(-end_pfn // each))
     edges = np.unique(np.concatenate((start_pfn, np.arange(cells, dtype=np.int64) * each)))
-    code = codes[np.searchsorted(start_pfn, edges, side="right") - 1]
-    number = max(words) + 1
-    weights = np.diff(edges, append=max(end_pfn, 1))
-    pages = np.bincount(edges // each * number + code, weights=weights, minlength=cells * number)
-    table = pages.reshape(cells, number)
-    alarming = np.array([code in words and words[code].alarming for code in range(number)])
-    shown: NDArray[np.uint8] = (table + (table > 0) * alarming * float(each + 1)).argmax(axis=1).astype(np.uint8)
+    code = codes[np.searchsorted(start_pfn, edges, side="right") - 1].astype(np.int64)
+    keys, which = np.unique(edges // each << 8 | code, return_inverse=True)
+    pages = np.bincount(which.reshape(-1), weights=np.diff(edges, append=max(end_pfn, 1)))
+    code = keys & 0xFF
+    order = np.lexsort((pages + alarming[code] * float(each + 1), keys >> 8))
+    last = np.append(np.flatnonzero(np.diff(keys[order] >> 8)), len(order) - 1)
+    shown: NDArray[np.uint8] = code[order[last]].astype(np.uint8)
     return shown
+
+
+def alarming_codes(words: Mapping[int, FrameWords]) -> BoolArray:
+    """Return which codes alarm, by code, shape (256,)."""
+    found = np.zeros(256, dtype=np.bool_)
+    for code, word in words.items():
+        found[code] = word.alarming
+    return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hibernaut.report.frame_cells import cells_of_frames
+from hibernaut.report.frame_cells import alarming_codes, cells_of_frames
 from hibernaut.report.frame_words import LAYERS
 from hibernaut.report.text import counted, size_text
 
@@ -51,7 +51,7 @@ def frame_picture(frames: FrameMap, layer: FrameLayer, width: int, *, plain: boo
     each = 1
     while each * columns * MOST_ROWS < frames.end_pfn:
         each *= 2
-    cells = cells_of_frames(frames.start_pfn, codes, frames.end_pfn, layer.words, each)
+    cells = cells_of_frames(frames.start_pfn, codes, frames.end_pfn, alarming_codes(layer.words), each)
     lines: list[StyledLine] = [
         [(f"{layer.title}: {counted(frames.end_pfn, 'frame')}, {size_text(4096 * each)} a sign", "")]
     ]

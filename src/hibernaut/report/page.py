@@ -15,6 +15,7 @@ from hibernaut.errors import HibernautError, how_to_install
 from hibernaut.memory.painting import paint
 from hibernaut.report.charts import area_chart, compression_chart, order_chart
 from hibernaut.report.documents import DifferenceDocument
+from hibernaut.report.frame_cells import alarming_codes, cells_of_frames
 from hibernaut.report.frame_runs import pack_runs
 from hibernaut.report.frame_words import DIFFERENCE_LAYER, LAYERS, FrameComparison
 from hibernaut.report.source_report import SourceReport
@@ -31,6 +32,9 @@ __all__ = ["memory_map_data", "need_report_extra", "page_style", "report_page", 
 
 PACKAGES = ("jinja2", "matplotlib")
 """The extra `report`."""
+MOST_RUNS = 1 << 21
+"""Runs of a map at most: as many of random lengths and classes take less than 3 MiB. A machine of 16 GiB has no more
+unless half of its frames differ from their neighbours."""
 SHOWN_CHARTS = 6
 """Regions with a chart of their own."""
 MARKS = {"bad": "Problem", "warning": "Attention", "ok": "Fine", "unknown": "Not known", "fact": ""}
@@ -114,10 +118,16 @@ def memory_map_data(frames: FrameMap, memory: MemoryDifference | None = None) ->
     if memory is not None:
         layers.append(DIFFERENCE_LAYER)
         pages, codes = _with_difference(frames, memory)
-    packed = pack_runs(pages, *codes)
+    counts = [
+        np.bincount(some, weights=pages, minlength=max(layer.words) + 1).astype(int).tolist()
+        for layer, some in zip(layers, codes, strict=True)
+    ]
+    each, pages, shown = _within_limit(pages, codes, layers, frames.end_pfn)
+    packed = pack_runs(pages, *shown)
     return script_json(
         {
             "frames": frames.end_pfn,
+            "each": each,
             "runs": packed.runs,
             "classes": packed.classes,
             "layers": [
@@ -128,12 +138,38 @@ def memory_map_data(frames: FrameMap, memory: MemoryDifference | None = None) ->
                         {"key": word.key, "label": word.label, "meaning": word.meaning, "alarming": word.alarming}
                         for _, word in sorted(layer.words.items())
                     ],
+                    "totals": totals,
                 }
-                for layer in layers
+                for layer, totals in zip(layers, counts, strict=True)
             ],
             "text": packed.text,
         }
     )
+
+
+def _within_limit(pages: Any, codes: list[Any], layers: list[FrameLayer], end_pfn: int) -> tuple[int, Any, list[Any]]:
+    """Return runs, joined to cells of some frames if they are too many: frames of a cell, lengths, codes.
+
+    A cell has the codes of most of its frames, or of frames that alarm. Totals are those of all frames all the same.
+    """
+    if len(pages) <= MOST_RUNS:
+        return 1, pages, codes
+    each = 1
+    while end_pfn > each * MOST_RUNS // 2:
+        each *= 2
+    keys = np.zeros(len(pages), dtype=np.int64)
+    for some in codes:
+        keys = keys << 8 | some
+    classes, which = np.unique(keys, return_inverse=True)
+    columns = [(classes >> shift & 0xFF).astype(np.uint8) for shift in range(8 * (len(codes) - 1), -1, -8)]
+    alarming = np.zeros(256, dtype=np.bool_)
+    for layer, column in zip(layers, columns, strict=True):
+        alarming[: len(classes)] |= alarming_codes(layer.words)[column]
+    start = np.cumsum(pages) - pages
+    cells = cells_of_frames(start, which.reshape(-1).astype(np.uint8), end_pfn, alarming, each)
+    first = np.flatnonzero(np.append(True, cells[1:] != cells[:-1]))
+    lengths = np.diff(first * each, append=end_pfn)
+    return each, lengths, [column[cells[first]] for column in columns]
 
 
 def script_json(value: Any) -> str:

@@ -262,6 +262,12 @@ class MemoryMap {
     const last = Math.min(frame + this.each, this.end) - 1, run = this.runAt(frame), other = this.runAt(last);
     const where = frame === last ? `Frame ${hex(frame)}` : `Frames ${hex(frame)} to ${hex(last)}`;
     const place = `${where} (address ${hex(frame * 4096)}, ${size((last - frame + 1) * 4096)})`;
+    if (this.data.each > 1 && this.each < this.data.each) {
+      const from = frame - frame % this.data.each, to = Math.min(from + this.data.each, this.end) - 1;
+      const words = this.data.layers.map((layer, number) => layer.words[this.code(run, number)].label);
+      this.told.textContent = `${place}: this map tells no less than ${this.data.each} frames apart; of frames ${hex(from)} to ${hex(to)} most, or the alarming ones, are: ${words.join("; ")}.`;
+      return;
+    }
     if (run === other) {
       const from = this.start[run], to = this.start[run + 1] - 1;
       const words = this.data.layers.map((layer, number) => layer.words[this.code(run, number)].meaning);
@@ -280,12 +286,8 @@ class MemoryMap {
   }
 
   fillKeys() {
-    const sums = new Map();
-    for (let run = 0; run < this.data.runs; run++) {
-      const code = this.code(run);
-      sums.set(code, (sums.get(code) || 0) + this.start[run + 1] - this.start[run]);
-    }
-    this.keys.replaceChildren(...[...sums].sort((one, two) => one[0] - two[0]).map(([code, pages]) => {
+    const sums = this.data.layers[this.layer].totals.map((pages, code) => [code, pages]).filter((one) => one[1]);
+    this.keys.replaceChildren(...sums.map(([code, pages]) => {
       const word = this.data.layers[this.layer].words[code];
       const item = document.createElement("li"), button = document.createElement("button"), swatch = document.createElement("span");
       button.type = "button";
