@@ -19,6 +19,7 @@ PACKAGE = Path(hibernaut.__file__).parent
 ROOMS = (
     "errors",
     "kernel_line",
+    "notebook",
     "parallel",
     "volumes",
     "memory",

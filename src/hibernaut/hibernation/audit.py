@@ -14,6 +14,7 @@ from hibernaut.linux.machine import Machine
 from hibernaut.linux.owners import NextAct, OwnedPages
 from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.memory.ranges import FrameRanges
+from hibernaut.notebook import html_table
 from hibernaut.paging.entries import Level
 
 __all__ = ["Audit", "Order", "PageClass", "Split", "audit"]
@@ -104,6 +105,12 @@ class Audit:
     def safe_by_fixmap(self) -> bool:
         """Whether a fixmap slot saves all pages and changes nothing."""
         return self.refused is None and not any(one.fixmap_bad for one in self.classes)
+
+    def _repr_html_(self) -> str:
+        saved = "every page is saved" if self.safe_today else "not every page is certain to be saved"
+        rows = [(one.frames.total_pages, one.name, one.today, one.fixmap) for one in self.classes]
+        head = ("pages", "direct map has", "today", "through a fixmap slot")
+        return html_table(f"{self.saveable_pages} pages to save; today: {self.refused or saved}", head, rows)
 
 
 _NAMES = {

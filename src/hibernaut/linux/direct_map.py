@@ -17,6 +17,7 @@ import numpy as np
 
 from hibernaut.errors import FormatError
 from hibernaut.memory.ranges import FrameRanges
+from hibernaut.notebook import html_table
 from hibernaut.paging.entries import FRAME_MASK, Entry, Level
 from hibernaut.paging.spans import Codes, Rights, Spans, Stop
 from hibernaut.paging.tables import PageTables
@@ -44,6 +45,8 @@ START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """`__START_KERNEL_map`: the kernel maps its own image from here on, with or without KASLR
 (arch/x86/include/asm/page_64_types.h). In a small machine it covers most frames, but it is not a direct map."""
 
+SHOWN_HOLES = 50
+"""Holes that a notebook shows."""
 _PAGES_PER_GIB = 1 << 18
 _TOP_PAGE = 1 << 52
 
@@ -325,6 +328,13 @@ class DirectMap:
             for start, span in zip(starts, first, strict=True)
         )
         return tuple(listed), len(wrong)
+
+    def _repr_html_(self) -> str:
+        holes, number = self.first_holes(SHOWN_HOLES)
+        present = ", ".join(f"{size} {pages_bytes >> 10} KiB" for size, pages_bytes in self.present_bytes.items())
+        rows = [(f"{one.start_pfn:#x}", one.pages, one.level.size, one.kind, f"{one.entry:#x}") for one in holes]
+        caption = f"direct map from {self.base:#x}, frames 0 to {self.end_pfn:#x}; present: {present}; holes: {number}"
+        return html_table(caption, ("first frame", "pages", "level", "kind", "first entry"), rows)
 
     @cached_property
     def regions(self) -> Regions:

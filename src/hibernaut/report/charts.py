@@ -10,17 +10,21 @@ import html
 import io
 import re
 from collections.abc import Callable
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hibernaut.report.frame_cells import alarming_codes, cells_of_frames
 from hibernaut.report.text import counted, size_text
 
 if TYPE_CHECKING:
     from hibernaut.hibernation.copy_order import RegionInOrder
+    from hibernaut.hibernation.frame_map import FrameMap
+    from hibernaut.report.frame_words import FrameLayer
     from hibernaut.swsusp import Image
 
-__all__ = ["area_chart", "compression_chart", "order_chart"]
+__all__ = ["area_chart", "compression_chart", "memory_chart", "order_chart", "page_colours"]
 
 INK, FAINT, MAIN, SECOND, ALARM, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _VARIABLES = {
@@ -31,6 +35,9 @@ _VARIABLES = {
     ALARM: "var(--bad)",
     PAPER: "var(--paper)",
 }
+FALLBACKS = "--ink: currentColor; --line: #888; --sans: sans-serif; max-width: 46rem"
+"""Colours of a chart outside a page of this package."""
+MAP_COLUMNS, MAP_ROWS = 128, 48
 BINS = 240
 """Bars of a chart at most: neighbouring units, or blocks, share one."""
 
@@ -142,6 +149,46 @@ def order_chart(region: RegionInOrder, end_pfn: int, name: str) -> str:
     return _svg(name, "Region and tables in the order of the copy", " ".join(parts), draw, height=2.0)
 
 
+def memory_chart(frames: FrameMap, layer: FrameLayer) -> str:
+    """Return the picture of a map of memory, a square for some frames each, in colours of its own.
+
+    Args:
+        frames: the map.
+        layer: question that its colours answer.
+    """
+    from matplotlib.colors import to_rgb
+
+    codes = {"mapped": frames.mapped, "fate": frames.fate, "use": frames.use}[layer.key]
+    each = 1
+    while frames.end_pfn > each * MAP_COLUMNS * MAP_ROWS:
+        each *= 2
+    cells = cells_of_frames(frames.start_pfn, codes, frames.end_pfn, alarming_codes(layer.words), each)
+    rows = -(-len(cells) // MAP_COLUMNS)
+    colours = page_colours()
+    pixels = np.ones((rows * MAP_COLUMNS, 3))
+    for code, word in layer.words.items():
+        pixels[: len(cells)][cells == code] = to_rgb(colours[word.key])
+
+    def draw(axes: Any) -> None:
+        axes.imshow(pixels.reshape(rows, MAP_COLUMNS, 3), interpolation="nearest", aspect="auto")
+        axes.set_xticks([])
+        shown = range(0, rows, max(1, rows // 8))
+        axes.set_yticks(list(shown), [f"{row * MAP_COLUMNS * each:#x}" for row in shown])
+        axes.spines[:].set_visible(False)
+
+    totals = frames.totals(codes)
+    told = ", ".join(f"{layer.words[code].label}: {pages}" for code, pages in totals.items())
+    description = f"{frames.end_pfn} frames, {counted(each, 'frame')} a square, row by row. Frames {told}."
+    svg = _svg(f"memory-{layer.key}", layer.title, description, draw, height=max(1.0, 2.6 * rows / MAP_ROWS))
+    legend = "".join(
+        f'<span style="display:inline-block;margin-right:1em"><span style="background:{colours[layer.words[code].key]};'
+        f'display:inline-block;width:0.8em;height:0.8em;border:1px solid"></span>'
+        f" {html.escape(layer.words[code].label)}</span>"
+        for code in totals
+    )
+    return f'<div style="{FALLBACKS}">{svg}<p>{legend}</p></div>'
+
+
 def _svg(name: str, title: str, description: str, draw: Callable[[Any], None], height: float = 2.4) -> str:
     """Return a chart as an SVG element.
 
@@ -167,6 +214,18 @@ def _svg(name: str, title: str, description: str, draw: Callable[[Any], None], h
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(out.getvalue(), name, title, description)
+
+
+def page_colours() -> dict[str, str]:
+    """Return the colour of each class of frames in the light style of pages, by its key: `#rrggbb`."""
+    style = (resources.files("hibernaut.report") / "templates" / "report.css").read_text()
+    variables: dict[str, str] = {}
+    for name, value in re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", style):
+        variables.setdefault(name, value)
+    found = {}
+    for selectors, name in re.findall(r"((?:\.c-[a-z0-9-]+,? ?)+)\{ --c: var\(--([a-z0-9-]+)\); \}", style):
+        found.update(dict.fromkeys(re.findall(r"\.c-([a-z0-9-]+)", selectors), variables[name]))
+    return found
 
 
 def _inline(text: str, name: str, title: str, description: str) -> str:

@@ -15,6 +15,7 @@ from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.recent import RecentParts
+from hibernaut.notebook import html_table
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image
 from hibernaut.swsusp.area import SwapArea, locate_area
@@ -80,6 +81,16 @@ class Image(Closing):
     def zero_pages(self) -> int:
         """Number of pages listed that have no data page, in pages of the machine."""
         return int(np.count_nonzero(self.zero)) // self.area.frames_per_page
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("compressor", self.compressor),
+            ("pages saved", self.saved_pages),
+            ("of them zero and not stored", self.zero_pages),
+            ("physical pages", self.info.physical_pages),
+            ("first map block", self.header.image),
+        ]
+        return html_table(f"hibernation image in {self.name}", ("fact", "value"), rows)
 
     @property
     def meta_rows(self) -> int:
