@@ -17,32 +17,33 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hibernaut.swsusp import codecs
-from hibernaut.swsusp.codecs import Codec, codec_named
+from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 
 UNIT = 32 * 4096
 
 
-def lzo_without_python_lzo() -> Codec:
-    """The codec where python-lzo is not installed."""
+def without(maker: str, name: CompressorName) -> Codec:
+    """The codec where the library of its first choice is not installed."""
     with pytest.MonkeyPatch.context() as patch:
 
         def absent() -> Codec:
             raise ImportError
 
-        patch.setattr(codecs, "_python_lzo", absent)
-        return codec_named("lzo")
+        patch.setattr(codecs, maker, absent)
+        return codec_named(name)
 
 
 CODECS: dict[str, Callable[[], Codec]] = {
     "lzo": lambda: codec_named("lzo"),
-    "lzo without python-lzo": lzo_without_python_lzo,
+    "lzo without python-lzo": lambda: without("_python_lzo", "lzo"),
     "lz4": lambda: codec_named("lz4"),
+    "lz4 without cramjam": lambda: without("_lz4", "lz4"),
 }
 
 
 def foreign(name: str) -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
     """Packing and unpacking by a library called directly."""
-    if name == "lz4":
+    if name.startswith("lz4"):
         return partial(lz4.block.compress, store_size=False), partial(lz4.block.decompress, uncompressed_size=UNIT)
     return lzallright.LZOCompressor().compress, lambda packed: lzallright.LZOCompressor.decompress(packed, UNIT)
 
@@ -110,4 +111,4 @@ def test_python_lzo_is_preferred() -> None:
     """python-lzo if it is installed; else lzallright."""
     installed = importlib.util.find_spec("lzo") is not None
     assert codec_named("lzo").library == ("python-lzo" if installed else "lzallright")
-    assert lzo_without_python_lzo().library == "lzallright"
+    assert without("_python_lzo", "lzo").library == "lzallright"

@@ -21,6 +21,7 @@ from hibernaut.errors import (
     LabError,
     MachineFault,
     OutOfMemory,
+    how_to_install,
 )
 from hibernaut.report.documents import DOCUMENTS
 from hibernaut.report.visible import visible
@@ -41,6 +42,9 @@ CHECK_FILE = "check that the file is complete and of the right kind"
 CHECK_PLACE = "check the path, its file system and its device"
 OTHER_WAY = "try another way, such as --via fixmap"
 LAB = "`hibernaut lab doctor` checks the laboratory"
+
+PACKAGES = MappingProxyType({"elftools": "pyelftools"})
+"""Packages that have another name than their module."""
 
 OS_ADVICE = MappingProxyType(
     {
@@ -78,6 +82,10 @@ def report_failure(error: Exception) -> int:
         if error.filename == STANDARD_OUTPUT:
             abandon_output()
         say(_os_line(error))
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or "hibernaut").startswith("hibernaut"):
+        module = (error.name or "").split(".")[0]
+        package = PACKAGES.get(module, module)
+        say(f"the Python package {package} is not installed, and this needs it; try: {how_to_install(package)}")
     elif isinstance(error, MemoryError):
         say("not enough memory; free some, or raise the limit of this process (ulimit -v)")
     else:

@@ -3,8 +3,8 @@
 
 LZO1X comes from python-lzo (liblzo2, the kernel's own algorithm) where it is installed; else from lzallright, which has
 wheels everywhere and is slower. LZ4 is compressed by lz4 and decompressed by cramjam, which writes into a given array
-instead of a new object. All release the GIL. The kernel decompresses with `lzo1x_decompress_safe` and
-`LZ4_decompress_safe`, which accept any valid stream.
+instead of a new object; without cramjam, by lz4. All release the GIL. The kernel decompresses with
+`lzo1x_decompress_safe` and `LZ4_decompress_safe`, which accept any valid stream.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Codec:
 
 def codec_named(name: CompressorName) -> Codec:
     """Return a codec by name. Raises HibernautError if no library for it is installed."""
-    makers = {"lzo": (_python_lzo, _lzallright), "lz4": (_lz4,)}
+    makers = {"lzo": (_python_lzo, _lzallright), "lz4": (_lz4, _lz4_alone)}
     for maker in makers[name]:
         try:
             return maker()
@@ -114,10 +114,6 @@ def _lz4() -> Codec:
     block = importlib.import_module("lz4.block")
     cramjam = importlib.import_module("cramjam")
 
-    def compress(unit: NDArray[np.uint8]) -> bytes:
-        packed: bytes = block.compress(unit, store_size=False)
-        return packed
-
     def decompress_into(packed: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         try:
             size_bytes = cramjam.lz4.decompress_block_into(packed, out, output_len=len(out))
@@ -126,4 +122,25 @@ def _lz4() -> Codec:
         if size_bytes != len(out):
             raise WrongLength(size_bytes, len(out))
 
-    return Codec("lz4", "lz4", compress, decompress_into)
+    return Codec("lz4", "lz4", _lz4_compress(block), decompress_into)
+
+
+def _lz4_alone() -> Codec:
+    block = importlib.import_module("lz4.block")
+
+    def decompress_into(packed: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        try:
+            plain: bytes = block.decompress(packed, uncompressed_size=len(out))
+        except block.LZ4BlockError as error:
+            raise ValueError(f"does not decompress: {error}") from error
+        _put(plain, out)
+
+    return Codec("lz4", "lz4", _lz4_compress(block), decompress_into)
+
+
+def _lz4_compress(block: Any) -> Callable[[NDArray[np.uint8]], bytes]:
+    def compress(unit: NDArray[np.uint8]) -> bytes:
+        packed: bytes = block.compress(unit, store_size=False)
+        return packed
+
+    return compress

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from isal import isal_zlib
 
 from hibernaut.errors import HibernautError
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.codecs import Codec
+from hibernaut.swsusp.crc32 import crc32
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_BYTES, UNIT_PAGES
 from hibernaut.swsusp.stream import BATCH_UNITS
 
@@ -99,9 +99,9 @@ def pack_batch(rows: StreamRows, first: int, last: int, codec: Codec | None) -> 
     """Return rows `first` to `last` - 1 packed into whole blocks, compressed if there is a codec."""
     pages = rows.batch(first, last)
     flat = pages.reshape(-1)
-    crc32 = isal_zlib.crc32(flat)
+    crc = crc32(flat)
     if codec is None:
-        return PackedBatch((flat.tobytes(),), len(pages), len(pages), crc32, 0, 0)
+        return PackedBatch((flat.tobytes(),), len(pages), len(pages), crc, 0, 0)
     parts: list[bytes | memoryview] = []
     stored_bytes = compressed_bytes = 0
     for at in range(0, len(flat), UNIT_BYTES):
@@ -112,7 +112,7 @@ def pack_batch(rows: StreamRows, first: int, last: int, codec: Codec | None) -> 
         compressed_bytes += length
         stored_bytes += LENGTH_BYTES + length + padding
     units = -(-len(pages) // UNIT_PAGES)
-    return PackedBatch(tuple(parts), stored_bytes // PAGE_SIZE, len(pages), crc32, units, compressed_bytes)
+    return PackedBatch(tuple(parts), stored_bytes // PAGE_SIZE, len(pages), crc, units, compressed_bytes)
 
 
 def zero_frames(memory: PhysicalMemory, pfns: Pfns) -> BoolArray:

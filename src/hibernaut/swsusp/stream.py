@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage
@@ -23,6 +22,7 @@ from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.parallel import in_order, ordered_results
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
+from hibernaut.swsusp.crc32 import crc32, crc32_combine
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
 from hibernaut.swsusp.swapmap import SwapMap
 
@@ -40,7 +40,7 @@ class Crc:
 
     def add(self, crc32_of_part: int, size_bytes: int) -> None:
         """Append a part by its own (zlib) CRC."""
-        self._running = isal_zlib.crc32_combine(self._running, crc32_of_part, size_bytes)
+        self._running = crc32_combine(self._running, crc32_of_part, size_bytes)
 
     @property
     def value(self) -> int:
@@ -214,7 +214,7 @@ class UnitStream:
         entries = self._entries[begins[0] : begins[-1]]
         if self._codec is None:
             self._area.read_blocks(entries, flat)
-            return Batch(first_row, pages, isal_zlib.crc32(flat))
+            return Batch(first_row, pages, crc32(flat))
         block_bytes = self._area.page_size
         stored = self._buffer(len(entries) * block_bytes)
         self._area.read_blocks(entries, stored)
@@ -228,7 +228,7 @@ class UnitStream:
                 self._unpack(first_unit + number, stored[at : at + length], unit)
             except ValueError as error:
                 raise self._bad_unit(first_unit + number, str(error)) from error
-        return Batch(first_row, pages, isal_zlib.crc32(flat))
+        return Batch(first_row, pages, crc32(flat))
 
     def _unpack(self, _unit: int, packed: Bytes, out: Bytes) -> None:
         """Decompress one unit into an array of the size that it should have. Raises ValueError if it is damaged."""

@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, WrongLength
+from hibernaut.swsusp.crc32 import crc32
 from hibernaut.swsusp.declarations import LENGTH_BYTES, MAX_COMPRESSED_BYTES, UNIT_BYTES, UNIT_PAGES
 from hibernaut.swsusp.salvage.loose_map import UNKNOWN, LooseMap
 
@@ -226,7 +226,7 @@ class UnitSearch:
         ends = self._ended and entry + blocks_of(length) >= len(self.entries)
         if size_bytes < UNIT_BYTES and not ends and size_bytes != self.last_bytes:
             return None
-        return size_bytes, isal_zlib.crc32(out[:size_bytes])
+        return size_bytes, crc32(out[:size_bytes])
 
     def _buffer(self, size_bytes: int) -> Bytes:
         if not hasattr(self._local, "stored"):
