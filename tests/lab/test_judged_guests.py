@@ -69,11 +69,11 @@ def test_the_cured_kernel_is_cured(lab_built: Callable[[str], Lab], case: str) -
 @pytest.mark.parametrize(
     ("cure", "case", "why"),
     [
-        ("no-flush", "4k-twice", "pages damaged"),
+        ("no-flush", "4k-twice", "damaged"),
         ("no-null-check", "no-table", "in kernel_page_present"),
-        ("copy-skipped", "4k", "pages damaged"),
+        ("copy-skipped", "4k", "damaged"),
         ("slot-never-cleared", "4k", "entry of the kernel's page tables changed"),
-        ("frame-of-entry", "2m-below", "pages damaged"),
+        ("frame-of-entry", "2m-below", "damaged"),
         ("still-unmaps", "2m-below", "of the kernel's page tables changed"),
     ],
 )
