@@ -49,15 +49,36 @@ def test_a_lost_table_is_the_verdict(torn: Path, tmp_path: Path) -> None:
     assert {one["key"]: one["pages"] for one in source["fate"]}["lost"] == 1
 
 
-@pytest.mark.parametrize(("way", "tables", "state"), [("fixmap", "high", "bad"), (None, "low", "warning")])
-def test_a_consistent_image_is_not_called_lost(tmp_path: Path, way: str | None, tables: str, state: str) -> None:
-    """Saved by a fixmap slot, the entry is as it was: it is mainline that would tear it. A low table is not torn."""
+@pytest.mark.parametrize(("way", "tables"), [("fixmap", "high"), (None, "low")])
+def test_a_consistent_image_is_fine(tmp_path: Path, way: str | None, tables: str) -> None:
+    """The entry is as it was, saved by a fixmap slot or before the split: the image is consistent."""
     path = image_by(tmp_path / "image", Fixmap() if way else None, LOST, tables=tables)
-    source = hibernaut("report", path, "-o", tmp_path / "page.html", "--json").document["source"]
+    result = hibernaut("report", path, "-o", tmp_path / "page.html", "--json")
+    assert result.status == 0
+    source = result.document["source"]
     assert "lost" not in {one["key"] for one in source["fate"]}
-    assert source["verdict"]["state"] == state
-    assert "lost" not in source["verdict"]["text"]
-    assert [one["order"] for one in source["regions"]] == ["above" if tables == "high" else "below"]
+    assert source["verdict"] == {
+        "about": "verdict",
+        "state": "ok",
+        "text": "The image names no page table that it lacks.",
+    }
+    (region,) = source["regions"]
+    assert (region["order"], region["torn"]) == ("above" if tables == "high" else "below", False)
+    assert len(region["steps"]) == 1
+    (told,) = (one for one in source["sentences"] if one["about"] == "regions")
+    assert told["state"] == "ok"
+    assert "it is consistent" in told["text"]
+
+
+def test_a_dump_shows_its_image_to_be(golden: Golden, tmp_path: Path) -> None:
+    """The dump of the machine before its copy: one region would be torn."""
+    result = hibernaut("report", golden("ram-6.1-low2m.elf"), "-o", tmp_path / "page.html", "--json")
+    assert result.status == 1
+    source = result.document["source"]
+    assert source["verdict"]["text"] == "Hibernation would tear the mapping of 1 region of memory."
+    assert [one["torn"] for one in source["regions"]] == [True]
+    healthy = hibernaut("report", golden("ram-6.1-lzo.elf"), "-o", tmp_path / "page.html", "--json")
+    assert (healthy.status, healthy.document["source"]["verdict"]["text"]) == (0, "Every page would be saved.")
 
 
 def test_the_page_is_private_and_whole(torn: Path, tmp_path: Path) -> None:

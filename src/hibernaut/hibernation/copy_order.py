@@ -46,6 +46,7 @@ class RegionInOrder:
         listed_pages: number of its frames on that list.
         order: when the table that holds the entry is copied; None where `first_pfn` is.
         lost_pfn: frame that the entry names as a table and that the source lacks; None for an entry without PRESENT.
+        of_image: whether the source is an image: its copy is done, and the entry is its result.
     """
 
     start_pfn: int
@@ -57,11 +58,14 @@ class RegionInOrder:
     listed_pages: int
     order: Order | None
     lost_pfn: int | None
+    of_image: bool
 
     @property
     def torn(self) -> bool:
-        """Whether the source names a table that it lacks, or the image that mainline's way writes would."""
-        return self.lost_pfn is not None or self.order in (Order.ABOVE, Order.NOT_LISTED)
+        """Whether the image names a table that it lacks; of a dump, whether the one by mainline's way would."""
+        if self.of_image:
+            return self.lost_pfn is not None
+        return self.lost_pfn is None and self.order in (Order.ABOVE, Order.NOT_LISTED)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ def copy_order(found: FrameMap) -> CopyOrder:
         return CopyOrder((), 0)
     listed = FrameRanges.of([*found.frames(found.fate, Fate.SAVED), *found.frames(found.fate, Fate.ZERO)])
     blocks, number = _blocks(direct_map)
-    regions = tuple(_region(direct_map, listed, block, level) for block, level in blocks)
+    regions = tuple(
+        _region(direct_map, listed, block, level, of_image=found.pages_from == "image") for block, level in blocks
+    )
     return CopyOrder(regions, number - len(regions))
 
 
@@ -104,7 +110,7 @@ def _blocks(direct_map: DirectMap) -> tuple[list[tuple[int, Level]], int]:
     return blocks, int((last - first + 1).sum())
 
 
-def _region(direct_map: DirectMap, listed: FrameRanges, block: int, level: Level) -> RegionInOrder:
+def _region(direct_map: DirectMap, listed: FrameRanges, block: int, level: Level, *, of_image: bool) -> RegionInOrder:
     step = direct_map.tables.walk(direct_map.vaddr(block)).steps[-1]
     inside = listed.within(FrameRanges.of([(block, level.pages)]))
     first = int(inside.starts[0]) if len(inside) else None
@@ -125,4 +131,5 @@ def _region(direct_map: DirectMap, listed: FrameRanges, block: int, level: Level
         listed_pages=inside.total_pages,
         order=order,
         lost_pfn=lost,
+        of_image=of_image,
     )

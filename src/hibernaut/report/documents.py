@@ -1185,7 +1185,7 @@ class RegionInOrderDocument(TypedDict):
         "below: the table is copied before the split; above: after it; not listed: it is not copied; null: not known",
     ]
     lost_pfn: Annotated[Hex | None, "page frame that the entry names as a table and that the file lacks"]
-    torn: Annotated[bool, "whether the image names a table that it lacks, or would"]
+    torn: Annotated[bool, "whether the image names a table that it lacks; of a dump, whether its image would"]
     steps: Annotated[list[str], "steps of the copy at this region, in order"]
 
 

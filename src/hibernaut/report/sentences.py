@@ -43,14 +43,14 @@ def sentences(found: Examination) -> list[SentenceDocument]:
 def headline(told: list[SentenceDocument], found: Examination) -> SentenceDocument:
     """Return the verdict in one sentence: that of the worst of the sentences."""
     lost = found.frames.totals(found.frames.fate).get(Fate.LOST, 0)
-    torn = [region for region in found.order.regions if region.torn and region.lost_pfn is None]
+    torn = sum(region.torn for region in found.order.regions)
     if any(one["about"] == "integrity" and one["state"] == "bad" for one in told):
         return _said("verdict", "bad", "The image is damaged.")
     if lost and not found.source.image:
         return _said("verdict", "unknown", f"The file is incomplete: it lacks {counted(lost, 'page table')}.")
     if lost:
         tables = "A page table is lost" if lost == 1 else f"{lost} page tables are lost"
-        pages = sum(region.pages for region in found.order.regions if region.lost_pfn is not None)
+        pages = found.frames.totals(found.frames.mapped).get(MappedBy.TABLE_MISSING, 0)
         if not pages:
             return _said("verdict", "bad", f"{tables}.")
         size = size_text(4096 * pages)
@@ -58,16 +58,19 @@ def headline(told: list[SentenceDocument], found: Examination) -> SentenceDocume
             "verdict", "bad", f"{tables}: after a resume, {size} of memory are not where the kernel maps them."
         )
     if torn:
-        tables = "A page table would be torn" if len(torn) == 1 else f"{len(torn)} page tables would be torn"
-        return _said("verdict", "bad", f"{tables} by hibernation.")
-    if found.audit is not None and found.audit.refused is not None:
+        least = "at least " if found.order.more else ""
+        return _said(
+            "verdict", "bad", f"Hibernation would tear the mapping of {least}{counted(torn, 'region')} of memory."
+        )
+    if found.source.image is None and found.audit is not None and found.audit.refused is not None:
         return _said("verdict", "warning", f"This machine would not hibernate: {found.audit.refused}.")
+    if found.source.image is not None and found.frames.direct_map is not None:
+        return _said("verdict", "ok", "The image names no page table that it lacks.")
     if found.audit is not None and not found.audit.safe_today:
         return _said("verdict", "warning", "Not every page of this machine is certain to be saved.")
     if found.audit is None or found.paging is None:
         return _said("verdict", "unknown", "Whether every page is saved is not known.")
-    whole = "The image names no page table that it lacks." if found.source.image else "Every page would be saved."
-    return _said("verdict", "ok", whole)
+    return _said("verdict", "ok", "Every page would be saved.")
 
 
 def frames_text(start: int, pages: int) -> str:
@@ -75,9 +78,11 @@ def frames_text(start: int, pages: int) -> str:
     return f"frame {start:#x}" if pages == 1 else f"frames {start:#x} to {start + pages - 1:#x}"
 
 
-def region_steps(region: RegionInOrder, *, of_image: bool) -> list[str]:
-    """Return the steps of the copy at a region, in their order; `of_image` tells an image from a dump."""
-    if region.lost_pfn is not None and not of_image:
+def region_steps(region: RegionInOrder) -> list[str]:
+    """Return the steps of the copy at a region, in their order: those that an image shows, or mainline's way takes."""
+    if region.of_image and region.lost_pfn is None:
+        return [f"The image has the entry in frame {region.table_pfn:#x} as it was before the copy: nothing was split."]
+    if region.lost_pfn is not None and not region.of_image:
         return [f"The file lacks frame {region.lost_pfn:#x}, the table that decides: the copy there is not known."]
     size, table = region.level.size, f"frame {region.table_pfn:#x}"
     if region.first_pfn is None or region.order is None:
@@ -185,7 +190,7 @@ def _regions(found: Examination) -> Iterator[SentenceDocument]:
             " The copy maps each for a moment and splits nothing.",
         )
     for region in found.order.regions[:SHOWN_REGIONS]:
-        yield _region(region, of_image=found.source.image is not None)
+        yield _region(region)
     others = len(found.order.regions) - SHOWN_REGIONS + found.order.more
     if others > 0:
         yield _said(
@@ -193,10 +198,10 @@ def _regions(found: Examination) -> Iterator[SentenceDocument]:
         )
 
 
-def _region(region: RegionInOrder, *, of_image: bool) -> SentenceDocument:
+def _region(region: RegionInOrder) -> SentenceDocument:
     where = frames_text(region.start_pfn, region.pages)
     place = f"{size_text(4096 * region.pages)} of memory at {size_text(4096 * region.start_pfn)}"
-    if region.lost_pfn is not None and not of_image:
+    if region.lost_pfn is not None and not region.of_image:
         text = (
             f"The mapping of {where} ({place}) is not known: the page table in frame {region.table_pfn:#x} names the"
             f" table in frame {region.lost_pfn:#x} for it, and the file does not have that frame."
@@ -221,6 +226,9 @@ def _region(region: RegionInOrder, *, of_image: bool) -> SentenceDocument:
         f"{where.capitalize()} ({place}) {'is' if region.pages == 1 else 'are'} not mapped by the direct map: one entry"
         f" of {region.level.size}, in the page table in frame {region.table_pfn:#x}, is not present."
     )
+    if region.of_image:
+        text += " The image has that entry as it was before the copy: it is consistent, and a resume brings it back."
+        return _said("regions", "ok", text)
     if region.order is None:
         return _said("regions", "unknown", f"{text} Whether hibernation saves a page of it is not known.")
     text += " To copy these pages, mainline kernels split the entry, for which they take a new page table."
@@ -253,7 +261,8 @@ def _tables(found: Examination) -> Iterator[SentenceDocument]:
 
 
 def _outcome(found: Examination) -> Iterator[SentenceDocument]:
-    if found.audit is None:
+    """Yield the prediction for a machine that has not hibernated yet; an image is the outcome itself."""
+    if found.audit is None or found.source.image is not None:
         return
     if found.audit.refused is not None:
         yield _said("outcome", "warning", f"The kernel would refuse to hibernate: {found.audit.refused}.")

@@ -92,7 +92,7 @@ def source_report(found: Examination, *, redacted: bool = False, name: str = "SO
         "mapped": classes[0],
         "fate": classes[1],
         "use": classes[2],
-        "regions": [_region_document(region, of_image=image is not None) for region in found.order.regions],
+        "regions": [_region_document(region) for region in found.order.regions],
         "more_regions": found.order.more,
         "page_tables": None if direct_map is None else len(direct_map.tables.pfns()),
         "addresses": [address_document(part) for part in parts],
@@ -104,7 +104,7 @@ def source_report(found: Examination, *, redacted: bool = False, name: str = "SO
     }
     if redacted:
         for sentence in document["sentences"]:
-            sentence["text"] = sentence["text"].replace(found.source.name, name)
+            sentence["text"] = sentence["text"].replace(visible_line(found.source.name), name)
         document["remarks"] = [remark.replace(visible_line(found.source.name), name) for remark in document["remarks"]]
     return SourceReport(found, document, parts)
 
@@ -188,7 +188,7 @@ def _facts(identity: MachineIdentity, redacted: bool) -> dict[str, str]:
     }
 
 
-def _region_document(region: RegionInOrder, *, of_image: bool) -> RegionInOrderDocument:
+def _region_document(region: RegionInOrder) -> RegionInOrderDocument:
     return {
         "start_pfn": f"{region.start_pfn:#x}",
         "pages": region.pages,
@@ -200,7 +200,7 @@ def _region_document(region: RegionInOrder, *, of_image: bool) -> RegionInOrderD
         "order": None if region.order is None else region.order.value,
         "lost_pfn": hex_or_none(region.lost_pfn),
         "torn": region.torn,
-        "steps": region_steps(region, of_image=of_image),
+        "steps": region_steps(region),
     }
 
 
