@@ -52,7 +52,7 @@ def test_the_map_is_read_twice(golden: Golden) -> None:
     ("number", "reason"),
     [
         (errno.EACCES, "only root may read the memory of the running kernel"),
-        (errno.EPERM, "it is locked down, or CAP_SYS_RAWIO is missing"),
+        (errno.EPERM, "its lockdown is confidentiality, or CAP_SYS_RAWIO is missing"),
         (errno.ENOENT, "it is built without CONFIG_PROC_KCORE"),
     ],
 )

@@ -120,7 +120,7 @@ def _root(path: Path | None) -> RootFolder:
         raise FormatError("there is no such folder", source=str(root), advice="give the root of a mounted disk")
     if not root.is_dir():
         raise FormatError("this is not a folder", source=str(root), advice="give the root of a mounted disk")
-    return RootFolder(root.absolute())
+    return RootFolder(root.resolve())
 
 
 def _source(stack: ExitStack, path: Path, options: AreaOptions, quiet: bool) -> Evidence[SourceFacts]:

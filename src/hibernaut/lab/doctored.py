@@ -32,8 +32,10 @@ __all__ = [
     "ON_THE_NEXT_BOOT",
     "Diagnosed",
     "GuestSituation",
+    "NextBoot",
     "diagnose_next_boots",
     "diagnose_running",
+    "hibernate_diagnosed",
 ]
 
 MEMORY_MIB = 512
