@@ -136,7 +136,11 @@ def test_a_terminal_that_knows_no_unicode(tmp_path: Path) -> None:
         (OSError(errno.EIO, "Input/output error", "x"), 2, "Input/output error: x; look into the kernel log"),
         (OSError("odd"), 2, "odd"),
         (MemoryError(), 2, "not enough memory; "),
-        (ModuleNotFoundError("No module named 'elftools.elf'", name="elftools.elf"), 2, "the Python package pyelftools is"),
+        (
+            ModuleNotFoundError("No module named 'elftools.elf'", name="elftools.elf"),
+            2,
+            "the Python package pyelftools is",
+        ),
     ],
 )
 def test_each_error_has_its_status(monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, line: str) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from hibernaut.doctor.evidence import RootFolder, attached_text
+from hibernaut.doctor.gather import facts_of_root
 from hibernaut.errors import FormatError
+from tests.doctor.machines import root_folder
 
 
 def test_links_stay_inside_the_root(tmp_path: Path) -> None:
@@ -82,3 +84,20 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     RootFolder(tmp_path).text("file")
     assert len(flags) == 2
     assert all(mode & os.O_ACCMODE == os.O_RDONLY for mode in flags)
+
+
+def test_processes_whose_mappings_are_unreadable_are_not_called_free_of_secrets(tmp_path: Path) -> None:
+    """A process that has ended meanwhile does not count; one that cannot be read, or only in part, does."""
+    folder = root_folder(tmp_path)
+    (folder / "proc/7").mkdir()
+    gathered = facts_of_root(RootFolder(folder)).secret_holders
+    assert gathered.value == ()
+    (folder / "proc/7/maps").mkdir()
+    gathered = facts_of_root(RootFolder(folder)).secret_holders
+    assert (gathered.value, gathered.reason) == (
+        None,
+        "the mappings of process 7 cannot be read: this is not a regular file",
+    )
+    (folder / "proc/7/maps").rmdir()
+    (folder / "proc/7/maps").write_text("00400000-00401000 r-xp 00000000 00:02 5 /bin/sh\n" * 50_000)
+    assert "too many mappings" in facts_of_root(RootFolder(folder)).secret_holders.reason

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -40,6 +42,8 @@ T = TypeVar("T")
 
 NOT_THAT = "it has another content than such a file"
 CONFIG_BYTES = 1 << 21
+ENDED = (os.strerror(errno.ENOENT), os.strerror(errno.ESRCH))
+"""Reasons why the files of a process that has ended meanwhile cannot be read."""
 KERNEL_LOG_BYTES = 1 << 24
 SECRET_MAPPING = "/secretmem"
 """Name of the file of `memfd_secret` in /proc/PID/maps (mm/secretmem.c, `secretmem_file_create`)."""
@@ -263,19 +267,27 @@ def _secret_holders(root: RootFolder) -> Evidence[tuple[str, ...]]:
     processes = [name for name in names.value if name.isdecimal()]
     if not processes:
         return unknown(origin, "there are no processes")
-    holders, unread = [], 0
+    holders: list[str] = []
+    unread: dict[str, str] = {}
     for process in processes[:MOST_PROCESSES]:
         maps = root.text(f"proc/{process}/maps", CONFIG_BYTES)
         if maps.value is None:
-            unread += 1
+            if maps.reason not in ENDED:
+                unread[process] = maps.reason
             continue
+        if len(maps.value) >= CONFIG_BYTES:
+            unread[process] = "too many mappings"
         links = root.names(f"proc/{process}/fd").value or ()
         is_open = any((root.link(f"proc/{process}/fd/{one}") or "").startswith(SECRET_MAPPING) for one in links)
         if is_open or f" {SECRET_MAPPING} " in maps.value or f" {SECRET_MAPPING}\n" in maps.value:
             name = (root.text(f"proc/{process}/comm").value or "").strip()
             holders.append(f"{process} ({name})" if name else process)
     if not holders and (unread or len(processes) > MOST_PROCESSES):
-        return unknown(origin, f"the mappings of {unread} processes cannot be read: only root can")
+        if not unread:
+            return unknown(origin, f"there are more than {MOST_PROCESSES} processes")
+        first, reason = next(iter(unread.items()))
+        others = f" and of {len(unread) - 1} more" if len(unread) > 1 else ""
+        return unknown(origin, f"the mappings of process {first}{others} cannot be read: {reason}")
     return Evidence(tuple(holders), origin)
 
 
