@@ -127,3 +127,10 @@ def test_without_its_facts_nothing_is_guessed(kernel: StoppedKernel) -> None:
     mine.facts = {name: value for name, value in mine.facts.items() if "BUDDY" not in name}
     with pytest.raises(FormatError, match="PAGE_BUDDY_MAPCOUNT_VALUE"):
         page_uses(mine, END)
+
+
+@pytest.mark.parametrize("end_pfn", [1 << 46, 1 << 52])
+def test_frames_beyond_the_address_space_are_refused(kernel: StoppedKernel, end_pfn: int) -> None:
+    """More frames than `struct page` have addresses for."""
+    with pytest.raises(FormatError, match="beyond the address space"):
+        page_uses(Kernel(kernel.memory, kernel.text), end_pfn)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hibernaut.memory.compare import compare_memory
 from hibernaut.memory.contents import page_contents, page_digests
 from hibernaut.memory.overlay import Overlay
-from hibernaut.memory.painting import paint
+from hibernaut.memory.painting import paint, union
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.segments import Segment, SegmentMemory
 
@@ -80,6 +80,15 @@ def test_one_changed_byte_is_found() -> None:
 
 
 RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=5)
+
+
+@given(st.lists(RANGES, max_size=4))
+def test_a_union_is_that_of_frame_ranges(parts: list[list[tuple[int, int]]]) -> None:
+    """As `FrameRanges.of` merges them: neighbours and overlaps are one range."""
+    found = union([FrameRanges.of(part) for part in parts])
+    assert list(found) == list(FrameRanges.of([one for part in parts for one in part]))
+
+
 LAYERS = st.lists(st.tuples(RANGES, st.integers(0, 3)), max_size=4)
 
 

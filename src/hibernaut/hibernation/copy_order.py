@@ -17,6 +17,7 @@ from hibernaut.hibernation.audit import Order
 from hibernaut.hibernation.frame_map import Fate, FrameMap
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.memory.page import PAGE_SHIFT
+from hibernaut.memory.painting import union
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Entry, Level, entry_pfn
 
@@ -85,7 +86,7 @@ def copy_order(found: FrameMap) -> CopyOrder:
     direct_map = found.direct_map
     if direct_map is None:
         return CopyOrder((), 0)
-    listed = FrameRanges.of([*found.frames(found.fate, Fate.SAVED), *found.frames(found.fate, Fate.ZERO)])
+    listed = union([found.frames(found.fate, Fate.SAVED), found.frames(found.fate, Fate.ZERO)])
     blocks, number = _blocks(direct_map)
     regions = tuple(
         _region(direct_map, listed, block, level, of_image=found.pages_from == "image") for block, level in blocks

@@ -21,7 +21,7 @@ from hibernaut.kernel.symbols import SymbolicKernel
 from hibernaut.linux.direct_map import NAMES_ITS_FRAME, DirectMap, FrameState, frame_states, frames_in_state
 from hibernaut.linux.source_tables import Paging, direct_map_under
 from hibernaut.memory.page import PAGE_SHIFT
-from hibernaut.memory.painting import Layer, paint
+from hibernaut.memory.painting import Layer, paint, union
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
@@ -172,7 +172,7 @@ class FrameMap:
     def frames(self, codes: Codes, code: int) -> FrameRanges:
         """Return the frames of a code of `mapped`, `fate` or `use`."""
         which = codes == code
-        return FrameRanges.of(list(zip(self.start_pfn[which].tolist(), self.pages[which].tolist(), strict=True)))
+        return union([FrameRanges(self.start_pfn[which], self.pages[which])])
 
     def at(self, pfn: int) -> tuple[MappedBy, Fate, FrameUse]:
         """Return the three classes of a frame below `end_pfn`."""
@@ -280,14 +280,14 @@ def _fate_layers(
         yield named.without(held), Fate.LEFT_OUT
         listed = held
         if source.image is not None:
-            zeroes = FrameRanges.of([*zeroes, *FrameRanges.of_pfns(source.image.pfns[source.image.zero])])
+            zeroes = union([zeroes, FrameRanges.of_pfns(source.image.pfns[source.image.zero])])
     else:
         yield named.without(held), Fate.MISSING
         yield held, Fate.IN_FILE if listed is None else Fate.LEFT_OUT
         if listed is None:
             yield zeroes.within(held), Fate.ZERO_IN_FILE
     if uses is not None:
-        yield uses.free.within(FrameRanges.of([*named, *held])), Fate.FREE
+        yield uses.free.within(union([named, held])), Fate.FREE
     if saved.pages_from == "kernel" and kernel is not None:
         yield _set_aside(kernel), Fate.SET_ASIDE
     if listed is not None:
@@ -299,7 +299,7 @@ def _fate_layers(
 
 def _set_aside(kernel: SymbolicKernel) -> FrameRanges:
     """Return the frames that the kernel set aside for the copies (`copy_bm`, kernel/power/snapshot.c)."""
-    return FrameRanges.of([one for pfns in bitmap_pfns(kernel, "copy_bm") for one in FrameRanges.of_pfns(pfns)])
+    return union([FrameRanges.of_pfns(pfns) for pfns in bitmap_pfns(kernel, "copy_bm")])
 
 
 def missing_tables(direct_map: DirectMap) -> FrameRanges:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.painting import union
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.spans import Stop
 
@@ -31,6 +32,8 @@ CHUNK = 4096
 """Pages of `struct page` that are read at a time (16 MiB)."""
 MAX_ORDER = 30
 """Above the order of every free block (`MAX_PAGE_ORDER` is 10 on x86-64): a larger one is not a free block."""
+MOST_TIMES = 4
+"""Pages of `struct page`, absent ones included, that are looked at for each page of memory."""
 ANON = np.uint64(1)
 """`PAGE_MAPPING_ANON` (include/linux/page-flags.h)."""
 TYPE_SHIFT = 24
@@ -117,18 +120,21 @@ def page_uses(kernel: SymbolicKernel, end_pfn: int) -> PageUses:
     """
     fields = _Fields.of(kernel)
     start = _vmemmap(kernel)
-    spans = kernel.tables.scan(start, start + end_pfn * fields.size).of_state(Stop.PRESENT)
-    found: dict[str, list[tuple[int, int]]] = {name: [] for name in ("described", "free", "slab", "anonymous", "cache")}
-    frames = FrameRanges.of(list(zip(spans.pfn.tolist(), spans.pages.tolist(), strict=True)))
+    end = start + max(end_pfn, 1) * fields.size
+    if not kernel.tables.is_canonical(end - 1) or end > 1 << 64:
+        raise kernel.damaged(f"struct page of {end_pfn} frames from {start:#x} reach beyond the address space")
+    spans = kernel.tables.scan(start, end).of_state(Stop.PRESENT)
+    found: dict[str, list[FrameRanges]] = {name: [] for name in ("described", "free", "slab", "anonymous", "cache")}
+    frames = union([FrameRanges(spans.pfn, spans.pages)])
     for at, records, is_read in _records(kernel, fields.size, start, spans):
         shown = slice(0, max(end_pfn - at, 0))
         records, is_read = records[shown], is_read[shown]
-        found["described"] += _runs_of(is_read, at)
+        found["described"].append(_runs_of(is_read, at))
         for name, mask in _classes(fields, records, start, at).items():
-            found[name] += _runs_of(mask & is_read, at)
-        found["free"] += _free_blocks(fields, records, at, end_pfn)
-    described = FrameRanges.of(found.pop("described"))
-    return PageUses(described, frames, **{name: FrameRanges.of(ranges) for name, ranges in found.items()})
+            found[name].append(_runs_of(mask & is_read, at))
+        found["free"].append(_free_blocks(fields, records, at, end_pfn))
+    described = union(found.pop("described"))
+    return PageUses(described, frames, **{name: union(parts) for name, parts in found.items()})
 
 
 def kernel_image_frames(kernel: SymbolicKernel) -> dict[str, FrameRanges]:
@@ -159,11 +165,15 @@ def _records(kernel: SymbolicKernel, size: int, start: int, spans: Spans) -> Ite
     A piece begins at a multiple of `CHUNK` pages, so that no folio lies across two unless it is larger than that.
     """
     each = PAGE_SIZE // size
+    left = MOST_TIMES * kernel.memory.ranges.total_pages + (1 << 16)
     for vaddr, pages, pfn in zip(spans.vaddr.tolist(), spans.pages.tolist(), spans.pfn.tolist(), strict=True):
         page = (vaddr - start) // PAGE_SIZE
         done = 0
         while done < pages:
             count = min(CHUNK - (page + done) % CHUNK, pages - done)
+            left -= count
+            if left < 0:
+                raise kernel.damaged("the tables name more pages of struct page than memory has: not real tables")
             rows, is_there = kernel.memory.gather(np.arange(pfn + done, pfn + done + count, dtype=np.int64))
             yield (page + done) * each, rows.reshape(-1, size), is_there.repeat(each)
             done += count
@@ -198,14 +208,14 @@ def _classes(fields: _Fields, records: Bytes, start: int, first_pfn: int) -> dic
     return masks
 
 
-def _free_blocks(fields: _Fields, records: Bytes, first_pfn: int, end_pfn: int) -> list[tuple[int, int]]:
+def _free_blocks(fields: _Fields, records: Bytes, first_pfn: int, end_pfn: int) -> FrameRanges:
     """Return the free blocks whose first page is here: (frame, pages)."""
     heads = np.flatnonzero(_of_type(_mapcounts(fields, records), fields.buddy))
     orders = _words(records[heads], fields.private)
     is_block = orders < np.uint64(MAX_ORDER)
     frames, orders = heads[is_block] + first_pfn, orders[is_block].astype(np.int64)
     lengths = np.minimum(np.int64(1) << orders, end_pfn - frames)
-    return list(zip(frames.tolist(), lengths.tolist(), strict=True))
+    return FrameRanges(frames, lengths)
 
 
 def _of_type(mapcounts: NDArray[np.uint32], value: int) -> BoolArray:
@@ -225,5 +235,5 @@ def _mapcounts(fields: _Fields, records: Bytes) -> NDArray[np.uint32]:
     return np.ascontiguousarray(records[:, fields.mapcount : fields.mapcount + 4]).view("<u4")[:, 0]
 
 
-def _runs_of(mask: BoolArray, first_pfn: int) -> Iterator[tuple[int, int]]:
-    return ((start + first_pfn, length) for start, length in FrameRanges.of_pfns(np.flatnonzero(mask)))
+def _runs_of(mask: BoolArray, first_pfn: int) -> FrameRanges:
+    return FrameRanges.of_pfns(np.flatnonzero(mask) + first_pfn)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.memory.page import Pfns
+from hibernaut.memory.painting import union
 from hibernaut.memory.ranges import FrameRanges
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def page_contents(memory: PhysicalMemory, progress: Callable[[int], None] | None
             progress(len(pages))
     empty = np.concatenate([np.empty(0, dtype=np.int64), *zero])
     known = memory.ranges.without(memory.stored)
-    found = FrameRanges.of([*FrameRanges.of_pfns(empty), *known])
+    found = union([FrameRanges.of_pfns(empty), known])
     distinct = len(np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *digests])))
     return PageContents(memory.ranges.total_pages, found, distinct)
 

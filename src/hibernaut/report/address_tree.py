@@ -113,7 +113,7 @@ def _bounds(direct_map: DirectMap) -> Iterator[tuple[str, int, int]]:
     """Yield the parts: name, first address, one past the last one."""
     half = 1 << (11 + 9 * direct_map.levels)
     kernel = (1 << 64) - half
-    end = direct_map.vaddr(direct_map.end_pfn)
+    end = min(direct_map.base + (direct_map.end_pfn << PAGE_SHIFT), START_KERNEL_MAP)
     yield "user", 0, half
     yield "other, below the direct map", kernel, direct_map.base
     yield "direct map", direct_map.base, end
@@ -123,7 +123,7 @@ def _bounds(direct_map: DirectMap) -> Iterator[tuple[str, int, int]]:
 
 def _part(name: str, spans: Spans) -> AddressPart:
     present = spans.state == Stop.PRESENT.code
-    runs = list(_runs(spans))
+    first = np.flatnonzero(np.concatenate(([True], _differ(spans))))
     return AddressPart(
         name=name,
         start=int(spans.vaddr[0]),
@@ -135,14 +135,15 @@ def _part(name: str, spans: Spans) -> AddressPart:
         },
         not_present_pages=int(spans.pages[spans.state == Stop.NOT_PRESENT.code].sum()),
         missing_tables=len(np.unique(spans.pfn[spans.state == Stop.TABLE_MISSING.code])),
-        runs=tuple(runs[:MAX_RUNS]),
-        more_runs=max(0, len(runs) - MAX_RUNS),
+        runs=tuple(_runs(spans, first)),
+        more_runs=max(0, len(first) - MAX_RUNS),
     )
 
 
-def _runs(spans: Spans) -> Iterator[AddressRun]:
-    first = np.flatnonzero(np.concatenate(([True], _differ(spans))))
-    last = np.append(first[1:], len(spans)) - 1
+def _runs(spans: Spans, first: NDArray[np.int64]) -> Iterator[AddressRun]:
+    """Yield the first runs, at most `MAX_RUNS`; `first` has the first span of each run."""
+    last = np.append(first[1:], len(spans))[:MAX_RUNS] - 1
+    first = first[:MAX_RUNS]
     pages = (spans.end_page[last] - (spans.vaddr[first] >> SHIFT)).astype(np.int64)
     for row, length in zip(first.tolist(), pages.tolist(), strict=True):
         yield AddressRun(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.hibernation.frame_map import FrameUse
+from hibernaut.memory.painting import union
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.report.address_tree import AddressPart, address_document, address_parts
 from hibernaut.report.documents import (
@@ -124,16 +125,17 @@ def difference_document(found: SourceDifference, first: Examination, second: Exa
         if any(counts):
             owners.append({"owner": label, "different": counts[0], "only_first": counts[1], "only_second": counts[2]})
         number += len(different)
-        runs += [(start, pages, label) for start, pages in list(different)[:MAX_RUNS]]
-    shown = sorted(runs)[:MAX_RUNS]
+        shown = (different.starts[:MAX_RUNS].tolist(), different.nr_pages[:MAX_RUNS].tolist())
+        runs += [(start, pages, label) for start, pages in zip(*shown, strict=True)]
+    listed = sorted(runs)[:MAX_RUNS]
     return {
         "equal": memory.equal.total_pages,
         "different": memory.different.total_pages,
         "only_first": memory.only_first.total_pages,
         "only_second": memory.only_second.total_pages,
         "owners": owners,
-        "runs": [{"start_pfn": f"{start:#x}", "pages": pages, "owner": label} for start, pages, label in shown],
-        "more_runs": number - len(shown),
+        "runs": [{"start_pfn": f"{start:#x}", "pages": pages, "owner": label} for start, pages, label in listed],
+        "more_runs": number - len(listed),
         "entries": [
             {
                 "table_pfn": f"{one.table_pfn:#x}",
@@ -150,14 +152,12 @@ def difference_document(found: SourceDifference, first: Examination, second: Exa
 def use_of_either(first: FrameMap, second: FrameMap, use: FrameUse) -> FrameRanges:
     """Return the frames with this use in the first map, or in the second where the first does not know it."""
     mine = first.frames(first.use, use)
+    beyond = FrameRanges.of([(first.end_pfn, (1 << 52) - first.end_pfn)])
     if use == FrameUse.UNKNOWN:
-        known = FrameRanges.of([one for other in FrameUse if other for one in second.frames(second.use, other)])
-        beyond = FrameRanges.of([(first.end_pfn, (1 << 52) - first.end_pfn)])
-        return FrameRanges.of([*mine, *beyond]).without(known)
-    unknown = FrameRanges.of(
-        [*first.frames(first.use, FrameUse.UNKNOWN), (first.end_pfn, max(second.end_pfn - first.end_pfn, 0))]
-    )
-    return FrameRanges.of([*mine, *second.frames(second.use, use).within(unknown)])
+        known = union([second.frames(second.use, other) for other in FrameUse if other])
+        return union([mine, beyond]).without(known)
+    unknown = union([first.frames(first.use, FrameUse.UNKNOWN), beyond])
+    return union([mine, second.frames(second.use, use).within(unknown)])
 
 
 def _classes(frames: FrameMap, words: Mapping[int, FrameWords], codes: Codes) -> list[FrameClassDocument]:
