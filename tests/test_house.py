@@ -51,7 +51,7 @@ TOP = {
         "requirements",
     ),
     *("CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "README.md"),
-    *("RELEASING.md", "SECURITY.md", "benchmarks", "docs", "packaging", "src", "tests"),
+    *("RELEASING.md", "SECURITY.md", "benchmarks", "docs", "src", "tests"),
 }
 """Files and folders at the top of the repository."""
 KNOWS_NOTHING_OF = {"kernel": {"linux"}, "report": {"lab"}}
