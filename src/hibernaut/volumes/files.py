@@ -25,7 +25,7 @@ KCORE = Path("/proc/kcore")
 """The memory of the running kernel, as an ELF core (fs/proc/kcore.c)."""
 NO_KCORE = {
     errno.EACCES: "only root may read the memory of the running kernel",
-    errno.EPERM: "the kernel does not let its memory be read: its lockdown is confidentiality, or CAP_SYS_RAWIO is missing",
+    errno.EPERM: "the kernel refuses to show its memory: its lockdown is confidentiality, or CAP_SYS_RAWIO is missing",
     errno.ENOENT: "the running kernel has no such file: it is built without CONFIG_PROC_KCORE",
 }
 """Reason by error number; `open_kcore` asks for CAP_SYS_RAWIO and LOCKDOWN_KCORE."""
