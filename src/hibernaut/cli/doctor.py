@@ -16,7 +16,14 @@ from hibernaut.cli.progress import page_progress
 from hibernaut.doctor.checks.table import examine_facts
 from hibernaut.doctor.evidence import Evidence, RootFolder
 from hibernaut.doctor.facts import Facts
-from hibernaut.doctor.gather import AttachedFiles, facts_of_files, facts_of_root, joined_facts, with_facts_of_log
+from hibernaut.doctor.gather import (
+    AttachedFiles,
+    facts_of_files,
+    facts_of_root,
+    joined_facts,
+    with_counts_of_now,
+    with_facts_of_log,
+)
 from hibernaut.doctor.source_facts import SourceFacts, source_facts
 from hibernaut.errors import FormatError, HibernautError
 from hibernaut.report.diagnosis import diagnosis_document, diagnosis_text
@@ -105,6 +112,7 @@ def doctor(
         if image is None and examines_running and os.access(KCORE, os.R_OK):
             with suppress(HibernautError, OSError):  # its checks are not known then
                 facts = joined_facts(Facts(source=_source(stack, KCORE, options, output.quiet)), facts)
+                facts = with_counts_of_now(facts, RootFolder())
         if image is not None:
             facts = joined_facts(Facts(source=_source(stack, image, options, output.quiet)), facts)
         document = diagnosis_document(examine_facts(facts))

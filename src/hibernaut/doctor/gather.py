@@ -36,7 +36,14 @@ from hibernaut.doctor.settings import (
 )
 from hibernaut.errors import FormatError
 
-__all__ = ["AttachedFiles", "facts_of_files", "facts_of_root", "joined_facts", "with_facts_of_log"]
+__all__ = [
+    "AttachedFiles",
+    "facts_of_files",
+    "facts_of_root",
+    "joined_facts",
+    "with_counts_of_now",
+    "with_facts_of_log",
+]
 
 T = TypeVar("T")
 
@@ -157,9 +164,6 @@ def with_facts_of_log(facts: Facts) -> Facts:
 def facts_of_root(root: RootFolder) -> Facts:
     """Return the facts that /proc, /sys, /etc, /boot and /var of a root folder state."""
     release = root.text("proc/sys/kernel/osrelease").parsed(lambda text: text.strip() or None, NOT_THAT)
-    # At one instant: what this process allocates later is in neither.
-    own = Evidence(own_pages() if root.is_running else None, "/proc/self/status")
-    zones = root.text("proc/zoneinfo").parsed(parse_zoneinfo, NOT_THAT)
     facts = Facts(
         release=release,
         config=_config(root, release.value),
@@ -177,9 +181,7 @@ def facts_of_root(root: RootFolder) -> Facts:
         compressor=root.text("sys/module/hibernate/parameters/compressor").parsed(str.strip, NOT_THAT),
         swaps=root.text("proc/swaps").parsed(parse_swaps, NOT_THAT),
         meminfo=root.text("proc/meminfo").parsed(parse_meminfo, NOT_THAT),
-        zones=zones,
         counters=root.text("proc/vmstat").parsed(parse_counters, NOT_THAT),
-        own_pages=own,
         memory_map=map_of_folder(root),
         physical_pages=root.text("proc/zoneinfo").parsed(_present_pages, NOT_THAT),
         hw_sig=_hw_sig(root),
@@ -195,7 +197,20 @@ def facts_of_root(root: RootFolder) -> Facts:
     )
     facts = replace(facts, swap_places=_swap_places(root, facts))
     boots = kernel_buffer() if root.is_running else _logs(root)
-    return replace(facts, boots=boots)
+    return with_counts_of_now(replace(facts, boots=boots), root)
+
+
+def with_counts_of_now(facts: Facts, root: RootFolder) -> Facts:
+    """Return facts with the pages in use now, and those of this process: at one instant.
+
+    Every module that this process loads and every file that it reads stays in the page cache when it ends, and is
+    saved: the later the pages are counted, the better.
+    """
+    return replace(
+        facts,
+        own_pages=Evidence(own_pages() if root.is_running else None, "/proc/self/status"),
+        zones=root.text("proc/zoneinfo").parsed(parse_zoneinfo, NOT_THAT),
+    )
 
 
 def _swap_places(root: RootFolder, facts: Facts) -> Evidence[Mapping[str, SwapPlace]]:

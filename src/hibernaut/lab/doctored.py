@@ -152,7 +152,7 @@ class NextBoot:
         name: its name.
         checks: checks that would fail or warn there, and no others.
         memory_mib: its memory.
-        disks: number of its disks: another one moves the firmware's memory map.
+        disks: number of its disks: for another one the firmware's tables take some more pages from RAM.
         line: line of its kernel; None for that of the machine that hibernated.
         commands: commands before.
     """
@@ -167,7 +167,7 @@ class NextBoot:
 
 ON_THE_NEXT_BOOT = (
     NextBoot("same machine", NO_SWAP),
-    NextBoot("moved e820", NO_SWAP | {"memory-map"}, disks=4),
+    NextBoot("moved e820", NO_SWAP | {"memory-map", "memory-size"}, disks=4),
     NextBoot("other memory size", NO_SWAP | {"memory-map", "memory-size"}, memory_mib=MEMORY_MIB + 64),
     NextBoot("other kernel", NO_SWAP | {"kernel"}, line="7.3"),
     NextBoot("image used up", NO_SWAP | {"image", "last-resume"}, disks=4, commands=(VDA,)),
