@@ -1130,6 +1130,8 @@ class VariantDocument(TypedDict):
     lists: Annotated[Literal["above", "below"], "position of the CPUs' own lists relative to the regions"]
     swaps_out: Annotated[bool, "whether pages are swapped out before the image is made"]
     zswap: Annotated[bool, "whether zswap is enabled"]
+    zswap_compressor: Annotated[str, "compressor of zswap, by the kernel's name; empty for the kernel's default"]
+    huge_pages: Annotated[int, "huge pages of anonymous memory that a process has; with any, tmpfs has some, too"]
 
 
 class VariantsDocument(TypedDict):
