@@ -170,7 +170,7 @@ ON_THE_NEXT_BOOT = (
     NextBoot("moved e820", NO_SWAP | {"memory-map", "memory-size"}, disks=4),
     NextBoot("other memory size", NO_SWAP | {"memory-map", "memory-size"}, memory_mib=MEMORY_MIB + 64),
     NextBoot("other kernel", NO_SWAP | {"kernel"}, line="7.3"),
-    NextBoot("image used up", NO_SWAP | {"image", "last-resume"}, disks=4, commands=(VDA,)),
+    NextBoot("image used up", NO_SWAP | {"image", "last-resume", "resume-device"}, disks=4, commands=(VDA,)),
     NextBoot("torn image", NO_SWAP | {"image"}, commands=("dd if=/dev/urandom of=/dev/vda bs=4096 seek=3000 count=4",)),
 )
 """Machines that boot after a guest of 6.12 has hibernated."""
