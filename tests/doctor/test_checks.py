@@ -65,7 +65,7 @@ class Situation(NamedTuple):
 SITUATIONS = [
     Situation("no hibernation built in", {"/sys/power/state": "freeze mem\n", "/sys/power/disk": None,
               "/boot/config-6.12.118+deb13-amd64": "# CONFIG_HIBERNATION is not set\nCONFIG_KFENCE=y\n"},
-              {"available", "configuration"}, words="Sleep verb 'hibernate' not supported"),
+              {"available", "configuration"}, words='Sleep verb "hibernate" not supported'),
     Situation("nohibernate", {"/proc/cmdline": f"{COMMAND_LINE} nohibernate\n"}, {"nohibernate"},
               words="write error: Operation not permitted"),
     Situation("hibernate=no", {"/proc/cmdline": f"{COMMAND_LINE} hibernate=no\n"}, {"nohibernate"}),

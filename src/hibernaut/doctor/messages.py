@@ -2,8 +2,8 @@
 """Messages of the kernel and of systemd about hibernation: pattern, meaning, next step, and the check that sees it.
 
 docs/troubleshooting.md lists all of them. Kernel messages were read in linux-source-6.1 6.1.192-2, -6.12 6.12.118-1 and
--7.3 7.3.4-1~bpo13+1 (kernel/power, arch/x86/power, security/lockdown), systemd's in its src/sleep, src/login and
-src/hibernate-resume.
+-7.3 7.3.4-1~bpo13+1 (kernel/power, arch/x86/power, security/lockdown), systemd's in
+systemd-logind, systemd-sleep and systemd-hibernate-resume of Debian's packages 252.39-1~deb12u2 and 257.13-1~deb13u1.
 """
 
 from __future__ import annotations
@@ -96,6 +96,17 @@ MESSAGES = (
     Message("PM: Image not found (code -16)", RESUMING,
             "the device that the kernel was given is in use: as a swap area, or by a file system",
             "let the initramfs resume before anything uses the device", ("resume-device",), ends=False),
+    Message("HibernateLocation system identifier doesn't match currently running system, would not resume from it.",
+            RESUMING, "systemd's EFI variable is of another installed system than the one that boots",
+            "start the system that hibernated", ("resume-device",)),
+    Message("Found resume_offset=? but resume= is unset, refusing.", RESUMING,
+            "the command line has resume_offset= without resume=", "set both", ("resume-device", "resume-offset")),
+    Message("Unable to resume from device ? (?) offset ?, continuing boot process.", RESUMING,
+            "the kernel refused the image, or there was none", "look at the kernel's lines before it",
+            ("last-resume",), ends=False),
+    Message("Could not resume from ? (?).", RESUMING,
+            "the kernel refused the image, or there was none (systemd 252)", "look at the kernel's lines before it",
+            ("last-resume",), ends=False),
     Message("PM: hibernation: resume failed (?)", RESUMING, "the kernel refused the image, and boots afresh",
             "look at the lines before it", ("last-resume",)),
     Message("PM: Image saving failed: ?", SAVING,
@@ -141,14 +152,27 @@ MESSAGES = (
     Message("Operation not permitted", SAVING, "the kernel does not offer hibernation now",
             "see the checks nohibernate, lockdown, secret-memory and cxl",
             ("available", "nohibernate", "lockdown", "secret-memory", "cxl"), ends=False),
-    Message("Sleep verb 'hibernate' not supported", SAVING, "the kernel does not offer hibernation",
+    Message("Sleep verb 'hibernate' is not configured or configuration is not supported by kernel", SAVING,
+            "the kernel does not offer hibernation", "see the check available",
+            ("available", "configuration", "nohibernate"), ends=False),
+    Message('Sleep verb "hibernate" not supported', SAVING, "the kernel does not offer hibernation (systemd 252)",
             "see the check available", ("available", "configuration", "nohibernate", "sleep-settings"), ends=False),
+    Message("Sleep verb 'hibernate' is disabled by config", SAVING, "systemd's settings forbid hibernation",
+            "remove AllowHibernation=no from sleep.conf and its drop-ins", ("sleep-settings",), ends=False),
     Message("initialization failed: Hibernation support is enabled", SAVING,
             "the kernel does not initialize TDX while hibernation is available", "choose one of the two", ("tdx",),
             ends=False),
     Message("Not enough suitable swap space for hibernation available on compatible block devices and file systems",
             SAVING, "systemd finds no swap area, zram apart, with room for the active anonymous memory",
             "enlarge the swap area", ("swap", "zram", "systemd-threshold", "swap-space")),
+    Message("Not enough swap space for hibernation", SAVING,
+            "systemd 252 finds no swap area, zram apart, with room for the active anonymous memory",
+            "enlarge the swap area", ("swap", "zram", "systemd-threshold", "swap-space")),
+    Message("Not running on EFI and resume= is not set, or noresume is set. No available method to resume from"
+            " hibernation", SAVING, "nothing would name the image to the next boot", "set resume=",
+            ("resume-device", "nohibernate")),
+    Message("No valid 'resume=' option found, refusing to hibernate.", SAVING,
+            "nothing would name the image to the next boot", "set resume=", ("resume-device",)),
     Message("Specified resume device is missing or is not an active swap device", SAVING,
             "resume= names a device that no swap area in use is on", "set resume= to the device of the swap area",
             ("resume-device", "resume-offset")),

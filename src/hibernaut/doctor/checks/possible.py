@@ -36,8 +36,13 @@ __all__ = [
 
 NOT_PERMITTED = "write error: Operation not permitted"
 """The shell's words for EPERM at `echo disk > /sys/power/state`."""
-NOT_SUPPORTED = "Sleep verb 'hibernate' not supported"
-"""systemd's words if /sys/power/state lacks `disk` (src/login/logind-dbus.c)."""
+NOT_SUPPORTED = (
+    "Sleep verb 'hibernate' is not configured or configuration is not supported by kernel",
+    'Sleep verb "hibernate" not supported',
+)
+"""Words of systemd-logind 257 and 252 if /sys/power/state lacks `disk` (Debian's packages)."""
+DISABLED = "Sleep verb 'hibernate' is disabled by config"
+"""Words of systemd-logind 257 for AllowHibernation=no."""
 KFENCE_OFF = {"n", "0"}
 
 
@@ -54,14 +59,14 @@ def available(facts: Facts) -> CheckFinding:
             "the kernel does not offer hibernation now",
             read,
             FactRead.of(disk),
-            words=(NOT_PERMITTED, NOT_SUPPORTED),
+            words=(NOT_PERMITTED, *NOT_SUPPORTED),
             advice="see the checks nohibernate, lockdown, secret-memory and cxl",
         )
     return failing(
         "the kernel has no hibernation",
         read,
         FactRead.of(disk),
-        words=(NOT_SUPPORTED,),
+        words=NOT_SUPPORTED,
         advice="use a kernel with CONFIG_HIBERNATION",
     )
 
@@ -80,7 +85,7 @@ def configuration(facts: Facts) -> CheckFinding:
     return failing(
         "the kernel is built without hibernation",
         read,
-        words=(NOT_SUPPORTED,),
+        words=NOT_SUPPORTED,
         advice="use a kernel with CONFIG_HIBERNATION=y",
     )
 
@@ -96,7 +101,7 @@ def nohibernate(facts: Facts) -> CheckFinding:
         return failing(
             "the command line disables hibernation",
             read,
-            words=(NOT_PERMITTED, NOT_SUPPORTED),
+            words=(NOT_PERMITTED, *NOT_SUPPORTED),
             advice="remove nohibernate or hibernate=no from the command line of the boot loader",
         )
     if line.value.has("noresume") or value.startswith("noresume"):
@@ -121,7 +126,7 @@ def sleep_settings(facts: Facts) -> CheckFinding:
         return failing(
             "systemd's settings forbid hibernation",
             read,
-            words=(NOT_SUPPORTED,),
+            words=(DISABLED,),
             advice="remove AllowHibernation=no from sleep.conf and its drop-ins",
         )
     return ok("systemd's settings allow hibernation", read)
@@ -171,7 +176,7 @@ def secret_memory(facts: Facts) -> CheckFinding:
     return failing(
         f"secret memory is open: {', '.join(holders.value)}",
         FactRead.of(holders, ", ".join(holders.value)),
-        words=(NOT_PERMITTED, NOT_SUPPORTED),
+        words=(NOT_PERMITTED, *NOT_SUPPORTED),
         advice="end these processes, or start the kernel with secretmem.enable=0",
     )
 
