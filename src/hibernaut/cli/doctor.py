@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.failure import BAD_NEWS
-from hibernaut.cli.options import AreaOptions, OutputOptions
+from hibernaut.cli.options import MemoryOptions, OutputOptions, gaps_of
 from hibernaut.cli.progress import page_progress
 from hibernaut.doctor.checks.table import examine_facts
 from hibernaut.doctor.evidence import Evidence, RootFolder
@@ -36,7 +36,7 @@ FILES_SECTION = "Files of a report"
 
 
 def doctor(
-    options: AreaOptions,
+    options: MemoryOptions,
     output: OutputOptions,
     root: Annotated[
         Path | None,
@@ -131,10 +131,20 @@ def _root(path: Path | None) -> RootFolder:
     return RootFolder(root.resolve())
 
 
-def _source(stack: ExitStack, path: Path, options: AreaOptions, quiet: bool) -> Evidence[SourceFacts]:
+def _source(stack: ExitStack, path: Path, options: MemoryOptions, quiet: bool) -> Evidence[SourceFacts]:
     """Return the facts of the image or dump. Raises FormatError, OSError."""
     volume, offset = options.place(path)
     stack.callback(close_volume, volume)
     advance = stack.enter_context(page_progress(f"reading {path}", None, quiet))
-    found = source_facts(stack, volume, offset=offset, partition=options.partition, base=options.base, progress=advance)
+    found = source_facts(
+        stack,
+        volume,
+        offset=offset,
+        partition=options.partition,
+        base=options.base,
+        gaps=gaps_of(options.gap),
+        cr3=options.cr3,
+        levels=options.levels,
+        progress=advance,
+    )
     return Evidence(found, str(path))

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +36,7 @@ from hibernaut.doctor.settings import (
     parse_zoneinfo,
 )
 from hibernaut.errors import FormatError
+from hibernaut.kernel_line import parse_release
 
 __all__ = [
     "AttachedFiles",
@@ -373,7 +375,9 @@ def _installed(root: RootFolder) -> Evidence[tuple[str, ...]]:
 
 def _is_release(name: str) -> bool:
     """Return whether a name is a release; of others, such as vmlinuz-linux, the version is not known."""
-    return re.match(r"\d+\.\d+", name) is not None
+    with suppress(FormatError):
+        return bool(parse_release(name))
+    return False
 
 
 def _initramfs(root: RootFolder) -> Evidence[Mapping[str, str]]:

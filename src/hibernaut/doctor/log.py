@@ -18,7 +18,7 @@ SLEEP_STOP = "8811e6df2a8e40f58a94cea26f8ebf14"
 """`SD_MESSAGE_SLEEP_START` and `SD_MESSAGE_SLEEP_STOP` (src/systemd/sd-messages.h)."""
 
 LEVEL = r"(?:<\d{1,3}>)?"
-STAMP = re.compile(rf"^{LEVEL}\[ *(?P<seconds>\d+)\.(?P<fraction>\d+)\](?:\[ *[TC]\d+\])? ?(?P<text>.*)$")
+STAMP = re.compile(rf"^{LEVEL}\[ *(?P<seconds>[0-9]+)[.](?P<fraction>[0-9]+)\](?:\[ *[TC]\d+\])? ?(?P<text>.*)$")
 SYSLOG = re.compile(
     r"^(?:[A-Z][a-z]{2} [ \d]\d [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,+Z-]+) \S+ (?P<program>[\w./()-]+?)(?:\[\d+\])?: "
     r"(?P<text>.*)$"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +21,7 @@ from hibernaut.kernel.facts import e820_table_firmware, get_num_physpages
 from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.suspend import secret_users
 from hibernaut.kernel.symbols import SymbolicKernel
+from hibernaut.memory.gaps import MemoryGap
 from hibernaut.paging.entries import Level
 from hibernaut.sources import Source, open_memory, source_of_image
 from hibernaut.swsusp import Inspection, inspect_image
@@ -96,9 +97,12 @@ def source_facts(
     offset: int = 0,
     partition: int | None = None,
     base: int | None = None,
+    gaps: Sequence[MemoryGap] | None = None,
+    cr3: int | None = None,
+    levels: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SourceFacts:
-    """Return the facts of a file or device; the stack keeps it open. For the arguments see `open_memory`.
+    """Return the facts of a file or device; the stack keeps it open. Arguments as for `open_memory` and `machine_in`.
 
     Raises:
         FormatError: it is neither a swap area nor memory.
@@ -107,8 +111,8 @@ def source_facts(
     name = volume.name
     given = bool(offset or partition is not None or base is not None)
     if not given and not looks_like_swap(volume):
-        source = stack.enter_context(open_memory(volume))
-        return SourceFacts(name, None, f"a dump of memory ({source.kind})", machine=_machine(source))
+        source = stack.enter_context(open_memory(volume, gaps=gaps))
+        return SourceFacts(name, None, f"a dump of memory ({source.kind})", machine=_machine(source, cr3, levels))
     area = locate_area(volume, offset=offset, partition=partition, base=base)
     state, detail = area_state(area)
     block = area.header_block
@@ -117,7 +121,7 @@ def source_facts(
     found = inspect_image(volume, offset=offset, partition=partition, base=base, progress=progress)
     machine = MachineInImage()
     if found.image is not None and not found.problems:
-        machine = _machine(source_of_image(found.image, offset))
+        machine = _machine(source_of_image(found.image, offset), cr3, levels)
     number = _number(name) if partition is None and base is None else None
     return SourceFacts(name, state, detail, block, found, machine, number)
 
@@ -133,7 +137,7 @@ def _number(name: str) -> str | None:
     return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
 
 
-def _machine(source: Source) -> MachineInImage:
+def _machine(source: Source, cr3: int | None, levels: int | None) -> MachineInImage:
     """Return what can be read of the machine in a source."""
     problems: list[str] = []
     try:
@@ -152,13 +156,13 @@ def _machine(source: Source) -> MachineInImage:
     facts = MachineInImage(
         release, memory_map, pages, secret_users(source.memory, source.vmcoreinfo), problems=tuple(problems)
     )
-    return _with_direct_map(source, facts)
+    return _with_direct_map(source, facts, cr3, levels)
 
 
-def _with_direct_map(source: Source, facts: MachineInImage) -> MachineInImage:
+def _with_direct_map(source: Source, facts: MachineInImage, cr3: int | None, levels: int | None) -> MachineInImage:
     """Return facts with those of the direct map and of the list of pages."""
     try:
-        machine = machine_in(source)
+        machine = machine_in(source, cr3=cr3, levels=levels)
         result = audit(machine.machine)
     except ContradictoryMemory:
         raise
