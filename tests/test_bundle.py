@@ -145,7 +145,9 @@ def test_the_lock_is_part_of_the_lock_for_development() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("HIBERNAUT_SLOW" not in os.environ, reason="takes wheels from a package index; HIBERNAUT_SLOW=1")
+@pytest.mark.skipif(
+    "HIBERNAUT_BUNDLE" not in os.environ, reason="takes wheels from a package index; HIBERNAUT_BUNDLE=1"
+)
 def test_the_whole_bundle_runs_with_a_bare_python(maker: ModuleType, tmp_path: Path, golden: Golden) -> None:
     """A Python without packages, an empty home, no network where that can be arranged: it reads an image."""
     build = [sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(REPOSITORY)]

