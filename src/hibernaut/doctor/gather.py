@@ -180,7 +180,6 @@ def facts_of_root(root: RootFolder) -> Facts:
         secret_holders=_secret_holders(root),
         cxl_memories=_cxl_memories(root),
         kfence_interval=_number(root, "sys/module/kfence/parameters/sample_interval"),
-        compressor=root.text("sys/module/hibernate/parameters/compressor").parsed(str.strip, NOT_THAT),
         swaps=root.text("proc/swaps").parsed(parse_swaps, NOT_THAT),
         meminfo=root.text("proc/meminfo").parsed(parse_meminfo, NOT_THAT),
         counters=root.text("proc/vmstat").parsed(parse_counters, NOT_THAT),
@@ -287,7 +286,7 @@ def _secret_holders(root: RootFolder) -> Evidence[tuple[str, ...]]:
     holders: list[str] = []
     unread: dict[str, str] = {}
     for process in processes[:MOST_PROCESSES]:
-        maps = root.text(f"proc/{process}/maps", CONFIG_BYTES)
+        maps = root.content(f"proc/{process}/maps", CONFIG_BYTES)
         if maps.value is None:
             if maps.reason not in ENDED:
                 unread[process] = maps.reason
@@ -296,7 +295,7 @@ def _secret_holders(root: RootFolder) -> Evidence[tuple[str, ...]]:
             unread[process] = "too many mappings"
         links = root.names(f"proc/{process}/fd").value or ()
         is_open = any((root.link(f"proc/{process}/fd/{one}") or "").startswith(SECRET_MAPPING) for one in links)
-        if is_open or f" {SECRET_MAPPING} " in maps.value or f" {SECRET_MAPPING}\n" in maps.value:
+        if is_open or any(f" {SECRET_MAPPING}{end}".encode() in maps.value for end in (" ", "\n")):
             name = (root.text(f"proc/{process}/comm").value or "").strip()
             holders.append(f"{process} ({name})" if name else process)
     if not holders and (unread or len(processes) > MOST_PROCESSES):

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["MESSAGES", "Message", "Phase", "message_in"]
+__all__ = ["MESSAGES", "NO_SWAP", "Message", "Phase", "message_in"]
 
 
 class Phase(StrEnum):
@@ -50,6 +50,7 @@ class Message:
 
 
 SAVING, RESUMING = Phase.SAVING, Phase.RESUMING
+NO_SWAP = "Not enough suitable swap space for hibernation available on compatible block devices and file systems"
 
 MESSAGES = (
     Message("PM: hibernation: Image mismatch: architecture specific data", RESUMING,
@@ -162,8 +163,7 @@ MESSAGES = (
     Message("initialization failed: Hibernation support is enabled", SAVING,
             "the kernel does not initialize TDX while hibernation is available", "choose one of the two", ("tdx",),
             ends=False),
-    Message("Not enough suitable swap space for hibernation available on compatible block devices and file systems",
-            SAVING, "systemd finds no swap area, zram apart, with room for the active anonymous memory",
+    Message(NO_SWAP, SAVING, "systemd finds no swap area, zram apart, with room for the active anonymous memory",
             "enlarge the swap area", ("swap", "zram", "systemd-threshold", "swap-space")),
     Message("Not enough swap space for hibernation", SAVING,
             "systemd 252 finds no swap area, zram apart, with room for the active anonymous memory",

@@ -14,24 +14,21 @@ from dataclasses import dataclass
 from hibernaut.doctor.checks.areas import area_to_write
 from hibernaut.doctor.facts import Facts
 from hibernaut.doctor.finding import CheckFinding, CheckOutcome, FactRead, failing, ok, unknown_for_lack_of, warning
+from hibernaut.doctor.messages import NO_SWAP
 from hibernaut.doctor.prediction import PredictedImage, image_blocks
+from hibernaut.swsusp.declarations import PFNS_PER_META_PAGE, UNIT_PAGES
 
 __all__ = ["free_memory", "image_size", "swap_space", "systemd_threshold"]
 
 PAGE_BYTES = 4096
 PAGES_FOR_IO = 1024
 """`PAGES_FOR_IO` (kernel/power/power.h): 4 MiB."""
-PFNS_PER_PAGE = 512
-UNIT_PAGES = 32
 WORST_UNIT_BLOCKS = 35
 """Blocks of a unit that LZO cannot compress: 131072 + 131072/16 + 64 + 3 + 2 bytes, and the length before them."""
 RECLAIMABLE = ("nr_slab_reclaimable", "nr_active_anon", "nr_inactive_anon", "nr_active_file", "nr_inactive_file")
 """Counters of `minimum_image_size`."""
 SYSTEMD_THRESHOLD = 0.98
 """`HIBERNATION_SWAP_THRESHOLD` (src/shared/hibernate-util.c of systemd)."""
-NOT_ENOUGH_SWAP = (
-    "Not enough suitable swap space for hibernation available on compatible block devices and file systems"
-)
 SAVING_FAILED = "PM: Image saving failed: -28"
 
 
@@ -159,7 +156,7 @@ def swap_space(facts: Facts) -> CheckFinding:
             (slots, FactRead.of(facts.zones)),
             advice="run it on the machine itself, or give a dump as --image",
         )
-    stored = expected.least + -(-expected.least // PFNS_PER_PAGE)
+    stored = expected.least + -(-expected.least // PFNS_PER_META_PAGE)
     if _is_uncompressed(facts):
         needed = stored + 1 + PAGES_FOR_IO
         if free > needed:
@@ -184,7 +181,7 @@ def _compressed(facts: Facts, free: int, stored: int, read: tuple[FactRead, ...]
     source = facts.source.value
     predicted = source.machine.predicted if source else None
     if predicted and source and source.machine.is_live:
-        predicted = predicted.scaled(stored * PFNS_PER_PAGE // (PFNS_PER_PAGE + 1))
+        predicted = predicted.scaled(stored * PFNS_PER_META_PAGE // (PFNS_PER_META_PAGE + 1))
     if predicted and source:
         measured = FactRead(
             source.name,
@@ -256,4 +253,4 @@ def systemd_threshold(facts: Facts) -> CheckFinding:
     text = "systemd refuses: active anonymous memory is more than 98 % of the free swap"
     advice = "enlarge the swap area, or end processes that use much memory"
     make = failing if facts.systemd.value else warning
-    return make(text, *read, words=(NOT_ENOUGH_SWAP,), advice=advice)
+    return make(text, *read, words=(NO_SWAP,), advice=advice)

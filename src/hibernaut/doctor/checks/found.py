@@ -6,12 +6,12 @@ from __future__ import annotations
 from hibernaut.doctor.checks.areas import NOWHERE, area_to_read, area_to_write, place_of
 from hibernaut.doctor.facts import Facts
 from hibernaut.doctor.finding import CheckFinding, CheckOutcome, FactRead, failing, ok, unknown_for_lack_of, warning
+from hibernaut.doctor.messages import NO_SWAP
 from hibernaut.doctor.settings import SwapEntry
 
 __all__ = ["initramfs_resume", "resume_device", "resume_offset", "swap", "swap_file", "swap_key", "zram"]
 
 NO_DEVICE = "PM: Cannot find swap device, try swapon -a"
-NO_SWAP = "Not enough suitable swap space for hibernation available on compatible block devices and file systems"
 NOT_ACTIVE = "Specified resume device is missing or is not an active swap device"
 """systemd's words (src/login/logind-dbus.c)."""
 MAKE_SWAP = "make a swap partition or file as large as memory, and enable it with swapon"
