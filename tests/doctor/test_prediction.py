@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
 from hibernaut.doctor import prediction
 from hibernaut.doctor.prediction import image_blocks, predict_image
+from hibernaut.doctor.source_facts import source_facts
 from hibernaut.kernel.suspend import pages_to_save
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import codecs, open_image
+from hibernaut.volumes.files import open_plain
 from tests.conftest import Golden
 
 
@@ -19,7 +23,7 @@ def test_the_image_of_a_real_kernel(golden: Golden) -> None:
     with open_memory(golden("ram-6.1-lzo.elf")) as source:
         pfns = pages_to_save(source).pfns
         assert pfns is not None
-        found = predict_image(source.memory, np.asarray(pfns), zero_pages=False)
+        found = predict_image(source.memory, np.asarray(pfns), zero_pages=False, compressor="lzo")
     with open_image(golden("swap-6.1-lzo.img")) as image:
         index = image.stream.index
         written = int(index.compressed_bytes.sum())
@@ -36,7 +40,7 @@ def test_another_library_is_told_apart(golden: Golden, monkeypatch: pytest.Monke
     """Lzallright compresses better than the kernel: its sizes are a lower bound, and marked as such."""
     monkeypatch.setattr(prediction, "codec_named", lambda _: codecs._lzallright())
     with open_memory(golden("ram-6.1-lzo.elf")) as source:
-        found = predict_image(source.memory, np.arange(0x1000, 0x1400), zero_pages=False)
+        found = predict_image(source.memory, np.arange(0x1000, 0x1400), zero_pages=False, compressor="lzo")
     assert not found.by_kernels_library
     assert found.compressed_bytes < 0x400 * 4096
 
@@ -45,7 +49,9 @@ def test_zero_pages_are_left_out(golden: Golden) -> None:
     """Kernels since 6.6 store no page that contains only zeroes, and list it all the same."""
     with open_memory(golden("ram-6.1-lzo.elf")) as source:
         pfns = np.asarray(pages_to_save(source).pfns)
-        with_zeroes, without = (predict_image(source.memory, pfns, zero_pages=one) for one in (False, True))
+        with_zeroes, without = (
+            predict_image(source.memory, pfns, zero_pages=one, compressor="lzo") for one in (False, True)
+        )
         zero = int((~source.memory.gather(pfns)[0].view(np.uint64).any(axis=1)).sum())
     assert without.zero_pages == zero > 0
     assert with_zeroes.stored_pages - without.stored_pages == zero
@@ -56,9 +62,9 @@ def test_a_sample_is_scaled(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> 
     """Of many pages a part is compressed: the number of pages is exact, the size near that of all."""
     with open_memory(golden("ram-6.1-lzo.elf")) as source:
         pfns = np.asarray(pages_to_save(source).pfns)
-        whole = predict_image(source.memory, pfns, zero_pages=False)
+        whole = predict_image(source.memory, pfns, zero_pages=False, compressor="lzo")
         monkeypatch.setattr(prediction, "MOST_UNITS", 200)
-        part = predict_image(source.memory, pfns, zero_pages=False)
+        part = predict_image(source.memory, pfns, zero_pages=False, compressor="lzo")
     assert (whole.sampled, part.sampled) == (False, True)
     assert part.pages == whole.pages
     assert abs(part.compressed_bytes - whole.compressed_bytes) < whole.compressed_bytes * 0.1
@@ -69,3 +75,14 @@ def test_a_sample_is_scaled(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> 
 def test_blocks_of_an_image() -> None:
     """The header page, and a page of the swap map for each 511 blocks."""
     assert [image_blocks(one) for one in (0, 1, 510, 511)] == [2, 3, 512, 514]
+
+
+@pytest.mark.parametrize("compressor", ["lz4", "lzo", None])
+def test_the_kernels_own_compressor_is_tried(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch, compressor: codecs.CompressorName | None
+) -> None:
+    """The size is that by the compressor that the kernel uses; without a known one there is no prediction."""
+    monkeypatch.setattr("hibernaut.doctor.source_facts.image_compressor", lambda _: compressor)
+    with ExitStack() as stack, open_plain(golden("ram-6.1-lzo.elf")) as volume:
+        found = source_facts(stack, volume).machine.predicted
+    assert (None if found is None else found.compressor) == compressor

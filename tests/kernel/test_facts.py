@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from hibernaut.kernel.facts import compute_e820_crc32, machine_facts
+from hibernaut.kernel.facts import compute_e820_crc32, image_compressor, machine_facts
 from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayout
 from hibernaut.kernel.symbols import SymbolicKernel
 from hibernaut.swsusp import open_image
@@ -24,6 +24,13 @@ def test_machine_facts_are_the_info_pages(golden: Golden, name: str) -> None:
     assert f"{facts.e820.crc32:#x}" == expected["e820_checksum"]
     assert facts.physical_pages == expected["physical_pages"]
     assert facts.release.startswith("6.12.107" if "6.12" in name else "6.1.0-56")
+
+
+@pytest.mark.parametrize("name", ["swap-6.1-lzo.img", "swap-6.12-lz4.img"])
+def test_the_compressor_is_that_of_the_image(golden: Golden, name: str) -> None:
+    """The kernel in the image's memory names the compressor that the flags of its header name."""
+    with open_image(golden(name)) as image:
+        assert image_compressor(SymbolicKernel(image.memory())) == image.header.compressor
 
 
 @pytest.mark.parametrize("entries", [0, 3201, 0xFFFF_FFFF])

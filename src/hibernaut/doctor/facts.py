@@ -40,7 +40,6 @@ class Facts:
         secret_holders: processes with secret memory open.
         cxl_memories: names of memory devices of CXL.
         kfence_interval: KFENCE's sample interval now, ms; 0 if it is off.
-        compressor: compressor that the kernel would use: lzo, lz4.
         swaps: swap areas in use, in the kernel's order.
         meminfo: /proc/meminfo, bytes.
         zones: counts of pages.
@@ -76,7 +75,6 @@ class Facts:
     secret_holders: Evidence[tuple[str, ...]] = field(default_factory=_missing("/proc/*/maps"))
     cxl_memories: Evidence[tuple[str, ...]] = field(default_factory=_missing("/sys/bus/cxl/devices"))
     kfence_interval: Evidence[int] = field(default_factory=_missing("/sys/module/kfence/parameters/sample_interval"))
-    compressor: Evidence[str] = field(default_factory=_missing("/sys/module/hibernate/parameters/compressor"))
     swaps: Evidence[tuple[SwapEntry, ...]] = field(default_factory=_missing("--swaps"))
     meminfo: Evidence[Mapping[str, int]] = field(default_factory=_missing("--meminfo"))
     zones: Evidence[ZoneCounts] = field(default_factory=_missing("/proc/zoneinfo"))

@@ -10,18 +10,14 @@ import numpy as np
 from hibernaut.memory.page import PAGE_SIZE, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
-from hibernaut.swsusp.declarations import UNIT_PAGES
+from hibernaut.swsusp.declarations import LENGTH_BYTES, MAP_ENTRIES, PFNS_PER_META_PAGE, UNIT_PAGES
 
 __all__ = ["PredictedImage", "image_blocks", "predict_image"]
 
 MOST_UNITS = 1024
 """Units that are compressed: of a larger machine, so many spread evenly over its pages."""
-LENGTH_BYTES = 8
-PFNS_PER_PAGE = 512
 LOOSER_LIBRARY = "lzallright"
 """Library that compresses LZO better than the kernel does (`swsusp.codecs`): 17.0 MB where the kernel wrote 20.7."""
-MAP_ENTRIES = 511
-"""`MAP_PAGE_ENTRIES` (kernel/power/swap.c)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def image_blocks(data_blocks: int) -> int:
 
 
 def predict_image(
-    memory: PhysicalMemory, pfns: Pfns, *, zero_pages: bool, compressor: CompressorName = "lzo"
+    memory: PhysicalMemory, pfns: Pfns, *, zero_pages: bool, compressor: CompressorName
 ) -> PredictedImage:
     """Return the image of some pages of memory.
 
@@ -96,7 +92,7 @@ def predict_image(
     data.end()
     share = len(pfns) / seen if seen else 1.0
     listed = _Packed(codec)
-    words = np.concatenate([pfns.astype("<u8"), np.zeros(-len(pfns) % PFNS_PER_PAGE, dtype="<u8")])
+    words = np.concatenate([pfns.astype("<u8"), np.zeros(-len(pfns) % PFNS_PER_META_PAGE, dtype="<u8")])
     listed.add(words.view(np.uint8).reshape(-1, PAGE_SIZE))
     listed.end()
     return PredictedImage(

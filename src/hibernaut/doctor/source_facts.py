@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,25 +16,25 @@ from hibernaut.doctor.live_memory import frames_in_use
 from hibernaut.doctor.memory_map import MemoryMap, map_of_table
 from hibernaut.doctor.prediction import PredictedImage, predict_image
 from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
-from hibernaut.hibernation.audit import audit
+from hibernaut.hibernation.audit import TABLE_NOT_THERE, audit
 from hibernaut.hibernation.machine_in_source import machine_in
-from hibernaut.kernel.facts import e820_table_firmware, get_num_physpages
+from hibernaut.kernel.facts import e820_table_firmware, get_num_physpages, image_compressor
 from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
-from hibernaut.kernel.suspend import secret_users
+from hibernaut.kernel.suspend import open_secret_memory
 from hibernaut.kernel.symbols import SymbolicKernel
 from hibernaut.memory.gaps import MemoryGap
 from hibernaut.paging.entries import Level
 from hibernaut.sources import Source, open_memory, source_of_image
 from hibernaut.swsusp import Inspection, inspect_image
 from hibernaut.swsusp.area import locate_area
+from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.header import AreaState, area_state, looks_like_swap
 from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.volumes.volume import Volume
 
 __all__ = ["MachineInImage", "SourceFacts", "source_facts"]
 
-TORN = "table not in the source"
-"""Name of the class of pages in `hibernation.audit`."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class MachineInImage:
         torn_holes: number of those whose table is copied before the split, so that the image lacks the new one.
         hole_pages: their pages to save.
         lost_pages: pages whose page table is not in the source.
-        predicted: pages of its image; None unless the kernel runs, or was stopped in `swsusp_save`.
+        predicted: its next image; None unless the kernel runs, or was stopped in `swsusp_save`, and its compressor is
+            known.
         is_live: whether it is the running kernel.
         problems: facts that could not be read, a clause each.
     """
@@ -144,22 +146,33 @@ def _machine(source: Source, cr3: int | None, levels: int | None) -> MachineInIm
         source.require_x86_64()
     except HibernautError as error:
         return MachineInImage(problems=(str(error),))
-    memory_map = pages = release = None
+    kernel = None
     try:
         own, _ = with_own_vmcoreinfo(source)
         kernel = SymbolicKernel(own.memory, own.vmcoreinfo, own.name)
-        release = kernel.release
-        memory_map = map_of_table(e820_table_firmware(kernel))
-        pages = get_num_physpages(kernel)
-    except (HibernautError, ValueError) as error:
+    except HibernautError as error:
         problems.append(_reason(error))
+
+    def asked(read: Callable[[SymbolicKernel], T]) -> T | None:
+        try:
+            return None if kernel is None else read(kernel)
+        except (HibernautError, ValueError) as error:
+            problems.append(_reason(error))
+            return None
+
     facts = MachineInImage(
-        release, memory_map, pages, secret_users(source.memory, source.vmcoreinfo), problems=tuple(problems)
+        None if kernel is None else kernel.release,
+        asked(lambda one: map_of_table(e820_table_firmware(one))),
+        asked(get_num_physpages),
+        asked(open_secret_memory),
     )
-    return _with_direct_map(source, facts, cr3, levels)
+    compressor = asked(image_compressor)
+    return _with_direct_map(source, replace(facts, problems=tuple(problems)), compressor, cr3, levels)
 
 
-def _with_direct_map(source: Source, facts: MachineInImage, cr3: int | None, levels: int | None) -> MachineInImage:
+def _with_direct_map(
+    source: Source, facts: MachineInImage, compressor: CompressorName | None, cr3: int | None, levels: int | None
+) -> MachineInImage:
     """Return facts with those of the direct map and of the list of pages."""
     try:
         machine = machine_in(source, cr3=cr3, levels=levels)
@@ -169,19 +182,19 @@ def _with_direct_map(source: Source, facts: MachineInImage, cr3: int | None, lev
     except HibernautError as error:
         return replace(facts, problems=(*facts.problems, _reason(error)))
     large = [split for split in result.splits if split.level is not Level.PTE]
-    lost = sum(one.frames.total_pages for one in result.classes if one.name == TORN)
+    lost = sum(one.frames.total_pages for one in result.classes if one.name == TABLE_NOT_THERE)
     predicted = None
     pfns = machine.pages.pfns if machine.pages.pages_from == "kernel" else None
     if source.is_live:
         pfns = frames_in_use(source.memory.ranges)
-    if pfns is not None:
+    if pfns is not None and compressor is not None:
         zero_pages = True
         if facts.release is not None:
             try:
                 zero_pages = image_rules_for_release(facts.release).zero_pages
             except FormatError:
                 zero_pages = False
-        predicted = predict_image(source.memory, np.asarray(pfns), zero_pages=zero_pages)
+        predicted = predict_image(source.memory, np.asarray(pfns), zero_pages=zero_pages, compressor=compressor)
     return replace(
         facts,
         large_holes=len(large),

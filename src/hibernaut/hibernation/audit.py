@@ -17,7 +17,7 @@ from hibernaut.memory.ranges import FrameRanges
 from hibernaut.notebook import html_table
 from hibernaut.paging.entries import Level
 
-__all__ = ["Audit", "Order", "PageClass", "Split", "audit"]
+__all__ = ["TABLE_NOT_THERE", "Audit", "Order", "PageClass", "Split", "audit"]
 
 
 class Order(StrEnum):
@@ -113,6 +113,8 @@ class Audit:
         return html_table(f"{self.saveable_pages} pages to save; today: {self.refused or saved}", head, rows)
 
 
+TABLE_NOT_THERE = "table not in the source"
+
 _NAMES = {
     FrameState.PRESENT: "present",
     FrameState.NOT_PRESENT_4K: "not present, 4K",
@@ -122,7 +124,7 @@ _NAMES = {
     FrameState.NOT_PRESENT_ABOVE: "not present, above 1G",
     FrameState.NONE_IN_TABLE: "no entry, in a table",
     FrameState.NONE_ABOVE: "no table",
-    FrameState.TABLE_MISSING: "table not in the source",
+    FrameState.TABLE_MISSING: TABLE_NOT_THERE,
     FrameState.NOT_FOLLOWED: "taken for a table",
     FrameState.OTHER_FRAME: "another frame's entry",
     FrameState.RESERVED_BITS: "reserved bits set",

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hibernaut.kernel.kernel_memory import KernelMemory, u64_at
+from hibernaut.kernel.kernel_memory import KernelMemory, string_at, u64_at
 from hibernaut.kernel.layouts import (
     MAX_E820_ENTRIES,
     MAX_NODE_BYTES,
@@ -16,6 +16,7 @@ from hibernaut.kernel.layouts import (
     NODE_SPANNED_PAGES_AFTER_START_PFN,
 )
 from hibernaut.kernel.symbols import SymbolicKernel
+from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import MAX_PFN
 from hibernaut.swsusp.e820 import E820Sums
 
@@ -27,6 +28,7 @@ __all__ = [
     "compute_e820_crc32",
     "e820_table_firmware",
     "get_num_physpages",
+    "image_compressor",
     "machine_facts",
     "node_addresses",
 ]
@@ -119,3 +121,23 @@ def node_addresses(kernel: KernelMemory) -> list[int]:
         if 0 < node < 1 << 63 or node >= (1 << 64) - MAX_NODE_BYTES:
             raise kernel.damaged(f"node_data has an entry {node:#x}", "0 or a kernel address")
     return [node for node in nodes if node]
+
+
+CRYPTO_MAX_ALG_NAME = 128
+"""include/linux/crypto.h."""
+
+
+def image_compressor(kernel: SymbolicKernel) -> CompressorName | None:
+    """Return the compressor of a kernel's next image; None if it has another one than lzo and lz4.
+
+    `hibernate_compressor` (kernel/power/hibernate.c), which /sys/module/hibernate/parameters/compressor sets; a kernel
+    without it has LZO alone. Read in linux-source-6.1 6.1.192-2, -6.12 6.12.118-1 and -7.3 7.3.4-1~bpo13+1.
+
+    Raises:
+        FormatError: it is not in the memory.
+    """
+    symbol = kernel.symbols.get("hibernate_compressor")
+    if symbol is None:
+        return "lzo"
+    known: dict[bytes, CompressorName] = {b"lzo": "lzo", b"lz4": "lz4"}
+    return known.get(string_at(kernel, symbol.address, CRYPTO_MAX_ALG_NAME))

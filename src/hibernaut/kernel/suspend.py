@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from hibernaut.memory.physical import PhysicalMemory
     from hibernaut.sources import Source
 
-__all__ = ["KernelState", "PagesToSave", "bitmap_pfns", "kernel_state", "pages_to_save", "secret_users"]
+__all__ = [
+    "KernelState",
+    "PagesToSave",
+    "bitmap_pfns",
+    "kernel_state",
+    "open_secret_memory",
+    "pages_to_save",
+    "secret_users",
+]
 
 CR3_PCID_MASK = 0xFFF
 
@@ -96,10 +104,14 @@ def secret_users(memory: PhysicalMemory, vmcoreinfo: bytes | None = None) -> int
     While there is one, the kernel refuses to hibernate (`hibernation_available`).
     """
     try:
-        kernel = SymbolicKernel(memory, vmcoreinfo)
-        return kernel.u32_variable("secretmem_users") if kernel.symbols.get("secretmem_users") else None
+        return open_secret_memory(SymbolicKernel(memory, vmcoreinfo))
     except HibernautError:
         return None
+
+
+def open_secret_memory(kernel: SymbolicKernel) -> int | None:
+    """Return `secretmem_users` of a kernel, see `secret_users`; None if it has none. Raises FormatError."""
+    return kernel.u32_variable("secretmem_users") if kernel.symbols.get("secretmem_users") else None
 
 
 def pages_to_save(source: Source) -> PagesToSave:
