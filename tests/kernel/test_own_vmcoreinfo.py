@@ -11,19 +11,23 @@ import numpy as np
 import pytest
 
 from hibernaut.errors import FormatError
+from hibernaut.hibernation.examination import examine
 from hibernaut.hibernation.machine_in_source import machine_in
 from hibernaut.kernel.core_file import convert
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo, with_own_vmcoreinfo
+from hibernaut.linux.build import build_machine
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.vmcoreinfo import find_vmcoreinfo, find_vmcoreinfos, page_table_root, parse_vmcoreinfo
 from hibernaut.paging.tables import PageTables
 from hibernaut.sources import Source, open_memory
+from hibernaut.studies.demo import demo_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from hibernaut.memory.physical import PhysicalMemory
     from tests.conftest import Golden
 
 DUMP = "ram-6.1-lzo.elf"
@@ -165,3 +169,36 @@ def test_all_texts_are_found(source: Source) -> None:
     assert find_vmcoreinfos(source.memory) == (text,)
     longer = OTHERS["longer"](text)
     assert find_vmcoreinfos(with_texts(source, longer).memory) == (longer, text)
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Frames of each memory that is searched for texts."""
+    found: list[int] = []
+
+    def searched(memory: PhysicalMemory) -> tuple[bytes, ...]:
+        found.append(memory.ranges.total_pages)
+        return find_vmcoreinfos(memory)
+
+    for module in ("own_vmcoreinfo", "kernel_memory"):
+        monkeypatch.setattr(f"hibernaut.kernel.{module}.find_vmcoreinfos", searched)
+    return found
+
+
+def test_an_examination_searches_memory_once_and_names_the_other_kernel(source: Source, searches: list[int]) -> None:
+    """Its questions share the text that is found; the kernel is the machine's own, the other is in the remarks."""
+    found = examine(with_texts(source, elsewhere(own_text(source), b"7.3.4")))
+    assert len(searches) == 1
+    assert found.identity is not None
+    assert found.identity.release == RELEASE
+    assert any("VMCOREINFO of 2 kernels" in remark and "7.3.4" in remark for remark in found.remarks)
+
+
+def test_memory_without_a_kernel_is_searched_once(searches: list[int]) -> None:
+    """A simulated machine has no text, which no question looks for again."""
+    machine = build_machine(demo_layout())
+    found = examine(
+        Source(machine.memory, "raw", "simulated", cr3=machine.cr3, levels=machine.levels, gaps_from="--gap")
+    )
+    assert (len(searches), found.identity) == (1, None)
+    assert any("no VMCOREINFO in memory" in remark for remark in found.remarks)

@@ -17,6 +17,7 @@ from hibernaut.hibernation.frame_map import FrameMap, frame_map
 from hibernaut.hibernation.machine_in_source import machine_in
 from hibernaut.kernel.identity import MachineIdentity, read_identity
 from hibernaut.kernel.kernel import Kernel
+from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.reading import FactReader
 from hibernaut.linux.source_tables import Paging, find_paging
 from hibernaut.memory.compare import MemoryDifference, compare_memory
@@ -120,6 +121,7 @@ def examine(
     if paging is not None:
         source = paging.source or source
         remarks += paging.remarks
+    source = _with_its_vmcoreinfo(source, paging, remarks)
     checksum = None if source.image is None else _checksum(source, progress)
     contents = _contents(source, remarks, progress)
     frames = frame_map(source, paging, None if contents is None else contents.zero)
@@ -161,6 +163,17 @@ def _asked(remarks: list[str], read: Callable[[], T]) -> T | None:
     except HibernautError as error:
         remarks.append(error.complaint if isinstance(error, FormatError) else str(error))
         return None
+
+
+def _with_its_vmcoreinfo(source: Source, paging: Paging | None, remarks: list[str]) -> Source:
+    """Return a source with the VMCOREINFO of its kernel, for which all pages are read once, not for each question."""
+    root = None if paging is None else paging.root_and_levels
+    chosen = _asked(remarks, lambda: with_own_vmcoreinfo(source, root))
+    if chosen is None:
+        return source
+    found, own = chosen
+    remarks += filter(None, [own.remark])
+    return found
 
 
 def _audited(source: Source, paging: Paging | None, remarks: list[str]) -> Audit | None:

@@ -80,8 +80,10 @@ def with_own_vmcoreinfo(source: Source, root: Root | None = None) -> tuple[Sourc
     """Return a source with the VMCOREINFO of its machine's kernel, and the choice; `root` as for `choose_vmcoreinfo`.
 
     A note of the file that is another kernel's is replaced by a text in memory. Without any, `Source.vmcoreinfo` of
-    the result is empty. Reads all pages, unless the file has the right note.
+    the result is empty, and is not looked for again. Reads all pages, unless the file has the right note.
     """
+    if source.vmcoreinfo == b"":  # it was looked for already
+        return source, OwnVmcoreinfo(None)
     noted = choose_vmcoreinfo(source.memory, [source.vmcoreinfo] if source.vmcoreinfo else [], root)
     if noted.text:
         return source, noted
