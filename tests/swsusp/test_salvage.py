@@ -7,6 +7,7 @@ frame.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -228,6 +229,29 @@ def test_two_lost_unit_starts_far_apart(salvage: Salvage) -> None:
     assert missing_of(found) == salvage.frames_of([5, 12])
 
 
+GAPS = {"inside": (1, 1), "start": (0, 1), "long": (0, 3)}
+"""First block of a unit that is overwritten, and number of units to the start of the last. The length of a unit stays
+only in the first: that gap has a certain number of units, the others do not.
+"""
+
+
+@pytest.mark.parametrize("gaps", [gaps for count in (2, 3) for gaps in itertools.product(GAPS, repeat=count)])
+def test_units_between_several_gaps(tmp_path: Path, gaps: tuple[str, ...]) -> None:
+    """Those before the first uncertain gap and behind the last one have their numbers, whatever lies between."""
+    with Salvage(tmp_path, device("lz4")) as salvage:
+        edits, hit, unsure = [], [], []
+        for place, kind in enumerate(gaps):
+            unit, (first, units) = 10 + 25 * place, GAPS[kind]
+            begin = salvage.unit(unit) + first * B
+            edits.append((begin, noise(max(1, (salvage.unit(unit + units - 1) - begin) // B + 1), place)))
+            lost = range(unit, unit + units)
+            hit += lost
+            unsure += [] if kind == "inside" else lost
+        between = range(unsure[0], unsure[-1] + 1) if unsure else ()
+        missing = missing_of(salvage(edits))
+        assert salvage.frames_of(hit) <= missing <= salvage.frames_of([*hit, *between])
+
+
 def test_units_whose_number_is_not_certain_are_absent(salvage: Salvage) -> None:
     """Two gaps of which one is larger than it must be: the units between could be shifted, and are left out."""
     first, second = salvage.unit(5), salvage.unit(16)
@@ -393,6 +417,7 @@ RANGES = st.lists(
 
 @given(ranges=RANGES, seed=st.integers(0, 100), compressor=st.sampled_from(["lzo", "lz4"]), header=st.booleans())
 @example(ranges=[(0.0, 40, "noise")], seed=0, compressor="lzo", header=True)
+@example(ranges=[(0.5, 40, "noise"), (0.875, 1, "noise"), (0.08, 1, "noise")], seed=0, compressor="lzo", header=False)
 def test_overwritten_blocks_never_give_a_wrong_page(
     tmp_path_factory: pytest.TempPathFactory,
     ranges: list[tuple[float, int, str]],

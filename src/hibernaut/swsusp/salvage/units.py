@@ -292,10 +292,10 @@ def number_units(search: UnitSearch, found: FoundUnits, loose: LooseMap, stream_
             break
         at += count
         number[gap.follows : after] = np.arange(gap.follows, after) + at
-    if missing is not None and total is not None and None in counts:
-        at = total
+    if missing is not None and None in counts:
+        at = missing
         for gap, count, after in zip(reversed(gaps), reversed(counts), reversed(bounds[1:]), strict=True):
-            number[gap.follows : after] = np.arange(gap.follows, after) + (at - after)
+            number[gap.follows : after] = np.arange(gap.follows, after) + at
             if count is None:
                 break
             at -= count
