@@ -120,9 +120,11 @@ endif
 	@$(call lzo,$(VENV))
 	touch $@
 
-# python-lzo has no wheels for Linux: where it cannot be built, lzallright (a dependency) does its work, slower.
+# python-lzo has no wheels for Linux, and is only used where the system's liblzo2 is not found; without either,
+# lzallright (a dependency) does its work, and compresses slowly.
 lzo = $(call pip,$(1)) install --require-hashes -r requirements/lzo.txt >/dev/null 2>&1 || echo "python-lzo was not \
-	built (it needs a C compiler and liblzo2's headers, Debian: liblzo2-dev): LZO goes through lzallright, which is slower"
+	built (it needs a C compiler and liblzo2's headers, Debian: liblzo2-dev): without the system's liblzo2 (liblzo2-2), \
+	LZO goes through lzallright, which compresses slowly"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -31,7 +31,7 @@ def test_the_image_of_a_real_kernel(golden: Golden) -> None:
         assert found.stored_pages == image.info.stream_pages
         blocks = len(image.swap_map.entries) + len(image.swap_map.map_blocks)
     if not found.by_kernels_library:
-        pytest.skip("python-lzo, which compresses as the kernel does, is not installed")
+        pytest.skip("liblzo2, which compresses as the kernel does, is not installed")
     assert abs(found.compressed_bytes - written) < written * 0.02
     assert abs(found.blocks - blocks) < blocks * 0.02
 

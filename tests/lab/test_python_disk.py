@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hibernaut.lab.guest import python_disk
+from hibernaut.swsusp.system_codecs import Liblz4, Liblzo2
 from tests.conftest import REPOSITORY
 
 
@@ -29,3 +31,20 @@ def test_the_libraries_of_a_program(tmp_path: Path) -> None:
     names = {library.name for library in python_disk._libraries(tmp_path)}
     assert "libc.so.6" in names
     assert any(name.startswith("ld-linux") for name in names)
+
+
+def test_the_systems_compressors_come_along() -> None:
+    """Each that is loaded here, by the file that the dynamic linker takes: the guest has no cache of names."""
+    names = [library.name for library in python_disk._codec_libraries()]
+    assert [name.partition(".so")[0] for name in names] == [
+        name for name, made in (("liblzo2", Liblzo2), ("liblz4", Liblz4)) if loads(made)
+    ]
+
+
+def loads(made: Callable[[], object]) -> bool:
+    """Return whether a library is installed."""
+    try:
+        made()
+    except ImportError:
+        return False
+    return True

@@ -239,7 +239,9 @@ only in the first: that gap has a certain number of units, the others do not.
 def test_units_between_several_gaps(tmp_path: Path, gaps: tuple[str, ...]) -> None:
     """Those before the first uncertain gap and behind the last one have their numbers, whatever lies between."""
     with Salvage(tmp_path, device("lz4")) as salvage:
-        edits, hit, unsure = [], [], []
+        edits: list[Edit] = []
+        hit: list[int] = []
+        unsure: list[int] = []
         for place, kind in enumerate(gaps):
             unit, (first, units) = 10 + 25 * place, GAPS[kind]
             begin = salvage.unit(unit) + first * B

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The two compressors of hibernation images: raw streams without headers, from maintained libraries.
 
-LZO1X comes from python-lzo (liblzo2, the kernel's own algorithm) where it is installed; else from lzallright, which has
-wheels everywhere and is slower. LZ4 is compressed by lz4 and decompressed by cramjam, which writes into a given array
-instead of a new object; without cramjam, by lz4. All release the GIL. The kernel decompresses with
-`lzo1x_decompress_safe` and `LZ4_decompress_safe`, which accept any valid stream.
+Each comes from the system's library where it is installed. Else LZO1X comes from python-lzo (liblzo2 built in), else
+from lzallright, which has wheels everywhere and is slower; LZ4 is compressed by lz4 and decompressed by cramjam, which
+writes into a given array instead of a new object; without cramjam, by lz4. All release the GIL. The kernel decompresses
+with `lzo1x_decompress_safe` and `LZ4_decompress_safe`, which accept any valid stream.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import HibernautError, how_to_install
+from hibernaut.swsusp.system_codecs import Liblz4, Liblzo2, lzo_error
 
 __all__ = ["COMPRESSORS", "Codec", "CompressorName", "WrongLength", "codec_named"]
 
@@ -25,6 +27,9 @@ CompressorName = Literal["lzo", "lz4", "none"]
 COMPRESSORS: tuple[CompressorName, ...] = ("lzo", "lz4", "none")
 PACKAGES = {"lzo": ("lzallright",), "lz4": ("lz4", "cramjam")}
 """Python packages that bring each compressor."""
+LZALLRIGHT_ERRORS = {"InputOverrun": -4, "OutputOverrun": -5, "LookbehindOverrun": -6, "InputNotConsumed": -8}
+"""Its results, by the numbers that liblzo2 has for them."""
+NUMBER = re.compile(r"-\d+")
 
 
 class WrongLength(ValueError):
@@ -45,7 +50,7 @@ class Codec:
 
     Attributes:
         name: lzo or lz4.
-        library: library that implements it.
+        library: library that implements it: liblzo2, python-lzo or lzallright; liblz4, or lz4.
         compress: returns the compressed bytes of a unit (uint8, contiguous).
         decompress_into: decompresses bytes (uint8) into an array (uint8, contiguous) of exactly the expected size;
             raises ValueError if they are damaged, WrongLength if the size differs.
@@ -59,13 +64,30 @@ class Codec:
 
 def codec_named(name: CompressorName) -> Codec:
     """Return a codec by name. Raises HibernautError if no library for it is installed."""
-    makers = {"lzo": (_python_lzo, _lzallright), "lz4": (_lz4, _lz4_alone)}
+    makers = {"lzo": (_liblzo2, _python_lzo, _lzallright), "lz4": (_liblz4, _lz4, _lz4_alone)}
     for maker in makers[name]:
         try:
             return maker()
         except ImportError:
             continue
     raise HibernautError(f"no library for {name} is installed", advice=f"try: {how_to_install(*PACKAGES[name])}")
+
+
+def _liblzo2() -> Codec:
+    return _of_system("lzo", Liblzo2())
+
+
+def _liblz4() -> Codec:
+    return _of_system("lz4", Liblz4())
+
+
+def _of_system(name: CompressorName, library: Liblzo2 | Liblz4) -> Codec:
+    def decompress_into(packed: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        size_bytes = library.decompress_into(packed, out)
+        if size_bytes != len(out):
+            raise WrongLength(size_bytes, len(out))
+
+    return Codec(name, library.name, library.compress, decompress_into)
 
 
 def _python_lzo() -> Codec:
@@ -79,7 +101,8 @@ def _python_lzo() -> Codec:
         try:
             plain: bytes = lzo.decompress(packed, False, len(out))
         except lzo.error as error:
-            raise ValueError(f"does not decompress: {error}") from error
+            number = NUMBER.search(str(error))  # its text is that of any damage, with liblzo2's number
+            raise ValueError(f"does not decompress: {lzo_error(int(number[0])) if number else error}") from error
         _put(plain, out)
 
     return Codec("lzo", "python-lzo", compress, decompress_into)
@@ -98,7 +121,9 @@ def _lzallright() -> Codec:
             plain: bytes = lzallright.LZOCompressor.decompress(packed.tobytes(), len(out))
         except lzallright.LZOError as error:
             # The error's second argument can be all of the output.
-            raise ValueError(f"does not decompress: {error.args[0]}") from error
+            result = error.args[0]
+            number = LZALLRIGHT_ERRORS.get(str(result).rpartition(".")[2])
+            raise ValueError(f"does not decompress: {lzo_error(number) if number else result}") from error
         _put(plain, out)
 
     return Codec("lzo", "lzallright", compress, decompress_into)

@@ -15,12 +15,12 @@ from pathlib import Path
 from hibernaut.errors import LabUnavailable
 from hibernaut.lab.host.programs import program, run
 from hibernaut.lab.host.temporary import temporary_folder
+from hibernaut.swsusp.system_codecs import LZ4_NAMES, LZO_NAMES, library_file
 
 __all__ = ["PYTHON_COMMAND", "PYTHON_MOUNT", "make_python_disk"]
 
 PACKAGES = ("cramjam", "isal", "lz4", "lzallright", "numpy", "pyelftools", "rich", "typer", "zstandard")
 """The packages that hibernaut itself needs (pyproject.toml)."""
-OPTIONAL_PACKAGES = ("python-lzo",)
 SIZE_MIB = 320
 FOLDERS = ("proc", "sys", "dev", "tmp", "etc", "run")
 LEFT_OUT = ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "site-packages", "lib2to3", "config-*")
@@ -56,7 +56,7 @@ def make_python_disk(path: Path) -> None:
         shutil.copytree(
             Path(__file__).parents[2], packages / "hibernaut", ignore=shutil.ignore_patterns("__pycache__", "*.tmp")
         )
-        for library in _libraries(tree):
+        for library in (*_libraries(tree), *_codec_libraries()):
             target = tree / str(library).lstrip("/")
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _copy_python(tree: Path) -> None:
 def _closure() -> set[str]:
     """Return the names of the packages, and of those that they need. Raises LabUnavailable if one is missing."""
     found: set[str] = set()
-    waiting = [*PACKAGES, *OPTIONAL_PACKAGES]
+    waiting = [*PACKAGES]
     while waiting:
         name = waiting.pop()
         if name in found:
@@ -90,8 +90,6 @@ def _closure() -> set[str]:
         try:
             needs = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
-            if name in OPTIONAL_PACKAGES:
-                continue
             raise LabUnavailable(f"the Python package {name} is not installed") from None
         found.add(name)
         waiting += [re.split(r"[\s<>=!~;\[(]", need)[0] for need in needs if "extra ==" not in need and ";" not in need]
@@ -119,6 +117,13 @@ def _libraries(tree: Path) -> Iterator[Path]:
         for library in LIBRARY.findall(done.stdout):
             if not library.startswith(str(tree)):
                 yield Path(library)
+
+
+def _codec_libraries() -> Iterator[Path]:
+    """Yield the system's compressors, which no file names: they are loaded when they are needed."""
+    for names in (LZO_NAMES, LZ4_NAMES):
+        if library := library_file(names):
+            yield library
 
 
 def _copy_file(source: Path, tree: Path) -> None:
