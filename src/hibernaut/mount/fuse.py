@@ -6,12 +6,14 @@ libfuse calls from several threads at once. It takes SIGINT, SIGTERM and SIGHUP,
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib
 import os
 import shutil
 import signal
 import stat
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ FILE_MODE = stat.S_IFREG | 0o400
 FOLDER_MODE = stat.S_IFDIR | 0o500
 IDLE_THREADS = 10
 """Most idle threads that libfuse 3 keeps, as libfuse 2 does; 3.12 refuses its own default with a line on stderr."""
+BOUNDED_THREADS = (3, 12)
+"""Version of libfuse since which it starts 10 threads at most, none of which ends before the mount."""
 MOST_REPORTED = 1000
 """Most failures of reads that are reported: a damaged file would fill the terminal."""
 
@@ -86,10 +90,10 @@ def serve(
         HibernautError: see `require_fuse`; or the system refuses the mount.
     """
     require_fuse(directory)
-    operations = _Operations(root, modified_ns, ready, report)
+    library = _library()
+    operations = _Operations(root, modified_ns, ready, report, keeps_threads=_version(library) >= BOUNDED_THREADS)
     where = str(directory.resolve())
     try:
-        library = _library()
         options = {"max_idle_threads": IDLE_THREADS} if _version(library) >= (3, 0) else {}
         library.FUSE(operations, where, raw_fi=True, foreground=True, ro=True, fsname="hibernaut", **options)
     except RuntimeError as error:  # libfuse 3 also returns an error if a signal ended it
@@ -155,7 +159,13 @@ class _Operations:
     use_ns = True
 
     def __init__(
-        self, root: VirtualFolder, modified_ns: int, ready: Callable[[], None], report: Callable[[str], None]
+        self,
+        root: VirtualFolder,
+        modified_ns: int,
+        ready: Callable[[], None],
+        report: Callable[[str], None],
+        *,
+        keeps_threads: bool,
     ) -> None:
         self.mounted = False
         self.failure: BaseException | None = None
@@ -164,6 +174,8 @@ class _Operations:
         self._ready = ready
         self._report = report
         self._reported: set[str] = set()
+        self._keeps_threads = keeps_threads
+        self._thread = threading.local()
 
     def init(self, _path: str) -> None:
         """Tell that the tree is mounted."""
@@ -208,8 +220,20 @@ class _Operations:
 
     def read(self, path: str, size_bytes: int, offset: int, _info: object) -> bytes:
         """Return bytes of a file."""
+        self._keep_thread()
         with self._failing_as_eio(path, offset):
             return self._file(path).read(offset, size_bytes)
+
+    def _keep_thread(self) -> None:
+        """Keep what Python has of the calling thread of libfuse until the program ends.
+
+        It is made for each call, and ended after it with all buffers that belong to the thread, which costs as much as
+        a read. A call of `PyGILState_Ensure` without its counterpart keeps it. Only where the number of threads is
+        bounded: nothing ends what is kept of a thread that has ended.
+        """
+        if self._keeps_threads and not hasattr(self._thread, "kept"):
+            ctypes.pythonapi.PyGILState_Ensure()
+            self._thread.kept = True
 
     def _node(self, path: str) -> Node:
         node = node_at(self._root, path)
