@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import gzip
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.cli.run import hibernaut, refused
+from tests.conftest import Golden
 from tests.doctor.machines import CONFIG, HEALTHY, SWAPS, guest, log_file, root_folder, whole_log
 from tests.swsusp import naive
 from tests.swsusp.images import image_file
@@ -118,6 +120,37 @@ def test_images(tmp_path: Path) -> None:
     used[4086:4096] = b"SWAPSPACE2"
     (tmp_path / "used").write_bytes(used)
     assert outcomes("--image", tmp_path / "used")["image"] == "warning"
+
+
+def test_files_in_boot_against_the_time_of_hibernation(tmp_path: Path, golden: Golden) -> None:
+    """A file is newer than the image from the second after on; one of another kernel, or for rescue, does not count."""
+    pytest.importorskip("drgn", reason="the kernel's clock is read with drgn, which is not installed")
+    image = golden("swap-6.1-lzo.img")
+    machine = hibernaut("inspect", image, "--json").document["machine"]
+    then = int(datetime.fromisoformat(machine["hibernated_at"]).timestamp())
+    release = machine["kernel"]["release"]
+    boot = tmp_path / "root/boot"
+    boot.mkdir(parents=True)
+
+    def found(**seconds_after: int) -> tuple[str, str]:
+        for file in boot.iterdir():
+            file.unlink()
+        for name, after in seconds_after.items():
+            path = boot / name.replace("RELEASE", release)
+            path.touch()
+            os.utime(path, (then + after, then + after))
+        checks = hibernaut("doctor", "--root", tmp_path / "root", "--image", image, "--json").document["checks"]
+        return next((one["outcome"], one["summary"]) for one in checks if one["check"] == "boot-files")
+
+    kernel, initramfs = "vmlinuz-RELEASE", "initrd.img-RELEASE"
+    assert found(**{kernel: -9, initramfs: 0})[0] == "ok"
+    assert found(**{kernel: -9, initramfs: 1}) == (
+        "warning", f"boot/initrd.img-{release} changed after the machine hibernated"
+    )  # fmt: skip
+    assert found(**{kernel: -9, "initrd.img-6.1.0-99-amd64": 5, "initramfs-RELEASE-fallback.img": 5})[0] == "ok"
+    assert found(**{"vmlinuz-linux": -9, "initramfs-linux.img": 5})[0] == "warning"
+    assert found(**{"vmlinuz-6.1.0-99-amd64": 5})[0] == "not known"
+    assert found()[0] == "not known"
 
 
 def test_zram_beside_a_partition(tmp_path: Path) -> None:

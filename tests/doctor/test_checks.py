@@ -25,7 +25,7 @@ from tests.doctor.machines import (
     whole_log,
 )
 
-NO_IMAGE = {"direct-map", "image", "hardware-signature"}
+NO_IMAGE = {"direct-map", "image", "hardware-signature", "boot-files"}
 """Checks that are not known without an image or a dump."""
 KFENCE_ON = "/sys/module/kfence/parameters/sample_interval"
 

@@ -125,6 +125,13 @@ class RootFolder:
         except OSError:
             return None
 
+    def modified(self, name: str) -> int | None:
+        """Return when a file was last written, in s since 1970; None if it is not there."""
+        try:
+            return int(self._resolved(name).stat().st_mtime)
+        except (OSError, FormatError):
+            return None
+
     def shown(self, name: str) -> str:
         """Return a path of the folder for messages."""
         return str(self.path / name)

@@ -56,6 +56,7 @@ class Facts:
         systemd: whether systemd runs the machine.
         sleep_settings: settings of sleep.conf.d(5).
         installed: releases of the kernels in /boot and /usr/lib/modules.
+        boot_files: kernels and initramfs in /boot, and when each was written, in s since 1970.
         initramfs: settings about resuming of the tools that make an initramfs, by "tool: setting".
         cgroups: groups with a limit on swap, and their limit and use in bytes.
         boots: logs of boots, the oldest first; the last is this one.
@@ -91,6 +92,7 @@ class Facts:
     systemd: Evidence[bool] = field(default_factory=_missing("/run/systemd/system"))
     sleep_settings: Evidence[Mapping[str, str]] = field(default_factory=_missing("/etc/systemd/sleep.conf"))
     installed: Evidence[tuple[str, ...]] = field(default_factory=_missing("/boot/vmlinuz-*"))
+    boot_files: Evidence[Mapping[str, int]] = field(default_factory=_missing("/boot"))
     initramfs: Evidence[Mapping[str, str]] = field(default_factory=_missing("/etc"))
     cgroups: Evidence[tuple[tuple[str, int, int], ...]] = field(default_factory=_missing("/sys/fs/cgroup"))
     boots: Evidence[tuple[BootLog, ...]] = field(default_factory=_missing("--dmesg"))

@@ -61,6 +61,10 @@ LOCATION = "sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6
 """systemd's variable (src/shared/hibernate-util.c)."""
 FACS_HARDWARE_SIGNATURE = 8
 """struct acpi_table_facs (include/acpi/actbl.h): signature, length, hardware signature."""
+BOOT_FILES = ("vmlinuz", "vmlinux", "bzImage", "initrd", "initramfs", "booster")
+"""Beginnings of the names of kernels and initramfs in /boot: Debian's, Fedora's, SUSE's, Arch's."""
+NOT_BOOTED = ("fallback", "rescue", "kdump", "old", "bak")
+"""Words in the names of those that are not started by default."""
 INITRAMFS_TOOLS = ("etc/initramfs-tools/initramfs.conf", "etc/initramfs-tools/conf.d/resume")
 LOGS = ("var/log/kern.log", "var/log/messages")
 
@@ -193,6 +197,7 @@ def facts_of_root(root: RootFolder) -> Facts:
         systemd=_systemd(root),
         sleep_settings=_sleep_settings(root),
         installed=_installed(root),
+        boot_files=_boot_files(root),
         initramfs=_initramfs(root),
         cgroups=_cgroups(root),
     )
@@ -377,6 +382,19 @@ def _is_release(name: str) -> bool:
     with suppress(FormatError):
         return bool(parse_release(name))
     return False
+
+
+def _boot_files(root: RootFolder) -> Evidence[Mapping[str, int]]:
+    """Return when the kernels and initramfs in /boot were written, by their paths below the root."""
+    found: dict[str, int] = {}
+    for name in root.names("boot").value or ():
+        if name.startswith(BOOT_FILES) and not any(word in name for word in NOT_BOOTED):
+            written = root.modified(f"boot/{name}")
+            if written is not None:
+                found[f"boot/{name}"] = written
+    if not found:
+        return unknown(root.shown("boot"), "there is neither a kernel nor an initramfs")
+    return Evidence(found, root.shown("boot"))
 
 
 def _initramfs(root: RootFolder) -> Evidence[Mapping[str, str]]:

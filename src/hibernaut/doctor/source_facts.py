@@ -18,10 +18,11 @@ from hibernaut.doctor.prediction import PredictedImage, predict_image
 from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
 from hibernaut.hibernation.audit import TABLE_NOT_THERE, audit
 from hibernaut.hibernation.machine_in_source import machine_in
+from hibernaut.kernel.clock import NS, read_clock
 from hibernaut.kernel.facts import e820_table_firmware, get_num_physpages, image_compressor
+from hibernaut.kernel.kernel import Kernel
 from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.suspend import open_secret_memory
-from hibernaut.kernel.symbols import SymbolicKernel
 from hibernaut.memory.gaps import MemoryGap
 from hibernaut.paging.entries import Level
 from hibernaut.sources import Source, open_memory, source_of_image
@@ -50,6 +51,7 @@ class MachineInImage:
         torn_holes: number of those whose table is copied before the split, so that the image lacks the new one.
         hole_pages: their pages to save.
         lost_pages: pages whose page table is not in the source.
+        stopped_at: its wall clock, in s since 1970 (UTC): of an image, when it hibernated.
         predicted: its next image; None unless the kernel runs, or was stopped in `swsusp_save`, and its compressor is
             known.
         is_live: whether it is the running kernel.
@@ -64,6 +66,7 @@ class MachineInImage:
     torn_holes: int = 0
     hole_pages: int = 0
     lost_pages: int | None = None
+    stopped_at: int | None = None
     predicted: PredictedImage | None = None
     is_live: bool = False
     problems: tuple[str, ...] = ()
@@ -149,11 +152,11 @@ def _machine(source: Source, cr3: int | None, levels: int | None) -> MachineInIm
     kernel = None
     try:
         own, _ = with_own_vmcoreinfo(source)
-        kernel = SymbolicKernel(own.memory, own.vmcoreinfo, own.name)
+        kernel = Kernel(own.memory, own.vmcoreinfo, own.name)
     except HibernautError as error:
         problems.append(_reason(error))
 
-    def asked(read: Callable[[SymbolicKernel], T]) -> T | None:
+    def asked(read: Callable[[Kernel], T]) -> T | None:
         try:
             return None if kernel is None else read(kernel)
         except (HibernautError, ValueError) as error:
@@ -165,9 +168,22 @@ def _machine(source: Source, cr3: int | None, levels: int | None) -> MachineInIm
         asked(lambda one: map_of_table(e820_table_firmware(one))),
         asked(get_num_physpages),
         asked(open_secret_memory),
+        stopped_at=None if kernel is None or source.is_live else _stopped_at(kernel),
     )
     compressor = asked(image_compressor)
     return _with_direct_map(source, replace(facts, problems=tuple(problems)), compressor, cr3, levels)
+
+
+def _stopped_at(kernel: Kernel) -> int | None:
+    """Return a kernel's wall clock in s since 1970; None if it cannot be read, or drgn is not installed."""
+    try:
+        return read_clock(kernel).now_ns // NS
+    except (HibernautError, LookupError, ValueError):
+        return None
+    except Exception as error:  # drgn.FaultError, of a package that may not be installed
+        if type(error).__module__.partition(".")[0] not in ("drgn", "_drgn"):
+            raise
+        return None
 
 
 def _with_direct_map(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hibernaut.kernel.kernel import Kernel
 
-__all__ = ["KernelClock", "read_clock"]
+__all__ = ["NS", "KernelClock", "read_clock"]
 
 NS = 10**9
 MAX_SECONDS = 253_402_300_800

@@ -6,6 +6,8 @@ Without an image the logs of two boots are compared: what differed between them 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from hibernaut.doctor.evidence import Evidence, unknown
 from hibernaut.doctor.facts import Facts
 from hibernaut.doctor.finding import (
@@ -25,7 +27,7 @@ from hibernaut.swsusp.e820 import E820Check, E820Sums
 from hibernaut.swsusp.rules import image_rules_for_release
 from hibernaut.swsusp.verdict import Answer, Check, ResumingMachine, verdict_on
 
-__all__ = ["hardware_signature", "image", "kernel", "memory_map", "memory_size"]
+__all__ = ["boot_files", "hardware_signature", "image", "kernel", "memory_map", "memory_size"]
 
 ARCHITECTURE_DATA = "PM: hibernation: Image mismatch: architecture specific data"
 INCONSISTENT_MAP = "Hibernate inconsistent memory map detected!"
@@ -304,6 +306,50 @@ def kernel(facts: Facts) -> CheckFinding:
             advice="start the build that hibernated",
         )
     return ok("the kernel is the one that hibernated", *read)
+
+
+def boot_files(facts: Facts) -> CheckFinding:
+    """Return whether the kernel and the initramfs in /boot are those of the time of hibernation, by their times.
+
+    An initramfs that was made since looks for the image by its own settings, which can be others.
+    """
+    files, source = facts.boot_files, facts.source.value
+    if source is None or source.inspection is None:
+        return unknown_for_lack_of(
+            unknown("--image", "there is no image"), advice="give the swap area as --image, and its root as --root"
+        )
+    then, release = source.machine.stopped_at, source.machine.release
+    if files.value is None or then is None:
+        return unknown_for_lack_of(
+            files if files.value is None else unknown(source.name, "the time of hibernation cannot be read"),
+            advice="compare the times of the files in /boot with that of hibernation (`hibernaut inspect`)",
+        )
+    mine = {path: at for path, at in files.value.items() if release is None or _may_start(path, release)}
+    read = FactRead(source.name, f"hibernated at {_utc(then)}")
+    if not mine:
+        return unknown_for_lack_of(
+            unknown(files.origin, f"it has no file of {release}"), advice="mount the boot partition, too"
+        )
+    newer = {path: at for path, at in mine.items() if at > then}
+    listed = FactRead(files.origin, ", ".join(f"{path}: {_utc(at)}" for path, at in sorted((newer or mine).items())))
+    if newer:
+        return warning(
+            f"{' and '.join(sorted(newer))} changed after the machine hibernated",
+            read,
+            listed,
+            advice="see the checks initramfs, resume-device and kernel: what was changed may not look for the image",
+        )
+    return ok("kernel and initramfs in /boot are as old as the image, or older", read, listed)
+
+
+def _may_start(path: str, release: str) -> bool:
+    """Return whether a file in /boot belongs to a kernel: its name has this release, or none."""
+    return release in path or not any(character.isdecimal() for character in path)
+
+
+def _utc(seconds: int) -> str:
+    """Return a time in words."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _next_kernel(facts: Facts, running: str, installed: tuple[str, ...]) -> CheckFinding:

@@ -67,6 +67,7 @@ CHECKS = (
     DoctorCheck("memory-size", DoctorQuestion.ACCEPTED, accepted.memory_size),
     DoctorCheck("hardware-signature", DoctorQuestion.ACCEPTED, accepted.hardware_signature),
     DoctorCheck("kernel", DoctorQuestion.ACCEPTED, accepted.kernel),
+    DoctorCheck("boot-files", DoctorQuestion.ACCEPTED, accepted.boot_files),
     DoctorCheck("last-hibernation", DoctorQuestion.LAST_TIME, last_time.last_hibernation),
     DoctorCheck("last-resume", DoctorQuestion.LAST_TIME, last_time.last_resume),
 )
