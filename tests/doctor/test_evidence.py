@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hibernaut.doctor import evidence
 from hibernaut.doctor.evidence import RootFolder, attached_text
 from hibernaut.doctor.gather import facts_of_root
 from hibernaut.errors import FormatError
@@ -101,3 +102,11 @@ def test_processes_whose_mappings_are_unreadable_are_not_called_free_of_secrets(
     (folder / "proc/7/maps").rmdir()
     (folder / "proc/7/maps").write_text("00400000-00401000 r-xp 00000000 00:02 5 /bin/sh\n" * 50_000)
     assert "too many mappings" in facts_of_root(RootFolder(folder)).secret_holders.reason
+
+
+def test_a_folder_is_the_running_kernels_only_if_something_is_mounted_there(tmp_path: Path) -> None:
+    """Files of a report in a folder `sys` are read where the system that reads them has no /sys mounted, too."""
+    for name in ("report/sys", "system/sys"):
+        (tmp_path / name).mkdir(parents=True)
+    assert not evidence._same_mount(tmp_path / "report/sys", tmp_path / "system/sys")
+    assert evidence._same_mount(Path("/proc/self"), Path("/proc"))

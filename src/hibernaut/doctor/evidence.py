@@ -228,7 +228,9 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _same_mount(one: Path, other: Path) -> bool:
+    """Return whether a folder shows what is mounted on another one; nothing is, if that is a folder like its parent."""
     try:
-        return one.stat().st_dev == other.stat().st_dev
+        device = other.stat().st_dev
+        return one.stat().st_dev == device != other.parent.stat().st_dev
     except OSError:
         return False

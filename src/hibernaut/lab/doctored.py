@@ -45,6 +45,7 @@ DOCTOR_SECONDS = 900
 """A command of Python takes a minute or two in an emulated guest."""
 FAILS = ("would fail", "warning")
 PREDICTED = re.compile(r"about (\d+) (?:of|pages)")
+COMPRESSED = re.compile(r"(\d+) kbytes by")
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,14 @@ class Diagnosed:
         expected: checks that had to fail or warn.
         found: those that did, with their findings.
         pages: pages of the next image, as predicted; None where the guest could not hibernate.
+        compressed_kib: its size after compression, as predicted; None unless memory was measured.
     """
 
     name: str
     expected: frozenset[str]
     found: Mapping[str, str]
     pages: int | None
+    compressed_kib: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -223,7 +226,10 @@ def diagnose(guest: RunningGuest, name: str, expected: frozenset[str], *options:
              if one["outcome"] in FAILS}  # fmt: skip
     sizes = [PREDICTED.search(one["summary"]) for one in document["checks"] if one["check"] == "image-size"]
     pages = int(sizes[0][1]) if sizes and sizes[0] else None
-    return Diagnosed(name, expected, found, pages)
+    measured = [COMPRESSED.match(read["value"]) for one in document["checks"] if one["check"] == "swap-space"
+                for read in one["read"]]  # fmt: skip
+    sized = next((int(match[1]) for match in measured if match), None)
+    return Diagnosed(name, expected, found, pages, sized)
 
 
 def diagnose_running(
@@ -249,7 +255,7 @@ def diagnose_running(
 
 
 def hibernate_diagnosed(lab: Lab, folder: Path, python: Path) -> tuple[Diagnosed, str]:
-    """Let a guest hibernate to vda right after `hibernaut doctor` has run in it; return its finding and the log.
+    """Let a guest hibernate to vda right after `hibernaut doctor` has measured its memory; return finding and log.
 
     Raises:
         LabUnavailable, LabError: the guest does not boot or does not hibernate.
@@ -259,7 +265,7 @@ def hibernate_diagnosed(lab: Lab, folder: Path, python: Path) -> tuple[Diagnosed
     make_disk(folder / SPARE_NAME, SPARE_MIB, Swap.DISK)
     with python_guest(lab, folder, python, variant=variant) as guest:
         prepare(guest, variant, lab.kernel)
-        found = diagnose(guest, "healthy, then hibernated", frozenset())
+        found = diagnose(guest, "healthy, then hibernated", frozenset(), "--image /proc/kcore")
         sequence = guest.port.send(HIBERNATE)
         if guest.port.poll(sequence, HIBERNATE_SECONDS) is not None or not guest.port.ended:
             raise LabError("the guest did not hibernate", log=guest.qemu.last_log_lines())

@@ -118,13 +118,16 @@ def lzo_error(number: int) -> str:
 
 
 def library_file(names: tuple[str, ...]) -> Path | None:
-    """Return the file of the first library that is there, as the dynamic linker finds it; None if none is."""
+    """Return the path by which the dynamic linker finds the first library that is there; None if none is."""
     try:
         loaded = _loaded(names)._name
     except ImportError:
         return None
-    mapped = (line.split(maxsplit=5)[-1].strip() for line in Path("/proc/self/maps").read_text().splitlines())
-    return next((Path(file) for file in mapped if Path(file).name.startswith(loaded)), None)
+    mapped = (Path(line.split(maxsplit=5)[-1].strip()) for line in Path("/proc/self/maps").read_text().splitlines())
+    files = (
+        file.with_name(loaded) for file in mapped if file.name.startswith(loaded)
+    )  # a mapping has the link's target
+    return next((file for file in files if file.exists()), None)
 
 
 def _loaded(names: tuple[str, ...]) -> ctypes.CDLL:
