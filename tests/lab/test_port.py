@@ -11,7 +11,7 @@ import pytest
 
 from hibernaut.errors import LabError
 from hibernaut.lab.vm import port as port_module
-from hibernaut.lab.vm.port import Port, facts_of
+from hibernaut.lab.vm.port import Port, facts_of, unescaped
 from hibernaut.lab.vm.qemu import Qemu
 
 
@@ -139,3 +139,14 @@ def test_a_silent_guest_that_is_lost_is_not_waited_for(fake: FakeQemu, monkeypat
     assert port.lost
     assert not port.ended
     assert silences == sorted(silences)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"words": "Sleep verb \\"hibernate\\" not supported"}', "a\\n", "µ 16 °C", "\\\\x41"]
+)
+def test_lines_are_those_that_the_command_wrote(text: str) -> None:
+    """guest.c sends tabs and ASCII as they are, and each byte of a backslash and of anything else as two digits."""
+    sent = "".join(
+        chr(byte) if byte == 9 or (32 <= byte < 127 and byte != 92) else f"\\x{byte:02x}" for byte in text.encode()
+    )
+    assert unescaped(sent) == text

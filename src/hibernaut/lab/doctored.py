@@ -25,6 +25,7 @@ from hibernaut.lab.preparation import prepare
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
 from hibernaut.lab.variants import Swap, Variant, variant_named
 from hibernaut.lab.vm.disks import make_disk
+from hibernaut.lab.vm.port import unescaped
 from hibernaut.lab.vm.qemu import Disk, Hardware
 
 __all__ = [
@@ -219,7 +220,7 @@ def diagnose(guest: RunningGuest, name: str, expected: frozenset[str], *options:
     command = " ".join((PYTHON_COMMAND, "-m hibernaut doctor --json", *options))
     lines = guest.port.ask(command, DOCTOR_SECONDS).lines
     try:
-        document: dict[str, Any] = json.loads("\n".join(lines))
+        document: dict[str, Any] = json.loads("\n".join(map(unescaped, lines)))
     except ValueError as error:
         raise LabError(f"the doctor of {name!r} printed no document", log=lines[-6:]) from error
     found = {one["check"]: f"{one['outcome']}: {one['summary']}" for one in document["checks"]
@@ -265,7 +266,7 @@ def hibernate_diagnosed(lab: Lab, folder: Path, python: Path) -> tuple[Diagnosed
     make_disk(folder / SPARE_NAME, SPARE_MIB, Swap.DISK)
     with python_guest(lab, folder, python, variant=variant) as guest:
         prepare(guest, variant, lab.kernel)
-        found = diagnose(guest, "healthy, then hibernated", frozenset(), "--image /proc/kcore")
+        found = diagnose(guest, "healthy, then hibernated", frozenset())
         sequence = guest.port.send(HIBERNATE)
         if guest.port.poll(sequence, HIBERNATE_SECONDS) is not None or not guest.port.ended:
             raise LabError("the guest did not hibernate", log=guest.qemu.last_log_lines())

@@ -14,13 +14,14 @@ from typing import NamedTuple
 from hibernaut.errors import LabError
 from hibernaut.lab.vm.qemu import Qemu
 
-__all__ = ["Line", "Port", "Reply", "facts_of"]
+__all__ = ["Line", "Port", "Reply", "facts_of", "unescaped"]
 
 POKE_SECONDS = 2
 """Silence after which an empty line is sent, which the guest ignores: an emulated serial line can lose an interrupt,
 and the next byte recovers it."""
 
 LINE = re.compile(r"@ (?P<session>\S+) (?P<sequence>\d+) (?P<kind>hello|out|end) ?(?P<text>.*)")
+ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 
 
 class Line(NamedTuple):
@@ -50,6 +51,11 @@ class Reply:
 def facts_of(line: str) -> dict[str, str]:
     """Return the KEY=VALUE words of a line."""
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
+def unescaped(line: str) -> str:
+    r"""Return a line of output as the command wrote it: guest.c sends a backslash and what is not ASCII as `\xNN`."""
+    return ESCAPED.sub(lambda found: bytes.fromhex(found[0].replace("\\x", "")).decode("utf-8", "replace"), line)
 
 
 class Port:
