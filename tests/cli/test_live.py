@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hibernaut.doctor.live_memory import own_pages, pfns_of_pagemap, pfns_with_flags
+from hibernaut.doctor import live_memory
+from hibernaut.doctor.live_memory import own_pages, pages_of_cpu_lists, pfns_of_pagemap, pfns_with_flags
 from hibernaut.sources import open_memory
 from hibernaut.volumes import files
 from tests.cli.run import hibernaut, refused
@@ -80,6 +81,32 @@ def test_flags_of_pages() -> None:
     flags = [1 << 10, 0, 1 << 32, 1 << 20, 1 << 23, 1 << 5]
     assert pfns_with_flags(np.array(flags, dtype="<u8").tobytes(), 100).tolist() == [101, 102, 105]
     assert pfns_with_flags(b"\0" * 12, 7).tolist() == [7]
+
+
+def test_pages_of_the_lists_of_the_cpus() -> None:
+    """Of each CPU over all zones, in the words of a kernel."""
+    text = (
+        "Node 0, zone      DMA\n  pagesets\n    cpu: 0\n              count:    3\n              high:     0\n"
+        "  vm stats threshold: 4\n    cpu: 1\n              count:    40\n              high:     9\n"
+        "Node 0, zone    DMA32\n  pagesets\n    cpu: 0\n              count: 500\n              batch: 63\n"
+    )
+    assert pages_of_cpu_lists(text) == {0: 503, 1: 40}
+    assert pages_of_cpu_lists(Path("/proc/zoneinfo").read_text()).keys() >= {0}
+
+
+def test_the_lists_are_taken_as_memory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page of theirs is one of this process, which can run where it could before; then nothing is held."""
+    monkeypatch.setattr(live_memory, "pages_of_cpu_lists", lambda _text: dict.fromkeys(os.sched_getaffinity(0), 3000))
+    cpus, before = os.sched_getaffinity(0), own_pages()
+    with live_memory._cpu_lists_taken():
+        during = own_pages()
+    after = own_pages()
+    assert before is not None
+    assert during is not None
+    assert after is not None
+    assert during - before >= 3000 * len(cpus) - 100
+    assert after - before < 1500
+    assert os.sched_getaffinity(0) == cpus
 
 
 def test_entries_of_pagemap() -> None:

@@ -6,15 +6,18 @@ This process ends before the machine hibernates: its own anonymous pages are not
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from hibernaut.memory.page import Pfns
+from hibernaut.memory.page import PAGE_SIZE, Pfns
 from hibernaut.memory.ranges import FrameRanges
 
-__all__ = ["frames_in_use", "own_pages", "pfns_of_pagemap", "pfns_with_flags"]
+__all__ = ["frames_in_use", "own_pages", "pages_of_cpu_lists", "pfns_of_pagemap", "pfns_with_flags"]
 
 KPAGEFLAGS = "/proc/kpageflags"
 NOT_SAVED = 1 << 10 | 1 << 20 | 1 << 23
@@ -23,6 +26,8 @@ offline ones. Reserved pages are saved if they are mapped (`saveable_page`, kern
 PAGEMAP_PRESENT, PAGEMAP_FILE = 1 << 63, 1 << 61
 PAGEMAP_FRAME = (1 << 55) - 1
 """Bits of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst): a present page, one of a file or shared."""
+MOST_TAKEN = 1 << 15
+"""Pages of a CPU's lists that are taken at most: 128 MiB."""
 MOST_FRAMES = 1 << 16
 """Frames whose flags are read at a time: 512 KiB."""
 
@@ -30,11 +35,59 @@ MOST_FRAMES = 1 << 16
 def frames_in_use(ranges: FrameRanges) -> Pfns | None:
     """Return the frames that are in use, ascending; None if the flags cannot be read, which only root can.
 
-    Pages on the lists of the CPUs are among them: no flag marks these as free.
+    No flag marks pages on the lists of the CPUs (`per_cpu_pages`), which the kernel returns before it copies, as free:
+    this process takes them for the time, and leaves them out as its own.
 
     Args:
         ranges: frames of RAM that the direct map covers.
     """
+    with _cpu_lists_taken():
+        return _frames_in_use(ranges)
+
+
+def pages_of_cpu_lists(zoneinfo: str) -> dict[int, int]:
+    """Return the number of pages on each CPU's lists, of all zones, by /proc/zoneinfo."""
+    pages: dict[int, int] = {}
+    for cpu, count in re.findall(r"^ +cpu: +(\d+)\n +count: +(\d+)$", zoneinfo, re.MULTILINE):
+        pages[int(cpu)] = pages.get(int(cpu), 0) + int(count)
+    return pages
+
+
+@contextmanager
+def _cpu_lists_taken() -> Iterator[None]:
+    """Hold the pages of the CPUs' lists as anonymous memory of this process, as far as they are of the movable kind.
+
+    A page that is written to for the first time comes from the list of the CPU that runs. What cannot be read or taken
+    is left where it is.
+    """
+    held: list[mmap.mmap] = []
+    cpus = os.sched_getaffinity(0)
+    try:
+        with suppress(OSError, ValueError):
+            with open("/proc/zoneinfo", encoding="ascii", errors="replace") as file:
+                lists = pages_of_cpu_lists(file.read())
+            for cpu in sorted(cpus & lists.keys()):
+                os.sched_setaffinity(0, {cpu})
+                held.append(_touched(min(lists[cpu], MOST_TAKEN)))
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setaffinity(0, cpus)
+        for memory in held:
+            memory.close()
+
+
+def _touched(pages: int) -> mmap.mmap:
+    """Return anonymous memory, in small pages, each written to."""
+    memory = mmap.mmap(-1, max(1, pages) * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in range(pages):
+        memory[page * PAGE_SIZE] = 1
+    return memory
+
+
+def _frames_in_use(ranges: FrameRanges) -> Pfns | None:
+    """See `frames_in_use`."""
     try:
         fd = os.open(KPAGEFLAGS, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
