@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.run import hibernaut
+import pytest
+
+from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.picture_options import DemoPictureOptions
+from hibernaut.report.frame_picture import StyledLine
+from tests.cli.run import hibernaut, refused
 from tests.swsusp import naive
 
 
@@ -47,3 +52,37 @@ def test_the_module_runs_as_a_program() -> None:
         [sys.executable, "-m", "hibernaut", "--version"], capture_output=True, text=True, check=True
     ).stdout
     assert told.startswith("hibernaut ")
+
+
+def test_the_demonstration_draws_one_machine() -> None:
+    """Behind the text, by both ways; the picture is left out of a document, where it cannot be asked for."""
+    result = hibernaut("demo", "--width", 60)
+    assert result.status == 0
+    text, picture = result.out.split("\n\nRemap, 2M hole, table above: ")
+    assert text.splitlines()[-1].startswith("an image by Fixmap, written and read back: ")
+    assert max(map(len, picture.splitlines())) <= 60
+    assert "table of region 1" in picture
+    assert "! a finding names it" in picture
+    assert "\x1b" not in picture
+    assert "--picture excludes --json" in refused("demo", "--picture", "--json")
+
+
+def test_the_picture_of_the_demonstration_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """By --no-picture, --json and --quiet; else it is drawn, in 80 columns where there is no terminal."""
+    seen: list[int] = []
+
+    def picture(width: int, _plain: bool) -> list[StyledLine]:
+        seen.append(width)
+        return [[("drawn", "")]]
+
+    for options, output, drawn in (
+        (DemoPictureOptions(), OutputOptions(), True),
+        (DemoPictureOptions(picture=True, width=50), OutputOptions(), True),
+        (DemoPictureOptions(picture=False), OutputOptions(), False),
+        (DemoPictureOptions(), OutputOptions(json=True), False),
+        (DemoPictureOptions(), OutputOptions(quiet=True), False),
+    ):
+        options.check(output)
+        options.draw(picture, output)
+        assert (capsys.readouterr().out == "drawn\n") == drawn
+    assert seen == [80, 50]

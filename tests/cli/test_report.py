@@ -7,16 +7,19 @@ import importlib.util
 import json
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from hibernaut.hibernation import Fixmap
-from hibernaut.linux.layout import hole_2m
+from hibernaut.hibernation import Fixmap, Remap
+from hibernaut.hibernation.trace import Trace, write_trace
+from hibernaut.linux.layout import hole_2m, hole_4k
 from tests.cli.run import hibernaut, refused
 from tests.conftest import Golden
-from tests.report.machine_files import HOSTILE, image_by
+from tests.hibernation.test_trace import traced
+from tests.report.machine_files import HOSTILE, image_by, trace_by
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra report)")
 pytest.importorskip("jinja2", reason="jinja2 is not installed (the extra report)")
@@ -203,3 +206,119 @@ def test_memory_of_no_kernel_has_a_page(tmp_path: Path) -> None:
     assert source["verdict"]["state"] == "unknown"
     assert [one["key"] for one in source["mapped"]] == ["mapped-unknown"]
     assert source["page_tables"] is None
+
+
+def traced_file(folder: Path, trace: Trace, name: str = "trace.json") -> Path:
+    """Write a trace to a file."""
+    write_trace(folder / name, trace)
+    return folder / name
+
+
+def test_a_recorded_copy_has_a_timeline(torn: Path, tmp_path: Path) -> None:
+    """The calls of the trace of the image's own copy: steps and tables, in the document, on the page, as text."""
+    trace = traced_file(tmp_path, trace_by(Remap(), LOST))
+    page = tmp_path / "page.html"
+    result = hibernaut("report", torn, "--trace", trace, "-o", page, "--json")
+    assert result.status == 1
+    found, source = result.document["trace"], result.document["source"]
+    (region,) = source["regions"]
+    assert found["calls"]["set_direct_map_default_noflush"] == region["listed_pages"]
+    assert found["pages"] == found["listed_pages"]
+    (bad,) = (one["text"] for one in found["sentences"] if one["state"] == "bad")
+    assert f"names the new table in frame {region['lost_pfn']}" in bad
+    (new,) = (one for one in found["tables"] if one["allocated_by"])
+    assert (new["pfn"], new["listed"], new["copied_by"]) == (region["lost_pfn"], False, None)
+    assert [one["state"] for one in found["sentences"]][-1] == "unknown"  # a simulated machine has no kernel to read
+    assert found["same_machine"] is False
+    text = page.read_text()
+    assert text.count('<h2 id="timeline">') == 1
+    assert "The recorded copy loop, step by step</title>" in text
+    rows = re.search(r'data-numbers="steps">(.*?)</table>', text, re.DOTALL)
+    assert rows is not None
+    assert rows[1].count('<th scope="row"') == len(found["steps"]) < 20
+    assert "<td>copy, map back, unmap, flush</td>" in rows[1]
+    told = hibernaut("report", torn, "--trace", trace, "-o", page).out
+    assert f"{trace}: the recorded copy\n" in told
+    assert f"PROBLEM  {bad}" in told
+
+
+def test_a_page_without_a_trace_has_no_timeline(torn: Path, tmp_path: Path) -> None:
+    """Neither in the document nor on the page."""
+    page = tmp_path / "page.html"
+    assert hibernaut("report", torn, "-o", page, "--json").document["trace"] is None
+    assert "timeline" not in page.read_text()
+
+
+def test_a_trace_of_another_machine_is_refused(golden: Golden, torn: Path, tmp_path: Path) -> None:
+    """Another kernel, another hibernation, another machine: one line each, and no page."""
+    page = tmp_path / "page.html"
+    sources = {
+        "another kernel": (golden("ram-6.1-low2m.elf"), traced("7.3-hole-2m")),
+        "another hibernation": (golden("swap-6.1-low2m.img"), traced("6.1-hole-2m")),
+        "another machine": (torn, replace(trace_by(Remap(), LOST), levels=5)),
+    }
+    for what, (source, trace) in sources.items():
+        path = traced_file(tmp_path, trace)
+        line = refused("report", source, "--trace", path, "-o", page)
+        assert f"trace of {what} than SOURCE's: {path}; expected " in line
+    assert not page.exists()
+
+
+def test_a_trace_that_cannot_be_decided_is_said(golden: Golden, tmp_path: Path) -> None:
+    """A dump of a kernel that does not hibernate: the timeline is drawn, and its machine is called not known."""
+    trace = traced_file(tmp_path, traced("6.1-hole-2m"))
+    found = hibernaut(
+        "report", golden("ram-6.1-secretmem.elf"), "--trace", trace, "-o", tmp_path / "page.html", "--json"
+    ).document["trace"]
+    assert found["same_machine"] is False
+    assert "Whether the trace is of this machine is not known" in found["sentences"][-1]["text"]
+    assert "Whether the trace is of this machine is not known" in (tmp_path / "page.html").read_text()
+
+
+def test_a_file_that_is_not_a_trace_is_refused(torn: Path, tmp_path: Path) -> None:
+    """An image, a folder, a damaged trace; and a trace is never replaced by the page."""
+    trace = traced_file(tmp_path, trace_by(Remap(), LOST))
+    before = trace.read_bytes()
+    assert "is the source itself" in refused("report", torn, "--trace", trace, "-o", trace)
+    assert trace.read_bytes() == before
+    page = tmp_path / "page.html"
+    assert "not a trace" in refused("report", torn, "--trace", torn, "-o", page)
+    refused("report", torn, "--trace", tmp_path, "-o", page)
+    document = json.loads(before)
+    document["events"][0]["pfn"] = "sneeze"
+    trace.write_text(json.dumps(document))
+    assert "damaged trace: the facts of event 1 are not those of copy" in refused(
+        "report", torn, "--trace", trace, "-o", page
+    )
+    assert not page.exists()
+
+
+def test_texts_of_a_trace_are_escaped_and_redacted(torn: Path, tmp_path: Path) -> None:
+    """Release, guest and outcome with markup and control characters; --redact leaves out the name of the file."""
+    hostile = replace(trace_by(Remap(), LOST), release=HOSTILE, guest=HOSTILE * 99999, outcome=HOSTILE)
+    trace = traced_file(tmp_path, hostile, HOSTILE.replace("/", "") + ".json")
+    page = tmp_path / "page.html"
+    result = hibernaut("report", torn, "--trace", trace, "-o", page)
+    text = page.read_text()
+    assert "<img" not in text
+    assert "\x1b" not in text + result.out
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    assert len(text) < 1 << 20
+    quiet = hibernaut(
+        "report", torn, "--trace", traced_file(tmp_path, trace_by(Remap(), LOST), "secret-name"), "-o", page, "--redact"
+    )
+    assert "secret-name" not in page.read_text() + quiet.out
+    assert "TRACE: the recorded copy" in quiet.out
+
+
+def test_a_long_timeline_is_bounded(tmp_path: Path) -> None:
+    """Hundreds of single pages that are not present: the first steps are listed, the others counted and drawn."""
+    holes = [hole_4k(0x1000 + 2 * number, 1) for number in range(300)]
+    image = image_by(tmp_path / "image", Remap(), *holes)
+    trace = traced_file(tmp_path, trace_by(Remap(), *holes))
+    page = tmp_path / "page.html"
+    found = hibernaut("report", image, "--trace", trace, "-o", page, "--json").document["trace"]
+    assert len(found["steps"]) == 200
+    assert found["more_steps"] > 350
+    assert f"200 of {200 + found['more_steps']} steps" in page.read_text()
+    assert page.stat().st_size < 1 << 20

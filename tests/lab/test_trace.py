@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from hibernaut.errors import LabError, LabUnavailable
+from hibernaut.hibernation.copy_timeline import match_trace
+from hibernaut.hibernation.examination import examine
 from hibernaut.hibernation.trace import check_trace, direct_map_tables, read_trace, write_trace
 from hibernaut.kernel.suspend import pages_to_save
 from hibernaut.lab.guest.region import SOURCES, region_module
 from hibernaut.lab.laboratory import Lab
+from hibernaut.lab.record import IMAGE_NAME
 from hibernaut.lab.trace import DUMP_NAME, FAULT, HIT, MAGIC, Hit, HitKind, calls_of_hits, record_trace
 from hibernaut.lab.variants import variant_named
 from hibernaut.linux.calls import Call, allocated, copied, crashed, split
@@ -113,7 +116,7 @@ def test_module_and_reader_agree_on_the_buffer() -> None:
 
 
 def test_a_real_guest_and_the_model_make_the_same_calls(lab_61: Lab, tmp_path: Path) -> None:
-    """6.1 with a block out of its direct map: the trace has the tables of its dump, and replays."""
+    """6.1 with a block out of its direct map: the trace has the tables of its dump, replays, and is of its image."""
     try:
         region_module(lab_61.cache, lab_61.kernel)
     except LabUnavailable as error:
@@ -124,6 +127,9 @@ def test_a_real_guest_and_the_model_make_the_same_calls(lab_61: Lab, tmp_path: P
     assert check_trace(trace).difference is None
     assert trace.counts["set_direct_map_default_noflush"] == Level.PMD.pages
     assert trace.frames.total_pages == recorded.record.saved_pages
+    for name in (DUMP_NAME, IMAGE_NAME):
+        with open_memory(tmp_path / name) as source:
+            assert match_trace(trace, "trace.json", examine(source)) is None
     with open_memory(tmp_path / DUMP_NAME) as dump:
         pages = pages_to_save(dump)
         assert pages.pfns is not None

@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hibernaut.hibernation import Remap
+from hibernaut.hibernation.trace import write_trace
 from hibernaut.linux.layout import hole_2m, hole_4k
 from tests.browser import Visitor, started_browser
 from tests.cli.run import hibernaut
-from tests.report.machine_files import HOSTILE, image_by
+from tests.report.machine_files import HOSTILE, image_by, trace_by
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra report)")
 pytest.importorskip("jinja2", reason="jinja2 is not installed (the extra report)")
@@ -225,6 +228,40 @@ def test_the_page_of_an_exploration_fits_and_is_silent(
     visitor.page.evaluate(axe)
     found = visitor.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
     assert [one["id"] for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with the timeline of a recorded copy, from a trace with a hostile name."""
+    folder = tmp_path_factory.mktemp("timed")
+    holes = hole_2m(0x1000), *(hole_4k(0x1400 + 2 * number, 1) for number in range(20))
+    trace = folder / f"{HOSTILE.replace('/', '')}.json"
+    write_trace(trace, replace(trace_by(Remap(), *holes), guest=HOSTILE))
+    image = image_by(folder / "image", Remap(), *holes)
+    assert hibernaut("report", image, "--trace", trace, "-o", folder / "page.html", "-q").status == 1
+    return folder / "page.html"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_a_recorded_copy_fits_and_is_silent(
+    browser: Any, timed: Path, axe: str, tmp_path: Path, width: int
+) -> None:
+    """At three widths: nothing sticks out, no error, no request, nothing serious by axe-core; the chart is named."""
+    visitor = visited(browser, timed, width, "dark" if width == WIDTHS[1] else "light")
+    assert visitor.problems == []
+    page = visitor.page
+    page.locator("#timeline").scroll_into_view_if_needed()
+    visitor.screenshot(tmp_path / f"{width}.png")
+    page.evaluate(axe)
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    assert [one["id"] for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
+    chart = page.locator("svg[aria-labelledby^=timeline]")
+    assert chart.get_attribute("role") == "img"
+    assert chart.locator("title").first.text_content() == "The recorded copy loop, step by step"
+    steps = page.locator("table[data-numbers=steps] tbody tr").count()
+    assert chart.locator("desc").first.text_content().startswith(f"{steps} steps of ")
+    assert chart.bounding_box()["width"] <= width
+    assert visitor.problems == []
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hibernaut.cli.options import MachineOptions, OutputOptions, RulesOption, refuse_same_file, report_option
+from hibernaut.cli.picture_options import RunPictureOptions
 from hibernaut.cli.progress import sweep_progress
 from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.cli.sweep_options import ScopeOptions, SweepOptions
@@ -20,6 +21,11 @@ from hibernaut.report.explore import explore_document, explored_text
 from hibernaut.report.page import need_report_extra
 from hibernaut.volumes.output import write_file
 
+if TYPE_CHECKING:
+    from hibernaut.exploration import Exploration
+    from hibernaut.linux.machine import Machine
+    from hibernaut.report.frame_picture import StyledLine
+
 __all__ = ["explore_"]
 
 
@@ -29,6 +35,7 @@ def explore_(
     scope: ScopeOptions,
     sweep: SweepOptions,
     output: OutputOptions,
+    drawn: RunPictureOptions,
     source: Annotated[
         Path | None,
         typer.Argument(
@@ -61,6 +68,7 @@ def explore_(
 
     The exit status is 1 if any run loses or breaks something.
     """
+    drawn.check(output)
     if report is not None:
         need_report_extra()
         refuse_same_file(report, source, results, option="--report")
@@ -102,6 +110,14 @@ def explore_(
             from hibernaut.report.exploration_page import exploration_report
 
             write_file(report, exploration_report(found, explored).encode())
+        drawn.draw(lambda width, plain: _pictures(found, explored, width, plain), output)
     output.answer(document, explored_text)
     if not found.safe:
         raise typer.Exit(1)
+
+
+def _pictures(found: Exploration, machine: Machine | None, width: int, plain: bool) -> list[StyledLine]:
+    """Return the lines of the pictures of an exploration; see `exploration_pictures`."""
+    from hibernaut.report.run_picture import exploration_pictures
+
+    return exploration_pictures(found, machine, width, plain=plain)

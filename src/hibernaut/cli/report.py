@@ -12,7 +12,10 @@ import typer
 from hibernaut.cli.failure import BAD_NEWS
 from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, refuse_same_file
 from hibernaut.cli.progress import page_progress
+from hibernaut.hibernation.copy_timeline import copy_timeline, match_trace
 from hibernaut.hibernation.examination import Examination, difference_between, examine
+from hibernaut.hibernation.trace import read_trace
+from hibernaut.report.copy_timeline import TimelineReport, timeline_document
 from hibernaut.report.documents import ReportDocument
 from hibernaut.report.page import need_report_extra, report_page
 from hibernaut.report.report_text import report_text
@@ -36,6 +39,15 @@ def report(
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="File for the page. Default: report.html.")
     ] = Path("report.html"),
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            metavar="TRACE",
+            help="Copy loop of SOURCE's kernel, as lab trace recorded it: adds its timeline. SOURCE is the dump from"
+            " right before the loop, or the image. Default: none.",
+        ),
+    ] = None,
     redact: Annotated[
         bool,
         typer.Option("--redact", help="Leave out what names a person or the machine, for bug reports. Default: no."),
@@ -44,23 +56,28 @@ def report(
     """Write a page on the machine in a dump or an image: verdict, map of its memory, page tables, compression.
 
     The page is one private file that any browser opens from the disk; it asks no network. With OTHER: what differs,
-    by frame and by owner.
+    by frame and by owner. With --trace: the copy as a real kernel made it, call by call.
 
     The exit status is 1 if a page table is lost or would be, or if an image is damaged.
     """
     need_report_extra()
-    refuse_same_file(out, source, other, option="--output")
+    refuse_same_file(out, source, other, trace, option="--output")
+    recorded = None if trace is None else copy_timeline(read_trace(trace), str(trace))
     with ExitStack() as stack:
         found = _examined(stack, options, source, output.quiet)
         first = source_report(found, redacted=redact, name="SOURCE")
-        second = difference = memory = None
+        second = difference = memory = timeline = None
+        if recorded is not None:
+            unknown = match_trace(recorded.trace, str(trace), found)
+            name = "TRACE" if redact else str(trace)
+            timeline = TimelineReport(recorded, timeline_document(recorded, name, unknown))
         if other is not None:
             theirs = _examined(stack, options, other, output.quiet)
             second = source_report(theirs, redacted=redact, name="OTHER")
             advance = stack.enter_context(page_progress("comparing", None, output.quiet))
             between = difference_between(found, theirs, advance)
             difference, memory = difference_document(between, found, theirs), between.memory
-        page = report_page(first, second, difference, memory, redacted=redact).encode()
+        page = report_page(first, second, difference, memory, timeline, redacted=redact).encode()
     write_file(out, page)
     document: ReportDocument = {
         "report": "REPORT" if redact else str(out),
@@ -69,6 +86,7 @@ def report(
         "source": first.document,
         "other": None if second is None else second.document,
         "difference": difference,
+        "trace": None if timeline is None else timeline.document,
     }
     output.answer(document, report_text)
     if first.document["verdict"]["state"] == "bad":

@@ -20,13 +20,14 @@ from hibernaut.linux.environment import Environment
 from hibernaut.linux.rules import rules_named
 from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.memory.ranges import FrameRanges
+from hibernaut.paging.entries import Level
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hibernaut.linux.machine import Machine
 
-__all__ = ["MAX_SCENES", "PlaceState", "RunPlace", "RunScene", "RunScenes", "scenes_of"]
+__all__ = ["MAX_SCENES", "PlaceKind", "PlaceState", "RunPlace", "RunScene", "RunScenes", "scenes_of"]
 
 MAX_SCENES = 24
 """Scenes of a strip; a run with more shows its first ones and its end."""
@@ -51,6 +52,15 @@ class PlaceState(StrEnum):
     NOT_LISTED = "never copied"
 
 
+class PlaceKind(StrEnum):
+    """Kind of a group of frames of a strip."""
+
+    REGION = "region"
+    TABLE = "table"
+    NEW_TABLE = "new table"
+    NAMED = "named by a finding"
+
+
 @dataclass(frozen=True)
 class RunPlace:
     """A group of neighbouring frames of a strip.
@@ -60,12 +70,17 @@ class RunPlace:
         pages: number of frames.
         name: its part in the run: "region 1", "table of region 1", "new table 1", "leaked".
         broken: whether a finding of the run names it.
+        kind: its kind.
+        level: level of the entry that takes a region out of the direct map; None of other places, and of a region
+            without a table.
     """
 
     start_pfn: int
     pages: int
     name: str
     broken: bool
+    kind: PlaceKind
+    level: Level | None = None
 
 
 @dataclass(frozen=True)
@@ -163,22 +178,22 @@ def _places(begun: Machine, played: Played) -> Iterator[RunPlace]:
     broken = FrameRanges.of([(one.start_pfn, one.nr_pages) for one in played.run.violations])
     taken: set[int] = set()
 
-    def place(start: int, pages: int, name: str) -> RunPlace:
+    def place(start: int, pages: int, kind: PlaceKind, name: str, level: Level | None = None) -> RunPlace:
         taken.add(start)
-        return RunPlace(start, pages, name, bool(len(FrameRanges.of([(start, pages)]).within(broken))))
+        return RunPlace(start, pages, name, bool(len(FrameRanges.of([(start, pages)]).within(broken))), kind, level)
 
     for number, (start, pages) in enumerate(list(frames_in_state(begun.direct_map, *_HIDDEN))[:MAX_REGIONS], 1):
-        yield place(start, pages, f"region {number}")
         entry = begun.lookup_address(begun.vaddr(start))
+        yield place(start, pages, PlaceKind.REGION, f"region {number}", None if entry is None else entry.level)
         if entry is not None and entry.paddr >> PAGE_SHIFT not in taken:
-            yield place(entry.paddr >> PAGE_SHIFT, 1, f"table of region {number}")
+            yield place(entry.paddr >> PAGE_SHIFT, 1, PlaceKind.TABLE, f"table of region {number}")
     allocations = played.run.snapshot.allocations if played.run.snapshot else played.run.machine.allocations
     for number, one in enumerate(allocations, 1):
         if one.pfn is not None and one.pfn not in taken:
-            yield place(one.pfn, 1, f"new table {number}")
+            yield place(one.pfn, 1, PlaceKind.NEW_TABLE, f"new table {number}")
     for finding in played.run.violations[:MAX_FINDINGS]:
         if finding.nr_pages and finding.start_pfn and finding.start_pfn not in taken:
-            yield place(finding.start_pfn, finding.nr_pages, finding.invariant)
+            yield place(finding.start_pfn, finding.nr_pages, PlaceKind.NAMED, finding.invariant)
 
 
 def _state(place: RunPlace, moment: _Moment) -> PlaceState:

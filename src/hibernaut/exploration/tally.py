@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hibernaut.exploration.records import WayResult
 from hibernaut.exploration.run import Outcome
+from hibernaut.notebook import html_table
 
 __all__ = ["Counterexample", "Tally"]
 
@@ -52,6 +53,29 @@ class Tally:
     where: str | None = None
     endings: dict[Outcome, tuple[int, int, Counterexample]] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        lose = sum(runs for outcome, (runs, _, _) in self.endings.items() if outcome.loses)
+        traces = any(outcome.violated for outcome in self.endings)
+        safe = "none loses anything, but some leave traces" if traces else "none loses or breaks anything"
+        verb = "loses or breaks" if lose == 1 else "lose or break"
+        verdict = f"{lose} of {self.runs} runs {verb} something" if lose else f"of {self.runs} runs {safe}"
+        scope = f"machines cut: {self.cut}, the first {self.where}" if self.cut else "every run was executed"
+        caption = f"{verdict}; {scope} (machines: {self.machines}, states: {self.states})"
+        found = sorted(self.endings.items(), key=lambda item: (item[1][2].rank, item[0]))
+        rows = (
+            (outcome, _loss(outcome), runs, machines, shortest.deviations, "; ".join(shortest.regions))
+            for outcome, (runs, machines, shortest) in found
+        )
+        head = (
+            "outcome",
+            "loses or breaks something",
+            "runs",
+            "machines",
+            "choices of the shortest run that deviate",
+            "its regions out of the direct map",
+        )
+        return html_table(caption, head, rows)
+
     def add(self, layout_choices: tuple[int, ...], regions: tuple[str, ...], way: WayResult) -> None:
         """Add the result of one machine."""
         self.machines += 1
@@ -66,3 +90,10 @@ class Tally:
             runs, machines, best = self.endings.get(one.outcome, (0, 0, found))
             shortest = min(best, found, key=lambda each: each.rank)
             self.endings[one.outcome] = runs + one.runs, machines + 1, shortest
+
+
+def _loss(outcome: Outcome) -> str:
+    """Return whether a run with an outcome loses or breaks something, in a word."""
+    if outcome.loses:
+        return "yes"
+    return "leaves traces" if outcome.violated else "no"

@@ -110,7 +110,8 @@ class Audit:
         saved = "every page is saved" if self.safe_today else "not every page is certain to be saved"
         rows = [(one.frames.total_pages, one.name, one.today, one.fixmap) for one in self.classes]
         head = ("pages", "direct map has", "today", "through a fixmap slot")
-        return html_table(f"{self.saveable_pages} pages to save; today: {self.refused or saved}", head, rows)
+        caption = f"{self.saveable_pages} pages to save; today: {self.refused or saved}"
+        return html_table(caption, head, rows, row_header=1)
 
 
 TABLE_NOT_THERE = "table not in the source"

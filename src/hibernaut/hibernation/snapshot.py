@@ -17,8 +17,12 @@ from hibernaut.linux.machine import Machine
 from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges, rows_among
+from hibernaut.notebook import html_table
 
 __all__ = ["Snapshot", "SnapshotMemory"]
+
+SHOWN_ALLOCATIONS = 8
+"""Allocations that a notebook shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,25 @@ class Snapshot:
         if page is None:
             raise HibernautError(f"frame {pfn:#x} is no longer in the source")
         return page
+
+    def _repr_html_(self) -> str:
+        given = [one.pfn for one in self.allocations]
+        shown = ", ".join("failed" if pfn is None else f"frame {pfn:#x}" for pfn in given[:SHOWN_ALLOCATIONS])
+        more = f" and {len(given) - SHOWN_ALLOCATIONS} more" if len(given) > SHOWN_ALLOCATIONS else ""
+        rows: list[tuple[str, object]] = [
+            ("way", self.way),
+            ("pages saved", self.frames.total_pages),
+            ("runs of frames", len(self.frames)),
+            ("pages not copied, though listed", len(self.skipped)),
+            ("pages that hibernation itself wrote to", len(self.written)),
+            ("page allocations since it began", f"{len(given)}: {shown}{more}" if given else 0),
+            ("page tables", f"{self.levels} levels, CR3 {self.cr3:#x}"),
+        ]
+        if self.error is not None:
+            rows.append(("ended early", self.error))
+        if self.log:
+            rows.append(("last line of its log", self.log[-1]))
+        return html_table("snapshot of a machine", ("fact", "value"), rows)
 
     @cached_property
     def memory(self) -> SnapshotMemory:

@@ -43,6 +43,7 @@ __all__ = [
     "direct_map_tables",
     "model_calls",
     "read_trace",
+    "trace_memory",
     "trace_of",
     "write_trace",
 ]
@@ -160,10 +161,10 @@ class _SameChoices(Environment):
 def _machine(trace: Trace, rules: KernelRules) -> Machine:
     given = sorted({pfn for pfn in trace.allocations if pfn is not None})
     environment = _SameChoices(trace.allocations)
-    return machine_from_memory(_memory(trace), trace.cr3, trace.levels, trace.frames, environment, given, rules)
+    return machine_from_memory(trace_memory(trace), trace.cr3, trace.levels, trace.frames, environment, given, rules)
 
 
-def _memory(trace: Trace) -> PhysicalMemory:
+def trace_memory(trace: Trace) -> PhysicalMemory:
     """Return memory with the tables of a trace; its other pages are zero."""
     pages = [Segment(pfn, entries.view(np.uint8).reshape(1, PAGE_SIZE)) for pfn, entries in trace.tables.items()]
     zero = np.zeros((1, PAGE_SIZE), dtype=np.uint8)

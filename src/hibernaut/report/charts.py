@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,12 @@ from hibernaut.report.text import counted, size_text
 
 if TYPE_CHECKING:
     from hibernaut.hibernation.copy_order import RegionInOrder
+    from hibernaut.hibernation.copy_timeline import CopyTimeline, TimelineStep
     from hibernaut.hibernation.frame_map import FrameMap
     from hibernaut.report.frame_words import FrameLayer
     from hibernaut.swsusp import Image
 
-__all__ = ["area_chart", "compression_chart", "memory_chart", "order_chart", "page_colours"]
+__all__ = ["area_chart", "compression_chart", "memory_chart", "order_chart", "page_colours", "timeline_chart"]
 
 INK, FAINT, MAIN, SECOND, ALARM, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _VARIABLES = {
@@ -37,6 +38,8 @@ _VARIABLES = {
 }
 FALLBACKS = "--ink: currentColor; --line: #888; --sans: sans-serif; max-width: 46rem"
 """Colours of a chart outside a page of this package."""
+SHOWN_TABLES = 8
+"""Page tables of a loop with a line in its chart."""
 MAP_COLUMNS, MAP_ROWS = 128, 48
 BINS = 240
 """Bars of a chart at most: neighbouring units, or blocks, share one."""
@@ -149,6 +152,88 @@ def order_chart(region: RegionInOrder, end_pfn: int, name: str) -> str:
     return _svg(name, "Region and tables in the order of the copy", " ".join(parts), draw, height=2.0)
 
 
+def timeline_chart(found: CopyTimeline, words: Mapping[str, str], name: str) -> str:
+    """Return the chart of a recorded copy loop: the frames and the calls of each step, in their order.
+
+    Args:
+        found: the timeline.
+        words: words for the kernel's functions, in the order of the rows.
+        name: name of the chart in the page.
+    """
+    from matplotlib.ticker import MultipleLocator
+
+    steps = found.steps
+    bins = min(BINS, len(steps))
+    which = np.arange(len(steps)) * bins // max(1, len(steps))
+    edges = np.searchsorted(which, np.arange(bins + 1))
+    rows = [one for one in words if one in found.trace.counts]
+    low = np.array([step.start_pfn or 0 for step in steps], dtype=np.float64)
+    high = np.array([step.end_pfn or 0 for step in steps], dtype=np.float64)
+    top = max(1.0, float(high.max(initial=0)), *(float(table.pfn) for table in found.tables))
+    classes = {calls: [call.split(" ")[0] for call in calls] for calls in {step.calls for step in steps}}
+    has = np.array([[row in classes[step.calls] for row in rows] for step in steps])
+    failing = np.array([[_fails(step, row) for row in rows] for step in steps])
+
+    def draw(axes: Any) -> None:
+        frames, calls = axes
+        for at in range(bins):
+            part = slice(int(edges[at]), int(edges[at + 1]))
+            begin, width = edges[at] + 0.5, edges[at + 1] - edges[at]
+            lowest, highest = low[part].min(), max(high[part].max(), low[part].min() + top / 150)
+            frames.broken_barh([(begin, width)], (lowest, highest - lowest), color=MAIN)
+            for number in np.flatnonzero(has[part].any(axis=0)).tolist():
+                colour = ALARM if failing[part, number].any() else MAIN
+                calls.broken_barh([(begin + 0.08, width - 0.16)], (number - 0.3, 0.6), color=colour)
+        for label, pfns, style, colour in _table_lines(found):
+            for number, pfn in enumerate(pfns[:SHOWN_TABLES]):
+                frames.axhline(pfn, color=colour, linestyle=style, linewidth=1.2, label="" if number else label)
+        frames.set_ylabel("page frame")
+        frames.yaxis.set_major_locator(MultipleLocator(1 << max(0, int(top).bit_length() - 2)))
+        frames.yaxis.set_major_formatter(lambda value, _: f"{int(value):#x}")
+        frames.set_ylim(0, top * 1.04)
+        if found.tables:
+            frames.legend(frameon=False, labelcolor=INK, loc="upper left", fontsize=9)
+        calls.set_yticks(range(len(rows)), [words[row] for row in rows])
+        calls.set_ylim(len(rows) - 0.4, -0.6)
+        calls.set_xlabel("step, in the order of the calls, not to scale")
+        calls.set_xlim(0.5, max(1, len(steps)) + 0.5)
+        if len(steps) <= 24:
+            calls.set_xticks(range(1, len(steps) + 1))
+
+    told = [f"{words[row]}: in {counted(int(has[:, number].sum()), 'step')}" for number, row in enumerate(rows)]
+    lines = [
+        f"{label}: {', '.join(f'{pfn:#x}' for pfn in pfns[:SHOWN_TABLES])}" for label, pfns, _, _ in _table_lines(found)
+    ]
+    description = (
+        f"{counted(len(steps), 'step')} of {counted(len(found.trace.calls), 'call')}. Above, the frames of each step;"
+        f" below, its calls. {'; '.join(told)}. " + "".join(f"{line}. " for line in lines)
+    )
+    title = "The recorded copy loop, step by step"
+    return _svg(
+        name,
+        title,
+        description.strip(),
+        draw,
+        height=1.9 + 0.28 * max(1, len(rows)),
+        ratios=(1.5, 0.28 * max(2, len(rows))),
+    )
+
+
+def _fails(step: TimelineStep, row: str) -> bool:
+    """Return whether a call of a step fails: the crash, an allocation without a page, a change with an error."""
+    if row.startswith("set_direct_map"):
+        return bool(step.error) and row in step.calls
+    return (row if row == "crash" else f"{row} fails") in step.calls
+
+
+def _table_lines(found: CopyTimeline) -> list[tuple[str, list[int], str, str]]:
+    """Return the page tables of a loop that a chart marks: label, frames, style of the line, colour."""
+    changed = [table.pfn for table in found.tables if table.allocated_by is None]
+    new = [table.pfn for table in found.tables if table.allocated_by is not None]
+    both = [("table that is changed", changed, "--", SECOND), ("table that is taken", new, ":", ALARM)]
+    return [one for one in both if one[1]]
+
+
 def memory_chart(frames: FrameMap, layer: FrameLayer) -> str:
     """Return the picture of a map of memory, a square for some frames each, in colours of its own.
 
@@ -189,7 +274,14 @@ def memory_chart(frames: FrameMap, layer: FrameLayer) -> str:
     return f'<div style="{FALLBACKS}">{svg}<p>{legend}</p></div>'
 
 
-def _svg(name: str, title: str, description: str, draw: Callable[[Any], None], height: float = 2.4) -> str:
+def _svg(
+    name: str,
+    title: str,
+    description: str,
+    draw: Callable[[Any], None],
+    height: float = 2.4,
+    ratios: Sequence[float] = (),
+) -> str:
     """Return a chart as an SVG element.
 
     Args:
@@ -198,6 +290,7 @@ def _svg(name: str, title: str, description: str, draw: Callable[[Any], None], h
         description: all that it shows, in words.
         draw: draws it on axes of matplotlib.
         height: height in inches; the width is 8.
+        ratios: heights of several axes, one below the other, which `draw` gets in place of the only one.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -207,9 +300,10 @@ def _svg(name: str, title: str, description: str, draw: Callable[[Any], None], h
     with mpl.rc_context({**mpl.rcParamsDefault, **settings, "backend": "svg"}):
         figure = Figure(figsize=(8, height), layout="constrained")
         figure.patch.set_visible(False)
-        axes = figure.subplots()
-        axes.patch.set_visible(False)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes = figure.subplots(max(1, len(ratios)), sharex=True, height_ratios=ratios or None)
+        for one in figure.axes:
+            one.patch.set_visible(False)
+            one.spines[["top", "right"]].set_visible(False)
         draw(axes)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})

@@ -1159,7 +1159,7 @@ class RecordDocument(TypedDict):
 class SentenceDocument(TypedDict):
     """A sentence of a report."""
 
-    about: Annotated[str, "verdict, source, machine, integrity, saving, regions, tables or outcome"]
+    about: Annotated[str, "verdict, source, machine, integrity, saving, regions, tables, outcome or trace"]
     state: Annotated[Literal["ok", "warning", "bad", "unknown", "fact"], "its weight"]
     text: Annotated[str, "the sentence, or a few"]
 
@@ -1297,6 +1297,49 @@ class SourceReportDocument(TypedDict):
     remarks: Annotated[list[str], "sentences on facts that are unknown"]
 
 
+class TimelineStepDocument(TypedDict):
+    """Neighbouring calls of a recorded copy loop: plain copies, or pages with the same calls at each."""
+
+    first_call: Annotated[int, "number of the first call, from 1 on"]
+    last_call: Annotated[int, "number of the last one; a call that copies a run can be part of two steps"]
+    calls: Annotated[list[str], "calls of each page in their order, by the kernel's names; copy alone: plain copies"]
+    start_pfn: Annotated[Hex | None, "first page frame; null if nothing is copied before these calls"]
+    last_pfn: Annotated[Hex | None, "last page frame"]
+    pages: Annotated[int, "pages whose copy begins"]
+    runs: Annotated[int, "runs of neighbouring page frames"]
+    error: Annotated[int, "error of a call that fails; 0 if none does"]
+    table: Annotated[bool, "whether the one page frame is a page table that the loop changes or allocates"]
+
+
+class TraceTableDocument(TypedDict):
+    """A page table that a recorded copy loop changes, or a page that it allocates."""
+
+    pfn: Annotated[Hex, "its page frame"]
+    allocated_by: Annotated[int | None, "number of the call that allocates it; null if it was there before"]
+    listed: Annotated[bool, "whether it is on the list of pages to save"]
+    copied_by: Annotated[int | None, "number of the call that copies it; null if none does"]
+    changes_before: Annotated[int, "calls that change an entry of it before its copy, or at all without one"]
+    changes_after: Annotated[int, "calls that change an entry of it after its copy"]
+
+
+class CopyTimelineDocument(TypedDict):
+    """A recorded copy loop as a timeline."""
+
+    trace: Annotated[str, "file with the trace"]
+    release: Annotated[str, "release of the kernel"]
+    guest: Annotated[str, "kind of guest"]
+    outcome: Annotated[str, "hibernated, or died: it crashed"]
+    same_machine: Annotated[bool, "whether the trace is known to be of SOURCE's hibernation; another one is refused"]
+    calls: Annotated[dict[str, int], "number of calls by name"]
+    pages: Annotated[int, "pages whose copy begins"]
+    listed_pages: Annotated[int, "pages on the list of pages to save"]
+    sentences: Annotated[list[SentenceDocument], "the loop in plain sentences"]
+    steps: Annotated[list[TimelineStepDocument], "steps in their order, at most 200"]
+    more_steps: Annotated[int, "number of further ones"]
+    tables: Annotated[list[TraceTableDocument], "page tables that it changes or allocates, at most 200"]
+    more_tables: Annotated[int, "number of further ones"]
+
+
 class ReportDocument(TypedDict):
     """`hibernaut report`: the numbers of a page."""
 
@@ -1306,6 +1349,7 @@ class ReportDocument(TypedDict):
     source: SourceReportDocument
     other: Annotated[SourceReportDocument | None, "OTHER; null without it"]
     difference: Annotated[DifferenceDocument | None, "difference between both; null without OTHER"]
+    trace: Annotated[CopyTimelineDocument | None, "the recorded copy loop of SOURCE; null if no trace is given"]
 
 
 class ReplyDocument(TypedDict):

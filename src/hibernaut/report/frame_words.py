@@ -44,6 +44,11 @@ class FrameWords:
     style: str
     alarming: bool = False
 
+    @property
+    def signs(self) -> tuple[str, str]:
+        """The sign and the one of ASCII."""
+        return self.sign, self.ascii
+
 
 @dataclass(frozen=True)
 class FrameLayer:

@@ -13,7 +13,8 @@ import numpy as np
 
 from hibernaut.errors import HibernautError, how_to_install
 from hibernaut.memory.painting import paint
-from hibernaut.report.charts import area_chart, compression_chart, order_chart
+from hibernaut.report.charts import area_chart, compression_chart, order_chart, timeline_chart
+from hibernaut.report.copy_timeline import CALL_WORDS, TimelineReport, words_of_calls
 from hibernaut.report.documents import DifferenceDocument
 from hibernaut.report.frame_cells import alarming_codes, cells_of_frames
 from hibernaut.report.frame_runs import pack_runs
@@ -74,6 +75,7 @@ def report_page(
     second: SourceReport | None = None,
     difference: DifferenceDocument | None = None,
     memory: MemoryDifference | None = None,
+    timeline: TimelineReport | None = None,
     *,
     redacted: bool = False,
 ) -> str:
@@ -84,6 +86,7 @@ def report_page(
         second: OTHER, or None.
         difference: difference between both, or None.
         memory: the same by frames, or None.
+        timeline: recorded copy loop of SOURCE, or None.
         redacted: whether names are left out, for the footer.
     """
     from importlib.metadata import version  # slow to import
@@ -102,8 +105,22 @@ def report_page(
         second=None if second is None else second.document,
         sources=sources,
         difference=difference,
+        timeline=None if timeline is None else _timeline(timeline),
         redacted=redacted,
     )
+
+
+def _timeline(timeline: TimelineReport) -> dict[str, Any]:
+    """Return the variables of a recorded copy loop in the template."""
+    document = timeline.document
+    return {
+        "document": document,
+        "steps": [{**step, "words": words_of_calls(step)} for step in document["steps"]],
+        "calls": [
+            (word, call, document["calls"][call]) for call, word in CALL_WORDS.items() if call in document["calls"]
+        ],
+        "chart": _safe(timeline_chart(timeline.found, CALL_WORDS, "timeline")) if timeline.found.steps else "",
+    }
 
 
 def memory_map_data(frames: FrameMap, memory: MemoryDifference | None = None) -> str:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from hibernaut.report.documents import ReportDocument, SourceReportDocument
+from collections.abc import Iterable
+
+from hibernaut.report.documents import ReportDocument, SentenceDocument, SourceReportDocument
 from hibernaut.report.text import counted
 
 __all__ = ["report_text"]
@@ -16,6 +18,8 @@ def report_text(document: ReportDocument) -> str:
     lines = _source_lines(document["source"])
     if document["other"] is not None:
         lines += ["", *_source_lines(document["other"])]
+    if document["trace"] is not None:
+        lines += ["", f"{document['trace']['trace']}: the recorded copy", *_said_lines(document["trace"]["sentences"])]
     found = document["difference"]
     if found is not None:
         lines += [
@@ -28,5 +32,8 @@ def report_text(document: ReportDocument) -> str:
 
 
 def _source_lines(source: SourceReportDocument) -> list[str]:
-    told = [f"{_MARKS[one['state']]}{one['text']}" for one in source["sentences"]]
-    return [f"{source['name']}: {source['verdict']['text']}", *told]
+    return [f"{source['name']}: {source['verdict']['text']}", *_said_lines(source["sentences"])]
+
+
+def _said_lines(sentences: Iterable[SentenceDocument]) -> list[str]:
+    return [f"{_MARKS[one['state']]}{one['text']}" for one in sentences]

@@ -27,7 +27,10 @@ from hibernaut.swsusp.declarations import ARCH_MAGIC
 from hibernaut.swsusp.generations import GENERATIONS
 
 __all__ = [
+    "CHECK_LETTERS",
+    "LETTER_WORDS",
     "audit_text",
+    "cell_text",
     "columns",
     "counted",
     "crashed_text",
@@ -326,6 +329,14 @@ def crashed_text(error: MachineFault | HibernationRefused, log: Sequence[str]) -
     return "\n".join([*log, last, "nothing was written"])
 
 
+LETTER_WORDS = {
+    "D": "pages with wrong bytes",
+    "T": "a page table that was not saved",
+    "M": "a changed direct map",
+    "A": "torn lists of the allocator, or a leaked page",
+    "S": "a slot that is left mapped",
+    "X": "a stale translation",
+}
 CHECK_LETTERS = {name: invariant.letter for name, invariant in INVARIANTS.items() if invariant.letter}
 """The letters of invariants in the table of `demo`."""
 
@@ -335,7 +346,7 @@ def demo_text(document: DemoDocument) -> str:
     situations, ways, image = document["situations"], document["ways"], document["image"]
     cells = {(cell["way"], cell["situation"]): cell for cell in document["cells"]}
     numbers = [str(number) for number in range(1, len(situations) + 1)]
-    body = [[way, *(_cell(cells[way, one["name"]]) for one in situations)] for way in ways]
+    body = [[way, *(cell_text(cells[way, one["name"]]) for one in situations)] for way in ways]
     lines = columns([["way", *numbers], *body])
     lines += ["", "situations"]
     lines += columns(
@@ -344,8 +355,7 @@ def demo_text(document: DemoDocument) -> str:
     lines += [
         "",
         "ok: saved, resumed machine unchanged; crashed; refused: not saved, the machine continues; else saved, with",
-        "D pages with wrong bytes  T a page table that was not saved  M a changed direct map",
-        "A torn lists of the allocator, or a leaked page  S a slot that is left mapped  X a stale translation",
+        *("  ".join(f"{letter} {LETTER_WORDS[letter]}" for letter in letters) for letters in ("DTM", "ASX")),
     ]
     crash = document["last_words"]
     lines += [
@@ -361,7 +371,7 @@ def demo_text(document: DemoDocument) -> str:
     return "\n".join(lines)
 
 
-def _cell(cell: CellDocument) -> str:
+def cell_text(cell: CellDocument) -> str:
     """Return the outcome of a cell, or the letters of its failed checks."""
     if cell["outcome"] != "saved":
         return "crashed" if cell["outcome"] == "died" else cell["outcome"]

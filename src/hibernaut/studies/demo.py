@@ -8,16 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
+from hibernaut.exploration.fingerprint import fingerprint
+from hibernaut.exploration.operations import hibernation
+from hibernaut.exploration.play import SourceMachine, Written, play
+from hibernaut.exploration.scenes import RunScenes, scenes_of
 from hibernaut.hibernation import Fixmap, hibernate
 from hibernaut.linux import build_machine
 from hibernaut.linux.layout import Layout, hole_2m, hole_4k
+from hibernaut.linux.rules import KernelRules
 from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.memory.segments import Segment
+from hibernaut.studies.matrix import Situation
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.writer import NewArea, write_image
 
-__all__ = ["DEMO_BLOCK_PFN", "ImageReadBack", "demo_image", "demo_layout", "demo_pages"]
+__all__ = ["DEMO_BLOCK_PFN", "ImageReadBack", "demo_image", "demo_layout", "demo_pages", "demo_scenes"]
 
 DEMO_BLOCK_PFN = 0x1000
 """First frame of the 2 MiB block that is not present in the direct map."""
@@ -87,3 +93,16 @@ def demo_image(path: Path) -> ImageReadBack:
             expected, present = original.memory.gather(pfns)
             wrong += int((~present | (pages != expected).any(axis=1)).sum())
     return ImageReadBack(written.saved_pages, written.crc32, written.blocks, listed, wrong)
+
+
+def demo_scenes(way: str, situation: Situation, rules: KernelRules | None = None) -> RunScenes:
+    """Return a run of the matrix as a strip: nothing fails but what the way itself breaks.
+
+    Args:
+        way: name of the way.
+        situation: a situation without an environment of its own.
+        rules: rules of the kernel.
+    """
+    machine = situation.machine(rules)
+    named = SourceMachine(situation.name, fingerprint(machine))
+    return scenes_of(play(Written(named, machine.rules.line, hibernation(way), ()), machine), machine)

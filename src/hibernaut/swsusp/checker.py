@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hibernaut.errors import CorruptImage
 from hibernaut.memory import declarations as c
+from hibernaut.notebook import html_table
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.header import SwapHeader, read_header
@@ -18,6 +19,8 @@ from hibernaut.swsusp.uswsusp_stream import UserlandMap, UserlandStream
 from hibernaut.volumes.volume import Volume
 
 __all__ = ["Inspection", "Problem", "inspect_image", "inspect_opened"]
+
+UNREAD = "could not be read"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,47 @@ class Inspection:
         if self.header.crc32 is None or self.computed_crc is None:
             return None
         return self.header.crc32 == self.computed_crc
+
+    def _repr_html_(self) -> str:
+        architecture = self.info.architecture if self.info else None
+        rows: list[tuple[str, object]] = [
+            ("written by", "the kernel" if self.header.userland is None else "suspend-utils (uswsusp)"),
+            ("architecture", architecture.name if architecture else UNREAD),
+            ("compressor", self.compressor),
+            ("pages saved", self.image.saved_pages if self.image else UNREAD),
+            ("of them zero and not stored", self.image.zero_pages if self.image else UNREAD),
+            ("physical pages", self.info.physical_pages if self.info else UNREAD),
+            ("first map block", self.header.image),
+            ("checksum", self._checksum_text()),
+        ]
+        rows += [("remark", remark) for remark in self.remarks]
+        rows += [("problem", f"{one.where}: {one.what}" if one.where else one.what) for one in self.problems]
+        if architecture and architecture.kernel:
+            rows.insert(1, ("kernel", architecture.kernel))
+        return html_table(f"hibernation image in {self.area.file.name}: {self._state()}", ("fact", "value"), rows)
+
+    def _state(self) -> str:
+        """Return the last word on the image. One of another architecture is not called damaged, as by `inspect`."""
+        number = len(self.problems)
+        if self.info is not None and self.info.is_foreign:
+            return "not of x86-64, " + ("its data do not agree with its info page" if number else "its data are whole")
+        return f"damaged, {number} {'problem' if number == 1 else 'problems'}" if number else "intact"
+
+    def _checksum_text(self) -> str:
+        """Return the state of the checksum of the data in words."""
+        if self.header.userland is not None:
+            stored, (computed, ending) = self.header.userland.md5, self.md5
+            if stored is None:
+                return "none stored"
+            if computed is None:
+                return f"MD5 {stored.hex()} stored, could not be computed"
+            return f"MD5 {stored.hex()} " + (f"WRONG: the data gives {computed}" if ending is None else "ok")
+        if self.header.crc32 is None:
+            return "none stored"
+        if self.computed_crc is None:
+            return f"CRC-32 {self.header.crc32:#x} stored, could not be computed"
+        wrong = f"WRONG: the data gives {self.computed_crc:#x}"
+        return f"CRC-32 {self.header.crc32:#x} " + ("ok" if self.crc_ok else wrong)
 
 
 def inspect_image(

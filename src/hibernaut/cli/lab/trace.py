@@ -33,7 +33,8 @@ def trace(
     """Let a guest hibernate and record the calls of its kernel's copy loop, to compare them with the model's.
 
     DIR/trace.json has the calls, and all that `hibernaut replay --against` needs; DIR/before.elf is the RAM right
-    before the loop. A trace of a kernel that crashes ends with the crash.
+    before the loop. `hibernaut report DIR/before.elf --trace DIR/trace.json` draws the timeline. A trace of a kernel
+    that crashes ends with the crash.
     """
     variant = guest.guest()
     if dry_run:
