@@ -220,7 +220,7 @@ def _compressed(facts: Facts, free: int, expected: ExpectedPages, read: tuple[Fa
 def _margin(predicted: PredictedImage, *, is_live: bool) -> int:
     """Return the part of a predicted size, 1/N, that the kernel's may be larger or smaller by.
 
-    Of a dump in `swsusp_save` it was seen to be 0.5 % off, of a running kernel (6.12, 512 MiB) 0.5 to 1.6 %.
+    Of a dump in `swsusp_save` it was seen to be 0.5 % off, of a running kernel (6.12, 512 MiB) 0.5 to 2.1 %.
     """
     if not predicted.by_kernels_library:
         return 3
