@@ -17,7 +17,7 @@ from hibernaut.lab.host.programs import program, run
 from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.swsusp.system_codecs import LZ4_NAMES, LZO_NAMES, library_file
 
-__all__ = ["PYTHON_COMMAND", "PYTHON_MOUNT", "make_python_disk"]
+__all__ = ["BUNDLE", "BUNDLE_COMMAND", "PYTHON_COMMAND", "PYTHON_MOUNT", "make_python_disk"]
 
 PACKAGES = ("cramjam", "isal", "lz4", "lzallright", "numpy", "pyelftools", "rich", "typer", "zstandard")
 """The packages that hibernaut itself needs (pyproject.toml)."""
@@ -32,15 +32,24 @@ PYTHON_MOUNT = (
     "(mount -t securityfs sec /python/sys/kernel/security || true)"
 )
 """Command that mounts the disk in a guest."""
+BUNDLE = Path("/hibernaut.pyz")
 PYTHON_COMMAND = (
     f"env -i PATH=/usr/bin PYTHONPATH=/packages PYTHONDONTWRITEBYTECODE=1 TMPDIR=/tmp chroot /python "
     f"{Path(sys.executable).resolve()}"
 )
 """Beginning of a command that runs Python there."""
+BUNDLE_COMMAND = (
+    f"env -i PATH=/usr/bin HOME=/nonexistent TMPDIR=/tmp chroot /python {Path(sys.executable).resolve()} -I {BUNDLE}"
+)
+"""Beginning of a command that runs the bundle there."""
 
 
-def make_python_disk(path: Path) -> None:
+def make_python_disk(path: Path, bundle: Path | None = None) -> None:
     """Write the disk, an ext4 file system.
+
+    Args:
+        path: file to write.
+        bundle: hibernaut in one file (`make bundle`), which the disk then has as `BUNDLE` in place of packages.
 
     Raises:
         LabUnavailable: mkfs.ext4 or a package is missing.
@@ -61,6 +70,9 @@ def make_python_disk(path: Path) -> None:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(library, target)
+        if bundle is not None:
+            shutil.rmtree(packages)
+            shutil.copy(bundle, tree / BUNDLE.name)
         run(
             [program("mkfs.ext4"), "-q", "-F", "-b", "4096", "-d", tree, path, f"{SIZE_MIB}M"],
             doing="making the disk with Python",
