@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A mounted image: random reads of its core, as a ratio against the converted file, and what drgn's first look reads.
+"""A mounted image: random reads of its core, as a ratio against the converted file, and what first looks decompress.
 
     python benchmarks/mount.py [IMAGE]
 
 IMAGE is an image, by default the golden one `swap-6.1-lzo.img`. Every ratio is measured in this run. Reads of the mount
 are measured twice: for the first time, when each unit is decompressed, to the same reads of the file and to the
 decompression of the whole image alone on all cores; and again, when the page cache has them.
-Needs the extra `mount`, FUSE, and drgn for the last line.
+What a first look decompresses is counted in units, those of the list of frames included.
+Needs the extra `mount`, FUSE, and drgn for the last lines.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -26,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from hibernaut.kernel.drgn_plugin import drgn_prog_set
+from hibernaut.memory.page import Bytes
 from hibernaut.swsusp import open_image
 from hibernaut.volumes.copying import copy_sparse
 from hibernaut.volumes.files import open_plain
@@ -34,6 +36,10 @@ GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "swap-6.1-l
 COMMAND = [sys.executable, "-m", "hibernaut"]
 SIZES = (4 << 10, 128 << 10, 1 << 20)
 READERS = 4
+COUNT = "--count"
+TASKS = """from drgn.helpers.linux.pid import for_each_task
+print(len([(task.pid.value_(), task.comm.string_()) for task in for_each_task(prog)]), end=" ", flush=True)
+"""
 MIB = 1 << 20
 
 
@@ -50,7 +56,7 @@ def main() -> None:
         for size in SIZES:
             for readers in (1, READERS):
                 _print_reads(image, core, size, readers)
-        _print_first_look(image)
+        _print_first_looks(image)
 
 
 def _print_reads(image: Path, core: Path, size: int, readers: int) -> None:
@@ -88,19 +94,49 @@ def _rate(path: Path, places: list[int], size: int, readers: int) -> float:
         os.close(fd)
 
 
-def _print_first_look(image: Path) -> None:
-    """Print how much of an image drgn reads until it has the kernel's symbols and the name of its first task."""
-    with contextlib.suppress(ImportError), mounted(image, count=True) as folder:
+def _print_first_looks(image: Path) -> None:
+    """Print how many units of an image are decompressed until drgn answers, from the mount on, and in place."""
+    try:
         import drgn
         from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+        from drgn.helpers.linux.pid import for_each_task
+    except ImportError:
+        return
 
-        program = drgn.Program()
-        program.set_core_dump(folder / "vmcore")
+    def first_task(program: drgn.Program) -> None:
+        place = program.symbol("init_task")
+        program.read(place.address, place.size).index(b"swapper/0")
+
+    def with_its_own_symbols(program: drgn.Program) -> None:
         program.register_symbol_finder("kallsyms", load_vmlinux_kallsyms(program), enable_index=0)
-        address = program.symbol("init_task").address
-        program.read(address, 4096).index(b"swapper/0")
+        first_task(program)
+
+    def tasks(program: drgn.Program) -> None:
+        print(len([(task.pid.value_(), task.comm.string_()) for task in for_each_task(program)]), end=" ")
+
+    for what, look in (
+        ("mounted", None),
+        ("symbol and init_task", first_task),
+        ("the same, by drgn's own reader of kallsyms", with_its_own_symbols),
+        ("processes", tasks),
+    ):
+        with mounted(image, count=True) as folder:
+            if look is not None:
+                program = drgn.Program()
+                program.set_core_dump(folder / "vmcore")
+                drgn_prog_set(program)
+                look(program)
+                del program
+        _print_counts(image, what)
+    script = image.with_name("tasks.py")
+    script.write_text(TASKS)
+    subprocess.run([sys.executable, __file__, COUNT, "drgn", image, script], check=True)
+    _print_counts(image, "processes in place")
+
+
+def _print_counts(image: Path, what: str) -> None:
     units, total = json.loads((image.parent / "counts").read_text())
-    print(f"drgn, symbols and init_task: {units} of {total} units are decompressed ({units / total:.1%} of the image)")
+    print(f"{what}: {units} of {total} units are decompressed ({units / total:.1%} of the image)")
 
 
 @contextmanager
@@ -108,7 +144,7 @@ def mounted(image: Path, *, count: bool = False) -> Iterator[Path]:
     """Yield a folder on which an image is mounted; with `count` the number of its units read is kept beside it."""
     folder = image.parent / "mount"
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, __file__] if count else COMMAND
+    command = [sys.executable, __file__, COUNT] if count else COMMAND
     server = subprocess.Popen([*command, "mount", image, folder], stdout=subprocess.PIPE)
     try:
         if not server.stdout or not server.stdout.readline():
@@ -120,26 +156,29 @@ def mounted(image: Path, *, count: bool = False) -> Iterator[Path]:
 
 
 def count_units() -> None:
-    """Run the command line of this process, and write the number of units that were read, and of all."""
+    """Run the command line of this process, and write the number of units that are decompressed, and of all."""
     from hibernaut.cli.app import run
-    from hibernaut.swsusp.image import ImageMemory
+    from hibernaut.swsusp.stream import Batch, UnitStream
 
-    read: set[int] = set()
-    unpacked = ImageMemory._unpacked
+    units: set[int] = set()
+    decode = UnitStream.decode
 
-    def noted(memory: ImageMemory, unit: int) -> object:
-        read.add(unit)
-        return unpacked(memory, unit)
+    def counted(stream: UnitStream, first: int, last: int, out: Bytes | None = None) -> Batch:
+        units.update(range(first, last))
+        return decode(stream, first, last, out)
 
-    ImageMemory._unpacked = noted  # type: ignore[method-assign, assignment]
-    run(sys.argv[1:])
-    with open_image(sys.argv[2]) as image:
-        counts = [len(read), len(image.stream.index)]
-    Path(sys.argv[2]).with_name("counts").write_text(json.dumps(counts))
+    UnitStream.decode = counted  # type: ignore[method-assign, assignment]
+    arguments = sys.argv[2:]
+    try:
+        run(arguments)
+    finally:
+        with open_image(arguments[1]) as image:
+            counts = [len(units), len(image.stream.index)]
+        Path(arguments[1]).with_name("counts").write_text(json.dumps(counts))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["mount"]:
+    if sys.argv[1:2] == [COUNT]:
         count_units()
     else:
         main()

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ctypes.util import find_library
@@ -43,6 +43,9 @@ MACHINE = ("symbols.json", "log.txt", "processes", "files")
 MUST_MOUNT = "HIBERNAUT_FUSE"
 """required: where nothing can be mounted the tests fail, in place of a skip."""
 SECONDS = 60
+Program = Sequence[str | Path]
+HIBERNAUT: Program = ("-m", "hibernaut")
+"""Arguments of the interpreter that run the command line."""
 
 
 class Mounted:
@@ -53,10 +56,12 @@ class Mounted:
         server: its process.
     """
 
-    def __init__(self, source: Path, folder: Path, *options: str, **environment: str) -> None:
+    def __init__(
+        self, source: Path, folder: Path, *options: str, program: Program = HIBERNAUT, **environment: str
+    ) -> None:
         self.folder = folder
         self._out, self._err = (folder.with_name(f"{folder.name}.{name}") for name in ("out", "err"))
-        command = [sys.executable, "-m", "hibernaut", "mount", str(source), str(folder), *options]
+        command = [sys.executable, *map(str, program), "mount", str(source), str(folder), *options]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.server = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, **environment})
         until = time.monotonic() + SECONDS
@@ -83,10 +88,12 @@ class Mounted:
 
 
 @contextmanager
-def mounted(source: Path, folder: Path, *options: str, **environment: str) -> Iterator[Mounted]:
+def mounted(
+    source: Path, folder: Path, *options: str, program: Program = HIBERNAUT, **environment: str
+) -> Iterator[Mounted]:
     """Mount a source on a new folder; at the end nothing is mounted."""
     folder.mkdir()
-    found = Mounted(source, folder, *options, **environment)
+    found = Mounted(source, folder, *options, program=program, **environment)
     try:
         yield found
     finally:

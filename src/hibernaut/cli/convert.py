@@ -70,9 +70,9 @@ def convert_(
         manifest.begun(source, out, output.quiet) as made,
         salvage.open_memory(options, source, output.quiet) as plain,
     ):
-        opened, direct_map = options.with_tables(plain, [to.value], output.quiet)
-        vaddr_base = direct_map.base if direct_map is not None and to is Format.ELF else None
-        root = None if direct_map is None else (direct_map.cr3, direct_map.levels)
+        opened, tables = options.with_tables(plain, [to.value], output.quiet)
+        vaddr_base = tables.base if tables is not None and to is Format.ELF else None
+        root = None if tables is None else tables.root
         with page_progress(f"writing {out}", opened.memory.ranges.total_pages, output.quiet) as advance:
             converted = convert(
                 opened, out, to.value, vaddr_base=vaddr_base, root=root, compressor=packed, progress=advance

@@ -42,8 +42,10 @@ def drgn(
     drgn's helpers read swapped-out pages of processes, too. Stacks break off where the kernel's unwind tables would be
     needed. With --json, the document says what drgn is given, and nothing is run. It needs drgn and a kernel with BTF.
     """
-    with swap.open(options, salvage, source, output.quiet) as inside, _reads_swapped(inside):
+    with swap.open(options, salvage, source, output.quiet, on_demand=True) as inside, _reads_swapped(inside):
         program = inside.kernel.drgn()
+        if inside.kernel.btf is None:
+            raise FormatError(inside.kernel.btf_trouble or "the kernel has no BTF")
         if output.json:
             output.answer(drgn_document(inside.kernel, sorted(inside.swapped.files)), str)
             return

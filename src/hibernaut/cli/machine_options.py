@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -32,13 +33,24 @@ NUMBERED = re.compile(r"(\d{1,2})=(.+)")
 SWAP_SIGNATURE = b"SWAPSPACE2"
 
 
-@dataclass(frozen=True)
 class MachineInside:
-    """A source, its kernel, and the pages that the kernel swapped out."""
+    """A source, its kernel, and the pages that the kernel swapped out.
 
-    source: Source
-    kernel: Kernel
-    swapped: SwappedPages
+    Args:
+        source: the source.
+        kernel: its kernel.
+        find_swapped: returns the pages; called once, when they are first asked for.
+    """
+
+    def __init__(self, source: Source, kernel: Kernel, find_swapped: Callable[[], SwappedPages]) -> None:
+        self.source = source
+        self.kernel = kernel
+        self._find_swapped = find_swapped
+
+    @cached_property
+    def swapped(self) -> SwappedPages:
+        """The pages that the kernel swapped out. Raises FormatError as `swap_areas`."""
+        return self._find_swapped()
 
 
 @dataclass(frozen=True)
@@ -61,29 +73,46 @@ class SwapOptions:
         return [Path(_numbered(one)[1]) for one in self.swap or ()]
 
     @contextmanager
-    def open(self, options: MemoryOptions, salvage: SalvageOptions, path: Path, quiet: bool) -> Iterator[MachineInside]:
-        """Open a source and its kernel. Raises FormatError, HibernautError, OSError."""
+    def open(
+        self, options: MemoryOptions, salvage: SalvageOptions, path: Path, quiet: bool, *, on_demand: bool = False
+    ) -> Iterator[MachineInside]:
+        """Open a source and its kernel. Raises FormatError, HibernautError, OSError.
+
+        Args:
+            options: options of the source.
+            salvage: options of a damaged source.
+            path: its path.
+            quiet: print no remarks.
+            on_demand: find the kernel's swap areas when a swapped-out page is first asked for, unless --swap is given.
+        """
         with ExitStack() as stack:
             source = stack.enter_context(salvage.open_memory(options, path, quiet))
             if source.undecided is not None:
                 source = with_gaps(source)
             kernel = Kernel.of(source)
-            areas = swap_areas(kernel)
-            given: dict[int, SlotFile] = {}
-            for one in self.swap or ():
-                area, file = _given(stack, one, areas, quiet)
-                if area.number in given:
-                    raise FormatError(
-                        f"swap area {area.number} has another file, {given[area.number].file.name}",
-                        source=file.name,
-                        advice="give one file for each area",
-                    )
-                given[area.number] = SlotFile(file)
-            files = slot_files(kernel, source, areas, given)
-            for area in areas:
-                if area.used and area.number not in files:
-                    say(_not_given(area), quiet)
-            yield MachineInside(source, kernel, SwappedPages(kernel, files, areas))
+            inside = MachineInside(source, kernel, lambda: self._swapped(stack, source, kernel, quiet))
+            if self.swap or not on_demand:
+                _ = inside.swapped
+            yield inside
+
+    def _swapped(self, stack: ExitStack, source: Source, kernel: Kernel, quiet: bool) -> SwappedPages:
+        """Return the pages that a kernel swapped out, and print a remark on each area whose file is not given."""
+        areas = swap_areas(kernel)
+        given: dict[int, SlotFile] = {}
+        for one in self.swap or ():
+            area, file = _given(stack, one, areas, quiet)
+            if area.number in given:
+                raise FormatError(
+                    f"swap area {area.number} has another file, {given[area.number].file.name}",
+                    source=file.name,
+                    advice="give one file for each area",
+                )
+            given[area.number] = SlotFile(file)
+        files = slot_files(kernel, source, areas, given)
+        for area in areas:
+            if area.used and area.number not in files:
+                say(_not_given(area), quiet)
+        return SwappedPages(kernel, files, areas)
 
 
 def _not_given(area: SwapAreaInUse) -> str:

@@ -36,16 +36,16 @@ def mount(
     """
     require_fuse(directory)
     with salvage.open_memory(options, source, output.quiet) as plain:
-        opened, direct_map = options.with_tables(plain, ["elf", "lime", "raw"], output.quiet)
+        opened, tables = options.with_tables(plain, ["elf", "lime", "raw"], output.quiet)
         files, remarks = files_of(
             opened,
-            vaddr_base=None if direct_map is None else direct_map.base,
-            root=None if direct_map is None else (direct_map.cr3, direct_map.levels),
+            vaddr_base=None if tables is None else tables.base,
+            root=None if tables is None else tables.root,
             offset=opened.offset or options.offset,
         )
         for remark in remarks:
             say(remark, output.quiet)
-        document = mount_document(opened, str(directory), list(files), None if direct_map is None else direct_map.base)
+        document = mount_document(opened, str(directory), list(files), None if tables is None else tables.base)
         if opened.salvaged is not None:
             document["salvage"] = salvage_document(opened.salvaged)
         unmount = shlex.join(unmount_command(directory))

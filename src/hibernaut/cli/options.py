@@ -20,7 +20,7 @@ import typer
 from hibernaut.cli.terminal import print_json, print_text, say
 from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
 from hibernaut.kernel.core_file import WITH_VMCOREINFO
-from hibernaut.linux.direct_map import DirectMap
+from hibernaut.kernel.own_vmcoreinfo import kernel_by_pointers
 from hibernaut.linux.racing import racing_remark
 from hibernaut.linux.rules import LINES, KernelRules, rules_for_release, rules_named
 from hibernaut.linux.source_tables import Paging, direct_map_under, find_paging
@@ -374,8 +374,11 @@ class MemoryOptions(AreaOptions):
             say(racing_remark(source.memory, found.direct_map), quiet)
         return found
 
-    def with_tables(self, source: Source, to: Collection[str], quiet: bool) -> tuple[Source, DirectMap | None]:
-        """Return a source, raw memory with its gaps put back, and the direct map that files of memory state.
+    def with_tables(self, source: Source, to: Collection[str], quiet: bool) -> tuple[Source, StatedTables | None]:
+        """Return a source, raw memory with its gaps put back, and the page tables that files of memory state.
+
+        Those of an image are its kernel's own, if its variables lead to its VMCOREINFO, which the source then has: few
+        pages are read. All others are found as by `find_paging`.
 
         None, with a remark if a core lacks it then, if it cannot be found; None for a machine of another architecture,
         and if none of the formats states it.
@@ -392,16 +395,45 @@ class MemoryOptions(AreaOptions):
         stated = not WITH_VMCOREINFO.isdisjoint(to)
         if source.foreign is not None or (not stated and source.undecided is None):
             return source, None
+        pointed = None
+        if stated and source.image is not None and self.cr3 is None:
+            pointed = kernel_by_pointers(source, None if source.cr3 is None else (source.cr3, self.levels))
+        if pointed is not None and pointed.direct_map_base is not None:
+            tables = StatedTables(pointed.direct_map_base, pointed.cr3, pointed.levels)
+            return dataclasses.replace(source, vmcoreinfo=pointed.text), tables
         try:
             paging = self.find_paging(source, quiet)
             found = paging.source or source
-            return found, direct_map_under(source, paging) if stated else None
+            if not stated:
+                return found, None
+            direct_map = direct_map_under(source, paging)
+            return found, StatedTables(direct_map.base, direct_map.cr3, direct_map.levels)
         except FormatError as error:
             if isinstance(error, ContradictoryMemory) or self.cr3 is not None:
                 raise
             if "elf" in to:
                 say(f"virtual addresses are left out of the core: {error}", quiet)
             return source, None
+
+
+@dataclass(frozen=True)
+class StatedTables:
+    """The page tables that a file of memory states.
+
+    Attributes:
+        base: address of page frame 0 in the direct map.
+        cr3: root of the tables.
+        levels: levels of the tables.
+    """
+
+    base: int
+    cr3: int
+    levels: int
+
+    @property
+    def root(self) -> tuple[int, int]:
+        """Root and levels, as `core_file.convert` takes them."""
+        return self.cr3, self.levels
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ bytes is trusted.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ import numpy.typing as npt
 from hibernaut.errors import FormatError
 
 __all__ = [
+    "MAX_BTF_BYTES",
     "POINTER_BYTES",
     "VOID",
     "Btf",
@@ -30,6 +33,7 @@ __all__ = [
     "BtfKind",
     "BtfMember",
     "BtfParameter",
+    "Content",
 ]
 
 MAGIC = 0xEB9F
@@ -165,6 +169,18 @@ class BtfParameter:
     type: int
 
 
+class Content(Protocol):
+    """Bytes that are sliced, and read then."""
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        ...
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        """Return a part of them. Raises FormatError if it cannot be read."""
+        ...
+
+
 class Btf:
     """The types of a kernel or a module, by number and by name.
 
@@ -176,8 +192,6 @@ class Btf:
     Attributes:
         base: as given.
         first: number of the first type of its own: 1, or what follows the types of `base`.
-        end: one past the number of the last one.
-        kinds: u8, one for each type of its own.
 
     Raises:
         FormatError: the content is not BTF, is cut short, or a record reaches beyond its section.
@@ -190,22 +204,39 @@ class Btf:
         start = int(header["hdr_len"])
         types = self._section(content, "types", start + int(header["type_off"]), int(header["type_len"]))
         strings = self._section(content, "strings", start + int(header["str_off"]), int(header["str_len"]))
-        if len(types) % 4:
-            raise self._damaged(f"its section of types has {len(types)} bytes", "a multiple of 4")
         if not strings or strings[-1:] != b"\0" or (base is None and strings[:1] != b"\0"):
             raise self._damaged("its section of strings does not begin or end with a NUL")
-        self._strings = strings
+        self._strings: bytes | bytearray = strings
         self._strings_start = 0 if base is None else base.strings_end
-        self._words = np.frombuffer(types, dtype="<u4")
+        self._words = self._words_of(types)
         self.first = 1 if base is None else base.end
-        self._at = self._locate(types, self._layout(content, start))
-        self.end: int = self.first + len(self._at)
-        info = self._words[self._at + 1]
-        self.kinds: npt.NDArray[np.uint8] = (info >> 24 & KIND_MASK).astype(np.uint8)
+        self._lengths_of_kinds(self._layout(content, start))
+        self._set_records(self._locate())
+
+    def _words_of(self, types: bytes) -> npt.NDArray[np.uint32]:
+        if len(types) % 4:
+            raise self._damaged(f"its section of types has {len(types)} bytes", "a multiple of 4")
+        return np.frombuffer(types, dtype="<u4")
+
+    def _set_records(self, at: npt.NDArray[np.int64]) -> None:
+        """Make columns of the records that begin at these words."""
+        info = self._words[at + 1]
+        self._kinds: npt.NDArray[np.uint8] = (info >> 24 & KIND_MASK).astype(np.uint8)
         self._lengths = info & LENGTH_MASK
         self._flags = info >> 31
-        self._names = self._words[self._at]
-        self._third = self._words[self._at + 2]
+        self._names = self._words[at]
+        self._third = self._words[at + 2]
+        self._at = at
+
+    @property
+    def end(self) -> int:
+        """One past the number of its last type."""
+        return self.first + len(self)
+
+    @property
+    def kinds(self) -> npt.NDArray[np.uint8]:
+        """Kind of each type of its own, shape (n,)."""
+        return self._kinds
 
     def __len__(self) -> int:
         """Return the number of types of its own."""
@@ -214,7 +245,7 @@ class Btf:
     @property
     def raw(self) -> tuple[memoryview, bytes]:
         """The bytes of the section of types and of that of strings."""
-        return self._words.data.cast("B"), self._strings
+        return self._words.data.cast("B"), bytes(self._strings)
 
     @property
     def strings_end(self) -> int:
@@ -226,7 +257,7 @@ class Btf:
         if number == VOID:
             return BtfKind.VOID
         owner, row = self._row(number)
-        return self._known(number, int(owner.kinds[row]))
+        return self._known(number, int(owner._kinds[row]))
 
     def name(self, number: int) -> str:
         """Return the name of a type; empty if it has none. Raises FormatError as `kind`."""
@@ -242,7 +273,7 @@ class Btf:
             FormatError: as `kind`; or a type of that kind refers to none.
         """
         owner, row = self._row(number)
-        if int(owner.kinds[row]) in SIZED or int(owner.kinds[row]) in (BtfKind.ARRAY, BtfKind.FWD):
+        if int(owner._kinds[row]) in SIZED or int(owner._kinds[row]) in (BtfKind.ARRAY, BtfKind.FWD):
             raise self._damaged(f"type {number} refers to no other type")
         return int(owner._third[row])
 
@@ -303,7 +334,7 @@ class Btf:
     def enumerators(self, number: int) -> tuple[BtfEnumerator, ...]:
         """Return the enumerators of an enumeration. Raises FormatError if the type is of another kind."""
         owner, row = self._row(number, BtfKind.ENUM, BtfKind.ENUM64)
-        wide = int(owner.kinds[row]) == BtfKind.ENUM64
+        wide = int(owner._kinds[row]) == BtfKind.ENUM64
         kind = BtfKind.ENUM64 if wide else BtfKind.ENUM
         bits = 64 if wide else 32
         signed = self.is_signed(number)
@@ -343,12 +374,20 @@ class Btf:
         found = [] if self.base is None else self.base.find(name, *kinds)
         order, ordered = self._by_name
         rows = order[_among(ordered, self._positions(name))]
-        return found + sorted(self.first + int(row) for row in rows if int(self.kinds[row]) in kinds)
+        return found + sorted(self.first + int(row) for row in rows if int(self._kinds[row]) in kinds)
+
+    def find_each(self, name: str, *kinds: BtfKind) -> Iterator[int]:
+        """Yield the numbers that `find` returns."""
+        yield from self.find(name, *kinds)
 
     def find_anonymous(self, members: frozenset[str]) -> int | None:
         """Return the number of the first structure without a name that has exactly these members; None without."""
-        for row in np.flatnonzero((self.kinds == BtfKind.STRUCT) & (self._names == 0)).tolist():
-            number = self.first + row
+        return self._find_anonymous(members, 0)
+
+    def _find_anonymous(self, members: frozenset[str], start: int) -> int | None:
+        """Return it as `find_anonymous`, of the records from a row on that are located."""
+        for row in np.flatnonzero((self._kinds[start:] == BtfKind.STRUCT) & (self._names[start:] == 0)).tolist():
+            number = self.first + start + int(row)
             if {member.name for member in self.members(number)} == members:
                 return number
         return None
@@ -356,10 +395,12 @@ class Btf:
     def find_enumerator(self, name: str) -> tuple[int, int] | None:
         """Return the number of the first enumeration that has an enumerator of a name, and its value; None without."""
         found = None if self.base is None else self.base.find_enumerator(name)
-        if found is not None:
-            return found
+        return self._find_enumerator(name, self._positions(name)) if found is None else found
+
+    def _find_enumerator(self, name: str, positions: npt.NDArray[np.uint32]) -> tuple[int, int] | None:
+        """Return it as `find_enumerator`, of the records that are located; its name lies at one of the positions."""
         order, ordered, rows = self._enumerators
-        items = order[_among(ordered, self._positions(name))]
+        items = order[_among(ordered, positions)]
         if not len(items):
             return None
         number = self.first + int(rows[items.min()])
@@ -367,11 +408,11 @@ class Btf:
 
     def numbers(self, *kinds: BtfKind) -> list[int]:
         """Return the number of each type of these kinds, ascending, those of `base` not included."""
-        return [self.first + row for row in np.flatnonzero(np.isin(self.kinds, kinds)).tolist()]
+        return [self.first + row for row in np.flatnonzero(np.isin(self._kinds, kinds)).tolist()]
 
     def names(self, *kinds: BtfKind) -> dict[str, int]:
         """Return the name and number of each type of these kinds that has a name, those of `base` not included."""
-        rows = np.flatnonzero(np.isin(self.kinds, kinds) & (self._names != 0))
+        rows = np.flatnonzero(np.isin(self._kinds, kinds) & (self._names != 0))
         return {self._string(int(self._names[row])): self.first + int(row) for row in rows[::-1]}
 
     @cached_property
@@ -383,8 +424,8 @@ class Btf:
     @cached_property
     def _enumerators(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint32], npt.NDArray[np.intp]]:
         """All enumerators ordered by the position of their names, these positions, and the row of each one's type."""
-        types = np.flatnonzero(np.isin(self.kinds, (BtfKind.ENUM, BtfKind.ENUM64)))
-        words = np.where(self.kinds[types] == BtfKind.ENUM, ITEM_WORDS[BtfKind.ENUM], ITEM_WORDS[BtfKind.ENUM64])
+        types = np.flatnonzero(np.isin(self._kinds, (BtfKind.ENUM, BtfKind.ENUM64)))
+        words = np.where(self._kinds[types] == BtfKind.ENUM, ITEM_WORDS[BtfKind.ENUM], ITEM_WORDS[BtfKind.ENUM64])
         lengths = self._lengths[types].astype(np.int64)
         rows = np.repeat(types, lengths)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -410,13 +451,20 @@ class Btf:
         owner = self
         while number < owner.first and owner.base is not None:
             owner = owner.base
-        if not owner.first <= number < owner.end:
+        owner._reach_type(number)
+        if not owner.first <= number < owner.first + len(owner._at):
             raise self._damaged(f"it has no type {number}", f"1 to {self.end - 1}")
         row = number - owner.first
-        if kinds and int(owner.kinds[row]) not in kinds:
-            found = self._known(number, int(owner.kinds[row])).name
+        if kinds and int(owner._kinds[row]) not in kinds:
+            found = self._known(number, int(owner._kinds[row])).name
             raise self._damaged(f"type {number} is of kind {found}", " or ".join(kind.name for kind in kinds))
         return owner, row
+
+    def _reach_type(self, number: int) -> None:
+        """Locate the record of a type: all are."""
+
+    def _reach_string(self, at: int) -> None:
+        """Read the string at a place of its own: all are."""
 
     def _known(self, number: int, kind: int) -> BtfKind:
         try:
@@ -436,26 +484,31 @@ class Btf:
         at = position - owner._strings_start
         if at >= len(owner._strings):
             raise self._damaged(f"a name lies at {position:#x}", f"less than {self.strings_end:#x}")
+        owner._reach_string(at)
         return owner._strings[at : owner._strings.index(b"\0", at)].decode("utf-8", "backslashreplace")
 
-    def _header(self, content: bytes) -> np.void:
+    def _header(self, content: Content) -> np.void:
         if len(content) < HEADER.itemsize:
             raise self._damaged(f"it has {len(content)} bytes", f"a header of {HEADER.itemsize}")
         if len(content) > MAX_BTF_BYTES:
             raise self._damaged(f"it has {len(content)} bytes", f"at most {MAX_BTF_BYTES}")
-        header: np.void = np.frombuffer(content, dtype=HEADER, count=1)[0]
+        header: np.void = np.frombuffer(content[: HEADER.itemsize], dtype=HEADER)[0]
         if (int(header["magic"]), int(header["version"])) != (MAGIC, VERSION):
             raise self._damaged(
                 f"magic {int(header['magic']):#x}, version {int(header['version'])}", f"{MAGIC:#x}, {VERSION}"
             )
         return header
 
-    def _section(self, content: bytes, what: str, start: int, size_bytes: int) -> bytes:
+    def _section(self, content: Content, what: str, start: int, size_bytes: int) -> bytes:
+        return bytes(content[self._place(content, what, start, size_bytes)])
+
+    def _place(self, content: Content, what: str, start: int, size_bytes: int) -> slice:
+        """Return the place of a section in the content. Raises FormatError if it reaches beyond its end."""
         if start + size_bytes > len(content):
             raise self._damaged(f"its section of {what} ends at byte {start + size_bytes}", f"at most {len(content)}")
-        return bytes(content[start : start + size_bytes])
+        return slice(start, start + size_bytes)
 
-    def _layout(self, content: bytes, header_bytes: int) -> list[tuple[int, int]]:
+    def _layout(self, content: Content, header_bytes: int) -> list[tuple[int, int]]:
         """Return the words after a record of each kind, and those of each of its items, if the BTF has them.
 
         Kinds that are unknown here are skipped by it (`struct btf_layout`, include/uapi/linux/btf.h, read in
@@ -463,36 +516,48 @@ class Btf:
         """
         if header_bytes < HEADER.itemsize + 8 or len(content) < HEADER.itemsize + 8:
             return []
-        start, size_bytes = (int(word) for word in np.frombuffer(content, "<u4", 2, HEADER.itemsize))
+        start, size_bytes = (int(word) for word in np.frombuffer(content[HEADER.itemsize : HEADER.itemsize + 8], "<u4"))
         layout = self._section(content, "layouts", header_bytes + start, size_bytes)
         rows = np.frombuffer(layout[: len(layout) // 4 * 4], dtype=np.uint8).reshape(-1, 4)[: KIND_MASK + 1, :2]
         return [(int(extra) // 4, int(item) // 4) for extra, item in rows]
 
-    def _locate(self, types: bytes, layout: list[tuple[int, int]]) -> npt.NDArray[np.int64]:
-        """Return the position of each record, in words."""
-        fixed = [RECORD_WORDS + EXTRA_WORDS.get(BtfKind(kind), 0) for kind in range(KINDS)]
-        each = [ITEM_WORDS.get(BtfKind(kind), 0) for kind in range(KINDS)]
+    def _lengths_of_kinds(self, layout: list[tuple[int, int]]) -> None:
+        """Note the words of a record of each kind, and those of each of its items."""
+        self._fixed = [RECORD_WORDS + EXTRA_WORDS.get(BtfKind(kind), 0) for kind in range(KINDS)]
+        self._each = [ITEM_WORDS.get(BtfKind(kind), 0) for kind in range(KINDS)]
         for extra_words, item_words in layout[KINDS:]:
-            fixed.append(RECORD_WORDS + extra_words)
-            each.append(item_words)
-        words = memoryview(types).cast("I")
+            self._fixed.append(RECORD_WORDS + extra_words)
+            self._each.append(item_words)
+
+    def _locate(self) -> npt.NDArray[np.int64]:
+        """Return the position of each record, in words."""
+        found, at = self._walk(self._words.data, 0)
+        self._refuse_rest(len(found), at)
+        return np.array(found, dtype=np.int64)
+
+    def _walk(self, words: memoryview, at: int) -> tuple[list[int], int]:
+        """Return the positions of the records from one on that lie within some words, and the end of the last one."""
+        fixed, each, end = self._fixed, self._each, len(words)
         found: list[int] = []
-        at, end = 0, len(words)
         try:
             while at < end:
-                found.append(at)
                 info = words[at + 1]
                 kind = info >> 24 & KIND_MASK
-                at += fixed[kind] + each[kind] * (info & LENGTH_MASK)
+                after = at + fixed[kind] + each[kind] * (info & LENGTH_MASK)
+                if after > end:
+                    break
+                found.append(at)
+                at = after
         except IndexError:
-            at = end + 1
-        if at != end:
-            raise self._damaged(
-                f"type {self.first + len(found) - 1}, at byte {4 * found[-1]}, is of an unknown kind or cut short"
-            )
-        if self.first + len(found) > MAX_TYPES:
-            raise self._damaged(f"it has {len(found)} types", f"at most {MAX_TYPES}")
-        return np.array(found, dtype=np.int64)
+            pass
+        return found, at
+
+    def _refuse_rest(self, count: int, at: int) -> None:
+        """Raise FormatError if the records, of which there are `count`, end before the section, or are too many."""
+        if at != len(self._words):
+            raise self._damaged(f"type {self.first + count}, at byte {4 * at}, is of an unknown kind or cut short")
+        if self.first + count > MAX_TYPES:
+            raise self._damaged(f"it has {count} types", f"at most {MAX_TYPES}")
 
     def _damaged(self, what: str, expected: str | None = None) -> FormatError:
         return FormatError(f"BTF: {what}", source=self._name, expected=expected)

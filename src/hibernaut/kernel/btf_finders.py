@@ -11,8 +11,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hibernaut.kernel.btf import Btf, BtfKind
-from hibernaut.kernel.btf_for_drgn import DrgnTypes, type_of_global
+from hibernaut.kernel.btf_for_drgn import DrgnTypes, declared_type, type_of_global
+from hibernaut.kernel.globals import GLOBALS
 from hibernaut.kernel.modules_for_drgn import TypesOfModules
+from hibernaut.memory.declarations import START_KERNEL_MAP
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,6 +29,9 @@ BASES = {
 }
 """Macros whose value a variable holds (arch/x86/include/asm/page_64_types.h, pgtable_64_types.h) with
 CONFIG_DYNAMIC_MEMORY_LAYOUT. drgn works them out from lines of VMCOREINFO that 5.10 lacks."""
+
+MOST_PADDING = 8
+"""Bytes by which the symbol of a structure may be longer than the structure, which are fewer."""
 
 
 class BtfFinders:
@@ -75,8 +80,28 @@ class BtfFinders:
             found = self._of_modules.function(name, filename)
         return found
 
+    def _declared_structure(self, name: str) -> Any:
+        """Return a structure that `GLOBALS` declares; None unless its size bears the declaration out.
+
+        Then neither all enumerators nor all variables of the BTF are read to exclude that one of them has its name.
+        """
+        found = self._symbols.find_global(name) if name in GLOBALS else None
+        if found is None or found[1].address < START_KERNEL_MAP:
+            return None
+        type_ = declared_type(self._types, name)
+        if type_ is None or type_.kind != self._drgn.TypeKind.STRUCT or not type_.is_complete():
+            return None
+        padding = found[1].size - self._drgn.sizeof(type_)
+        if not 0 <= padding < MOST_PADDING:
+            return None
+        return self._drgn.Object(self._program, type_, address=found[1].address)
+
     def _object_of_kernel(self, name: str, flags: Any) -> Any:
         wanted, types, make = self._drgn.FindObjectFlags, self._types, self._drgn.Object
+        if flags & wanted.VARIABLE:
+            structure = self._declared_structure(name)
+            if structure is not None:
+                return structure
         if flags & wanted.CONSTANT:
             base = BASES.get(name)
             symbol = self._symbols.get(base[0]) if base else None
@@ -91,7 +116,7 @@ class BtfFinders:
             if symbol is not None:
                 return make(self._program, type_, address=symbol.address)
         if flags & wanted.FUNCTION:
-            for number in self._btf.find(name, BtfKind.FUNC):
+            for number in self._btf.find_each(name, BtfKind.FUNC):
                 symbol = self._symbols.get(name)
                 if symbol is not None:
                     return types.object(self._btf.target(number), address=symbol.address)

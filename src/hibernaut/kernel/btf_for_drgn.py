@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-__all__ = ["DrgnTypes", "type_of_global"]
+__all__ = ["DrgnTypes", "declared_type", "type_of_global"]
 
 LITTLE = "little"
 
@@ -59,7 +59,7 @@ class DrgnTypes:
         """Return the first complete type of a name and of any of drgn's kinds, None if there is none."""
         question = frozenset(kinds), name
         if question not in self._found:
-            found = (self.of(number) for number in self.btf.find(name, *self.btf_kinds(kinds)))
+            found = (self.of(number) for number in self.btf.find_each(name, *self.btf_kinds(kinds)))
             self._found[question] = next((one for one in found if one.kind in kinds), None)
         return self._found[question]
 
@@ -159,8 +159,13 @@ class DrgnTypes:
 
 def type_of_global(types: DrgnTypes, name: str) -> Any | None:
     """Return the type of a global variable: BTF's for a per-CPU one, else that of the table; None if unknown."""
-    for number in types.btf.find(name, BtfKind.VAR):
+    for number in types.btf.find_each(name, BtfKind.VAR):
         return types.of(types.btf.target(number))
+    return declared_type(types, name)
+
+
+def declared_type(types: DrgnTypes, name: str) -> Any | None:
+    """Return the type that `GLOBALS` declares for a variable; None if it declares none that this kernel has."""
     for declared in GLOBALS.get(name, ()):
         if isinstance(declared, AnonymousStructure):
             found = types.anonymous(declared.members)

@@ -36,11 +36,11 @@ class BtfLayouts:
         except KeyError:
             known = None
         btf = self._btf()
-        found = btf.find(name, BtfKind.STRUCT) if btf is not None else []
-        if btf is not None and found and btf.size_bytes(found[0]) <= MAX_STRUCTURE_BYTES:
-            offsets = member_offsets(btf, found[0])
+        found = next(btf.find_each(name, BtfKind.STRUCT), None) if btf is not None else None
+        if btf is not None and found is not None and btf.size_bytes(found) <= MAX_STRUCTURE_BYTES:
+            offsets = member_offsets(btf, found)
             if known is None or known.offsets.keys() <= offsets.keys():
-                return StructureLayout(name, btf.size_bytes(found[0]), offsets, "the kernel's BTF")
+                return StructureLayout(name, btf.size_bytes(found), offsets, "the kernel's BTF")
         if known is None:
             raise KeyError(name)
         return known

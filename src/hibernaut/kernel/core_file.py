@@ -12,8 +12,7 @@ import numpy as np
 
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.hibernating_cpu import hibernating_cpu_note
-from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo
-from hibernaut.kernel.vmcoreinfo_pointers import texts_by_pointers
+from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo, kernel_by_pointers
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump_layout import DumpLayout, elf_layout, elf_places, lime_layout, raw_layout, vmcoreinfo_note
 from hibernaut.memory.kdump_writer import KdumpCompressor, write_kdump
@@ -181,7 +180,8 @@ def _known_vmcoreinfo(source: Source, root: tuple[int, int] | None) -> bytes | N
         return source.vmcoreinfo
     if root is None or source.foreign is not None:
         return None
-    return choose_vmcoreinfo(source.memory, texts_by_pointers(source.memory, *root), root).text
+    found = kernel_by_pointers(source, root)
+    return None if found is None else found.text
 
 
 def _notes(source: Source, text: bytes | None) -> list[Note]:

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from hibernaut.kernel.btf_finders import BtfFinders
@@ -20,6 +21,8 @@ __all__ = ["drgn_prog_set"]
 
 NAME = "hibernaut-core"
 """Name of its finders."""
+MOST_WARNINGS = 8
+"""Most different warnings about damage."""
 OF_OUR_PROGRAMS = "hibernaut"
 """Name of the finders of a program of ours (`drgn_program`), which needs no others."""
 
@@ -51,22 +54,42 @@ class _Finders:
         self._btf: BtfFinders | None = None
         self._symbols: Any = None
         self._is_read = False
+        self._warned: set[str] = set()
 
     def find_type(self, program: Any, kinds: Any, name: str, filename: str | None) -> Any:
         """See `BtfFinders.find_type`."""
         found = self._read()
-        return found.find_type(program, kinds, name, filename) if found is not None else None
+        return self._answer(lambda: found.find_type(program, kinds, name, filename)) if found is not None else None
 
     def find_object(self, program: Any, name: str, flags: Any, filename: str | None) -> Any:
         """See `BtfFinders.find_object`."""
         found = self._read()
-        return found.find_object(program, name, flags, filename) if found is not None else None
+        return self._answer(lambda: found.find_object(program, name, flags, filename)) if found is not None else None
 
     def find_symbols(self, program: Any, name: str | None, address: int | None, one: bool) -> list[Any]:
         """See `symbol_finder`."""
         self._read()
-        found: list[Any] = self._symbols(program, name, address, one) if self._symbols is not None else []
-        return found
+        symbols = self._symbols
+        found = self._answer(lambda: symbols(program, name, address, one)) if symbols is not None else None
+        return [] if found is None else list(found)
+
+    def _answer(self, question: Callable[[], Any]) -> Any:
+        """Return the answer to a question; None, and a warning, if what it reads is damaged or not in the core."""
+        from hibernaut.errors import HibernautError
+
+        try:
+            return question()
+        except HibernautError as error:
+            self._warn(error)
+            return None
+
+    def _warn(self, error: Exception) -> None:
+        import logging
+
+        line = str(error)
+        if line not in self._warned and len(self._warned) < MOST_WARNINGS:
+            self._warned.add(line)
+            logging.getLogger("hibernaut").warning("symbols and types of the kernel cannot be read: %s", line)
 
     def _read(self) -> BtfFinders | None:
         """Return the finders of the kernel's BTF; None if it is not needed, cannot be read, or is being read."""
@@ -92,7 +115,7 @@ class _Finders:
 
         try:
             text = self._program["VMCOREINFO"].string_()
-            kernel = SymbolicKernel(ProgramMemory(self._program), text, "the core")
+            kernel = SymbolicKernel(ProgramMemory(self._program), text, "the core", on_demand=True)
             self._symbols = symbol_finder(kernel)
             if kernel.btf is not None:
                 self._btf = BtfFinders(self._program, kernel, kernel.btf)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The registers of the CPU that hibernates, out of an image: the note NT_PRSTATUS of its core.
 
-`swsusp_arch_suspend` (arch/x86/power/hibernate_asm_64.S) saves them in `saved_context` before it calls `swsusp_save`,
-but for RIP: its stack pointer is that at its entry, where the return address lies. The other CPUs are offline then.
+`swsusp_arch_suspend` (arch/x86/power/hibernate_asm_64.S) saves them in `saved_context`, each at its place in `struct
+pt_regs`, before it calls `swsusp_save`; but for RIP: its stack pointer is that at its entry, where the return address
+lies. The other CPUs are offline then.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from hibernaut.errors import FormatError
 from hibernaut.kernel.kernel_memory import u64_at
 from hibernaut.kernel.process_core import NOTE_NAME, NT_PRSTATUS
+from hibernaut.kernel.restore_entry import data_loaded_at_restore_entry
 from hibernaut.kernel.symbols import SymbolicKernel
 from hibernaut.memory.elf import Note
 
@@ -29,6 +31,10 @@ HEAD = struct.Struct("<32xi76x")
 """`struct elf_prstatus` (include/uapi/linux/elfcore.h) before its registers: of its members `pr_pid` alone."""
 NO_SYSTEM_CALL = (1 << 64) - 1
 """`orig_ax` outside of a system call."""
+MOST_BEHIND_BYTES = 64
+"""Bytes behind the registers in which the base of GS is looked for."""
+MOST_STACK_BYTES = 64 << 10
+"""Bound for `THREAD_SIZE` (arch/x86/include/asm/page_64_types.h): 16 KiB, more with KASAN."""
 
 
 def hibernating_cpu_note(source: Source, vmcoreinfo: bytes | None) -> Note | None:
@@ -41,25 +47,25 @@ def hibernating_cpu_note(source: Source, vmcoreinfo: bytes | None) -> Note | Non
     if source.image is None or source.foreign is not None or not vmcoreinfo:
         return None
     try:
-        return _note_of(SymbolicKernel(source.memory, vmcoreinfo, source.name))
+        return _note_of(SymbolicKernel(source.memory, vmcoreinfo, source.name, on_demand=True), source)
     except FormatError:
         return None
 
 
-def _note_of(kernel: SymbolicKernel) -> Note | None:
+def _note_of(kernel: SymbolicKernel, source: Source) -> Note | None:
     """Return the note of a kernel. Raises FormatError if its registers cannot be read."""
+    context, entry = _places(kernel, source)
     try:
-        context = kernel.layouts.structure("saved_context")
         registers = kernel.layouts.structure("pt_regs")
-        first = kernel.symbols["saved_context"].address + context.offsets["regs"]
-        saved = kernel.read(first, registers.size_bytes, "saved_context")
+        saved = kernel.read(context, registers.size_bytes, "saved_context")
         found = {name: u64_at(saved, registers.offsets[name]) for name in (*SAVED, "flags", "sp")}
-        number = _number_of_current(kernel)
+        number = _number_of_owner(kernel, context + registers.size_bytes, found["sp"])
+        if number is None:
+            number = _number_of_current(kernel)
     except KeyError:
         return None
-    entry = kernel.symbols["swsusp_arch_suspend"].address
     back = kernel.u64(found["sp"], "stack of the task that hibernates")
-    if not kernel.symbols["_stext"].address <= back < kernel.symbols["_etext"].address:
+    if back < kernel.symbols["_stext"].address or (back >= entry and back >= kernel.symbols["_etext"].address):
         return None
     words = (
         *(found[name] for name in SAVED),
@@ -67,6 +73,63 @@ def _note_of(kernel: SymbolicKernel) -> Note | None:
         *(0, 0, 0, 0, 0, 0),
     )
     return Note(NOTE_NAME, NT_PRSTATUS, HEAD.pack(number) + struct.pack("<27Qii", *words, 0, 0))
+
+
+def _places(kernel: SymbolicKernel, source: Source) -> tuple[int, int]:
+    """Return the address of `saved_context`, and that of `swsusp_arch_suspend`.
+
+    The image has the address of a function next to the latter, and the code there that of the former: their names are
+    looked for there first. Raises FormatError if the kernel lacks either.
+    """
+    loaded = data_loaded_at_restore_entry(source)
+    restore = source.image.info.jump_address if source.image is not None else None
+    found = []
+    for name, address in (("saved_context", loaded), ("swsusp_arch_suspend", restore)):
+        symbol = kernel.symbols.near(name, address) if address else None
+        found.append((symbol or kernel.symbols[name]).address)
+    return found[0], found[1]
+
+
+def _number_of_owner(kernel: SymbolicKernel, behind: int, stack: int) -> int | None:
+    """Return the PID of the task that this CPU runs, if the stack is that task's; None if that cannot be shown.
+
+    The base of GS, which `__save_processor_state` (arch/x86/power/cpu.c) saves behind the registers, is the address of
+    the CPU's own area: `this_cpu_off` there has it, too.
+
+    Args:
+        kernel: the kernel.
+        behind: address of the first byte behind the registers.
+        stack: the stack pointer.
+
+    Raises:
+        KeyError: a structure's layout is unknown.
+    """
+    own, hot, current = (kernel.symbols.near(name) for name in ("this_cpu_off", "pcpu_hot", "current_task"))
+    pointer = hot or current
+    if own is None or pointer is None:
+        return None
+    within = kernel.layouts.structure("pcpu_hot").offsets["current_task"] if hot is not None else 0
+    layout = kernel.layouts.structure("task_struct")
+    try:
+        saved = kernel.read(behind, MOST_BEHIND_BYTES, "saved_context")
+        bases = [u64_at(saved, at) for at in range(0, len(saved), 8)]
+        area = next((base for base in bases if base and _has_u64(kernel, base + own.address, base)), None)
+        if area is None:
+            return None
+        task = kernel.u64((area + pointer.address + within) % (1 << 64), "current_task")
+        bottom = kernel.u64(task + layout.offsets["stack"], "task_struct")
+        if not bottom <= stack < bottom + MOST_STACK_BYTES:
+            return None
+        return kernel.u32(task + layout.offsets["pid"], "task_struct")
+    except FormatError:
+        return None
+
+
+def _has_u64(kernel: SymbolicKernel, address: int, value: int) -> bool:
+    try:
+        return kernel.u64(address % (1 << 64), "this_cpu_off") == value
+    except FormatError:
+        return False
 
 
 def _number_of_current(kernel: SymbolicKernel) -> int:

@@ -17,11 +17,14 @@ import numpy as np
 from hibernaut.errors import FormatError
 
 __all__ = [
+    "MARKER_SYMBOLS",
+    "MAX_PADDING",
     "MAX_SYMBOLS",
     "TOKENS",
     "KallsymsTables",
     "decode_names",
     "decode_tokens",
+    "end_of_names",
     "expand_names",
     "markers_after",
     "names_in_image",
@@ -94,6 +97,11 @@ def expand_names(names: bytes | memoryview, tokens: Sequence[bytes], count: int)
     source = np.repeat(begins[indices] - (ends - each).astype(np.int32), each)
     source += np.arange(int(ends[-1]), dtype=np.int32)
     return np.frombuffer(b"".join(pieces), dtype=np.uint8)[source].tobytes()
+
+
+def end_of_names(names: bytes | memoryview, count: int) -> int:
+    """Return the byte at which the first `count` symbols end. Raises ValueError if the table ends before."""
+    return _bounds(names, count)[-1]
 
 
 def _bounds(names: bytes | memoryview, count: int) -> list[int]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hibernaut.errors import FormatError
-from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
+from hibernaut.kernel.own_vmcoreinfo import kernel_by_pointers, with_own_vmcoreinfo
 from hibernaut.kernel.program import drgn_program
 from hibernaut.kernel.symbols import SymbolicKernel
 
@@ -23,7 +23,8 @@ class Kernel(SymbolicKernel):
     """The kernel of a machine, read in place from the machine's memory, without debug packages.
 
     Its symbols come from kallsyms and its types from BTF, both in that memory. Objects are drgn's:
-    `kernel["init_task"]` is a `drgn.Object`, and drgn's helpers take `kernel.drgn()`.
+    `kernel["init_task"]` is a `drgn.Object`, and drgn's helpers take `kernel.drgn()`. Symbols and types are read when
+    they are asked for; where they are damaged, that question raises FormatError.
 
     Attributes:
         symbols: its symbols by name, as `kernel.symbols["init_task"].address`.
@@ -40,13 +41,16 @@ class Kernel(SymbolicKernel):
             FormatError: there is no kernel of x86-64 in it, or its VMCOREINFO or kallsyms is absent or damaged.
         """
         source.require_x86_64()
+        pointed = kernel_by_pointers(source) if source.vmcoreinfo is None else None
+        if pointed is not None:
+            return Kernel(source.memory, pointed.text, source.name, on_demand=True)
         own, found = with_own_vmcoreinfo(source, None if source.cr3 is None else (source.cr3, source.levels))
         if not found.text:
             raise FormatError(
                 found.remark or "no VMCOREINFO in memory: not a Linux kernel, or built without CONFIG_VMCORE_INFO",
                 source=source.name,
             )
-        return Kernel(own.memory, found.text, source.name)
+        return Kernel(own.memory, found.text, source.name, on_demand=True)
 
     def drgn(self) -> Any:
         """Return drgn's `Program` on this kernel; always the same one.

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from hibernaut.kernel.restore_entry import data_loaded_at_restore_entry
+from hibernaut.kernel.vmcoreinfo_pointers import text_by_pointers
 from hibernaut.memory.vmcoreinfo import MUST_HAVE, find_vmcoreinfos, page_table_root, parse_vmcoreinfo, sme_mask
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entry
 from hibernaut.paging.tables import PageTables, Stop
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from hibernaut.paging.tables import Walk
     from hibernaut.sources import Source
 
-__all__ = ["OwnVmcoreinfo", "choose_vmcoreinfo", "with_own_vmcoreinfo"]
+__all__ = ["OwnVmcoreinfo", "PointedKernel", "choose_vmcoreinfo", "kernel_by_pointers", "with_own_vmcoreinfo"]
 
 Root: TypeAlias = "tuple[int, int | None]"
 """CR3, and levels of paging; None for those that each text has itself: an image records CR3 alone."""
@@ -90,6 +92,46 @@ def with_own_vmcoreinfo(source: Source, root: Root | None = None) -> tuple[Sourc
     found = choose_vmcoreinfo(source.memory, find_vmcoreinfos(source.memory), root)
     others = _one_each((*noted.others, *found.others))
     return replace(source, vmcoreinfo=found.text or b""), OwnVmcoreinfo(found.text, others)
+
+
+@dataclass(frozen=True)
+class PointedKernel:
+    """The kernel of a known root, by its own variables.
+
+    Attributes:
+        text: its VMCOREINFO.
+        cr3: the root, as given.
+        levels: levels of paging.
+        direct_map_base: see `PointedText`.
+    """
+
+    text: bytes
+    cr3: int
+    levels: int
+    direct_map_base: int | None
+
+
+def kernel_by_pointers(source: Source, root: Root | None = None) -> PointedKernel | None:
+    """Return the kernel of a source by the variables that lead to its VMCOREINFO; None if they are not found.
+
+    A small part of memory is read. The text is one that `choose_vmcoreinfo` takes for this root.
+
+    Args:
+        source: the memory.
+        root: as for `choose_vmcoreinfo`; that of the source if None.
+
+    Raises:
+        HibernautError, OSError: the source cannot be read.
+    """
+    cr3, levels = (source.cr3, source.levels) if root is None else root
+    if cr3 is None or source.foreign is not None:
+        return None
+    below = data_loaded_at_restore_entry(source)
+    for number in (4, 5) if levels is None else (levels,):
+        found = text_by_pointers(source.memory, cr3, number, below)
+        if found is not None and choose_vmcoreinfo(source.memory, [found.text], (cr3, number)).text:
+            return PointedKernel(found.text, cr3, number, found.direct_map_base)
+    return None
 
 
 def _one_each(texts: Sequence[bytes]) -> tuple[bytes, ...]:

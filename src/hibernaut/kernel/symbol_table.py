@@ -25,7 +25,17 @@ from hibernaut.kernel.kallsyms import MAX_SYMBOLS, TOKENS, decode_tokens, expand
 from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.kernel_memory import KernelMemory
 
-__all__ = ["Addresses", "KernelSymbol", "KernelSymbols", "SymbolTable", "names_of", "read_symbol_table"]
+__all__ = [
+    "Addresses",
+    "KernelSymbol",
+    "KernelSymbols",
+    "SymbolTable",
+    "addresses_of",
+    "names_of",
+    "number_of_symbols",
+    "read_symbol_table",
+    "tokens_of",
+]
 
 MAX_NAMES_BYTES = 64 << 20
 MAX_TOKENS_BYTES = 1 << 16
@@ -139,14 +149,16 @@ class KernelSymbols:
     Args:
         table: all symbols.
         name: name of the source in messages.
-
-    Attributes:
-        table: as given.
     """
 
     def __init__(self, table: SymbolTable, name: str | None = None) -> None:
-        self.table = table
+        self._table = table
         self._name = name
+
+    @property
+    def table(self) -> SymbolTable:
+        """All symbols."""
+        return self._table
 
     def __getitem__(self, symbol: str) -> KernelSymbol:
         """Return a symbol. Raises FormatError if there is none of that name, or several."""
@@ -161,13 +173,31 @@ class KernelSymbols:
         Raises:
             FormatError: there are several static ones and no global one.
         """
+        known = self.find_global(symbol)
+        if known is not None:
+            return known[1]
         found = self.table.rows(symbol)
         chosen = [row for row in found if self.table.is_global(row)] or found
         if len({int(self.table.addresses[row]) for row in chosen}) > 1:
             raise FormatError(f"the kernel has {len(chosen)} symbols named {symbol}", source=self._name)
         if not chosen:
             return None
-        return KernelSymbol(int(self.table.addresses[chosen[0]]), self.table.size_bytes(chosen[0]))
+        return self._place(chosen[0])
+
+    def find_global(self, symbol: str) -> tuple[str, KernelSymbol] | None:
+        """Return nm's letter and the place of the one global symbol of a name; None if there is none, or several."""
+        rows = [row for row in self.table.rows(symbol) if self.table.is_global(row)]
+        if len({int(self.table.addresses[row]) for row in rows}) != 1:
+            return None
+        return self.table.letter(rows[0]), self._place(rows[0])
+
+    def near(self, symbol: str, address: int | None = None) -> KernelSymbol | None:  # noqa: ARG002 - all are read
+        """Return a global symbol if it is among the symbols read before, or near an address; else None."""
+        found = self.find_global(symbol)
+        return None if found is None else found[1]
+
+    def _place(self, row: int) -> KernelSymbol:
+        return KernelSymbol(int(self.table.addresses[row]), self.table.size_bytes(row))
 
 
 def read_symbol_table(kernel: KernelMemory) -> SymbolTable:
@@ -179,15 +209,25 @@ def read_symbol_table(kernel: KernelMemory) -> SymbolTable:
     places = kallsyms_places(kernel)
     names = names_of(kernel, places)
     count = names.count(b"\0")
-    if "offsets" not in places:
-        raise kernel.damaged("VMCOREINFO has no SYMBOL(kallsyms_offsets)")
-    offsets = np.frombuffer(kernel.read(places["offsets"], 4 * count, "kallsyms_offsets"), dtype="<i4")
-    base = kernel.u64(places["relative_base"], "kallsyms_relative_base") if "relative_base" in places else None
-    for addresses in _readings(offsets, places["offsets"], base):
+    for addresses in addresses_of(kernel, places, 0, count):
         table = SymbolTable(names, addresses)
         if _agrees(table, kernel):
             return table
     raise kernel.damaged("the addresses of kallsyms are not those of VMCOREINFO")
+
+
+def addresses_of(kernel: KernelMemory, places: dict[str, int], first: int, count: int) -> list[Addresses]:
+    """Return the addresses of `count` symbols from row `first` on, by each of the ways to store them.
+
+    Raises:
+        FormatError: they cannot be read.
+    """
+    if "offsets" not in places:
+        raise kernel.damaged("VMCOREINFO has no SYMBOL(kallsyms_offsets)")
+    place = places["offsets"] + 4 * first
+    offsets = np.frombuffer(kernel.read(place, 4 * count, "kallsyms_offsets"), dtype="<i4")
+    base = kernel.u64(places["relative_base"], "kallsyms_relative_base") if "relative_base" in places else None
+    return list(_readings(offsets, place, base))
 
 
 def names_of(kernel: KernelMemory, places: dict[str, int]) -> bytes:
@@ -196,16 +236,10 @@ def names_of(kernel: KernelMemory, places: dict[str, int]) -> bytes:
     Raises:
         FormatError: kallsyms is damaged.
     """
-    count = kernel.u32(places["num_syms"], "kallsyms_num_syms")
-    if not 0 < count <= MAX_SYMBOLS:
-        raise kernel.damaged(f"kallsyms_num_syms is {count}", f"1 to {MAX_SYMBOLS}")
+    count = number_of_symbols(kernel, places)
     names_bytes = places["token_table"] - places["names"]
-    table_bytes = places["token_index"] - places["token_table"]
-    if not (0 < names_bytes <= MAX_NAMES_BYTES and 0 < table_bytes <= MAX_TOKENS_BYTES):
-        raise kernel.damaged("kallsyms_names, kallsyms_token_table and kallsyms_token_index are not in this order")
-    index = np.frombuffer(kernel.read(places["token_index"], 2 * TOKENS, "kallsyms_token_index"), dtype="<u2")
     try:
-        tokens = decode_tokens(kernel.read(places["token_table"], table_bytes, "kallsyms_token_table"), index.tolist())
+        tokens = tokens_of(kernel, places)
         expanded = expand_names(kernel.read(places["names"], names_bytes, "kallsyms_names"), tokens, count)
     except ValueError as error:
         if isinstance(error, FormatError):
@@ -214,6 +248,29 @@ def names_of(kernel: KernelMemory, places: dict[str, int]) -> bytes:
     if expanded.count(b"\0") != count or b"\0\0" in expanded or expanded.endswith(b"\0"):
         raise kernel.damaged("kallsyms is damaged: a symbol without a name")
     return expanded
+
+
+def number_of_symbols(kernel: KernelMemory, places: dict[str, int]) -> int:
+    """Return `kallsyms_num_syms`. Raises FormatError if it cannot be read or is out of bounds."""
+    count = kernel.u32(places["num_syms"], "kallsyms_num_syms")
+    if not 0 < count <= MAX_SYMBOLS:
+        raise kernel.damaged(f"kallsyms_num_syms is {count}", f"1 to {MAX_SYMBOLS}")
+    return count
+
+
+def tokens_of(kernel: KernelMemory, places: dict[str, int]) -> list[bytes]:
+    """Return the tokens of the names.
+
+    Raises:
+        FormatError: they cannot be read, or the tables are not in their order.
+        ValueError: they are damaged.
+    """
+    names_bytes = places["token_table"] - places["names"]
+    table_bytes = places["token_index"] - places["token_table"]
+    if not (0 < names_bytes <= MAX_NAMES_BYTES and 0 < table_bytes <= MAX_TOKENS_BYTES):
+        raise kernel.damaged("kallsyms_names, kallsyms_token_table and kallsyms_token_index are not in this order")
+    index = np.frombuffer(kernel.read(places["token_index"], 2 * TOKENS, "kallsyms_token_index"), dtype="<u2")
+    return decode_tokens(kernel.read(places["token_table"], table_bytes, "kallsyms_token_table"), index.tolist())
 
 
 def _readings(offsets: npt.NDArray[np.int32], place: int, base: int | None) -> Iterator[Addresses]:

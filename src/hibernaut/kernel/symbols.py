@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from hibernaut.errors import FormatError
 from hibernaut.kernel.btf import MAX_BTF_BYTES, Btf
 from hibernaut.kernel.btf_layouts import BtfLayouts
+from hibernaut.kernel.btf_parts import GrowingBtf
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.layouts import HAND_WRITTEN, StructureLayouts
 from hibernaut.kernel.modules import LoadedModules
 from hibernaut.kernel.read_limit import ReadLimit
+from hibernaut.kernel.symbol_parts import symbols_on_demand
 from hibernaut.kernel.symbol_table import KernelSymbols, read_symbol_table
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ class SymbolicKernel(KernelMemory):
     """A kernel in physical memory, with its symbols and types.
 
     Arguments as for `KernelMemory`; without `layouts`, those of structures come from the kernel's BTF, and from
-    `HAND_WRITTEN` where it has none.
+    `HAND_WRITTEN` where it has none. With `on_demand`, symbols and types are read as far as they are asked for: damage
+    to the rest of them, a FormatError too, is met when it is read.
 
     Attributes:
         symbols: symbols by name.
@@ -41,9 +44,12 @@ class SymbolicKernel(KernelMemory):
         vmcoreinfo: bytes | None = None,
         name: str | None = None,
         layouts: StructureLayouts | None = None,
+        *,
+        on_demand: bool = False,
     ) -> None:
         super().__init__(memory, vmcoreinfo, name, layouts or HAND_WRITTEN)
-        self.symbols = KernelSymbols(read_symbol_table(self), name)
+        self._on_demand = on_demand
+        self.symbols = symbols_on_demand(self) if on_demand else KernelSymbols(read_symbol_table(self), name)
         self.reads = ReadLimit()
         if layouts is None:
             self.layouts = BtfLayouts(lambda: self.btf, HAND_WRITTEN)
@@ -72,6 +78,8 @@ class SymbolicKernel(KernelMemory):
         size_bytes = stop.address - start.address
         if not 0 < size_bytes <= MAX_BTF_BYTES:
             raise self.damaged(f"the kernel's BTF has {size_bytes} bytes", f"1 to {MAX_BTF_BYTES}")
+        if self._on_demand:
+            return GrowingBtf(lambda at, count: self.read(start.address + at, count, "BTF"), size_bytes, self.name)
         return Btf(self.read(start.address, size_bytes, "BTF"), name=self.name)
 
     @cached_property

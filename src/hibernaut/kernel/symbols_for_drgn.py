@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hibernaut.kernel.symbol_table import KernelSymbol
 from hibernaut.memory.declarations import START_KERNEL_MAP
 
 if TYPE_CHECKING:
@@ -25,16 +26,21 @@ def symbol_finder(kernel: SymbolicKernel) -> Callable[[Any, str | None, int | No
     import drgn
 
     def symbol(table: SymbolTable, row: int) -> Any:
-        letter = table.letter(row)
+        return made(table.name(row), table.letter(row), KernelSymbol(int(table.addresses[row]), table.size_bytes(row)))
+
+    def made(name: str, letter: str, place: KernelSymbol) -> Any:
         binding = drgn.SymbolBinding.LOCAL
         if letter in "vVwW":
             binding = drgn.SymbolBinding.WEAK
         elif letter.isupper():
             binding = drgn.SymbolBinding.GLOBAL
         kind = drgn.SymbolKind.FUNC if letter in "tT" else drgn.SymbolKind.OBJECT
-        return drgn.Symbol(table.name(row), int(table.addresses[row]), table.size_bytes(row), binding, kind)
+        return drgn.Symbol(name, place.address, place.size, binding, kind)
 
     def find(_program: Any, name: str | None, address: int | None, one: bool) -> list[Any]:
+        known = kernel.symbols.find_global(name) if one and name is not None else None
+        if known is not None:
+            return [made(str(name), *known)]
         found: list[Any] = []
         for is_module in (False, True):
             table = kernel.modules.symbols if is_module else kernel.symbols.table
