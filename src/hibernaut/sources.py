@@ -43,10 +43,10 @@ class Source(Closing):
         levels: levels of paging, 4 or 5; None if the file does not record them.
         notes: other facts by name: VMCOREINFO's keys as they are, others with a prefix (`qemu.cpus`).
         vmcoreinfo: text of the VMCOREINFO note; None if the file has none.
-        image: the hibernation image; None if the file is a dump.
+        image: the hibernation image, read as a whole; None for any other source.
         roots: all roots that the file names, the likeliest first; empty for `cr3` alone.
         remarks: what is missing in the file, or could not be read of it, a sentence each.
-        salvaged: the damaged or used-up image that `memory` is of; None for any other source.
+        salvaged: the damaged or used-up image, read as far as it goes; None for any other source.
         offset: block of the swap header of an image, as it was given, in pages.
         gaps_from: origin of the gaps that raw memory leaves out: "--gap", or "the page tables"; None if unknown.
         is_live: whether it is the memory of the running kernel, which changes while it is read.
@@ -89,22 +89,28 @@ class Source(Closing):
         return replace(self, memory=self.memory.with_gaps(gaps), gaps_from=gaps_from)
 
     @property
+    def any_image(self) -> Image | SalvagedImage | None:
+        """The hibernation image that `memory` is of, whole or damaged or used up; None if the file is a dump."""
+        return self.image or self.salvaged
+
+    @property
     def foreign(self) -> Architecture | None:
         """The architecture of a machine whose page tables are not those of x86-64; None if it is not known to be so."""
-        architecture = self.image.info.architecture if self.image else None
+        info = self.any_image.info if self.any_image else None
+        architecture = info.architecture if info else None
         return None if architecture is None or architecture.is_x86_64 else architecture
 
     def require_x86_64(self) -> None:
         """Raise FormatError if the memory is that of another machine, whose page tables are not read."""
-        if self.image is not None:
-            self.image.require_x86_64()
+        if self.any_image is not None:
+            self.any_image.require_x86_64()
 
     @property
     def root_hints(self) -> tuple[RootHint, ...]:
         """`roots`, or else `cr3` as the only one."""
         if self.roots or self.cr3 is None:
             return self.roots
-        return (RootHint(self.cr3, self.levels, "the image" if self.image else "the dump"),)
+        return (RootHint(self.cr3, self.levels, "the image" if self.any_image else "the dump"),)
 
     def close(self) -> None:
         """Close the file. Arrays returned before must not be used afterwards."""
@@ -219,5 +225,7 @@ def source_of_salvaged(image: SalvagedImage) -> Source:
     """Return the frames of a damaged or used-up image that can be read, as a source that owns the image."""
     from hibernaut.swsusp.salvage import SalvagedMemory
 
-    cr3 = None if image.info is None else image.info.root
-    return Source(SalvagedMemory(image), "swsusp", image.name, cr3=cr3, remarks=image.findings, salvaged=image)
+    info = image.info
+    remarks = image.findings if info is None or info.remark is None else (*image.findings, info.remark)
+    cr3 = None if info is None else info.root
+    return Source(SalvagedMemory(image), "swsusp", image.name, cr3=cr3, remarks=remarks, salvaged=image)

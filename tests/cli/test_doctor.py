@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.cli.run import hibernaut, refused
 from tests.conftest import Golden
+from tests.damaged_images import damage
 from tests.doctor.machines import CONFIG, HEALTHY, SWAPS, guest, log_file, root_folder, whole_log
 from tests.swsusp import naive
 from tests.swsusp.images import image_file
@@ -151,6 +153,38 @@ def test_files_in_boot_against_the_time_of_hibernation(tmp_path: Path, golden: G
     assert found(**{"vmlinuz-linux": -9, "initramfs-linux.img": 5})[0] == "warning"
     assert found(**{"vmlinuz-6.1.0-99-amd64": 5})[0] == "not known"
     assert found()[0] == "not known"
+
+
+def test_a_used_up_image_shows_why_it_was_refused(
+    golden: Golden, golden_copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The memory map and the size of memory are compared as with the image before it was used up; not without."""
+    log, name = tmp_path / "log", "swap-6.12-lz4.img"
+    whole_log(log)
+    before = outcomes("--image", golden(name), "--dmesg", log)
+    used = damage(golden_copy(name), "used up")
+    without = outcomes("--image", used, "--dmesg", log)
+    after = outcomes("--image", used, "--consumed", "--dmesg", log)
+    compared = {"memory-map", "memory-size", "hardware-signature", "kernel", "direct-map"}
+    assert {check for check in compared if without[check] == "not known"} == compared
+    assert {check: after[check] for check in compared} == {check: before[check] for check in compared}
+    assert after["memory-map"] == "would fail"
+    assert (before["image"], without["image"], after["image"]) == ("ok", "warning", "warning")
+
+
+def test_a_damaged_image_is_read_as_far_as_it_goes(golden_copy: Callable[[str], Path]) -> None:
+    """It would fail, with the parts that are lost; a page table among them is not called torn."""
+    path = damage(golden_copy("swap-6.1-lzo.img"), "list")
+    found = {
+        one["check"]: one for one in hibernaut("doctor", "--image", path, "--salvage", "--json").document["checks"]
+    }
+    assert found["image"]["outcome"] == "would fail"
+    assert "624 of 625 units are whole" in {one["value"] for one in found["image"]["read"]}
+    assert found["direct-map"]["outcome"] == "not known"
+    assert "page tables of it are lost with a part of the image" in found["direct-map"]["summary"]
+    torn = golden_copy("swap-6.1-low2m.img")
+    assert outcomes("--image", damage(torn, "used up"), "--consumed")["direct-map"] == "would fail"
+    assert "are for an image that --image names" in refused("doctor", "--consumed")
 
 
 def test_zram_beside_a_partition(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.run import hibernaut, refused
 from tests.conftest import Golden
+from tests.damaged_images import damage
 
 NAME = "swap-6.1-lzo.img"
 B = 4096
@@ -117,6 +118,39 @@ def test_exploration_of_a_used_up_image(golden: Golden, used_up: Path) -> None:
     assert result.status == whole.status
     assert result.document["ways"] == whole.document["ways"]
     assert "are for a SOURCE" in refused("explore", "--consumed")
+
+
+def test_a_run_on_what_is_left_is_replayed_on_it(
+    golden: Golden, golden_copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A run that was saved of a used-up image plays again on that, and not on the image before it was overwritten."""
+    name, runs = "swap-6.1-low2m.img", tmp_path / "runs"
+    path = damage(golden_copy(name), "used up", "map")
+    found = hibernaut("explore", path, "--consumed", "--via", "remap", "--save", runs, "--json")
+    assert found.status == 1
+    (run,) = runs.iterdir()
+    result = hibernaut("replay", run, "--source", path, "--consumed", "--json")
+    assert (result.status, result.document["same"]) == (0, True)
+    assert "another machine" in refused("replay", run, "--source", golden(name))
+    assert "for an image that --source names" in refused("replay", run, "--consumed")
+
+
+@pytest.mark.parametrize("form", ["elf", "lime"])
+@pytest.mark.parametrize("name", [NAME, "swap-6.12-lz4.img"])
+def test_convert_of_a_whole_used_up_image(
+    golden: Golden, golden_copy: Callable[[str], Path], tmp_path: Path, name: str, form: str
+) -> None:
+    """The file is that of the image, byte for byte: with the CPU's registers in a core, and its zero pages counted."""
+    path, out, whole = golden_copy(name), tmp_path / "out", tmp_path / "whole"
+    write(path, 4086, b"SWAPSPACE2")
+    after = hibernaut("convert", path, out, "--to", form, "--consumed", "--json")
+    before = hibernaut("convert", golden(name), whole, "--to", form, "--json")
+    assert after.status == before.status == 0
+    assert out.read_bytes() == whole.read_bytes()
+    apart = {"salvage", "source", "remarks"}
+    assert {key: after.document[key] for key in after.document.keys() - apart} == {
+        key: before.document[key] for key in before.document.keys() - apart
+    }
 
 
 def test_salvage_of_an_intact_image(golden: Golden) -> None:

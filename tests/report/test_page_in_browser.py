@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from hibernaut.hibernation import Remap
+from hibernaut.hibernation import Fixmap, Remap
 from hibernaut.hibernation.trace import write_trace
 from hibernaut.linux.layout import hole_2m, hole_4k
 from tests.browser import Visitor, started_browser
 from tests.cli.run import hibernaut
+from tests.damaged_images import damage
 from tests.report.machine_files import HOSTILE, image_by, trace_by
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra report)")
@@ -207,6 +208,57 @@ def test_the_policy_refuses_requests_and_foreign_scripts(
     assert visitor.page.evaluate("document.title") != "ran"
     assert failures == ["csp"]
     assert problems.count("Content Security Policy") == 2
+
+
+@pytest.fixture(scope="module")
+def salvaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A page of an image that is used up and has lost a unit, and its document."""
+    folder = tmp_path_factory.mktemp("salvaged")
+    path = damage(image_by(folder / "image", Fixmap(), hole_4k(0x805, 2)), "used up", "unit")
+    result = hibernaut("report", path, "--consumed", "-o", folder / "page.html", "--json")
+    assert result.status == 1
+    return folder / "page.html", result.document["source"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_a_damaged_image_fits_and_is_silent(
+    browser: Any, salvaged: tuple[Path, dict[str, Any]], tmp_path: Path, width: int
+) -> None:
+    """Its numbers are those of the document; the words on a lost page are right, and nothing is wrong with the page."""
+    path, document = salvaged
+    visitor = visited(browser, path, width, "dark" if width == WIDTHS[1] else "light")
+    page, salvage = visitor.page, document["salvage"]
+    for key, expected in (
+        ("readable_pages", salvage["readable_pages"]),
+        ("missing_pages", salvage["missing_pages"]),
+        ("whole_units", salvage["whole_units"]),
+        ("salvaged_units", salvage["units"]),
+    ):
+        assert int(page.text_content(f"[data-number={key}]")) == expected
+    page.locator("#source input[type=radio]").nth(1).check()
+    keys = page.eval_on_selector_all(
+        "#source .keys button", "all => all.map(one => [one.dataset.key, Number(one.dataset.pages)])"
+    )
+    assert dict(keys) == {one["key"]: one["pages"] for one in document["fate"]}
+    assert dict(keys)["lost-page"] == salvage["missing_pages"] > 0
+    page.click("#source .keys button[data-key=lost-page]")
+    told = page.locator("#source .told").text_content()
+    assert told.startswith(f"Frames {salvage['missing'][0]['start_pfn']} to ")
+    assert "lost: it is on the list of the image, and its data cannot be read any more" in told
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    visitor.screenshot(tmp_path / f"{width}.png")
+    assert visitor.problems == []
+
+
+def test_axe_finds_no_serious_fault_in_the_page_of_a_damaged_image(
+    browser: Any, salvaged: tuple[Path, dict[str, Any]], axe: str
+) -> None:
+    """All parts unfolded, the tables of lost parts and frames among them."""
+    page = visited(browser, salvaged[0]).page
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    page.evaluate(axe)
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    assert [one["id"] for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
 
 
 @pytest.fixture(scope="module")

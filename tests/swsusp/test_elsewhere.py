@@ -290,6 +290,20 @@ def test_an_area_of_large_pages_without_an_image(tmp_path: Path) -> None:
     assert "no image: signature is SWAPSPACE2 (pages of 65536 bytes): " in refused("inspect", path)
 
 
+def test_a_damaged_image_of_another_machine(tmp_path: Path) -> None:
+    """Page tables that are not read are named, as of the whole image; a core names its machine; the page is refused."""
+    path = image(tmp_path, MACHINES["arm64"])
+    device = bytearray(path.read_bytes())
+    device[4086:4096] = b"SWAPSPACE2"
+    path.write_bytes(device)
+    for words in (("map",), ("ps",), ("isf",), ("report", "-o", tmp_path / "page.html")):
+        result = hibernaut(*words, path, "--consumed")
+        assert result.status == 2
+        assert "whose page tables are not read" in result.err.splitlines()[-1]
+    assert hibernaut("convert", path, tmp_path / "core", "--to", "elf", "--consumed", "-q").status == 0
+    assert struct.unpack_from("<H", (tmp_path / "core").read_bytes(), 18)[0] == EM["arm64"]
+
+
 @pytest.mark.parametrize("block", [3, 48])
 def test_a_swap_file_of_large_pages(tmp_path: Path, block: int) -> None:
     """`resume_offset` counts pages of the machine; one in pages of 4096 bytes is understood as well."""

@@ -41,6 +41,12 @@ def test_rows_are_right_or_not_given(content: tuple[np.ndarray, np.ndarray], los
     on_known = np.repeat(known, 512)[: len(pfns)]
     assert np.array_equal(found.pfns, pfns[on_known])
     assert np.array_equal(found.zero, zero[on_known])
+    on_list = np.isin(np.arange(int(pfns[-1]) + 600), pfns)
+    uncertain = found.uncertain.contains(np.arange(len(on_list)))
+    assert (on_list & ~np.isin(np.arange(len(on_list)), found.pfns) <= uncertain).all()
+    assert not found.uncertain.contains(found.pfns).any()
+    assert bool(len(found.uncertain)) >= bool(found.lost_pages and not on_known.all())
+    assert not len(found.uncertain) or found.lost_pages
     for pfn, given_row in zip(found.pfns.tolist(), found.row.tolist(), strict=True):
         assert given_row in (-1, right[pfn])
     gaps = np.flatnonzero(~known[:last])

@@ -530,3 +530,39 @@ def test_a_salvaged_memory_reads_as_the_image_does(salvage: Salvage) -> None:
     lost = next(iter(missing_of(found)))
     assert memory.page(lost) is None
     assert not len(memory.run(lost, 1))
+
+
+@pytest.mark.parametrize("edits", [(), ("unit",), ("map",), ("unit", "map", "info")])
+def test_units_and_blocks_are_those_of_the_image(salvage: Salvage, edits: tuple[str, ...]) -> None:
+    """Each unit that is read has its length and its rows; blocks that are read or lost are the image's, each once."""
+    places = {"unit": salvage.unit(7), "map": salvage.map_page(1), "info": salvage.entries[0] * B}
+    found = salvage([CONSUMED, *((places[name], noise(1)) for name in edits)])
+    units, whole = found.read_units, salvage.image.read_units
+    assert (units.total, units.unit_rows) == (whole.total, whole.unit_rows)
+    assert (whole.number == np.arange(len(whole))).all()
+    assert int(whole.rows.sum()) == whole.stored_rows
+    assert (units.rows == whole.rows[units.number]).all()
+    assert (units.compressed_bytes == whole.compressed_bytes[units.number]).all()
+    assert set(range(whole.total or 0)) - set(units.number.tolist()) == ({7} if "unit" in edits else set())
+    blocks, all_blocks = found.blocks, salvage.image.blocks
+    assert set(all_blocks.all.tolist()) == set(salvage.image.swap_map.blocks.tolist())
+    parts = [set(part.tolist()) for part in (blocks.pages, blocks.maps, blocks.lost)]
+    assert sum(map(len, parts)) == len(blocks.all)
+    missing = set(all_blocks.all.tolist()) - set(blocks.all.tolist())
+    assert set(blocks.all.tolist()) <= set(all_blocks.all.tolist())
+    assert bool(missing) == ("map" in edits)
+    assert bool(len(blocks.lost)) == ("unit" in edits)
+    assert (salvage.entries[0] in parts[2]) == ("info" in edits)
+
+
+def test_blocks_of_plain_pages(plain: Salvage) -> None:
+    """A lost map page takes its entries, of which no other page tells; all others are the image's."""
+    found = plain([CONSUMED, (plain.map_page(1), noise(1))])
+    everything = set(plain.image.swap_map.blocks.tolist())
+    blocks = found.blocks
+    assert set(blocks.all.tolist()) < everything
+    assert len(blocks.pages) == int(found.rows.known.sum()) + 1
+    assert found.read_units.stored_rows == int(found.rows.known.sum())
+    assert (len(found.read_units), len(blocks.lost)) == (0, 0)
+    whole = plain([CONSUMED])
+    assert set(whole.blocks.all.tolist()) == everything

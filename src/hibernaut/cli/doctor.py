@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 from hibernaut.cli.failure import BAD_NEWS
 from hibernaut.cli.options import MemoryOptions, OutputOptions, gaps_of
 from hibernaut.cli.progress import page_progress
+from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.doctor.checks.table import examine_facts
 from hibernaut.doctor.evidence import Evidence, RootFolder
 from hibernaut.doctor.facts import Facts
@@ -37,6 +39,7 @@ FILES_SECTION = "Files of a report"
 
 def doctor(
     options: MemoryOptions,
+    salvage: SalvageOptions,
     output: OutputOptions,
     root: Annotated[
         Path | None,
@@ -90,10 +93,13 @@ def doctor(
     """Tell whether a machine will hibernate, whether it will come back, and why not.
 
     Reads, and never writes: the running system, a mounted root, or files that a user attaches to a report. Each check
-    is ok, a warning, would fail, or not known.
+    is ok, a warning, would fail, or not known. --consumed compares an image that a boot has used up with this machine:
+    it shows why the boot refused it.
 
     The exit status is 1 if a check would fail.
     """
+    if salvage.wanted and image is None:
+        raise typer.BadParameter("--consumed, --salvage and --map-block are for an image that --image names")
     files = AttachedFiles(
         logs=(*(dmesg or ()), *((journal,) if journal else ())),
         command_line=cmdline,
@@ -111,10 +117,10 @@ def doctor(
     with ExitStack() as stack:
         if image is None and examines_running and os.access(KCORE, os.R_OK):
             with suppress(HibernautError, OSError):  # its checks are not known then
-                facts = joined_facts(Facts(source=_source(stack, KCORE, options, output.quiet)), facts)
+                facts = joined_facts(Facts(source=_source(stack, KCORE, options, salvage, output.quiet)), facts)
                 facts = with_counts_of_now(facts, RootFolder())
         if image is not None:
-            facts = joined_facts(Facts(source=_source(stack, image, options, output.quiet)), facts)
+            facts = joined_facts(Facts(source=_source(stack, image, options, salvage, output.quiet)), facts)
         document = diagnosis_document(examine_facts(facts))
     output.answer(document, diagnosis_text)
     if document["outcome"] == "would fail":
@@ -131,7 +137,9 @@ def _root(path: Path | None) -> RootFolder:
     return RootFolder(root.resolve())
 
 
-def _source(stack: ExitStack, path: Path, options: MemoryOptions, quiet: bool) -> Evidence[SourceFacts]:
+def _source(
+    stack: ExitStack, path: Path, options: MemoryOptions, salvage: SalvageOptions, quiet: bool
+) -> Evidence[SourceFacts]:
     """Return the facts of the image or dump. Raises FormatError, OSError."""
     volume, offset = options.place(path)
     stack.callback(close_volume, volume)
@@ -145,6 +153,7 @@ def _source(stack: ExitStack, path: Path, options: MemoryOptions, quiet: bool) -
         gaps=gaps_of(options.gap),
         cr3=options.cr3,
         levels=options.levels,
+        read_salvaged=partial(salvage.read, options) if salvage.wanted else None,
         progress=advance,
     )
     return Evidence(found, str(path))

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import typer
 
 from hibernaut.cli.terminal import STANDARD_OUTPUT, ReaderGone, abandon_output, say
+from hibernaut.cli.whole_images import SALVAGE_OPTIONS, WHOLE_ONLY
 from hibernaut.errors import (
     ContradictoryMemory,
     CorruptImage,
@@ -125,4 +126,8 @@ def _usage_line(error: Exception) -> str:
     message = re.sub(r"\.? Did you mean (.*)\?", r" (did you mean \1?)", message)
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "hibernaut"
+    option, reason = getattr(error, "option_name", None), WHOLE_ONLY.get(command.partition(" ")[2])
+    if option in SALVAGE_OPTIONS and reason is not None:
+        what = f"`{command}` takes whole images alone, and has no {option}: {reason}"
+        return f"{what}; take out what is left of one with `hibernaut convert {option}`"
     return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"

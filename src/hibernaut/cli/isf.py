@@ -11,6 +11,7 @@ import typer
 
 from hibernaut import __version__
 from hibernaut.cli.options import MemoryOptions, OutputOptions, SourceArgument, refuse_same_file
+from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.isf import ISF_ENDINGS, isf_bytes, isf_document
 from hibernaut.kernel.kernel import Kernel
@@ -26,6 +27,7 @@ NOT_IN_NAMES = re.compile(r"[^\w.+~-]", re.ASCII)
 def isf(
     source: SourceArgument,
     options: MemoryOptions,
+    salvage: SalvageOptions,
     output: OutputOptions,
     out: Annotated[
         Path | None,
@@ -42,11 +44,14 @@ def isf(
 
     Types are those of the BTF of the kernel and its loaded modules, and of a table of global variables; symbols are
     those of its kallsyms, at the addresses of vmlinux. `vol -s FOLDER` finds the file by the kernel's banner.
+
+    Of a damaged or used-up image the file is whole, or there is none: it needs BTF, kallsyms and the banner. Modules
+    whose types are lost are left out, with a remark.
     """
     if out is not None:
         refuse_same_file(out, source)
         _ending(out)
-    with options.open_memory(source, output.quiet) as plain:
+    with salvage.open_memory(options, source, output.quiet) as plain, salvage.naming_the_loss(plain):
         opened, _ = options.with_tables(plain, ["raw"], output.quiet)
         kernel = Kernel.of(opened)
         made = out or Path(f"linux-{NOT_IN_NAMES.sub('_', kernel.release)}.json.xz")
@@ -57,6 +62,7 @@ def isf(
         write_file(made, data)
         document = symbol_file_document(opened, kernel, isf_made, str(made), len(data))
     output.answer(document, symbol_file_text)
+    salvage.exit_unless_whole(opened)
 
 
 def _ending(path: Path) -> str:

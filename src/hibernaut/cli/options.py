@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from hibernaut.cli.terminal import print_json, print_text, say
-from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
+from hibernaut.errors import ContradictoryMemory, CorruptImage, FormatError, HibernautError
 from hibernaut.kernel.core_file import WITH_VMCOREINFO
 from hibernaut.kernel.own_vmcoreinfo import kernel_by_pointers
 from hibernaut.linux.racing import racing_remark
@@ -29,6 +29,7 @@ from hibernaut.memory.gaps import MemoryGap
 from hibernaut.sources import Source, open_memory
 from hibernaut.swsusp import Image, open_image
 from hibernaut.swsusp.codecs import CompressorName
+from hibernaut.swsusp.header import SEE_CONSUMED
 from hibernaut.volumes.containers import container_of
 from hibernaut.volumes.files import open_plain
 from hibernaut.volumes.layers import open_volume
@@ -69,6 +70,9 @@ SOURCE_SECTION = "Page tables"
 PAGES_SECTION = "Pages to save"
 LIKE_SECTION = "Existing image"
 OUTPUT_SECTION = "Output"
+
+WHOLE_LIST = "give an image that is whole as --pages-from: a list that lacks pages would be taken for all of them"
+WHOLE_LIKE = "leave out --like for a new swap area, or give an image that is whole"
 
 
 def among(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -321,9 +325,22 @@ class AreaOptions(PassphraseOptions):
         volume, offset = self.place(path)
         return open_image(volume, offset=offset, partition=self.partition, base=self.base)
 
-    def open_given(self, stack: ExitStack, path: Path | None) -> Image | None:
-        """Open a hibernation image there, if one is given, for as long as the stack is. Raises FormatError, OSError."""
-        return None if path is None else stack.enter_context(self.open_image(path))
+    def open_given(self, stack: ExitStack, path: Path | None, advice: str) -> Image | None:
+        """Open a hibernation image there, if one is given, for as long as the stack is. Raises FormatError, OSError.
+
+        Args:
+            stack: closes the image.
+            path: the image; None for none.
+            advice: what to do next if it is damaged or used up.
+        """
+        if path is None:
+            return None
+        try:
+            return stack.enter_context(self.open_image(path))
+        except FormatError as error:
+            if isinstance(error, CorruptImage) or error.advice == SEE_CONSUMED:
+                raise error.with_facts(advice=advice) from None
+            raise
 
 
 @dataclass(frozen=True)
@@ -476,7 +493,7 @@ class MachineOptions(MemoryOptions):
         area = AreaOptions(
             offset=self.pages_from_offset, partition=self.pages_from_partition, base=self.pages_from_base
         )
-        pages_from = area.open_given(stack, self.pages_from)
+        pages_from = area.open_given(stack, self.pages_from, WHOLE_LIST)
         found = machine_in(source, pages_from=pages_from, cr3=self.cr3, levels=self.levels, rules=rules)
         for remark in found.remarks:
             say(remark, quiet)
@@ -506,7 +523,7 @@ class LikeOptions:
     def open_like(self, stack: ExitStack) -> Image | None:
         """Open the image of --like, if one is given, for as long as the stack is. Raises FormatError, OSError."""
         area = AreaOptions(offset=self.like_offset, partition=self.like_partition, base=self.like_base)
-        return area.open_given(stack, self.like)
+        return area.open_given(stack, self.like, WHOLE_LIKE)
 
 
 class Compressor(StrEnum):

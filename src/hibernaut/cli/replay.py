@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hibernaut.cli.options import MachineOptions, OutputOptions, among
+from hibernaut.cli.salvage_options import SalvageOptions
 from hibernaut.exploration.play import SourceMachine
 from hibernaut.exploration.replay import replay
 from hibernaut.hibernation.trace import check_trace, read_trace
@@ -23,6 +24,7 @@ __all__ = ["replay_"]
 
 def replay_(
     options: MachineOptions,
+    salvage: SalvageOptions,
     output: OutputOptions,
     file: Annotated[
         Path | None,
@@ -63,12 +65,20 @@ def replay_(
     """
     if (file is None) == (against is None):
         raise typer.BadParameter("give either a saved run or --against TRACE", param_hint="FILE")
-    same = _against(against, via, output) if against is not None else _again(file or Path(), source, options, output)
+    if salvage.wanted and source is None:
+        raise typer.BadParameter("--consumed, --salvage and --map-block are for an image that --source names")
+    same = (
+        _against(against, via, output)
+        if against is not None
+        else _again(file or Path(), source, options, salvage, output)
+    )
     if not same:
         raise typer.Exit(1)
 
 
-def _again(file: Path, source: Path | None, options: MachineOptions, output: OutputOptions) -> bool:
+def _again(
+    file: Path, source: Path | None, options: MachineOptions, salvage: SalvageOptions, output: OutputOptions
+) -> bool:
     """Replay a saved run, and return whether it is the same."""
     with ExitStack() as stack:
 
@@ -77,7 +87,8 @@ def _again(file: Path, source: Path | None, options: MachineOptions, output: Out
                 raise typer.BadParameter(
                     f"the run begins on the machine of {wanted.name}; give it", param_hint="--source"
                 )
-            return options.machine(stack, source, rules_named(rules), output.quiet).machine
+            opened = stack.enter_context(salvage.open_memory(options, source, output.quiet))
+            return options.machine(stack, source, rules_named(rules), output.quiet, opened).machine
 
         found = replay(file, machine_of)
         document = replay_document(found)

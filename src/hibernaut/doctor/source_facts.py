@@ -17,6 +17,7 @@ from hibernaut.doctor.memory_map import MemoryMap, map_of_table
 from hibernaut.doctor.prediction import PredictedImage, predict_image
 from hibernaut.errors import ContradictoryMemory, FormatError, HibernautError
 from hibernaut.hibernation.audit import TABLE_NOT_THERE, audit
+from hibernaut.hibernation.frame_map import missing_tables
 from hibernaut.hibernation.machine_in_source import machine_in
 from hibernaut.kernel.clock import NS, read_clock
 from hibernaut.kernel.facts import e820_table_firmware, get_num_physpages, image_compressor
@@ -24,18 +25,22 @@ from hibernaut.kernel.kernel import Kernel
 from hibernaut.kernel.own_vmcoreinfo import with_own_vmcoreinfo
 from hibernaut.kernel.suspend import open_secret_memory
 from hibernaut.memory.gaps import MemoryGap
+from hibernaut.memory.painting import union
 from hibernaut.paging.entries import Level
-from hibernaut.sources import Source, open_memory, source_of_image
+from hibernaut.sources import Source, open_memory, source_of_image, source_of_salvaged
 from hibernaut.swsusp import Inspection, inspect_image
 from hibernaut.swsusp.area import locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.header import AreaState, area_state, looks_like_swap
 from hibernaut.swsusp.rules import image_rules_for_release
+from hibernaut.swsusp.salvage import SalvagedImage
 from hibernaut.volumes.volume import Volume
 
 __all__ = ["MachineInImage", "SourceFacts", "source_facts"]
 
 T = TypeVar("T")
+ReadSalvaged = Callable[[Volume, int, "Callable[[int], None] | None"], SalvagedImage]
+"""Read the image in a volume, whose swap header is at a block, as far as it goes, with a function for its progress."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class SourceFacts:
         detail: the state in words.
         offset: block of the swap header on its device.
         inspection: the image, read to its end; None if there is none.
+        salvaged: the same, if it was damaged or used up and read as far as it goes.
         machine: the machine in it.
         number: major and minor number, if it is a block device that holds the area alone; else None.
     """
@@ -91,6 +97,7 @@ class SourceFacts:
     detail: str
     offset: int = 0
     inspection: Inspection | None = None
+    salvaged: SalvagedImage | None = None
     machine: MachineInImage = field(default_factory=MachineInImage)
     number: str | None = None
 
@@ -105,15 +112,20 @@ def source_facts(
     gaps: Sequence[MemoryGap] | None = None,
     cr3: int | None = None,
     levels: int | None = None,
+    read_salvaged: ReadSalvaged | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SourceFacts:
     """Return the facts of a file or device; the stack keeps it open. Arguments as for `open_memory` and `machine_in`.
+
+    `read_salvaged` reads the image in the volume as far as it goes; None to read an image as a whole or not at all.
 
     Raises:
         FormatError: it is neither a swap area nor memory.
         OSError: it cannot be read.
     """
     name = volume.name
+    if read_salvaged is not None:
+        return _of_salvaged(read_salvaged(volume, offset, progress), cr3, levels)
     given = bool(offset or partition is not None or base is not None)
     if not given and not looks_like_swap(volume):
         source = stack.enter_context(open_memory(volume, gaps=gaps))
@@ -128,7 +140,15 @@ def source_facts(
     if found.image is not None and not found.problems:
         machine = _machine(source_of_image(found.image, offset), cr3, levels)
     number = _number(name) if partition is None and base is None else None
-    return SourceFacts(name, state, detail, block, found, machine, number)
+    return SourceFacts(name, state, detail, block, found, machine=machine, number=number)
+
+
+def _of_salvaged(image: SalvagedImage, cr3: int | None, levels: int | None) -> SourceFacts:
+    """Return the facts of an image that is read as far as it goes."""
+    state, detail = area_state(image.area)
+    found = image.inspection
+    machine = _machine(source_of_salvaged(image), cr3, levels)
+    return SourceFacts(image.name, state, detail, image.area.header_block, found, image, machine)
 
 
 def _number(name: str) -> str | None:
@@ -197,6 +217,10 @@ def _with_direct_map(
         raise
     except HibernautError as error:
         return replace(facts, problems=(*facts.problems, _reason(error)))
+    if source.salvaged is not None:
+        gone = union([source.salvaged.missing, source.salvaged.uncertain])
+        if len(missing_tables(machine.machine.direct_map).within(gone)):
+            return replace(facts, problems=(*facts.problems, "page tables of it are lost with a part of the image"))
     large = [split for split in result.splits if split.level is not Level.PTE]
     lost = sum(one.frames.total_pages for one in result.classes if one.name == TABLE_NOT_THERE)
     predicted = None
@@ -216,7 +240,7 @@ def _with_direct_map(
         large_holes=len(large),
         torn_holes=sum(split.order == "above" for split in large),
         hole_pages=sum(split.nr_pages for split in large),
-        lost_pages=lost if source.image is not None else 0,
+        lost_pages=lost if source.any_image is not None else 0,
         predicted=predicted,
         is_live=source.is_live,
     )

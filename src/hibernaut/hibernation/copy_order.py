@@ -47,6 +47,8 @@ class RegionInOrder:
         listed_pages: number of its frames on that list.
         order: when the table that holds the entry is copied; None where `first_pfn` is.
         lost_pfn: frame that the entry names as a table and that the source lacks; None for an entry without PRESENT.
+        lost_later: whether that frame is on the list of an image, which lost its data later; None if it is not known.
+        list_known: whether the list of pages to save is whole in the region; False for a part of a damaged image's.
         of_image: whether the source is an image: its copy is done, and the entry is its result.
     """
 
@@ -59,13 +61,15 @@ class RegionInOrder:
     listed_pages: int
     order: Order | None
     lost_pfn: int | None
+    lost_later: bool | None
+    list_known: bool
     of_image: bool
 
     @property
     def torn(self) -> bool:
-        """Whether the image names a table that it lacks; of a dump, whether the one by mainline's way would."""
+        """Whether the image names a table that it never had; of a dump, whether the one by mainline's way would."""
         if self.of_image:
-            return self.lost_pfn is not None
+            return self.lost_pfn is not None and self.lost_later is False
         return self.lost_pfn is None and self.order in (Order.ABOVE, Order.NOT_LISTED)
 
 
@@ -86,11 +90,9 @@ def copy_order(found: FrameMap) -> CopyOrder:
     direct_map = found.direct_map
     if direct_map is None:
         return CopyOrder((), 0)
-    listed = union([found.frames(found.fate, Fate.SAVED), found.frames(found.fate, Fate.ZERO)])
+    listed = union([found.frames(found.fate, Fate.SAVED), found.frames(found.fate, Fate.ZERO), found.lost])
     blocks, number = _blocks(direct_map)
-    regions = tuple(
-        _region(direct_map, listed, block, level, of_image=found.pages_from == "image") for block, level in blocks
-    )
+    regions = tuple(_region(found, direct_map, listed, block, level) for block, level in blocks)
     return CopyOrder(regions, number - len(regions))
 
 
@@ -111,10 +113,11 @@ def _blocks(direct_map: DirectMap) -> tuple[list[tuple[int, Level]], int]:
     return blocks, int((last - first + 1).sum())
 
 
-def _region(direct_map: DirectMap, listed: FrameRanges, block: int, level: Level, *, of_image: bool) -> RegionInOrder:
+def _region(found: FrameMap, direct_map: DirectMap, listed: FrameRanges, block: int, level: Level) -> RegionInOrder:
     step = direct_map.tables.walk(direct_map.vaddr(block)).steps[-1]
-    inside = listed.within(FrameRanges.of([(block, level.pages)]))
-    first = int(inside.starts[0]) if len(inside) else None
+    region = FrameRanges.of([(block, level.pages)])
+    inside, list_known = listed.within(region), not len(found.uncertain.within(region))
+    first = int(inside.starts[0]) if len(inside) and list_known else None
     order = None
     if first is not None:
         order = Order.BELOW if step.table_pfn < first else Order.ABOVE
@@ -132,5 +135,14 @@ def _region(direct_map: DirectMap, listed: FrameRanges, block: int, level: Level
         listed_pages=inside.total_pages,
         order=order,
         lost_pfn=lost,
-        of_image=of_image,
+        lost_later=None if lost is None else _is_lost_later(found, lost),
+        list_known=list_known,
+        of_image=found.pages_from == "image",
     )
+
+
+def _is_lost_later(found: FrameMap, pfn: int) -> bool | None:
+    """Return whether an image has a frame on its list, and lost its data; None if it is not known, as of a dump."""
+    if found.pages_from != "image" or found.uncertain.contains([pfn])[0]:
+        return None
+    return bool(found.lost.contains([pfn])[0])

@@ -19,6 +19,7 @@ from hibernaut.hibernation.trace import Trace, trace_memory
 from hibernaut.kernel.suspend import pages_to_save
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.memory.page import PAGE_SHIFT
+from hibernaut.memory.painting import union
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import FRAME_MASK, Level
 from hibernaut.swsusp.declarations import MAX_PFN
@@ -387,8 +388,9 @@ def match_trace(trace: Trace, name: str, found: Examination) -> str | None:
             "Whether the trace is of this machine is not known: the file has no list of the pages that hibernation"
             f" saves, which identifies a hibernation; {known}."
         )
-    listed = FrameRanges.of_pfns(np.unique(saved.pfns))
-    other = listed.without(trace.frames), trace.frames.without(listed)
+    uncertain = found.frames.uncertain
+    listed = union([FrameRanges.of_pfns(np.unique(saved.pfns)), found.frames.lost])
+    other = listed.without(trace.frames), trace.frames.without(listed).without(uncertain)
     if other[0] or other[1]:
         first = min(int(some.starts[0]) for some in other if some)
         _refuse_different(
@@ -399,6 +401,8 @@ def match_trace(trace: Trace, name: str, found: Examination) -> str | None:
         )
     if saved.info is not None and saved.info.root is not None:
         _refuse_different("hibernation", name, f"CR3 {trace.cr3:#x}", f"CR3 {saved.info.root:#x}")
+    if len(uncertain):
+        return "The trace has what is left of this image's list of pages to save; the other part of it is lost."
     if release is None:
         return "The trace has this machine's list of pages to save; its kernel is not read, to be compared as well."
     return None

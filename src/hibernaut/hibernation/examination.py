@@ -42,7 +42,7 @@ class ChecksumState:
 
     Attributes:
         stored: CRC-32 in the header; None if the image has none.
-        computed: CRC-32 over the pages; None if they could not be read to the end, or need not be.
+        computed: CRC-32 over the pages; None if they could not all be read, or need not be.
         damage: the first damage; None if there is none.
     """
 
@@ -52,10 +52,10 @@ class ChecksumState:
 
     @property
     def ok(self) -> bool | None:
-        """Whether the pages are as they were written; None if the image has no checksum and no damage was met."""
+        """Whether the pages are as they were written; None if no checksum of all of them tells."""
         if self.damage is not None:
             return False
-        return None if self.stored is None else self.stored == self.computed
+        return None if self.stored is None or self.computed is None else self.stored == self.computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def examine(
         source = paging.source or source
         remarks += paging.remarks
     source = _with_its_vmcoreinfo(source, paging, remarks)
-    checksum = None if source.image is None else _checksum(source, progress)
+    checksum = _checksum(source, progress)
     contents = _contents(source, remarks, progress)
     frames = frame_map(source, paging, None if contents is None else contents.zero)
     return Examination(
@@ -182,9 +182,13 @@ def _audited(source: Source, paging: Paging | None, remarks: list[str]) -> Audit
     return _asked(remarks, lambda: audit(machine_in(source, cr3=paging.cr3, levels=paging.levels).machine))
 
 
-def _checksum(source: Source, progress: Advance | None) -> ChecksumState:
+def _checksum(source: Source, progress: Advance | None) -> ChecksumState | None:
+    """Return the checksum of an image; None for a dump. The pages of a damaged or used-up image are read already."""
+    if source.salvaged is not None:
+        return ChecksumState(source.salvaged.header.crc32, source.salvaged.computed_crc, None)
     image = source.image
-    assert image is not None
+    if image is None:
+        return None
     stored = image.header.crc32
     try:
         return ChecksumState(stored, image.computed_crc(progress), None)

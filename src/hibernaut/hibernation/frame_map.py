@@ -7,7 +7,7 @@ All three are codes of runs of frames. A fact that the source does not have is a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeVar
 
@@ -80,6 +80,10 @@ class Fate(IntEnum):
     """The same, and all zeroes."""
     MISSING = 9
     """In no range of a dump; the direct map has an entry for it."""
+    LOST_PAGE = 10
+    """On the list of a damaged or used-up image, whose data for it cannot be read."""
+    UNCERTAIN = 11
+    """In such an image if it is on the part of the list that is lost; else not saved."""
 
 
 class FrameUse(IntEnum):
@@ -151,6 +155,9 @@ class FrameMap:
         zeroes_known: whether all zero pages are known; else only those that an image marks.
         remarks: what is not known, a sentence each.
         direct_map: the direct map; None if none was found.
+        lost: frames on the list of a damaged or used-up image whose data cannot be read; none of any other source.
+        uncertain: frames that may be on the part of its list that is lost, those beyond `end_pfn` among them.
+        described: frames whose `struct page` was read; of others it is not known whether they are free.
     """
 
     start_pfn: Pfns
@@ -163,6 +170,9 @@ class FrameMap:
     zeroes_known: bool
     remarks: tuple[str, ...]
     direct_map: DirectMap | None
+    lost: FrameRanges = field(default_factory=lambda: FrameRanges.of([]))
+    uncertain: FrameRanges = field(default_factory=lambda: FrameRanges.of([]))
+    described: FrameRanges = field(default_factory=lambda: FrameRanges.of([]))
 
     def totals(self, codes: Codes) -> dict[int, int]:
         """Return the number of frames of each code of `mapped`, `fate` or `use` that occurs, by code."""
@@ -194,8 +204,10 @@ def frame_map(source: Source, paging: Paging | None, zero: FrameRanges | None = 
     source.require_x86_64()
     remarks: list[str] = []
     direct_map = None if paging is None else direct_map_under(source, paging)
-    ranges = source.memory.ranges
-    end = ranges.end if direct_map is None else direct_map.end_pfn
+    ranges, salvaged = source.memory.ranges, source.salvaged
+    nothing = FrameRanges.of([])
+    lost, uncertain = (salvaged.missing, salvaged.uncertain) if salvaged else (nothing, nothing)
+    end = max(ranges.end if direct_map is None else direct_map.end_pfn, lost.end)
     beyond = ranges.without(FrameRanges.of([(0, end)])).total_pages
     if beyond:
         remarks.append(f"{beyond} frames of the file lie beyond the direct map (a device's memory): they are left out")
@@ -207,7 +219,7 @@ def frame_map(source: Source, paging: Paging | None, zero: FrameRanges | None = 
     start, (mapped, fate, use) = paint(
         end,
         list(_mapped_layers(direct_map, end)),
-        list(_fate_layers(source, saved, direct_map, end, uses, kernel, zero)),
+        list(_fate_layers(source, saved, direct_map, end, uses, kernel, zero, lost, uncertain)),
         list(_use_layers(kernel, uses, direct_map, remarks)),
     )
     return FrameMap(
@@ -221,6 +233,9 @@ def frame_map(source: Source, paging: Paging | None, zero: FrameRanges | None = 
         zeroes_known=zero is not None,
         remarks=tuple(dict.fromkeys(remarks)),
         direct_map=direct_map,
+        lost=lost,
+        uncertain=uncertain,
+        described=nothing if uses is None else uses.described,
     )
 
 
@@ -267,20 +282,22 @@ def _fate_layers(
     uses: PageUses | None,
     kernel: SymbolicKernel | None,
     zero: FrameRanges | None,
+    lost: FrameRanges,
+    uncertain: FrameRanges,
 ) -> Iterator[Layer]:
     """Yield frames by their fate, the later over the earlier."""
     held = source.memory.ranges.within(FrameRanges.of([(0, end)]))
     named = FrameRanges.of([])
     if direct_map is not None:
         named = frames_in_state(direct_map, *NAMES_ITS_FRAME).within(FrameRanges.of([(0, end)]))
-    is_image = source.image is not None or source.salvaged is not None
+    image = source.any_image
     listed = None if saved.pfns is None else FrameRanges.of_pfns(saved.pfns)
     zeroes = FrameRanges.of([]) if zero is None else zero
-    if is_image:
+    if image is not None:
         yield named.without(held), Fate.LEFT_OUT
+        yield _may_be_listed(uncertain, named, direct_map), Fate.UNCERTAIN
         listed = held
-        if source.image is not None:
-            zeroes = union([zeroes, FrameRanges.of_pfns(source.image.pfns[source.image.zero])])
+        zeroes = union([zeroes, FrameRanges.of_pfns(image.pfns[image.zero])])
     else:
         yield named.without(held), Fate.MISSING
         yield held, Fate.IN_FILE if listed is None else Fate.LEFT_OUT
@@ -294,7 +311,23 @@ def _fate_layers(
         yield listed, Fate.SAVED
         yield listed.within(zeroes), Fate.ZERO
     if direct_map is not None:
-        yield missing_tables(direct_map), Fate.LOST
+        tables = missing_tables(direct_map)
+        yield tables, Fate.LOST
+        yield tables.within(uncertain), Fate.UNCERTAIN
+    yield lost, Fate.LOST_PAGE
+
+
+def _may_be_listed(uncertain: FrameRanges, named: FrameRanges, direct_map: DirectMap | None) -> FrameRanges:
+    """Return those of uncertain frames that are memory, as far as the direct map tells: others are not saved.
+
+    Args:
+        uncertain: frames that the lost part of a list does not exclude.
+        named: frames that the direct map has an entry for.
+        direct_map: the direct map; None if none was found.
+    """
+    if direct_map is None:
+        return uncertain
+    return uncertain.within(union([named, frames_in_state(direct_map, FrameState.TABLE_MISSING)]))
 
 
 def _set_aside(kernel: SymbolicKernel) -> FrameRanges:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hibernaut.linux.source_tables import Paging
     from hibernaut.sources import Source
     from hibernaut.swsusp import Image
+    from hibernaut.swsusp.salvage import SalvagedImage
 
 __all__ = ["MachineInSource", "machine_in", "refuse_other_machine"]
 
@@ -113,7 +114,7 @@ def machine_in(
         machine.secretmem_users = secret_users(source.memory, source.vmcoreinfo) or 0
     remarks = (
         *filter(None, (*paging.remarks, own.remark)),
-        *_remarks(source, pages_from or source.image, pages, found, paging.cr3),
+        *_remarks(source, pages_from or source.any_image, pages, found, paging.cr3),
     )
     return MachineInSource(machine, pages, found, remarks, source, paging)
 
@@ -137,7 +138,7 @@ def refuse_other_machine(source: Source, image: Image) -> None:
 
 
 def _remarks(
-    source: Source, image: Image | None, pages: PagesToSave, rules: Probed[KernelRules], root: int
+    source: Source, image: Image | SalvagedImage | None, pages: PagesToSave, rules: Probed[KernelRules], root: int
 ) -> Iterator[str]:
     name = image.name if image else source.name
     noted = pages.info.root if pages.info else None

@@ -100,7 +100,7 @@ def convert(
     known = _known_vmcoreinfo(source, root) if to in WITH_VMCOREINFO else None
     finder = VmcoreinfoFinder() if to in WITH_VMCOREINFO and known is None else None
     ranges = source.memory.ranges
-    zero_pages = int(np.count_nonzero(source.image.zero)) if source.image else 0
+    zero_pages = int(np.count_nonzero(source.any_image.zero)) if source.any_image else 0
     not_fed = zero_pages if source.image else ranges.total_pages - source.memory.stored.total_pages
 
     def vmcoreinfo() -> bytes | None:

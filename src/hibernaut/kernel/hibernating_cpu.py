@@ -44,7 +44,7 @@ def hibernating_cpu_note(source: Source, vmcoreinfo: bytes | None) -> Note | Non
         source: an image; any other source has none.
         vmcoreinfo: text of its kernel's VMCOREINFO.
     """
-    if source.image is None or source.foreign is not None or not vmcoreinfo:
+    if source.any_image is None or source.foreign is not None or not vmcoreinfo:
         return None
     try:
         return _note_of(SymbolicKernel(source.memory, vmcoreinfo, source.name, on_demand=True), source)
@@ -82,7 +82,8 @@ def _places(kernel: SymbolicKernel, source: Source) -> tuple[int, int]:
     looked for there first. Raises FormatError if the kernel lacks either.
     """
     loaded = data_loaded_at_restore_entry(source)
-    restore = source.image.info.jump_address if source.image is not None else None
+    info = source.any_image.info if source.any_image is not None else None
+    restore = None if info is None else info.jump_address
     found = []
     for name, address in (("saved_context", loaded), ("swsusp_arch_suspend", restore)):
         symbol = kernel.symbols.near(name, address) if address else None

@@ -338,7 +338,9 @@ class _IsfTypes:
     def declared(
         self, name: str, room_bytes: int, address: int, read: Callable[[int, int, str], bytes] | None
     ) -> Descriptor | None:
-        """Return the type that `GLOBALS` declares for a variable; None if it declares none that this BTF has.
+        """Return the type that `GLOBALS` declares for a variable; None if it is unknown.
+
+        It is where this BTF has none of the declared types, or the content that ends an array is not in the memory.
 
         Args:
             name: the variable.
@@ -357,7 +359,10 @@ class _IsfTypes:
             if inner is None:
                 continue
             if read is not None and room_bytes:
-                content = read(address, min(room_bytes, MAX_TAINT_FLAGS * inner.size_bytes), name).rstrip(b"\0")
+                try:
+                    content = read(address, min(room_bytes, MAX_TAINT_FLAGS * inner.size_bytes), name).rstrip(b"\0")
+                except FormatError:
+                    return None
                 room_bytes = -(-len(content) // inner.size_bytes) * inner.size_bytes
             return _arrays(inner, parsed.bounds, room_bytes)
         return None

@@ -46,10 +46,10 @@ class Kernel(SymbolicKernel):
             return Kernel(source.memory, pointed.text, source.name, on_demand=True)
         own, found = with_own_vmcoreinfo(source, None if source.cr3 is None else (source.cr3, source.levels))
         if not found.text:
-            raise FormatError(
-                found.remark or "no VMCOREINFO in memory: not a Linux kernel, or built without CONFIG_VMCORE_INFO",
-                source=source.name,
-            )
+            reason = "no VMCOREINFO in memory: not a Linux kernel, or built without CONFIG_VMCORE_INFO"
+            if source.salvaged is not None and not source.salvaged.complete:
+                reason = "no VMCOREINFO in what is left of the image: it is lost, or this is not a Linux kernel"
+            raise FormatError(found.remark or reason, source=source.name)
         return Kernel(own.memory, found.text, source.name, on_demand=True)
 
     def drgn(self) -> Any:

@@ -33,7 +33,7 @@ def data_loaded_at_restore_entry(source: Source) -> int | None:
     Raises:
         HibernautError, OSError: as the memory raises where a frame cannot be read.
     """
-    info = source.image.info if source.image is not None else None
+    info = source.any_image.info if source.any_image is not None else None
     if info is None or not info.jump_address or not info.jump_address_phys:
         return None
     code = source.memory.read(info.jump_address_phys, CODE_BYTES) or b""

@@ -120,10 +120,9 @@ def pages_to_save(source: Source) -> PagesToSave:
     Of a damaged or used-up image, those listed that can be read. Never raises: the obstacle to the kernel's own list is
     the `reason` of the result.
     """
-    if source.image is not None:
-        return PagesToSave("image", source.image.pfns, source.image.info)
-    if source.salvaged is not None:
-        return PagesToSave("image", source.salvaged.pfns, source.salvaged.info)
+    image = source.any_image
+    if image is not None:
+        return PagesToSave("image", image.pfns, image.info)
     try:
         state = kernel_state(source.memory, source.vmcoreinfo, name=source.name)
     except HibernautError as error:

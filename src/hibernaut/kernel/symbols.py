@@ -60,7 +60,7 @@ class SymbolicKernel(KernelMemory):
         try:
             return self.read_btf()
         except FormatError as error:
-            self.btf_trouble = str(error)
+            self.btf_trouble = error.complaint
             return None
 
     btf_trouble: str | None = None

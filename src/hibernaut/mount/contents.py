@@ -58,7 +58,7 @@ def files_of(
     add("vmcore", core)
     add("memory.lime", lime)
     add("memory.raw", lambda: placed("memory.raw", lambda: core_layout(source, "raw")))
-    if source.image is not None or source.salvaged is not None:
+    if source.any_image is not None:
         files["image.json"] = ComputedFile(lambda: json_text(_document(source, offset)).encode())
     if source.salvaged is None and source.foreign is None:
         files |= machine_files(source)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hibernaut.hibernation.frame_map import FrameMap
     from hibernaut.report.frame_words import FrameLayer
     from hibernaut.swsusp import Image
+    from hibernaut.swsusp.salvage import SalvagedImage
 
 __all__ = ["area_chart", "compression_chart", "memory_chart", "order_chart", "page_colours", "timeline_chart"]
 
@@ -45,55 +46,74 @@ BINS = 240
 """Bars of a chart at most: neighbouring units, or blocks, share one."""
 
 
-def compression_chart(image: Image, name: str) -> str:
+def compression_chart(image: Image | SalvagedImage, name: str) -> str:
     """Return the chart of the size of units after compression, in the order of the stream; empty if not compressed.
+
+    Units that are lost, or have no certain number, leave a gap; a band above the bars shows where units are lost.
 
     Args:
         image: the image.
         name: prefix of the chart's name in the page.
     """
-    index = image.stream.index
-    if image.compressor == "none" or not len(index):
+    units = image.read_units
+    placed = units.number >= 0
+    number = units.number[placed]
+    total = units.total or int(number.max(initial=-1)) + 1
+    if not len(number):
         return ""
-    rows = np.full(len(index), image.stream.unit_rows, dtype=np.int64)
-    rows[-1] = image.stream.rows - image.stream.unit_rows * (len(index) - 1)
-    bins = min(BINS, len(index))
-    which = np.arange(len(index)) * bins // len(index)
-    sizes = np.bincount(which, weights=index.compressed_bytes)
-    percent = 100 * sizes / (4096 * np.bincount(which, weights=rows))
-    first = np.searchsorted(which, np.arange(bins))
-    whole = 100 * int(index.compressed_bytes.sum()) / (4096 * image.stream.rows)
+    bins = min(BINS, total)
+    which = number * bins // total
+    sizes = np.bincount(which, weights=units.compressed_bytes[placed], minlength=bins)
+    pages = np.bincount(which, weights=units.rows[placed], minlength=bins)
+    percent = 100 * sizes / (4096 * np.maximum(pages, 1))
+    all_which = np.arange(total) * bins // total
+    first = np.searchsorted(all_which, np.arange(bins))
+    lost = np.bincount(which, minlength=bins) < np.bincount(all_which, minlength=bins)
+    whole = 100 * int(units.compressed_bytes.sum()) / (4096 * units.stored_rows)
+    top = max(100.0, float(percent.max()))
 
     def draw(axes: Any) -> None:
-        axes.stairs(percent, np.append(first, len(index)), fill=True, color=MAIN)
+        edges = np.append(first, total)
+        axes.stairs(percent, edges, fill=True, color=MAIN)
         axes.axhline(whole, color=ALARM, linewidth=1)
+        if lost.any():
+            axes.stairs(np.where(lost, top, np.nan), edges, baseline=0.94 * top, fill=True, color=ALARM)
         axes.set_xlabel("unit, in the order of the stream")
         axes.set_ylabel("% of its pages")
-        axes.set_xlim(0, len(index))
-        axes.set_ylim(0, max(100.0, float(percent.max())))
+        axes.set_xlim(0, total)
+        axes.set_ylim(0, top)
 
+    there = percent[pages > 0]
     description = (
-        f"{counted(len(index), 'unit')} of {image.stream.unit_rows} pages. All together have {whole:.1f} % of their"
-        f" length (the line); the smallest {bins} of them {percent.min():.1f} %, the largest {percent.max():.1f} %."
-        if bins == len(index)
-        else f"{counted(len(index), 'unit')} of {image.stream.unit_rows} pages, {bins} bars. All together have"
+        f"{counted(len(units), 'unit')} of {units.unit_rows} pages. All together have {whole:.1f} % of their"
+        f" length (the line); the smallest {len(there)} of them {there.min():.1f} %, the largest {there.max():.1f} %."
+        if bins == total
+        else f"{counted(len(units), 'unit')} of {units.unit_rows} pages, {bins} bars. All together have"
         f" {whole:.1f} % of their length (the line)."
     )
+    if lost.any():
+        description += (
+            f" {counted(total - len(number), 'unit')} of {total} are lost: bars have a mark above them where one is."
+        )
+    if not placed.all():
+        description += f" {counted(len(units) - len(number), 'unit')} without a certain number have no bar."
     return _svg(f"{name}-compression", "Length of each unit after compression", description, draw)
 
 
-def area_chart(image: Image, name: str) -> str:
+def area_chart(image: Image | SalvagedImage, name: str) -> str:
     """Return the chart of the blocks of an image in its swap area. Arguments as for `compression_chart`."""
-    blocks = image.area.blocks
+    blocks, placed = image.area.blocks, image.blocks
     bins = min(BINS, blocks)
     edges = np.arange(bins + 1) * blocks // bins
     sizes = np.diff(edges)
-    data = np.histogram(image.swap_map.entries, edges)[0] / sizes * 100
-    maps = np.histogram(image.swap_map.map_blocks, edges)[0] / sizes * 100
+    data, maps, lost = (np.histogram(some, edges)[0] / sizes * 100 for some in (placed.pages, placed.maps, placed.lost))
 
     def draw(axes: Any) -> None:
         axes.stairs(data + maps, edges, baseline=data, fill=True, color=SECOND, label="pages of its swap map")
         axes.stairs(data, edges, fill=True, color=MAIN, label="pages of the image")
+        if len(placed.lost):
+            top = data + maps + lost
+            axes.stairs(top, edges, baseline=data + maps, fill=True, color=ALARM, label="what is lost of it")
         axes.axvline(image.area.header_block, color=ALARM, linewidth=2, label="header of the area")
         axes.set_xlabel("block of the device (4 KiB)" if image.area.page_size == 4096 else "block of the device")
         axes.set_ylabel("% of blocks used")
@@ -101,11 +121,13 @@ def area_chart(image: Image, name: str) -> str:
         axes.set_ylim(0, 100)
         axes.legend(frameon=False, labelcolor=INK, loc="upper right", fontsize=9)
 
-    first, last = int(image.swap_map.blocks[0]), int(image.swap_map.blocks[-1])
+    listed = placed.all
     description = (
-        f"The device has {counted(blocks, 'block')}. The image has {len(image.swap_map.blocks)} of them, from block"
-        f" {first} to block {last}; the header of the area is block {image.area.header_block}."
+        f"The device has {counted(blocks, 'block')}. The image has {len(listed)} of them, from block"
+        f" {listed[0]} to block {listed[-1]}; the header of the area is block {image.area.header_block}."
     )
+    if len(placed.lost):
+        description += f" Of {counted(len(placed.lost), 'block')} the content is lost."
     return _svg(f"{name}-area", "Blocks of the image in its swap area", description, draw)
 
 

@@ -1187,7 +1187,7 @@ class RegionInOrderDocument(TypedDict):
         "below: the table is copied before the split; above: after it; not listed: it is not copied; null: not known",
     ]
     lost_pfn: Annotated[Hex | None, "page frame that the entry names as a table and that the file lacks"]
-    torn: Annotated[bool, "whether the image names a table that it lacks; of a dump, whether its image would"]
+    torn: Annotated[bool, "whether the image names a table that it never had; of a dump, whether its image would"]
     steps: Annotated[list[str], "steps of the copy at this region, in order"]
 
 
@@ -1215,9 +1215,9 @@ class CompressionDocument(TypedDict):
     """Compression of an image by unit."""
 
     compressor: Annotated[str, "lzo, lz4 or none"]
-    units: Annotated[int, "number of units; 0 if it is not compressed"]
+    units: Annotated[int, "number of units that can be read; 0 if it is not compressed"]
     unit_pages: Annotated[int, "pages of a unit, the last one apart"]
-    stored_pages: Annotated[int, "rows of 4096 bytes that are compressed, the list of frames included"]
+    stored_pages: Annotated[int, "rows of 4096 bytes in them, or not compressed, the list of frames included"]
     compressed_bytes: Annotated[int, "bytes after compression, the length of each unit apart; 0 if not compressed"]
 
 
@@ -1226,7 +1226,7 @@ class ImageAreaDocument(TypedDict):
 
     area_blocks: Annotated[int, "blocks of the area's device"]
     header_block: Annotated[int, "block of the swap header"]
-    image_blocks: Annotated[int, "blocks of the image: pages and map pages"]
+    image_blocks: Annotated[int, "blocks of the image: pages and map pages, those that cannot be read included"]
     map_blocks: Annotated[int, "map pages among them"]
     first_block: Annotated[int, "lowest block of the image"]
     last_block: Annotated[int, "highest block"]
@@ -1292,9 +1292,10 @@ class SourceReportDocument(TypedDict):
     addresses: Annotated[list[AddressRegionDocument], "virtual addresses by part"]
     contents: Annotated[ContentsDocument | None, "contents of the pages; null if they cannot all be read"]
     compression: Annotated[CompressionDocument | None, "compression; null for a dump"]
-    area: Annotated[ImageAreaDocument | None, "blocks of the image; null for a dump"]
+    area: Annotated[ImageAreaDocument | None, "blocks of the image; null for a dump, and if none is known"]
     swapped_pages: Annotated[int | None, "pages in swap slots, which have no frame; null if unknown"]
     remarks: Annotated[list[str], "sentences on facts that are unknown"]
+    salvage: NotRequired[Annotated[SalvageDocument, "of a damaged or used-up image that is read as far as it goes"]]
 
 
 class TimelineStepDocument(TypedDict):

@@ -169,6 +169,23 @@ FATES: Mapping[int, FrameWords] = {
         "~",
         "yellow",
     ),
+    Fate.LOST_PAGE: FrameWords(
+        "lost-page",
+        "lost page",
+        "lost: it is on the list of the image, and its data cannot be read any more",
+        "¤",
+        "x",
+        "bold red",
+        True,
+    ),
+    Fate.UNCERTAIN: FrameWords(
+        "uncertain",
+        "not known",
+        "not in what is left of the image; whether it was saved is not known, since that part of the list is lost",
+        "?",
+        "?",
+        "yellow",
+    ),
 }
 
 USES: Mapping[int, FrameWords] = {

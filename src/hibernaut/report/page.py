@@ -19,6 +19,7 @@ from hibernaut.report.documents import DifferenceDocument
 from hibernaut.report.frame_cells import alarming_codes, cells_of_frames
 from hibernaut.report.frame_runs import pack_runs
 from hibernaut.report.frame_words import DIFFERENCE_LAYER, LAYERS, FrameComparison
+from hibernaut.report.salvage import lost_part_name
 from hibernaut.report.source_report import SourceReport
 from hibernaut.report.text import counted, size_text
 
@@ -36,6 +37,8 @@ PACKAGES = ("jinja2", "matplotlib")
 MOST_RUNS = 1 << 21
 """Runs of a map at most: as many of random lengths and classes take less than 3 MiB. A machine of 16 GiB has no more
 unless half of its frames differ from their neighbours."""
+SHOWN_LOST = 200
+"""Lost parts of an image, and ranges of lost frames, that are listed."""
 SHOWN_CHARTS = 6
 """Regions with a chart of their own."""
 MARKS = {"bad": "Problem", "warning": "Attention", "ok": "Fine", "unknown": "Not known", "fact": ""}
@@ -65,7 +68,7 @@ def template_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=size_text, hex=hex, counted=counted)
+    environment.filters.update(size=size_text, hex=hex, counted=counted, part=lost_part_name)
     environment.globals["marks"] = MARKS
     return environment
 
@@ -214,13 +217,14 @@ def _with_difference(frames: FrameMap, memory: MemoryDifference) -> tuple[Any, l
 def _shown(report: SourceReport, name: str, role: str, memory: MemoryDifference | None) -> dict[str, Any]:
     """Return the variables of a source in the template."""
     found = report.found
-    image = found.source.image
+    image = found.source.any_image
     layers = [*LAYERS, *([DIFFERENCE_LAYER] if memory is not None else [])]
     return {
         "id": name,
         "role": role,
         "document": report.document,
         "parts": report.parts,
+        "shown_lost": SHOWN_LOST,
         "map": {
             "name": name,
             "what": f"the physical memory of {role}",
@@ -232,7 +236,7 @@ def _shown(report: SourceReport, name: str, role: str, memory: MemoryDifference 
             for number, region in enumerate(found.order.regions[:SHOWN_CHARTS])
         ],
         "compression_chart": _safe(compression_chart(image, name)) if image is not None else "",
-        "area_chart": _safe(area_chart(image, name)) if image is not None else "",
+        "area_chart": _safe(area_chart(image, name)) if report.document["area"] and image else "",
     }
 
 

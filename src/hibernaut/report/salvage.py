@@ -5,13 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hibernaut.report.documents import ConvertDocument, InspectDocument, MountDocument, SalvageDocument
+from hibernaut.report.documents import (
+    ConvertDocument,
+    InspectDocument,
+    LostPartDocument,
+    MountDocument,
+    SalvageDocument,
+)
 from hibernaut.report.images import inspect_document
 from hibernaut.report.text import counted, inspection_text
-from hibernaut.swsusp import Inspection
 from hibernaut.swsusp.salvage import SalvagedImage
 
-__all__ = ["salvage_document", "salvage_lines", "salvaged_inspect_document", "salvaged_inspection_text"]
+__all__ = [
+    "lost_part_name",
+    "salvage_document",
+    "salvage_lines",
+    "salvage_state",
+    "salvaged_inspect_document",
+    "salvaged_inspection_text",
+]
 
 MOST_LINES = 20
 """Parts, and ranges of frames, that text lists; documents list all."""
@@ -20,18 +32,7 @@ MOST_LINES = 20
 def salvaged_inspect_document(image: SalvagedImage, offset: int) -> InspectDocument:
     """Return the document of `inspect` of a damaged or used-up image."""
     units = image.units
-    found = Inspection(
-        header=image.header,
-        compressor=image.compressor,
-        swap_map=None,
-        info=image.info,
-        image=None,
-        computed_crc=image.computed_crc,
-        problems=image.problems,
-        area=image.area,
-        error=None,
-    )
-    document = inspect_document(found, offset)
+    document = inspect_document(image.inspection, offset)
     known = image.listed is not None and len(image.pfns) + image.missing.total_pages == image.listed
     zero_pages = int(image.zero.sum()) if known else None
     document["saved_pages"] = image.listed
@@ -83,18 +84,23 @@ def salvaged_inspection_text(document: InspectDocument) -> str:
     salvage = document["salvage"]
     lines += [f"FINDING  {finding}" for finding in salvage["findings"]]
     lines += salvage_lines(document)
-    return "\n".join([*lines, f"image is {_state(salvage, document['saved_pages'])}"])
+    state = _state(salvage["whole"], salvage["used_up"], salvage["readable_pages"], document["saved_pages"])
+    return "\n".join([*lines, f"image is {state}"])
 
 
-def _state(salvage: SalvageDocument, saved_pages: int | None) -> str:
+def salvage_state(image: SalvagedImage) -> str:
     """Return the state of an image in a few words."""
-    if salvage["whole"]:
-        return "used up, and whole" if salvage["used_up"] else "intact"
-    state = "used up" if salvage["used_up"] else "damaged"
-    if saved_pages == salvage["readable_pages"]:
+    return _state(image.whole, image.used_up, len(image.pfns), image.listed)
+
+
+def _state(whole: bool, used_up: bool, readable_pages: int, saved_pages: int | None) -> str:
+    if whole:
+        return "used up, and whole" if used_up else "intact"
+    state = "used up" if used_up else "damaged"
+    if saved_pages == readable_pages:
         return f"{state}; all {saved_pages} frames can be read"
     total = "an unknown number of" if saved_pages is None else saved_pages
-    return f"{state}; {salvage['readable_pages']} of {total} frames can be read"
+    return f"{state}; {readable_pages} of {total} frames can be read"
 
 
 def salvage_lines(document: InspectDocument | ConvertDocument | MountDocument) -> list[str]:
@@ -107,14 +113,17 @@ def salvage_lines(document: InspectDocument | ConvertDocument | MountDocument) -
 
 def _lost(document: SalvageDocument) -> Iterator[str]:
     for part in document["lost"]:
-        if part["first_unit"] is None and part["units"] is None and part["first_row"] is not None:
-            name = _span("row", part["first_row"], part["rows"])
-        elif part["first_unit"] is None:
-            name = "units" if part["units"] is None else counted(part["units"], "unit")
-        else:
-            name = _span("unit", part["first_unit"], part["units"])
         place = "" if part["block"] is None else f" at block {part['block']}"
-        yield f"{name}{place}: {part['what']}"
+        yield f"{lost_part_name(part)}{place}: {part['what']}"
+
+
+def lost_part_name(part: LostPartDocument) -> str:
+    """Return the name of a part that is lost: "unit 3", "units 4 to 9", "row 5", "3 units"."""
+    if part["first_unit"] is None and part["units"] is None and part["first_row"] is not None:
+        return _span("row", part["first_row"], part["rows"])
+    if part["first_unit"] is None:
+        return "units" if part["units"] is None else counted(part["units"], "unit")
+    return _span("unit", part["first_unit"], part["units"])
 
 
 def _span(noun: str, first: int, count: int | None) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hibernaut.hibernation.audit import Order
-from hibernaut.hibernation.frame_map import Fate, MappedBy
+from hibernaut.hibernation.frame_map import Fate, MappedBy, missing_tables
 from hibernaut.report.documents import SentenceDocument
 from hibernaut.report.identity import utc
+from hibernaut.report.salvage_sentences import pages_of_salvaged, salvage_headline, salvage_sentences
 from hibernaut.report.text import counted, size_text
 from hibernaut.report.visible import visible_line
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from hibernaut.hibernation.copy_order import RegionInOrder
     from hibernaut.hibernation.examination import Examination
+    from hibernaut.linux.direct_map import DirectMap
 
 __all__ = ["frames_text", "headline", "region_steps", "sentences"]
 
@@ -44,9 +46,12 @@ def headline(told: list[SentenceDocument], found: Examination) -> SentenceDocume
     """Return the verdict in one sentence: that of the worst of the sentences."""
     lost = found.frames.totals(found.frames.fate).get(Fate.LOST, 0)
     torn = sum(region.torn for region in found.order.regions)
+    salvaged = found.source.salvaged
+    if salvaged is not None and not salvaged.whole:
+        return _said("verdict", *salvage_headline(salvaged))
     if any(one["about"] == "integrity" and one["state"] == "bad" for one in told):
         return _said("verdict", "bad", "The image is damaged.")
-    if lost and not found.source.image:
+    if lost and not found.source.any_image:
         return _said("verdict", "unknown", f"The file is incomplete: it lacks {counted(lost, 'page table')}.")
     if lost:
         tables = "A page table is lost" if lost == 1 else f"{lost} page tables are lost"
@@ -62,9 +67,11 @@ def headline(told: list[SentenceDocument], found: Examination) -> SentenceDocume
         return _said(
             "verdict", "bad", f"Hibernation would tear the mapping of {least}{counted(torn, 'region')} of memory."
         )
-    if found.source.image is None and found.audit is not None and found.audit.refused is not None:
+    if found.source.any_image is None and found.audit is not None and found.audit.refused is not None:
         return _said("verdict", "warning", f"This machine would not hibernate: {found.audit.refused}.")
-    if found.source.image is not None and found.frames.direct_map is not None:
+    if salvaged is not None and salvaged.used_up:
+        return _said("verdict", *salvage_headline(salvaged))
+    if found.source.any_image is not None and found.frames.direct_map is not None:
         return _said("verdict", "ok", "The image names no page table that it lacks.")
     if found.audit is not None and not found.audit.safe_today:
         return _said("verdict", "warning", "Not every page of this machine is certain to be saved.")
@@ -82,8 +89,13 @@ def region_steps(region: RegionInOrder) -> list[str]:
     """Return the steps of the copy at a region, in their order: those that an image shows, or mainline's way takes."""
     if region.of_image and region.lost_pfn is None:
         return [f"The image has the entry in frame {region.table_pfn:#x} as it was before the copy: nothing was split."]
-    if region.lost_pfn is not None and not region.of_image:
+    if region.lost_pfn is not None and region.lost_later is not False:
         return [f"The file lacks frame {region.lost_pfn:#x}, the table that decides: the copy there is not known."]
+    if not region.list_known:
+        return [
+            f"The table that is taken, frame {region.lost_pfn:#x}, is not on the list of pages to save. Which frames of"
+            " the region are on it is not known, since that part of the list is lost."
+        ]
     size, table = region.level.size, f"frame {region.table_pfn:#x}"
     if region.first_pfn is None or region.order is None:
         return [f"No frame of the region is on a list of pages to save: the copy does not meet its entry in {table}."]
@@ -111,7 +123,7 @@ def _said(about: str, state: Literal["ok", "warning", "bad", "unknown", "fact"],
 
 def _identity(found: Examination) -> Iterator[SentenceDocument]:
     source, identity = found.source, found.identity
-    if source.image is not None:
+    if source.any_image is not None:
         writer = "suspend-utils" if source.kind == "uswsusp" else "its Linux kernel"
         text = (
             f"This file is a hibernation image: the memory of a computer that {writer} wrote to a swap area before the"
@@ -137,6 +149,10 @@ def _identity(found: Examination) -> Iterator[SentenceDocument]:
 
 
 def _integrity(found: Examination) -> Iterator[SentenceDocument]:
+    if found.source.salvaged is not None:
+        for state, text in salvage_sentences(found.source.salvaged):
+            yield _said("integrity", state, text)
+        return
     checksum = found.checksum
     if checksum is None:
         return
@@ -165,17 +181,26 @@ def _saving(found: Examination) -> Iterator[SentenceDocument]:
         text = f"The file has {counted(held, 'page')}{zero}{free}. It has no list of the pages that hibernation saves."
         yield _said("saving", "fact", text)
         return
-    verb = ("is" if saved == 1 else "are") if found.source.image else "would be"
+    verb = ("is" if saved == 1 else "are") if found.source.any_image else "would be"
     zero = f", {fates[Fate.ZERO]} of them all zeroes" if Fate.ZERO in fates else ""
     parts = [f"{counted(saved, 'page')} ({size_text(4096 * saved)}) {verb} saved{zero}."]
+    if found.source.salvaged is not None and not found.source.salvaged.complete:
+        parts = [pages_of_salvaged(found.source.salvaged, fates.get(Fate.ZERO, 0))]
     if Fate.FREE in fates:
         parts.append(f"{counted(fates[Fate.FREE], 'frame')} were free, with nothing in them to save.")
     if Fate.SET_ASIDE in fates:
         parts.append(f"{counted(fates[Fate.SET_ASIDE], 'frame')} were set aside for the copies.")
     if Fate.LEFT_OUT in fates:
+        frames = found.frames.frames(found.frames.fate, Fate.LEFT_OUT).without(found.frames.described).total_pages
+        free = f", or free: {counted(frames, 'struct page')} of them cannot be read" if frames else ""
         parts.append(
             f"Of {counted(fates[Fate.LEFT_OUT], 'other frame')} the file does not say why they are not saved: they are"
-            " reserved, marked nosave, or set aside for a copy."
+            f" reserved, marked nosave,{'' if free else ' or'} set aside for a copy{free}."
+        )
+    if Fate.UNCERTAIN in fates:
+        parts.append(
+            f"Of {counted(fates[Fate.UNCERTAIN], 'more frame')} it is not known whether they were saved, since that"
+            " part of the list is lost."
         )
     yield _said("saving", "fact", " ".join(parts))
 
@@ -201,11 +226,15 @@ def _regions(found: Examination) -> Iterator[SentenceDocument]:
 def _region(region: RegionInOrder) -> SentenceDocument:
     where = frames_text(region.start_pfn, region.pages)
     place = f"{size_text(4096 * region.pages)} of memory at {size_text(4096 * region.start_pfn)}"
-    if region.lost_pfn is not None and not region.of_image:
+    if region.lost_pfn is not None and region.lost_later is not False:
         text = (
             f"The mapping of {where} ({place}) is not known: the page table in frame {region.table_pfn:#x} names the"
             f" table in frame {region.lost_pfn:#x} for it, and the file does not have that frame."
         )
+        if region.lost_later:
+            text += " It is on the list of the image, whose data for it is lost."
+        elif region.of_image:
+            text += " Whether it was saved is not known, since that part of the image's list is lost."
         return _said("regions", "unknown", text)
     if region.lost_pfn is not None:
         text = (
@@ -247,22 +276,46 @@ def _region(region: RegionInOrder) -> SentenceDocument:
 
 
 def _tables(found: Examination) -> Iterator[SentenceDocument]:
-    if found.frames.direct_map is None:
+    direct_map = found.frames.direct_map
+    if direct_map is None:
         yield _said("tables", "unknown", "The kernel's page tables were not found.")
         return
-    number = len(found.frames.direct_map.tables.pfns())
+    number = len(direct_map.tables.pfns())
     lost = found.frames.totals(found.frames.fate).get(Fate.LOST, 0)
-    named = len({region.lost_pfn for region in found.order.regions} - {None})
-    if not lost:
+    named = len({region.lost_pfn for region in found.order.regions if region.torn or not region.of_image} - {None})
+    lost_later = list(_tables_lost_later(found, direct_map))
+    yield from lost_later
+    if not lost and not lost_later:
         yield _said("tables", "ok", f"All {counted(number, 'page table')} that its root reaches are in the file.")
     elif lost > named:
-        state: Literal["bad", "unknown"] = "bad" if found.source.image else "unknown"
+        state: Literal["bad", "unknown"] = "bad" if found.source.any_image else "unknown"
         yield _said("tables", state, f"{counted(lost, 'page table')} that others name are not in the file.")
+
+
+def _tables_lost_later(found: Examination, direct_map: DirectMap) -> Iterator[SentenceDocument]:
+    """Yield sentences on the tables that a damaged or used-up image had, or may have had."""
+    if found.source.salvaged is None:
+        return
+    missing = missing_tables(direct_map)
+    for frames, text in (
+        (found.frames.lost, "on the list of the image, whose data for {them} is lost"),
+        (found.frames.uncertain, "not in what is left of the image; whether {they} saved is not known"),
+    ):
+        pages = missing.within(frames).total_pages
+        if pages:
+            one = pages == 1
+            told = text.format(them="it" if one else "them", they="it was" if one else "they were")
+            verb, what = ("is", "it maps") if one else ("are", "they map")
+            yield _said(
+                "tables",
+                "unknown",
+                f"{counted(pages, 'page table')} that others name {verb} {told}. The memory that {what} is not known.",
+            )
 
 
 def _outcome(found: Examination) -> Iterator[SentenceDocument]:
     """Yield the prediction for a machine that has not hibernated yet; an image is the outcome itself."""
-    if found.audit is None or found.source.image is not None:
+    if found.audit is None or found.source.any_image is not None:
         return
     if found.audit.refused is not None:
         yield _said("outcome", "warning", f"The kernel would refuse to hibernate: {found.audit.refused}.")

@@ -24,6 +24,7 @@ from hibernaut.report.documents import (
 )
 from hibernaut.report.frame_words import LAYERS, USES
 from hibernaut.report.identity import utc
+from hibernaut.report.salvage import salvage_document
 from hibernaut.report.sentences import headline, region_steps, sentences
 from hibernaut.report.text import hex_or_none, size_text
 from hibernaut.report.visible import visible_line
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from hibernaut.paging.spans import Codes
     from hibernaut.report.frame_words import FrameWords
     from hibernaut.swsusp import Image
+    from hibernaut.swsusp.salvage import SalvagedImage
 
 __all__ = ["SourceReport", "difference_document", "source_report", "use_of_either"]
 
@@ -78,7 +80,8 @@ def source_report(found: Examination, *, redacted: bool = False, name: str = "SO
     direct_map = found.frames.direct_map
     parts = [] if direct_map is None else address_parts(direct_map)
     told = sentences(found)
-    image = found.source.image
+    image = found.source.any_image
+    area = None if image is None else _area(image)
     swap = None if found.identity is None else found.identity.swap
     layers = (found.frames.mapped, found.frames.fate, found.frames.use)
     classes = [_classes(found.frames, layer.words, codes) for layer, codes in zip(LAYERS, layers, strict=True)]
@@ -99,15 +102,31 @@ def source_report(found: Examination, *, redacted: bool = False, name: str = "SO
         "addresses": [address_document(part) for part in parts],
         "contents": None if found.contents is None else _contents(found.contents),
         "compression": None if image is None else _compression(image),
-        "area": None if image is None else _area(image),
+        "area": area,
         "swapped_pages": None if swap is None else sum(one.used for one in swap),
         "remarks": [visible_line(remark) for remark in found.remarks],
     }
+    if found.source.salvaged is not None:
+        document["salvage"] = salvage_document(found.source.salvaged)
+        document["remarks"] = [text for text in document["remarks"] if text not in found.source.salvaged.findings]
     if redacted:
-        for sentence in document["sentences"]:
-            sentence["text"] = sentence["text"].replace(visible_line(found.source.name), name)
-        document["remarks"] = [remark.replace(visible_line(found.source.name), name) for remark in document["remarks"]]
+        _redact(document, visible_line(found.source.name), name)
     return SourceReport(found, document, parts)
+
+
+def _redact(document: SourceReportDocument, name: str, other: str) -> None:
+    """Replace the name of the file in a document by another one."""
+    for sentence in document["sentences"]:
+        sentence["text"] = sentence["text"].replace(name, other)
+    document["remarks"] = [remark.replace(name, other) for remark in document["remarks"]]
+    if "salvage" in document:
+        document["salvage"]["problems"] = [
+            {
+                "what": problem["what"].replace(name, other),
+                "where": problem["where"] and problem["where"].replace(name, other),
+            }
+            for problem in document["salvage"]["problems"]
+        ]
 
 
 def difference_document(found: SourceDifference, first: Examination, second: Examination) -> DifferenceDocument:
@@ -213,25 +232,27 @@ def _contents(contents: PageContents) -> ContentsDocument:
     }
 
 
-def _compression(image: Image) -> CompressionDocument:
-    index = image.stream.index
-    compressed = image.compressor != "none"
+def _compression(image: Image | SalvagedImage) -> CompressionDocument:
+    units = image.read_units
     return {
         "compressor": image.compressor,
-        "units": len(index) if compressed else 0,
-        "unit_pages": image.stream.unit_rows,
-        "stored_pages": image.stream.rows,
-        "compressed_bytes": int(index.compressed_bytes.sum()),
+        "units": len(units),
+        "unit_pages": units.unit_rows,
+        "stored_pages": units.stored_rows,
+        "compressed_bytes": int(units.compressed_bytes.sum()),
     }
 
 
-def _area(image: Image) -> ImageAreaDocument:
-    blocks = image.swap_map.blocks
+def _area(image: Image | SalvagedImage) -> ImageAreaDocument | None:
+    """Return the place of an image's blocks; None if none of them is known."""
+    blocks = image.blocks.all
+    if not len(blocks):
+        return None
     return {
         "area_blocks": image.area.blocks,
         "header_block": image.area.header_block,
         "image_blocks": len(blocks),
-        "map_blocks": len(image.swap_map.map_blocks),
+        "map_blocks": len(image.blocks.maps),
         "first_block": int(blocks[0]),
         "last_block": int(blocks[-1]),
         "runs": int(np.count_nonzero(np.diff(blocks) != 1)) + 1,

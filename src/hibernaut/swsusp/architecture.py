@@ -13,11 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hibernaut.errors import FormatError
 from hibernaut.memory import declarations as c
 from hibernaut.swsusp.e820 import E820Check
 from hibernaut.swsusp.generations import generation_of
 
-__all__ = ["I386_E820_AT", "OTHER_ARCHITECTURE", "X86_64", "Architecture", "architecture_of", "foreign_image"]
+__all__ = [
+    "I386_E820_AT",
+    "OTHER_ARCHITECTURE",
+    "X86_64",
+    "Architecture",
+    "architecture_of",
+    "foreign_image",
+    "refuse_foreign",
+]
 
 OTHER_ARCHITECTURE = "see what `hibernaut inspect` says of it, or take its memory out with `hibernaut convert`"
 """Next step for an image of another one than x86-64."""
@@ -107,6 +116,21 @@ def foreign_image(architecture: Architecture) -> str:
     """Return the statement that an image is not of an x86-64 kernel with a restore record."""
     not_this = "an image without a restore record" if architecture.is_x86_64 else "not an x86-64 image"
     return f"{not_this}: its info page is that of {architecture.kernel}"
+
+
+def refuse_foreign(architecture: Architecture | None, name: str) -> None:
+    """Raise FormatError if an image is of another machine, whose page tables are not read.
+
+    Args:
+        architecture: that of its info page; None if it names none.
+        name: name of the file.
+    """
+    if architecture is not None and not architecture.is_x86_64:
+        raise FormatError(
+            f"{foreign_image(architecture)}, whose page tables are not read",
+            source=name,
+            advice=OTHER_ARCHITECTURE,
+        )
 
 
 def architecture_of(page: bytes) -> Architecture | None:

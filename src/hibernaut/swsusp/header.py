@@ -27,7 +27,7 @@ from hibernaut.swsusp.uswsusp import USWSUSP, UserlandHeader, read_userland_head
 from hibernaut.swsusp.uswsusp_declarations import USWSUSP_SIGNATURE
 from hibernaut.volumes.volume import Volume
 
-__all__ = ["AreaState", "SwapHeader", "area_state", "looks_like_swap", "read_header", "was_image"]
+__all__ = ["SEE_CONSUMED", "AreaState", "SwapHeader", "area_state", "looks_like_swap", "read_header", "was_image"]
 
 AreaState = Literal["image", "uswsusp", "used up", "swap", "damaged", "other"]
 """A swap area that holds an image of the kernel's, or of suspend-utils; whose image has lost its signature; plain swap;

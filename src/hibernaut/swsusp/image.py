@@ -10,18 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.errors import CorruptImage, FormatError
+from hibernaut.errors import CorruptImage
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.recent import RecentParts
 from hibernaut.notebook import html_table
 from hibernaut.parallel import ordered_results
-from hibernaut.swsusp.architecture import OTHER_ARCHITECTURE, foreign_image
+from hibernaut.swsusp.architecture import refuse_foreign
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import UNIT_PAGES
 from hibernaut.swsusp.header import SwapHeader, read_header
+from hibernaut.swsusp.image_parts import ImageBlocks, ReadUnits
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.pfns import begins_a_list, frames_of_pages, unpack_pfns
 from hibernaut.swsusp.stream import Crc, UnitStream, index_units
@@ -96,6 +97,19 @@ class Image(Closing):
     def meta_rows(self) -> int:
         """Number of rows of the stream before the data, of 4096 bytes each."""
         return self.info.meta_pages * self.area.frames_per_page
+
+    @property
+    def read_units(self) -> ReadUnits:
+        """The units, all of which can be found; none if the data is not compressed."""
+        index, each = self.stream.index, self.stream.unit_rows
+        number = np.arange(len(index) if self.compressor != "none" else 0, dtype=np.int64)
+        rows = np.minimum(each, self.stream.rows - each * number)
+        return ReadUnits(number, rows, index.compressed_bytes[: len(number)], len(number), each, self.stream.rows)
+
+    @property
+    def blocks(self) -> ImageBlocks:
+        """The blocks of the image."""
+        return ImageBlocks(self.swap_map.entries, self.swap_map.map_blocks, np.empty(0, dtype=np.int64))
 
     @property
     def stored_pfns(self) -> Pfns:
@@ -173,13 +187,7 @@ class Image(Closing):
 
     def require_x86_64(self) -> None:
         """Raise FormatError if the image is of another machine, whose page tables are not read."""
-        architecture = self.info.architecture
-        if architecture is not None and not architecture.is_x86_64:
-            raise FormatError(
-                f"{foreign_image(architecture)}, whose page tables are not read",
-                source=self.name,
-                advice=OTHER_ARCHITECTURE,
-            )
+        refuse_foreign(self.info.architecture, self.name)
 
     def memory(self) -> ImageMemory:
         """Return the saved frames as physical memory."""

@@ -6,6 +6,7 @@ Without an image the logs of two boots are compared: what differed between them 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from hibernaut.doctor.evidence import Evidence, unknown
@@ -21,6 +22,7 @@ from hibernaut.doctor.finding import (
     warning,
 )
 from hibernaut.doctor.memory_map import MemoryMap, differences, map_in_log, ram_bytes, sums_of
+from hibernaut.doctor.source_facts import SourceFacts
 from hibernaut.errors import FormatError
 from hibernaut.kernel_line import parse_release
 from hibernaut.swsusp.e820 import E820Check, E820Sums
@@ -80,14 +82,18 @@ def image(facts: Facts) -> CheckFinding:
     if found.state == "swap":
         return CheckFinding(CheckOutcome.OK, "the area holds no image", (read,))
     if found.state == "used up":
+        advice = "see the checks last-resume and last-hibernation"
+        if found.salvaged is None:
+            advice += "; give --consumed to compare what is left of it with this machine"
         return warning(
             "the area held an image, and a boot has used it up: the kernel puts the signature back before it checks"
             " anything",
             read,
+            *_left(found),
             words=("PM: Image not found (code -22)",),
-            advice="see the checks last-resume and last-hibernation; `hibernaut inspect --consumed` shows what is left",
+            advice=advice,
         )
-    if found.inspection is None:
+    if found.inspection is None or found.state == "other":
         return failing(
             "the swap area is damaged" if found.state == "damaged" else "this is not a swap area",
             read,
@@ -97,6 +103,13 @@ def image(facts: Facts) -> CheckFinding:
     return _whole(facts, read)
 
 
+def _left(source: SourceFacts) -> Iterator[FactRead]:
+    """Yield the evidence on an image that was read as far as it goes; nothing for any other."""
+    if source.salvaged is not None:
+        for finding in source.salvaged.findings:
+            yield FactRead(source.name, finding)
+
+
 def _whole(facts: Facts, read: FactRead) -> CheckFinding:
     """Return the finding on an image that is there."""
     source = facts.source.value
@@ -104,6 +117,13 @@ def _whole(facts: Facts, read: FactRead) -> CheckFinding:
     verdict = _verdict(facts)
     refused = [verdict[name] for name in DATA_CHECKS if verdict and name in verdict]
     refused = [check for check in refused if check.answer is Answer.REFUSES]
+    if source and source.salvaged and not source.salvaged.whole:
+        return failing(
+            "the image is damaged: not all of it can be read",
+            read,
+            *_left(source),
+            advice="do not resume from it; `hibernaut report --salvage` shows what is left of it",
+        )
     if inspection and inspection.problems:
         first = inspection.problems[0]
         return failing(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.memory.page import BoolArray, Bytes, Pfns
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.swsusp.declarations import END_OF_PFNS, MAX_PFN, PFNS_PER_META_PAGE, ZERO_PAGE_FLAG
 
 __all__ = ["LooseList", "contradicting_groups", "list_end", "list_is_credible", "read_loose_list"]
@@ -36,6 +37,7 @@ class LooseList:
         row: row of the stream with the data of each, int64, shape (n,); -1 for a zero page, and where it is not known.
         listed: number of all frames on the list; None if it is not known.
         lost_pages: number of meta pages that are lost.
+        uncertain: frames that can be on those, since neither the last before it nor the first after it excludes them.
     """
 
     pfns: Pfns
@@ -43,6 +45,7 @@ class LooseList:
     row: NDArray[np.int64]
     listed: int | None
     lost_pages: int
+    uncertain: FrameRanges
 
 
 def list_is_credible(words: Words, *, last: bool) -> bool:
@@ -134,4 +137,27 @@ def read_loose_list(pages: Words, known: BoolArray, count: int, image_pages: int
             certain[last_lost + 1 :] = True
     row = np.where(zero | ~certain, -1, row)
     frames = (words & FRAME).astype(np.int64)
-    return LooseList(frames[entry_known], zero[entry_known], row[entry_known], listed, count - int(known.sum()))
+    return LooseList(
+        frames[entry_known],
+        zero[entry_known],
+        row[entry_known],
+        listed,
+        count - int(known.sum()),
+        _between(frames, entry_known, is_whole=listed is not None),
+    )
+
+
+def _between(frames: Pfns, known: BoolArray, *, is_whole: bool) -> FrameRanges:
+    """Return the frames that entries that are lost can name: the list ascends.
+
+    Args:
+        frames: frame of each entry, shape (n,).
+        known: whether the entry is known, shape (n,).
+        is_whole: whether the last of them is the last entry of the list.
+    """
+    is_lost = np.concatenate(([False], ~known, [not is_whole]))
+    edges = np.flatnonzero(np.diff(np.append(is_lost, False).astype(np.int8)))
+    bounds = np.concatenate(([-1], frames, [MAX_PFN + 1]))
+    before, after = edges[::2], np.minimum(edges[1::2] + 1, len(bounds) - 1)
+    starts, ends = bounds[before] + 1, bounds[after]
+    return FrameRanges.of([(start, end - start) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from hibernaut.errors import FormatError
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.ranges import FrameRanges
+from hibernaut.swsusp.architecture import refuse_foreign
 from hibernaut.swsusp.area import SwapArea, locate_area
-from hibernaut.swsusp.checker import Problem
+from hibernaut.swsusp.checker import Inspection, Problem
 from hibernaut.swsusp.codecs import COMPRESSORS, CompressorName, codec_named
 from hibernaut.swsusp.declarations import PFNS_PER_META_PAGE, UNIT_PAGES
 from hibernaut.swsusp.header import SwapHeader
+from hibernaut.swsusp.image_parts import ImageBlocks, ReadUnits
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.pfns import begins_a_list
 from hibernaut.swsusp.salvage.damage import OUT_OF_ORDER, LostPart, lost_rows, lost_units
@@ -32,7 +34,7 @@ from hibernaut.swsusp.salvage.loose_list import (
     read_loose_list,
 )
 from hibernaut.swsusp.salvage.loose_map import UNKNOWN, LooseMap, read_loose_map
-from hibernaut.swsusp.salvage.rows import PlainRows, Rows, plain_rows, unit_rows
+from hibernaut.swsusp.salvage.rows import PlainRows, Rows, UnitRows, plain_rows, unit_rows
 from hibernaut.swsusp.salvage.units import NumberedUnits, UnitSearch, last_unit_bytes, number_units
 from hibernaut.swsusp.stream import Crc
 from hibernaut.volumes.closing import Closing
@@ -67,6 +69,7 @@ class SalvagedImage(Closing):
         zero: which of them are zero pages without data, shape (n,).
         row: row of the data of each, int64, shape (n,); -1 for zero pages.
         missing: frames of the list that cannot be read.
+        uncertain: frames of which it is not known whether they are on the list: that part of it is lost.
         unplaced_pages: data pages that can be read, of which it is not known to what frames they belong.
         damage: units, or rows of an image that is not compressed, that cannot be read.
         problems: everything that is wrong apart from those.
@@ -88,6 +91,7 @@ class SalvagedImage(Closing):
     zero: BoolArray
     row: NDArray[np.int64]
     missing: FrameRanges
+    uncertain: FrameRanges
     unplaced_pages: int
     damage: tuple[LostPart, ...]
     problems: tuple[Problem, ...]
@@ -116,6 +120,47 @@ class SalvagedImage(Closing):
         return self.complete and not self.problems and self.crc_ok is not False and not unproved
 
     @property
+    def whole_units(self) -> int:
+        """Number of units that decompress, have a number, and hold what they must hold; 0 if not compressed."""
+        if self.units is None:
+            return 0
+        return int(self.units.whole.sum()) - sum(one.units or 0 for one in self.damage if one.what == OUT_OF_ORDER)
+
+    @property
+    def read_units(self) -> ReadUnits:
+        """The units that decompress; none if the data is not compressed."""
+        nothing = np.empty(0, dtype=np.int64)
+        if self.units is None:
+            return ReadUnits(nothing, nothing, nothing, 0, UNIT_PAGES, int(self.rows.known.sum()))
+        found = self.units.found
+        rows = found.size_bytes // PAGE_SIZE
+        return ReadUnits(self.units.number, rows, found.compressed_bytes, self.units.total, UNIT_PAGES, int(rows.sum()))
+
+    @property
+    def blocks(self) -> ImageBlocks:
+        """The blocks that are known to be of the image; of those of a lost map page, the ones with a unit in them."""
+        return _blocks_of(self)
+
+    @property
+    def inspection(self) -> Inspection:
+        """The parts of the image by which a kernel accepts it, and the problems that are not of its units."""
+        return Inspection(
+            header=self.header,
+            compressor=self.compressor,
+            swap_map=None,
+            info=self.info,
+            image=None,
+            computed_crc=self.computed_crc,
+            problems=self.problems,
+            area=self.area,
+            error=None,
+        )
+
+    def require_x86_64(self) -> None:
+        """Raise FormatError if the image is of another machine, whose page tables are not read."""
+        refuse_foreign(None if self.info is None else self.info.architecture, self.name)
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """The evidence for the data, and the parts that are lost, a sentence each."""
         return tuple(_findings(self))
@@ -132,7 +177,7 @@ def _findings(image: SalvagedImage) -> Iterator[str]:
     if units is None:
         yield "the data is not compressed: nothing shows whether a page was overwritten"
     else:
-        whole = int(units.whole.sum()) - sum(one.units or 0 for one in image.damage if one.what == OUT_OF_ORDER)
+        whole = image.whole_units
         total = "an unknown number of" if units.total is None else units.total
         yield f"all {total} units are whole" if whole == units.total else f"{whole} of {total} units are whole"
         if image.crc_ok:
@@ -156,6 +201,28 @@ def _findings(image: SalvagedImage) -> Iterator[str]:
         yield f"the numbers of {lost} more frames of the list are lost"
     if image.unplaced_pages:
         yield f"{image.unplaced_pages} pages of data can be read, but not placed: their frames are not known"
+
+
+def _blocks_of(image: SalvagedImage) -> ImageBlocks:
+    """Return the blocks of an image, see `SalvagedImage.blocks`."""
+    rows, loose, maps = image.rows, image.swap_map, image.swap_map.map_blocks
+    if isinstance(rows, UnitRows) and image.units is not None:
+        entries, found = rows.search.entries, image.units.found
+        edges = np.zeros(len(entries) + 1, dtype=np.int64)
+        edges[found.entry] += 1
+        edges[found.end] -= 1
+        read, named = np.cumsum(edges)[:-1] > 0, ~loose.derived
+        if len(read):
+            read[0] = image.info is not None
+    elif isinstance(rows, PlainRows):
+        entries = np.concatenate((loose.entries[:1], rows.blocks))
+        read = np.concatenate(([image.info is not None], rows.known)) if len(loose.entries) else rows.known
+        named = np.ones(len(entries), dtype=np.bool_)
+        named[: len(entries) - len(rows.blocks)] = ~loose.derived[:1]
+    inside = (entries > 0) & (entries < image.area.blocks)
+    pages = entries[read & inside]
+    lost = np.setdiff1d(entries[named & inside & ~read], np.concatenate((pages, maps)))
+    return ImageBlocks(pages, maps, lost)
 
 
 def salvage_image(
@@ -283,6 +350,7 @@ def _assemble(parts: _Parts, was_swap: bool, compressor: CompressorName, progres
         zero=listed.zero[there],
         row=listed.row[there],
         missing=FrameRanges.of_pfns(listed.pfns[~there]),
+        uncertain=listed.uncertain,
         unplaced_pages=data_rows - int((there & ~listed.zero).sum()),
         damage=(
             lost_units(stream.search, stream.units, counts.stream, bad_lists)
