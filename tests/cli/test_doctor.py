@@ -150,6 +150,9 @@ def test_files_in_boot_against_the_time_of_hibernation(tmp_path: Path, golden: G
         "warning", f"boot/initrd.img-{release} changed after the machine hibernated"
     )  # fmt: skip
     assert found(**{kernel: -9, "initrd.img-6.1.0-99-amd64": 5, "initramfs-RELEASE-fallback.img": 5})[0] == "ok"
+    longer = {"initrd.img-RELEASE-rt": 5, "initramfs-RELEASE.1.img": 5}  # other kernels, whose names begin alike
+    assert found(**{kernel: -9, **longer})[0] == "ok"
+    assert found(**{kernel: -9, "initramfs-RELEASE.img": 5})[0] == "warning"
     assert found(**{"vmlinuz-linux": -9, "initramfs-linux.img": 5})[0] == "warning"
     assert found(**{"vmlinuz-6.1.0-99-amd64": 5})[0] == "not known"
     assert found()[0] == "not known"

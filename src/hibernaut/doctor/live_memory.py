@@ -80,7 +80,8 @@ def _cpu_lists_taken() -> Iterator[None]:
 def _touched(pages: int) -> mmap.mmap:
     """Return anonymous memory, in small pages, each written to."""
     memory = mmap.mmap(-1, max(1, pages) * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    with suppress(OSError):  # a kernel without huge pages does not know the advice
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
     for page in range(pages):
         memory[page * PAGE_SIZE] = 1
     return memory

@@ -6,6 +6,7 @@ Without an image the logs of two boots are compared: what differed between them 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -364,7 +365,8 @@ def boot_files(facts: Facts) -> CheckFinding:
 
 def _may_start(path: str, release: str) -> bool:
     """Return whether a file in /boot belongs to a kernel: its name has this release, or none."""
-    return release in path or not any(character.isdecimal() for character in path)
+    named = re.search(rf"-{re.escape(release)}(\.[a-z]+)*$", path)
+    return named is not None or not any(character.isdecimal() for character in path)
 
 
 def _utc(seconds: int) -> str:
