@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -17,10 +16,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import Golden
+from tests.bundling import RUNNING, bundle_maker, whole_bundle
+from tests.conftest import REPOSITORY, Golden
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 TAG = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
 STUB = b"""
 import sys
@@ -34,12 +32,7 @@ def main():
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
     """The module that makes bundles."""
-    spec = importlib.util.spec_from_file_location("bundle_make", REPOSITORY / "packages/bundle/make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    return bundle_maker()
 
 
 @pytest.fixture
@@ -148,13 +141,10 @@ def test_the_lock_is_part_of_the_lock_for_development() -> None:
 @pytest.mark.skipif(
     "HIBERNAUT_BUNDLE" not in os.environ, reason="takes wheels from a package index; HIBERNAUT_BUNDLE=1"
 )
-def test_the_whole_bundle_runs_with_a_bare_python(maker: ModuleType, tmp_path: Path, golden: Golden) -> None:
+def test_the_whole_bundle_runs_with_a_bare_python(tmp_path: Path, golden: Golden) -> None:
     """A Python without packages, an empty home, no network where that can be arranged: it reads an image."""
-    build = [sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(REPOSITORY)]
-    subprocess.run([*build, "--python", sys.executable], check=True, timeout=300)
-    (wheel,) = tmp_path.glob("*.whl")
-    maker.make_bundle(wheel, tmp_path / "hibernaut.pyz", [RUNNING])
+    made = whole_bundle(tmp_path)
     for arguments in (["--version"], ["inspect", str(golden("swap-6.1-lzo.img"))], ["find", "--help"]):
-        done = started(tmp_path / "hibernaut.pyz", *arguments, HOME=str(tmp_path / "home"))
+        done = started(made, *arguments, HOME=str(tmp_path / "home"))
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,9 @@ from hibernaut.lab.guest.python_disk import BUNDLE_COMMAND, PYTHON_MOUNT, make_p
 from hibernaut.lab.laboratory import Lab
 from hibernaut.lab.vm.port import unescaped
 from hibernaut.lab.vm.qemu import Disk
+from tests.bundling import whole_bundle
 from tests.cli.run import hibernaut
-from tests.conftest import REPOSITORY, Golden
+from tests.conftest import Golden
 
 MEMORY_MIB = 1024
 """Half of it is the largest /tmp, into which the bundle unpacks."""
@@ -29,7 +27,7 @@ MEMORY_MIB = 1024
 )
 def test_the_bundle_reads_an_image_in_a_guest(lab_61: Lab, golden: Golden, tmp_path: Path) -> None:
     """`inspect --json` there prints the document that it prints here, but for the name of the file."""
-    bundle, image = made_bundle(tmp_path), golden("swap-6.1-lzo.img")
+    bundle, image = whole_bundle(tmp_path), golden("swap-6.1-lzo.img")
     make_python_disk(tmp_path / "python.img", bundle)
     disks = [Disk(image, False), Disk(tmp_path / "python.img", False)]
     with lab_61.boot(guest_variant(MEMORY_MIB), tmp_path, disks, adapt=with_resume) as guest:
@@ -39,17 +37,3 @@ def test_the_bundle_reads_an_image_in_a_guest(lab_61: Lab, golden: Golden, tmp_p
         assert reply.status == 0, lines[-5:]
     here = hibernaut("inspect", image, "--no-machine", "--json").document
     assert json.loads("\n".join(lines).replace("/dev/vda", str(image))) == here
-
-
-def made_bundle(folder: Path) -> Path:
-    """Make the bundle for the Python that runs."""
-    build = [sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "--out-dir", str(folder), str(REPOSITORY)]
-    subprocess.run([*build, "--python", sys.executable], check=True, timeout=300)
-    (wheel,) = folder.glob("*.whl")
-    spec = importlib.util.spec_from_file_location("bundle_make", REPOSITORY / "packages/bundle/make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    made.make_bundle(wheel, folder / "hibernaut.pyz", [f"{sys.version_info.major}.{sys.version_info.minor}"])
-    return folder / "hibernaut.pyz"

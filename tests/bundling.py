@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bundle for rescue systems, made for tests: by the module that `make bundle` runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from tests.conftest import REPOSITORY
+
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+"""Version of the Python that runs, for which bundles are made."""
+
+
+def bundle_maker() -> ModuleType:
+    """Return the module that makes bundles."""
+    spec = importlib.util.spec_from_file_location("bundle_make", REPOSITORY / "packages/bundle/make.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def whole_bundle(folder: Path) -> Path:
+    """Build the wheel and make the bundle with all packages, in a folder; takes wheels from a package index."""
+    build = [sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "--out-dir", str(folder), str(REPOSITORY)]
+    subprocess.run([*build, "--python", sys.executable], check=True, timeout=300)
+    (wheel,) = folder.glob("*.whl")
+    bundle_maker().make_bundle(wheel, folder / "hibernaut.pyz", [RUNNING])
+    return folder / "hibernaut.pyz"
