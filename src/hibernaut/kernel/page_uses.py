@@ -59,6 +59,7 @@ class PageUses:
         slab: frames of the slab allocator.
         anonymous: frames of anonymous memory on the lists of reclaim.
         cache: frames of files there, in the page cache.
+        offline: frames that are not to be touched (`PageOffline`), a balloon's for one: hibernation leaves them out.
     """
 
     described: FrameRanges
@@ -67,6 +68,7 @@ class PageUses:
     slab: FrameRanges
     anonymous: FrameRanges
     cache: FrameRanges
+    offline: FrameRanges
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class _Fields:
     slab_flag: int | None
     buddy: int
     slab_type: int | None
+    offline_type: int | None
 
     @classmethod
     def of(cls, kernel: SymbolicKernel) -> _Fields:
@@ -102,6 +105,7 @@ class _Fields:
             optional("NUMBER(PG_slab)"),
             kernel.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)") & 0xFFFF_FFFF,
             optional("NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)"),
+            optional("NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"),
         )
         places = [fields.flags, fields.mapping, fields.private, fields.compound_head or 0]
         words_fit = all(0 <= place <= fields.size - 8 and place % 8 == 0 for place in places)
@@ -124,7 +128,8 @@ def page_uses(kernel: SymbolicKernel, end_pfn: int) -> PageUses:
     if not kernel.tables.is_canonical(end - 1) or end > 1 << 64:
         raise kernel.damaged(f"struct page of {end_pfn} frames from {start:#x} reach beyond the address space")
     spans = kernel.tables.scan(start, end).of_state(Stop.PRESENT)
-    found: dict[str, list[FrameRanges]] = {name: [] for name in ("described", "free", "slab", "anonymous", "cache")}
+    names = ("described", "free", "slab", "anonymous", "cache", "offline")
+    found: dict[str, list[FrameRanges]] = {name: [] for name in names}
     frames = union([FrameRanges(spans.pfn, spans.pages)])
     for at, records, is_read in _records(kernel, fields.size, start, spans):
         shown = slice(0, max(end_pfn - at, 0))
@@ -205,6 +210,12 @@ def _classes(fields: _Fields, records: Bytes, start: int, first_pfn: int) -> dic
         rows = distance[tails].astype(np.int64)
         for mask in masks.values():
             mask[tails] = mask[rows] & (rows < tails)
+    offline = fields.offline_type
+    masks["offline"] = (
+        np.zeros(len(records), dtype=np.bool_)
+        if offline is None
+        else _of_type(_mapcounts(fields, records), offline & 0xFFFF_FFFF)
+    )
     return masks
 
 

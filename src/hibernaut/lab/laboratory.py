@@ -420,9 +420,19 @@ def _hibernate(guest: RunningGuest, points: DumpPoints, disk: Path, record: Gues
     return outcome_of(guest, sequence, disk, record)
 
 
-def attach(guest: RunningGuest) -> tuple[CopyLoop, Debugger]:
-    """Attach a debugger to a guest, and find the copy loop in its kernel."""
-    lines = guest.port.run("grep -w -A 4 -E 'swsusp_save|memory_bm_next_pfn' /proc/kallsyms")
+def copy_loop_symbols(guest: RunningGuest) -> tuple[str, ...]:
+    """Return the lines of a guest's /proc/kallsyms that `attach` needs."""
+    return guest.port.run("grep -w -A 4 -E 'swsusp_save|memory_bm_next_pfn' /proc/kallsyms")
+
+
+def attach(guest: RunningGuest, lines: Sequence[str] = ()) -> tuple[CopyLoop, Debugger]:
+    """Attach a debugger to a guest, and find the copy loop in its kernel.
+
+    Args:
+        guest: the guest.
+        lines: `copy_loop_symbols`, if they were asked for before: the guest uses memory to tell them.
+    """
+    lines = lines or copy_loop_symbols(guest)
     debugger = Debugger(guest.qemu)
     return find_copy_loop(debugger.read, symbols_of(lines)), debugger
 

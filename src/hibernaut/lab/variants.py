@@ -24,11 +24,13 @@ REGIONS = (
     "none-2m:above",
     "none-2m:below",
     "1g:below",
+    "2m-thin:above",
+    "2m-thin:below",
 )
-"""Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a page of a block or two
-neighbouring ones, or a page or a block whose entry becomes zero ("none"); with the table of the block's entry at a
-higher or a lower frame."""
-MAX_REGIONS = 1024
+"""Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a block of 2 MiB of which one page
+alone is saved ("thin"), a page of a block or two neighbouring ones, or a page or a block whose entry becomes zero
+("none"); with the table of the block's entry at a higher or a lower frame."""
+MAX_REGIONS = 4096
 SIDES = ("above", "below")
 
 

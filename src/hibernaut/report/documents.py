@@ -26,6 +26,8 @@ __all__ = [
     "ConvertDocument",
     "CrashedSaveDocument",
     "DemoDocument",
+    "DepletedGuestDocument",
+    "DepletionDocument",
     "DiagnosisDocument",
     "DiagnosisFindingDocument",
     "DifferenceDocument",
@@ -879,6 +881,26 @@ class SplitDocument(TypedDict):
     allocations: Annotated[int, "pages for tables that the split takes"]
 
 
+class DepletionDocument(TypedDict):
+    """The splits in the copy that the kernel has a page for."""
+
+    when: Annotated[
+        str,
+        "`before`: predicted for a kernel that does not hibernate yet; `copy`: for one whose list of pages is fixed",
+    ]
+    image_pages: Annotated[int, "pages that are allocated for the image before devices are frozen"]
+    free_pages: Annotated[int, "free pages at the copy"]
+    kept_pages: Annotated[int, "free pages that an allocation for a table does not get"]
+    least: Annotated[int, "splits that find a page in any case"]
+    most: Annotated[int, "splits that find one at most, without reclaim"]
+    floor_pages: Annotated[
+        int | None, "free pages that the kernel's reserves leave for splits, whatever is in memory; null in the copy"
+    ]
+    cached_pages: Annotated[int, "pages of files, which may be reclaimed in the midst of the copy"]
+    drivers_pages: Annotated[int, "pages that drivers were taken to allocate before the copy"]
+    suffices: Annotated[bool | None, "whether this is enough for the splits of this machine; null if it is not certain"]
+
+
 class AuditDocument(TypedDict):
     """`hibernaut audit`: whether every page of a machine would be saved."""
 
@@ -890,6 +912,8 @@ class AuditDocument(TypedDict):
     allocations: Annotated[int, "pages for tables that the copy takes"]
     splits: Annotated[list[SplitDocument], "the first splits, at most 20"]
     more_splits: Annotated[int, "number of splits that are not listed"]
+    depletion: Annotated[DepletionDocument | None, "the splits that find a page; null if the kernel does not tell"]
+    no_depletion: Annotated[str | None, "reason why it is not known"]
     safe_today: Annotated[bool, "whether today's kernel saves every page, whatever fails"]
     safe_by_fixmap: Annotated[bool, "whether the fixmap slot does"]
     gaps: Gaps
@@ -1490,6 +1514,25 @@ class ConfirmDocument(TypedDict):
     seen: Annotated[str, "observations in one sentence"]
 
 
+class DepletedGuestDocument(TypedDict):
+    """`hibernaut lab depletion`: splits of a guest's kernel with few free pages, predicted and made."""
+
+    release: Annotated[str, "release of the kernel"]
+    blocks: Annotated[int, "blocks of 2 MiB out of the direct map, one page of each to save"]
+    before: Annotated[DepletionDocument, "prediction from its memory before it hibernated"]
+    in_copy: Annotated[DepletionDocument, "prediction from its memory at the beginning of the copy"]
+    kernels_image_pages: Annotated[int, "pages that the kernel allocated for the image, by its own message"]
+    kernels_free_pages: Annotated[int, "free pages right before the copy, by its own messages"]
+    served: Annotated[int, "splits that got a page without reclaim"]
+    splits: Annotated[int, "splits that got a page"]
+    failed: Annotated[bool, "whether an allocation failed; none is injected"]
+    interrupts: Annotated[bool, "whether the copy went on with interrupts enabled"]
+    outcome: Annotated[str, "hibernated, died or refused"]
+    reason: Annotated[str, "the kernel's messages of the last two"]
+    resumed: Annotated[str | None, "what another machine resumed from the image; null without an image"]
+    as_predicted: Annotated[bool, "whether as many splits were served as both predictions allow"]
+
+
 class CaseDocument(TypedDict):
     """Result of a case on a kernel."""
 
@@ -1710,6 +1753,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "lab boot": (BootDocument, DryRunDocument),
     "lab build": (BuildDocument, BuildPlanDocument, CuresDocument),
     "lab confirm": (ConfirmDocument, DryRunDocument),
+    "lab depletion": (DepletedGuestDocument, DryRunDocument),
     "lab doctor": (DoctorDocument,),
     "lab dump": (DumpDocument, DryRunDocument),
     "lab golden": (

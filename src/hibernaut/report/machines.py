@@ -6,8 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hibernaut.hibernation.audit import Audit
+from hibernaut.hibernation.depletion import Depletion
 from hibernaut.hibernation.machine_in_source import MachineInSource
-from hibernaut.report.documents import AuditDocument, CellDocument, DemoDocument, ExplainDocument, RunDocument
+from hibernaut.report.depletion import depletion_document
+from hibernaut.report.documents import (
+    AuditDocument,
+    CellDocument,
+    DemoDocument,
+    ExplainDocument,
+    RunDocument,
+)
 from hibernaut.report.page_tables import gap_documents
 from hibernaut.report.text import counted, hex_or_none
 from hibernaut.studies.demo import ImageReadBack
@@ -20,8 +28,17 @@ SHOWN_RUNS = 3
 SHOWN_SPLITS = 20
 
 
-def audit_document(found: Audit, inside: MachineInSource) -> AuditDocument:
-    """Return the document of an audit; of long lists the first entries and the number of the others."""
+def audit_document(
+    found: Audit, inside: MachineInSource, depletion: Depletion | None = None, no_depletion: str | None = None
+) -> AuditDocument:
+    """Return the document of an audit; of long lists the first entries and the number of the others.
+
+    Args:
+        found: the audit.
+        inside: its machine.
+        depletion: the splits that find a page, if known.
+        no_depletion: reason why they are not.
+    """
     return {
         "rules": inside.machine.rules.line,
         "rules_from": inside.rules.rules_from,
@@ -59,6 +76,8 @@ def audit_document(found: Audit, inside: MachineInSource) -> AuditDocument:
             for split in found.splits[:SHOWN_SPLITS]
         ],
         "more_splits": max(0, len(found.splits) - SHOWN_SPLITS),
+        "depletion": None if depletion is None else depletion_document(depletion, found.allocations),
+        "no_depletion": no_depletion,
         "safe_today": found.safe_today,
         "safe_by_fixmap": found.safe_by_fixmap,
         "gaps": gap_documents(inside.source),

@@ -11,6 +11,7 @@ from hibernaut.report.documents import (
     AuditDocument,
     CellDocument,
     DemoDocument,
+    DepletionDocument,
     DoctorDocument,
     ExplainDocument,
     InspectDocument,
@@ -421,10 +422,34 @@ def audit_text(document: AuditDocument) -> str:
         lines += ["  " + line for line in columns(rows)]
         if document["more_splits"]:
             lines.append(f"  ... and {document['more_splits']} more")
+    if document["depletion"]:
+        lines += ["", *_depletion_lines(document["depletion"])]
     lines.append("")
     for name, safe in (("today", document["safe_today"]), ("through a fixmap slot", document["safe_by_fixmap"])):
         lines.append(f"{name}: " + ("every page is saved" if safe else "not every page is certain to be saved"))
     return "\n".join(lines)
+
+
+def _depletion_lines(found: DepletionDocument) -> list[str]:
+    """Return the sentences on the splits that find a page."""
+    when = "at the copy" if found["when"] == "copy" else "if it hibernates now"
+    drivers = f", with {counted(found['drivers_pages'], 'page')} for drivers" if found["drivers_pages"] else ""
+    lines = [
+        f"pages for tables, {when}{drivers}: {depletion_span(found)} of {counted(found['free_pages'], 'free page')}, "
+        f"of which the zones keep {found['kept_pages']}",
+    ]
+    if found["floor_pages"] is not None:
+        floor = counted(max(0, found["floor_pages"]), "page")
+        lines.append(f"  whatever is in memory, the kernel's reserves leave {floor} above the marks")
+    cached = counted(found["cached_pages"], "page") + " of files"
+    lines.append(f"  a split beyond that reclaims memory in the copy ({cached}), or its allocation fails")
+    enough = {True: "enough", False: "not enough", None: "perhaps not enough"}[found["suffices"]]
+    return [*lines, f"  {enough} for the splits of this machine"]
+
+
+def depletion_span(found: DepletionDocument) -> str:
+    """Return the numbers of splits that find a page: "42 to 46"."""
+    return str(found["least"]) if found["least"] == found["most"] else f"{found['least']} to {found['most']}"
 
 
 def explain_text(document: ExplainDocument) -> str:

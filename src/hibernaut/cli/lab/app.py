@@ -9,6 +9,7 @@ from hibernaut.cli.help import Command, WholeHelpGroup, add_commands
 from hibernaut.cli.lab.boot import boot
 from hibernaut.cli.lab.build import build
 from hibernaut.cli.lab.confirm import confirm_
+from hibernaut.cli.lab.depletion import depletion
 from hibernaut.cli.lab.doctor import doctor
 from hibernaut.cli.lab.dump import dump
 from hibernaut.cli.lab.golden import golden
@@ -55,5 +56,6 @@ COMMANDS: tuple[Command, ...] = (
     ("kselftest", kselftest, "hibernaut lab kselftest selftest"),
     ("survey", survey_, "hibernaut lab survey --kernel 6.12"),
     ("confirm", confirm_, "hibernaut lab confirm run.json"),
+    ("depletion", depletion, "hibernaut lab depletion --blocks 64 --splits 30"),
 )
 add_commands(lab, COMMANDS)

@@ -6,7 +6,7 @@
  *                           SIZE 2m: a 2 MiB block, one not-present PMD entry. 4k: one page of such a block. 4k-pair:
  *                           two neighbouring pages of one. none: one page whose entry is zero, in an existing table. none-2m: a block whose PMD entry is zero,
  *                           so that no table has an entry for its pages. 1g: a block of 1 GiB, one not-present PUD
- *                           entry.
+ *                           entry. 2m-thin: a 2 MiB block, of which the first page alone has data and is saved.
  *                           ORDER above or below: position of the PMD table relative to the block; for 1g, of the PUD
  *                           table. Pages are saved in ascending order, so "above" means that the table is saved after
  *                           the split it undergoes.
@@ -16,6 +16,7 @@
  *   skip=N                  the first N allocations for a split during the copy succeed,
  *   fail=N                  the next N fail
  *   trace=N                 record the calls of the copy loop in a buffer of N hits (hlab_trace.h)
+ *   hold=N                  a driver that takes N pages when devices are frozen (hlab_hold.h)
  *
  * /proc/hlab_region reports, one line each, KEY=VALUE. Written there: "arm" or "disarm" starts or stops the counting;
  * "control" provokes two splits, of which the first must fail and the second succeed: whether the probe saw them is
@@ -24,7 +25,7 @@
  * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
  * identifies the frame that it comes from (hibernaut.linux.formula). Of a 1g region, the first two blocks and the last
  * one have data; the pages of the others are PageOffline, which hibernation does not save: a guest is fast, and two
- * blocks of one table of 2 MiB entries are split all the same.
+ * blocks of one table of 2 MiB entries are split all the same. So are the pages of a 2m-thin region but for its first.
  *
  * The module cannot be unloaded: the regions cannot be restored, and the guest is discarded.
  */
@@ -48,8 +49,8 @@
 
 #define BLOCK_ORDER 9
 #define BLOCK_PAGES (1 << BLOCK_ORDER)
-#define MOST_BLOCKS 4096
-#define MOST_REGIONS 1024
+#define MOST_BLOCKS 8192
+#define MOST_REGIONS 4096
 #define GIB_PAGES (1 << 18)
 #define GIB_BLOCKS (GIB_PAGES / BLOCK_PAGES)
 #define MOST_GIBS 64
@@ -70,14 +71,14 @@ module_param(fail, int, 0444);
 static ulong seed;
 module_param(seed, ulong, 0444);
 
-enum kind { WHOLE, PAGE, PAIR, ZERO, NO_TABLE, GIB };
+enum kind { WHOLE, PAGE, PAIR, ZERO, NO_TABLE, GIB, THIN };
 
 static const struct {
 	const char *word;
 	enum kind kind;
 } kinds[] = {
 	{ "2m:", WHOLE }, { "4k:", PAGE },	    { "4k-pair:", PAIR },
-	{ "none:", ZERO }, { "none-2m:", NO_TABLE }, { "1g:", GIB },
+	{ "none:", ZERO }, { "none-2m:", NO_TABLE }, { "1g:", GIB },    { "2m-thin:", THIN },
 };
 
 static struct region {
@@ -89,7 +90,7 @@ static struct region {
 } regions[MOST_REGIONS];
 static int region_count;
 static bool armed, controlling;
-static int allocations, failures;
+static int allocations, failures, open_allocations;
 static int control_failed, control_seen, control_error = -ENODATA;
 
 static int (*call_set_memory_np)(unsigned long start, int pages);
@@ -186,6 +187,29 @@ static u64 draw(u64 below)
 	return seed % below;
 }
 
+/* Blocks that were taken and fit no region yet: each is looked at once, however many regions are wanted. */
+static struct page *spare[MOST_BLOCKS];
+static int spare_count;
+
+static void free_spare(void)
+{
+	while (spare_count)
+		__free_pages(spare[--spare_count], BLOCK_ORDER);
+}
+
+static struct page *fitting_spare(bool above)
+{
+	int i, fitting = 0, chosen = -1;
+
+	for (i = 0; i < spare_count; i++)
+		if (fits(spare[i], above, PMD_SHIFT) && (seed ? !draw(++fitting) : chosen < 0))
+			chosen = i;
+	if (chosen < 0)
+		return NULL;
+	swap(spare[chosen], spare[spare_count - 1]);
+	return spare[--spare_count];
+}
+
 /*
  * A free block whose PMD table is on the wanted side, searched from the lowest zone up: the first one, or with a seed a
  * random one of all that exist, each with equal probability.
@@ -193,26 +217,25 @@ static u64 draw(u64 below)
 static struct page *take_block(bool above)
 {
 	static const gfp_t zones[] = { GFP_DMA, GFP_DMA32, 0 };
-	struct page **taken = kvcalloc(MOST_BLOCKS, sizeof(*taken), GFP_KERNEL);
-	struct page *block, *found = NULL;
-	int count = 0, fitting = 0;
+	struct page *block = seed ? NULL : fitting_spare(above);
 	size_t i;
 
-	for (i = 0; taken && i < ARRAY_SIZE(zones); i++) {
-		while ((seed || !found) && count < MOST_BLOCKS) {
+	if (block)
+		return block;
+	for (i = 0; i < ARRAY_SIZE(zones); i++) {
+		while (spare_count < MOST_BLOCKS) {
 			block = alloc_pages(GFP_KERNEL | zones[i] | __GFP_NOWARN | __GFP_NORETRY, BLOCK_ORDER);
 			if (!block)
 				break;
-			if (fits(block, above, PMD_SHIFT) && (!seed || !draw(++fitting)))
-				swap(block, found);
-			if (block)
-				taken[count++] = block;
+			if (!seed && fits(block, above, PMD_SHIFT))
+				return block;
+			spare[spare_count++] = block;
 		}
 	}
-	while (count--)
-		__free_pages(taken[count], BLOCK_ORDER);
-	kvfree(taken);
-	return found;
+	block = seed ? fitting_spare(above) : NULL;
+	if (seed)
+		free_spare();
+	return block;
 }
 
 /*
@@ -226,6 +249,7 @@ static struct page *take_gib(bool above)
 	static int blocks_of[MOST_GIBS];
 	int count = 0, i;
 
+	free_spare();
 	memset(blocks_of, 0, sizeof(blocks_of));
 	while (taken && !found && count < MOST_BLOCKS) {
 		unsigned long gib;
@@ -251,6 +275,8 @@ static bool has_data(const struct region *region, int page)
 {
 	int block = page / BLOCK_PAGES;
 
+	if (region->kind == THIN)
+		return !page;
 	return region->kind != GIB || block < 2 || block == GIB_BLOCKS - 1;
 }
 
@@ -334,6 +360,7 @@ static int take_out(const struct region *region)
 	fill(region);
 	switch (region->kind) {
 	case WHOLE:
+	case THIN:
 	case GIB:
 		return call_set_memory_np(address_of(region), pages_of(region));
 	case NO_TABLE:
@@ -377,6 +404,7 @@ static const char *splitter(const struct pt_regs *regs, char *name);
 /* ---- the calls of the copy loop ---- */
 
 #include "hlab_trace.h"
+#include "hlab_hold.h"
 
 /* ---- the report ---- */
 
@@ -445,6 +473,8 @@ static int damaged_pages(const struct region *region)
 		if (!word)
 			break;
 		for (page = 0; page < BLOCK_PAGES; page++, word += WORDS) {
+			if (!has_data(region, first + page))
+				continue;
 			for (i = 0; i < WORDS; i++)
 				if (word[i] != (MARK | page_to_phys(frames[page]) | i * sizeof(u64)))
 					break;
@@ -481,6 +511,7 @@ static int show(struct seq_file *out, void *unused)
 		seq_printf(out, "control failed=%d seen=%d error=%d\n", control_failed, control_seen, control_error);
 	show_allocator(out);
 	show_trace(out);
+	show_hold(out);
 	for (i = 0; i < region_count; i++) {
 		struct region *region = &regions[i];
 		u64 *entry = entry_of(region);
@@ -521,6 +552,7 @@ static int provoke_splits(void)
 		return -EOPNOTSUPP;
 	if (!block)
 		block = take_block(true);
+	free_spare();
 	if (!block)
 		return -ENOMEM;
 	address = (unsigned long)page_address(block);
@@ -538,6 +570,7 @@ static int make_one(const char *wish)
 {
 	int error = region_count < MOST_REGIONS ? add_region(wish) : -ENOSPC;
 
+	free_spare();
 	return error ? error : take_out(&regions[region_count - 1]);
 }
 
@@ -608,13 +641,16 @@ static const char *splitter(const struct pt_regs *regs, char *name)
 	return NULL;
 }
 
-/* The copy runs with interrupts off, and nothing else in it changes page attributes. */
+/*
+ * The copy runs with interrupts off, and nothing else in it changes page attributes. Where an allocation had to reclaim
+ * memory, it goes on with interrupts enabled: system_state tells it from the rest of the kernel's life.
+ */
 static int on_allocation(struct kprobe *probe, struct pt_regs *regs)
 {
 	static char caller[KSYM_SYMBOL_LEN];
-	bool fails;
+	bool fails, open = regs->flags & X86_EFLAGS_IF;
 
-	if (!controlling && (!armed || regs->flags & X86_EFLAGS_IF))
+	if (!controlling && (!armed || (open && system_state != SYSTEM_SUSPEND)))
 		return 0;
 	if (!splitter(regs, caller))
 		return 0;
@@ -626,8 +662,9 @@ static int on_allocation(struct kprobe *probe, struct pt_regs *regs)
 		fails = allocations >= skip && failures < fail;
 		allocations++;
 		failures += fails;
-		pr_info("hlab_region: allocation %d for a split, from %s%s\n", allocations, caller,
-			fails ? ": failure injected" : "");
+		open_allocations += open;
+		pr_info("hlab_region: allocation %d for a split, from %s%s%s\n", allocations, caller,
+			open ? ", interrupts enabled" : "", fails ? ": failure injected" : "");
 	}
 	if (!fails)
 		return 0;
@@ -691,6 +728,7 @@ static int __init hlab_region_init(void)
 		if (*wish)
 			error = add_regions(wish);
 	kfree(wishes);
+	free_spare();
 	sort_blocks();
 	for (i = 0; !error && i < region_count; i++)
 		error = take_out(&regions[i]);
@@ -700,6 +738,8 @@ static int __init hlab_region_init(void)
 	}
 	if (!error && trace > 0)
 		error = start_trace(allocator);
+	if (!error)
+		error = start_hold();
 	/* After a failure, blocks with holes are not freed: the guest is discarded anyway. */
 	if (!error && !proc_create("hlab_region", 0600, NULL, &report_ops)) {
 		error = -ENOMEM;
