@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,33 @@ def test_a_way_that_gives_up_writes_nothing(golden: Golden, tmp_path: Path) -> N
     wrong = hibernaut("save", dump, out, "--via", "teleport")
     assert wrong.status == 2
     assert "remap-whole" in wrong.err
+
+
+def test_audit_tells_how_many_splits_find_a_page(golden: Golden) -> None:
+    """At the copy of a dump that was stopped there, and of an image; a prediction for a kernel that only runs."""
+    pytest.importorskip("drgn", reason="drgn is not installed: pip install drgn")
+    for name in ("ram-6.1-low2m.elf", "swap-6.12-lz4.img"):
+        found = hibernaut("audit", golden(name), "--json").document["depletion"]
+        assert found["when"] == "copy"
+        assert found["floor_pages"] is None
+        assert 20_000 < found["least"] <= found["most"] < found["free_pages"]
+        assert found["suffices"] is True
+    running = golden("ram-6.1-secretmem.elf")
+    found = hibernaut("audit", running, "--json").document["depletion"]
+    assert found["when"] == "before"
+    assert found["floor_pages"] > 2000
+    less = hibernaut("audit", running, "--json", "--driver-pages", 20_000).document["depletion"]
+    assert less["drivers_pages"] == 20_000
+    assert found["free_pages"] - 40_000 <= less["free_pages"] <= found["free_pages"] - 20_000
+    text = hibernaut("audit", running, "--driver-pages", 20_000).out
+    assert "pages for tables, if it hibernates now, with 20000 pages for drivers: " in text
+    assert "a split beyond that reclaims memory in the copy" in text
+
+
+def test_audit_says_why_the_pages_are_not_known(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without drgn the reason is in the document, and everything else is answered."""
+    monkeypatch.setitem(sys.modules, "drgn", None)
+    document = hibernaut("audit", golden("swap-6.12-lz4.img"), "--json").document
+    assert document["depletion"] is None
+    assert "drgn" in document["no_depletion"]
+    assert document["safe_today"] is True

@@ -57,7 +57,7 @@ def test_kernels_are_served_as_many_pages_as_predicted(record: dict[str, Any]) -
 
 @pytest.mark.parametrize("record", RECORDS, ids=NAMES)
 def test_free_pages_are_those_that_the_kernel_prints(record: dict[str, Any]) -> None:
-    """ "Normal pages needed: ... available pages: ..." counts them right before the copy, as its CPU sees them."""
+    """The message with "available pages:" counts them right before the copy, as its CPU sees them."""
     found = reserves_of(record["in_copy"])
     assert abs(found.free_pages - record["kernels_free_pages"]) <= 2 * sum(one.stat_threshold for one in found.zones)
 
@@ -200,7 +200,7 @@ def test_the_comparison_finds_what_a_mutant_leaves_out(mutant: Any) -> None:
 
 @given(st.integers(0, 1 << 28))
 def test_metadata_are_two_trees_of_bitmaps(spanned: int) -> None:
-    """Leaves of 32768 frames, their descriptions of 24 bytes, and inner pages of 512 children, counted level by level."""
+    """Leaves of 32768 frames, their descriptions of 24 bytes, inner pages of 512 children, counted by level."""
     zone = dataclasses.replace(RESERVES.zones[0], spanned_pages=spanned)
     leaves = (spanned + 32767) // 32768
     pages, level = leaves + (leaves + 169) // 170, leaves
@@ -257,7 +257,7 @@ def test_a_full_machine_keeps_what_the_reserves_promise() -> None:
 
 
 def test_an_empty_machine_has_the_pages_that_the_image_leaves() -> None:
-    """Where the image is no larger than wished, one page for each page in use goes to it."""
+    """The image takes one page for each page in use, if it is not larger than wished."""
     found = deplete_before(with_free(150_000))
     made = 3 * metadata_pages(RESERVES.zones[0]) // 2
     assert found.image_pages == 50_000 + made
@@ -291,7 +291,7 @@ def test_fragments_of_other_blocks_raise_the_mark() -> None:
     assert deplete_in_copy(few).most == deplete_in_copy(sure).most
 
 
-def test_what_is_asked_is_answered_with_a_doubt_where_there_is_one() -> None:
+def test_an_answer_has_a_doubt_where_there_is_one() -> None:
     """Fewer splits than the least: yes; more than the most: no; between: not known."""
     found = Depletion("copy", 1, 100, 0, 10, 20, None, 0)
     assert [found.suffices_for(splits) for splits in (10, 11, 20, 21)] == [True, None, None, False]

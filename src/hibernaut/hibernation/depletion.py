@@ -167,7 +167,7 @@ def deplete_before(
 ) -> Depletion:
     """Predict the splits that a kernel will have pages for, if it hibernates now.
 
-    What nobody knows is the memory that is taken or freed until then: each page more in use takes two.
+    The memory that is taken or freed until then is unknown: each page more in use takes two.
 
     Args:
         reserves: its free pages now.
@@ -246,7 +246,7 @@ def _min_pages(zone: ZoneReserve) -> int:
 
 
 def _urgent_pages(zone: ZoneReserve) -> int:
-    """Return the free pages of a zone that GFP_ATOMIC does not get: three eighths of its mark, and what it keeps back."""
+    """Return the free pages of a zone that GFP_ATOMIC does not get: three eighths of its mark, and its protection."""
     half = zone.min_pages - zone.min_pages // 2
     return half - half // 4 + zone.protection_pages + zone.for_others_pages
 

@@ -86,7 +86,7 @@ class ZoneReserve:
             free blocks of 2 MiB and more; at least these.
         protection_pages: pages kept back from GFP_KERNEL (`lowmem_reserve`), which a higher zone could serve.
         for_others_pages: free pages that GFP_KERNEL cannot have: of CMA, and for urgent requests of many pages.
-        low_pages: mark above which a request wakes nobody (WMARK_LOW), boosted as `min_pages`.
+        low_pages: mark above which a request does not wake kswapd (WMARK_LOW), boosted as `min_pages`.
         high_pages: mark below which a CPU's list no longer grows (WMARK_HIGH), likewise.
         per_cpu_pages: pages on the lists of all CPUs.
         refill: how the CPU that saves memory refills its list, in the zone.

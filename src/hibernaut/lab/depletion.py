@@ -36,6 +36,7 @@ FAILURE = re.compile(r"page allocation failure")
 OPENED = re.compile(r"Interrupts enabled before system core resume")
 CACHE_SECONDS = 120
 CACHED_DEVICE = "/dev/vdb"
+MOST_BELOW = 300
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class DepletedGuest:
         served: splits whose request got a page without reclaiming memory.
         splits: all splits that got a page.
         failed: whether the kernel logged that an allocation failed.
-        interrupts: whether the copy, which begins with interrupts off, went on with interrupts enabled.
+        interrupts: whether the copy, which begins with interrupts off, continued with interrupts enabled.
         outcome: hibernated, died or refused.
         reason: the kernel's words of the last two.
         log: its kernel's log.
@@ -90,13 +91,18 @@ class DepletedGuest:
 
 
 def depletion_variant(blocks: int, memory_mib: int) -> Variant:
-    """Return a guest with blocks of which one page each is saved, their tables below them: no table is lost."""
+    """Return a guest with blocks of which one page each is saved.
+
+    Up to `MOST_BELOW` have their tables below them, so that no table is lost and the image can be resumed; of more
+    blocks the tables lie wherever they are.
+    """
+    side = "below" if blocks <= MOST_BELOW else "any"
     return Variant(
         f"depletion-{blocks}",
         f"{blocks} blocks of 2 MiB not present, one page of each to save",
         memory_mib=memory_mib,
         compressor="none",
-        regions=("2m-thin:below",) * blocks,
+        regions=(f"2m-thin:{side}",) * blocks,
     )
 
 
@@ -172,7 +178,7 @@ def _kernel(guest: RunningGuest) -> Kernel:
 
 @dataclass(frozen=True)
 class _Counts:
-    """What a prediction needs, read from a guest's RAM."""
+    """Counts that a prediction needs, read from a guest's RAM."""
 
     reserves: MemoryReserves
     offline_pages: int

@@ -26,10 +26,11 @@ REGIONS = (
     "1g:below",
     "2m-thin:above",
     "2m-thin:below",
+    "2m-thin:any",
 )
 """Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a block of 2 MiB of which one page
 alone is saved ("thin"), a page of a block or two neighbouring ones, or a page or a block whose entry becomes zero
-("none"); with the table of the block's entry at a higher or a lower frame."""
+("none"); with the table of the block's entry at a higher or a lower frame, or either."""
 MAX_REGIONS = 4096
 SIDES = ("above", "below")
 

@@ -40,7 +40,7 @@ def depleted_text(document: DepletedGuestDocument) -> str:
     if document["failed"]:
         lines.append("failed     an allocation, with nothing injected")
     if document["interrupts"]:
-        lines.append("reclaimed  in the copy, which went on with interrupts enabled")
+        lines.append("reclaimed  in the copy, which continued with interrupts enabled")
     reason = f": {visible(document['reason'])}" if document["reason"] else ""
     lines.append(f"outcome    {document['outcome']}{reason}")
     if document["resumed"] is not None:

@@ -1526,7 +1526,7 @@ class DepletedGuestDocument(TypedDict):
     served: Annotated[int, "splits that got a page without reclaim"]
     splits: Annotated[int, "splits that got a page"]
     failed: Annotated[bool, "whether an allocation failed; none is injected"]
-    interrupts: Annotated[bool, "whether the copy went on with interrupts enabled"]
+    interrupts: Annotated[bool, "whether the copy continued with interrupts enabled"]
     outcome: Annotated[str, "hibernated, died or refused"]
     reason: Annotated[str, "the kernel's messages of the last two"]
     resumed: Annotated[str | None, "what another machine resumed from the image; null without an image"]

@@ -7,7 +7,7 @@
  *                           two neighbouring pages of one. none: one page whose entry is zero, in an existing table. none-2m: a block whose PMD entry is zero,
  *                           so that no table has an entry for its pages. 1g: a block of 1 GiB, one not-present PUD
  *                           entry. 2m-thin: a 2 MiB block, of which the first page alone has data and is saved.
- *                           ORDER above or below: position of the PMD table relative to the block; for 1g, of the PUD
+ *                           ORDER above, below or any: position of the PMD table relative to the block; for 1g, of the PUD
  *                           table. Pages are saved in ascending order, so "above" means that the table is saved after
  *                           the split it undergoes.
  *                           Regions of one ORDER get blocks as they are listed, the lowest block first.
@@ -58,6 +58,7 @@
 #define STACK_WORDS 96 /* of the stack at an allocation, in which the return address into a split is searched */
 #define MARK (0xa5cull << 52)
 #define FRAME_BITS GENMASK_ULL(51, 12)
+#define ANY -1
 #define LONE_PAGE 7 /* of a block, for a hole of one page or an entry that is zero */
 
 static char *make = "";
@@ -84,7 +85,7 @@ static const struct {
 static struct region {
 	char wish[16];
 	enum kind kind;
-	bool above;
+	int above; /* the table's side; ANY for either */
 	struct page *block;
 	const char *owner; /* result of its owner's write; NULL before it */
 } regions[MOST_REGIONS];
@@ -169,13 +170,16 @@ static unsigned long address_of(const struct region *region)
 
 /* ---- making a region ---- */
 
-static bool fits(struct page *block, bool above, int level_shift)
+static bool fits(struct page *block, int above, int level_shift)
 {
 	u64 *entry = entry_at((unsigned long)page_address(block), level_shift);
 
+	if (above == ANY && !entry)
+		/* A part of a larger page, which is split when the block is taken out. */
+		entry = entry_at((unsigned long)page_address(block), PUD_SHIFT);
 	if (!entry || !(*entry & _PAGE_PRESENT) || !(*entry & _PAGE_PSE))
 		return false;
-	return (__pa(entry) >> PAGE_SHIFT > page_to_pfn(block)) == above;
+	return above == ANY || (__pa(entry) >> PAGE_SHIFT > page_to_pfn(block)) == above;
 }
 
 /* A random number below a bound, the same for the same seed on every kernel (xorshift64). */
@@ -197,7 +201,7 @@ static void free_spare(void)
 		__free_pages(spare[--spare_count], BLOCK_ORDER);
 }
 
-static struct page *fitting_spare(bool above)
+static struct page *fitting_spare(int above)
 {
 	int i, fitting = 0, chosen = -1;
 
@@ -214,7 +218,7 @@ static struct page *fitting_spare(bool above)
  * A free block whose PMD table is on the wanted side, searched from the lowest zone up: the first one, or with a seed a
  * random one of all that exist, each with equal probability.
  */
-static struct page *take_block(bool above)
+static struct page *take_block(int above)
 {
 	static const gfp_t zones[] = { GFP_DMA, GFP_DMA32, 0 };
 	struct page *block = seed ? NULL : fitting_spare(above);
@@ -242,7 +246,7 @@ static struct page *take_block(bool above)
  * A free block of 1 GiB that one entry maps: all blocks that can be had are taken, those of the first GiB that is
  * complete are kept.
  */
-static struct page *take_gib(bool above)
+static struct page *take_gib(int above)
 {
 	struct page **taken = kvcalloc(MOST_BLOCKS, sizeof(*taken), GFP_KERNEL);
 	struct page *block, *found = NULL;
@@ -302,7 +306,7 @@ static int add_region(const char *wish)
 	struct region *region = &regions[region_count];
 	size_t i;
 
-	region->above = strstr(wish, ":above");
+	region->above = strstr(wish, ":any") ? ANY : !!strstr(wish, ":above");
 	if (!region->above && !strstr(wish, ":below"))
 		return -EINVAL;
 	for (i = 0; i < ARRAY_SIZE(kinds); i++)
@@ -643,7 +647,7 @@ static const char *splitter(const struct pt_regs *regs, char *name)
 
 /*
  * The copy runs with interrupts off, and nothing else in it changes page attributes. Where an allocation had to reclaim
- * memory, it goes on with interrupts enabled: system_state tells it from the rest of the kernel's life.
+ * memory, it continues with interrupts enabled: system_state tells it from the rest of the kernel's life.
  */
 static int on_allocation(struct kprobe *probe, struct pt_regs *regs)
 {
