@@ -51,9 +51,10 @@ CACHED = ("NR_ACTIVE_FILE", "NR_INACTIVE_FILE")
 class CpuRefill:
     """The refill of a CPU's list of free pages in a zone (`struct per_cpu_pages`).
 
-    Since Linux kernel commit 57c0419c5f0e ("mm, pcp: decrease PCP high if free pages < high watermark") and its series
-    (in v6.7), a CPU doubles the pages that it takes at a time, up to `MOST_DOUBLINGS` times (`nr_pcp_alloc`). A page on
-    the list is not free: where a refill takes the zone below its mark, the next request finds nothing, and reclaims.
+    A kernel with `alloc_factor` ("mm, page_alloc: scale the number of pages that are batch allocated") doubles the
+    pages that a CPU takes at a time, up to `MOST_DOUBLINGS` times, while none are freed (`nr_pcp_alloc`). Read in
+    linux-source-6.12 and -7.3: they do; in linux-source-6.1 6.1.192-2: it does not. A page on the list is not free: if
+    a refill takes the zone below its mark, the next request finds nothing, and reclaims.
 
     Attributes:
         batch: pages at a time, before any doubling.

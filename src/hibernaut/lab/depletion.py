@@ -82,7 +82,12 @@ class DepletedGuest:
 
     @property
     def as_predicted(self) -> bool:
-        """Whether as many splits were served without reclaim as both predictions allow."""
+        """Whether as many splits were served without reclaim as both predictions allow.
+
+        A kernel that copies all pages without a split contradicts none.
+        """
+        if not self.splits and self.outcome == "hibernated":
+            return True
         first = self._fits(self.before.least - self.unknown_pages, self.before.most + self.unknown_pages)
         return first and self._fits(self.in_copy.least, self.in_copy.most)
 

@@ -35,7 +35,9 @@ def depleted_text(document: DepletedGuestDocument) -> str:
         f"blocks     {document['blocks']} of 2 MiB out of the direct map, one page of each to save",
         f"drivers    {counted(before['drivers_pages'], 'page')} taken while devices are frozen",
         f"predicted  {depletion_span(before)} before it hibernated, {depletion_span(copy)} at the copy",
-        f"served     {document['served']} splits without reclaim, {document['splits']} in all",
+        f"served     {document['served']} splits without reclaim, {document['splits']} in all"
+        if document["splits"] or document["failed"]
+        else "served     no split: this kernel copies without",
     ]
     if document["failed"]:
         lines.append("failed     an allocation, with nothing injected")
