@@ -23,6 +23,7 @@ from hibernaut.hibernation.depletion import (
     served_pages,
 )
 from hibernaut.kernel.reserves import CpuRefill, MemoryReserves, ZoneReserve
+from tests.conftest import REPOSITORY
 
 RECORDS = [json.loads(line) for line in (Path(__file__).parent / "depleted_guests.jsonl").read_text().splitlines()]
 """Guests of `hibernaut lab depletion`: the counts in their memory, and what their kernels did and printed."""
@@ -40,16 +41,21 @@ def fits(found: Depletion, served: int, blocks: int, unknown: int = 0) -> bool:
     return min(found.least - unknown, blocks) <= served <= min(found.most + unknown, blocks)
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=NAMES)
-def test_kernels_are_served_as_many_pages_as_predicted(record: dict[str, Any]) -> None:
-    """Guests of 6.1, 6.12 and 7.3 with 64 to 1000 blocks; what is in use by then is known afterwards."""
-    copy = deplete_in_copy(reserves_of(record["in_copy"]))
+def predictions(record: dict[str, Any]) -> tuple[Depletion, Depletion]:
+    """Return what is predicted at the copy, and before the guest hibernated."""
     before = deplete_before(
         reserves_of(record["before"]),
         offline_pages=record["offline_pages"],
         bitmaps=record["bitmaps"],
         drivers_pages=record["drivers_pages"],
     )
+    return deplete_in_copy(reserves_of(record["in_copy"])), before
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=NAMES)
+def test_kernels_are_served_as_many_pages_as_predicted(record: dict[str, Any]) -> None:
+    """Guests of 6.1, 6.12 and 7.3 with 64 to 1000 blocks; what is in use by then is known afterwards."""
+    copy, before = predictions(record)
     assert fits(copy, record["served"], record["blocks"])
     unknown = 2 * abs(before.image_pages - record["kernels_image_pages"])
     assert fits(before, record["served"], record["blocks"], unknown)
@@ -303,3 +309,42 @@ def test_a_kernel_that_does_not_hibernate_is_not_in_the_copy() -> None:
         deplete_in_copy(RESERVES)
     with pytest.raises(HibernautError, match="no room for an image"):
         deplete_before(dataclasses.replace(RESERVES, totalreserve_pages=210_000))
+
+
+PAGE = REPOSITORY / "docs" / "unmapped.md"
+HEAD = (
+    "| kernel | RAM, MiB | blocks | files, MiB | for drivers, pages | free at the copy | predicted before "
+    "| at the copy | served | then |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def told(record: dict[str, Any]) -> str:
+    """Return what became of a guest, in the words of the page."""
+    if record["outcome"] == "died":
+        return "reclaim, then dead" if record["interrupts"] else "allocation fails, dead"
+    if record["outcome"] == "refused":
+        return "copied; no page is left to write the image"
+    resumed = record["resumed"]
+    if record["interrupts"]:
+        return "reclaim; the resumed machine crashes" if resumed and "crashed" in resumed else "reclaim"
+    return "comes back whole" if resumed and "as they were" in resumed else "image made"
+
+
+def table() -> str:
+    """Return the table of the page: one row a record."""
+    rows = []
+    for record in RECORDS:
+        copy, before = predictions(record)
+        unknown = 2 * abs(before.image_pages - record["kernels_image_pages"])
+        spans = [f"{before.least} to {before.most} ± {unknown}", f"{copy.least} to {copy.most}"]
+        release = record["release"].split("+")[0].removesuffix("-amd64")
+        cells = [release, record["memory_mib"], record["blocks"], record["cached_mib"], record["drivers_pages"]]
+        cells += [record["kernels_free_pages"], *spans, f"{record['served']} of {record['blocks']}", told(record)]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*HEAD, *rows])
+
+
+def test_the_page_has_the_numbers_of_the_records() -> None:
+    """The table of docs/unmapped.md, row by row."""
+    assert table() in PAGE.read_text()
