@@ -37,6 +37,8 @@ OPENED = re.compile(r"Interrupts enabled before system core resume")
 CACHE_SECONDS = 120
 CACHED_DEVICE = "/dev/vdb"
 MOST_BELOW = 300
+LEFT_PAGES = 50
+"""Pages above the marks that a guest's drivers leave at least."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,19 @@ class _Counts:
         )
 
     def drivers_for(self, splits: int) -> int:
-        """Return how many pages drivers have to take so that so many splits, or some fewer, have a page."""
-        return bisect.bisect_left(range(self.predict().free_pages), -splits, key=lambda one: -self.predict(one).most)
+        """Return how many pages drivers have to take so that about so many splits have a page.
+
+        They never take so many that the zones are below their marks: then devices cannot be frozen any more, and the
+        kernel does not get to the copy.
+        """
+        every = range(self.predict().free_pages)
+        enough = bisect.bisect_left(every, -splits, key=lambda one: -self.predict(one).most)
+        most = bisect.bisect_left(every, -LEFT_PAGES, key=lambda one: -self._above_marks(one))
+        return min(enough, most)
+
+    def _above_marks(self, drivers_pages: int) -> int:
+        found = self.predict(drivers_pages)
+        return found.free_pages - found.kept_pages
 
 
 def _read_log(
