@@ -11,13 +11,21 @@
    must have as many runs to each outcome in both. SPIN (Debian package spin) and gcc are needed; if they are not there,
    that part is reported as not measured.
 3. What a step costs on machines with more regions, more free pages, more RAM.
+
+`python benchmarks/explore.py --against PATH` compares with another checkout instead: both explore the same machines, of
+the table above and of each study, in turns, each time in a process of its own, and must write the same records.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter, deque
@@ -27,6 +35,7 @@ from pathlib import Path
 
 from hibernaut.exploration.families import ChosenMachine, Family
 from hibernaut.exploration.layouts import RegionKind
+from hibernaut.exploration.one_machine import explore_layout
 from hibernaut.exploration.operations import operations_of
 from hibernaut.exploration.plan import layouts
 from hibernaut.exploration.run import Outcome, Run
@@ -34,6 +43,7 @@ from hibernaut.exploration.search import explore_run
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Kind, Question, Replay
 from hibernaut.linux.machine import Machine
+from hibernaut.studies.questions import STUDIES
 
 WAYS = ("remap", "remap-generic", "fixmap")
 FAMILY = Family(regions=(1, 2), kinds=(RegionKind.BLOCK, RegionKind.GIB))
@@ -43,6 +53,9 @@ MODEL = Path(__file__).with_name("remap.pml")
 RATE_REGIONS = 4
 """SPIN is through with two regions before its clock moves: its rate is measured on machines of up to four."""
 GIB_PAGES = 1 << 18
+AGAINST = {"regions": 12, "kinds": 30, "places": 12, "reserve": 15, "6.13-rc": 30, "owners": 12, "line 6.12": 20}
+"""Machines of each study that two checkouts explore, from its middle on."""
+AGAINST_ROUNDS = 2
 
 
 class Told(Environment):
@@ -231,8 +244,69 @@ def sizes() -> None:
         print(f"{line}{count:>8}{seconds / count * 1e6:>7.0f} us")
 
 
+def measure() -> None:
+    """Explore once, and print CPU seconds, states and a digest of the records of each part, as JSON."""
+    found = {}
+    built = machines(FAMILY)
+    for way in WAYS:
+        started = time.process_time()
+        explored = [explore_run(Run(machine, operations_of(chosen, way))) for chosen, machine in built]
+        seconds = time.process_time() - started
+        told = repr([(one.futures.keys(), one.runs, one.states, one.steps) for one in explored])
+        found[f"20 machines, {way}"] = _part(seconds, sum(one.states for one in explored), told)
+    for study in STUDIES:
+        count = AGAINST.get(study.name)
+        if count is not None:
+            every = list(layouts(study.sweep.family))
+            middle = len(every) // 2
+            started = time.process_time()
+            records = [explore_layout(study.sweep, choices) for choices in every[middle : middle + count]]
+            seconds = time.process_time() - started
+            states = sum(way.states for record in records for way in record.ways.values())
+            found[f"study {study.name}"] = _part(seconds, states, "\n".join(record.line() for record in records))
+    print(json.dumps(found))
+
+
+def _part(seconds: float, states: int, told: str) -> dict[str, object]:
+    return {"seconds": seconds, "states": states, "digest": hashlib.sha256(told.encode()).hexdigest()}
+
+
+def against(other: Path) -> None:
+    """Compare with another checkout: both explore in turns, each time in a process of its own, with empty memos."""
+    here = Path(__file__).resolve().parent.parent
+    best_of: dict[Path, dict[str, dict[str, float]]] = {other: {}, here: {}}
+    told: dict[str, object] = {}
+    for _ in range(AGAINST_ROUNDS):
+        for checkout, known in best_of.items():
+            environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+            command = [sys.executable, str(Path(__file__).resolve()), "--measure"]
+            output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+            for name, part in json.loads(output).items():
+                assert told.setdefault(name, part["digest"]) == part["digest"], f"{name}: other records"
+                if name not in known or part["seconds"] < known[name]["seconds"]:
+                    known[name] = part
+    print(f"{'CPU time, best of ' + str(AGAINST_ROUNDS):<32}{'states':>8}{'other':>10}{'this':>10}{'ratio':>8}")
+    sums = [0.0, 0.0]
+    for name, part in best_of[here].items():
+        seconds = [best_of[checkout][name]["seconds"] for checkout in (other, here)]
+        sums = [one + more for one, more in zip(sums, seconds, strict=True)]
+        rates = "".join(f"{part['states'] / one:>8.0f}/s" for one in seconds)
+        print(f"{name:<32}{part['states']:>8}{rates}{seconds[0] / seconds[1]:>8.1f}")
+    print(f"{'all':<32}{'':>8}{sums[0]:>8.1f} s{sums[1]:>8.1f} s{sums[0] / sums[1]:>8.1f}")
+
+
 def main() -> None:
     """Print the tables."""
+    parser = argparse.ArgumentParser(description="Measure explorations.")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="compare with this checkout of hibernaut")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure()
+        return
+    if options.against is not None:
+        against(options.against.resolve())
+        return
     states, seconds = plain_searches()
     print()
     against_spin(states, seconds)

@@ -18,6 +18,7 @@ from hibernaut.linux.mm_init import init_zone
 from hibernaut.linux.mmzone import AllocatorPlaces, mem_map_page
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.linux.printk import EventLog
+from hibernaut.memory.memo import Memo
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.segments import Segment
@@ -43,11 +44,17 @@ class TinyMachine:
     base: int = BASE
     log: EventLog = field(default_factory=EventLog)
     hooked: set[int] = field(default_factory=set)
+    memo: Memo | None = None
 
     def write_u64(self, paddr: int, value: int) -> None:
         """Write 8 bytes and record the frame."""
         self.hooked.add(paddr >> 12)
         self.memory.write_u64(paddr, value)
+
+    def replace_page(self, pfn: int, version: object) -> None:
+        """Put a version of a page in place and record the frame."""
+        self.hooked.add(pfn)
+        self.memory.put_version(pfn, version)
 
     def page_fault_oops(
         self, vaddr: int, *, doing: str, pfn: int | None = None, table: bool = True, write: bool = False

@@ -13,15 +13,27 @@ from hibernaut.exploration.search import explore_run
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Replay
 from hibernaut.linux.rules import rules_named
+from hibernaut.memory.memo import Memo
 
 __all__ = ["explore_layout"]
 
 
-def explore_layout(sweep: Sweep, layout_choices: Sequence[int]) -> MachineRecord:
-    """Execute all runs of one machine of a sweep, by every way."""
+_MEMO = Memo()
+"""The memo that the machines of one worker share. It keeps results of pure functions by all of their inputs, so that no result
+depends on which machines a worker has had before."""
+
+
+def explore_layout(sweep: Sweep, layout_choices: Sequence[int], memo: Memo | None = None) -> MachineRecord:
+    """Execute all runs of one machine of a sweep, by every way.
+
+    Args:
+        sweep: the sweep.
+        layout_choices: the choices that make the machine.
+        memo: the memo that it shares with other machines; by default all machines of this process share one.
+    """
     asked = Replay(layout_choices)
     chosen = sweep.family.choose(asked)
-    machine = build_machine(chosen.layout, Environment(), rules_named(sweep.rules))
+    machine = build_machine(chosen.layout, Environment(), rules_named(sweep.rules), _MEMO if memo is None else memo)
     ways = {}
     for name in sweep.ways:
         operations = operations_of(chosen, name, sweep.allocations_after)

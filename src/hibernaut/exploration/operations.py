@@ -100,8 +100,9 @@ def _alloc(machine: Machine, operation: Operation, held: list[int]) -> None:
 def _exhaust(machine: Machine, operation: Operation, held: list[int]) -> None:
     """Allocate until no page is free, or as many as the operation says; nothing is asked of the environment."""
     chooser, machine.environment = machine.environment, Environment()
+    machine.cpu = operation.cpu
     try:
-        _alloc(machine, operation, held)
+        held.extend(machine.alloc_pages(PURPOSE, operation.pages))
     finally:
         machine.environment = chooser
 

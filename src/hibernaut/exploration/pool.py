@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -22,6 +23,9 @@ __all__ = ["local_pool", "on_pool"]
 
 AHEAD = 4
 """Machines handed out ahead for each worker: enough to keep it busy, few enough to stop soon."""
+
+GC_THRESHOLD = 50_000
+"""New objects after which a worker collects reference cycles."""
 
 
 @contextmanager
@@ -49,6 +53,8 @@ def _end_with_leash(leash: Connection) -> None:
     An interrupt from the terminal reaches workers, too; their parent decides what it means.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # a search makes many objects and no reference cycles: a collection reads all and frees none
+    gc.set_threshold(GC_THRESHOLD)
 
     def watch() -> None:
         leash.poll(None)

@@ -6,16 +6,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from hibernaut.errors import HibernationRefused, MachineFault
-from hibernaut.exploration.encoding import Value, encode, encode_pages
+from hibernaut.exploration.encoding import Value, encode
 from hibernaut.exploration.operations import HIBERNATE, Operation, perform
-from hibernaut.exploration.state import digest_of, encoded_copy, encoded_machine, frame_ranges
+from hibernaut.exploration.state import (
+    digest_of,
+    digest_of_copy,
+    digest_of_machine,
+    encoded_copy,
+    encoded_machine,
+)
 from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.invariants import TRACES, Hibernation, violations_of
 from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.hibernation.owners import owners_write_after_copy
-from hibernaut.hibernation.resume import BootKernel, resume
+from hibernaut.hibernation.resume import BootKernel, Resumption
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.hibernation.swsusp_save import Copy
 from hibernaut.hibernation.ways import way_named
@@ -23,6 +30,8 @@ from hibernaut.linux.environment import Environment
 from hibernaut.linux.machine import Machine
 
 __all__ = ["Outcome", "Run"]
+
+Fault = TypeVar("Fault", bound=BaseException)
 
 BOOT_KERNEL_PAGES = 4
 """The number of the image's lowest frames that the boot kernel uses, so that some pages go through safe frames."""
@@ -60,7 +69,6 @@ class Run:
     """A run: a machine, and the operations still to be executed on it. All its state is here and in the machine.
 
     Attributes:
-        machine: the machine as it is; after a resume the resumed one.
         operations: all operations.
         position: the index of the operation that is next, or under way.
         held: frames that operations have allocated.
@@ -71,7 +79,8 @@ class Run:
     """
 
     def __init__(self, machine: Machine, operations: Sequence[Operation]) -> None:
-        self.machine = machine
+        self._machine = machine
+        self._resumption: Resumption | None = None
         self.operations = tuple(operations)
         self.position = 0
         self.held: list[int] = []
@@ -83,7 +92,8 @@ class Run:
         self._before: Machine | None = None
         self._before_digest = b""
         self._copy: Copy | None = None
-        self._lineage = b""
+        self._violations_digest: tuple[object, bytes] = (None, b"")
+        self._images: tuple[Snapshot, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -103,13 +113,23 @@ class Run:
         if isinstance(self.error, MachineFault):
             doing = re.sub(r" (frame )?0x[0-9a-f]+", " a frame", self.error.doing)
             death = f"{self.error.what}, {doing}"
-        return Outcome(self.status, names, FAILED_TO_REMAP in self.machine.log.once, death)
+        return Outcome(self.status, names, FAILED_TO_REMAP in self._machine.log.once, death)
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as it is; after a resume the resumed one, which is made when it is first asked for."""
+        if self._resumption is not None:
+            resumed = self._resumption.machine
+            resumed.environment = self._machine.environment  # so that one record holds all choices
+            self._machine, self._resumption = resumed, None
+        return self._machine
 
     def fork(self, environment: Environment) -> Run:
         """Return an independent run in the same state, whose choices another environment makes."""
+        machine = self.machine.fork(environment)
         twin = object.__new__(Run)
         twin.__dict__.update(self.__dict__)
-        twin.machine = self.machine.fork(environment)
+        twin._machine = machine
         twin.held = self.held.copy()
         twin._copy = None if self._copy is None else self._copy.fork(twin.machine)
         return twin
@@ -127,7 +147,7 @@ class Run:
         try:
             perform(self.machine, operation, self.held)
         except MachineFault as fault:
-            self._crashes(fault)
+            self._crashes(_without_frames(fault))
             self.violations += (Violation("no-fault", f"{operation}: {fault}", fault.pfn or 0, 1),)
         self.position += 1
 
@@ -139,7 +159,7 @@ class Run:
     def _hibernate(self, operation: Operation) -> None:
         if self._copy is None:
             self._before = self.machine.fork(Environment())
-            self._before_digest = digest_of(encoded_machine(self._before))
+            self._before_digest = digest_of_machine(self._before)
             self._copy = Copy(self.machine, way_named(operation.way))
         try:
             snapshot = self._copy.step()
@@ -154,34 +174,34 @@ class Run:
     def _end(self, snapshot: Snapshot | None, error: MachineFault | HibernationRefused | None) -> None:
         """End a hibernation: resume from the snapshot if there is one, and ask the invariants."""
         assert self._before is not None
-        resumed = None
+        resumption = None
         if snapshot is not None and snapshot.error is None:
             try:
-                boot = BootKernel.beside(snapshot, snapshot.frames.lowest(BOOT_KERNEL_PAGES))
-                resumed = resume(snapshot, boot)
+                resumption = Resumption(snapshot, BootKernel.on_lowest(snapshot, BOOT_KERNEL_PAGES))
             except HibernationRefused as refusal:  # the boot kernel continues: the saved machine never runs again
                 self.violations += (Violation("no-fault", f"not resumed: {refusal}", 0, snapshot.frames.total_pages),)
                 self._ended = True
-        self.violations += violations_of(Hibernation(self._before, self.machine, snapshot, resumed, error))
-        self.snapshot, self.error = snapshot, error
+        self.violations += violations_of(Hibernation(self._before, self.machine, snapshot, resumption, error))
+        self.snapshot, self.error = snapshot, None if error is None else _without_frames(error)
         self._before = self._copy = None
         self.position += 1
         if isinstance(error, MachineFault):
             self._crashes(error)
             return
         self.status = "saved" if error is None else "refused"
-        if resumed is not None and snapshot is not None:
-            self._continue_on(resumed, snapshot)
+        if resumption is not None and snapshot is not None:  # the memory below the machine's own writes is the image's
+            self._resumption = resumption
+            self._images = (*self._images, snapshot)
 
-    def _continue_on(self, resumed: Machine, snapshot: Snapshot) -> None:
-        """Continue on the resumed machine, with the same environment, so that one record holds all choices.
-
-        The memory below the machine's own writes is the image's, so its digest goes into the lineage.
-        """
-        resumed.environment = self.machine.environment
-        self.machine = resumed
-        image = encode([self._lineage, frame_ranges(snapshot.frames)])
-        self._lineage = digest_of((image, *encode_pages(snapshot.changed)))
+    @property
+    def _lineage(self) -> bytes:
+        """A digest of the images that the machine has resumed from; empty if there is none."""
+        lineage = b""
+        for snapshot in self._images:
+            image = repr((lineage, snapshot.frames.bounds, sorted(snapshot.changed))).encode()
+            digests = [snapshot.memory.page_digest(pfn) or b"" for pfn in sorted(snapshot.changed)]
+            lineage = digest_of((image, *digests))
+        return lineage
 
     def _crashes(self, fault: MachineFault) -> None:
         self.error = fault
@@ -190,7 +210,20 @@ class Run:
 
     def digest(self) -> bytes:
         """Return the digest that tells this state from others: equal states have equal futures."""
-        return digest_of(self.encoded())
+        own = repr(
+            (self._lineage, self.position, self.status, self._ended, self.held, self._named_violations())
+        ).encode()
+        parts = [own, b"\0", digest_of_machine(self.machine)]
+        if self._copy is not None:
+            parts += [self._before_digest, digest_of_copy(self._copy)]
+        return digest_of(parts)
+
+    def _named_violations(self) -> bytes:
+        """Return a digest of the violations so far, kept as long as there are no more."""
+        if self._violations_digest[0] is not self.violations:
+            named = [(one.invariant, one.what, one.start_pfn, one.nr_pages) for one in self.violations]
+            self._violations_digest = self.violations, digest_of([repr(named).encode()])
+        return self._violations_digest[1]
 
     def encoded(self) -> Iterator[bytes | memoryview]:
         """Yield the encoded state: this run's own, its machine's, that of the copy under way or None; see `state`."""
@@ -202,3 +235,12 @@ class Run:
         else:
             yield encode(self._before_digest)
             yield from encoded_copy(self._copy)
+
+
+def _without_frames(error: Fault) -> Fault:
+    """Return an error without the frames that raised it, which hold this run: a reference cycle."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error

@@ -12,12 +12,21 @@ import hashlib
 from collections.abc import Iterable, Iterator
 
 from hibernaut.exploration.encoding import Value, encode, encode_pages
+from hibernaut.hibernation.recorder import Recorder
 from hibernaut.hibernation.swsusp_save import Copy
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.memory.ranges import FrameRanges
 
-__all__ = ["DIGEST_BYTES", "digest_of", "encoded_copy", "encoded_machine", "frame_ranges"]
+__all__ = [
+    "DIGEST_BYTES",
+    "digest_of",
+    "digest_of_copy",
+    "digest_of_machine",
+    "encoded_copy",
+    "encoded_machine",
+    "frame_ranges",
+]
 
 DIGEST_BYTES = 16
 
@@ -53,7 +62,7 @@ def encoded_machine(machine: Machine) -> Iterator[bytes | memoryview]:
         ]
     )
     memory = machine.memory
-    yield from encode_pages({pfn: memory.page(pfn) for pfn in memory.written.tolist()})
+    yield from encode_pages({pfn: memory.page(pfn) for pfn in memory.written_frames})
 
 
 def encoded_copy(copy: Copy) -> Iterator[bytes | memoryview]:
@@ -61,3 +70,40 @@ def encoded_copy(copy: Copy) -> Iterator[bytes | memoryview]:
     recorder = copy.recorder
     yield encode([recorder.cursor, recorder.skipped, sorted(recorder.written), copy.pending, frame_ranges(copy.frames)])
     yield from encode_pages(recorder.kept)
+
+
+def digest_of_machine(machine: Machine) -> bytes:
+    """Return a digest of the state of a machine: equal for equal `encoded_machine`.
+
+    Pages take part by their own digests, which an overlay computes once for each version of a page.
+    """
+    flags = machine.page_flags
+    buddy = isinstance(machine.allocator, BuddyAllocator)
+    memory = machine.memory
+    numbers = repr(
+        (
+            machine.cpu,
+            machine.table_pool,
+            sorted(machine.log.once),
+            [None if tlb is None else tlb.state() for tlb in machine.tlbs],
+            None if flags is None else flags.nosave.bounds,
+            None if buddy else list(machine.allocator.free_ranges()),
+            memory.written_frames,
+        )
+    )
+    digests = [memory.page_digest(pfn) or b"" for pfn in memory.written_frames]
+    return _digest_of_numbers(numbers, digests)
+
+
+def digest_of_copy(copy: Copy) -> bytes:
+    """Return a digest of the state of a copy that is under way: equal for equal `encoded_copy`."""
+    recorder: Recorder = copy.recorder
+    kept = sorted(recorder.kept)
+    frames = None if copy.frames is None else copy.frames.bounds
+    numbers = repr((recorder.cursor, recorder.skipped, sorted(recorder.written), copy.pending, frames, kept))
+    return _digest_of_numbers(numbers, [recorder.kept_digest(pfn) for pfn in kept])
+
+
+def _digest_of_numbers(numbers: str, pages: list[bytes]) -> bytes:
+    """Return a digest of values as Python writes them, and of digests of pages, which the values count."""
+    return hashlib.blake2b(b"".join((numbers.encode(), b"\0", *pages)), digest_size=DIGEST_BYTES).digest()

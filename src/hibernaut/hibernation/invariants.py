@@ -21,8 +21,10 @@ from hibernaut.hibernation.checks.fixmap import slot_empty
 from hibernaut.hibernation.checks.tables import tables_closed
 from hibernaut.hibernation.checks.tlb import nothing_stale
 from hibernaut.hibernation.checks.translations import same_frames
-from hibernaut.hibernation.checks.violation import Violation
+from hibernaut.hibernation.checks.violation import Violation, violations_at
 from hibernaut.hibernation.page_tables import page_tables
+from hibernaut.hibernation.resume import Resumption
+from hibernaut.hibernation.resumed_state import AllocatorFindings, TableFindings, findings
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.linux.check_allocator import LEAKED
@@ -42,14 +44,15 @@ class Hibernation:
         before: the machine before hibernation.
         after: the machine as the copy left it.
         snapshot: the snapshot that the copy delivered; None if it delivered none.
-        resumed: the machine that resumed from it; None if none did.
+        resumed: the machine that resumed from it, or the resume that will; None if none does. Of a resume that is not
+            executed yet, findings are shared with other hibernations (`resumed_state`).
         error: the fault that crashed the machine, or the refusal of the kernel; None if neither occurred.
     """
 
     before: Machine
     after: Machine
     snapshot: Snapshot | None
-    resumed: Machine | None
+    resumed: Machine | Resumption | None
     error: MachineFault | HibernationRefused | None
 
     @property
@@ -67,17 +70,24 @@ class Hibernation:
     def continued(self) -> Machine:
         """The resumed machine of a hibernation that has one."""
         assert self.resumed is not None
-        return self.resumed
+        return self.resumed.machine if isinstance(self.resumed, Resumption) else self.resumed
+
+    @cached_property
+    def findings(self) -> tuple[TableFindings, AllocatorFindings] | None:
+        """The findings of a resume; None of a machine that has resumed, and may have changed since."""
+        return findings(self.before, self.resumed) if isinstance(self.resumed, Resumption) else None
 
     @cached_property
     def allocator(self) -> tuple[Violation, ...]:
         """Violations that `allocator_sound` finds; two invariants are based on them."""
-        return allocator_sound(self.saved, self.continued)
+        found = self.findings
+        return allocator_sound(self.saved, self.continued) if found is None else found[1]
 
     @cached_property
     def translations(self) -> tuple[Violation, ...]:
         """Violations that `same_frames` finds; two invariants are based on them."""
-        return same_frames(self.before, self.continued)
+        found = self.findings
+        return same_frames(self.before, self.continued, self.saved.frames) if found is None else found[0].frames
 
 
 @dataclass(frozen=True)
@@ -118,15 +128,22 @@ def _no_fault(done: Hibernation) -> tuple[Violation, ...]:
 def _every_listed_page(done: Hibernation) -> tuple[Violation, ...]:
     if done.snapshot is None:
         return ()
-    begun = done.before.fork()
-    begun.allocator.drain_pages()
-    missing = saveable_pages(begun).without(done.snapshot.frames)
+    begun, frames = _saveable_when_begun(done.before), done.snapshot.frames
+    missing = () if begun is frames else begun.without(frames)
     found = [Violation("every-listed-page", "not in the image", start, nr_pages) for start, nr_pages in missing]
-    skipped = FrameRanges.of_pfns(done.snapshot.skipped)
-    found += [
-        Violation("every-listed-page", "in the image, never copied", start, nr_pages) for start, nr_pages in skipped
-    ]
+    found += violations_at("every-listed-page", "in the image, never copied", done.snapshot.skipped)
     return tuple(found)
+
+
+def _saveable_when_begun(before: Machine) -> FrameRanges:
+    """Return the pages that are saveable once the page lists of all CPUs are drained."""
+    known = before.memo.of("saveable when begun", MOST_BEGUN)
+    found: FrameRanges | None = known.get(before)  # the machine before is kept as it was
+    if found is None:
+        begun = before.fork()
+        begun.allocator.drain_pages()
+        found = known[before] = saveable_pages(begun)
+    return found
 
 
 def _nothing_on_failure(done: Hibernation) -> tuple[Violation, ...]:
@@ -164,14 +181,44 @@ def _differs(done: Hibernation, pfn: int) -> bool:
     return old is None or new is None or not np.array_equal(old, new)
 
 
+def _tables_closed(done: Hibernation) -> tuple[Violation, ...]:
+    found = done.findings
+    return tables_closed(done.saved, done.continued) if found is None else found[0].closed
+
+
+def _same_direct_map(done: Hibernation) -> tuple[Violation, ...]:
+    found = done.findings
+    if found is not None:
+        return found[0].direct_map
+    return same_direct_map(done.before, done.continued, saved=done.saved.frames)
+
+
+def _slot_empty(done: Hibernation) -> tuple[Violation, ...]:
+    found = done.findings
+    return slot_empty(done.continued, done.saved) if found is None else found[0].slot
+
+
+def _nothing_stale(done: Hibernation) -> tuple[Violation, ...]:
+    found = nothing_stale(done.saved.machine, done.before)
+    if isinstance(done.resumed, Resumption):  # `resume` ends with a flush
+        return found
+    return *found, *nothing_stale(done.continued)
+
+
 def _only(name: str, violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
     return tuple(violation for violation in violations if violation.invariant == name)
 
 
 def _lists_whole(done: Hibernation) -> tuple[Violation, ...]:
-    found = (one for one in done.allocator if one.what != LEAKED)
-    return tuple(Violation("lists-whole", one.what, one.start_pfn, one.nr_pages) for one in found)
+    return done.saved.machine.memo.derived("lists-whole", done.allocator, _of_lists)
 
+
+def _of_lists(found: tuple[Violation, ...]) -> tuple[Violation, ...]:
+    return tuple(Violation("lists-whole", one.what, one.start_pfn, one.nr_pages) for one in found if one.what != LEAKED)
+
+
+MOST_BEGUN = 64
+"""Machines whose saveable pages a memo keeps."""
 
 _OF_REMAP = ("remap-no-unmap", "remap-no-flush", "remap-write-anyway")
 """Mutants that are `Remap` with a step left out, and break all that `Remap` breaks."""
@@ -210,7 +257,7 @@ _REGISTRY = (
         "tables-closed",
         "has every page table that it reaches from CR3",
         _OF_REMAP,
-        lambda done: tables_closed(done.saved, done.continued),
+        _tables_closed,
         letter="T",
     ),
     Invariant(
@@ -231,7 +278,7 @@ _REGISTRY = (
         "same-direct-map",
         "has every entry of the direct map as before, no large page split",
         (*_OF_REMAP, "remap-whole-no-write"),
-        lambda done: same_direct_map(done.before, done.continued),
+        _same_direct_map,
         trace=True,
         letter="M",
     ),
@@ -253,14 +300,14 @@ _REGISTRY = (
         "slot-empty",
         "has the fixmap slot zero, in the saved copy of its table as well",
         ("fixmap-no-clear",),
-        lambda done: slot_empty(done.continued, done.saved),
+        _slot_empty,
         letter="S",
     ),
     Invariant(
         "nothing-stale",
         "has no CPU that caches a translation which the tables contradict",
         ("fixmap-no-flush", "remap-no-flush"),
-        lambda done: (*nothing_stale(done.saved.machine, done.before), *nothing_stale(done.continued)),
+        _nothing_stale,
         letter="X",
     ),
 )
@@ -276,12 +323,11 @@ TRACES = frozenset(name for name, invariant in INVARIANTS.items() if invariant.t
 
 def violations_of(done: Hibernation, names: Collection[str] | None = None) -> tuple[Violation, ...]:
     """Return the violations in a hibernation, of all invariants or of those in `names`."""
-    return tuple(
-        violation
-        for name, invariant in INVARIANTS.items()
-        if names is None or name in names
-        for violation in invariant.violations(done)
-    )
+    found: list[Violation] = []
+    for name, invariant in INVARIANTS.items():
+        if names is None or name in names:
+            found += invariant.violations(done)
+    return tuple(found)
 
 
 def check_resumed(before: Machine, snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:

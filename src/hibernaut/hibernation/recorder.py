@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hibernaut.linux.machine import Machine
 from hibernaut.memory.page import Bytes
+from hibernaut.memory.physical import digest_of_page
 from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["Recorder"]
@@ -31,45 +30,62 @@ class Recorder:
         self.kept: dict[int, Bytes] = {}
         self.skipped: list[int] = []
         self.written: set[int] = set()
+        self._digests: dict[int, tuple[Bytes, bytes]] = {}
 
     def fork(self, machine: Machine) -> Recorder:
         """Return an independent recorder in the same state, for a fork of the machine."""
         twin = Recorder(machine)
         twin.cursor, twin.kept = self.cursor, self.kept.copy()
         twin.skipped, twin.written = self.skipped.copy(), self.written.copy()
+        twin._digests = self._digests.copy()
         return twin
 
     def before_write(self, pfn: int) -> None:
         """Keep the copied bytes of a page that is about to be written to."""
         self.written.add(pfn)
         if pfn < self.cursor and pfn not in self.kept:
-            page = self._machine.memory.page(pfn)
-            if page is not None:
-                self.kept[pfn] = page.copy()
+            memory = self._machine.memory
+            digest = memory.peek_digest(pfn)
+            page = memory.shared_page(pfn)
+            if page is not None and digest is not None:
+                self.kept[pfn] = page
+                self._digests[pfn] = page, digest
 
-    def copied(self, pfn: int, page: Bytes) -> None:
-        """Record a page that the way copied: keep its bytes if the frame itself holds others."""
-        own = self._machine.memory.page(pfn)
-        if own is None or not np.array_equal(own, page):
-            self.kept[pfn] = page
+    def keep(self, pfn: int, page: Bytes, digest: bytes) -> None:
+        """Keep the bytes of a page that the way copied, where the frame itself holds others.
 
-    def differing(self, frames: FrameRanges) -> dict[int, Bytes]:
-        """Return the copied bytes of listed frames that differ from the base's, by page frame number."""
+        Args:
+            pfn: the frame.
+            page: the copied bytes, which never change.
+            digest: their `digest_of_page`.
+        """
+        self.kept[pfn] = page
+        self._digests[pfn] = page, digest
+
+    def kept_digest(self, pfn: int) -> bytes:
+        """Return the digest (`digest_of_page`) of a page that is kept."""
+        page = self.kept[pfn]
+        known = self._digests.get(pfn)
+        if known is None or known[0] is not page:
+            known = self._digests[pfn] = page, digest_of_page(page)
+        return known[1]
+
+    def differing(self, frames: FrameRanges) -> tuple[dict[int, Bytes], dict[int, bytes]]:
+        """Return the copied bytes of listed frames that differ from the base's, by page frame number.
+
+        The pages never change. Their digests (`digest_of_page`) are returned as well, by page frame number.
+        """
         memory = self._machine.memory
-        later = set(memory.written.tolist()) - self.kept.keys()
-        candidates = np.array(sorted(self.kept.keys() | later), dtype=np.int64)
-        changed = {}
-        for pfn in candidates[frames.contains(candidates)].tolist():
-            page = self.kept.get(pfn)
-            if page is None:
-                page = memory.page(pfn)
-            below = memory.base.page(pfn)
-            if page is not None and (below is None or not np.array_equal(page, below)):
-                changed[pfn] = _frozen(page)
-        return changed
-
-
-def _frozen(page: Bytes) -> Bytes:
-    copy = page.copy()
-    copy.flags.writeable = False
-    return copy
+        changed, digests = {}, {}
+        for pfn in sorted(self.kept.keys() | set(memory.written_frames)):
+            if not frames.end_of(pfn):
+                continue
+            kept = pfn in self.kept
+            digest = self.kept_digest(pfn) if kept else memory.page_digest(pfn)
+            if digest is None or digest == memory.digest_below(pfn):
+                continue
+            page = self.kept[pfn] if kept else memory.shared_page(pfn)
+            if page is not None:
+                page.flags.writeable = False
+                changed[pfn], digests[pfn] = page, digest
+        return changed, digests

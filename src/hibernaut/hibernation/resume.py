@@ -11,7 +11,9 @@ not contain keep the boot kernel's bytes.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,10 +30,16 @@ from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import ENTRIES, Entries, Entry, Level
 
-__all__ = ["BootKernel", "resume"]
+__all__ = ["BootKernel", "Resumption", "resume"]
 
 MOST_USED_PAGES = 1 << 10
 """Most pages that the boot kernel of `BootKernel.beside` uses: 4 MiB, enough to collide with the image."""
+
+MOST_PLACES = 16
+"""Boot kernels, and their memories, that machines of one memo keep."""
+
+MOST_DIGESTS = 1 << 14
+"""Digests of pages that images with the same list and base share."""
 
 TEXT_PMD = 8
 """Index of the PMD entry for kernel text, linked 16 MiB above 0xffffffff80000000 (CONFIG_PHYSICAL_START)."""
@@ -71,14 +79,39 @@ class BootKernel:
             used = snapshot.frames.lowest(max(0, min(ram.total_pages // 8, MOST_USED_PAGES, safe // 2)))
         return cls(FormulaMemory(ram, mark=BOOT_MARK), used)
 
+    @classmethod
+    def on_lowest(cls, snapshot: Snapshot, nr_pages: int) -> BootKernel:
+        """Return `beside` with the lowest frames of the image in use; the snapshots of a machine share it."""
+        machine = snapshot.machine
+        known = machine.memo.of("BootKernel.on_lowest", MOST_PLACES)
+        key = snapshot.frames, machine.memory.ranges, machine.base, machine.levels, nr_pages
+        if machine.page_flags is None:
+            return cls.beside(snapshot, snapshot.frames.lowest(nr_pages))
+        found: BootKernel | None = known.get(key)
+        if found is None:
+            found = known[key] = cls.beside(snapshot, snapshot.frames.lowest(nr_pages))
+        return found
+
 
 class _ImageOverBoot(PhysicalMemory):
-    """Memory after the restore: the image's pages, and the boot kernel's bytes in all other frames."""
+    """Memory after the restore: the image's pages, and the boot kernel's bytes in all other frames.
 
-    def __init__(self, image: PhysicalMemory, boot: PhysicalMemory) -> None:
-        self._image, self._boot = image, boot
-        self._of_image = image.ranges
-        self._ranges = FrameRanges.of([*image.ranges, *boot.ranges])
+    Args:
+        snapshot: the image.
+        boot: the memory of the boot kernel.
+        ranges: the frames of either.
+        unchanged: digests of pages of the image that are not in `Snapshot.changed`, which images with the same list and
+            base share.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, boot: PhysicalMemory, ranges: FrameRanges, unchanged: dict[int, bytes]
+    ) -> None:
+        self._image, self._boot = snapshot.memory, boot
+        self._of_image = snapshot.frames
+        self._digests = snapshot.digests
+        self._unchanged = unchanged
+        self._ranges = ranges
 
     @property
     def ranges(self) -> FrameRanges:
@@ -97,6 +130,26 @@ class _ImageOverBoot(PhysicalMemory):
         """See `PhysicalMemory.page`."""
         page = self._image.page(pfn)
         return self._boot.page(pfn) if page is None else page
+
+    def page_digest(self, pfn: int) -> bytes | None:
+        """See `PhysicalMemory.page_digest`."""
+        found = self._digests.get(pfn) or self._unchanged.get(pfn)
+        if found is not None:
+            return found
+        found = self._image.page_digest(pfn)
+        if found is None:
+            return self._boot.page_digest(pfn)
+        if len(self._unchanged) < MOST_DIGESTS:
+            self._unchanged[pfn] = found
+        return found
+
+    def content_key(self, start: int, end: int) -> Hashable | None:
+        """See `PhysicalMemory.content_key`: the image's alone where it has all of these frames."""
+        image = self._image.content_key(start, end)
+        if image is None or self._of_image.end_of(start) >= end:
+            return image
+        boot = self._boot.content_key(start, end)
+        return None if boot is None else (image, boot)
 
     def occupied(self) -> FrameRanges:
         """See `PhysicalMemory.occupied`."""
@@ -125,29 +178,106 @@ def resume(snapshot: Snapshot, boot: BootKernel | None = None, *, flush: bool = 
     """
     boot = BootKernel.beside(snapshot) if boot is None else boot
     machine = snapshot.machine
-    memory = Overlay(boot.memory)
-    listed = snapshot.frames.within(boot.used)
-    safe = boot.memory.ranges.without(boot.used).without(snapshot.frames)
-    tables = _TemporaryTables(machine, boot.memory.ranges)
-    needed = listed.total_pages + tables.count + 1
-    if needed > safe.total_pages:
-        raise HibernationRefused(
-            f"{needed} safe pages are needed to restore the image, there are {safe.total_pages}", errno="ENOMEM"
-        )
-    pfns = safe.lowest(needed).pfns()
-    code, places, copies = pfns[:1], pfns[1 : 1 + tables.count], pfns[1 + tables.count :]
-    memory.write_page(int(code[0]), np.full(1 << PAGE_SHIFT, 0xCC, dtype=np.uint8))
-    for pfn, entries in zip(places.tolist(), tables.fill(places), strict=True):
-        memory.write_page(pfn, entries.view(np.uint8))
-    for pfn, own in zip(copies.tolist(), listed.pfns().tolist(), strict=True):
-        memory.write_page(pfn, snapshot.page(own))
-    resumed = machine.on_memory(_ImageOverBoot(snapshot.memory, memory))
-    _core_restore_code(resumed, listed, flush=flush)
+    places = _Places.of(snapshot, boot)
+    memory = places.memory.fork()
+    for pfn, own in places.copies:
+        if own in snapshot.changed:
+            memory.write_page(pfn, snapshot.page(own))
+    resumed = machine.on_memory(_ImageOverBoot(snapshot, memory, places.ram, places.unchanged))
+    _core_restore_code(resumed, places.listed, flush=flush)
     resumed.log.note(
-        f"resume: {snapshot.frames.total_pages - listed.total_pages} pages loaded in place, {listed.total_pages} "
-        f"through safe frames, {tables.count} temporary tables, CR3 {resumed.cr3:#x}"
+        f"resume: {snapshot.frames.total_pages - places.listed.total_pages} pages loaded in place, "
+        f"{places.listed.total_pages} through safe frames, {places.tables} temporary tables, CR3 {resumed.cr3:#x}"
     )
     return resumed
+
+
+class Resumption:
+    """A resume that is certain to succeed, and is executed when the machine is asked for.
+
+    Args:
+        snapshot: the snapshot to restore.
+        boot: the kernel that restores it.
+
+    Attributes:
+        snapshot, boot: as given.
+
+    Raises:
+        HibernationRefused: as `resume`.
+    """
+
+    def __init__(self, snapshot: Snapshot, boot: BootKernel) -> None:
+        self.snapshot = snapshot
+        self.boot = boot
+        self._places = _Places.of(snapshot, boot)
+
+    @cached_property
+    def machine(self) -> Machine:
+        """The machine that resumes."""
+        return resume(self.snapshot, self.boot)
+
+    @property
+    def reloads_changed(self) -> bool:
+        """Whether a page that goes through a safe frame is among those that differ from the base."""
+        return any(own in self.snapshot.changed for _, own in self._places.copies)
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """The memory of a boot kernel once an image is loaded, as far as it depends on the list of frames and its base.
+
+    Attributes:
+        memory: its RAM, with the code, the temporary tables and the base's pages in safe frames; not to be changed.
+        listed: the frames of the image that the boot kernel uses.
+        copies: the safe frame of each listed one: (safe, listed).
+        tables: the number of temporary tables.
+        ram: the frames of the image and of the boot kernel's RAM.
+        unchanged: see `_ImageOverBoot`.
+    """
+
+    memory: Overlay
+    listed: FrameRanges
+    copies: tuple[tuple[int, int], ...]
+    tables: int
+    ram: FrameRanges
+    unchanged: dict[int, bytes]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, boot: BootKernel) -> _Places:
+        """Return the places of an image. Raises HibernationRefused."""
+        machine = snapshot.machine
+        known = machine.memo.of("resume", MOST_PLACES)
+        key = (boot, snapshot.frames, snapshot.base, machine.base, machine.levels)
+        found: _Places | None = known.get(key)
+        if found is None:
+            found = known[key] = cls._made(snapshot, boot)
+        return found
+
+    @classmethod
+    def _made(cls, snapshot: Snapshot, boot: BootKernel) -> _Places:
+        machine, frames = snapshot.machine, snapshot.frames
+        memory = Overlay(boot.memory)
+        listed = frames.within(boot.used)
+        safe = boot.memory.ranges.without(boot.used).without(frames)
+        tables = _TemporaryTables(machine, boot.memory.ranges)
+        needed = listed.total_pages + tables.count + 1
+        if needed > safe.total_pages:
+            raise HibernationRefused(
+                f"{needed} safe pages are needed to restore the image, there are {safe.total_pages}", errno="ENOMEM"
+            )
+        pfns = safe.lowest(needed).pfns()
+        code, places, copies = pfns[:1], pfns[1 : 1 + tables.count], pfns[1 + tables.count :]
+        memory.write_page(int(code[0]), np.full(1 << PAGE_SHIFT, 0xCC, dtype=np.uint8))
+        for pfn, entries in zip(places.tolist(), tables.fill(places), strict=True):
+            memory.write_page(pfn, entries.view(np.uint8))
+        pairs = tuple(zip(copies.tolist(), listed.pfns().tolist(), strict=True))
+        for pfn, own in pairs:
+            if own not in snapshot.changed:
+                memory.write_page(pfn, snapshot.page(own))
+            elif (page := snapshot.base.page(own)) is not None:
+                memory.write_page(pfn, page)
+        ram = FrameRanges.of([*frames, *memory.ranges])
+        return cls(memory, listed, pairs, tables.count, ram, {})
 
 
 def _core_restore_code(machine: Machine, listed: FrameRanges, *, flush: bool) -> None:

@@ -28,13 +28,19 @@ def saveable_pages(machine: Machine) -> FrameRanges:
     flags = machine.page_flags
     if flags is None:
         raise HibernautError("machine has neither page flags nor a list of saveable pages")
-    candidates = flags.ram.without(flags.nosave).without(machine.allocator.free_ranges()).without(flags.offline)
+    free = machine.allocator.free_ranges()
+    known = machine.memo.of("saveable_pages")
+    found: FrameRanges | None = known.get((flags, free.bounds))
+    if found is not None:
+        return found
+    candidates = flags.ram.without(flags.nosave).without(free).without(flags.offline)
     reserved = flags.reserved.within(candidates)
-    if len(reserved):
-        no_table = reserved.within(frames_in_state(machine.direct_map, FrameState.NONE_ABOVE))
-        if len(no_table) and not machine.rules.checks_null_pte:
-            pfn = int(no_table.starts[0])
-            raise machine.page_fault_oops(0, doing=f"counting reserved frame {pfn:#x}", pfn=pfn, table=False)
-        present = frames_in_state(machine.direct_map, FrameState.PRESENT)
-        candidates = candidates.without(reserved.without(present))
-    return candidates.without(flags.guard)
+    if not len(reserved):  # no entry decides
+        found = known[flags, free.bounds] = candidates.without(flags.guard)
+        return found
+    no_table = reserved.within(frames_in_state(machine.direct_map, FrameState.NONE_ABOVE))
+    if len(no_table) and not machine.rules.checks_null_pte:
+        pfn = int(no_table.starts[0])
+        raise machine.page_fault_oops(0, doing=f"counting reserved frame {pfn:#x}", pfn=pfn, table=False)
+    present = frames_in_state(machine.direct_map, FrameState.PRESENT)
+    return candidates.without(reserved.without(present)).without(flags.guard)

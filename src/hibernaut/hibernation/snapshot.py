@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from hibernaut.errors import HibernationRefused, HibernautError
 from hibernaut.linux.allocator import Allocation
 from hibernaut.linux.machine import Machine
 from hibernaut.memory.page import CHUNK_PAGES, PAGE_SIZE, BoolArray, Bytes, Pfns
-from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.physical import PhysicalMemory, digest_of_page
 from hibernaut.memory.ranges import FrameRanges, rows_among
 from hibernaut.notebook import html_table
 
@@ -42,6 +42,7 @@ class Snapshot:
         log: every line of the copy; lines of the model are marked.
         error: the reason why the copy ended early, where a way delivers the snapshot regardless (`write-anyway`: a
             mutant); else None.
+        digests: digests of pages in `changed` (`digest_of_page`), as far as they are known.
     """
 
     frames: FrameRanges
@@ -54,6 +55,7 @@ class Snapshot:
     allocations: tuple[Allocation, ...]
     log: tuple[str, ...]
     error: HibernationRefused | None = None
+    digests: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     _changed_pfns: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -139,9 +141,10 @@ class SnapshotMemory(PhysicalMemory):
     """The memory that an image of a snapshot holds."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+        # Not the snapshot itself, which holds this memory: avoids a reference cycle.
+        self._base, self._machine = snapshot.base, snapshot.machine
+        self._pages, self._digests = snapshot.changed, snapshot.digests
         self._changed = sorted(snapshot.changed)
-        self._changed_pfns = np.array(self._changed, dtype=np.int64)
         self._ranges = snapshot.frames
 
     @property
@@ -154,34 +157,53 @@ class SnapshotMemory(PhysicalMemory):
         end = self._ranges.end_of(pfn)
         if not end:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
-        changed = self._snapshot.changed.get(pfn)
+        changed = self._pages.get(pfn)
         if changed is not None:
             return changed.reshape(1, PAGE_SIZE)[:nr_pages]
         after = bisect.bisect_right(self._changed, pfn)
         if after < len(self._changed):
             end = min(end, self._changed[after])
-        return self._snapshot.base.run(pfn, min(nr_pages, end - pfn))
+        return self._base.run(pfn, min(nr_pages, end - pfn))
 
     def page(self, pfn: int) -> Bytes | None:
         """See `PhysicalMemory.page`."""
         if not self._ranges.end_of(pfn):
             return None
-        changed = self._snapshot.changed.get(pfn)
-        return self._snapshot.base.page(pfn) if changed is None else changed
+        changed = self._pages.get(pfn)
+        return self._base.page(pfn) if changed is None else changed
+
+    def page_digest(self, pfn: int) -> bytes | None:
+        """See `PhysicalMemory.page_digest`."""
+        known = self._digests.get(pfn)
+        if known is not None:
+            return known
+        if not self._ranges.end_of(pfn):
+            return None
+        changed = self._pages.get(pfn)
+        if changed is not None:
+            return digest_of_page(changed)
+        below = self._machine.memory
+        return below.digest_below(pfn) if below.base is self._base else self._base.page_digest(pfn)
+
+    def content_key(self, start: int, end: int) -> Hashable | None:
+        """See `PhysicalMemory.content_key`: the list, the base's, and the digests of changed pages."""
+        below = self._base.content_key(start, end)
+        own = self._changed[bisect.bisect_left(self._changed, start) : bisect.bisect_left(self._changed, end)]
+        return None if below is None else (self._ranges, below, *((pfn, self.page_digest(pfn)) for pfn in own))
 
     def occupied(self) -> FrameRanges:
         """See `PhysicalMemory.occupied`: reads only pages that differ from the base."""
-        others = FrameRanges.of_pfns(self._changed_pfns)
-        held = [pfn for pfn, page in self._snapshot.changed.items() if page.any()]
-        below = self._snapshot.base.occupied().without(others)
+        others = FrameRanges.of_pfns(self._changed)
+        held = [pfn for pfn, page in self._pages.items() if page.any()]
+        below = self._base.occupied().without(others)
         return FrameRanges.of([*below, *FrameRanges.of_pfns(sorted(held))]).within(self._ranges)
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`: the base's pages, with changed pages over them."""
         pfns = np.asarray(pfns, dtype=np.int64)
-        pages, present = self._snapshot.base.gather(pfns, out)
-        for row in rows_among(pfns, self._changed_pfns).tolist():
-            pages[row] = self._snapshot.changed[int(pfns[row])]
+        pages, present = self._base.gather(pfns, out)
+        for row in rows_among(pfns, np.array(self._changed, dtype=np.int64)).tolist():
+            pages[row] = self._pages[int(pfns[row])]
             present[row] = True
         present &= self._ranges.contains(pfns)
         pages[~present] = 0

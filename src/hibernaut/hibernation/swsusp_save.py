@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from hibernaut.hibernation.ways.base import Way
 from hibernaut.linux.calls import copied
 from hibernaut.linux.direct_map import FrameState, frames_in_state
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.linux.machine_steps import StepInputs, machine_step
+from hibernaut.memory.page import PAGE_SIZE, Bytes, same_bytes
+from hibernaut.memory.physical import digest_of_page
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.tlb import Tlb
 
@@ -54,6 +56,22 @@ def hibernate(machine: Machine, way: Way, *, image_shortfall: int = 0) -> Snapsh
     return snapshot
 
 
+class _Piece(NamedTuple):
+    """The copy of one page, or of a run.
+
+    Attributes:
+        nr_pages: number of pages.
+        skipped: whether the way could not reach the page.
+        page: its copied bytes, which never change, where the frame itself holds others; else None.
+        digest: their digest.
+    """
+
+    nr_pages: int
+    skipped: bool = False
+    page: Bytes | None = None
+    digest: bytes = b""
+
+
 class Copy:
     """`swsusp_save` in steps: the first fixes the list, each later one copies a run of pages.
 
@@ -74,6 +92,7 @@ class Copy:
         self._image_shortfall = image_shortfall
         self.recorder = Recorder(machine)
         self._pending: list[tuple[int, int]] = []
+        self._inputs: StepInputs | None = None
         self._online = [cpu for cpu, tlb in enumerate(machine.tlbs) if tlb is not None]
         self._recorded_to = 0
         self._log_from = len(machine.log)
@@ -82,7 +101,8 @@ class Copy:
 
     def fork(self, machine: Machine) -> Copy:
         """Return an independent copy in the same state, on a fork of its machine."""
-        twin = copy.copy(self)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin.machine = machine
         twin.recorder = self.recorder.fork(machine)
         twin._pending = self._pending.copy()
@@ -143,17 +163,33 @@ class Copy:
         pfn, end = self._pending.pop()
         self.recorder.cursor = pfn
         self._record_copies(pfn + 1)
-        done = 0 if self.machine.calls is not None else self.way.copy_run(self.machine, pfn, end - pfn)
-        if not done:
-            page = self.way.safe_copy_page(self.machine, pfn)
-            if page is None:
-                self.recorder.skipped.append(pfn)
-                page = np.full(PAGE_SIZE, SKIPPED_BYTE if self.way.policy != "zero" else 0, dtype=np.uint8)
-            self.recorder.copied(pfn, page)
-            done = 1
+        if self._inputs is None:
+            self._inputs = StepInputs(self.machine, type(self.way), tuple(sorted(vars(self.way).items())))
+        piece = machine_step(self.machine, self._inputs, lambda: self._copied(pfn, end), "copy", pfn, end)
+        done = piece.nr_pages
+        if piece.skipped:
+            self.recorder.skipped.append(pfn)
+        if piece.page is not None:
+            self.recorder.keep(pfn, piece.page, piece.digest)
         self.recorder.cursor = pfn + done
         if pfn + done < end:
             self._pending.append((pfn + done, end))
+
+    def _copied(self, pfn: int, end: int) -> _Piece:
+        """Copy the next page by the way, or a run of neighbours at once."""
+        machine = self.machine
+        done = 0 if machine.calls is not None else self.way.copy_run(machine, pfn, end - pfn)
+        if done:
+            return _Piece(done)
+        page = self.way.safe_copy_page(machine, pfn)
+        skipped = page is None
+        if page is None:
+            page = np.full(PAGE_SIZE, SKIPPED_BYTE if self.way.policy != "zero" else 0, dtype=np.uint8)
+        own = machine.memory.page(pfn)
+        if own is not None and same_bytes(own, page):
+            return _Piece(1, skipped)
+        page.flags.writeable = False
+        return _Piece(1, skipped, page, digest_of_page(page))
 
     def _record_copies(self, end: int) -> None:
         """Record the copies of listed pages up to a frame, where calls are recorded: present ones are not visited."""
@@ -167,7 +203,7 @@ class Copy:
         machine, recorder = self.machine, self.recorder
         if error is None:
             self._record_copies(frames.end)
-        changed = recorder.differing(frames)
+        changed, digests = recorder.differing(frames)
         SwsuspLog(machine).image_created(frames, self._base, self._before, changed)
         return Snapshot(
             frames=frames,
@@ -178,8 +214,9 @@ class Copy:
             way=self.way.name,
             machine=machine,
             allocations=machine.allocations[self._allocated :],
-            log=tuple(str(event) for event in machine.log.events[self._log_from :]),
+            log=machine.log.lines_from(self._log_from),
             error=error,
+            digests=digests,
         )
 
 

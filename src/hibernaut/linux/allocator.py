@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike
 from hibernaut.errors import MachineFault, OutOfMemory
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.printk import EventLog
+from hibernaut.memory.memo import Memo
+from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import Pfns
-from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["Allocation", "AllocatorMachine", "FreeFrames", "FreePages", "PageAllocator"]
@@ -39,6 +40,16 @@ class Allocation:
     number: int
     purpose: str
     pfn: int | None
+
+    def renumbered(self, number: int) -> Allocation:
+        """Return the same allocation with another number."""
+        return self if number == self.number else Allocation(number, self.purpose, self.pfn)
+
+    def line(self, *, injected: bool = False) -> str:
+        """Return its line in the log."""
+        if self.pfn is not None:
+            return f"allocation {self.number}: frame {self.pfn:#x} ({self.purpose})"
+        return f"allocation {self.number} fails: {'injected' if injected else 'no free frame'} ({self.purpose})"
 
 
 class FreeFrames(Sequence[int]):
@@ -114,8 +125,13 @@ class AllocatorMachine(Protocol):
     """The part of a machine that a page allocator needs."""
 
     @property
-    def memory(self) -> PhysicalMemory:
+    def memory(self) -> Overlay:
         """Memory of the machine, as the CPU reads it now."""
+        ...
+
+    @property
+    def memo(self) -> Memo | None:
+        """Results of functions of the machine's bytes; None to keep none."""
         ...
 
     @property
@@ -135,6 +151,10 @@ class AllocatorMachine(Protocol):
 
     def write_u64(self, paddr: int, value: int) -> None:
         """Write 8 bytes at a multiple of 8. Raise KeyError if the frame does not exist."""
+        ...
+
+    def replace_page(self, pfn: int, version: object) -> None:
+        """Write a whole page of the kernel's own data: an `Overlay.version` of the frame."""
         ...
 
     def page_fault_oops(

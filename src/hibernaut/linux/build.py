@@ -27,6 +27,7 @@ from hibernaut.linux.page_alloc import BuddyAllocator, zone_batchsize
 from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.rules import KernelRules
 from hibernaut.linux.set_memory import set_direct_map_invalid_noflush, set_memory_np
+from hibernaut.memory.memo import Memo
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.memory.physical import PhysicalMemory
@@ -40,13 +41,19 @@ PCP_HIGH_BATCHES = 6
 """Batches that a CPU's list holds at most (`high` of per_cpu_pages; the kernel's depends on watermarks and CPUs)."""
 
 
-def build_machine(layout: Layout, environment: Environment | None = None, rules: KernelRules | None = None) -> Machine:
+def build_machine(
+    layout: Layout,
+    environment: Environment | None = None,
+    rules: KernelRules | None = None,
+    memo: Memo | None = None,
+) -> Machine:
     """Build the machine of a layout. Every frame of its RAM is in use, but for the free pages; its allocator is in RAM.
 
     Args:
         layout: the layout.
         environment: answers the choices of later runs; the build itself asks for none.
         rules: rules of the kernel; those of the oldest line (6.1) by default.
+        memo: results that the machine shares with others; a memo of its own by default.
 
     Raises:
         HibernautError: no machine has such a layout, or there is no room for the kernel's own pages.
@@ -60,14 +67,14 @@ def build_machine(layout: Layout, environment: Environment | None = None, rules:
     mem_map = Segment(pages.mem_map, np.broadcast_to(mem_map_page(), (pages.mem_map_pages, PAGE_SIZE)))
     segments = [*tables.fill(pages.tables), *layout.data, mem_map]
 
-    builder = _machine(layout, FormulaMemory(ram, segments), pages, rules=rules)
+    builder = _machine(layout, FormulaMemory(ram, segments), pages, rules=rules, memo=memo)
     for own, first, count, more in zip(holes, pages.tables, tables.counts, reserve, strict=True):
         builder.allocator = FreePages(np.arange(first + count, first + count + more))
         _apply_holes(own, builder)
     places = _init_allocator(builder, layout, pages, ram)
 
     written = _segments(builder.memory)
-    machine = _machine(layout, FormulaMemory(ram, [*written, *segments]), pages, environment, rules, layout.cpus)
+    machine = _machine(layout, FormulaMemory(ram, [*written, *segments]), pages, environment, rules, layout.cpus, memo)
     machine.page_flags = PageFlags(
         ram,
         reserved=FrameRanges.of(layout.reserved),
@@ -97,6 +104,7 @@ def _machine(
     environment: Environment | None = None,
     rules: KernelRules | None = None,
     cpus: int = 1,
+    memo: Memo | None = None,
 ) -> Machine:
     """Return a machine of a layout, without an allocator yet."""
     return Machine(
@@ -109,6 +117,7 @@ def _machine(
         environment=environment,
         rules=rules,
         cpus=cpus,
+        memo=memo,
     )
 
 

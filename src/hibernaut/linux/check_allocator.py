@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,7 @@ from hibernaut.linux.mmzone import (
     ZONE_NR_FREE_PAGES,
     AllocatorPlaces,
 )
+from hibernaut.memory.memo import Memo
 from hibernaut.memory.page import CHUNK_PAGES, PAGE_SHIFT, PAGE_SIZE, BoolArray, Bytes
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
@@ -70,6 +71,7 @@ def check_allocator(
     *,
     tables: Collection[int] = frozenset(),
     unsaved: FrameRanges | None = None,
+    memo: Memo | None = None,
 ) -> list[AllocatorProblem]:
     """Return everything that is wrong with an allocator at rest.
 
@@ -83,34 +85,93 @@ def check_allocator(
         tables: frames that hold page tables of the machine; none may be free.
         unsaved: frames of RAM whose bytes an image did not bring back (RAM less the saved frames, less those that the
             image itself occupied in the machine that wrote it); none may be in use, else it is lost for good.
+        memo: keeps results by the bytes of the allocator's own pages.
 
     Returns:
         The problems: malformed lists; pages on free lists that do not belong there; blocks that overlap, pages on two
         lists; counts that differ from the lists; page tables that are free; pages in use that are on a list, or free
         pages on none; `unsaved` pages in use. Empty if there are none.
     """
+    held = sorted(pfn for pfn in set(tables) if 0 <= pfn < places.end_pfn)
+    key = None if memo is None else _state_key(machine, places)
+    if memo is None or key is None:
+        return _judged(_read(machine, places), held, unsaved)
+    states, verdicts = memo.of("allocator's state"), memo.of("check_allocator")
+    found: list[AllocatorProblem] | None = verdicts.get((key, tuple(held), unsaved))
+    if found is None:
+        state: _State | None = states.get(key)
+        if state is None:
+            state = states[key] = _read(machine, places)
+        found = verdicts[key, tuple(held), unsaved] = _judged(state, held, unsaved)
+    return found
+
+
+def _state_key(machine: AllocatorMachine, places: AllocatorPlaces) -> Hashable | None:
+    """Return a value that decides what `_read` finds; None if only the bytes do."""
+    memory = machine.memory
+    mem_map = places.mem_map >> PAGE_SHIFT
+    content = memory.content_key(mem_map, mem_map + places.mem_map_pages)
+    if content is None:
+        return None
+    heads = tuple(memory.page_digest(paddr >> PAGE_SHIFT) for paddr in (places.zone, *places.pcps))
+    return content, heads, places, machine.base
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """The state that the bytes of the allocator's own pages hold.
+
+    Attributes:
+        problems: malformed lists, counts that differ from them, frames that are free twice.
+        used: frames in use by their `_refcount`.
+        idle: frames that are not.
+        listed: frames on lists.
+        unheaded: frames marked as a free block that are the first of none on a free list.
+        unknown: frames whose `struct page` does not exist.
+    """
+
+    problems: list[AllocatorProblem]
+    used: FrameRanges
+    idle: FrameRanges
+    listed: FrameRanges
+    unheaded: FrameRanges
+    unknown: FrameRanges
+
+
+def _read(machine: AllocatorMachine, places: AllocatorPlaces) -> _State:
+    """Walk all lists, and read every `struct page`."""
     read_frame = functools.cache(machine.memory.page)  # neighbours on a list are often neighbours in mem_map
     lists = [_walk(found, machine, places, read_frame) for found in _lists(places)]
     idle, marked, unknown = _scan_mem_map(machine.memory, places)
     every = FrameRanges.of([(0, places.end_pfn)])
-    used = every.without(idle).without(unknown)
-    listed = FrameRanges.of([(pfn, 1 << found.order) for found in lists for pfn in found.pfns])
     heads = FrameRanges.of_pfns(sorted({pfn for found in lists if found.buddy for pfn in found.pfns}))
-    held = FrameRanges.of_pfns(sorted(pfn for pfn in set(tables) if 0 <= pfn < places.end_pfn))
-    astray = idle.without(listed)
-    lost = FrameRanges.of([]) if unsaved is None else unsaved
-
     problems = [problem for found in lists for problem in found.problems]
     problems += _wrong_counts(machine.memory, places, lists)
     problems += _overlaps(lists)
+    return _State(
+        problems,
+        used=every.without(idle).without(unknown),
+        idle=idle,
+        listed=FrameRanges.of([(pfn, 1 << found.order) for found in lists for pfn in found.pfns]),
+        unheaded=marked.without(heads),
+        unknown=unknown,
+    )
+
+
+def _judged(state: _State, tables: Sequence[int], unsaved: FrameRanges | None) -> list[AllocatorProblem]:
+    """Return all problems; `tables` are the frames with a `struct page` that hold page tables, ascending."""
+    held = FrameRanges.of_pfns(tables)
+    astray = state.idle.without(state.listed)
+    lost = FrameRanges.of([]) if unsaved is None else unsaved
+    problems = list(state.problems)
     for what, ranges in (
-        ("its struct page is in a page of mem_map that does not exist", unknown),
-        ("marked as a free block (PageBuddy), on no free list", marked.without(heads)),
-        ("on a list of free pages, but in use by its _refcount", listed.within(used)),
-        ("a page table, but on a list of free pages", held.within(listed)),
+        ("its struct page is in a page of mem_map that does not exist", state.unknown),
+        ("marked as a free block (PageBuddy), on no free list", state.unheaded),
+        ("on a list of free pages, but in use by its _refcount", state.listed.within(state.used)),
+        ("a page table, but on a list of free pages", held.within(state.listed)),
         ("a page table, but free by its _refcount", held.within(astray)),
         ("free by its _refcount, but on no list: lost", astray.without(held)),
-        (LEAKED, lost.within(used)),
+        (LEAKED, lost.within(state.used)),
     ):
         problems += [AllocatorProblem(what, pfn, pages) for pfn, pages in ranges]
     return problems

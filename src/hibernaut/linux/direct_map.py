@@ -263,6 +263,12 @@ class DirectMap:
         clipped = everything.clipped(base >> 12, (base >> 12) + end_pfn)
         return cls(base, levels, cr3, end_pfn, clipped, everything, tables)
 
+    def on_tables(self, tables: PageTables) -> DirectMap:
+        """Return the same direct map on other tables with the same content; what was derived from it is shared."""
+        twin = object.__new__(DirectMap)
+        twin.__dict__.update(self.__dict__, tables=tables)
+        return twin
+
     def vaddr(self, pfn: int) -> int:
         """Return the direct-map address of a frame (`__va`), mapped or not."""
         return (self.base + (pfn << 12)) % (1 << 64)

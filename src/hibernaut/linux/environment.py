@@ -10,7 +10,6 @@ their own kinds, such as a machine's layout, by `Environment.ask`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -153,7 +152,8 @@ class Environment:
 
     def fork(self) -> Self:
         """Return an independent environment in the same state. A subclass copies the state that it adds."""
-        twin = copy.copy(self)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin._schedule = self._schedule.copy()
         return twin
 

@@ -8,6 +8,7 @@ writes one PTE and drops the address from the TLB of its own CPU, for mapping an
 
 from __future__ import annotations
 
+import weakref
 from typing import Protocol
 
 from hibernaut.errors import HibernautError
@@ -99,10 +100,16 @@ class FixmapSlot:
     """
 
     def __init__(self, machine: FixmapMachine, index: int, paddr: int) -> None:
-        self._machine = machine
+        self._owner = weakref.ref(machine)  # a machine holds its slot: avoids a reference cycle
         self.index = index
         self.paddr = paddr
         self.vaddr = fix_to_virt(index)
+
+    @property
+    def _machine(self) -> FixmapMachine:
+        machine = self._owner()
+        assert machine is not None, "the machine of this slot is gone"
+        return machine
 
     @property
     def entry(self) -> int:

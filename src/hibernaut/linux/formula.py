@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -80,6 +80,11 @@ class FormulaMemory(PhysicalMemory):
         if after < len(self._real_starts):
             end = min(end, self._real_starts[after])
         return formula_pages(np.arange(pfn, end), self._mark)
+
+    def content_key(self, start: int, end: int) -> Hashable:
+        """See `PhysicalMemory.content_key`: the memory itself, which does not change."""
+        del start, end
+        return self
 
     def occupied(self) -> FrameRanges:
         """See `PhysicalMemory.occupied`. No page is zero by formula, so only the segments are read."""

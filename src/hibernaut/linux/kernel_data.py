@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hibernaut.errors import MachineFault
 from hibernaut.linux.allocator import AllocatorMachine
 from hibernaut.linux.mmzone import LIST_POISON1, LIST_POISON2
 from hibernaut.linux.oops import general_protection_fault
-from hibernaut.memory.page import PAGE_SHIFT
+from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 
 __all__ = ["U64_MAX", "KernelData"]
 
 U64_MAX = (1 << 64) - 1
+WITHIN = PAGE_SIZE - 1
 
 
 class KernelData:
@@ -25,24 +30,58 @@ class KernelData:
     """
 
     def __init__(self, machine: AllocatorMachine) -> None:
-        self._machine = machine
+        self._owner = weakref.ref(machine)  # a machine holds its allocator: avoids a reference cycle
+        self._memory = machine.memory
         self._base = machine.base
         self._bytes = machine.end_pfn << PAGE_SHIFT
+        self._read: dict[int, memoryview | None] | None = None
+        self._written: dict[int, memoryview] | None = None
+
+    @property
+    def _machine(self) -> AllocatorMachine:
+        machine = self._owner()
+        assert machine is not None, "the machine of this allocator is gone"
+        return machine
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep the pages that are read and written at hand within the context.
+
+        Nothing else may write to them, or ask for their digests after the first write, until it ends.
+        """
+        outer = self._read, self._written
+        self._read, self._written = {}, {}
+        try:
+            yield
+        finally:
+            self._read, self._written = outer
+            if outer[0] is not None:  # what lies at hand outside may be older than what was written inside
+                self._read, self._written = {}, {}
 
     def load(self, vaddr: int, doing: str) -> int:
         """Return the 8 bytes at an address, aligned or not. Raise MachineFault."""
+        paddr = (vaddr & U64_MAX) - self._base
+        read = self._read
+        if read is not None and (words := read.get(paddr >> PAGE_SHIFT)) is not None and not paddr & 7:
+            return words[(paddr & WITHIN) >> 3]
         within = vaddr & 7
         if within:
             low, high = self.load(vaddr - within, doing), self.load(vaddr - within + 8, doing)
             return (high << 64 | low) >> 8 * within & U64_MAX
-        paddr = (vaddr & U64_MAX) - self._base
-        value = self._machine.memory.read_u64(paddr) if 0 <= paddr < self._bytes else None
+        value = self._memory.read_u64(paddr) if 0 <= paddr < self._bytes else None
         if value is None:
             raise self.fault(vaddr & U64_MAX, doing)
+        if read is not None:
+            read[paddr >> PAGE_SHIFT] = self._memory.words(paddr >> PAGE_SHIFT)
         return value
 
     def store(self, vaddr: int, value: int, doing: str) -> None:
         """Write 8 bytes at an address, aligned or not. Raise MachineFault."""
+        paddr = (vaddr & U64_MAX) - self._base
+        written = self._written
+        if written is not None and (words := written.get(paddr >> PAGE_SHIFT)) is not None and not paddr & 7:
+            words[(paddr & WITHIN) >> 3] = value
+            return
         within = vaddr & 7
         if within:
             start, mask = vaddr - within, U64_MAX << 8 * within
@@ -51,13 +90,17 @@ class KernelData:
             self.store(start, both & U64_MAX, doing)
             self.store(start + 8, both >> 64, doing)
             return
-        paddr = (vaddr & U64_MAX) - self._base
         if not 0 <= paddr < self._bytes:
             raise self.fault(vaddr & U64_MAX, doing, write=True)
         try:
             self._machine.write_u64(paddr, value)
         except KeyError:
             raise self.fault(vaddr & U64_MAX, doing, write=True) from None
+        if written is not None and self._read is not None:
+            pfn = paddr >> PAGE_SHIFT
+            words = self._memory.words(pfn)
+            if words is not None:
+                written[pfn] = self._read[pfn] = words
 
     def add(self, vaddr: int, amount: int, doing: str) -> None:
         """Add to the 8 bytes at an address, modulo 2^64. Raise MachineFault."""

@@ -58,7 +58,8 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_
     split_page_count(machine, vaddr, found.level)
     named = pfn_entry(table, KERNPG_TABLE | machine.encryption, machine.encryption)
     machine.write_entry(found.paddr, named)
-    machine.record(split(found.level, found.paddr, found.entry, named))
+    if machine.calls is not None:
+        machine.record(split(found.level, found.paddr, found.entry, named))
     machine.flush_tlb_all()
     machine.log.note(
         f"split: {found.level.name} entry at {found.paddr:#x} was {found.entry:#x}, now names table frame {table:#x}"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,15 +17,18 @@ from hibernaut.linux.fixmap import FixmapSlot, find_free_slot
 from hibernaut.linux.kernel_image import KernelImage
 from hibernaut.linux.oops import PageFault, page_fault_oops
 from hibernaut.linux.owners import OwnedPages
+from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.pgtable import RW, KernelEntry, TableNotInSource, lookup_address
 from hibernaut.linux.printk import EventLog
 from hibernaut.linux.rules import LINES, KernelRules
+from hibernaut.memory.memo import Memo
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE, Bytes
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.paging.entries import Entries, Level, entry_pfn, has_reserved_bits
+from hibernaut.paging.table_names import named_tables
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb
 
@@ -38,6 +40,9 @@ access through it faults (Intel SDM vol. 3, 5.7). A CPU with all 52 bits reads m
 
 TLB_SINGLE_PAGE_FLUSH_CEILING = 33
 """A larger change flushes the whole TLB (arch/x86/mm/tlb.c)."""
+
+MOST_DIRECT_MAPS = 64
+"""Direct maps that machines of one memo keep."""
 
 
 class Machine:
@@ -69,6 +74,7 @@ class Machine:
         kernel_image: the second mapping of the kernel's own text and data, if it is known.
         direct_pages_count: entries of the direct map by level, as the kernel counts them; None until first asked for.
         log: lines of the kernel and of the model.
+        memo: results of pure functions of the machine's bytes, shared by all forks.
         calls: calls of the copy loop, to be compared with a real kernel's; None, as on every fork, unless recorded.
     """
 
@@ -88,8 +94,10 @@ class Machine:
         cpus: int = 1,
         direct_map: DirectMap | None = None,
         encryption: int = 0,
+        memo: Memo | None = None,
     ) -> None:
         self.memory = memory
+        self.memo = Memo() if memo is None else memo
         self.encryption = encryption
         self.cr3 = cr3
         self.levels = levels
@@ -126,7 +134,8 @@ class Machine:
 
     def _twin(self, memory: Overlay, environment: Environment | None = None) -> Machine:
         """Return the machine in the same state on other memory."""
-        twin = copy.copy(self)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin.memory = memory
         twin.environment = self.environment.fork() if environment is None else environment
         twin.allocator = self.allocator.fork(twin)
@@ -157,14 +166,16 @@ class Machine:
 
     def flush_tlb_all(self) -> None:
         """Drop all translations of every CPU that is online (arch/x86/mm/tlb.c)."""
-        self.record(Call.of("flush_tlb_all"))
+        if self.calls is not None:
+            self.record(Call.of("flush_tlb_all"))
         for tlb in self.tlbs:
             if tlb is not None:
                 tlb.flush_all()
 
     def flush_tlb_kernel_range(self, start: int, end: int) -> None:
         """Drop the translations from `start` to `end` of every CPU that is online; all if there are too many."""
-        self.record(Call.of("flush_tlb_kernel_range", hex(start), hex(end)))
+        if self.calls is not None:
+            self.record(Call.of("flush_tlb_kernel_range", hex(start), hex(end)))
         if end - start > TLB_SINGLE_PAGE_FLUSH_CEILING << PAGE_SHIFT:
             self.flush_tlb_all()
             return
@@ -200,10 +211,17 @@ class Machine:
     @property
     def direct_map(self) -> DirectMap:
         """Direct map as the tables describe it now; computed anew after a write to a table."""
-        if self._direct_map is None:
-            self._direct_map = DirectMap.at(
-                self.memory, self.cr3, self.levels, self.base, self.end_pfn, self.encryption
-            )
+        if self._direct_map is None or self.memory.is_tracked:
+            known = self.memo.of("DirectMap.at", MOST_DIRECT_MAPS)
+            place = (self.cr3, self.levels, self.base, self.end_pfn, self.encryption)
+            tables = named_tables(self.memory, self.tables.root_pfn, self.levels, self.encryption, self.memo)
+            key = (place, self.memory.ranges.bounds, tables)
+            found = known.get(key)
+            if found is None:
+                found = known[key] = DirectMap.at(
+                    self.memory, self.cr3, self.levels, self.base, self.end_pfn, self.encryption
+                )
+            self._direct_map = found if found.tables.memory is self.memory else found.on_tables(self.tables)
         return self._direct_map
 
     @property
@@ -212,6 +230,16 @@ class Machine:
         if self._fixmap is None:
             self._fixmap = FixmapSlot(self, *find_free_slot(self.memory, self.cr3, self.levels, self.encryption))
         return self._fixmap
+
+    @property
+    def known_slot(self) -> FixmapSlot | None:
+        """`fixmap` if it was asked for; None before."""
+        return self._fixmap
+
+    def use_slot(self, index: int, paddr: int) -> None:
+        """Set `fixmap` to a slot."""
+        if self._fixmap is None or self._fixmap.paddr != paddr:
+            self._fixmap = FixmapSlot(self, index, paddr)
 
     @property
     def has_fixmap(self) -> bool:
@@ -241,6 +269,14 @@ class Machine:
             watcher(paddr >> PAGE_SHIFT)
         self.memory.write_u64(paddr, value)
 
+    def replace_page(self, pfn: int, version: object, *, table: bool = False) -> None:
+        """Write a whole page of the kernel's own data, or of a table: an `Overlay.version` of the frame."""
+        if table:
+            self._direct_map = None
+        for watcher in self._watchers:
+            watcher(pfn)
+        self.memory.put_version(pfn, version)
+
     def write_table(self, pfn: int, entries: Entries) -> None:
         """Fill a whole page with entries, shape (512,); a frame that the source lacks is created."""
         self._before_write(pfn)
@@ -251,13 +287,44 @@ class Machine:
         try:
             pfn = self.allocator.alloc_page(self.environment, purpose, self.cpu)
         except OutOfMemory as error:
-            reason = "injected" if error.injected else "no free frame"
-            self.log.note(f"allocation {error.number} fails: {reason} ({purpose})")
+            self.log.note(Allocation(error.number, purpose, None).line(injected=error.injected))
             self.record(allocated(None))
             raise
-        self.log.note(f"allocation {self.allocator.allocations[-1].number}: frame {pfn:#x} ({purpose})")
+        self.log.note(self.allocator.allocations[-1].line())
         self.record(allocated(pfn))
         return pfn
+
+    def alloc_pages(self, purpose: str, most: int) -> Iterator[int]:
+        """Yield the frames of `alloc_page` without interference, until nothing is free or `most` times.
+
+        Raises:
+            OutOfMemory: nothing is free; all frames have been yielded.
+            MachineFault: the lists are broken.
+        """
+        allocator = self.allocator
+        if not isinstance(allocator, BuddyAllocator) or self.calls is not None:
+            for _ in range(most):
+                yield self.alloc_page(purpose)
+            return
+        got: list[int] = []
+
+        def alloc() -> int:
+            got.append(self.alloc_page(purpose))
+            return got[-1]
+
+        recorded, logged, printed = len(allocator.allocations), len(self.log), len(self.log.kernel_lines)
+        try:
+            pfns, failed = allocator.alloc_all(most, self.cpu, alloc, lambda: len(self.log.kernel_lines) > printed)
+        except MachineFault:
+            yield from got
+            raise
+        yield from pfns
+        if len(self.log) == logged and (pfns or failed):  # known from before: nothing of it is on record yet
+            allocator.record(purpose, (*pfns, None) if failed else pfns)
+            for allocation in allocator.allocations[recorded:]:
+                self.log.note(allocation.line())
+        if failed:
+            raise OutOfMemory(recorded + len(pfns) + 1, injected=False)
 
     def alloc_table(self, purpose: str) -> int:
         """Return a page for a table, from the pool or else from the allocator. Raise OutOfMemory."""
@@ -298,8 +365,8 @@ class Machine:
             MachineFault: the address is not mapped.
             TableNotInSource: a table on the way is not in the memory.
         """
-        walk = self.tables.walk(vaddr)
         cached = self.tlb.lookup(vaddr)
+        walk = self.tables.walk(vaddr)
         if cached is not None:
             if walk.stop == Stop.PRESENT and cached.pfn == walk.pfn:
                 return cached.pfn

@@ -15,7 +15,9 @@ follows the link.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -49,6 +51,7 @@ from hibernaut.linux.mmzone import (
     AllocatorPlaces,
 )
 from hibernaut.linux.oops import bug_in_snapshot, endless_loop, hard_lockup
+from hibernaut.linux.transitions import transition
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
 from hibernaut.memory.ranges import FrameRanges
 
@@ -60,6 +63,12 @@ with interrupts off."""
 
 PCP_BATCH_SCALE_MAX = 5
 """CONFIG_PCP_BATCH_SCALE_MAX, by default."""
+
+_TAKING = "allocating a page (__rmqueue_pcplist)"
+
+Result = TypeVar("Result")
+Allocated = tuple[tuple[int, ...], bool]
+"""Frames in the order of their allocation, and whether nothing was free in the end."""
 
 
 def zone_batchsize(managed_pages: int) -> int:
@@ -87,12 +96,19 @@ class BuddyAllocator:
     """
 
     def __init__(self, machine: AllocatorMachine, places: AllocatorPlaces) -> None:
-        self._machine = machine
+        self._owner = weakref.ref(machine)  # a machine holds its allocator: avoids a reference cycle
         self.places = places
         self._allocations: list[Allocation] = []
         self._kernel = KernelData(machine)
         self._mem_map = machine.base + places.mem_map
         self._zone = machine.base + places.zone
+        self._where = (machine.base, machine.end_pfn, places.mem_map, places.zone, places.pcps, places.end_pfn)
+
+    @property
+    def _machine(self) -> AllocatorMachine:
+        machine = self._owner()
+        assert machine is not None, "the machine of this allocator is gone"
+        return machine
 
     @property
     def allocations(self) -> tuple[Allocation, ...]:
@@ -100,13 +116,30 @@ class BuddyAllocator:
         return tuple(self._allocations)
 
     @property
+    def number(self) -> int:
+        """Number of all allocations so far."""
+        return len(self._allocations)
+
+    @property
     def nr_free_pages(self) -> int:
         """NR_FREE_PAGES: the zone's own count of pages on the free lists, without those on the lists of CPUs."""
         return self._kernel.load(self._zone + ZONE_NR_FREE_PAGES, "reading NR_FREE_PAGES")
 
+    def record(self, purpose: str, pfns: Sequence[int | None]) -> None:
+        """Add allocations to the record that the state in memory has already."""
+        number = len(self._allocations)
+        self._allocations += [Allocation(number + at, purpose, pfn) for at, pfn in enumerate(pfns, 1)]
+
+    def add_allocations(self, allocations: Sequence[Allocation]) -> None:
+        """Add allocations to the record that the state in memory has already."""
+        self._allocations += allocations
+
     def fork(self, machine: AllocatorMachine) -> BuddyAllocator:
         """Return an allocator with the same record, on the state in a twin's memory."""
-        twin = BuddyAllocator(machine, self.places)
+        twin = object.__new__(BuddyAllocator)
+        twin.__dict__.update(self.__dict__)
+        twin._owner = weakref.ref(machine)
+        twin._kernel = KernelData(machine)
         twin._allocations = self._allocations.copy()
         return twin
 
@@ -134,13 +167,61 @@ class BuddyAllocator:
         if page is None:
             self._allocations.append(Allocation(number, purpose, None))
             raise OutOfMemory(number, injected=injected)
-        pfn = self._prep_new_page(page)
+        pfn = self._transition(lambda: self._take(page, cpu), "take", page, cpu)
         self._allocations.append(Allocation(number, purpose, pfn))
         return pfn
 
+    def alloc_all(self, most: int, cpu: int, alloc: Callable[[], int], prints: Callable[[], bool]) -> Allocated:
+        """Call `alloc`, which calls `alloc_page` without interference, until nothing is free or `most` times.
+
+        The record of allocations and the log are the caller's: where the result is known from before, nothing but the
+        allocator's state in memory changes.
+
+        Args:
+            most: the most pages.
+            cpu: CPU that allocates.
+            alloc: allocates one page, and returns its frame.
+            prints: whether the kernel has printed a line since the call: such a result is not kept.
+
+        Raises:
+            MachineFault: the lists are broken.
+        """
+
+        def every() -> Allocated:
+            pfns: list[int] = []
+            while len(pfns) < most:
+                try:
+                    pfns.append(alloc())
+                except OutOfMemory:
+                    return tuple(pfns), True
+            return tuple(pfns), False
+
+        return transition(self._machine, every, "all", most, cpu, *self._where, keeps=lambda: not prints())
+
+    def _transition(self, function: Callable[[], Result], *inputs: Hashable) -> Result:
+        """Return `function()`, which reads and writes memory alone; see `transitions`."""
+
+        def opened() -> Result:
+            with self._kernel.opened():
+                return function()
+
+        return transition(self._machine, opened, *inputs, *self._where)
+
     def _rmqueue_pcplist(self, environment: Environment, number: int, cpu: int) -> int | None:
-        """`rmqueue_pcplist` and `__rmqueue_pcplist`: take a page off the CPU's list; None if nothing is free."""
-        doing = "allocating a page (__rmqueue_pcplist)"
+        """`rmqueue_pcplist` and `__rmqueue_pcplist`: choose a page on the CPU's list; None if nothing is free."""
+        pfns = self._transition(lambda: self._refilled(cpu), "refill", cpu)
+        if pfns is None:
+            return None
+        if pfns:
+            return self._page(environment.free_frame(number, pfns))
+        return self._kernel.load(self._pcp(cpu) + PCP_LIST, _TAKING) - PAGE_LIST
+
+    def _refilled(self, cpu: int) -> list[int] | None:
+        """Refill the CPU's list if it is empty, and return the frames on it as far as the list can be read.
+
+        None if nothing is free.
+        """
+        doing = _TAKING
         pcp = self._pcp(cpu)
         head = pcp + PCP_LIST
         factor = self._kernel.load(pcp + PCP_FREE_FACTOR, doing)
@@ -155,11 +236,13 @@ class BuddyAllocator:
             total += taken
             if total > MAX_LIST_STEPS:
                 raise self._lockup(head, doing)
-        pfns = list(self._readable(head))
-        entry = self._page(environment.free_frame(number, pfns)) + PAGE_LIST if pfns else self._kernel.load(head, doing)
-        self._kernel.list_del(entry, doing)
-        self._add_count(pcp, -1, doing)
-        return entry - PAGE_LIST
+        return list(self._readable(head))
+
+    def _take(self, page: int, cpu: int) -> int:
+        """Take a page off the CPU's list, prepare it, and return its frame."""
+        self._kernel.list_del(page + PAGE_LIST, _TAKING)
+        self._add_count(self._pcp(cpu), -1, _TAKING)
+        return self._prep_new_page(page)
 
     def _rmqueue_bulk(self, count: int, head: int) -> tuple[int, int]:
         """`rmqueue_bulk`: move pages from the free lists to the tail of a CPU's list.
@@ -229,6 +312,10 @@ class BuddyAllocator:
         """
         if not 0 <= pfn < self.places.end_pfn:
             raise ValueError(f"frame {pfn:#x} has no struct page")
+        self._transition(lambda: self._free(pfn, cpu), "free", pfn, cpu)
+
+    def _free(self, pfn: int, cpu: int) -> None:
+        """`__free_pages` of a frame that has a `struct page`."""
         doing = "freeing a page (free_unref_page)"
         page = self._page(pfn)
         state = (self._kernel.load(page + PAGE_STATE, doing) - (1 << 32)) & U64_MAX
@@ -250,19 +337,23 @@ class BuddyAllocator:
 
     def drain_pages(self, cpu: int | None = None) -> None:
         """`drain_pages`: return all pages on a CPU's list to the free lists; None for every CPU, in order."""
-        doing = "draining the CPU's list (drain_pages)"
         for number in range(len(self.places.pcps)) if cpu is None else (cpu,):
-            pcp = self._pcp(number)
-            left = _signed(self._kernel.load(pcp + PCP_COUNT, doing) >> 32)
-            if left > MAX_LIST_STEPS:
+            self._transition(lambda number=number: self._drain(number), "drain", number)  # type: ignore[misc]
+
+    def _drain(self, cpu: int) -> None:
+        """Return all pages on one CPU's list to the free lists."""
+        doing = "draining the CPU's list (drain_pages)"
+        pcp = self._pcp(cpu)
+        left = _signed(self._kernel.load(pcp + PCP_COUNT, doing) >> 32)
+        if left > MAX_LIST_STEPS:
+            raise self._lockup(pcp, doing)
+        while left:
+            batch = _signed(self._kernel.load(pcp + PCP_HIGH, doing) >> 32)
+            to_drain = min(left, batch << PCP_BATCH_SCALE_MAX)
+            if to_drain <= 0 < left:
                 raise self._lockup(pcp, doing)
-            while left:
-                batch = _signed(self._kernel.load(pcp + PCP_HIGH, doing) >> 32)
-                to_drain = min(left, batch << PCP_BATCH_SCALE_MAX)
-                if to_drain <= 0 < left:
-                    raise self._lockup(pcp, doing)
-                self._free_pcppages_bulk(to_drain, pcp)
-                left -= to_drain
+            self._free_pcppages_bulk(to_drain, pcp)
+            left -= to_drain
 
     def free_pages_memory(self, start: int, pages: int) -> None:
         """`__free_pages_memory` (mm/memblock.c): free a range of frames at boot, in the largest aligned blocks.
@@ -362,6 +453,10 @@ class BuddyAllocator:
             MachineFault: a link leads to no page (`memory_bm_set_bit` finds no such frame), or into a circle that does
                 not contain the head of the list.
         """
+        return self._transition(self._on_free_lists, "free_ranges")
+
+    def _on_free_lists(self) -> FrameRanges:
+        """Walk the free lists."""
         doing = "marking free pages (mark_free_pages)"
         blocks: list[tuple[int, int]] = []
         for order in range(NR_PAGE_ORDERS):
@@ -380,12 +475,13 @@ class BuddyAllocator:
 
     def _readable(self, head: int) -> Iterator[int]:
         """Yield the frames on a list in order, the candidates of an allocation; end where the list breaks."""
+        memory, base = self._machine.memory, self._machine.base
         entry, seen = self._kernel.load(head, "reading a list"), set[int]()
         while entry != head and entry not in seen:
             pfn, within = divmod(entry - PAGE_LIST - self._mem_map, SIZEOF_STRUCT_PAGE)
             if within or not 0 <= pfn < self.places.end_pfn:
                 return
-            after = self._machine.memory.read_u64(entry - self._machine.base)
+            after = memory.read_u64(entry - base)
             if after is None:
                 return
             seen.add(entry)

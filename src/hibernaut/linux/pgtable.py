@@ -13,7 +13,7 @@ import numpy as np
 
 from hibernaut.errors import MachineFault
 from hibernaut.memory.physical import PhysicalMemory
-from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level
+from hibernaut.paging.entries import ENTRIES, FRAME_MASK, LEVELS, Entries, Entry, Level
 
 __all__ = [
     "GLOBAL",
@@ -59,6 +59,7 @@ PAGE_KERNEL_4K = int(Entry.SOFTW3)
 See `KernelRules.collapses_large_pages`."""
 
 _NONE_IGNORES = int(Entry.ACCESSED | Entry.DIRTY)
+_PMD, _PUD, _PGD = int(Level.PMD), int(Level.PUD), int(Level.PGD)
 _PAT = 1 << 7
 _PAT_LARGE = 1 << 12
 
@@ -153,40 +154,38 @@ def lookup_address(
     Raises:
         TableNotInSource: a table on the way is not in the memory.
     """
-    table = (cr3 & FRAME_MASK & ~encryption) >> 12
+    mask = FRAME_MASK & ~encryption
+    table = cr3 & mask
     upper: int | None = None
     any_of, all_of = 0, RW
-    level = Level(levels)
-    while True:
-        paddr = (table << 12) + 8 * ((vaddr >> level.shift) & (ENTRIES - 1))
+    for number in range(levels, 0, -1):
+        paddr = table + ((vaddr >> 9 * number) & 0xFF8)  # 8 * the index: the shift of the level, less 3
         entry = memory.read_u64(paddr)
         if entry is None:
             raise TableNotInSource(
-                f"{level.name_of(levels)} table, frame {table:#x}, is not in the source",
+                f"{Level(number).name_of(levels)} table, frame {table >> 12:#x}, is not in the source",
                 address=vaddr,
                 entry=upper,
-                pfn=table,
+                pfn=table >> 12,
                 doing="looking the address up in the page tables",
             )
-        if level == Level.PTE:
-            return KernelEntry(level, entry, paddr, bool(any_of & NX), bool(all_of))
-        if is_none(entry):
+        if number == 1 or (entry & ~_NONE_IGNORES and _stops(entry, number)):
+            return KernelEntry(LEVELS[number], entry, paddr, bool(any_of & NX), bool(all_of))
+        if not entry & ~_NONE_IGNORES:
             return None
-        if _stops(entry, level):
-            return KernelEntry(level, entry, paddr, bool(any_of & NX), bool(all_of))
-        table, upper = (entry & FRAME_MASK & ~encryption) >> 12, entry
+        table, upper = entry & mask, entry
         any_of |= entry
         all_of &= entry
-        level = Level(level - 1)
+    raise AssertionError("every entry at PTE level ends the lookup")
 
 
-def _stops(entry: int, level: Level) -> bool:
-    """Return whether the kernel takes an entry that is not none for a leaf or a not-present mapping."""
-    if level == Level.PGD:
+def _stops(entry: int, number: int) -> bool:
+    """Return whether the kernel takes an entry that is not none, of a level, for a leaf or a not-present mapping."""
+    if number == _PGD:
         return False
-    if level == Level.PMD:
+    if number == _PMD:
         # pmd_large tests PSE, present or not; pmd_present any of three bits.
         return bool(entry & PSE) or not entry & (PRESENT | GLOBAL)
-    if level == Level.PUD:
+    if number == _PUD:
         return not entry & PRESENT or bool(entry & PSE)
     return not entry & PRESENT

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -55,6 +55,11 @@ class EventLog:
         """Add a fact that only the model knows."""
         self._events.append(Event(text, by_kernel=False))
 
+    def add(self, events: Sequence[Event], once: frozenset[str]) -> None:
+        """Add events, and the lines that `printk_once` will not print again."""
+        self._events += events
+        self._once |= once
+
     @property
     def events(self) -> tuple[Event, ...]:
         """All events so far."""
@@ -64,6 +69,10 @@ class EventLog:
     def lines(self) -> tuple[str, ...]:
         """All events as text, the model's own marked."""
         return tuple(str(event) for event in self._events)
+
+    def lines_from(self, number: int) -> tuple[str, ...]:
+        """Return `lines` from one on, counted from 0."""
+        return tuple(map(str, self._events[number:]))
 
     @property
     def kernel_lines(self) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ gives an empty run, a False in a mask or None, and never an exception.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,9 +21,16 @@ from hibernaut.memory.page import CHUNK_PAGES, PAGE_SHIFT, PAGE_SIZE, BoolArray,
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.volumes.closing import Closing
 
-__all__ = ["PhysicalMemory"]
+__all__ = ["PhysicalMemory", "digest_of_page"]
+
+PAGE_DIGEST_BYTES = 16
 
 _U64 = struct.Struct("<Q")
+
+
+def digest_of_page(page: Bytes) -> bytes:
+    """Return a digest of the bytes of a page (BLAKE2b, 16 bytes): pages with equal digests have equal bytes."""
+    return hashlib.blake2b(np.ascontiguousarray(page).data, digest_size=PAGE_DIGEST_BYTES).digest()
 
 
 class PhysicalMemory(Closing, ABC):
@@ -78,6 +86,20 @@ class PhysicalMemory(Closing, ABC):
         """Return one page, uint8, shape (4096,); None if the frame does not exist."""
         got = self.run(pfn, 1)
         return got[0] if len(got) else None
+
+    def page_digest(self, pfn: int) -> bytes | None:
+        """Return a digest of the bytes of one page, see `digest_of_page`; None if the frame does not exist."""
+        page = self.page(pfn)
+        return None if page is None else digest_of_page(page)
+
+    def content_key(self, start: int, end: int) -> Hashable | None:
+        """Return a value that is equal only if the frames from `start` up to `end` hold the same bytes, or are missing.
+
+        None if the memory has no such value that is cheaper than the bytes. The values of two memories may differ
+        although their bytes are equal.
+        """
+        del start, end
+        return None
 
     def read(self, paddr: int, size_bytes: int) -> bytes | None:
         """Return bytes at a physical address, across neighbouring frames; None if any of these does not exist."""

@@ -55,7 +55,7 @@ class FrameRanges:
         last = np.concatenate((breaks, [len(pfns)]))
         return cls(pfns[first], (last - first).astype(np.int64))
 
-    @property
+    @cached_property
     def total_pages(self) -> int:
         """Number of page frames in all ranges."""
         return int(self.nr_pages.sum())
@@ -64,6 +64,12 @@ class FrameRanges:
     def end(self) -> int:
         """One past the last frame; 0 if there is none."""
         return int(self.starts[-1] + self.nr_pages[-1]) if len(self.starts) else 0
+
+    @cached_property
+    def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """First frame and one past the last of each range: equal for equal sets of frames, and hashable."""
+        starts, ends = self._bounds
+        return tuple(starts), tuple(ends)
 
     @cached_property
     def _bounds(self) -> tuple[list[int], list[int]]:
@@ -80,6 +86,9 @@ class FrameRanges:
         starts, ends = self._bounds
         row = bisect.bisect_right(starts, pfn) - 1
         return ends[row] if row >= 0 and pfn < ends[row] else 0
+
+    def __contains__(self, pfn: object) -> bool:
+        return isinstance(pfn, int) and bool(self.end_of(pfn))
 
     def start_after(self, pfn: int) -> int | None:
         """Return the first frame of the first range that begins behind a frame; None if there is none."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 __all__ = [
     "ENTRIES",
     "FRAME_MASK",
+    "LEVELS",
     "Entries",
     "Entry",
     "Level",
@@ -32,26 +33,32 @@ Entries = NDArray[np.uint64]
 
 
 class Level(IntEnum):
-    """Levels of the tables, by the kernel's names; the number counts up from the leaves."""
+    """Levels of the tables, by the kernel's names; the number counts up from the leaves.
+
+    Attributes:
+        shift: lowest virtual address bit that an entry of this level decodes: 12, 21, 30, 39, 48. With 4 levels the
+            kernel's PGD is the hardware's fourth level, `P4D` here; `name_of` gives its name.
+        pages: number of 4096-byte pages that one entry of this level spans.
+    """
+
+    shift: int
+    pages: int
+
+    def __new__(cls, number: int) -> Level:
+        """Return a level with its attributes, which a walk reads too often to compute them."""
+        level = int.__new__(cls, number)
+        level._value_ = number
+        level.shift = 12 + 9 * (number - 1)
+        level.pages = 1 << (level.shift - 12)
+        return level
+
+    __hash__ = int.__hash__
 
     PTE = 1
     PMD = 2
     PUD = 3
     P4D = 4
     PGD = 5
-
-    @property
-    def shift(self) -> int:
-        """Lowest virtual address bit that an entry of this level decodes: 12, 21, 30, 39, 48.
-
-        With 4 levels the kernel's PGD is the hardware's fourth level, `P4D` here; `name_of` gives its name.
-        """
-        return 12 + 9 * (self - 1)
-
-    @property
-    def pages(self) -> int:
-        """Number of 4096-byte pages that one entry of this level spans."""
-        return 1 << (self.shift - 12)
 
     @property
     def size(self) -> str:
@@ -61,6 +68,10 @@ class Level(IntEnum):
     def name_of(self, levels: int) -> str:
         """Return the kernel's name of this level in a machine with that many levels (the root is always the PGD)."""
         return "PGD" if self == levels else self.name
+
+
+LEVELS = (Level.PTE, Level.PTE, Level.PMD, Level.PUD, Level.P4D, Level.PGD)
+"""Levels by their number; faster than `Level(number)`. There is no level 0."""
 
 
 class Entry(IntFlag):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hibernaut.paging.bulk import translate
-from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, entry_pfn, is_leaf
+from hibernaut.paging.entries import ENTRIES, FRAME_MASK, LEVELS, Entries, Entry, Level, entry_pfn, is_leaf
 from hibernaut.paging.scan import scan, table_frames
 from hibernaut.paging.spans import Codes, Rights, Span, Spans, Stop
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PageTables", "Rights", "Span", "Spans", "Step", "Stop", "Translation", "Walk"]
 
-_NONE_IGNORES = Entry.ACCESSED | Entry.DIRTY
+# Plain ints: an IntFlag creates an object for every result, and a walk tests these in every entry.
+_NONE_IGNORES = int(Entry.ACCESSED | Entry.DIRTY)
+_PRESENT, _RW, _USER, _NX = int(Entry.PRESENT), int(Entry.RW), int(Entry.USER), int(Entry.NX)
 
 
 @dataclass(frozen=True)
@@ -141,18 +143,18 @@ class PageTables:
             return self._walk(vaddr, [], Stop.NON_CANONICAL)
         steps: list[Step] = []
         table = self.root_pfn
-        for level in reversed(Level):
-            if level > self.root_level:
-                continue
+        read_u64 = self.memory.read_u64
+        for number in range(self.levels, 0, -1):
+            level = LEVELS[number]
             index = (vaddr >> level.shift) & (ENTRIES - 1)
             paddr = (table << 12) + 8 * index
-            entry = self.memory.read_u64(paddr)
+            entry = read_u64(paddr)
             if entry is None:
                 return self._walk(vaddr, steps, Stop.TABLE_MISSING)
             steps.append(Step(level, table, index, entry, paddr))
             if not entry & ~_NONE_IGNORES:
                 return self._walk(vaddr, steps, Stop.NONE)
-            if not entry & Entry.PRESENT:
+            if not entry & _PRESENT:
                 return self._walk(vaddr, steps, Stop.NOT_PRESENT)
             if is_leaf(entry, level):
                 return self._walk(vaddr, steps, Stop.PRESENT)
@@ -198,18 +200,22 @@ class PageTables:
 
     def _walk(self, vaddr: int, steps: list[Step], stop: Stop) -> Walk:
         level = steps[-1].level if steps else self.root_level
-        mapped = bool(steps) and stop != Stop.NONE
+        mapped = bool(steps) and stop is not Stop.NONE
         pfn = None
-        if stop == Stop.PRESENT or (stop == Stop.NOT_PRESENT and level <= Level.PUD):
+        if stop is Stop.PRESENT or (stop is Stop.NOT_PRESENT and level <= Level.PUD):
             pfn = entry_pfn(steps[-1].entry, level, self.encryption) + ((vaddr >> 12) & (level.pages - 1))
+        any_of, all_of = 0, -1
+        for step in steps:
+            any_of |= step.entry
+            all_of &= step.entry
         return Walk(
             vaddr=vaddr,
             steps=tuple(steps),
             stop=stop,
             level=level,
             pfn=pfn,
-            paddr=(pfn << 12) + (vaddr & 0xFFF) if pfn is not None and stop == Stop.PRESENT else None,
-            rw=mapped and all(step.entry & Entry.RW for step in steps),
-            nx=mapped and any(step.entry & Entry.NX for step in steps),
-            user=mapped and all(step.entry & Entry.USER for step in steps),
+            paddr=(pfn << 12) + (vaddr & 0xFFF) if pfn is not None and stop is Stop.PRESENT else None,
+            rw=mapped and bool(all_of & _RW),
+            nx=mapped and bool(any_of & _NX),
+            user=mapped and bool(all_of & _USER),
         )

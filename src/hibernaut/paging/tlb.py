@@ -16,6 +16,8 @@ from hibernaut.paging.entries import Entry, Level, is_leaf
 
 __all__ = ["CachedTranslation", "Tlb"]
 
+_PRESENT, _GLOBAL = int(Entry.PRESENT), int(Entry.GLOBAL)
+
 
 @dataclass(frozen=True)
 class CachedTranslation:
@@ -45,6 +47,8 @@ class Tlb:
 
     def lookup_all(self, vaddr: int) -> tuple[CachedTranslation, ...]:
         """Return all cached translations of an address, smallest page first; a CPU may use any of them."""
+        if not self._cached:
+            return ()
         found = []
         for level in (Level.PTE, Level.PMD, Level.PUD):
             hit = self._cached.get((level, vaddr >> level.shift))
@@ -65,7 +69,7 @@ class Tlb:
         Raises:
             ValueError: the entry is not present, or is not a leaf at that level; a CPU caches neither.
         """
-        if not entry & Entry.PRESENT:
+        if not entry & _PRESENT:
             raise ValueError(f"a not-present entry is never cached: {entry:#x}")
         if not is_leaf(entry, level):
             raise ValueError(f"not a leaf at {level.name}: {entry:#x}")
@@ -73,12 +77,14 @@ class Tlb:
 
     def invlpg(self, vaddr: int) -> None:
         """Drop all translations of one address, global ones included."""
+        if not self._cached:
+            return
         for level in (Level.PTE, Level.PMD, Level.PUD):
             self._cached.pop((level, vaddr >> level.shift), None)
 
     def flush_not_global(self) -> None:
         """Drop the translations without GLOBAL, as a load of CR3 does."""
-        self._cached = {key: hit for key, hit in self._cached.items() if hit[1] & Entry.GLOBAL}
+        self._cached = {key: hit for key, hit in self._cached.items() if hit[1] & _GLOBAL}
 
     def flush_all(self) -> None:
         """Drop all translations."""
@@ -88,6 +94,10 @@ class Tlb:
         """Yield all cached translations: (first address of the page, level, first frame, raw entry)."""
         for (level, number), (pfn, entry) in self._cached.items():
             yield number << level.shift, level, pfn, entry
+
+    def state(self) -> list[tuple[int, int, int, int]]:
+        """Return all cached translations in order, as (level, number of the page, first frame, raw entry)."""
+        return sorted((int(level), number, pfn, entry) for (level, number), (pfn, entry) in self._cached.items())
 
     def copy(self) -> Self:
         """Return an independent TLB with the same contents."""

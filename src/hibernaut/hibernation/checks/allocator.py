@@ -6,9 +6,11 @@ from __future__ import annotations
 from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.page_tables import page_tables
 from hibernaut.hibernation.snapshot import Snapshot
-from hibernaut.linux.check_allocator import check_allocator
+from hibernaut.linux.check_allocator import AllocatorProblem, check_allocator
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import BuddyAllocator
+from hibernaut.linux.page_flags import PageFlags
+from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["allocator_sound"]
 
@@ -26,9 +28,23 @@ def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ..
     allocator = resumed.allocator
     if not isinstance(allocator, BuddyAllocator) or resumed.page_flags is None:
         return ()
-    flags = resumed.page_flags
-    unsaved = flags.ram.without(snapshot.frames)
-    for known in (flags.nosave, flags.offline, flags.guard, flags.reserved):
-        unsaved = unsaved.without(known)
-    problems = check_allocator(resumed, allocator.places, tables=page_tables(resumed, snapshot.frames), unsaved=unsaved)
+    tables = page_tables(resumed, snapshot.frames)
+    unsaved = _unsaved(resumed, resumed.page_flags, snapshot.frames)
+    problems = check_allocator(resumed, allocator.places, tables=tables, unsaved=unsaved, memo=resumed.memo)
+    return resumed.memo.derived("allocator_sound", problems, _violations)
+
+
+def _violations(problems: list[AllocatorProblem]) -> tuple[Violation, ...]:
     return tuple(Violation("allocator-sound", problem.what, problem.pfn, problem.pages) for problem in problems)
+
+
+def _unsaved(resumed: Machine, flags: PageFlags, frames: FrameRanges) -> FrameRanges:
+    """Return the frames that the image does not bring back, without those that no machine expects back."""
+    known = resumed.memo.of("unsaved")
+    found: FrameRanges | None = known.get((flags, frames))
+    if found is None:
+        found = flags.ram.without(frames)
+        for ranges in (flags.nosave, flags.offline, flags.guard, flags.reserved):
+            found = found.without(ranges)
+        known[flags, frames] = found
+    return found

@@ -13,6 +13,8 @@ from hibernaut.memory.physical import PhysicalMemory
 
 __all__ = ["same_data"]
 
+_WRONG = "saved with other bytes than it held"
+
 
 def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Violation, ...]:
     """Return the listed pages that were not saved with the bytes that they held when the copy began.
@@ -25,10 +27,17 @@ def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Violation, ..
         before: the memory before the copy.
         snapshot: the snapshot to check.
     """
-    common = isinstance(before, Overlay) and before.base is snapshot.base
-    if common or before is snapshot.base:
-        own = before.written if isinstance(before, Overlay) else np.empty(0, dtype=np.int64)
-        candidates = np.union1d(own, np.array(sorted(snapshot.changed), dtype=np.int64))
+    if isinstance(before, Overlay) and before.base is snapshot.base:
+        own = {*before.written_frames, *snapshot.changed}.difference(snapshot.written.tolist())
+        image = snapshot.memory
+        differing = [
+            pfn
+            for pfn in sorted(own)
+            if snapshot.frames.end_of(pfn) and before.page_digest(pfn) != image.page_digest(pfn)
+        ]
+        return violations_at("same-data", _WRONG, differing)
+    if before is snapshot.base:
+        candidates = np.array(sorted(snapshot.changed), dtype=np.int64)
         chunks = iter([candidates[snapshot.frames.contains(candidates)]])
     else:
         chunks = snapshot.frames.chunks(CHUNK_PAGES)
@@ -39,6 +48,6 @@ def same_data(before: PhysicalMemory, snapshot: Snapshot) -> tuple[Violation, ..
         expected, present = before.gather(pfns)
         equal = (expected.view(np.uint64) == pages.view(np.uint64)).all(axis=1) & present
         wrong.append(pfns[~equal])
-    differing = np.concatenate(wrong) if wrong else np.empty(0, dtype=np.int64)
-    differing = differing[~np.isin(differing, snapshot.written)]
-    return violations_at("same-data", "saved with other bytes than it held", differing)
+    found = np.concatenate(wrong) if wrong else np.empty(0, dtype=np.int64)
+    found = found[~np.isin(found, snapshot.written)]
+    return violations_at("same-data", _WRONG, found)

@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hibernaut.hibernation.checks.violation import Violation, violations_at
-from hibernaut.hibernation.page_tables import names_table
+from hibernaut.hibernation.page_tables import reached_tables
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.linux.machine import Machine
-from hibernaut.memory.page import Pfns
-from hibernaut.paging.entries import Level, entry_frames
 
 __all__ = ["tables_closed"]
 
@@ -24,23 +20,6 @@ def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]
         snapshot: the snapshot.
         resumed: the machine that resumed from it.
     """
-    lost: set[int] = set()
-    seen: set[tuple[int, int]] = set()
-    level = Level(resumed.levels)
-    tables = np.array([resumed.tables.root_pfn], dtype=np.int64)
-    while len(tables):
-        saved = snapshot.frames.contains(tables)
-        lost.update(tables[~saved].tolist())
-        below: list[Pfns] = []
-        for pfn in tables[saved].tolist():
-            page = resumed.memory.page(pfn)
-            if page is None or level == Level.PTE or (level, pfn) in seen:
-                continue
-            seen.add((level, pfn))
-            entries = page.view("<u8")
-            below.append(entry_frames(entries[names_table(entries, level)], level, resumed.encryption))
-        if level == Level.PTE:
-            break
-        level = Level(level - 1)
-        tables = np.unique(np.concatenate(below)) if below else np.empty(0, dtype=np.int64)
+    reached = reached_tables(resumed, snapshot.frames)
+    lost = {pfn for _, tables in reached for pfn, _ in tables if not snapshot.frames.end_of(pfn)}
     return violations_at("tables-closed", "a page table that was not saved", sorted(lost))

@@ -19,6 +19,8 @@ def nothing_stale(machine: Machine, before: Machine | None = None) -> tuple[Viol
         machine: the machine to check.
         before: the machine at an earlier time, whose cached translations are not reported again.
     """
+    if not any(machine.tlbs):
+        return ()
     known = set() if before is None else {one for tlb in before.tlbs if tlb for one in tlb.translations()}
     found = []
     for tlb in machine.tlbs:

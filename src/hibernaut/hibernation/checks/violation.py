@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hibernaut.memory.page import Pfns
-from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["Violation", "violations_at"]
 
@@ -35,7 +34,16 @@ class Violation:
         return f"{self.invariant}: {self.what}: {extent} from frame {self.start_pfn:#x}"
 
 
-def violations_at(invariant: str, what: str, pfns: Pfns | Iterable[int]) -> tuple[Violation, ...]:
+def violations_at(invariant: str, what: str, pfns: Pfns | Sequence[int]) -> tuple[Violation, ...]:
     """Return one violation for each run of neighbours among ascending page frame numbers."""
-    ranges = FrameRanges.of_pfns(np.array(pfns, dtype=np.int64))
-    return tuple(Violation(invariant, what, start, nr_pages) for start, nr_pages in ranges)
+    found: list[Violation] = []
+    start = end = 0
+    for pfn in pfns.tolist() if isinstance(pfns, np.ndarray) else pfns:
+        if pfn != end or start == end:
+            if start != end:
+                found.append(Violation(invariant, what, start, end - start))
+            start = pfn
+        end = pfn + 1
+    if start != end:
+        found.append(Violation(invariant, what, start, end - start))
+    return tuple(found)
