@@ -19,7 +19,7 @@ __all__ = ["explore_layout"]
 
 
 _MEMO = Memo()
-"""The memo that the machines of one worker share. It keeps results of pure functions by all of their inputs, so that no result
+"""The memo that the machines of one worker share. It keeps results of pure functions by all of their inputs: none
 depends on which machines a worker has had before."""
 
 
