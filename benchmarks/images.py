@@ -3,22 +3,26 @@
 
     python benchmarks/images.py [--pages N] [--big]
 
-Every ratio is measured in this run, best of several on both sides, on all cores. The pages are those of the golden
-image `swap-6.1-lzo.img`, repeated, or text and noise where there is no golden data. `--big` also converts an image of
-4 GiB in a process of its own and tells its peak memory.
+Every ratio is measured in this run: medians of five rounds, ours and the limit in turns, on all cores. The limit of
+reading is the codec on all cores, from units in memory into an array of the same size whose pages are there already,
+and the CRC; that of converting is the slower of this and a plain synced write of the same bytes; that of writing is the
+codec with the CRC, into an array. The pages are those of the golden image `swap-6.1-lzo.img`, repeated, or text and
+noise where there is no golden data. `--big` also converts an image of 4 GiB in a process of its own and tells its peak
+memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +36,12 @@ from hibernaut.parallel import worker_count
 from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
-from hibernaut.swsusp.declarations import UNIT_BYTES, UNIT_PAGES
+from hibernaut.swsusp.crc32 import crc32
+from hibernaut.swsusp.declarations import UNIT_BYTES
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.writer import NewArea, write_image
 
-ROUNDS = 10
+ROUNDS = 5
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -79,28 +84,40 @@ def sample_pages() -> tuple[str, Bytes]:
     return "simulated pages", pages
 
 
-def seconds_of(work: Callable[[], object], output: Path | None) -> float:
-    """Return the duration of a write; its file is removed first, so that freeing an old one does not count."""
-    if output is not None:
-        output.unlink(missing_ok=True)
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Job:
+    """Work to be timed.
+
+    Attributes:
+        work: the work.
+        output: file that it writes, removed before, so that freeing an old one does not count.
+    """
+
+    work: Callable[[], object]
+    output: Path | None = None
+
+    def seconds(self) -> float:
+        """Return the duration of the work."""
+        if self.output is not None:
+            self.output.unlink(missing_ok=True)
+        start = time.perf_counter()
+        self.work()
+        return time.perf_counter() - start
 
 
-def alternate(
-    ours: Callable[[], object],
-    limit: Callable[[], object],
-    output: Path | None = None,
-    limit_output: Path | None = None,
-) -> tuple[float, float]:
-    """Least seconds of two pieces of work, taken in turns so that both see the same machine."""
-    pairs = [(seconds_of(ours, output), seconds_of(limit, limit_output)) for _ in range(ROUNDS)]
-    return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+def alternate(*jobs: Job) -> list[float]:
+    """Median seconds of pieces of work, taken in turns so that all see the same machine, none always after the same."""
+    for job in jobs:
+        job.seconds()  # not measured: pages of buffers and of the cache
+    seconds: list[list[float]] = [[] for _ in jobs]
+    for number in range(ROUNDS):
+        for place in np.roll(np.arange(len(jobs)), number):
+            seconds[place].append(jobs[place].seconds())
+    return [statistics.median(one) for one in seconds]
 
 
 def on_all_cores(work: Callable[[int], object], count: int) -> None:
-    """Nothing but the work: each thread takes every n-th item, results are dropped."""
+    """Nothing but the work: each thread takes every n-th item."""
     threads = worker_count()
 
     def share(first: int) -> None:
@@ -126,13 +143,44 @@ def packed_units(path: Path) -> tuple[Codec, list[bytes], int]:
         return codec_named(image.compressor), units, image.stream.rows * PAGE_SIZE
 
 
-def plain_decompressor(compressor: CompressorName) -> Callable[[bytes], bytes]:
-    """The limit's codec: python-lzo or lz4, called directly."""
-    if compressor == "lzo":
-        lzo = importlib.import_module("lzo")
-        return lambda unit: lzo.decompress(unit, False, UNIT_BYTES)
-    lz4 = importlib.import_module("lz4.block")
-    return lambda unit: lz4.decompress(unit, uncompressed_size=UNIT_BYTES)
+def decompression(codec: Codec, units: list[bytes], out: Bytes) -> Callable[[], None]:
+    """The limit of reading: each unit decompressed to its place in an array that is there already, and its CRC."""
+    stored = [np.frombuffer(unit, dtype=np.uint8) for unit in units]
+    flat = out.reshape(-1)
+    targets = [flat[at : at + UNIT_BYTES] for at in range(0, len(flat), UNIT_BYTES)]
+    places = [
+        (one.ctypes.data, len(one), target.ctypes.data, len(target))
+        for one, target in zip(stored, targets, strict=True)
+    ]
+    at_address = codec.system.decompress_at if codec.system else None
+
+    def unit(number: int) -> None:
+        if at_address is None:
+            codec.decompress_into(stored[number], targets[number])
+        else:
+            at_address(*places[number])
+        crc32(targets[number])
+
+    return lambda: on_all_cores(unit, len(units))
+
+
+def compression(codec: Codec, rows: Bytes) -> Callable[[], None]:
+    """The limit of writing: each unit compressed into an array that is there already, and the CRC of its pages."""
+    flat = rows.reshape(-1)
+    units = [flat[at : at + UNIT_BYTES] for at in range(0, len(flat), UNIT_BYTES)]
+    most = 160 << 10
+    room = np.ones((len(units), most), dtype=np.uint8)
+    places = [(one.ctypes.data, len(one), target.ctypes.data, most) for one, target in zip(units, room, strict=True)]
+    at_address = codec.system.compress_at if codec.system else None
+
+    def unit(number: int) -> None:
+        if at_address is None:
+            room[number, 0] = len(codec.compress(units[number])) & 0xFF
+        else:
+            at_address(*places[number])
+        crc32(units[number])
+
+    return lambda: on_all_cores(unit, len(units))
 
 
 def read_all(path: Path, out: Bytes) -> None:
@@ -156,7 +204,7 @@ def plain_write(path: Path, data: Bytes) -> None:
         os.fsync(out.fileno())
 
 
-def report(name: str, ours: float, limit: float, size_bytes: int, target: float) -> None:
+def report(name: str, ours: float, limit: float, size_bytes: int, target: float = 0.9) -> None:
     """One line: rates and their ratio."""
     ratio = limit / ours
     mark = "ok" if ratio >= target else "BELOW"
@@ -180,24 +228,23 @@ def measure(compressor: CompressorName, pages: Bytes, frames: int, folder: Path)
     write()
     codec, units, size_bytes = packed_units(path)
 
-    decompress = plain_decompressor(compressor)
-
-    def decompress_all() -> None:
-        on_all_cores(lambda unit: decompress(units[unit]), len(units))
-
-    room = np.zeros((size_bytes // PAGE_SIZE, PAGE_SIZE), dtype=np.uint8)
-    ours, limit = alternate(lambda: read_all(path, room), decompress_all)
-    report(f"{compressor}: image -> pages in memory, CRC checked", ours, limit, size_bytes, 0.8)
+    room = np.ones((size_bytes // PAGE_SIZE, PAGE_SIZE), dtype=np.uint8)
+    other_room = np.ones_like(room)
+    limit_of_reading = decompression(codec, units, other_room)
+    ours, limit = alternate(Job(lambda: read_all(path, room)), Job(limit_of_reading))
+    report(f"{compressor}: image -> pages in memory, CRC checked", ours, limit, size_bytes)
 
     plain, _ = memory.gather(pfns)
-    ours, write_limit = alternate(lambda: run_convert(path, out, "raw"), lambda: plain_write(other, plain), out, other)
-    slower = max(limit, write_limit)
-    which = "codec" if slower == limit else "plain write"
-    report(f"{compressor}: convert to a file (limit: {which})", ours, slower, size_bytes, 0.8)
+    ours, codec_alone, written = alternate(
+        Job(lambda: run_convert(path, out, "raw"), out),
+        Job(limit_of_reading),
+        Job(lambda: plain_write(other, plain), other),
+    )
+    which = "codec" if codec_alone > written else "plain write"
+    report(f"{compressor}: convert to a file (limit: {which})", ours, max(codec_alone, written), size_bytes)
 
-    rows = [plain[at : at + UNIT_PAGES].reshape(-1) for at in range(0, frames, UNIT_PAGES)]
-    ours, limit = alternate(write, lambda: on_all_cores(lambda unit: codec.compress(rows[unit]), len(rows)), path)
-    report(f"{compressor}: memory -> image", ours, limit, size_bytes, 0.8)
+    ours, limit = alternate(Job(write, path), Job(compression(codec, plain)))
+    report(f"{compressor}: memory -> image", ours, limit, size_bytes)
 
 
 CHILD = """
@@ -239,12 +286,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Benchmarks of reading and writing images.")
     parser.add_argument("--pages", type=int, default=1 << 17, help="size of the machine (default: 512 MiB)")
     parser.add_argument("--big", action="store_true", help="also convert a 4 GiB image and tell its peak memory")
+    parser.add_argument("--only", choices=["lzo", "lz4"], help="measure this compressor only (default: both)")
     options = parser.parse_args(arguments)
     what, pages = sample_pages()
     print(f"{what}, {options.pages * PAGE_SIZE >> 20} MiB, {worker_count()} cores, {codec_named('lzo').library}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for compressor in ("lzo", "lz4"):
+        for compressor in (options.only,) if options.only else ("lzo", "lz4"):
             measure(compressor, pages, options.pages, folder)
         if options.big:
             big(pages, folder)

@@ -24,7 +24,7 @@ from hibernaut.memory.lime import open_lime
 from hibernaut.memory.page import PAGE_SIZE, Bytes, Pfns
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import chunks_of, find_vmcoreinfo
-from hibernaut.memory.writers import Put, write_elf, write_lime, write_raw
+from hibernaut.memory.writers import HOLE_PAGES, Put, write_elf, write_lime, write_raw
 from hibernaut.sources import open_memory
 from hibernaut.volumes.output import replacing
 from tests.conftest import Golden
@@ -256,3 +256,27 @@ def test_no_file_is_written_that_the_reader_would_refuse(
         if fits:
             with open_memory(path) as source:
                 assert source.memory.ranges.total_pages == len(pfns)
+
+
+@pytest.mark.parametrize("writer", [write_raw, write_lime, write_elf])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(runs=st.lists(st.tuples(st.integers(1, 40), st.booleans(), st.booleans()), min_size=1, max_size=8))
+def test_long_runs_of_zeroes_are_holes_that_read_as_zeroes(
+    tmp_path: Path, writer: Writer, runs: list[tuple[int, bool, bool]]
+) -> None:
+    """Whatever pages are zero, or begin with zeroes only: the file has the bytes of a plain one, in fewer blocks."""
+    kinds = [kind for pages, *kind in runs for _ in range(pages)]
+    frames = {}
+    for pfn, (zero, sparse) in enumerate(kinds, 16):
+        page = bytearray(PAGE_SIZE if zero or sparse else page_of(pfn))
+        if sparse and not zero:
+            page[PAGE_SIZE - 9] = 1  # a page that only a look at all of it tells from a zero page
+        frames[pfn] = bytes(page)
+    data = written(tmp_path / "out", writer, frames, sizes=1000)
+    whole = b"".join(frames[pfn] for pfn in sorted(frames))
+    at = data.index(whole) if any(whole) else len(data) - len(whole)
+    assert data[at : at + len(whole)] == whole
+    zeroes = max((pages for pages, zero, _ in runs if zero), default=0)
+    if zeroes >= HOLE_PAGES + 2 and writer is write_raw:
+        allocated = (tmp_path / "out").stat().st_blocks * 512
+        assert allocated <= len(data) - (zeroes - 2) * PAGE_SIZE

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hibernaut.volumes import output
-from hibernaut.volumes.output import replacing, write_file
+from hibernaut.volumes.output import BulkOutput, replacing, write_file
 
 
 def test_success_replaces(tmp_path: Path) -> None:
@@ -221,3 +223,69 @@ def test_a_file_that_gets_the_number_of_another_keeps_its_own_name(
 
 def _named_by_hand(fd: int, path: Path) -> None:
     path.write_bytes(Path(f"/proc/self/fd/{fd}").read_bytes())
+
+
+def aligned(size_bytes: int) -> memoryview:
+    """Bytes that begin at a page, each its place modulo 251."""
+    room = memoryview(mmap.mmap(-1, size_bytes))
+    room[:] = bytes(at % 251 for at in range(251)) * (size_bytes // 251) + bytes(range(size_bytes % 251))
+    return room
+
+
+@pytest.fixture(params=["direct", "refused at opening", "refused at writing", "short"])
+def direct_writes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The direct writes that are made, in bytes, on file systems of several kinds."""
+    made: list[int] = []
+    pwritev, kind = os.pwritev, request.param
+    direct: set[int] = set()
+    opened = os.open
+
+    def open_(path: str, flags: int, *mode: int, **more: int) -> int:
+        if flags & os.O_DIRECT and kind == "refused at opening":
+            raise OSError(22, "Invalid argument")
+        fd = opened(path, flags & ~os.O_DIRECT, *mode, **more)  # a tmpfs may have none
+        if flags & os.O_DIRECT:
+            direct.add(fd)
+        return fd
+
+    def written(fd: int, parts: list[memoryview], offset: int) -> int:
+        if fd in direct:
+            made.append(sum(len(part) for part in parts))
+            if kind == "refused at writing":
+                raise OSError(22, "Invalid argument")
+            if kind == "short":
+                return pwritev(fd, [parts[0][:4096]], offset)
+        return pwritev(fd, parts, offset)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "pwritev", written)
+    return made
+
+
+def test_bulk_is_the_same_however_it_is_written(tmp_path: Path, direct_writes: list[int], request: Any) -> None:
+    """Aligned or not, past the cache or through it, after a refusal or a short write: the bytes are the same."""
+    data = aligned(1 << 20)
+    with replacing(tmp_path / "out") as fd, BulkOutput(fd, output.DIRECT_FILE_BYTES) as bulk:
+        bulk.write([data], 0)
+        bulk.write([data[:4096], data[4096:]], 1 << 20)
+        aligned_writes = len(direct_writes)
+        bulk.write([data[1:]], 2 << 20)  # its address is not aligned
+        bulk.write([data], (3 << 20) + 8)
+        bulk.write([data[:4096]], 5 << 20)  # too short to wait for the disk
+        assert len(direct_writes) == aligned_writes
+    whole = bytes(data)
+    expected = whole + whole + whole[1:] + bytes(1) + bytes(8) + whole
+    written = (tmp_path / "out").read_bytes()
+    assert written[: len(expected)] == expected
+    assert written[5 << 20 :] == whole[:4096]
+    assert aligned_writes == (0 if "opening" in request.node.callspec.id else 2)
+
+
+def test_small_files_and_spools_go_through_the_page_cache(tmp_path: Path, direct_writes: list[int]) -> None:
+    """A small file may be read again at once, and one that is not synced must not wait for the disk."""
+    data = aligned(1 << 20)
+    with replacing(tmp_path / "small") as fd, BulkOutput(fd, output.DIRECT_FILE_BYTES - 1) as bulk:
+        bulk.write([data], 0)
+    with replacing(tmp_path / "spool") as fd, BulkOutput(fd, 1 << 40, durable=False) as bulk:
+        bulk.write([data], 0)
+    assert not direct_writes

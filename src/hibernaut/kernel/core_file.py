@@ -16,9 +16,10 @@ from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo, kernel_by_pointer
 from hibernaut.memory import declarations as c
 from hibernaut.memory.dump_layout import DumpLayout, elf_layout, elf_places, lime_layout, raw_layout, vmcoreinfo_note
 from hibernaut.memory.kdump_writer import KdumpCompressor, write_kdump
+from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.vmcoreinfo import VmcoreinfoFinder, find_vmcoreinfos, stored_chunks_of
 from hibernaut.memory.writers import Chunks, Feed, Put, write_elf, write_lime, write_raw
-from hibernaut.volumes.output import replacing
+from hibernaut.volumes.output import bulk_workers, replacing
 
 if TYPE_CHECKING:
     from hibernaut.memory.elf import Note
@@ -214,6 +215,7 @@ def _elf_machine(source: Source) -> int:
 
 def _feed(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFinder | None) -> Feed:
     """Return the function that hands over all stored pages; `finder` looks at each of them."""
+    workers = bulk_workers(source.memory.ranges.total_pages * PAGE_SIZE)
 
     def feed(put: Put) -> None:
         def look_and_put(pfns: Pfns, pages: Bytes) -> None:
@@ -222,7 +224,7 @@ def _feed(source: Source, progress: Callable[[int], None], finder: VmcoreinfoFin
             put(pfns, pages)
 
         if source.image is not None:
-            source.image.for_each(look_and_put, progress)
+            source.image.for_each(look_and_put, progress, workers=workers)
             return
         for pfns, pages in stored_chunks_of(source.memory):
             look_and_put(pfns, pages)

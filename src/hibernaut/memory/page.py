@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK_PAGES", "PAGE_SHIFT", "PAGE_SIZE", "BoolArray", "Bytes", "Pfns", "same_bytes"]
+__all__ = ["CHUNK_PAGES", "PAGE_SHIFT", "PAGE_SIZE", "BoolArray", "Bytes", "Pfns", "aligned_pages", "same_bytes"]
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
@@ -26,3 +28,8 @@ CHUNK_PAGES = 1024
 def same_bytes(page: Bytes, other: Bytes) -> bool:
     """Return whether two pages, uint8, shape (4096,), hold the same bytes; for single pages faster than an array."""
     return page is other or page.tobytes() == other.tobytes()
+
+
+def aligned_pages(nr_pages: int) -> Bytes:
+    """Return a new array of pages, zero, shape (nr_pages, 4096), that begins at a page: direct writes demand that."""
+    return np.frombuffer(mmap.mmap(-1, max(nr_pages, 1) * PAGE_SIZE), dtype=np.uint8).reshape(-1, PAGE_SIZE)[:nr_pages]

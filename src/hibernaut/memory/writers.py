@@ -20,13 +20,13 @@ from hibernaut.memory import declarations as c
 from hibernaut.memory.dump_layout import DumpLayout, elf_layout, elf_places, lime_layout, raw_layout
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.ranges import FrameRanges
-from hibernaut.volumes.output import Writeback, write_all, write_vector
+from hibernaut.volumes.output import BulkOutput, write_all
 
 if TYPE_CHECKING:
     from hibernaut.memory.elf import Note
-    from hibernaut.memory.page import Bytes, Pfns
+    from hibernaut.memory.page import BoolArray, Bytes, Pfns
 
-__all__ = ["Chunks", "Feed", "Put", "write_elf", "write_lime", "write_raw"]
+__all__ = ["HOLE_PAGES", "Chunks", "Feed", "Put", "write_elf", "write_lime", "write_raw"]
 
 Chunks = Iterable[tuple["Pfns", "Bytes"]]
 """Page frame numbers, ascending int64 (n,), with their pages, uint8 (n, 4096)."""
@@ -36,6 +36,9 @@ Put = Callable[["Pfns", "Bytes"], None]
 
 Feed = Callable[[Put], None]
 """Function that calls its argument for every chunk, in any order."""
+
+HOLE_PAGES = 16
+"""Pages of zeroes in a row that are not written: a shorter run would only cut a large write in two."""
 
 
 def write_raw(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, *, zero_pages: int = 0) -> None:
@@ -111,23 +114,21 @@ def _write_headers(fd: int, layout: DumpLayout) -> None:
 
 def _write_all_of(chunks: Chunks | Feed, fd: int, ranges: FrameRanges, at: NDArray[np.int64], zero_pages: int) -> None:
     """Write every chunk to its place; `at` is the byte in the file of each range's first page."""
-    writeback = Writeback(fd)
     lock = threading.Lock()
     seen_pages = 0
 
     def put(pfns: Pfns, pages: Bytes) -> None:
         nonlocal seen_pages
-        batch = _placed(pfns, pages, ranges, at)
-        _write_batch(fd, batch)
-        writeback.wrote(pages.nbytes)
+        _write_batch(output, _placed(pfns, pages, ranges, at))
         with lock:
             seen_pages += len(pfns)
 
-    if callable(chunks):
-        chunks(put)
-    else:
-        for pfns, pages in chunks:
-            put(pfns, pages)
+    with BulkOutput(fd, ranges.total_pages * PAGE_SIZE) as output:
+        if callable(chunks):
+            chunks(put)
+        else:
+            for pfns, pages in chunks:
+                put(pfns, pages)
     announced = ranges.total_pages - zero_pages
     if seen_pages != announced:
         raise ValueError(f"wrong number of pages: expected {announced}, found {seen_pages}")
@@ -142,17 +143,40 @@ def _placed(pfns: Pfns, pages: Bytes, ranges: FrameRanges, at: NDArray[np.int64]
     if not len(ranges) or ((within < 0) | (within >= ranges.nr_pages[index])).any():
         raise ValueError("chunk holds a frame that was not announced")
     places = at[index] + within * PAGE_SIZE
-    breaks = np.flatnonzero(np.diff(places) != PAGE_SIZE) + 1
-    data = np.ascontiguousarray(pages).reshape(-1).data
-    firsts = [0, *breaks.tolist()]
+    pages = np.ascontiguousarray(pages)
+    data = pages.reshape(-1).data
+    splits = np.diff(places) != PAGE_SIZE
+    left_out = _holes(pages)
+    if left_out is not None:
+        splits |= left_out[1:] != left_out[:-1]
+    firsts = [0, *(np.flatnonzero(splits) + 1).tolist()]
     lasts = [*firsts[1:], len(pfns)]
     return [
         (place, data[first * PAGE_SIZE : last * PAGE_SIZE])
         for place, first, last in zip(places[firsts].tolist(), firsts, lasts, strict=True)
+        if left_out is None or not left_out[first]
     ]
 
 
-def _write_batch(fd: int, batch: list[tuple[int, memoryview]]) -> None:
+def _holes(pages: Bytes) -> BoolArray | None:
+    """Return which pages are of a long run of zeroes, and stay a hole of the new file; None if there is none."""
+    words = pages.view(np.uint64) if pages.ctypes.data % 8 == 0 else None
+    if words is None:
+        return None
+    zero = (words[:, 0] | words[:, 200] | words[:, 511]) == 0  # nearly all pages with data have some of it here
+    which = np.flatnonzero(zero)
+    if len(which) < HOLE_PAGES:
+        return None
+    zero[which[words[which].any(axis=1)]] = False
+    edges = np.flatnonzero(np.diff(zero, prepend=False, append=False))
+    found = np.zeros(len(pages), dtype=np.bool_)
+    for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if last - first >= HOLE_PAGES:
+            found[first:last] = True
+    return found if found.any() else None
+
+
+def _write_batch(output: BulkOutput, batch: list[tuple[int, memoryview]]) -> None:
     """Write runs; those that are neighbours in the file are written at once."""
     start = 0
     while start < len(batch):
@@ -161,5 +185,5 @@ def _write_batch(fd: int, batch: list[tuple[int, memoryview]]) -> None:
         while stop < len(batch) and batch[stop][0] == end:
             end += len(batch[stop][1])
             stop += 1
-        write_vector(fd, [data for _, data in batch[start:stop]], place)
+        output.write([data for _, data in batch[start:stop]], place)
         start = stop

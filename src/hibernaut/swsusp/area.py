@@ -98,15 +98,22 @@ class SwapArea:
         """
         at = 0
         for first, pages in contiguous_runs(blocks):
-            size_bytes = pages * self.page_size
-            got = self.file.pread_into(self.offset_of(first), out[at : at + size_bytes])
-            if got != size_bytes:
-                raise CorruptImage(
-                    f"the file ends inside blocks {first} to {first + pages - 1}",
-                    source=self.file.name,
-                    offset=self.offset_of(first) + got,
-                )
-            at += size_bytes
+            self.read_run(first, pages, out[at : at + pages * self.page_size])
+            at += pages * self.page_size
+
+    def read_run(self, first: int, blocks: int, out: Bytes) -> None:
+        """Read neighbouring blocks, known to be inside the area, into an array, shape (page_size * n,).
+
+        Raises:
+            CorruptImage: the file ends before them (it was cut while being read).
+        """
+        got = self.file.pread_into(self.offset_of(first), out)
+        if got != blocks * self.page_size:
+            raise CorruptImage(
+                f"the file ends inside blocks {first} to {first + blocks - 1}",
+                source=self.file.name,
+                offset=self.offset_of(first) + got,
+            )
 
 
 def contiguous_runs(blocks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

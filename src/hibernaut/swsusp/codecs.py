@@ -54,12 +54,14 @@ class Codec:
         compress: returns the compressed bytes of a unit (uint8, contiguous).
         decompress_into: decompresses bytes (uint8) into an array (uint8, contiguous) of exactly the expected size;
             raises ValueError if they are damaged, WrongLength if the size differs.
+        system: the system's library, which takes addresses; None for another one.
     """
 
     name: CompressorName
     library: str
     compress: Callable[[NDArray[np.uint8]], bytes]
     decompress_into: Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
+    system: Liblzo2 | Liblz4 | None = None
 
 
 def codec_named(name: CompressorName) -> Codec:
@@ -82,12 +84,16 @@ def _liblz4() -> Codec:
 
 
 def _of_system(name: CompressorName, library: Liblzo2 | Liblz4) -> Codec:
+    def compress(unit: NDArray[np.uint8]) -> bytes:
+        room = np.empty(library.compressed_bound(len(unit)), dtype=np.uint8)
+        return room[: library.compress_at(unit.ctypes.data, len(unit), room.ctypes.data, len(room))].tobytes()
+
     def decompress_into(packed: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        size_bytes = library.decompress_into(packed, out)
+        size_bytes = library.decompress_at(packed.ctypes.data, len(packed), out.ctypes.data, len(out))
         if size_bytes != len(out):
             raise WrongLength(size_bytes, len(out))
 
-    return Codec(name, library.name, library.compress, decompress_into)
+    return Codec(name, library.name, compress, decompress_into, library)
 
 
 def _python_lzo() -> Codec:

@@ -136,13 +136,16 @@ class Image(Closing):
                 progress(len(batch.pages))
         self._refuse_wrong_crc(crc.value)
 
-    def for_each(self, sink: Callable[[Pfns, Bytes], None], progress: Progress | None = None) -> None:
+    def for_each(
+        self, sink: Callable[[Pfns, Bytes], None], progress: Progress | None = None, *, workers: int | None = None
+    ) -> None:
         """Pass all stored pages to `sink`, decompressed on all cores, in no order.
 
         Args:
             sink: called with frames and their pages, shape (n, 4096), from several threads at once; the pages are
                 valid only during the call.
             progress: called with the number of pages done, from any thread.
+            workers: number of threads; None for one per core.
 
         Raises:
             CorruptImage: the data is damaged; or, at the end, its CRC differs from the header's.
@@ -155,7 +158,7 @@ class Image(Closing):
             if len(data):
                 sink(stored[first : first + len(data)], data)
 
-        self._refuse_wrong_crc(self.stream.for_each(place, progress))
+        self._refuse_wrong_crc(self.stream.for_each(place, progress, workers=workers))
 
     def read_all(self, out: Bytes | None = None, progress: Progress | None = None) -> Bytes:
         """Return all stored frames in stream order, shape (n, 4096), for images that fit in memory.

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibernaut.errors import HibernautError
-from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns, aligned_pages
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.parallel import ordered_results
 from hibernaut.swsusp.codecs import Codec
 from hibernaut.swsusp.crc32 import crc32
-from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_BYTES, UNIT_PAGES
+from hibernaut.swsusp.declarations import UNIT_BYTES, UNIT_PAGES
 from hibernaut.swsusp.stream import BATCH_UNITS
+from hibernaut.swsusp.units import pack_units, packed_room
 
-__all__ = ["BATCH_PAGES", "PackedBatch", "StreamRows", "pack_batch", "zero_frames"]
+__all__ = ["BATCH_PAGES", "PackedBatch", "Rooms", "StreamRows", "batch_room", "pack_batch", "zero_frames"]
 
 BATCH_PAGES = BATCH_UNITS * UNIT_PAGES
-ZEROES = memoryview(bytes(PAGE_SIZE))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,20 +29,48 @@ class PackedBatch:
     """A batch of the stream, ready to be written.
 
     Attributes:
-        parts: buffers that together are whole blocks.
-        blocks: number of blocks.
+        data: bytes of whole blocks, shape (n,), in a room of `Rooms`.
         pages: number of pages of the stream.
         crc32: CRC of the uncompressed pages.
         units: number of compressed units, 0 if not compressed.
         compressed_bytes: sum of their compressed lengths.
+        room: the room, to be given back once the data is written.
     """
 
-    parts: tuple[bytes | memoryview, ...]
-    blocks: int
+    data: Bytes
     pages: int
     crc32: int
     units: int
     compressed_bytes: int
+    room: Bytes
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.data) // PAGE_SIZE
+
+
+class Rooms:
+    """Arrays for batches between their compression and their write, used again and again. Safe for several threads.
+
+    Args:
+        size_bytes: size of each.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._free: list[Bytes] = []
+
+    def take(self) -> Bytes:
+        """Return an array that is not in use, shape (size_bytes,), which begins at a page."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return aligned_pages(-(-self._size_bytes // PAGE_SIZE)).reshape(-1)
+
+    def give_back(self, room: Bytes) -> None:
+        """Let another batch have an array."""
+        self._free.append(room)
 
 
 class StreamRows:
@@ -63,11 +91,11 @@ class StreamRows:
     def __len__(self) -> int:
         return len(self._meta) + len(self._stored)
 
-    def batch(self, first: int, last: int) -> Bytes:
+    def batch(self, first: int, last: int, out: Bytes | None = None) -> Bytes:
         """Return rows `first` to `last` - 1, at most `BATCH_PAGES`, shape (n, 4096), C-contiguous.
 
-        The result is a view of memory where the frames are contiguous there, else a buffer of this thread, which the
-        next call overwrites.
+        The result is a view of memory where the frames are contiguous there, else `out`, or without it a buffer of
+        this thread, which the next call overwrites.
 
         Raises:
             HibernautError: a frame has disappeared from memory.
@@ -79,12 +107,15 @@ class StreamRows:
                 view = self._memory.run(int(frames[0]), len(frames))
                 if len(view) == len(frames) and view.flags.c_contiguous:
                     return view
-        return self._gathered(first, last)
+        return self._gathered(first, last, self._buffer(last - first) if out is None else out)
 
-    def _gathered(self, first: int, last: int) -> Bytes:
+    def _buffer(self, rows: int) -> Bytes:
         if not hasattr(self._buffers, "pages"):
             self._buffers.pages = np.empty((BATCH_PAGES, PAGE_SIZE), dtype=np.uint8)
-        pages: Bytes = self._buffers.pages[: last - first]
+        pages: Bytes = self._buffers.pages[:rows]
+        return pages
+
+    def _gathered(self, first: int, last: int, pages: Bytes) -> Bytes:
         meta = len(self._meta)
         of_meta = max(0, min(last, meta) - first)
         pages[:of_meta] = self._meta[first : first + of_meta]
@@ -95,24 +126,24 @@ class StreamRows:
         return pages
 
 
-def pack_batch(rows: StreamRows, first: int, last: int, codec: Codec | None) -> PackedBatch:
+def batch_room(codec: Codec | None) -> int:
+    """Return the bytes that a batch takes at most."""
+    return BATCH_PAGES * PAGE_SIZE if codec is None else packed_room(codec, BATCH_UNITS, UNIT_BYTES)
+
+
+def pack_batch(rows: StreamRows, first: int, last: int, codec: Codec | None, rooms: Rooms) -> PackedBatch:
     """Return rows `first` to `last` - 1 packed into whole blocks, compressed if there is a codec."""
-    pages = rows.batch(first, last)
-    flat = pages.reshape(-1)
-    crc = crc32(flat)
+    room = rooms.take()
     if codec is None:
-        return PackedBatch((flat.tobytes(),), len(pages), len(pages), crc, 0, 0)
-    parts: list[bytes | memoryview] = []
-    stored_bytes = compressed_bytes = 0
-    for at in range(0, len(flat), UNIT_BYTES):
-        packed = codec.compress(flat[at : at + UNIT_BYTES])
-        length = len(packed)
-        padding = -(LENGTH_BYTES + length) % PAGE_SIZE
-        parts += (length.to_bytes(LENGTH_BYTES, "little"), packed, ZEROES[:padding])
-        compressed_bytes += length
-        stored_bytes += LENGTH_BYTES + length + padding
-    units = -(-len(pages) // UNIT_PAGES)
-    return PackedBatch(tuple(parts), stored_bytes // PAGE_SIZE, len(pages), crc, units, compressed_bytes)
+        data = room[: (last - first) * PAGE_SIZE]
+        pages = rows.batch(first, last, data.reshape(-1, PAGE_SIZE))
+        if pages.ctypes.data != data.ctypes.data:
+            data[:] = pages.reshape(-1)
+        return PackedBatch(data, last - first, crc32(data), 0, 0, room)
+    flat = rows.batch(first, last).reshape(-1)
+    stored_bytes, compressed_bytes, crc = pack_units(codec, flat, UNIT_BYTES, room)
+    units = -(-(last - first) // UNIT_PAGES)
+    return PackedBatch(room[:stored_bytes], last - first, crc, units, compressed_bytes, room)
 
 
 def zero_frames(memory: PhysicalMemory, pfns: Pfns) -> BoolArray:

@@ -9,7 +9,9 @@ A row is 4096 bytes of the stream: a page, or, of a machine with larger ones, a 
 
 from __future__ import annotations
 
+import bisect
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, overload
@@ -18,18 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage
-from hibernaut.memory.page import PAGE_SIZE, Bytes
+from hibernaut.memory.page import PAGE_SIZE, Bytes, aligned_pages
 from hibernaut.parallel import in_order, ordered_results
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.crc32 import crc32, crc32_combine
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
 from hibernaut.swsusp.swapmap import SwapMap
+from hibernaut.swsusp.units import DamagedUnit, unpack_units
 
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]
 
 BATCH_UNITS = 32
 """Units of 32 pages in one task: 4 MiB of pages."""
+PIECE_ROWS = 256
+"""Rows that are read and decompressed at a time: 1 MiB."""
+SEARCHED_ENTRIES = 1 << 20
+"""Entries of the swap map that are compared with their predecessors at a time."""
 
 
 class Crc:
@@ -91,15 +98,16 @@ def index_units(
     begins: list[int] = []
     lengths: list[int] = []
     # One small read a unit, each after the previous one: plain Python numbers and few calls keep it fast.
-    entries, pread, base = swap_map.entries.tolist(), area.file.pread, area.base_bytes
+    entries, pread, base = array("q", swap_map.entries.tobytes()), area.file.pread, area.base_bytes
     page_size, most = area.page_size, max_compressed_bytes(UNIT_PAGES * area.page_size)
+    number = int.from_bytes
     entry = 1
     for unit in range(units):
         if entry >= total:
             raise _map_ends(area, swap_map, f"{units} units", total, unit)
         raw = pread(base + entries[entry] * page_size, length_bytes)
-        length = int.from_bytes(raw, "little")
-        if len(raw) < length_bytes or not 0 < length <= most:
+        length = number(raw, "little")
+        if not 0 < length <= most or len(raw) < length_bytes:
             raise CorruptImage(
                 f"unit {unit} has a compressed length of {length}",
                 source=area.file.name,
@@ -108,7 +116,7 @@ def index_units(
             )
         begins.append(entry)
         lengths.append(length)
-        entry += -(-(length_bytes + length) // page_size)
+        entry -= -(length_bytes + length) // page_size
         if entry > total:
             raise CorruptImage(
                 f"unit {unit} of {length} bytes runs past the end of the swap map",
@@ -128,6 +136,15 @@ def _map_ends(area: SwapArea, swap_map: SwapMap, needed: str, total: int, unit: 
         offset=area.offset_of(int(swap_map.map_blocks[-1])),
         expected=needed,
     )
+
+
+def _breaks(entries: NDArray[np.int64]) -> array[int]:
+    """Return the positions of entries whose block does not follow that of the entry before, ascending."""
+    found = array("q")
+    for first in range(1, len(entries), SEARCHED_ENTRIES):
+        some = entries[first - 1 : first + SEARCHED_ENTRIES]
+        found.frombytes((np.flatnonzero(some[1:] != some[:-1] + 1) + first).astype(np.int64).tobytes())
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +197,7 @@ class UnitStream:
         self.length_bytes = length_bytes
         self._area = area
         self._entries = swap_map.entries
+        self._breaks = _breaks(swap_map.entries)
         self._local = threading.local()
         self._codec: Codec | None = None if compressor == "none" else codec_named(compressor)
 
@@ -210,30 +228,52 @@ class UnitStream:
         first_row, end_row = self.rows_of(first_unit, last_unit)
         pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8) if out is None else out
         flat = pages.reshape(-1)
-        begins = self.index.first_entry[first_unit : last_unit + 1].tolist()
-        entries = self._entries[begins[0] : begins[-1]]
-        if self._codec is None:
-            self._area.read_blocks(entries, flat)
-            return Batch(first_row, pages, crc32(flat))
-        block_bytes = self._area.page_size
-        stored = self._buffer(len(entries) * block_bytes)
-        self._area.read_blocks(entries, stored)
-        lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
-        for number, (begin, length) in enumerate(zip(begins, lengths, strict=False)):
-            # Lengths in the file may have changed since, if another process writes to it: the index decides.
-            at = (begin - begins[0]) * block_bytes + self.length_bytes
-            row, end_row = self.rows_of(first_unit + number, first_unit + number + 1)
-            unit = flat[(row - first_row) * PAGE_SIZE : (end_row - first_row) * PAGE_SIZE]
-            try:
-                self._unpack(first_unit + number, stored[at : at + length], unit)
-            except ValueError as error:
-                raise self._bad_unit(first_unit + number, str(error)) from error
-        return Batch(first_row, pages, crc32(flat))
+        crc = 0
+        for first in range(first_unit, last_unit, self._piece_units):
+            last = min(first + self._piece_units, last_unit)
+            row, end = self.rows_of(first, last)
+            crc = self._decode_piece(
+                first, last, flat[(row - first_row) * PAGE_SIZE : (end - first_row) * PAGE_SIZE], crc
+            )
+        return Batch(first_row, pages, crc)
 
-    def _unpack(self, _unit: int, packed: Bytes, out: Bytes) -> None:
-        """Decompress one unit into an array of the size that it should have. Raises ValueError if it is damaged."""
-        if self._codec is not None:
-            self._codec.decompress_into(packed, out)
+    def _decode_piece(self, first_unit: int, last_unit: int, flat: Bytes, crc: int) -> int:
+        """Decompress units into an array, shape (n,), and return their CRC, appended to `crc`. Raises CorruptImage."""
+        begins = self.index.first_entry[first_unit : last_unit + 1].tolist()
+        if self._codec is None:
+            self._read_entries(begins[0], begins[-1], flat)
+            return crc32(flat, crc)
+        block_bytes = self._area.page_size
+        stored = self._buffer((begins[-1] - begins[0]) * block_bytes)
+        self._read_entries(begins[0], begins[-1], stored)
+        # Lengths in the file may have changed since, if another process writes to it: the index decides.
+        lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
+        at = [(begin - begins[0]) * block_bytes + self.length_bytes for begin in begins[:-1]]
+        try:
+            return self._unpack_units(self._codec, first_unit, stored, at, lengths, flat, crc)
+        except DamagedUnit as error:
+            raise self._bad_unit(first_unit + error.position, str(error)) from error
+
+    def _unpack_units(
+        self,
+        codec: Codec,
+        _first_unit: int,
+        stored: Bytes,
+        at: list[int],
+        lengths: list[int],
+        out: Bytes,
+        crc: int,
+    ) -> int:
+        """Decompress units, see `unpack_units`."""
+        return unpack_units(codec, stored, at, lengths, out, self.unit_rows * PAGE_SIZE, crc)
+
+    def _read_entries(self, first: int, last: int, out: Bytes) -> None:
+        """Read the blocks of some entries of the swap map: with one call where they are neighbours."""
+        next_break = bisect.bisect_right(self._breaks, first)
+        if next_break < len(self._breaks) and self._breaks[next_break] < last:
+            self._area.read_blocks(self._entries[first:last], out)
+        else:
+            self._area.read_run(int(self._entries[first]), last - first, out)
 
     def _buffer(self, size_bytes: int) -> Bytes:
         """Return this thread's buffer for compressed bytes, shape (size_bytes,); the next call overwrites it."""
@@ -250,13 +290,20 @@ class UnitStream:
             offset=self._area.offset_of(block),
         )
 
-    def for_each(self, sink: Callable[[int, Bytes], None], progress: Callable[[int], None] | None = None) -> int:
+    def for_each(
+        self,
+        sink: Callable[[int, Bytes], None],
+        progress: Callable[[int], None] | None = None,
+        *,
+        workers: int | None = None,
+    ) -> int:
         """Decompress the stream on all cores, pass it to `sink`, and return its CRC.
 
         Args:
             sink: called with the first row and its pages, shape (n, 4096), from several threads at once and in any
                 order; the array is valid only during the call.
             progress: called with the number of pages done, from any thread.
+            workers: number of threads; None for one per core.
 
         Raises:
             CorruptImage: the data is damaged.
@@ -268,7 +315,7 @@ class UnitStream:
             first, last = self._units_of(number)
             first_row, end_row = self.rows_of(first, last)
             if not hasattr(buffers, "pages"):
-                buffers.pages = np.empty((self._batch_units * self.unit_rows, PAGE_SIZE), dtype=np.uint8)
+                buffers.pages = aligned_pages(self._batch_units * self.unit_rows)
             batch = self.decode(first, last, buffers.pages[: end_row - first_row])
             sink(first_row, batch.pages)
             return batch.crc32, len(batch.pages)
@@ -279,7 +326,7 @@ class UnitStream:
             if progress:
                 progress(pages)
 
-        in_order(-(-len(self.index) // self._batch_units), work, commit)
+        in_order(-(-len(self.index) // self._batch_units), work, commit, workers=workers)
         return crc.value
 
     def read_into(self, out: Bytes, progress: Callable[[int], None] | None = None) -> int:
@@ -314,6 +361,11 @@ class UnitStream:
     def _units_of(self, batch: int) -> tuple[int, int]:
         first = batch * self._batch_units
         return first, min(first + self._batch_units, len(self.index))
+
+    @property
+    def _piece_units(self) -> int:
+        """Units that are read and decompressed at a time, so that both forms of them stay in a core's cache."""
+        return max(1, PIECE_ROWS // self.unit_rows)
 
     @property
     def _batch_units(self) -> int:

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hibernaut.memory.page import Bytes
-
 __all__ = ["LZ4_NAMES", "LZO_NAMES", "Liblz4", "Liblzo2", "library_file", "lzo_error"]
 
 LZO_NAMES = ("liblzo2.so.2", "liblzo2.2.dylib")
@@ -45,36 +43,45 @@ class Liblzo2:
     def __init__(self) -> None:
         library = _loaded(LZO_NAMES)
         pointer, size = ctypes.c_void_p, ctypes.c_ulong
-        self._decompress = _function(
-            library, "lzo1x_decompress_safe", (pointer, size, pointer, ctypes.POINTER(size), pointer)
-        )
-        self._compress = _function(library, "lzo1x_1_compress", (pointer, size, pointer, ctypes.POINTER(size), pointer))
+        self._decompress = _function(library, "lzo1x_decompress_safe", (pointer, size, pointer, pointer, pointer))
+        self._compress = _function(library, "lzo1x_1_compress", (pointer, size, pointer, pointer, pointer))
         self._local = threading.local()
 
-    def compress(self, unit: Bytes) -> bytes:
-        """Return the compressed bytes of a contiguous array."""
-        if not hasattr(self._local, "work"):
-            self._local.work = np.empty(LZO_WORK_BYTES, dtype=np.uint8)
-        out = np.empty(len(unit) + len(unit) // 16 + 64 + 3, dtype=np.uint8)  # the worst case by liblzo2's LZO.FAQ
-        size_bytes = ctypes.c_ulong(len(out))
-        error = self._compress(
-            unit.ctypes.data, len(unit), out.ctypes.data, ctypes.byref(size_bytes), self._local.work.ctypes.data
-        )
+    def compressed_bound(self, size_bytes: int) -> int:
+        """Return the most bytes that so many are compressed to, by liblzo2's LZO.FAQ."""
+        return size_bytes + size_bytes // 16 + 64 + 3
+
+    def compress_at(self, address: int, size_bytes: int, target: int, room_bytes: int) -> int:  # noqa: ARG002
+        """Compress bytes at an address to another one, with room for `compressed_bound`; return their number."""
+        size, at, work = self._own
+        error = self._compress(address, size_bytes, target, at, work)
         if error != LZO_OK:
             raise RuntimeError(f"liblzo2 does not compress: error {error}")
-        return out[: size_bytes.value].tobytes()
+        return size.value
 
-    def decompress_into(self, packed: Bytes, out: Bytes) -> int:
-        """Decompress a contiguous array into another, and return the number of bytes.
+    def decompress_at(self, address: int, size_bytes: int, target: int, room_bytes: int) -> int:
+        """Decompress bytes at an address to another one with so much room, and return their number.
 
         Raises:
-            ValueError: it is damaged, or decompresses to more bytes than there is room for.
+            ValueError: they are damaged, or decompress to more bytes than there is room for.
         """
-        size_bytes = ctypes.c_ulong(len(out))
-        error = self._decompress(packed.ctypes.data, len(packed), out.ctypes.data, ctypes.byref(size_bytes), None)
+        size, at, _ = self._own
+        size.value = room_bytes
+        error = self._decompress(address, size_bytes, target, at, None)
         if error != LZO_OK:
             raise ValueError(f"does not decompress: {lzo_error(error)}")
-        return size_bytes.value
+        return size.value
+
+    @property
+    def _own(self) -> tuple[ctypes.c_ulong, int, int]:
+        """A length of this thread, its address, and the address of this thread's room to work in."""
+        local = self._local
+        try:
+            own: tuple[ctypes.c_ulong, int, int] = local.own
+        except AttributeError:
+            size, local.work = ctypes.c_ulong(), np.empty(LZO_WORK_BYTES, dtype=np.uint8)
+            own = local.own = size, ctypes.addressof(size), local.work.ctypes.data
+        return own
 
 
 class Liblz4:
@@ -92,24 +99,27 @@ class Liblz4:
         self._decompress = _function(library, "LZ4_decompress_safe", arguments)
         self._compress = _function(library, "LZ4_compress_default", arguments)
 
-    def compress(self, unit: Bytes) -> bytes:
-        """Return the compressed bytes of a contiguous array."""
-        out = np.empty(len(unit) + len(unit) // 255 + 16, dtype=np.uint8)  # LZ4_COMPRESSBOUND of lz4.h
-        size_bytes: int = self._compress(unit.ctypes.data, out.ctypes.data, len(unit), len(out))
-        if size_bytes <= 0:
-            raise RuntimeError("liblz4 does not compress")
-        return out[:size_bytes].tobytes()
+    def compressed_bound(self, size_bytes: int) -> int:
+        """Return the most bytes that so many are compressed to, `LZ4_COMPRESSBOUND` of lz4.h."""
+        return size_bytes + size_bytes // 255 + 16
 
-    def decompress_into(self, packed: Bytes, out: Bytes) -> int:
-        """Decompress a contiguous array into another, and return the number of bytes.
+    def compress_at(self, address: int, size_bytes: int, target: int, room_bytes: int) -> int:
+        """Compress bytes at an address to another one with so much room, and return their number."""
+        done: int = self._compress(address, target, size_bytes, room_bytes)
+        if done <= 0:
+            raise RuntimeError("liblz4 does not compress")
+        return done
+
+    def decompress_at(self, address: int, size_bytes: int, target: int, room_bytes: int) -> int:
+        """Decompress bytes at an address to another one with so much room, and return their number.
 
         Raises:
-            ValueError: it is damaged, or decompresses to more bytes than there is room for.
+            ValueError: they are damaged, or decompress to more bytes than there is room for.
         """
-        size_bytes: int = self._decompress(packed.ctypes.data, out.ctypes.data, len(packed), len(out))
-        if size_bytes < 0:
+        done: int = self._decompress(address, target, size_bytes, room_bytes)
+        if done < 0:
             raise ValueError("does not decompress: it is damaged, or has more data than expected")
-        return size_bytes
+        return done
 
 
 def lzo_error(number: int) -> str:

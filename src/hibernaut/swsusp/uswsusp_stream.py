@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from hibernaut.errors import CorruptImage
 from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.swsusp.area import SwapArea
-from hibernaut.swsusp.codecs import CompressorName, WrongLength, codec_named
+from hibernaut.swsusp.codecs import Codec, CompressorName, WrongLength, codec_named
+from hibernaut.swsusp.crc32 import crc32
 from hibernaut.swsusp.declarations import LENGTH_BYTES
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.md5 import Md5, Md5Ending
 from hibernaut.swsusp.stream import Batch, Crc, UnitIndex, UnitStream, index_units
 from hibernaut.swsusp.swapmap import SwapMap
+from hibernaut.swsusp.units import DamagedUnit
 from hibernaut.swsusp.uswsusp import Extents, UserlandHeader, read_extents
 from hibernaut.swsusp.uswsusp_declarations import BUFFER_PAGES, MAX_BUFFER_PAGES
 
@@ -227,14 +229,30 @@ class UserlandStream(UnitStream):
         if found.buffers is not None:
             self.unit_rows, self.lead_rows = found.buffer_pages, 1
 
-    def _unpack(self, unit: int, packed: Bytes, out: Bytes) -> None:
-        """Decompress one buffer; of the first one, the info page is left out."""
-        if unit or not self.lead_rows:
-            super()._unpack(unit, packed, out)
-            return
-        whole = np.empty(len(out) + self.lead_rows * PAGE_SIZE, dtype=np.uint8)
-        super()._unpack(unit, packed, whole)
-        out[:] = whole[self.lead_rows * PAGE_SIZE :]
+    def _unpack_units(
+        self,
+        codec: Codec,
+        first_unit: int,
+        stored: Bytes,
+        at: list[int],
+        lengths: list[int],
+        out: Bytes,
+        crc: int,
+    ) -> int:
+        """Decompress buffers; of the first one, the info page is left out."""
+        if first_unit or not self.lead_rows:
+            return super()._unpack_units(codec, first_unit, stored, at, lengths, out, crc)
+        short = len(out) if len(at) == 1 else (self.unit_rows - self.lead_rows) * PAGE_SIZE
+        whole = np.empty(short + self.lead_rows * PAGE_SIZE, dtype=np.uint8)
+        super()._unpack_units(codec, first_unit, stored, at[:1], lengths[:1], whole, 0)
+        out[:short] = whole[self.lead_rows * PAGE_SIZE :]
+        crc = crc32(out[:short], crc)
+        if len(at) == 1:
+            return crc
+        try:
+            return super()._unpack_units(codec, 1, stored, at[1:], lengths[1:], out[short:], crc)
+        except DamagedUnit as error:
+            raise DamagedUnit(error.position + 1, str(error)) from error
 
     def batches(self) -> Iterator[Batch]:
         """See `UnitStream.batches`; at the end the MD5 is checked. Raises CorruptImage if it is another one."""
@@ -257,10 +275,16 @@ class UserlandStream(UnitStream):
                 found=self.md5,
             )
 
-    def for_each(self, sink: Callable[[int, Bytes], None], progress: Callable[[int], None] | None = None) -> int:
+    def for_each(
+        self,
+        sink: Callable[[int, Bytes], None],
+        progress: Callable[[int], None] | None = None,
+        *,
+        workers: int | None = None,
+    ) -> int:
         """See `UnitStream.for_each`. MD5 takes the pages in order, one after the other."""
         if self._found.header.md5 is None:
-            return super().for_each(sink, progress)
+            return super().for_each(sink, progress, workers=workers)
         crc = Crc()
         for batch in self.batches():
             sink(batch.first_row, batch.pages)

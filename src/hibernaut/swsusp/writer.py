@@ -9,7 +9,6 @@ machine that was saved.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,11 +24,11 @@ from hibernaut.swsusp.codecs import CompressorName, codec_named
 from hibernaut.swsusp.declarations import MAP_ENTRIES, Flags
 from hibernaut.swsusp.image import Progress
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.packing import BATCH_PAGES, PackedBatch, StreamRows, pack_batch, zero_frames
+from hibernaut.swsusp.packing import BATCH_PAGES, PackedBatch, Rooms, StreamRows, batch_room, pack_batch, zero_frames
 from hibernaut.swsusp.pfns import pack_pfns
 from hibernaut.swsusp.stream import Crc
 from hibernaut.volumes.copying import copy_sparse
-from hibernaut.volumes.output import Writeback, replacing, write_all, write_vector
+from hibernaut.volumes.output import BulkOutput, bulk_workers, replacing, write_all
 
 __all__ = ["ExistingArea", "NewArea", "WrittenImage", "spool_image", "write_image"]
 
@@ -166,6 +165,7 @@ class _Writer:
         image_pages: number of the image's pages so far, also those that found no block.
         first_map_block: block of the first map page.
         durable: whether to sync.
+        output: the file's bulk, while the image is being written.
     """
 
     fd: int
@@ -177,17 +177,20 @@ class _Writer:
     image_pages: int = 0
     first_map_block: int = 0
     durable: bool = True
-
-    def __post_init__(self) -> None:
-        self.writeback = Writeback(self.fd) if self.durable else None
+    output: BulkOutput = field(init=False)
 
     def write(self, pfns: Pfns, zero: BoolArray, info: ImageInfo) -> WrittenImage:
         """Write everything and return the counts."""
+        size_bytes = PAGE_SIZE * (len(pfns) - int(zero.sum()))
+        with BulkOutput(self.fd, size_bytes, durable=self.durable) as self.output:
+            return self._write(pfns, zero, info, bulk_workers(size_bytes))
+
+    def _write(self, pfns: Pfns, zero: BoolArray, info: ImageInfo, workers: int) -> WrittenImage:
         meta = pack_pfns(pfns, zero)
         stored = pfns[~zero]
         final_info = info.with_pages(saved_pages=len(pfns), image_pages=len(stored))
-        self._write_blocks(self._take(1), (final_info.page,))
-        crc, units, compressed_bytes = self._write_stream(StreamRows(self.memory, meta, stored))
+        self._write_blocks(self._take(1), memoryview(final_info.page))
+        crc, units, compressed_bytes = self._write_stream(StreamRows(self.memory, meta, stored), workers)
         map_pages = self._write_map(np.concatenate(self.entries))
         self.blocks.require_enough(compressed=self.compressor != "none", complete=not zero.any())
         crc32 = None if self.compressor == "none" or self._keeps_flags else crc.value
@@ -209,14 +212,15 @@ class _Writer:
         """Whether the old image is of a kernel without flags for its data, and the new one is stored alike."""
         return self.blocks.flagless == self.compressor
 
-    def _write_stream(self, rows: StreamRows) -> tuple[Crc, int, int]:
+    def _write_stream(self, rows: StreamRows, workers: int) -> tuple[Crc, int, int]:
         """Write the stream, compressed on all cores; return its CRC, the number of units and their total length."""
         crc, units, compressed_bytes = Crc(), 0, 0
         codec = None if self.compressor == "none" else codec_named(self.compressor)
+        rooms = Rooms(batch_room(codec))
 
         def work(number: int) -> PackedBatch:
             first = number * BATCH_PAGES
-            return pack_batch(rows, first, min(first + BATCH_PAGES, len(rows)), codec)
+            return pack_batch(rows, first, min(first + BATCH_PAGES, len(rows)), codec, rooms)
 
         def commit(packed: PackedBatch) -> tuple[NDArray[np.int64], PackedBatch]:
             nonlocal units, compressed_bytes
@@ -229,9 +233,10 @@ class _Writer:
 
         def finish(placed: tuple[NDArray[np.int64], PackedBatch]) -> None:
             blocks, packed = placed
-            self._write_blocks(blocks, packed.parts)
+            self._write_blocks(blocks, packed.data.data)
+            rooms.give_back(packed.room)
 
-        in_order(-(-len(rows) // BATCH_PAGES), work, commit, finish)
+        in_order(-(-len(rows) // BATCH_PAGES), work, commit, finish, workers=workers)
         return crc, units, compressed_bytes
 
     def _take(self, count: int) -> NDArray[np.int64]:
@@ -241,23 +246,13 @@ class _Writer:
         self.entries.append(blocks)
         return blocks
 
-    def _write_blocks(self, blocks: NDArray[np.int64], parts: Sequence[bytes | memoryview]) -> None:
+    def _write_blocks(self, blocks: NDArray[np.int64], data: memoryview) -> None:
         """Write whole blocks; nothing if no blocks were left for them."""
-        runs = list(contiguous_runs(blocks))
-        if not runs:
-            return
-        if len(runs) > 1:  # the parts do not end where the runs do
-            data = memoryview(b"".join(parts))
-            ends = np.cumsum([count for _, count in runs]).tolist()
-            pieces: list[Sequence[bytes | memoryview]] = [
-                [data[(end - count) * PAGE_SIZE : end * PAGE_SIZE]] for end, (_, count) in zip(ends, runs, strict=True)
-            ]
-        else:
-            pieces = [parts]
-        for (first, count), piece in zip(runs, pieces, strict=True):
-            write_vector(self.fd, piece, self.blocks.base_bytes + first * PAGE_SIZE)
-            if self.writeback:
-                self.writeback.wrote(count * PAGE_SIZE)
+        done = 0
+        for first, count in contiguous_runs(blocks):
+            end = done + count * PAGE_SIZE
+            self.output.write([data[done:end]], self.blocks.base_bytes + first * PAGE_SIZE)
+            done = end
 
     def _write_map(self, entries: NDArray[np.int64]) -> int:
         """Write the chain of map pages and return their number, pages without a block included."""
@@ -270,7 +265,7 @@ class _Writer:
             part = entries[page * MAP_ENTRIES : (page + 1) * MAP_ENTRIES]
             pages[page, : len(part)] = part
         pages[:-1, MAP_ENTRIES] = blocks[1:]
-        self._write_blocks(blocks, (pages.tobytes(),))
+        self._write_blocks(blocks, memoryview(pages.tobytes()))
         self.first_map_block = int(blocks[0])
         return count
 

@@ -59,17 +59,21 @@ class PlainFile(Closing):
     def pread(self, offset: int, size_bytes: int) -> bytes:
         """Return bytes at a position: fewer than requested only at the end of the file, none beyond it."""
         size_bytes = min(size_bytes, self.size_bytes - offset)
-        parts: list[bytes] = []
-        while size_bytes > 0:
-            try:
-                part = os.pread(self.fileno(), size_bytes, offset)
-            except OSError as error:
-                raise self._unreadable(error, offset) from error
-            if not part:
+        if size_bytes <= 0:
+            return b""
+        whole = self._pread(offset, size_bytes)
+        while 0 < len(whole) < size_bytes:
+            more = self._pread(offset + len(whole), size_bytes - len(whole))
+            if not more:
                 break
-            parts.append(part)
-            offset, size_bytes = offset + len(part), size_bytes - len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            whole += more
+        return whole
+
+    def _pread(self, offset: int, size_bytes: int) -> bytes:
+        try:
+            return os.pread(self._stream.fileno(), size_bytes, offset)
+        except OSError as error:
+            raise self._unreadable(error, offset) from error
 
     def pread_into(self, offset: int, out: Bytes) -> int:
         """Read bytes at a position into an array, shape (n,), contiguous, and return their number (see `pread`)."""

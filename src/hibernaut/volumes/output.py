@@ -19,12 +19,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Writeback", "replacing", "write_all", "write_file", "write_vector"]
+import numpy as np
+
+from hibernaut.parallel import worker_count
+from hibernaut.volumes.closing import Closing
+
+__all__ = ["BulkOutput", "Writeback", "bulk_workers", "replacing", "write_all", "write_file", "write_vector"]
 
 
 IOVECS = 512
 """Buffers given to one system call; the system allows 1024 (IOV_MAX)."""
 WRITEBACK_BYTES = 32 << 20
+DIRECT_FILE_BYTES = 256 << 20
+"""Size of a file from which on its bulk does not go through the page cache: a smaller one may be read again at once."""
+DIRECT_BYTES = 256 << 10
+"""Least bytes of one direct write: each waits for the disk."""
+DIRECT_ALIGNMENT = 4096
+"""Alignment of offset, length and memory that every disk accepts (open(2), O_DIRECT)."""
+DIRECT_WRITERS = 2
+"""Threads beyond one for each core, so that no core is idle while others wait for the disk."""
 PRIVATE = 0o600
 PUBLIC = 0o666
 OPEN_FILES = "/proc/self/fd"
@@ -231,3 +244,65 @@ class Writeback:
             self._waiting_bytes = 0
         with suppress(OSError):  # it is advice, which a file system may refuse
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class BulkOutput(Closing):
+    """Writes the bulk of a new file: past the page cache where the file system can, else with early writeback.
+
+    A direct write costs no copy and no page of the cache, so that the cores are left to the codec; large and aligned
+    writes of large files only. Safe for several threads.
+
+    Args:
+        fd: descriptor of the file, open for writing.
+        size_bytes: expected size of the file.
+        durable: whether the file is synced at its end, and writeback is started early.
+    """
+
+    def __init__(self, fd: int, size_bytes: int, *, durable: bool = True) -> None:
+        self._fd = fd
+        self._writeback = Writeback(fd) if durable else None
+        self._direct: int | None = None
+        if durable and size_bytes >= DIRECT_FILE_BYTES:
+            with suppress(OSError):  # EINVAL: the file system has no direct writes
+                self._direct = os.open(f"{OPEN_FILES}/{fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+
+    def write(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        """Write consecutive buffers at an offset. Raises OSError, with file and byte."""
+        size_bytes = sum(len(part) for part in parts)
+        if self._direct is not None and size_bytes >= DIRECT_BYTES and _is_aligned(parts, offset):
+            done = self._write_directly(self._direct, parts, offset)
+            if done == size_bytes:
+                return
+            rest = memoryview(b"".join(parts))[done:]
+            write_all(self._fd, rest, offset + done)
+        else:
+            write_vector(self._fd, parts, offset)
+        if self._writeback is not None:
+            self._writeback.wrote(size_bytes)
+
+    def _write_directly(self, direct: int, parts: Sequence[bytes | memoryview], offset: int) -> int:
+        """Return the number of bytes written directly; what is left is written, or fails, through the page cache."""
+        if len(parts) > IOVECS:
+            return 0
+        try:
+            return os.pwritev(direct, parts, offset)
+        except OSError:
+            return 0
+
+    def close(self) -> None:
+        """Close what was opened here; the file stays open."""
+        if self._direct is not None:
+            os.close(self._direct)
+            self._direct = None
+
+
+def bulk_workers(size_bytes: int) -> int:
+    """Return the number of threads that keep all cores at work while some of them write a file of so many bytes."""
+    return worker_count() + (DIRECT_WRITERS if size_bytes >= DIRECT_FILE_BYTES else 0)
+
+
+def _is_aligned(parts: Sequence[bytes | memoryview], offset: int) -> bool:
+    """Return whether offset, lengths and addresses are multiples of a page."""
+    if offset % DIRECT_ALIGNMENT or any(len(part) % DIRECT_ALIGNMENT for part in parts):
+        return False
+    return not any(np.frombuffer(part, dtype=np.uint8).ctypes.data % DIRECT_ALIGNMENT for part in parts)
