@@ -2,8 +2,8 @@
 """Many units in one call: decompressed from one array into another, or compressed, each with its part of the CRC.
 
 A unit of LZ4 takes some 50 microseconds, so that a few Python calls a unit count. The system's libraries take
-addresses: the arrays and their bounds are looked at once for all units. The CRC of a unit is computed while the unit is
-in the cache of its core.
+addresses: the arrays and their bounds are looked at once for all units. The CRC is computed while they are in the cache
+of a core, so they should not have more than a MiB or two.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hibernaut.memory.page import PAGE_SIZE, Bytes
-from hibernaut.swsusp.codecs import Codec, WrongLength
+from hibernaut.swsusp.codecs import Codec
 from hibernaut.swsusp.crc32 import crc32
 from hibernaut.swsusp.declarations import LENGTH_BYTES
 
 __all__ = ["DamagedUnit", "pack_units", "packed_room", "unpack_units"]
+
+ZEROES = memoryview(bytes(PAGE_SIZE))
 
 
 class DamagedUnit(ValueError):
@@ -53,28 +55,19 @@ def unpack_units(
         raise ValueError(f"units outside of their {len(stored)} bytes")
     if not (len(at) - 1) * unit_bytes < len(out) <= len(at) * unit_bytes:
         raise ValueError(f"{len(at)} units of {unit_bytes} bytes for {len(out)} bytes")
-    plain = out.data
-    if codec.system is None:
-        for position, (begin, end) in enumerate(zip(at, ends, strict=True)):
-            target = out[position * unit_bytes : (position + 1) * unit_bytes]
-            try:
-                codec.decompress_into(stored[begin:end], target)
-            except ValueError as error:
-                raise DamagedUnit(position, str(error)) from error
-            crc = crc32(target, crc)
-        return crc
-    decompress, source, target_at, done = codec.system.decompress_at, stored.ctypes.data, out.ctypes.data, 0
-    try:
-        for begin, length in zip(at, lengths, strict=True):
-            room = min(unit_bytes, len(out) - done)
-            size_bytes = decompress(source + begin, length, target_at + done, room)
-            if size_bytes != room:
-                raise WrongLength(size_bytes, room)
-            crc = crc32(plain[done : done + room], crc)
-            done += room
-    except ValueError as error:
-        raise DamagedUnit(done // unit_bytes, str(error)) from error
-    return crc
+    if codec.system is not None:
+        source, target = stored.ctypes.data, out.ctypes.data
+        good = codec.system.decompress_units(source, at, lengths, target, len(out), unit_bytes)
+    else:
+        good = 0
+    for position in range(good, len(at)):
+        try:
+            codec.decompress_into(
+                stored[at[position] : ends[position]], out[position * unit_bytes : (position + 1) * unit_bytes]
+            )
+        except ValueError as error:
+            raise DamagedUnit(position, str(error)) from error
+    return crc32(out, crc)
 
 
 def packed_room(codec: Codec, units: int, unit_bytes: int) -> int:
@@ -95,23 +88,23 @@ def pack_units(codec: Codec, plain: Bytes, unit_bytes: int, room: Bytes) -> tupl
     Returns:
         The number of bytes of the blocks, the sum of the compressed lengths, the (zlib) CRC of `plain`.
     """
-    view, flat, stored, compressed, crc = room.data, plain.data, 0, 0, 0
+    view, stored, compressed = room.data, 0, 0
     source, target, system = plain.ctypes.data, room.ctypes.data, codec.system
+    most = packed_room(codec, 1, unit_bytes)
     for done in range(0, len(plain), unit_bytes):
         size_bytes = min(unit_bytes, len(plain) - done)
         begin = stored + LENGTH_BYTES
+        if stored + most > len(room):
+            raise ValueError(f"no room for another unit in {len(room)} bytes")
         if system is None:
             packed = codec.compress(plain[done : done + size_bytes])
             length = len(packed)
             view[begin : begin + length] = packed
         else:
-            if begin + system.compressed_bound(size_bytes) > len(room):
-                raise ValueError(f"no room for another unit in {len(room)} bytes")
-            length = system.compress_at(source + done, size_bytes, target + begin, len(room) - begin)
-        crc = crc32(flat[done : done + size_bytes], crc)
+            length = system.compress_at(source + done, size_bytes, target + begin, most - LENGTH_BYTES)
         view[stored:begin] = length.to_bytes(LENGTH_BYTES, "little")
         end = begin + length
         stored = end + -end % PAGE_SIZE
-        view[end:stored] = bytes(stored - end)
+        view[end:stored] = ZEROES[: stored - end]
         compressed += length
-    return stored, compressed, crc
+    return stored, compressed, crc32(plain)
