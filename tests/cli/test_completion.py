@@ -111,7 +111,7 @@ def test_arguments_are_suggested_in_their_order(name: str, command: CommandInfo)
 def test_all_commands_are_suggested() -> None:
     """Each with the summary that the overview has; those of the laboratory behind its name."""
     top = {name.removeprefix("hibernaut ") for name, _ in commands_of(ALL)}
-    assert set(suggest([], "").words) == {*top, "lab", "--version", "--help"}
+    assert set(suggest([], "").words) == {*top, "lab", "--version", "--verbose", "--help"}
     assert set(suggest(["lab"], "").words) == {*(name.split()[-1] for name, _ in commands_of(ALL, "lab")), "--help"}
     assert all(suggest([], "").words.values())
     assert all(suggest(["lab"], "").words.values())

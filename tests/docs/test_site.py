@@ -131,7 +131,7 @@ def options_of(words: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_options_in_the_text_exist(path: Path) -> None:
     """Inline code that begins with `hibernaut COMMAND` names only options of that command; any other, of some."""
-    everywhere = set().union(*map(options_of, COMMANDS)) | {"--version"}
+    everywhere = set().union(*map(options_of, COMMANDS)) | {"--version", "--verbose"}
     for code in INLINE.findall(FENCED.sub("", path.read_text())):
         words = tuple(code.split())
         command = next((words[:length] for length in (3, 2) if words[:length] in COMMANDS), None)

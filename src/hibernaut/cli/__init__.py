@@ -34,10 +34,10 @@ def _run(arguments: list[str]) -> int:
 
         print_suggestions(mode, arguments)
         return 0
-    if arguments == ["--version"]:  # without a parser of options, which takes longer to load than the answer
+    if arguments in (["--version"], ["--version", "--verbose"]):  # without a parser of options, which loads for longer
         from hibernaut.cli.terminal import print_version
 
-        print_version()
+        print_version(verbose=len(arguments) > 1)
         return 0
     from hibernaut.cli.app import run
 

@@ -16,20 +16,23 @@ from hibernaut.cli.terminal import print_text, print_version
 __all__ = ["app_with", "overview", "run"]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print_version()
-        raise typer.Exit
-
-
 def _options(
     context: typer.Context,
-    version: Annotated[  # noqa: ARG001
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop. Default: no.")] = False,
+    verbose: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop. Default: no."),
+        typer.Option(
+            "--verbose",
+            help="With --version: also print the libraries that compress and decompress images. Default: no.",
+        ),
     ] = False,
 ) -> None:
     """Linux x86-64 hibernation: page tables, the copy loop and the image, on simulated and real machines."""
+    if version:
+        print_version(verbose=verbose)
+        raise typer.Exit
+    if verbose:
+        raise typer.BadParameter("--verbose goes with --version")
     if context.invoked_subcommand is None:
         print_text(context.get_help())
         raise typer.Exit(2)

@@ -103,7 +103,10 @@ def _names(group: str | None) -> dict[str, str]:
     """Return the commands of the program or of one of its groups, and the options of the program."""
     app = overview() if group is None else app_with(group)
     found = {name.rpartition(" ")[2]: _first_sentence(command) for name, command in commands_of(app, group)}
-    options = COMMON if group else {"--version": "Print the version and stop.", **COMMON}
+    options = COMMON
+    if not group:
+        verbose = "With --version: also print the libraries that compress and decompress images."
+        options = {"--version": "Print the version and stop.", "--verbose": verbose, **COMMON}
     return {**found, **options}
 
 

@@ -34,11 +34,20 @@ def print_text(text: str) -> None:
     _write_output(visible(text) + "\n")
 
 
-def print_version() -> None:
-    """Print the name and version of the program. Raises as `print_text`."""
+def print_version(*, verbose: bool = False) -> None:
+    """Print the name and version of the program. Raises as `print_text`.
+
+    Args:
+        verbose: also print the libraries of each compressor.
+    """
     from hibernaut import __version__  # read from the installed package's files
 
-    print_text(f"hibernaut {__version__}")
+    lines = [f"hibernaut {__version__}"]
+    if verbose:
+        from hibernaut.report.codecs import libraries_text
+
+        lines += libraries_text()
+    print_text("\n".join(lines))
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "AuditDocument",
     "BootDocument",
     "CheckedTraceDocument",
+    "CodecLibraryDocument",
     "ComparedMapDocument",
     "CompletenessDocument",
     "CompletionDocument",
@@ -418,6 +419,14 @@ class PsDocument(TypedDict):
     remarks: Annotated[list[str], "a sentence on what is not whole"]
 
 
+class CodecLibraryDocument(TypedDict):
+    """A library that decompresses the data here."""
+
+    name: Annotated[str, "liblzo2, python-lzo or lzallright; liblz4, or lz4, which cramjam may accompany"]
+    version: Annotated[str, "version, as the library states it"]
+    file: Annotated[str | None, "file that it is loaded from; null if the system does not tell"]
+
+
 class InspectDocument(TypedDict):
     """`hibernaut inspect`: the contents of an image and its faults."""
 
@@ -427,6 +436,7 @@ class InspectDocument(TypedDict):
     record: Annotated[list[RecordFieldDocument], "record of another architecture in the info page"]
 
     compressor: Annotated[str, "lzo, lz4 or none"]
+    codec: Annotated[list[CodecLibraryDocument], "libraries of the compressor; none if the data are not compressed"]
     flags: Annotated[
         int, "flags of the swap header (kernel/power/power.h, SF_*); of the image header of suspend-utils (swsusp.h)"
     ]

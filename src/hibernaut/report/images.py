@@ -15,6 +15,7 @@ from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.kernel.core_file import Converted
 from hibernaut.kernel_line import Probed, RulesFrom
 from hibernaut.linux.rules import KernelRules
+from hibernaut.report.codecs import codec_document
 from hibernaut.report.documents import (
     ConvertDocument,
     CrashedSaveDocument,
@@ -64,6 +65,7 @@ def inspect_document(found: Inspection, offset: int) -> InspectDocument:
         if architecture
         else [],
         "compressor": found.compressor,
+        "codec": codec_document(found.compressor),
         "flags": header.flags,
         "offset_pages": offset,
         "crc32": {

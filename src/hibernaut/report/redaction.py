@@ -7,6 +7,7 @@ What stays is chosen by a list, not what goes: a parameter of the command line t
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
 from hibernaut.report.documents import InspectDocument, ListedProcessDocument, MachineIdentityDocument
 
@@ -53,6 +54,7 @@ def redacted_inspect_document(document: InspectDocument, name: str) -> InspectDo
         }
         for problem in document["problems"]
     ]
+    found["codec"] = [{**one, "file": one["file"] and PurePath(one["file"]).name} for one in document["codec"]]
     if "machine" in document:
         found["machine"] = _machine(document["machine"])
     return found

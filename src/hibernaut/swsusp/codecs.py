@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hibernaut.errors import HibernautError, how_to_install
 from hibernaut.swsusp.system_codecs import Liblz4, Liblzo2, lzo_error
 
-__all__ = ["COMPRESSORS", "Codec", "CompressorName", "WrongLength", "codec_named"]
+__all__ = ["COMPRESSORS", "Codec", "CompressorName", "WrongLength", "codec_named", "makers_of"]
 
 CompressorName = Literal["lzo", "lz4", "none"]
 COMPRESSORS: tuple[CompressorName, ...] = ("lzo", "lz4", "none")
@@ -55,6 +55,7 @@ class Codec:
         decompress_into: decompresses bytes (uint8) into an array (uint8, contiguous) of exactly the expected size;
             raises ValueError if they are damaged, WrongLength if the size differs.
         system: the system's library, which takes addresses; None for another one.
+        packages: Python packages that it is made of, those for decompression last; none for a system's library.
     """
 
     name: CompressorName
@@ -62,17 +63,26 @@ class Codec:
     compress: Callable[[NDArray[np.uint8]], bytes]
     decompress_into: Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
     system: Liblzo2 | Liblz4 | None = None
+    packages: tuple[str, ...] = ()
 
 
 def codec_named(name: CompressorName) -> Codec:
     """Return a codec by name. Raises HibernautError if no library for it is installed."""
-    makers = {"lzo": (_liblzo2, _python_lzo, _lzallright), "lz4": (_liblz4, _lz4, _lz4_alone)}
-    for maker in makers[name]:
+    for maker in makers_of(name):
         try:
             return maker()
         except ImportError:
             continue
     raise HibernautError(f"no library for {name} is installed", advice=f"try: {how_to_install(*PACKAGES[name])}")
+
+
+def makers_of(name: CompressorName) -> tuple[Callable[[], Codec], ...]:
+    """Return the functions that make a codec by each library, the first choice first; each raises ImportError."""
+    return {
+        "lzo": (_liblzo2, _python_lzo, _lzallright),
+        "lz4": (_liblz4, _lz4, _lz4_alone),
+        "none": (),
+    }[name]
 
 
 def _liblzo2() -> Codec:
@@ -111,7 +121,7 @@ def _python_lzo() -> Codec:
             raise ValueError(f"does not decompress: {lzo_error(int(number[0])) if number else error}") from error
         _put(plain, out)
 
-    return Codec("lzo", "python-lzo", compress, decompress_into)
+    return Codec("lzo", "python-lzo", compress, decompress_into, packages=("python-lzo",))
 
 
 def _lzallright() -> Codec:
@@ -132,7 +142,7 @@ def _lzallright() -> Codec:
             raise ValueError(f"does not decompress: {lzo_error(number) if number else result}") from error
         _put(plain, out)
 
-    return Codec("lzo", "lzallright", compress, decompress_into)
+    return Codec("lzo", "lzallright", compress, decompress_into, packages=("lzallright",))
 
 
 def _put(plain: bytes, out: NDArray[np.uint8]) -> None:
@@ -153,7 +163,7 @@ def _lz4() -> Codec:
         if size_bytes != len(out):
             raise WrongLength(size_bytes, len(out))
 
-    return Codec("lz4", "lz4", _lz4_compress(block), decompress_into)
+    return Codec("lz4", "lz4", _lz4_compress(block), decompress_into, packages=("lz4", "cramjam"))
 
 
 def _lz4_alone() -> Codec:
@@ -166,7 +176,7 @@ def _lz4_alone() -> Codec:
             raise ValueError(f"does not decompress: {error}") from error
         _put(plain, out)
 
-    return Codec("lz4", "lz4", _lz4_compress(block), decompress_into)
+    return Codec("lz4", "lz4", _lz4_compress(block), decompress_into, packages=("lz4",))
 
 
 def _lz4_compress(block: Any) -> Callable[[NDArray[np.uint8]], bytes]:

@@ -46,7 +46,13 @@ class Liblzo2:
         pointer, size = ctypes.c_void_p, ctypes.c_ulong
         self._decompress = _function(library, "lzo1x_decompress_safe", (pointer, size, pointer, pointer, pointer))
         self._compress = _function(library, "lzo1x_1_compress", (pointer, size, pointer, pointer, pointer))
+        self._version = _function(library, "lzo_version_string", ())
         self._local = threading.local()
+
+    @property
+    def version(self) -> str:
+        """Version of the library."""
+        return _text_of(self._version)
 
     def compressed_bound(self, size_bytes: int) -> int:
         """Return the most bytes that so many are compressed to, by liblzo2's LZO.FAQ."""
@@ -114,6 +120,12 @@ class Liblz4:
         arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
         self._decompress = _function(library, "LZ4_decompress_safe", arguments)
         self._compress = _function(library, "LZ4_compress_default", arguments)
+        self._version = _function(library, "LZ4_versionString", ())
+
+    @property
+    def version(self) -> str:
+        """Version of the library."""
+        return _text_of(self._version)
 
     def compressed_bound(self, size_bytes: int) -> int:
         """Return the most bytes that so many are compressed to, `LZ4_COMPRESSBOUND` of lz4.h."""
@@ -200,3 +212,10 @@ def _function(library: ctypes.CDLL, name: str, arguments: tuple[type, ...]) -> c
     function.argtypes = arguments
     function.restype = ctypes.c_int
     return function
+
+
+def _text_of(function: ctypes._NamedFuncPointer) -> str:
+    """Return the text that a function without arguments returns."""
+    function.restype = ctypes.c_char_p
+    text: bytes = function()
+    return text.decode("ascii", "replace")
