@@ -281,3 +281,32 @@ def test_pse_means_nothing_above_pud() -> None:
     layout.fill(BASE, 1, 0, 1)
     layout.tables[layout.root][273] |= PSE
     assert tables_of(layout).walk(BASE).stop == Stop.PRESENT
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@settings(max_examples=25)
+@given(
+    odd=st.lists(st.tuples(st.sampled_from([0, 1, 119, 120, 239, 240, 479, 480, 599]), st.integers(0, 511)), max_size=6)
+)
+def test_an_odd_entry_is_found_wherever_the_comparison_is_cut(shuffled: bool, odd: list[tuple[int, int]]) -> None:
+    """One entry among 600 tables of a run, at the ends of the pieces that are compared: its pages are not present."""
+    count, upper = 600, 4
+    order = np.random.default_rng(1).permutation(count) if shuffled else np.arange(count)
+    entries = np.zeros((upper + count, 512), dtype=np.uint64)
+    first = 1 << 20
+    entries[0, 273] = (first + 1) << 12 | TABLE_FLAGS
+    entries[1, :2] = [(first + 2) << 12 | TABLE_FLAGS, (first + 3) << 12 | TABLE_FLAGS]
+    entries[2:4].reshape(-1)[:count] = ((first + upper + order).astype(np.uint64) << np.uint64(12)) | np.uint64(
+        TABLE_FLAGS
+    )
+    leaves = (np.arange(count * 512, dtype=np.uint64).reshape(count, 512) << np.uint64(12)) | np.uint64(P | RW)
+    entries[upper + order] = leaves
+    for table, entry in odd:
+        entries[upper + order[table], entry] = 0
+    found = PageTables(SegmentMemory(segments(entries, first)), first << 12).scan()
+    present = found.of_state(Stop.PRESENT)
+    missing = sorted({table * 512 + entry for table, entry in odd})
+    assert int(present.pages.sum()) == count * 512 - len(missing)
+    covered = np.concatenate([np.arange(span.pfn, span.pfn + span.pages) for span in present])
+    assert np.setdiff1d(np.arange(count * 512), covered).tolist() == missing
+    assert (present.vaddr == (present.pfn.astype(np.uint64) << np.uint64(12)) + np.uint64(BASE)).all()

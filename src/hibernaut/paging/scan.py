@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["TABLE", "entry_rights", "entry_states", "scan", "table_frames"]
 
 UNIFORM_CHUNK = 480
-"""Tables that a thread tests at a time for being uniform (2 MiB). For arrays below 500 elements NumPy keeps the
-interpreter's lock, so that work once a table does not wait for the other thread.
+"""Tables that a thread tests in one piece of work for being uniform (2 MiB). For arrays below 500 elements NumPy keeps
+the interpreter's lock, so that work once a table does not wait for the other thread.
 """
+
+COMPARED_TABLES = 120
+"""Tables whose entries are compared with their predecessors at a time: they, and the differences, stay in a cache."""
 
 MIXED_CHUNK = 128
 """Tables that a thread reads entry by entry at a time (64 Ki entries; some fifteen arrays of that length)."""
@@ -375,8 +378,8 @@ class _Scratch:
 
     def __init__(self, tables: int) -> None:
         self.pages = np.empty((tables, PAGE_SIZE), dtype=np.uint8)
-        self.steps = np.empty(tables * ENTRIES, dtype=np.uint64)
-        self.follows = np.empty((tables, ENTRIES), dtype=np.bool_)
+        self.steps = np.empty(COMPARED_TABLES * ENTRIES, dtype=np.uint64)
+        self.follows = np.empty(COMPARED_TABLES * ENTRIES, dtype=np.bool_)
 
 
 def _in_chunks(job: Callable[[int], Part], count: int, size: int) -> list[Part]:
@@ -389,16 +392,23 @@ def _in_chunks(job: Callable[[int], Part], count: int, size: int) -> list[Part]:
 
 def _progressions(entries: Entries, level: Level, scratch: _Scratch) -> BoolArray | bool:
     """Return in which tables each entry is its predecessor plus one leaf's size, shape (n,); True if in all."""
-    flat = entries.reshape(-1)
-    steps = scratch.steps[: len(flat)]
-    follows = scratch.follows[: len(entries)]
-    np.subtract(flat[1:], flat[:-1], out=steps[1:])
-    np.equal(steps[1:], np.uint64(1 << level.shift), out=follows.reshape(-1)[1:])
-    follows[:, 0] = True
-    words = follows.view(np.uint64)
-    if words.min() == _ALL_TRUE:  # nearly always, so that the tables need no result each
+    step = np.uint64(1 << level.shift)
+    odd: list[tuple[int, BoolArray]] = []
+    for first in range(0, len(entries), COMPARED_TABLES):
+        flat = entries[first : first + COMPARED_TABLES].reshape(-1)
+        steps = scratch.steps[: len(flat)]
+        follows = scratch.follows[: len(flat)]
+        np.subtract(flat[1:], flat[:-1], out=steps[1:])
+        np.equal(steps[1:], step, out=follows[1:])
+        follows[::ENTRIES] = True
+        words = follows.view(np.uint64)
+        if words.min() != _ALL_TRUE:  # hardly ever, so that the tables need no result each
+            odd.append((first, np.bitwise_and.reduce(words.reshape(-1, ENTRIES // 8), axis=1) == _ALL_TRUE))
+    if not odd:
         return True
-    progressions: BoolArray = np.bitwise_and.reduce(words, axis=1) == _ALL_TRUE
+    progressions = np.ones(len(entries), dtype=np.bool_)
+    for first, some in odd:
+        progressions[first : first + len(some)] = some
     return progressions
 
 
