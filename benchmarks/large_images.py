@@ -22,14 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from hibernaut.memory.page import PAGE_SIZE, Bytes, Pfns
-from hibernaut.swsusp import open_image
 from hibernaut.swsusp.blocks import NewArea, allocator_for
 from hibernaut.swsusp.codecs import codec_named
+from hibernaut.swsusp.crc32 import crc32
 from hibernaut.swsusp.declarations import MAP_ENTRIES, UNIT_BYTES, UNIT_PAGES, Flags
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.pfns import pack_pfns
 from hibernaut.swsusp.stream import Crc
-from hibernaut.swsusp.crc32 import crc32
 
 BASE = 0xFFFF_8880_0000_0000
 RUN = 15
@@ -71,7 +70,9 @@ def make_image(path: Path, gib: int, compressor: str) -> int:
     pfns, tables = frames_with_gaps(gib), tables_of(gib)
     zero = np.zeros(len(pfns), dtype=np.bool_)
     meta = pack_pfns(pfns, zero)
-    info = ImageInfo.blank(cr3=16 << 12, physical_pages=len(pfns)).with_pages(len(pfns), len(pfns))
+    info = ImageInfo.blank(cr3=16 << 12, physical_pages=len(pfns)).with_pages(
+        saved_pages=len(pfns), image_pages=len(pfns)
+    )
     stream_pages = len(meta) + len(pfns)
     table_rows = {len(meta) + int(np.searchsorted(pfns, pfn)): page for pfn, page in tables.items()}
     crc = Crc()
@@ -127,9 +128,7 @@ def make_image(path: Path, gib: int, compressor: str) -> int:
         header = allocator_for(NewArea()).header.with_fields({"last_page": first_map + count - 1})
         flags = Flags.NOCOMPRESS_MODE if compressor == "none" else Flags.CRC32_MODE
         out.seek(0)
-        block = header.with_image(
-            image=first_map, flags=flags, crc32=None if compressor == "none" else crc.value
-        ).block
+        block = header.with_image(image=first_map, flags=flags, crc32=None if compressor == "none" else crc.value).block
         out.write(block)
     return stream_pages
 

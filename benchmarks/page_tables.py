@@ -91,8 +91,7 @@ def scan_whole(order: str) -> None:
         f"{rate / scanned:.1f} GB/s",
         f"numpy sum, 1 thread: {rate / summed:.1f} GB/s",
         summed / scanned,
-        {"contiguous": ">= 0.45", "shuffled": ">= 0.3"}.get(order)
-        or "(no target: every table is gathered)",
+        {"contiguous": ">= 0.45", "shuffled": ">= 0.3"}.get(order) or "(no target: every table is gathered)",
     )
     tracemalloc.start()
     tables.scan()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hibernaut.swsusp.codecs import Codec
-from hibernaut.swsusp.units import DamagedUnit, pack_units, packed_room, unpack_units
+from hibernaut.swsusp.units import DamagedUnit, ZeroUnits, pack_units, packed_room, unpack_units
 from tests.swsusp.test_codecs import CODECS, foreign
 
 UNIT = 32 * 4096
@@ -117,3 +117,24 @@ def test_a_room_that_is_too_small_is_refused(name: str) -> None:
     for size_bytes in (UNIT, 2 * UNIT + 1):
         with pytest.raises(ValueError, match="units of"):
             unpack_units(codec, blocks, at, lengths, np.empty(size_bytes, dtype=np.uint8), UNIT)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(kinds=st.lists(st.sampled_from(["zero", "zero but for the last byte", "data"]), min_size=1, max_size=12))
+def test_units_of_zeroes_are_recognised_by_their_form_alone(name: str, kinds: list[str]) -> None:
+    """With forms that were learned before, or just now, the bytes are the same, and none of another unit is one."""
+    codec, zeroes = CODECS[name](), ZeroUnits()
+    plain = np.zeros(len(kinds) * UNIT - 4096, dtype=np.uint8)
+    for number, kind in enumerate(kinds):
+        unit = plain[number * UNIT : (number + 1) * UNIT]
+        if kind == "data":
+            unit[:] = stream(number, len(unit))
+        elif kind != "zero":
+            unit[-1] = 1
+    blocks, at, lengths, crc = packed(codec, plain)
+    for _ in range(2):
+        out = np.full(len(plain), 0xEE, dtype=np.uint8)
+        assert unpack_units(codec, blocks, at, lengths, out, UNIT, 0, zeroes) == crc
+        assert (out == plain).all()
+    form = blocks[at[0] : at[0] + lengths[0]].tobytes()
+    assert zeroes.has(form) == (kinds[0] == "zero" and len(kinds) > 1)

@@ -27,7 +27,7 @@ from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.crc32 import crc32, crc32_combine
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
 from hibernaut.swsusp.swapmap import SwapMap
-from hibernaut.swsusp.units import DamagedUnit, unpack_units
+from hibernaut.swsusp.units import DamagedUnit, ZeroUnits, unpack_units
 
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]
 
@@ -198,6 +198,7 @@ class UnitStream:
         self._area = area
         self._entries = swap_map.entries
         self._breaks = _breaks(swap_map.entries)
+        self._zero_units = ZeroUnits()
         self._local = threading.local()
         self._codec: Codec | None = None if compressor == "none" else codec_named(compressor)
 
@@ -265,7 +266,7 @@ class UnitStream:
         crc: int,
     ) -> int:
         """Decompress units, see `unpack_units`."""
-        return unpack_units(codec, stored, at, lengths, out, self.unit_rows * PAGE_SIZE, crc)
+        return unpack_units(codec, stored, at, lengths, out, self.unit_rows * PAGE_SIZE, crc, self._zero_units)
 
     def _read_entries(self, first: int, last: int, out: Bytes) -> None:
         """Read the blocks of some entries of the swap map: with one call where they are neighbours."""

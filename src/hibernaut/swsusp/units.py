@@ -15,9 +15,13 @@ from hibernaut.swsusp.codecs import Codec
 from hibernaut.swsusp.crc32 import crc32
 from hibernaut.swsusp.declarations import LENGTH_BYTES
 
-__all__ = ["DamagedUnit", "pack_units", "packed_room", "unpack_units"]
+__all__ = ["DamagedUnit", "ZeroUnits", "pack_units", "packed_room", "unpack_units"]
 
 ZEROES = memoryview(bytes(PAGE_SIZE))
+MOST_ZERO_BYTES = 1024
+"""Length up to which a unit may be one of zeroes: 600 bytes with LZO, 530 with LZ4."""
+MOST_ZERO_FORMS = 8
+"""Forms that are kept: a kernel's codec has one."""
 
 
 class DamagedUnit(ValueError):
@@ -32,8 +36,35 @@ class DamagedUnit(ValueError):
         super().__init__(reason)
 
 
+class ZeroUnits:
+    """Compressed forms of a unit of zeroes, learned from those that were decompressed. Safe for several threads.
+
+    Memory that nothing uses is full of them, and LZO takes as long for one as for any other. The same compressed bytes
+    always decompress to the same unit.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[bytes] = set()
+
+    def has(self, packed: bytes) -> bool:
+        """Return whether these bytes decompress to zeroes, as far as it is known."""
+        return packed in self._known
+
+    def learn(self, packed: bytes, unit: Bytes) -> None:
+        """Keep the compressed form of a unit that has just been decompressed, if that is one of zeroes."""
+        if len(self._known) < MOST_ZERO_FORMS and not unit.any():
+            self._known.add(packed)
+
+
 def unpack_units(
-    codec: Codec, stored: Bytes, at: Sequence[int], lengths: Sequence[int], out: Bytes, unit_bytes: int, crc: int = 0
+    codec: Codec,
+    stored: Bytes,
+    at: Sequence[int],
+    lengths: Sequence[int],
+    out: Bytes,
+    unit_bytes: int,
+    crc: int = 0,
+    zeroes: ZeroUnits | None = None,
 ) -> int:
     """Decompress units that follow each other, and return the (zlib) CRC of their bytes, appended to `crc`.
 
@@ -45,6 +76,7 @@ def unpack_units(
         out: array for the decompressed bytes, shape (k,), contiguous; the last unit may be short.
         unit_bytes: decompressed length of each but the last one.
         crc: CRC of what comes before them.
+        zeroes: forms of units of zeroes, which are not decompressed again; they are those of one codec and unit size.
 
     Raises:
         DamagedUnit: a unit does not decompress to its length.
@@ -55,19 +87,47 @@ def unpack_units(
         raise ValueError(f"units outside of their {len(stored)} bytes")
     if not (len(at) - 1) * unit_bytes < len(out) <= len(at) * unit_bytes:
         raise ValueError(f"{len(at)} units of {unit_bytes} bytes for {len(out)} bytes")
+    if zeroes is not None and lengths and min(lengths) <= MOST_ZERO_BYTES:
+        _unpack_some_zero(codec, stored, at, lengths, out, unit_bytes, zeroes)
+        return crc32(out, crc)
     if codec.system is not None:
         source, target = stored.ctypes.data, out.ctypes.data
         good = codec.system.decompress_units(source, at, lengths, target, len(out), unit_bytes)
     else:
         good = 0
     for position in range(good, len(at)):
-        try:
-            codec.decompress_into(
-                stored[at[position] : ends[position]], out[position * unit_bytes : (position + 1) * unit_bytes]
-            )
-        except ValueError as error:
-            raise DamagedUnit(position, str(error)) from error
+        _unpack(codec, stored[at[position] : ends[position]], out, unit_bytes, position)
     return crc32(out, crc)
+
+
+def _unpack(codec: Codec, packed: Bytes, out: Bytes, unit_bytes: int, position: int) -> Bytes:
+    """Decompress one unit to its place, which is returned. Raises DamagedUnit."""
+    unit = out[position * unit_bytes : (position + 1) * unit_bytes]
+    try:
+        codec.decompress_into(packed, unit)
+    except ValueError as error:
+        raise DamagedUnit(position, str(error)) from error
+    return unit
+
+
+def _unpack_some_zero(
+    codec: Codec,
+    stored: Bytes,
+    at: Sequence[int],
+    lengths: Sequence[int],
+    out: Bytes,
+    unit_bytes: int,
+    zeroes: ZeroUnits,
+) -> None:
+    """Decompress units of which some may be zeroes. Raises DamagedUnit."""
+    for position, (begin, length) in enumerate(zip(at, lengths, strict=True)):
+        packed = stored[begin : begin + length]
+        if length > MOST_ZERO_BYTES or (position + 1) * unit_bytes > len(out):
+            _unpack(codec, packed, out, unit_bytes, position)
+        elif zeroes.has(form := packed.tobytes()):
+            out[position * unit_bytes : (position + 1) * unit_bytes] = 0
+        else:
+            zeroes.learn(form, _unpack(codec, packed, out, unit_bytes, position))
 
 
 def packed_room(codec: Codec, units: int, unit_bytes: int) -> int:
