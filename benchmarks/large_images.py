@@ -50,8 +50,9 @@ print(f"\\nPEAK {int(peak) // 1024} STATUS {status} SECONDS {time.perf_counter()
 
 def frames_with_gaps(gib: int) -> Pfns:
     """Return frames of a machine: every sixteenth is not saved, but for the first 2 MiB."""
-    pfns = np.arange(gib << 18, dtype=np.int64)
-    return pfns[(pfns < 512) | (pfns % (RUN + 1) != RUN)]
+    pfns: Pfns = np.arange(gib << 18, dtype=np.int64)
+    saved: Pfns = pfns[(pfns < 512) | (pfns % (RUN + 1) != RUN)]
+    return saved
 
 
 def tables_of(gib: int) -> dict[int, Bytes]:

@@ -567,7 +567,7 @@ class ContentOptions:
         """Tell whether zero pages are left out: as given, as in the existing image, or not."""
         if self.zero_pages is not None:
             return self.zero_pages is YesNo.YES
-        return bool(existing and existing.zero.any())
+        return bool(existing and existing.zero_frames.total_pages)
 
 
 def report_option(what: str) -> Any:

@@ -97,7 +97,7 @@ def rewrite(
         area = image_area_document(opened, compared=True)
         writes = [*texts, *((paddr, _contents(opened, paddr, path)) for paddr, path in files)]
         compressor = content.compressor_for(opened)
-        with page_progress(f"writing {out or image}", len(opened.pfns), output.quiet) as advance:
+        with page_progress(f"writing {out or image}", opened.frames.total_pages, output.quiet) as advance:
             written = rewrite_image(
                 opened,
                 out,

@@ -297,7 +297,7 @@ def _fate_layers(
         yield named.without(held), Fate.LEFT_OUT
         yield _may_be_listed(uncertain, named, direct_map), Fate.UNCERTAIN
         listed = held
-        zeroes = union([zeroes, FrameRanges.of_pfns(image.pfns[image.zero])])
+        zeroes = union([zeroes, image.zero_frames])
     else:
         yield named.without(held), Fate.MISSING
         yield held, Fate.IN_FILE if listed is None else Fate.LEFT_OUT

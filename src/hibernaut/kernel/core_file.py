@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
-
 from hibernaut.errors import HibernautError
 from hibernaut.kernel.hibernating_cpu import hibernating_cpu_note
 from hibernaut.kernel.own_vmcoreinfo import choose_vmcoreinfo, kernel_by_pointers
@@ -101,7 +99,7 @@ def convert(
     known = _known_vmcoreinfo(source, root) if to in WITH_VMCOREINFO else None
     finder = VmcoreinfoFinder() if to in WITH_VMCOREINFO and known is None else None
     ranges = source.memory.ranges
-    zero_pages = int(np.count_nonzero(source.any_image.zero)) if source.any_image else 0
+    zero_pages = source.any_image.zero_frames.total_pages if source.any_image else 0
     not_fed = zero_pages if source.image else ranges.total_pages - source.memory.stored.total_pages
 
     def vmcoreinfo() -> bytes | None:

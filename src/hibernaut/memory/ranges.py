@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import bisect
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,9 @@ from numpy.typing import ArrayLike
 from hibernaut.memory.page import BoolArray, Pfns
 
 __all__ = ["FrameRanges", "rows_among"]
+
+LISTED_RANGES = 1 << 16
+"""Number of ranges up to which their bounds are lists, which are faster and take five times the memory of arrays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,16 @@ class FrameRanges:
         """One past the last frame; 0 if there is none."""
         return int(self.starts[-1] + self.nr_pages[-1]) if len(self.starts) else 0
 
+    @classmethod
+    def joined(cls, parts: Sequence[FrameRanges]) -> FrameRanges:
+        """Return the ranges of parts that ascend: each begins behind the end of the one before it."""
+        starts = np.concatenate([np.empty(0, dtype=np.int64), *(part.starts for part in parts)])
+        nr_pages = np.concatenate([np.empty(0, dtype=np.int64), *(part.nr_pages for part in parts)])
+        if len(starts) < 2:
+            return cls(starts, nr_pages)
+        first = np.flatnonzero(np.concatenate(([True], starts[1:] != (starts + nr_pages)[:-1])))
+        return cls(starts[first], np.add.reduceat(nr_pages, first))
+
     @cached_property
     def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """First frame and one past the last of each range: equal for equal sets of frames, and hashable."""
@@ -72,9 +86,12 @@ class FrameRanges:
         return tuple(starts), tuple(ends)
 
     @cached_property
-    def _bounds(self) -> tuple[list[int], list[int]]:
-        """First frame and one past the last of each range, as lists: for single frames these are faster than arrays."""
-        return self.starts.tolist(), (self.starts + self.nr_pages).tolist()
+    def _bounds(self) -> tuple[Sequence[int], Sequence[int]]:
+        """First frame and one past the last of each range, for single frames: faster than arrays of NumPy."""
+        ends = self.starts + self.nr_pages
+        if len(self) > LISTED_RANGES:
+            return array("q", self.starts.tobytes()), array("q", ends.tobytes())
+        return self.starts.tolist(), ends.tolist()
 
     @cached_property
     def _before(self) -> Pfns:
@@ -95,6 +112,12 @@ class FrameRanges:
         starts = self._bounds[0]
         row = bisect.bisect_right(starts, pfn)
         return starts[row] if row < len(starts) else None
+
+    def row(self, pfn: int) -> int:
+        """Return the position of a frame in the concatenation of all ranges; -1 if it does not exist."""
+        starts, ends = self._bounds
+        number = bisect.bisect_right(starts, pfn) - 1
+        return int(self._before[number]) + pfn - starts[number] if number >= 0 and pfn < ends[number] else -1
 
     def rows(self, pfns: ArrayLike) -> Pfns:
         """Return the position of each frame in the concatenation of all ranges; -1 where the frame does not exist."""
@@ -159,15 +182,20 @@ class FrameRanges:
 
     def chunks(self, nr_pages: int) -> Iterator[Pfns]:
         """Yield all page frame numbers, ascending, at most `nr_pages` at a time: int64, shape (n,)."""
-        before = self._before
         for first in range(0, self.total_pages, nr_pages):
-            last = min(first + nr_pages, self.total_pages)
-            low = int(np.searchsorted(before, first, side="right")) - 1
-            high = int(np.searchsorted(before, last, side="left"))
-            starts = np.maximum(before[low:high], first)
-            ends = np.minimum(before[low:high] + self.nr_pages[low:high], last)
-            offset = self.starts[low:high] - before[low:high]
-            yield FrameRanges(starts + offset, ends - starts).pfns()
+            yield self.part(first, min(first + nr_pages, self.total_pages))
+
+    def part(self, first: int, last: int) -> Pfns:
+        """Return page frame numbers `first` to `last` - 1 of all, ascending: int64, shape (last - first,)."""
+        if first >= last:
+            return np.empty(0, dtype=np.int64)
+        before = self._before
+        low = int(np.searchsorted(before, first, side="right")) - 1
+        high = int(np.searchsorted(before, last, side="left"))
+        starts = np.maximum(before[low:high], first)
+        ends = np.minimum(before[low:high] + self.nr_pages[low:high], last)
+        offset = self.starts[low:high] - before[low:high]
+        return FrameRanges(starts + offset, ends - starts).pfns()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self.starts.tolist(), self.nr_pages.tolist(), strict=True)

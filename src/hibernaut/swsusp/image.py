@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,8 +38,10 @@ __all__ = ["Image", "ImageMemory", "Progress", "assemble", "data_compressor", "o
 Progress = Callable[[int], None]
 """Called with the number of pages done since the last call; from any thread, but never from two at once."""
 
-LIST_UNITS = 128
-"""Units of the list of frames that are unpacked at a time (16 MiB where a page has 4096 bytes)."""
+LIST_UNITS = 32
+"""Units of the list of frames that are unpacked at a time (4 MiB where a page has 4096 bytes)."""
+CHUNK_FRAMES = 1 << 18
+"""Frames whose numbers are made at a time where those of all would take much memory."""
 CACHED_PAGES = 40960
 """Page frames of decompressed units that random access keeps (160 MiB)."""
 
@@ -54,9 +57,8 @@ class Image(Closing):
         info: info page.
         compressor: compressor of the data: lzo, lz4 or none.
         stream: meta and data pages.
-        pfns: all page frames of 4096 bytes listed, ascending, int64, shape (n,): of a machine with larger pages, all
-            those of each page.
-        zero: which of them are of zero pages without a data page, shape (n,).
+        frames: all page frames of 4096 bytes listed: of a machine with larger pages, all those of each page.
+        zero_frames: those of zero pages without a data page.
     """
 
     area: SwapArea
@@ -65,8 +67,21 @@ class Image(Closing):
     info: ImageInfo
     compressor: CompressorName
     stream: UnitStream
-    pfns: Pfns
-    zero: BoolArray
+    frames: FrameRanges
+    zero_frames: FrameRanges
+
+    @property
+    def pfns(self) -> Pfns:
+        """All page frames listed, ascending, int64, shape (n,); made anew at each access."""
+        return self.frames.pfns()
+
+    @property
+    def zero(self) -> BoolArray:
+        """Which of them are of zero pages without a data page, shape (n,); made anew at each access."""
+        mask = np.zeros(self.frames.total_pages, dtype=np.bool_)
+        for some in self.zero_frames.chunks(CHUNK_FRAMES):
+            mask[self.frames.rows(some)] = True
+        return mask
 
     @property
     def name(self) -> str:
@@ -76,12 +91,12 @@ class Image(Closing):
     @property
     def saved_pages(self) -> int:
         """Number of pages listed, in pages of the machine."""
-        return len(self.pfns) // self.area.frames_per_page
+        return self.frames.total_pages // self.area.frames_per_page
 
     @property
     def zero_pages(self) -> int:
         """Number of pages listed that have no data page, in pages of the machine."""
-        return int(np.count_nonzero(self.zero)) // self.area.frames_per_page
+        return self.zero_frames.total_pages // self.area.frames_per_page
 
     def _repr_html_(self) -> str:
         rows = [
@@ -111,10 +126,15 @@ class Image(Closing):
         """The blocks of the image."""
         return ImageBlocks(self.swap_map.entries, self.swap_map.map_blocks, np.empty(0, dtype=np.int64))
 
+    @cached_property
+    def stored_frames(self) -> FrameRanges:
+        """The frames that have a data page."""
+        return self.frames.without(self.zero_frames)
+
     @property
     def stored_pfns(self) -> Pfns:
-        """The frames that have a data page, in stream order."""
-        return self.pfns[~self.zero]
+        """The frames that have a data page, in stream order, shape (n,); made anew at each access."""
+        return self.stored_frames.pfns()
 
     def chunks(self, progress: Progress | None = None) -> Iterator[tuple[Pfns, Bytes]]:
         """Yield all stored pages in order, without zero pages: (frames, bytes of shape (n, 4096)).
@@ -122,7 +142,7 @@ class Image(Closing):
         Raises:
             CorruptImage: the data is damaged; or, after the last chunk, its CRC differs from the header's.
         """
-        stored = self.stored_pfns
+        stored = self.stored_frames
         meta = self.meta_rows
         crc = Crc()
         for batch in self.stream.batches():
@@ -131,7 +151,7 @@ class Image(Closing):
             first = batch.first_row + skip - meta
             pages = batch.pages[skip:]
             if len(pages):
-                yield stored[first : first + len(pages)], pages
+                yield stored.part(first, first + len(pages)), pages
             if progress:
                 progress(len(batch.pages))
         self._refuse_wrong_crc(crc.value)
@@ -150,13 +170,13 @@ class Image(Closing):
         Raises:
             CorruptImage: the data is damaged; or, at the end, its CRC differs from the header's.
         """
-        stored, meta = self.stored_pfns, self.meta_rows
+        stored, meta = self.stored_frames, self.meta_rows
 
         def place(first_row: int, pages: Bytes) -> None:
             data = pages[max(0, meta - first_row) :]
             first = max(0, first_row - meta)
             if len(data):
-                sink(stored[first : first + len(data)], data)
+                sink(stored.part(first, first + len(data)), data)
 
         self._refuse_wrong_crc(self.stream.for_each(place, progress, workers=workers))
 
@@ -276,8 +296,8 @@ def _assembled(
         swap_map = found
         index = index_units(area, swap_map, info.stream_pages, compressor, long_bytes)
         stream = UnitStream(area, swap_map, index, info.stream_pages, compressor, long_bytes)
-    pfns, zero = _read_pfns(area, info, stream, long_bytes)
-    return Image(area, header, swap_map, info, compressor, stream, pfns, zero)
+    frames, zero_frames = _read_pfns(area, info, stream, long_bytes)
+    return Image(area, header, swap_map, info, compressor, stream, frames, zero_frames)
 
 
 def data_compressor(area: SwapArea, header: SwapHeader, swap_map: SwapMap | UserlandMap) -> CompressorName:
@@ -314,15 +334,17 @@ def read_info(area: SwapArea, swap_map: SwapMap | UserlandMap, compressor: Compr
     return info
 
 
-def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream, long_bytes: int) -> tuple[Pfns, BoolArray]:
+def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream, long_bytes: int) -> tuple[FrameRanges, FrameRanges]:
     each = area.frames_per_page
     rows = info.meta_pages * each
     units = stream.units_of(rows)
-    parts: list[tuple[Pfns, BoolArray]] = []
+    listed: list[FrameRanges] = []
+    empty: list[FrameRanges] = []
+    stored = 0
     before = -1
     for unit in range(0, units, LIST_UNITS):  # in pieces: what follows the end of a damaged list is never unpacked
         batch = stream.decode(unit, min(unit + LIST_UNITS, units))
-        part = unpack_pfns(
+        pages, zero = unpack_pfns(
             batch.pages[: rows - batch.first_row],
             area.file.name,
             page_size=area.page_size,
@@ -331,18 +353,17 @@ def _read_pfns(area: SwapArea, info: ImageInfo, stream: UnitStream, long_bytes: 
             meta_pages=info.meta_pages,
             before=before,
         )
-        before = int(part[0][-1]) if len(part[0]) else before
-        parts.append(part)
-    pages = np.concatenate([some for some, _ in parts]) if parts else np.empty(0, dtype=np.int64)
-    zero = np.concatenate([some for _, some in parts]) if parts else np.empty(0, dtype=np.bool_)
-    stored = len(pages) - int(zero.sum())
+        before = int(pages[-1]) if len(pages) else before
+        stored += len(pages) - int(np.count_nonzero(zero))
+        listed.append(FrameRanges.of_pfns(pages))
+        empty.append(FrameRanges.of_pfns(pages[zero]))
     if stored != info.image_pages:
         raise CorruptImage(
             f"the list names {stored} frames with a data page",
             source=area.file.name,
             expected=f"image_pages, {info.image_pages}",
         )
-    return frames_of_pages(pages, each), np.repeat(zero, each)
+    return frames_of_pages(FrameRanges.joined(listed), each), frames_of_pages(FrameRanges.joined(empty), each)
 
 
 class ImageMemory(PhysicalMemory):
@@ -353,10 +374,9 @@ class ImageMemory(PhysicalMemory):
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        self._ranges = FrameRanges.of_pfns(image.pfns)
-        # Row in the stream of each listed frame; for a zero page, the row of the next stored one (not used).
-        self._rows = image.meta_rows + np.cumsum(~image.zero) - ~image.zero
-        self._has_zero = bool(image.zero.any())
+        self._ranges = image.frames
+        self._stored = image.stored_frames
+        self._meta_rows = image.meta_rows
         self._unit = RecentParts(self._unpacked, max(1, CACHED_PAGES // image.stream.unit_rows))
 
     @property
@@ -369,14 +389,13 @@ class ImageMemory(PhysicalMemory):
         length = min(nr_pages, self._ranges.end_of(pfn) - pfn, self.image.stream.unit_rows)
         if length <= 0:
             return np.empty((0, PAGE_SIZE), dtype=np.uint8)
-        first = int(self.image.pfns.searchsorted(pfn))
-        if self._has_zero:
-            alike = self.image.zero[first : first + length] == self.image.zero[first]
-            length = length if alike.all() else int(np.argmin(alike))
-            if self.image.zero[first]:
-                return np.zeros((length, PAGE_SIZE), dtype=np.uint8)
-        unit, within = self.image.stream.place_of(int(self._rows[first]))
-        return self._unit(unit)[within : within + length]
+        stored = self._stored.end_of(pfn)
+        if not stored:
+            following = self._stored.start_after(pfn)
+            length = length if following is None else min(length, following - pfn)
+            return np.zeros((length, PAGE_SIZE), dtype=np.uint8)
+        unit, within = self.image.stream.place_of(self._meta_rows + self._stored.row(pfn))
+        return self._unit(unit)[within : within + min(length, stored - pfn)]
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`; each unit is decompressed once, many at a time on all cores."""
@@ -384,12 +403,12 @@ class ImageMemory(PhysicalMemory):
         if len(frames) <= 2 * self.image.stream.unit_rows and (frames[1:] - frames[:-1] == 1).all():
             return super().gather(frames, out)  # a run in at most a few units: less work than sorting them
         pages = np.empty((len(frames), PAGE_SIZE), dtype=np.uint8) if out is None else out
-        listed = self._ranges.rows(frames)
-        present = listed >= 0
-        stored = present & ~self.image.zero[np.maximum(listed, 0)] if len(self.image.pfns) else present
+        rows = self._stored.rows(frames)
+        stored = rows >= 0
+        present = stored | self._ranges.contains(frames)
         pages[~stored] = 0
         which = np.flatnonzero(stored)
-        units, within = self.image.stream.place_of(self._rows[listed[which]])
+        units, within = self.image.stream.place_of(self._meta_rows + rows[which])
         order = np.argsort(units, kind="stable")
         distinct, begins = np.unique(units[order], return_index=True)
         ends = np.append(begins[1:], len(order))
@@ -411,20 +430,20 @@ class ImageMemory(PhysicalMemory):
         """See `PhysicalMemory.blocks`; decompressed in one pass, CRC checked at its end."""
         done = 0
         for stored, data in self.image.chunks():
-            last = int(np.searchsorted(self.image.pfns, stored[-1])) + 1
+            last = self._ranges.row(int(stored[-1])) + 1
             yield from self._runs(done, last, data, nr_pages)
             done = last
-        yield from self._runs(done, len(self.image.pfns), np.empty((0, PAGE_SIZE), dtype=np.uint8), nr_pages)
+        yield from self._runs(done, self._ranges.total_pages, np.empty((0, PAGE_SIZE), dtype=np.uint8), nr_pages)
 
     def _runs(self, first: int, last: int, stored: Bytes, most: int) -> Iterator[tuple[int, Bytes]]:
         """Yield listed frames `first` to `last` - 1 in contiguous runs; `stored` has those that are not zero pages."""
-        zero = self.image.zero[first:last]
+        pfns = self._ranges.part(first, last)
         data = stored
-        if zero.any():
+        if len(pfns) > len(stored):
             data = np.zeros((last - first, PAGE_SIZE), dtype=np.uint8)
-            data[~zero] = stored
+            data[self._stored.contains(pfns)] = stored
         at = 0
-        for start, length in FrameRanges.of_pfns(self.image.pfns[first:last]):
+        for start, length in FrameRanges.of_pfns(pfns):
             for piece in range(0, length, most):
                 count = min(most, length - piece)
                 yield start + piece, data[at : at + count]

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hibernaut.errors import CorruptImage
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.swsusp.declarations import END_OF_PFNS, MAX_PFN, PFNS_PER_META_PAGE, ZERO_PAGE_FLAG
 
 __all__ = ["begins_a_list", "frames_of_pages", "pack_pfns", "unpack_pfns"]
@@ -113,8 +114,8 @@ def unpack_pfns(
     return pfns, zero
 
 
-def frames_of_pages(pages: Pfns, frames_per_page: int) -> Pfns:
-    """Return the page frames of 4096 bytes that pages of a machine consist of, shape (n * frames_per_page,)."""
+def frames_of_pages(pages: FrameRanges, frames_per_page: int) -> FrameRanges:
+    """Return the page frames of 4096 bytes that pages of a machine consist of."""
     if frames_per_page == 1:
         return pages
-    return (pages[:, np.newaxis] * frames_per_page + np.arange(frames_per_page, dtype=np.int64)).reshape(-1)
+    return FrameRanges(pages.starts * frames_per_page, pages.nr_pages * frames_per_page)

@@ -84,7 +84,7 @@ def rewrite_image(
         refuse_unlisted(image, paddr, len(data))
     pfns, info, area = image.pfns, image.info, ExistingArea(image)
     packed = compressor or image.compressor
-    elide = bool(image.zero.any()) if zero_pages is None else zero_pages
+    elide = bool(image.zero_frames.total_pages) if zero_pages is None else zero_pages
     if out is not None:
         memory = _memory(image, writes)
         return write_image(out, memory, pfns, info, area, compressor=packed, zero_pages=elide, progress=progress)
@@ -106,10 +106,7 @@ def refuse_unlisted(image: Image, paddr: int, size_bytes: int) -> None:
     """
     pfn, end = paddr >> PAGE_SHIFT, -(-(paddr + size_bytes) >> PAGE_SHIFT)
     while pfn < end:
-        row = int(np.searchsorted(image.pfns, pfn))
-        listed = image.pfns[row : row + end - pfn]
-        broken = np.flatnonzero(listed - pfn != np.arange(len(listed)))
-        pfn += int(broken[0]) if len(broken) else len(listed)
+        pfn = min(image.frames.end_of(pfn) or pfn, end)
         if pfn < end:
             raise FormatError(
                 f"cannot write at {paddr:#x}: frame {pfn:#x} is not in the image",

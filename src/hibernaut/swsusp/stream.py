@@ -26,7 +26,7 @@ from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.crc32 import crc32, crc32_combine
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
-from hibernaut.swsusp.swapmap import SwapMap
+from hibernaut.swsusp.swapmap import SEARCHED_ENTRIES, SwapMap
 from hibernaut.swsusp.units import DamagedUnit, ZeroUnits, unpack_units
 
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]
@@ -35,8 +35,6 @@ BATCH_UNITS = 32
 """Units of 32 pages in one task: 4 MiB of pages."""
 PIECE_ROWS = 256
 """Rows that are read and decompressed at a time: 1 MiB."""
-SEARCHED_ENTRIES = 1 << 20
-"""Entries of the swap map that are compared with their predecessors at a time."""
 
 
 class Crc:
@@ -98,7 +96,7 @@ def index_units(
     begins: list[int] = []
     lengths: list[int] = []
     # One small read a unit, each after the previous one: plain Python numbers and few calls keep it fast.
-    entries, pread, base = array("q", swap_map.entries.tobytes()), area.file.pread, area.base_bytes
+    entries, pread, base = swap_map.entries.data, area.file.pread, area.base_bytes
     page_size, most = area.page_size, max_compressed_bytes(UNIT_PAGES * area.page_size)
     number = int.from_bytes
     entry = 1

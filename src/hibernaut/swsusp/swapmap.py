@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,12 @@ from hibernaut.errors import CorruptImage
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.declarations import MAP_ENTRIES
 
-__all__ = ["SwapMap", "read_swap_map"]
+__all__ = ["SEARCHED_ENTRIES", "SwapMap", "read_swap_map"]
+
+SEARCHED_ENTRIES = 1 << 20
+"""Entries that are looked at at a time."""
+MARKED_BLOCKS = 1 << 26
+"""Most blocks of an area (256 GiB) of which one byte each is kept to find those that are used twice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +57,7 @@ def read_swap_map(area: SwapArea, first: int) -> SwapMap:
     """
     chain: list[int] = []
     seen: set[int] = set()
-    parts: list[NDArray[np.uint64]] = []
+    raw = np.empty(MAP_ENTRIES, dtype=np.uint64)
     per_page, entry_bytes = area.map_entries, area.sector_bytes
     block, named_at = first, area.image_at
     while block or not chain:
@@ -71,11 +77,13 @@ def read_swap_map(area: SwapArea, first: int) -> SwapMap:
         page = np.frombuffer(area.read_block(block, f"map page {len(chain)}"), dtype=f"<u{entry_bytes}")
         seen.add(block)
         chain.append(block)
-        parts.append(page[:per_page].astype(np.uint64))
+        at = (len(chain) - 1) * per_page
+        if at + per_page > len(raw):
+            raw.resize(2 * (at + per_page), refcheck=False)  # in place: a second array would double the memory
+        raw[at : at + per_page] = page[:per_page]
         block, named_at = int(page[per_page]), area.offset_of(block) + entry_bytes * per_page
-    raw = np.concatenate(parts)
-    used = int(np.flatnonzero(raw)[-1]) + 1 if raw.any() else 0
-    entries = _checked(area, chain, raw[:used])
+    raw.resize(_used(raw[: len(chain) * per_page], per_page), refcheck=False)
+    entries = _checked(area, chain, raw)
     swap_map = SwapMap(np.array(chain, dtype=np.int64), entries, per_page, entry_bytes)
     _refuse_doubles(area, swap_map)
     return swap_map
@@ -84,9 +92,10 @@ def read_swap_map(area: SwapArea, first: int) -> SwapMap:
 def _checked(area: SwapArea, chain: list[int], raw: NDArray[np.uint64]) -> NDArray[np.int64]:
     if not len(raw):
         raise CorruptImage("swap map has no entries", source=area.file.name, offset=area.offset_of(chain[0]))
-    bad = np.flatnonzero((raw == 0) | (raw >= area.blocks) | (raw == area.header_block))
-    if len(bad):
-        entry = int(bad[0])
+    # In pieces, and the same array in the end: there may be as many entries as the machine has pages.
+    bad = _first_where(raw, lambda some: (some == 0) | (some >= area.blocks) | (some == area.header_block))
+    if bad is not None:
+        entry = bad
         page, index = divmod(entry, area.map_entries)
         found = int(raw[entry])
         raise CorruptImage(
@@ -95,10 +104,32 @@ def _checked(area: SwapArea, chain: list[int], raw: NDArray[np.uint64]) -> NDArr
             offset=area.offset_of(chain[page]) + area.sector_bytes * index,
             expected=f"a block of the swap area other than its header, below {area.blocks}",
         )
-    return raw.astype(np.int64)
+    return raw.view(np.int64)
+
+
+def _used(raw: NDArray[np.uint64], per_page: int) -> int:
+    """Return the number of entries up to the last one that is not zero."""
+    for end in range(len(raw), 0, -per_page):
+        some = np.flatnonzero(raw[end - per_page : end])
+        if len(some):
+            return end - per_page + int(some[-1]) + 1
+    return 0
+
+
+def _first_where(
+    values: NDArray[np.uint64], condition: Callable[[NDArray[np.uint64]], NDArray[np.bool_]]
+) -> int | None:
+    """Return the first position where a condition holds; None if it holds nowhere."""
+    for first in range(0, len(values), SEARCHED_ENTRIES):
+        found = np.flatnonzero(condition(values[first : first + SEARCHED_ENTRIES]))
+        if len(found):
+            return first + int(found[0])
+    return None
 
 
 def _refuse_doubles(area: SwapArea, swap_map: SwapMap) -> None:
+    if _all_differ(area, swap_map):
+        return
     blocks = swap_map.blocks
     double = np.flatnonzero(blocks[1:] == blocks[:-1])
     if not len(double):
@@ -111,3 +142,14 @@ def _refuse_doubles(area: SwapArea, swap_map: SwapMap) -> None:
         source=area.file.name,
         offset=area.offset_of(page) + index,
     )
+
+
+def _all_differ(area: SwapArea, swap_map: SwapMap) -> bool:
+    """Return whether no block is used twice, if that can be said without sorting all of them; else False."""
+    if area.blocks > MARKED_BLOCKS:
+        return False
+    used = np.zeros(area.blocks, dtype=np.bool_)
+    used[swap_map.map_blocks] = True
+    for first in range(0, len(swap_map.entries), SEARCHED_ENTRIES):
+        used[swap_map.entries[first : first + SEARCHED_ENTRIES]] = True
+    return int(np.count_nonzero(used)) == len(swap_map.map_blocks) + len(swap_map.entries)

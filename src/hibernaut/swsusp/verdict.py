@@ -262,7 +262,7 @@ class _Judge:
         image = self.found.image
         if image is None:
             return Check(name, Answer.UNKNOWN, where, remark="the list of frames cannot be read")
-        zero = int(image.zero.sum())
+        zero = image.zero_frames.total_pages
         if zero and not self.rules.zero_pages:
             return Check(
                 name,

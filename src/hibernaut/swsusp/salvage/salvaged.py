@@ -97,6 +97,11 @@ class SalvagedImage(Closing):
     problems: tuple[Problem, ...]
 
     @property
+    def zero_frames(self) -> FrameRanges:
+        """The frames of zero pages without data."""
+        return FrameRanges.of_pfns(self.pfns[self.zero])
+
+    @property
     def name(self) -> str:
         """Name of the file in messages."""
         return self.area.file.name
