@@ -124,6 +124,7 @@ def open_memory(
     partition: int | None = None,
     base: int | None = None,
     gaps: Sequence[MemoryGap] | None = None,
+    index: str | os.PathLike[str] | None = None,
 ) -> Source:
     """Open a RAM dump (ELF core, LiME, AVML, kdump-compressed, raw) or a hibernation image, compressed or not.
 
@@ -138,38 +139,49 @@ def open_memory(
             the file is read as a hibernation image, without detection.
         gaps: gaps that a file of raw memory leaves out; an empty sequence states that it leaves out none. None if it is
             not known: whatever reads page tables then looks for contradictions (see `linux.gaps`).
+        index: file with the places of an image's units and frames, made if it does not exist; see `open_image`.
 
     Returns:
         The source, which owns the open file.
 
     Raises:
         FormatError: every reader refuses the file (the message has the reason of each), or one accepts it and the file
-            is damaged; or there are gaps, and the file is not raw memory or cannot leave them out.
+            is damaged; or there are gaps, and the file is not raw memory or cannot leave them out; or there is an
+            index, and it is not that of the image, or there is no image.
         OSError: the file cannot be read.
     """
     if isinstance(path, Volume) and not isinstance(path, PlainFile):
-        return _open(path, offset, partition, base, gaps)
+        return _open(path, offset, partition, base, gaps, index)
     plain = path if isinstance(path, PlainFile) else open_plain(path)
     try:
-        return _open(plain, offset, partition, base, gaps)
+        return _open(plain, offset, partition, base, gaps, index)
     except BaseException:
         plain.close()
         raise
 
 
 def _open(
-    volume: Volume, offset: int, partition: int | None, base: int | None, gaps: Sequence[MemoryGap] | None
+    volume: Volume,
+    offset: int,
+    partition: int | None,
+    base: int | None,
+    gaps: Sequence[MemoryGap] | None,
+    index: str | os.PathLike[str] | None,
 ) -> Source:
     if offset or partition is not None or base is not None:
-        found = _open_image(volume, offset, partition, base)
+        found = _open_image(volume, offset, partition, base, index)
     else:
-        found = _detect(volume, gaps)
+        found = _detect(volume, gaps, index)
+    if index is not None and found.image is None:
+        raise FormatError(
+            f"{found.kind} has no index, which is for hibernation images", source=found.name, advice="leave out --index"
+        )
     if gaps is not None and not isinstance(found.memory, RawMemory):
         raise FormatError(f"{found.kind} says where its pages belong", source=found.name, advice="leave out --gap")
     return found
 
 
-def _detect(plain: Volume, gaps: Sequence[MemoryGap] | None) -> Source:
+def _detect(plain: Volume, gaps: Sequence[MemoryGap] | None, index: str | os.PathLike[str] | None) -> Source:
     from hibernaut.swsusp import looks_like_swap
 
     refusals: list[Refusal] = []
@@ -179,7 +191,7 @@ def _detect(plain: Volume, gaps: Sequence[MemoryGap] | None) -> Source:
             return _source(plain, answer)
         refusals.append(answer)
     if looks_like_swap(plain):
-        return _open_image(plain, 0, None, None)
+        return _open_image(plain, 0, None, None, index)
     refusals.append(Refusal("hibernation image", "no swap signature"))
     last = open_raw(plain, gaps or ())
     if isinstance(last, Dump):
@@ -208,10 +220,16 @@ def _source(plain: Volume, dump: Dump) -> Source:
     )
 
 
-def _open_image(plain: Volume, offset: int, partition: int | None, base: int | None) -> Source:
+def _open_image(
+    plain: Volume,
+    offset: int,
+    partition: int | None,
+    base: int | None,
+    index: str | os.PathLike[str] | None,
+) -> Source:
     from hibernaut.swsusp import open_image
 
-    return source_of_image(open_image(plain, offset=offset, partition=partition, base=base), offset)
+    return source_of_image(open_image(plain, offset=offset, partition=partition, base=base, index=index), offset)
 
 
 def source_of_image(image: Image, offset: int = 0) -> Source:

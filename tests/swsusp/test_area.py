@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.volumes.disks import SECTOR, mbr_entry, write_table
 PAGES: dict[int, bytes | None] = {pfn: bytes([pfn]) * 4096 for pfn in range(1, 60)}
 
 
-def check(path: Path, **where: int) -> None:
+def check(path: Path, **where: Any) -> None:
     """The image there holds what was put in."""
     image = open_image(path, **where)
     assert image.pfns.tolist() == sorted(PAGES)
@@ -51,7 +52,7 @@ def test_swap_file_blocks_count_from_the_device(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "where", [{"offset": 10**6}, {"base": 10**9}, {"partition": 1}, {"partition": 1, "base": 0}], ids=str
 )
-def test_places_outside_the_file_are_refused(tmp_path: Path, where: dict[str, int]) -> None:
+def test_places_outside_the_file_are_refused(tmp_path: Path, where: dict[str, Any]) -> None:
     """A header or device beyond the end, a partition without a table."""
     path = tmp_path / "area"
     path.write_bytes(naive.build(PAGES, naive.Layout()))

@@ -70,7 +70,7 @@ class Salvage:
         image: the image before the damage.
     """
 
-    def __init__(self, folder: Path, content: bytes, **where: int) -> None:
+    def __init__(self, folder: Path, content: bytes, **where: Any) -> None:
         self._folder = folder
         self._content = content
         self._where = where

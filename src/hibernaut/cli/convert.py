@@ -63,6 +63,8 @@ def convert_(
 ) -> None:
     """Convert a dump or an image: all its page frames, each at its place in the machine's memory."""
     refuse_same_file(out, source)
+    if options.index is not None and out.absolute() == options.index.absolute():
+        raise typer.BadParameter("OUT and --index name the same file; expected two", param_hint="--index")
     if compressor is not None and to is not Format.KDUMP:
         raise typer.BadParameter(f"--to {to.value} has no compressed pages", param_hint="--compressor")
     packed: KdumpCompressor = compressor.value if compressor else "zlib"

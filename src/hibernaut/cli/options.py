@@ -368,12 +368,24 @@ class MemoryOptions(AreaOptions):
         ),
     ] = None
     gap: Annotated[list[str] | None, gap_option()] = None
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            "--index",
+            metavar="FILE",
+            rich_help_panel=IMAGE_SECTION,
+            help="File that says where the units and frames of a large image are, so that it opens at once; made if it "
+            "does not exist. Default: none.",
+        ),
+    ] = None
 
     def open_memory(self, path: Path, quiet: bool) -> Source:
         """Open memory, which an image there may hold, and print the remarks on it. Raises FormatError, OSError."""
         gaps = gaps_of(self.gap)
         volume, offset = self.place(path)
-        source = open_memory(volume, offset=offset, partition=self.partition, base=self.base, gaps=gaps)
+        source = open_memory(
+            volume, offset=offset, partition=self.partition, base=self.base, gaps=gaps, index=self.index
+        )
         for remark in source.remarks:
             say(f"{source.name}: {remark}", quiet)
         return source

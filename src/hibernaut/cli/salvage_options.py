@@ -111,6 +111,8 @@ class SalvageOptions:
             return area.open_memory(path, quiet)
         if area.gap:
             raise typer.BadParameter("--gap is for raw memory: it excludes --consumed, --salvage and --map-block")
+        if area.index is not None:
+            raise typer.BadParameter("--index is for whole images: it excludes --consumed, --salvage and --map-block")
         with page_progress(f"reading {path}", None, quiet) as advance:
             source = source_of_salvaged(self.open(area, path, advance))
         for remark in source.remarks:
@@ -120,9 +122,9 @@ class SalvageOptions:
     def open_other(self, area: MemoryOptions, path: Path, quiet: bool) -> Source:
         """Open a second source: as `open_memory` does if it is an image of a kind that is asked for, else whole.
 
-        A dump is one that is whole. --map-block is a place in the first source alone.
+        A dump is one that is whole. --map-block is a place in the first source alone, and --index is of that alone.
         """
-        given = replace(self, map_block=None)
+        given, area = replace(self, map_block=None), replace(area, index=None)
         if not given.wanted:
             return area.open_memory(path, quiet)
         volume, offset = area.place(path)

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.errors import CorruptImage
+from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
@@ -24,6 +24,7 @@ from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import UNIT_PAGES
 from hibernaut.swsusp.header import SwapHeader, read_header
 from hibernaut.swsusp.image_parts import ImageBlocks, ReadUnits
+from hibernaut.swsusp.index_file import ImageIndex, key_of, read_index, write_index
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.pfns import begins_a_list, frames_of_pages, unpack_pfns
 from hibernaut.swsusp.stream import Crc, UnitStream, index_units
@@ -227,6 +228,7 @@ def open_image(
     offset: int = 0,
     partition: int | None = None,
     base: int | None = None,
+    index: str | os.PathLike[str] | None = None,
 ) -> Image:
     """Open a hibernation image that Linux wrote (or this library).
 
@@ -236,9 +238,11 @@ def open_image(
         offset: block of the swap header on its device (`resume_offset` of a swap file), in pages.
         partition: number in the file's MBR or GPT.
         base: byte at which the device begins in the file.
+        index: file with the places of its units and frames, see `index_file`; made if it does not exist.
 
     Raises:
-        FormatError: the file has no image.
+        FormatError: the file has no image; or the index is damaged, belongs to another image, or the image is of
+            suspend-utils.
         CorruptImage: the image's header, map, info page or list of frames is damaged.
         OSError: the file cannot be read.
     """
@@ -248,10 +252,41 @@ def open_image(
         header = read_header(area)
         swap_map = read_map(area, header)
         compressor = data_compressor(area, header, swap_map)
-        return assemble(area, header, swap_map, read_info(area, swap_map, compressor), compressor)
+        info = read_info(area, swap_map, compressor)
+        if index is not None:
+            return _indexed(area, header, swap_map, info, compressor, index)
+        return assemble(area, header, swap_map, info, compressor)
     except BaseException:
         close_volume(file)
         raise
+
+
+def _indexed(
+    area: SwapArea,
+    header: SwapHeader,
+    swap_map: SwapMap | UserlandMap,
+    info: ImageInfo,
+    compressor: CompressorName,
+    path: str | os.PathLike[str],
+) -> Image:
+    """Return the image with units and frames from an index, which is written if there is none."""
+    if not isinstance(swap_map, SwapMap):
+        raise FormatError(
+            "an image of suspend-utils has no index",
+            source=area.file.name,
+            advice="leave out --index: it is opened fast",
+        )
+    key = key_of(area, header, swap_map, info)
+    found = read_index(path, key, swap_map, info)
+    if found is None:
+        image = assemble(area, header, swap_map, info, compressor)
+        index = ImageIndex(compressor, image.stream.length_bytes, image.stream.index, image.frames, image.zero_frames)
+        write_index(path, key, index)
+        return image
+    if found.compressor != compressor:
+        raise FormatError("the index is of another compressor", source=os.fspath(path), advice="remove it")
+    stream = UnitStream(area, swap_map, found.units, info.stream_pages, compressor, found.length_bytes)
+    return Image(area, header, swap_map, info, compressor, stream, found.frames, found.zero_frames)
 
 
 def read_map(area: SwapArea, header: SwapHeader) -> SwapMap | UserlandMap:
