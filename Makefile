@@ -78,6 +78,7 @@ judge: $(VENV)/ready-dev
 
 bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/images.py
+	$(BIN)/python benchmarks/large_images.py --gib 4 16
 	$(BIN)/python benchmarks/page_tables.py
 	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/explore.py

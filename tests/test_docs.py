@@ -70,7 +70,7 @@ LIBRARY_SHOWN = """\
    "version": "2.10",
    "file": "/usr/lib/x86_64-linux-gnu/liblzo2.so.2"
   }"""
-"""Where and in which version a system has the library differs; shown is that of Debian 12."""
+"""The library of Debian 12, since its version and its place differ between systems."""
 
 
 def run_block(block: str) -> str:

@@ -64,7 +64,7 @@ def test_without_the_systems_library_another_one_is_named(
     assert any(line.startswith(f"{name}: {found.names[0]} ") for line in libraries_text())
 
 
-def test_no_library_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text names the packages to install; a document has none."""
     for maker in ("_liblzo2", "_python_lzo", "_lzallright"):
         monkeypatch.setattr(codecs, maker, absent)
@@ -83,7 +83,7 @@ def broken(real: Codec) -> Callable[[], Codec]:
     return lambda: replace(real, decompress_into=wrong)
 
 
-def test_a_library_that_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_does_not_work_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that loads and returns other bytes is not called a working one."""
     monkeypatch.setattr(codecs, "_lzallright", broken(codecs._lzallright()))
     (found,) = (one for one in installed_libraries("lzo") if one.names == ("lzallright",))

@@ -254,7 +254,7 @@ def test_the_key_depends_on_each_part(tmp_path: Path) -> None:
     assert len(keys) == 7
 
 
-def test_what_has_no_index_says_so(tmp_path: Path, golden: Golden) -> None:
+def test_dumps_and_images_of_suspend_utils_have_no_index(tmp_path: Path, golden: Golden) -> None:
     """Images of suspend-utils and dumps: refused, and no file is made."""
     index, image = tmp_path / "index", tmp_path / "image"
     image.write_bytes(userland.build(some_pages(), userland.Userland()).device)
