@@ -15,6 +15,7 @@ from hibernaut.errors import HibernautError, MachineFault
 from hibernaut.hibernation import Fixmap, Remap, Way, hibernate, same_data, same_direct_map, slot_empty
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.hibernation.ways import FixmapWholeRun, Mermap
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import FailAllocations
 from hibernaut.linux.formula import formula_pages
@@ -36,14 +37,14 @@ def page_by_page(machine: Machine, way: Way) -> dict[int, bytes | None]:
     return {pfn: None if page is None else page.tobytes() for pfn, page in pages.items()}
 
 
-@given(machine_layouts())
-def test_fixmap_saves_every_listed_frame_and_changes_nothing(layout: Layout) -> None:
+@given(machine_layouts(), st.sampled_from([Fixmap(), Mermap(), Mermap(7), FixmapWholeRun()]))
+def test_fixmap_saves_every_listed_frame_and_changes_nothing(layout: Layout, way: Way) -> None:
     """Any layout: pages equal the formula, tables are as they were, direct map and slot as before, no allocation."""
     machine = build_machine(layout)
     tables = table_frames(machine)
     before = {pfn: machine.memory.page(pfn) for pfn in tables}
     twin = machine.fork()
-    snapshot = hibernate(twin, Fixmap())
+    snapshot = hibernate(twin, way)
     for pfns, content in snapshot.chunks():
         plain = ~np.isin(pfns, [*tables, *allocator_frames(machine)])
         assert np.array_equal(content[plain], formula_pages(pfns[plain]))
@@ -68,7 +69,7 @@ def test_remap_saves_every_4k_hole_without_an_allocation(layout: Layout) -> None
     assert (twin.allocations, same_direct_map(machine, twin)) == ((), ())
 
 
-@given(machine_layouts(), st.sampled_from([Remap(), Fixmap(), Fixmap(null_check=False)]))
+@given(machine_layouts(), st.sampled_from([Remap(), Fixmap(), Fixmap(null_check=False), FixmapWholeRun()]))
 def test_bulk_copy_equals_the_copy_page_by_page(layout: Layout, way: Way) -> None:
     """Same bytes for every page, page tables that change in the middle included; or the same crash."""
     machine = build_machine(layout)
@@ -106,7 +107,7 @@ def test_garbage_in_the_tables_never_raises_anything_but_the_librarys_errors(
         flags = data.draw(st.integers(0, 0xFFF)) | data.draw(st.sampled_from([0, 1 << 63]))
         pfn = data.draw(st.sampled_from(tables) | st.integers(0, machine.end_pfn) | st.integers(0, (1 << 40) - 1))
         machine.memory.write_u64(paddr, flags | pfn << 12)
-    for way in (Remap(), Fixmap(), Fixmap(null_check=False)):
+    for way in (Remap(), Fixmap(), Fixmap(null_check=False), Mermap(2), FixmapWholeRun()):
         with contextlib.suppress(HibernautError):
             twin = machine_from_memory(
                 machine.memory, machine.cr3, layout.levels, free=machine.allocator.free_ranges().pfns()[:20]

@@ -169,6 +169,8 @@ def _name_of(way: str | ways.Way) -> str:
         return way
     if isinstance(way, ways.Reserved):
         return f"reserved:{way.nr_pages}"
+    if type(way) is ways.Mermap and way.nr_pages > 1:
+        return f"mermap:{way.nr_pages}"
     for name, known in ways.WAYS.items():
         if type(known) is type(way) and vars(known) == vars(way):
             return name

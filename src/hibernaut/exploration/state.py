@@ -61,6 +61,8 @@ def encoded_machine(machine: Machine) -> Iterator[bytes | memoryview]:
             frame_ranges(None if buddy else machine.allocator.free_ranges()),
         ]
     )
+    if machine.mermap:
+        yield encode([[cpu, one.next_addr] for cpu, one in machine.mermap])
     memory = machine.memory
     yield from encode_pages({pfn: memory.page(pfn) for pfn in memory.written_frames})
 
@@ -91,6 +93,8 @@ def digest_of_machine(machine: Machine) -> bytes:
             memory.written_frames,
         )
     )
+    if machine.mermap:
+        numbers += repr(machine.mermap)
     digests = [memory.page_digest(pfn) or b"" for pfn in memory.written_frames]
     return _digest_of_numbers(numbers, digests)
 

@@ -228,7 +228,7 @@ _REGISTRY = (
         "no-fault",
         "does not crash: neither in the copy, nor in the resume, nor where an owner puts a page back and writes to it, "
         "while the image is written or once resumed, nor in the allocations after that (`--then-allocate N`)",
-        ("fixmap-no-map", "fixmap-bounce", *_OF_REMAP, "remap-whole-no-write"),
+        ("fixmap-no-map", "fixmap-bounce", *_OF_REMAP, "remap-whole-no-write", "mermap-other-cpu"),
         _no_fault,
         of_resumed=False,
     ),
@@ -249,7 +249,7 @@ _REGISTRY = (
     Invariant(
         "same-data",
         "holds the same bytes in every saved page, except those that hibernation itself writes to",
-        ("fixmap-no-flush", "fixmap-skips"),
+        ("fixmap-no-flush", "fixmap-skips", "mermap-no-flush", "fixmap-whole-run-no-flush"),
         lambda done: same_data(done.before.memory, done.saved),
         letter="D",
     ),
@@ -299,14 +299,14 @@ _REGISTRY = (
     Invariant(
         "slot-empty",
         "has the fixmap slot zero, in the saved copy of its table as well",
-        ("fixmap-no-clear",),
+        ("fixmap-no-clear", "fixmap-whole-run-no-clear"),
         _slot_empty,
         letter="S",
     ),
     Invariant(
         "nothing-stale",
         "has no CPU that caches a translation which the tables contradict",
-        ("fixmap-no-flush", "remap-no-flush"),
+        ("fixmap-no-flush", "remap-no-flush", "mermap-no-flush", "fixmap-whole-run-no-flush"),
         _nothing_stale,
         letter="X",
     ),

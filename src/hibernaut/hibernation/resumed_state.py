@@ -73,7 +73,12 @@ def findings(before: Machine, resumption: Resumption) -> tuple[TableFindings, Al
     places = allocator.places
     own, written, others = _groups(places, snapshot)
     image = (snapshot.frames, snapshot.base, resumption.boot, machine.base, machine.end_pfn, machine.cr3)
-    slot = (machine.fixmap.index, machine.fixmap.paddr) if machine.has_fixmap else None
+    block = machine.used_block_slot
+    slot = (
+        (machine.fixmap.index, machine.fixmap.paddr) if machine.has_fixmap else None,
+        machine.mermap,
+        None if block is None else (block.index, block.paddr),
+    )
     known = machine.memo.of("findings in tables")
     key: Hashable = (*image, machine.levels, machine.encryption, slot, reached_tables(before), written)
     tables: TableFindings | None = known.get(key)

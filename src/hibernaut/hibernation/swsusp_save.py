@@ -125,6 +125,8 @@ class Copy:
                     self.frames = self._begin()
                 elif self._pending:
                     self._copy_piece()
+                if not self._pending:
+                    self.way.finish(self.machine)
             except HibernationRefused as error:
                 self._suspend_enable_secondary_cpus()
                 if self.way.policy != "write-anyway" or self.frames is None:
@@ -174,6 +176,8 @@ class Copy:
         self.recorder.cursor = pfn + done
         if pfn + done < end:
             self._pending.append((pfn + done, end))
+        else:
+            self.way.end_run(self.machine)
 
     def _copied(self, pfn: int, end: int) -> _Piece:
         """Copy the next page by the way, or a run of neighbours at once."""

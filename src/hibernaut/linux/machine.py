@@ -13,8 +13,9 @@ from hibernaut.linux.allocator import Allocation, PageAllocator
 from hibernaut.linux.calls import Call, allocated, entry_text
 from hibernaut.linux.direct_map import DirectMap
 from hibernaut.linux.environment import Environment
-from hibernaut.linux.fixmap import FixmapSlot, find_free_slot
+from hibernaut.linux.fixmap import BlockSlot, FixmapSlot, find_block_slot, find_free_slot
 from hibernaut.linux.kernel_image import KernelImage
+from hibernaut.linux.mermap_cpu import MermapCpu
 from hibernaut.linux.oops import PageFault, page_fault_oops
 from hibernaut.linux.owners import OwnedPages
 from hibernaut.linux.page_alloc import BuddyAllocator
@@ -71,6 +72,7 @@ class Machine:
         table_pool: frames reserved for tables, used before the allocator is asked.
         encryption: mask of the bit of encrypted memory in entries (`sme_me_mask`); 0 without it.
         owners: the pages that kernel code has taken out of the direct map and uses next, by owner, as far as known.
+        mermap: CPU and region of each CPU that has used its own (`mermap`), by CPU; a value, never changed in place.
         kernel_image: the second mapping of the kernel's own text and data, if it is known.
         direct_pages_count: entries of the direct map by level, as the kernel counts them; None until first asked for.
         log: lines of the kernel and of the model.
@@ -116,12 +118,14 @@ class Machine:
         self.cpu = 0
         self.table_pool: list[int] = []
         self.owners: tuple[OwnedPages, ...] = ()
+        self.mermap: tuple[tuple[int, MermapCpu], ...] = ()
         self.kernel_image: KernelImage | None = None
         self.direct_pages_count: dict[Level, int] | None = None
         self.log = EventLog()
         self.calls: list[Call] | None = None
         self._direct_map = direct_map
         self._fixmap: FixmapSlot | None = None
+        self._block_slot: BlockSlot | None = None
         self._watchers: list[Callable[[int], None]] = []
 
     def fork(self, environment: Environment | None = None) -> Machine:
@@ -146,6 +150,9 @@ class Machine:
         twin.calls = None
         twin._direct_map = None
         twin._fixmap = None if self._fixmap is None else FixmapSlot(twin, self._fixmap.index, self._fixmap.paddr)
+        twin._block_slot = (
+            None if self._block_slot is None else BlockSlot(twin, self._block_slot.index, self._block_slot.paddr)
+        )
         twin._watchers = []
         return twin
 
@@ -248,6 +255,37 @@ class Machine:
             return self.fixmap.index >= 0
         except HibernautError:
             return False
+
+    def mermap_of(self, cpu: int) -> MermapCpu | None:
+        """Return the mermap's region of a CPU; None if it has not used it."""
+        return dict(self.mermap).get(cpu)
+
+    def use_mermap(self, cpu: int, region: MermapCpu) -> None:
+        """Take note of how much of a CPU's region is used up."""
+        self.mermap = tuple(sorted(({**dict(self.mermap), cpu: region}).items()))
+
+    @property
+    def block_slot(self) -> BlockSlot:
+        """PMD entry for blocks that are not mapped: the first that was free when first asked for.
+
+        Raises as `find_block_slot`.
+        """
+        if self._block_slot is None:
+            self._block_slot = BlockSlot(self, *find_block_slot(self.memory, self.cr3, self.levels, self.encryption))
+        return self._block_slot
+
+    @property
+    def has_block_slot(self) -> bool:
+        """True if the tables have a free PMD entry for blocks that are not mapped."""
+        try:
+            return self.block_slot.index >= 0
+        except HibernautError:
+            return False
+
+    @property
+    def used_block_slot(self) -> BlockSlot | None:
+        """That entry, if it was asked for."""
+        return self._block_slot
 
     def write_entry(self, paddr: int, entry: int) -> None:
         """Write one page-table entry. Raise TableNotInSource if its table is not in the memory."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.plan import Sweep
-from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.linux.rules import LINES
 
 __all__ = ["MOST_SPLITS", "STUDIES", "Study"]
@@ -36,6 +35,18 @@ WAYS_IN_QUESTION = (
     "remap-whole",
     "reserved:9",
 )
+MUTANTS_IN_QUESTION = (
+    "fixmap-no-flush",
+    "fixmap-no-clear",
+    "fixmap-no-map",
+    "fixmap-skips",
+    "fixmap-bounce",
+    "remap-no-unmap",
+    "remap-no-flush",
+    "remap-whole-no-write",
+    "remap-write-anyway",
+)
+"""The mutants of the ways above."""
 MOST_SPLITS = 9
 """The number of splits of three regions of 1 GiB."""
 
@@ -59,14 +70,14 @@ STUDIES: tuple[Study, ...] = (
     Study(
         "regions",
         "all layouts of up to three regions, every allocation failing or not, every stale translation used or not",
-        Sweep(Family(regions=(0, 1, 2, 3), remembered=(False, True)), (*WAYS_IN_QUESTION, *MUTANTS)),
+        Sweep(Family(regions=(0, 1, 2, 3), remembered=(False, True)), (*WAYS_IN_QUESTION, *MUTANTS_IN_QUESTION)),
     ),
     Study(
         "kinds",
         "other kinds of region: among present 4K entries, without an entry, without a table",
         Sweep(
             Family(regions=(0, 1, 2), kinds=WITHOUT_OWNERS, root=BOTH),
-            (*WAYS_IN_QUESTION, *MUTANTS),
+            (*WAYS_IN_QUESTION, *MUTANTS_IN_QUESTION),
         ),
     ),
     Study(
@@ -83,7 +94,7 @@ STUDIES: tuple[Study, ...] = (
                 free=BOTH,
                 cpus=(1, 2),
             ),
-            (*WAYS_IN_QUESTION, *MUTANTS),
+            (*WAYS_IN_QUESTION, *MUTANTS_IN_QUESTION),
             allocations_after=64,
         ),
     ),
@@ -134,7 +145,7 @@ STUDIES: tuple[Study, ...] = (
     Study(
         "owners",
         OWNERS_ASKS,
-        Sweep(Family(regions=(0, 1, 2), kinds=OWNERS), (*WAYS_IN_QUESTION, *MUTANTS)),
+        Sweep(Family(regions=(0, 1, 2), kinds=OWNERS), (*WAYS_IN_QUESTION, *MUTANTS_IN_QUESTION)),
     ),
     *(
         Study(

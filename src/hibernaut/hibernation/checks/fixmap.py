@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.linux.machine import Machine
@@ -14,7 +16,8 @@ __all__ = ["slot_empty"]
 def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Violation, ...]:
     """Return a violation if the fixmap slot is not zero, in the machine or in the saved copy of its table.
 
-    A machine without a fixmap passes.
+    So are the PMD entry for blocks, and the slots that stand for the mermap, once they were used. A machine without a
+    fixmap passes.
 
     Args:
         machine: the machine after the copy.
@@ -22,13 +25,25 @@ def slot_empty(machine: Machine, snapshot: Snapshot | None = None) -> tuple[Viol
     """
     if not machine.has_fixmap:
         return ()
-    slot = machine.fixmap
-    table, within = slot.paddr >> PAGE_SHIFT, slot.paddr & 0xFFF
     findings = []
-    if slot.entry:
-        findings.append(Violation("slot-empty", f"slot {slot.index} holds {slot.entry:#x} after the copy", table, 1))
-    if snapshot is not None and snapshot.frames.end_of(table):
-        saved = int.from_bytes(snapshot.page(table)[within : within + 8].tobytes(), "little")
-        if saved:
-            findings.append(Violation("slot-empty", f"slot {slot.index} holds {saved:#x} in its saved table", table, 1))
+    for name, paddr in _slots(machine):
+        table, within = paddr >> PAGE_SHIFT, paddr & 0xFFF
+        entry = machine.memory.read_u64(paddr)
+        if entry:
+            findings.append(Violation("slot-empty", f"{name} holds {entry:#x} after the copy", table, 1))
+        if snapshot is not None and snapshot.frames.end_of(table):
+            saved = int.from_bytes(snapshot.page(table)[within : within + 8].tobytes(), "little")
+            if saved:
+                findings.append(Violation("slot-empty", f"{name} holds {saved:#x} in its saved table", table, 1))
     return tuple(findings)
+
+
+def _slots(machine: Machine) -> Iterator[tuple[str, int]]:
+    """Yield name and physical address of each entry that must be zero."""
+    yield f"slot {machine.fixmap.index}", machine.fixmap.paddr
+    block = machine.used_block_slot
+    if block is not None:
+        yield f"entry {block.index} of the fixmap's PMD table", block.paddr
+    for _, region in machine.mermap:
+        for index, paddr in zip(region.slots, region.paddrs, strict=True):
+            yield f"slot {index}, of the mermap,", paddr

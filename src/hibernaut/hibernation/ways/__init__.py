@@ -10,12 +10,18 @@ from hibernaut.errors import HibernautError
 from hibernaut.hibernation.ways.base import Way
 from hibernaut.hibernation.ways.fixmap import Fixmap
 from hibernaut.hibernation.ways.fixmap_v1 import FixmapV1
+from hibernaut.hibernation.ways.fixmap_whole_run import FixmapWholeRun
+from hibernaut.hibernation.ways.mermap import MOST_MERMAP_PAGES, Mermap
 from hibernaut.hibernation.ways.mutants import (
     FixmapBounce,
     FixmapNoClear,
     FixmapNoFlush,
     FixmapNoMap,
     FixmapSkips,
+    FixmapWholeRunNoClear,
+    FixmapWholeRunNoFlush,
+    MermapNoFlush,
+    MermapOtherCpu,
     Mutant,
     RemapNoFlush,
     RemapNoUnmap,
@@ -36,6 +42,12 @@ __all__ = [
     "FixmapNoMap",
     "FixmapSkips",
     "FixmapV1",
+    "FixmapWholeRun",
+    "FixmapWholeRunNoClear",
+    "FixmapWholeRunNoFlush",
+    "Mermap",
+    "MermapNoFlush",
+    "MermapOtherCpu",
     "Mutant",
     "Remap",
     "RemapGeneric",
@@ -62,6 +74,10 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
         "remap-no-flush": RemapNoFlush(),
         "remap-whole-no-write": RemapWholeNoWrite(),
         "remap-write-anyway": RemapWriteAnyway(),
+        "mermap-no-flush": MermapNoFlush(),
+        "mermap-other-cpu": MermapOtherCpu(),
+        "fixmap-whole-run-no-flush": FixmapWholeRunNoFlush(),
+        "fixmap-whole-run-no-clear": FixmapWholeRunNoClear(),
     }
 )
 """Ways with a deliberate defect, by name on the command line."""
@@ -77,6 +93,8 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         "remap-generic-abort": RemapGenericAbort(),
         "remap-whole": RemapWhole(),
         "reserved": Reserved(),
+        "mermap": Mermap(),
+        "fixmap-whole-run": FixmapWholeRun(),
         **MUTANTS,
     }
 )
@@ -84,7 +102,7 @@ WAYS: Mapping[str, Way] = MappingProxyType(
 
 
 def way_named(name: str) -> Way:
-    """Return a way by its name on the command line; `reserved:N` has a pool of N pages.
+    """Return a way by its name on the command line; `reserved:N` has a pool of N pages, `mermap:N` a region of N.
 
     Raises:
         HibernautError: no way has this name; the message lists the names.
@@ -92,9 +110,12 @@ def way_named(name: str) -> Way:
     kind, colon, number = name.partition(":")
     if kind == "reserved" and colon and number.isdecimal() and int(number) <= 1 << 20:
         return Reserved(int(number))
+    if kind == "mermap" and colon and number.isdecimal() and 1 <= int(number) <= MOST_MERMAP_PAGES:
+        return Mermap(int(number))
     if name not in WAYS:
         raise HibernautError(
-            f"no way {name!r}; expected {', '.join(WAYS)}, or reserved:N with a pool of N pages",
+            f"no way {name!r}; expected {', '.join(WAYS)}, reserved:N with a pool of N pages, or mermap:N with a "
+            f"region of 1-{MOST_MERMAP_PAGES}",
             advice="give one of these",
         )
     return WAYS[name]

@@ -41,6 +41,12 @@ class Way(ABC):
     def prepare(self, machine: Machine) -> None:  # noqa: B027 - most ways need nothing
         """Allocate what the way needs before the list of pages is fixed. Raise HibernationRefused if that fails."""
 
+    def end_run(self, machine: Machine) -> None:  # noqa: B027 - most ways keep nothing from page to page
+        """Undo what the way kept mapped for a run of neighbouring pages, after its last and before any other page."""
+
+    def finish(self, machine: Machine) -> None:  # noqa: B027 - most ways leave nothing behind
+        """Undo what the way left behind, after the last page."""
+
     def page_present(self, machine: Machine, pfn: int) -> bool:
         """Return whether the page can be read at its direct-map address. Raise MachineFault if the test crashes."""
         return kernel_page_present(machine, pfn)

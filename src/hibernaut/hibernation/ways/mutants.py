@@ -9,13 +9,18 @@ from hibernaut.errors import HibernationRefused, OutOfMemory
 from hibernaut.hibernation.log import FAILED_TO_REMAP
 from hibernaut.hibernation.ways.base import Way
 from hibernaut.hibernation.ways.fixmap import Fixmap
+from hibernaut.hibernation.ways.fixmap_whole_run import FixmapWholeRun
+from hibernaut.hibernation.ways.mermap import Mermap
 from hibernaut.hibernation.ways.remap import Remap, RemapGenericAbort
 from hibernaut.hibernation.ways.remap_whole import RemapWhole
 from hibernaut.linux.change_page_attr import AttributeChangeError
+from hibernaut.linux.fixmap import fix_to_virt
 from hibernaut.linux.machine import Machine
+from hibernaut.linux.mermap import mermap_cpu, mermap_get_reserved, mermap_put
 from hibernaut.linux.pgtable import PRESENT, PSE, RW, TableNotInSource
 from hibernaut.linux.set_memory import set_direct_map_invalid_noflush
-from hibernaut.memory.page import Bytes
+from hibernaut.memory.page import PAGE_SHIFT, Bytes
+from hibernaut.paging.entries import Level
 
 __all__ = [
     "FixmapBounce",
@@ -23,6 +28,10 @@ __all__ = [
     "FixmapNoFlush",
     "FixmapNoMap",
     "FixmapSkips",
+    "FixmapWholeRunNoClear",
+    "FixmapWholeRunNoFlush",
+    "MermapNoFlush",
+    "MermapOtherCpu",
     "Mutant",
     "RemapNoFlush",
     "RemapNoUnmap",
@@ -163,3 +172,68 @@ class RemapNoFlush(_PageByPage, Remap):
             set_direct_map_invalid_noflush(machine, pfn)
         except (OutOfMemory, AttributeChangeError):
             machine.log.printk_once(FAILED_TO_REMAP)
+
+
+class MermapNoFlush(_PageByPage, Mermap):
+    """`Mermap` without any flush."""
+
+    defect = "Flushes nothing when an address is used again: the second unmapped page is saved with the first's bytes."
+    caught_by = "same-data"
+
+    def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
+        """Write one PTE; flush nothing."""
+        return mermap_get_reserved(machine, pfn, self.nr_pages, flush=False)
+
+    def finish(self, machine: Machine) -> None:
+        """Do nothing."""
+
+
+class MermapOtherCpu(_PageByPage, Mermap):
+    """`Mermap` that writes to the region of another CPU."""
+
+    defect = "Maps the page in the region of the next CPU, and reads the same address of its own."
+    caught_by = "no-fault"
+
+    def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
+        """Write one PTE of the next CPU's region; return the address in this CPU's region."""
+        own = mermap_cpu(machine, machine.cpu, self.nr_pages)
+        mermap_get_reserved(machine, pfn, self.nr_pages, cpu=machine.cpu + 1)
+        others = mermap_cpu(machine, machine.cpu + 1, self.nr_pages)
+        return fix_to_virt(own.slots[others.next_addr - 1])
+
+    def hibernate_unmap_page(self, machine: Machine, pfn: int) -> None:
+        """Clear the PTE of the next CPU's region."""
+        del pfn
+        mermap_put(machine, machine.cpu + 1)
+
+
+class FixmapWholeRunNoFlush(_PageByPage, FixmapWholeRun):
+    """`FixmapWholeRun` without the invalidation of the PMD entry."""
+
+    defect = "Omits the invalidation of the PMD entry: the second block is saved with the bytes of the first."
+    caught_by = "same-data"
+
+    def hibernate_map_page(self, machine: Machine, pfn: int) -> int:
+        """Write the PMD entry, if the block is not mapped; invalidate nothing."""
+        first = pfn - pfn % Level.PMD.pages
+        if not self._in_block(machine, pfn):
+            return super().hibernate_map_page(machine, pfn)
+        if machine.block_slot.block != first:
+            machine.block_slot.set_block(first, flush=False)
+        return machine.block_slot.vaddr + (pfn - first << PAGE_SHIFT)
+
+    def end_run(self, machine: Machine) -> None:
+        """Zero the PMD entry; invalidate nothing."""
+        slot = machine.used_block_slot
+        if slot is not None and slot.entry:
+            slot.clear_block(flush=False)
+
+
+class FixmapWholeRunNoClear(_PageByPage, FixmapWholeRun):
+    """`FixmapWholeRun` that leaves the last block mapped."""
+
+    defect = "Leaves the last block mapped by the PMD entry."
+    caught_by = "slot-empty"
+
+    def end_run(self, machine: Machine) -> None:
+        """Do nothing."""
