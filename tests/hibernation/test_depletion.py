@@ -320,7 +320,7 @@ HEAD = (
 
 
 def told(record: dict[str, Any]) -> str:
-    """Return what became of a guest, in the words of the page."""
+    """Return the outcome of a guest, in the words of the page."""
     if record["outcome"] == "died":
         return "reclaim, then dead" if record["interrupts"] else "allocation fails, dead"
     if record["outcome"] == "refused":

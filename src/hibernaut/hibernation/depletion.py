@@ -288,6 +288,8 @@ def depletion_in(found: MachineInSource, *, drivers_pages: int = 0) -> Depletion
     if found.pages.pages_from in ("image", "kernel"):
         return deplete_in_copy(reserves)
     uses = page_uses(kernel, found.machine.end_pfn)
+    if uses.offline is None:
+        raise HibernautError("the kernel does not say how it marks pages that are offline, which are not saved")
     bitmaps = 2 if kernel.symbols.get("zero_bm") is None else 3
     return deplete_before(
         reserves, offline_pages=uses.offline.total_pages, bitmaps=bitmaps, drivers_pages=drivers_pages

@@ -39,6 +39,10 @@ ANON = np.uint64(1)
 TYPE_SHIFT = 24
 """`page_type` in the top byte (include/linux/page-flags.h, `PGTY_buddy`)."""
 
+OFFLINE_BESIDE = {0xFFFF_FF7F: 0xFFFF_FEFF, 0xF000_0000: 0xF100_0000}
+"""Type of free pages -> type of offline pages (include/linux/page-flags.h): 6.1 and 6.12 name both in VMCOREINFO, a
+kernel without CONFIG_HUGETLB_PAGE the first alone."""
+
 IMAGE_PARTS = {
     "text": (("_text", "_etext"),),
     "rodata": (("__start_rodata", "__end_rodata"),),
@@ -59,7 +63,8 @@ class PageUses:
         slab: frames of the slab allocator.
         anonymous: frames of anonymous memory on the lists of reclaim.
         cache: frames of files there, in the page cache.
-        offline: frames that are not to be touched (`PageOffline`), a balloon's for one: hibernation leaves them out.
+        offline: frames that are not to be touched (`PageOffline`), a balloon's for one: hibernation leaves them out;
+            None if the kernel does not say how it marks them.
     """
 
     described: FrameRanges
@@ -68,7 +73,7 @@ class PageUses:
     slab: FrameRanges
     anonymous: FrameRanges
     cache: FrameRanges
-    offline: FrameRanges
+    offline: FrameRanges | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class _Fields:
             optional("NUMBER(PG_slab)"),
             kernel.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)") & 0xFFFF_FFFF,
             optional("NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)"),
-            optional("NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"),
+            _offline_type(kernel),
         )
         places = [fields.flags, fields.mapping, fields.private, fields.compound_head or 0]
         words_fit = all(0 <= place <= fields.size - 8 and place % 8 == 0 for place in places)
@@ -139,7 +144,10 @@ def page_uses(kernel: SymbolicKernel, end_pfn: int) -> PageUses:
             found[name].append(_runs_of(mask & is_read, at))
         found["free"].append(_free_blocks(fields, records, at, end_pfn))
     described = union(found.pop("described"))
-    return PageUses(described, frames, **{name: union(parts) for name, parts in found.items()})
+    uses: dict[str, FrameRanges | None] = {name: union(parts) for name, parts in found.items()}
+    if fields.offline_type is None:
+        uses["offline"] = None
+    return PageUses(described, frames, **uses)  # type: ignore[arg-type]  # only `offline` is None
 
 
 def kernel_image_frames(kernel: SymbolicKernel) -> dict[str, FrameRanges]:
@@ -154,6 +162,14 @@ def kernel_image_frames(kernel: SymbolicKernel) -> dict[str, FrameRanges]:
                 ranges.append((begin // PAGE_SIZE, -(-end // PAGE_SIZE) - begin // PAGE_SIZE))
         found[part] = FrameRanges.of(ranges)
     return found
+
+
+def _offline_type(kernel: SymbolicKernel) -> int | None:
+    """Return the type of offline pages: that of VMCOREINFO, else the one beside the type of free pages, if known."""
+    told = "NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"
+    if told in kernel.facts:
+        return kernel.number(told)
+    return OFFLINE_BESIDE.get(kernel.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)") & 0xFFFF_FFFF)
 
 
 def _vmemmap(kernel: SymbolicKernel) -> int:

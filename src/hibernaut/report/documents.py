@@ -1532,7 +1532,9 @@ class DepletedGuestDocument(TypedDict):
     before: Annotated[DepletionDocument, "prediction from its memory before it hibernated"]
     in_copy: Annotated[DepletionDocument, "prediction from its memory at the beginning of the copy"]
     kernels_image_pages: Annotated[int, "pages that the kernel allocated for the image, by its own message"]
-    kernels_free_pages: Annotated[int, "free pages right before the copy, by its own messages"]
+    kernels_free_pages: Annotated[
+        int | None, "free pages right before the copy, by its own messages, if it prints them"
+    ]
     served: Annotated[int, "splits that got a page without reclaim"]
     splits: Annotated[int, "splits that got a page"]
     failed: Annotated[bool, "whether an allocation failed; none is injected"]
