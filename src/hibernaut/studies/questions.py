@@ -10,7 +10,7 @@ from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.plan import Sweep
 from hibernaut.linux.rules import LINES
 
-__all__ = ["MOST_SPLITS", "STUDIES", "Study"]
+__all__ = ["MOST_SPLITS", "MUTANTS_IN_QUESTION", "STUDIES", "Study"]
 
 BOTH = (Side.ABOVE, Side.BELOW)
 WITHOUT_OWNERS = (
