@@ -16,8 +16,11 @@ from hibernaut.linux.build import build_machine
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import Replay
 from hibernaut.linux.machine import Machine
+from hibernaut.linux.page_alloc import BuddyAllocator
+from hibernaut.linux.rules import rules_named
 from hibernaut.paging.entries import Level
 from hibernaut.paging.spans import Stop
+from hibernaut.studies.questions import PROPOSED_RULES
 
 BOTH = (Side.ABOVE, Side.BELOW)
 LEVELS = {
@@ -29,13 +32,18 @@ LEVELS = {
     RegionKind.NO_TABLE: (Stop.NONE, Level.PMD),
     RegionKind.KFENCE: (Stop.NOT_PRESENT, Level.PTE),
     RegionKind.KFENCE_AT_BOOT: (Stop.NOT_PRESENT, Level.PTE),
+    RegionKind.VMALLOC: (Stop.NOT_PRESENT, Level.PMD),
+    RegionKind.UNMAPPED: (Stop.NOT_PRESENT, Level.PMD),
+    RegionKind.UNMAPPED_FREE: (Stop.NOT_PRESENT, Level.PMD),
 }
+RULES = rules_named(PROPOSED_RULES)
+"""By these every kind is what it is named after; 6.1 has 4K entries in place of whole blocks."""
 
 
 def machines(family: Family) -> list[tuple[ChosenMachine, Machine]]:
     """Return every machine of a family, as chosen and as built."""
     machines = [family.choose(Replay(layout_choices)) for layout_choices in layouts(family)]
-    return [(chosen, build_machine(chosen.layout)) for chosen in machines]
+    return [(chosen, build_machine(chosen.layout, rules=RULES)) for chosen in machines]
 
 
 def tables_on_the_way(machine: Machine, pfn: int) -> list[int]:
@@ -56,15 +64,19 @@ def check(chosen: ChosenMachine, machine: Machine) -> None:
         inside = [pfn for pfn in region.saved if saved.contains([pfn])[0]]
         assert tuple(inside) == region.saved
         span = range(region.start_pfn, region.start_pfn + Level.PMD.pages)
-        pages = (RegionKind.PAGE, RegionKind.NONE, RegionKind.GIB)
+        pages = (RegionKind.PAGE, RegionKind.NONE, RegionKind.GIB, RegionKind.UNMAPPED)
         whole = region.kind not in pages
         assert not whole or sum(saved.contains(list(span))) == SAVED_PAGES[region.kind]
+    allocator = machine.allocator
+    assert isinstance(allocator, BuddyAllocator)
+    blocks = allocator.unmapped_blocks()
+    assert [pfn for pfn, _ in blocks] == [one.start_pfn for one in regions if one.kind == RegionKind.UNMAPPED_FREE]
     places = {
         Structure.ROOT: machine.cr3 >> 12,
-        Structure.MEM_MAP: machine.allocator.places.mem_map >> 12,  # type: ignore[attr-defined]
-        Structure.ZONE: machine.allocator.places.zone >> 12,  # type: ignore[attr-defined]
-        Structure.PCP: machine.allocator.places.pcps[0] >> 12,  # type: ignore[attr-defined]
-        Structure.FREE: int(machine.allocator.free_ranges().starts[0]),
+        Structure.MEM_MAP: allocator.places.mem_map >> 12,
+        Structure.ZONE: allocator.places.zone >> 12,
+        Structure.PCP: allocator.places.pcps[0] >> 12,
+        Structure.FREE: int(allocator.free_ranges().without(blocks).starts[0]),
     }
     for structure, pfn in places.items():
         assert (pfn < lowest) if chosen.where[structure] == Side.BELOW else (pfn >= highest), structure

@@ -36,7 +36,7 @@ BOTH = (Side.ABOVE, Side.BELOW)
 
 WHEREVER = Family(
     regions=(1, 0, 2),
-    kinds=tuple(kind for kind in RegionKind if kind not in (RegionKind.KFENCE, RegionKind.KFENCE_AT_BOOT)),
+    kinds=tuple(kind for kind in RegionKind if kind < RegionKind.KFENCE),
     tables=BOTH,
     root=BOTH,
     mem_map=BOTH,
@@ -46,8 +46,9 @@ WHEREVER = Family(
     cpus=(1, 2),
     free_pages=128,
 )
-"""Any machine of up to two regions. KFENCE's pools are left out: a rule that makes a page of one read-only would make
-its owner fault without a hibernation. What a CPU remembers from before is left to the rules."""
+"""Any machine of up to two regions. KFENCE's pools and whole blocks with an owner are left out: a rule that makes a
+page of one read-only would make its owner fault without a hibernation. So are unmapped pageblocks, which a rule would
+map behind the allocator's back. What a CPU remembers from before is left to the rules."""
 
 PLAIN = 0x20000
 """An unused frame of the lower bank, like the thousands behind it."""

@@ -11,7 +11,7 @@ from hibernaut.exploration.run import Outcome
 from hibernaut.hibernation.owners import ONCE_RESUMED, WHILE_WRITING
 from hibernaut.linux.environment import Replay
 from hibernaut.studies.claims import CLAIMS, Claim
-from hibernaut.studies.questions import STUDIES
+from hibernaut.studies.questions import COMING, STUDIES
 from hibernaut.studies.trials import Trial
 
 
@@ -35,6 +35,8 @@ def test_every_claim_can_fail(claim: Claim) -> None:
         Outcome("died", ("no-fault",), crash=f"writing to a frame in __kfence_alloc, {WHILE_WRITING}"),
         Outcome("died", ("no-fault",), crash=f"writing to a frame in __kfence_alloc, {ONCE_RESUMED}"),
         Outcome("died", ("no-fault",), crash="reserved bit violation, copying a frame in swsusp_save"),
+        Outcome("died", ("no-fault",), crash=f"writing to a frame in clear_page, by the next user, {WHILE_WRITING}"),
+        Outcome("died", ("no-fault",), crash="clearing a frame, just allocated (clear_page)"),
     )
     family: Family = STUDIES[0].sweep.family
     units = ([0], [1, 0, 0], [1, 1, 0], [1, 1, 1])
@@ -43,6 +45,8 @@ def test_every_claim_can_fail(claim: Claim) -> None:
     machines += [kinds.choose(Replay([1, kind, 0])) for kind in (4, 5)]
     owners = next(study for study in STUDIES if study.name == "owners").sweep.family
     machines += [owners.choose(Replay([1, kind, 0])) for kind in (2, 3)]
+    unmapped = next(study for study in COMING if study.name == "unmapped").sweep.family
+    machines += [unmapped.choose(Replay([1, 0, 1, 1, 1, 0, 0]))]
     name = claim.ways[0]
     empty = WayResult(0, 0, 0, None, ())
     trials = [with_endings(Trial(machine, name, empty), outcome) for machine in machines for outcome in worst]

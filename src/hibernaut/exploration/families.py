@@ -26,7 +26,18 @@ from hibernaut.exploration.layouts import (
 )
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.kfence import KFENCE_POOL_PAGES, kfence_object_pfn, kfence_pool
-from hibernaut.linux.layout import PAGE_OFFSET, HoleSpec, Layout, hole_1g, hole_2m, hole_4k, no_table, none_entries
+from hibernaut.linux.layout import (
+    PAGE_OFFSET,
+    HoleKind,
+    HoleSpec,
+    Layout,
+    hole_1g,
+    hole_2m,
+    hole_4k,
+    no_table,
+    none_entries,
+)
+from hibernaut.linux.owners import GUEST_MEMFD, VMALLOC
 from hibernaut.paging.entries import Level
 
 __all__ = ["MOST_REGIONS", "SAVED_PAGES", "ChosenMachine", "Family", "Region", "region_named"]
@@ -48,17 +59,22 @@ SAVED_PAGES = {
     RegionKind.NO_TABLE: 2,
     RegionKind.KFENCE: 4,
     RegionKind.KFENCE_AT_BOOT: 1,
+    RegionKind.VMALLOC: 2,
+    RegionKind.UNMAPPED: 3,
+    RegionKind.UNMAPPED_FREE: 0,
 }
 """The number of saveable pages of a region, the rest of its large pages being nosave: a first page and one that follows
-it, in a GiB also one in another block. In KFENCE's pool these are a guard page, the page of an object that is free
-again, its guard page, and the page of an object that is in use. Of a pool made at boot only the last is saveable: its
-other pages are reserved and not present."""
+it, in a GiB and in two unmapped pageblocks also one in another block. In KFENCE's pool these are a guard page, the page
+of an object that is free again, its guard page, and the page of an object that is in use. Of a pool made at boot only
+the last is saveable: its other pages are reserved and not present. A pageblock that is free is not saved."""
 
 _TABLE_MATTERS = frozenset(RegionKind) - {RegionKind.NO_TABLE, RegionKind.KFENCE_AT_BOOT}
 """The kinds of region whose tables are asked for: a region without a table has none of its own to change, and the
 entries of pages that are not saved do not change."""
 
 _POOLS = frozenset({RegionKind.KFENCE, RegionKind.KFENCE_AT_BOOT})
+_FREED = frozenset({RegionKind.VMALLOC, RegionKind.UNMAPPED})
+"""The kinds of region whose owner resets a block as a whole, and frees its pages."""
 
 
 def region_named(word: str) -> RegionKind:
@@ -95,6 +111,12 @@ class Region:
             return (none_entries(start, 2),)
         if self.kind in _POOLS:
             return kfence_pool(start)
+        if self.kind == RegionKind.VMALLOC:
+            return (HoleSpec(start, BLOCK, HoleKind.INVALID_AREA, VMALLOC),)
+        if self.kind == RegionKind.UNMAPPED:
+            return (HoleSpec(start, 2 * BLOCK, HoleKind.INVALID_FOLIO, GUEST_MEMFD),)
+        if self.kind == RegionKind.UNMAPPED_FREE:
+            return (HoleSpec(start, BLOCK, HoleKind.INVALID_FOLIO),)
         whole = {RegionKind.BLOCK: hole_2m, RegionKind.GIB: hole_1g, RegionKind.NO_TABLE: no_table}[self.kind]
         return (whole(start),)
 
@@ -102,7 +124,7 @@ class Region:
     def saved(self) -> tuple[int, ...]:
         """Its saveable frames."""
         start = self.start_pfn
-        if self.kind == RegionKind.GIB:
+        if self.kind in (RegionKind.GIB, RegionKind.UNMAPPED):
             return start, start + 1, start + BLOCK
         if self.kind in _POOLS:
             in_use = kfence_object_pfn(start, 1)
@@ -115,7 +137,9 @@ class Region:
         start, saved = self.start_pfn, len(self.saved)
         if self.kind == RegionKind.GIB:
             return (start + 2, BLOCK - 2), (start + BLOCK + 1, GIB - BLOCK - 1)
-        if self.kind in (RegionKind.BLOCK, RegionKind.MIXED, RegionKind.NO_TABLE):
+        if self.kind == RegionKind.UNMAPPED:
+            return (start + 2, BLOCK - 2), (start + BLOCK + 1, BLOCK - 1)
+        if self.kind in (RegionKind.BLOCK, RegionKind.MIXED, RegionKind.NO_TABLE, RegionKind.VMALLOC):
             return ((start + saved, BLOCK - saved),)
         if self.kind in _POOLS:
             first, after = start + 1, kfence_object_pfn(start, 1) + 1
@@ -126,6 +150,11 @@ class Region:
     def reserved(self) -> tuple[tuple[int, int], ...]:
         """Its frames that are PageReserved, as (first, pages)."""
         return ((self.start_pfn, KFENCE_POOL_PAGES),) if self.kind == RegionKind.KFENCE_AT_BOOT else ()
+
+    @property
+    def unmapped(self) -> tuple[int, ...]:
+        """First frames of its free unmapped pageblocks."""
+        return (self.start_pfn,) if self.kind == RegionKind.UNMAPPED_FREE else ()
 
     def __str__(self) -> str:
         return self.kind.word if self.kind not in _TABLE_MATTERS else f"{self.kind.word}:{self.tables.word}"
@@ -153,6 +182,16 @@ class ChosenMachine:
     def needs_rights(self) -> bool:
         """Whether a page has an owner whose next write depends on the rights in its entry."""
         return any(region.kind in _POOLS for region in self.regions)
+
+    @property
+    def owners_act(self) -> bool:
+        """Whether an owner's next act makes a difference: one whose write depends on rights, or that frees a block."""
+        return self.needs_rights or any(region.kind in _FREED for region in self.regions)
+
+    @property
+    def clears_pages(self) -> bool:
+        """Whether pages allocated after the resume are cleared: a free page need not be in the direct map."""
+        return any(region.unmapped for region in self.regions)
 
 
 @dataclass(frozen=True)
@@ -242,6 +281,7 @@ class Family:
             cpus=cpus,
             nosave=tuple(span for region in regions for span in region.nosave),
             reserved=tuple(span for region in regions for span in region.reserved),
+            unmapped=tuple(pfn for region in regions for pfn in region.unmapped),
         )
 
     @property

@@ -37,11 +37,26 @@ class RegionKind(IntEnum):
     NO_TABLE = 5
     KFENCE = 6
     KFENCE_AT_BOOT = 7
+    VMALLOC = 8
+    UNMAPPED = 9
+    UNMAPPED_FREE = 10
 
     @property
     def word(self) -> str:
         """Its name on the command line and in files."""
-        return ("4k", "2m", "1g", "mixed", "none", "no-table", "kfence", "kfence-at-boot")[self]
+        return (
+            "4k",
+            "2m",
+            "1g",
+            "mixed",
+            "none",
+            "no-table",
+            "kfence",
+            "kfence-at-boot",
+            "vmalloc",
+            "unmapped",
+            "unmapped-free",
+        )[self]
 
     def __str__(self) -> str:
         return (
@@ -53,6 +68,9 @@ class RegionKind(IntEnum):
             "2 MiB without a PTE table",
             "KFENCE's pool, switched on at run time: an object's page is free again, its guard pages are not present",
             "KFENCE's pool, made at boot: the same in reserved memory",
+            "a huge vmalloc area of 2 MiB, caught while a kernel thread frees it",
+            "two unmapped pageblocks that are allocated, each one entry",
+            "an unmapped pageblock that is free, one entry",
         )[self]
 
 

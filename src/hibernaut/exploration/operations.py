@@ -18,13 +18,27 @@ from hibernaut.linux.machine import Machine
 from hibernaut.linux.pgtable import PRESENT, PSE, pfn_and_prot, pfn_entry
 from hibernaut.paging.entries import Level
 
-__all__ = ["EXHAUST", "HIBERNATE", "OPERATIONS", "OWNERS_WRITE", "Operation", "hibernation", "operations_of", "perform"]
+__all__ = [
+    "CLEAR",
+    "EXHAUST",
+    "HIBERNATE",
+    "OPERATIONS",
+    "OWNERS_WRITE",
+    "Operation",
+    "hibernation",
+    "operations_of",
+    "perform",
+]
 
 HIBERNATE = "hibernate"
 """The operation that takes several steps: the copy, then the resume and all invariants."""
 
 EXHAUST = "exhaust"
 """The operation that may follow it: allocations until no page is free."""
+
+CLEAR = "clear"
+"""The operation that takes its place on a machine with unmapped pageblocks: each page is cleared, so that one that is
+not in the direct map faults."""
 
 OWNERS_WRITE = "owners-write"
 """The operation that follows it where a page has an owner that depends on the rights in its entry: every owner of a
@@ -63,6 +77,8 @@ class Operation:
             return f"{self.do} {self.pages} pages on CPU {self.cpu}"
         if self.do == OWNERS_WRITE:
             return "every owner of a page puts it back and writes to it"
+        if self.do == CLEAR:
+            return f"allocate and clear pages until nothing is free, at most {self.pages} pages"
         if self.do == EXHAUST:
             return f"allocate until nothing is free, at most {self.pages} pages"
         return f"{self.do} of {self.pages} pages from frame {self.pfn:#x}"
@@ -103,6 +119,17 @@ def _exhaust(machine: Machine, operation: Operation, held: list[int]) -> None:
     machine.cpu = operation.cpu
     try:
         held.extend(machine.alloc_pages(PURPOSE, operation.pages))
+    finally:
+        machine.environment = chooser
+
+
+def _clear(machine: Machine, operation: Operation, held: list[int]) -> None:
+    """Allocate pages with __GFP_ZERO until none is free, or as many as the operation says; nothing is asked."""
+    chooser, machine.environment = machine.environment, Environment()
+    try:
+        for _ in range(operation.pages):
+            _alloc(machine, Operation("alloc", cpu=operation.cpu), held)
+            machine.write_access(machine.vaddr(held[-1]), f"clearing frame {held[-1]:#x}, just allocated (clear_page)")
     finally:
         machine.environment = chooser
 
@@ -163,6 +190,7 @@ def _valid(machine: Machine, operation: Operation, held: list[int]) -> None:
 OPERATIONS: dict[str, Callable[[Machine, Operation, list[int]], None]] = {
     "alloc": _alloc,
     EXHAUST: _exhaust,
+    CLEAR: _clear,
     "free": _free,
     OWNERS_WRITE: _owners_write,
     "remember": _remember,
@@ -214,19 +242,22 @@ def operations_of(chosen: ChosenMachine, way: str, allocations_after: int = 0) -
     if chosen.remembered:
         before += [Operation("remember", pfn=region.start_pfn) for region in chosen.regions]
         before.append(Operation("remember-slot", pfn=REMEMBERED_IN_SLOT))
-    return (*before, *hibernation(way, allocations_after, owners=chosen.needs_rights))
+    return (*before, *hibernation(way, allocations_after, owners=chosen.owners_act, clear=chosen.clears_pages))
 
 
-def hibernation(way: str, allocations_after: int = 0, *, owners: bool = False) -> tuple[Operation, ...]:
+def hibernation(
+    way: str, allocations_after: int = 0, *, owners: bool = False, clear: bool = False
+) -> tuple[Operation, ...]:
     """Return a hibernation and what follows the resume.
 
     Args:
         way: name of the way.
         allocations_after: number of pages that are allocated then, or as many as are free.
         owners: whether the owners of pages that are out of the direct map use them first.
+        clear: whether these pages are cleared.
     """
     used = (Operation(OWNERS_WRITE),) if owners else ()
-    allocated = (Operation(EXHAUST, pages=allocations_after),) if allocations_after else ()
+    allocated = (Operation(CLEAR if clear else EXHAUST, pages=allocations_after),) if allocations_after else ()
     return (Operation(HIBERNATE, way=way), *used, *allocated)
 
 

@@ -25,7 +25,7 @@ SIDES = {side.word: side for side in Side}
 
 FAMILY_WORDS = {
     "regions": "0,1,2,3",
-    "kinds": "4k,2m,1g,mixed,none,no-table,kfence,kfence-at-boot",
+    "kinds": "4k,2m,1g,mixed,none,no-table,kfence,kfence-at-boot,vmalloc,unmapped,unmapped-free",
     "tables": "above,below",
     "root": "above,below",
     "mem-map": "above,below",

@@ -22,8 +22,9 @@ ONCE_RESUMED = "once resumed"
 def owners_write_after_copy(machine: Machine) -> None:
     """Let owners use their pages on the live machine, after the copy, where the environment chooses so.
 
-    Only owners that depend on the rights in their entries are asked about: to the others it makes no difference. The
-    given machine does not change, but for the record of its environment, and the log of a fault.
+    Only owners that depend on the rights in their entries, and owners of whole blocks, are asked about: to the others
+    it makes no difference. The given machine does not change, but for the record of its environment, and the log of a
+    fault.
 
     Args:
         machine: the machine as the copy left it.
@@ -34,7 +35,7 @@ def owners_write_after_copy(machine: Machine) -> None:
     chosen = [
         owned
         for owned in machine.owners
-        if owned.needs_rights and machine.environment.owner_writes(int(owned.frames.starts[0]))
+        if owned.continues and machine.environment.owner_writes(int(owned.frames.starts[0]))
     ]
     if not chosen:
         return

@@ -21,12 +21,18 @@ from hibernaut.linux.kfence import arch_kfence_init_pool, kfence_protect_page
 from hibernaut.linux.layout import HoleKind, HoleSpec, Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.mm_init import init_zone
-from hibernaut.linux.mmzone import AllocatorPlaces, mem_map_page
+from hibernaut.linux.mmzone import ZONE_UNMAPPED, AllocatorPlaces, mem_map_page
 from hibernaut.linux.owners import OwnedPages, Owner
 from hibernaut.linux.page_alloc import BuddyAllocator, zone_batchsize
 from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.rules import KernelRules
-from hibernaut.linux.set_memory import set_direct_map_invalid_noflush, set_memory_np
+from hibernaut.linux.set_memory import (
+    set_area_direct_map,
+    set_direct_map_invalid_noflush,
+    set_direct_map_valid_noflush,
+    set_memory_np,
+)
+from hibernaut.linux.unmapped import map_pageblock
 from hibernaut.memory.memo import Memo
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE
@@ -82,7 +88,8 @@ def build_machine(
         guard=FrameRanges.of(layout.guard),
         nosave=FrameRanges.of(layout.nosave),
     )
-    machine.allocator = BuddyAllocator(machine, places)
+    maps = map_pageblock if machine.rules.has_unmapped_pageblocks else None
+    machine.allocator = BuddyAllocator(machine, places, maps)
     machine.owners = tuple(_owners(layout))
     return machine
 
@@ -128,10 +135,13 @@ def _init_allocator(machine: Machine, layout: Layout, pages: KernelPages, ram: F
         pages.zone << PAGE_SHIFT,
         tuple(pages.pcp + cpu << PAGE_SHIFT for cpu in range(layout.cpus)),
         ram.end,
+        unmapped=(pages.zone << PAGE_SHIFT) + ZONE_UNMAPPED if layout.unmapped else 0,
     )
     batch = max(1, zone_batchsize(ram.total_pages))
     init_zone(machine, places, batch=batch, high=PCP_HIGH_BATCHES * batch)
-    BuddyAllocator(machine, places).free_pages_memory(pages.free, layout.free_pages)
+    allocator = BuddyAllocator(machine, places)
+    allocator.free_pages_memory(pages.free, layout.free_pages)
+    allocator.add_unmapped_blocks(layout.unmapped)
     return places
 
 
@@ -150,7 +160,7 @@ def _splits_at_most(holes: Sequence[HoleSpec]) -> int:
     """
     total = 0
     for hole in holes:
-        if hole.kind in (HoleKind.NOT_PRESENT, HoleKind.INVALID, HoleKind.PROTECTED):
+        if hole.kind not in (HoleKind.NONE, HoleKind.NO_TABLE):
             blocks = {hole.start_pfn // ENTRIES, (hole.end_pfn - 1) // ENTRIES}
             edges = len(blocks) if hole.kind == HoleKind.NOT_PRESENT else max(blocks) - min(blocks) + 1
             total += edges + len({hole.start_pfn >> 18, (hole.end_pfn - 1) >> 18})
@@ -162,6 +172,10 @@ def _apply_holes(holes: Sequence[HoleSpec], machine: Machine) -> None:
     for hole in holes:
         if hole.kind == HoleKind.NOT_PRESENT:
             set_memory_np(machine, machine.vaddr(hole.start_pfn), hole.pages)
+        elif hole.kind == HoleKind.INVALID_AREA:
+            set_area_direct_map(machine, hole.start_pfn, hole.pages, valid=False)
+        elif hole.kind == HoleKind.INVALID_FOLIO:
+            set_direct_map_valid_noflush(machine, hole.start_pfn, hole.pages, valid=False)
         elif hole.kind == HoleKind.INVALID:
             for pfn in range(hole.start_pfn, hole.end_pfn):
                 set_direct_map_invalid_noflush(machine, pfn)

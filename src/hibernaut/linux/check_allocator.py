@@ -23,6 +23,7 @@ from hibernaut.linux.mmzone import (
     PAGE_STATE,
     PAGE_TYPE_BASE,
     PAGE_TYPE_MASK,
+    PAGEBLOCK_ORDER,
     PAGES_PER_MAP_PAGE,
     PCP_COUNT,
     PCP_LIST,
@@ -71,6 +72,7 @@ def check_allocator(
     *,
     tables: Collection[int] = frozenset(),
     unsaved: FrameRanges | None = None,
+    mapped: FrameRanges | None = None,
     memo: Memo | None = None,
 ) -> list[AllocatorProblem]:
     """Return everything that is wrong with an allocator at rest.
@@ -85,6 +87,8 @@ def check_allocator(
         tables: frames that hold page tables of the machine; none may be free.
         unsaved: frames of RAM whose bytes an image did not bring back (RAM less the saved frames, less those that the
             image itself occupied in the machine that wrote it); none may be in use, else it is lost for good.
+        mapped: frames that are present in the direct map, where the allocator has a list of unmapped pageblocks: those
+            on it must not be, those on all other lists must be.
         memo: keeps results by the bytes of the allocator's own pages.
 
     Returns:
@@ -95,14 +99,15 @@ def check_allocator(
     held = sorted(pfn for pfn in set(tables) if 0 <= pfn < places.end_pfn)
     key = None if memo is None else _state_key(machine, places)
     if memo is None or key is None:
-        return _judged(_read(machine, places), held, unsaved)
+        return _judged(_read(machine, places), held, unsaved, mapped)
     states, verdicts = memo.of("allocator's state"), memo.of("check_allocator")
-    found: list[AllocatorProblem] | None = verdicts.get((key, tuple(held), unsaved))
+    found: list[AllocatorProblem] | None = verdicts.get((key, tuple(held), unsaved, mapped))
     if found is None:
         state: _State | None = states.get(key)
         if state is None:
             state = states[key] = _read(machine, places)
-        found = verdicts[key, tuple(held), unsaved] = _judged(state, held, unsaved)
+        found = _judged(state, held, unsaved, mapped)
+        verdicts[key, tuple(held), unsaved, mapped] = found
     return found
 
 
@@ -126,6 +131,7 @@ class _State:
         used: frames in use by their `_refcount`.
         idle: frames that are not.
         listed: frames on lists.
+        hidden: those of them on the list of unmapped pageblocks.
         unheaded: frames marked as a free block that are the first of none on a free list.
         unknown: frames whose `struct page` does not exist.
     """
@@ -134,6 +140,7 @@ class _State:
     used: FrameRanges
     idle: FrameRanges
     listed: FrameRanges
+    hidden: FrameRanges
     unheaded: FrameRanges
     unknown: FrameRanges
 
@@ -153,16 +160,22 @@ def _read(machine: AllocatorMachine, places: AllocatorPlaces) -> _State:
         used=every.without(idle).without(unknown),
         idle=idle,
         listed=FrameRanges.of([(pfn, 1 << found.order) for found in lists for pfn in found.pfns]),
+        hidden=FrameRanges.of([(pfn, 1 << found.order) for found in lists if found.unmapped for pfn in found.pfns]),
         unheaded=marked.without(heads),
         unknown=unknown,
     )
 
 
-def _judged(state: _State, tables: Sequence[int], unsaved: FrameRanges | None) -> list[AllocatorProblem]:
+def _judged(
+    state: _State, tables: Sequence[int], unsaved: FrameRanges | None, mapped: FrameRanges | None
+) -> list[AllocatorProblem]:
     """Return all problems; `tables` are the frames with a `struct page` that hold page tables, ascending."""
     held = FrameRanges.of_pfns(tables)
     astray = state.idle.without(state.listed)
     lost = FrameRanges.of([]) if unsaved is None else unsaved
+    nothing = FrameRanges.of([])
+    not_shown = nothing if mapped is None else state.listed.without(state.hidden).without(mapped)
+    still_shown = nothing if mapped is None else state.hidden.within(mapped)
     problems = list(state.problems)
     for what, ranges in (
         ("its struct page is in a page of mem_map that does not exist", state.unknown),
@@ -171,6 +184,8 @@ def _judged(state: _State, tables: Sequence[int], unsaved: FrameRanges | None) -
         ("a page table, but on a list of free pages", held.within(state.listed)),
         ("a page table, but free by its _refcount", held.within(astray)),
         ("free by its _refcount, but on no list: lost", astray.without(held)),
+        ("on a list of mapped pages, but not present in the direct map", not_shown),
+        ("on the list of unmapped pageblocks, but present in the direct map", still_shown),
         (LEAKED, lost.within(state.used)),
     ):
         problems += [AllocatorProblem(what, pfn, pages) for pfn, pages in ranges]
@@ -186,6 +201,7 @@ class _List:
         head: physical address of its list_head.
         order: order of the blocks on it.
         buddy: True for a free list, False for a CPU's.
+        unmapped: whether it is the list of unmapped pageblocks, which NR_FREE_PAGES does not count.
         pfns: the frames on it, in order, up to the end or the first broken link.
         complete: whether the walk returned to the head.
         problems: problems of the list itself.
@@ -195,6 +211,7 @@ class _List:
     head: int
     order: int
     buddy: bool
+    unmapped: bool = False
     pfns: list[int] = field(default_factory=list)
     complete: bool = False
     problems: list[AllocatorProblem] = field(default_factory=list)
@@ -213,6 +230,8 @@ def _lists(places: AllocatorPlaces) -> Iterator[_List]:
     for order in range(NR_PAGE_ORDERS):
         head = places.zone + ZONE_FREE_AREA + order * SIZEOF_FREE_AREA
         yield _List(f"free_area[{order}]", head, order, buddy=True)
+    if places.unmapped:
+        yield _List("list of unmapped pageblocks", places.unmapped, PAGEBLOCK_ORDER, buddy=True, unmapped=True)
     for cpu, pcp in enumerate(places.pcps):
         yield _List(f"pcp list of CPU {cpu}", pcp + PCP_LIST, 0, buddy=False)
 
@@ -288,6 +307,7 @@ def _wrong_counts(memory: PhysicalMemory, places: AllocatorPlaces, lists: Iterab
         if count != len(found.pfns):
             what = f"{found.name}: {name} is {count}, on the list are {len(found.pfns)}"
             problems.append(AllocatorProblem(what, found.holder, 1))
+    free = [found for found in free if not found.unmapped]
     pages = sum(len(found.pfns) << found.order for found in free)
     counted = memory.read_u64(places.zone + ZONE_NR_FREE_PAGES)
     if all(found.complete for found in free) and counted != pages:

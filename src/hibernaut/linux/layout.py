@@ -40,6 +40,10 @@ class HoleKind(StrEnum):
     """Entries without PRESENT, by one change of the whole hole: large ones where it covers large pages."""
     INVALID = "invalid"
     """4K entries without PRESENT, page by page with set_direct_map_invalid_noflush, as for secret memory."""
+    INVALID_AREA = "invalid-area"
+    """Entries without PRESENT and RW, as set_area_direct_map makes them: one large one, or 4K entries, by the rules."""
+    INVALID_FOLIO = "invalid-folio"
+    """Entries without PRESENT and RW, by set_direct_map_valid_noflush: large ones where one request covers them."""
     PROTECTED = "protected"
     """4K entries that lost PRESENT alone, page by page with kfence_protect_page, as in KFENCE's pool."""
     NONE = "none"
@@ -130,6 +134,7 @@ class Layout:
         nosave: frames that are never saved.
         fixmap: whether the fixmap has its static tables.
         data: content of some frames, in place of the formula's.
+        unmapped: first frames of free pageblocks (2 MiB) on the list of unmapped ones; no two are neighbours.
     """
 
     ram: tuple[tuple[int, int], ...]
@@ -151,6 +156,7 @@ class Layout:
     nosave: tuple[tuple[int, int], ...] = ()
     fixmap: bool = True
     data: tuple[Segment, ...] = ()
+    unmapped: tuple[int, ...] = ()
 
     @property
     def page_offset(self) -> int:
@@ -178,9 +184,15 @@ class Layout:
                 raise HibernautError(f"hole of {hole.pages} pages at frame {hole.start_pfn:#x} is not within the RAM")
             if hole.kind == HoleKind.NO_TABLE and (hole.start_pfn % ENTRIES or hole.pages % ENTRIES):
                 raise HibernautError(f"only whole 2 MiB blocks can lack a table: frame {hole.start_pfn:#x}")
-        for one, other in itertools.pairwise(holes):
-            if other.start_pfn < one.end_pfn:
-                raise HibernautError(f"holes overlap at frame {other.start_pfn:#x}")
+        for start in self.unmapped:
+            if start % ENTRIES or not any(hole.start_pfn <= start < hole.end_pfn for hole in holes):
+                raise HibernautError(f"unmapped pageblock at frame {start:#x}: expected a block of 2 MiB in a hole")
+        for one, other in itertools.pairwise(sorted(self.unmapped)):
+            if other - one < 2 * ENTRIES:
+                raise HibernautError(f"unmapped pageblocks at frames {one:#x} and {other:#x} are neighbours")
+        for hole, after in itertools.pairwise(holes):
+            if after.start_pfn < hole.end_pfn:
+                raise HibernautError(f"holes overlap at frame {after.start_pfn:#x}")
         return ram
 
     def table_group(self, pfn: int) -> int:

@@ -96,7 +96,7 @@ class StepInputs:
             machine.secretmem_users,
             tuple((owned.owner, owned.frames.bounds) for owned in machine.owners),
             machine.kernel_image,
-            (places.mem_map, places.zone, places.pcps, places.end_pfn),
+            places,
             machine.memory.ranges.bounds,
         )
         self.key = machine.memo.of("inputs of steps").setdefault(inputs, object())

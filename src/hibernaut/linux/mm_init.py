@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hibernaut.linux.allocator import AllocatorMachine
 from hibernaut.linux.mmzone import (
+    FREE_AREA_NR_FREE,
     NR_PAGE_ORDERS,
     PCP_LIST,
     PER_CPU_PAGES,
@@ -33,6 +34,10 @@ def init_zone(machine: AllocatorMachine, places: AllocatorPlaces, *, batch: int,
     heads = machine.base + places.zone + ZONE_FREE_AREA + SIZEOF_FREE_AREA * np.arange(NR_PAGE_ORDERS, dtype=np.uint64)
     zone["free_area"]["next"] = zone["free_area"]["prev"] = heads
     _write_structure(machine, places.zone, zone)
+    if places.unmapped:
+        machine.write_u64(places.unmapped, machine.base + places.unmapped)
+        machine.write_u64(places.unmapped + 8, machine.base + places.unmapped)
+        machine.write_u64(places.unmapped + FREE_AREA_NR_FREE, 0)
     for paddr in places.pcps:
         pcp = np.zeros((), dtype=PER_CPU_PAGES)
         pcp["high"], pcp["batch"] = high, batch

@@ -20,6 +20,7 @@ __all__ = [
     "LIST_POISON1",
     "LIST_POISON2",
     "NR_PAGE_ORDERS",
+    "PAGEBLOCK_ORDER",
     "PAGES_PER_MAP_PAGE",
     "PAGE_LIST",
     "PAGE_MAPPING",
@@ -41,6 +42,7 @@ __all__ = [
     "ZONE_FREE_AREA",
     "ZONE_MANAGED_PAGES",
     "ZONE_NR_FREE_PAGES",
+    "ZONE_UNMAPPED",
     "AllocatorPlaces",
     "mem_map_page",
 ]
@@ -116,6 +118,12 @@ PCP_HIGH = _offsetof(PER_CPU_PAGES, "high")
 PCP_FREE_FACTOR = _offsetof(PER_CPU_PAGES, "free_factor")
 PCP_LIST = _offsetof(PER_CPU_PAGES, "next")
 
+PAGEBLOCK_ORDER = 9
+"""`pageblock_order` with huge pages of 2 MiB."""
+ZONE_UNMAPPED = 1024
+"""Offset of the `struct free_area` of unmapped pageblocks, behind the zone in its page: the model's own. In the series
+page_alloc-unmapped every `free_area` has more lists, one for each freetype."""
+
 PAGES_PER_MAP_PAGE = PAGE_SIZE // SIZEOF_STRUCT_PAGE
 """Number of `struct page`s in one page of `mem_map`."""
 
@@ -145,6 +153,7 @@ class AllocatorPlaces:
         zone: `struct zone`.
         pcps: `struct per_cpu_pages` of each CPU.
         end_pfn: one past the last frame that has a `struct page`.
+        unmapped: the `struct free_area` of unmapped pageblocks, in the page of the zone; 0 without one.
 
     Raises:
         ValueError: an address is not page-aligned.
@@ -154,6 +163,7 @@ class AllocatorPlaces:
     zone: int
     pcps: tuple[int, ...]
     end_pfn: int
+    unmapped: int = 0
 
     def __post_init__(self) -> None:
         for paddr in (self.mem_map, self.zone, *self.pcps):

@@ -16,7 +16,7 @@ follows the link.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +36,7 @@ from hibernaut.linux.mmzone import (
     PAGE_STATE,
     PAGE_TYPE_BASE,
     PAGE_TYPE_MASK,
+    PAGEBLOCK_ORDER,
     PAGES_PER_MAP_PAGE,
     PCP_COUNT,
     PCP_FREE_FACTOR,
@@ -90,19 +91,35 @@ class BuddyAllocator:
     Args:
         machine: machine whose memory is read and written; it must hold the state (`init_zone`).
         places: addresses of the state.
+        map_block: maps an unmapped pageblock again, given its first frame; None if the kernel never does.
 
     Attributes:
         places: as given.
     """
 
-    def __init__(self, machine: AllocatorMachine, places: AllocatorPlaces) -> None:
+    def __init__(
+        self,
+        machine: AllocatorMachine,
+        places: AllocatorPlaces,
+        map_block: Callable[[AllocatorMachine, int], None] | None = None,
+    ) -> None:
         self._owner = weakref.ref(machine)  # a machine holds its allocator: avoids a reference cycle
         self.places = places
         self._allocations: list[Allocation] = []
         self._kernel = KernelData(machine)
         self._mem_map = machine.base + places.mem_map
         self._zone = machine.base + places.zone
-        self._where = (machine.base, machine.end_pfn, places.mem_map, places.zone, places.pcps, places.end_pfn)
+        self._where = (
+            machine.base,
+            machine.end_pfn,
+            places.mem_map,
+            places.zone,
+            places.pcps,
+            places.end_pfn,
+            places.unmapped,
+        )
+        self._map_block = map_block
+        self._maps_block = False
 
     @property
     def _machine(self) -> AllocatorMachine:
@@ -196,6 +213,8 @@ class BuddyAllocator:
                     return tuple(pfns), True
             return tuple(pfns), False
 
+        if self.places.unmapped:  # the direct map and the TLBs change with a block that is mapped again
+            return every()
         return transition(self._machine, every, "all", most, cpu, *self._where, keeps=lambda: not prints())
 
     def _transition(self, function: Callable[[], Result], *inputs: Hashable) -> Result:
@@ -210,6 +229,8 @@ class BuddyAllocator:
     def _rmqueue_pcplist(self, environment: Environment, number: int, cpu: int) -> int | None:
         """`rmqueue_pcplist` and `__rmqueue_pcplist`: choose a page on the CPU's list; None if nothing is free."""
         pfns = self._transition(lambda: self._refilled(cpu), "refill", cpu)
+        if pfns is None and self._map_unmapped_block():
+            pfns = self._transition(lambda: self._refilled(cpu), "refill", cpu)
         if pfns is None:
             return None
         if pfns:
@@ -278,6 +299,31 @@ class BuddyAllocator:
             self._expand(page, order, doing)
             return page
         return None
+
+    def _map_unmapped_block(self) -> bool:
+        """Map the first unmapped pageblock and put it on the free lists; see `unmapped`. Return whether there was one.
+
+        An allocation for the mapping itself gets no further block.
+        """
+        if not self.places.unmapped or self._map_block is None or self._maps_block:
+            return False
+        doing = "taking an unmapped pageblock"
+        head = self._machine.base + self.places.unmapped
+        entry = self._kernel.load(head, doing)
+        if entry == head:
+            return False
+        page = entry - PAGE_LIST
+        pfn = self._pfn(page)
+        if not 0 <= pfn <= self.places.end_pfn - (1 << PAGEBLOCK_ORDER):  # a wild link was taken for a page
+            raise self._kernel.fault((self._machine.base + (pfn << PAGE_SHIFT)) & U64_MAX, doing)
+        self._unlink_block(page, head, doing)
+        self._maps_block = True
+        try:
+            self._map_block(self._machine, pfn)
+        finally:
+            self._maps_block = False
+        self._free_one_page(page, pfn, PAGEBLOCK_ORDER, to_tail=False, doing=doing)
+        return True
 
     def _expand(self, page: int, high: int, doing: str) -> None:
         """`expand`: return the upper halves of a block of order `high` to the free lists, down to its first page."""
@@ -372,6 +418,23 @@ class BuddyAllocator:
             self._free_pages_core(start, order)
             start += 1 << order
 
+    def add_unmapped_blocks(self, pfns: Iterable[int]) -> None:
+        """Put pageblocks that were in use on the list of unmapped ones; the direct map does not change.
+
+        Args:
+            pfns: first frames.
+        """
+        doing = "freeing an unmapped pageblock"
+        head = self._machine.base + self.places.unmapped
+        for pfn in pfns:
+            page = self._page(pfn)
+            for used in self._in_use(pfn, 1 << PAGEBLOCK_ORDER):
+                state = self._kernel.load(self._page(used) + PAGE_STATE, doing)
+                self._kernel.store(self._page(used) + PAGE_STATE, state & 0xFFFF_FFFF, doing)
+            self._set_buddy_order(page, PAGEBLOCK_ORDER, doing)
+            self._kernel.list_add(page + PAGE_LIST, self._kernel.load(head + 8, doing), head, doing)
+            self._kernel.add(head + FREE_AREA_NR_FREE, 1, doing)
+
     def _free_pages_core(self, pfn: int, order: int) -> None:
         """`__free_pages_core`: free one block of boot memory, to the tail of its list."""
         doing = "freeing boot memory (__free_pages_core)"
@@ -457,10 +520,21 @@ class BuddyAllocator:
 
     def _on_free_lists(self) -> FrameRanges:
         """Walk the free lists."""
+        areas = [(order, self._area(order)) for order in range(NR_PAGE_ORDERS)]
+        if self.places.unmapped:  # for_each_free_list
+            areas.append((PAGEBLOCK_ORDER, self._machine.base + self.places.unmapped))
+        return self._listed(areas)
+
+    def unmapped_blocks(self) -> FrameRanges:
+        """Return the frames of free unmapped pageblocks. Raise MachineFault as `free_ranges`."""
+        head = self._machine.base + self.places.unmapped
+        return self._listed([(PAGEBLOCK_ORDER, head)] if self.places.unmapped else [])
+
+    def _listed(self, areas: Iterable[tuple[int, int]]) -> FrameRanges:
+        """Return the frames on lists of blocks, given as (order, address of the head)."""
         doing = "marking free pages (mark_free_pages)"
         blocks: list[tuple[int, int]] = []
-        for order in range(NR_PAGE_ORDERS):
-            head = self._area(order)
+        for order, head in areas:
             entry, seen = self._kernel.load(head, doing), set[int]()
             while entry != head:
                 pfn = self._pfn(entry - PAGE_LIST)
@@ -497,10 +571,14 @@ class BuddyAllocator:
 
     def _del_page_from_free_list(self, page: int, order: int, doing: str) -> None:
         """`del_page_from_free_list`."""
+        self._unlink_block(page, self._area(order), doing)
+
+    def _unlink_block(self, page: int, area: int, doing: str) -> None:
+        """Take a block off the list of a `struct free_area`."""
         self._kernel.list_del(page + PAGE_LIST, doing)
         self._kernel.store(page + PAGE_STATE, self._kernel.load(page + PAGE_STATE, doing) | PG_BUDDY, doing)
         self._kernel.store(page + PAGE_PRIVATE, 0, doing)
-        self._kernel.add(self._area(order) + FREE_AREA_NR_FREE, -1, doing)
+        self._kernel.add(area + FREE_AREA_NR_FREE, -1, doing)
 
     def _set_buddy_order(self, page: int, order: int, doing: str) -> None:
         """`set_buddy_order`."""

@@ -102,6 +102,27 @@ class KernelRules:
             (in v6.13-rc1), it did; a9bbe3413331 ("x86: Disable EXECMEM_ROX support") (in v6.13) disabled it, and when
             it came back, 925f42645118 ("execmem: don't remove ROX cache from the direct map") (in v6.15) had changed
             that.
+        set_direct_map_takes_pages: `set_direct_map_invalid_noflush` and `set_direct_map_default_noflush` take a number
+            of pages.
+            Proposed in the mm tree, 2026: "set_memory: add number of pages parameter to set_direct_map APIs" (Mike
+            Rapoport; branch execmem/set-vm-perms/v0.2 of git.kernel.org/pub/scm/linux/kernel/git/rppt/linux, no
+            Message-ID was read). The series reverts `set_direct_map_valid_noflush`, which the new form replaces.
+            `hibernate_map_page` asks for one page by either.
+        resets_huge_vmalloc: `set_area_direct_map` (mm/vmalloc.c) changes the pages of a huge page of an area by one
+            request, so that 2 MiB become one not-present entry while translations of the area are flushed.
+            Proposed in the mm tree, 2026: "mm/vmalloc: make set_area_direct_map HUGE_VMAP friendly" (as above).
+        has_unmapped_pageblocks: Free lists have a type whose pageblocks are not in the direct map, and an allocation
+            that finds nothing else maps such a block again.
+            Proposed in Message-ID 20260225-page_alloc-unmapped-v1-0-e8808a03cd66@google.com (ALLOC_UNMAPPED), later
+            versions 20260320-page_alloc-unmapped-v2-0-28bf1bd54f41@google.com and
+            20260726-page_alloc-unmapped-v3-0-6f5729aa9832@google.com; see `unmapped` for what of them was read.
+
+    Left out, since it changes nothing that hibernation sees: the patches of 2026 for CPA that reach point releases
+    ("x86/mm/pat: Don't gate cpa_lock on debug_pagealloc_enabled()", "Acquire init_mm read lock on attribute changes to
+    avoid UAF", "Convert split_large_page() to use ptdescs", "Allocate split page tables as kernel page tables"). They
+    take locks, of which none is contended with one CPU and interrupts off, and change how the page of a table is
+    allocated and typed, not when, nor what is written to which entry. The read lock is taken by
+    `change_page_attr_set_clr`, which `set_direct_map_*` do not pass.
     """
 
     line: str
@@ -121,6 +142,9 @@ class KernelRules:
     prints_zero_count: bool = False
     prints_progress: bool = True
     execmem_unmaps_2m: bool = False
+    set_direct_map_takes_pages: bool = False
+    resets_huge_vmalloc: bool = False
+    has_unmapped_pageblocks: bool = False
 
     @property
     def invalid_clears(self) -> int:

@@ -27,6 +27,7 @@ from hibernaut.paging.entries import FRAME_MASK, Entries
 __all__ = [
     "kernel_page_present",
     "remapped_entries",
+    "set_area_direct_map",
     "set_direct_map_default_noflush",
     "set_direct_map_invalid_noflush",
     "set_direct_map_valid_noflush",
@@ -95,14 +96,38 @@ def set_memory_4k(machine: Machine, vaddr: int, pages: int) -> None:
     change_page_attr_set_clr(machine, vaddr, pages, set_=mark, force_split=True)
 
 
-def set_direct_map_invalid_noflush(machine: Machine, pfn: int) -> None:
-    """Make one page not present and not writable; the caller flushes the TLB."""
-    _recorded(machine, "set_direct_map_invalid_noflush", pfn, set_pages_np)
+def set_direct_map_invalid_noflush(machine: Machine, pfn: int, pages: int = 1) -> None:
+    """Make pages not present and not writable; the caller flushes the TLB.
+
+    With `KernelRules.set_direct_map_takes_pages` this is one request, else one for each page.
+    """
+    _request(machine, "set_direct_map_invalid_noflush", pfn, pages, set_pages_np)
 
 
-def set_direct_map_default_noflush(machine: Machine, pfn: int) -> None:
-    """Make one page present and writable; GLOBAL, once lost, does not come back."""
-    _recorded(machine, "set_direct_map_default_noflush", pfn, set_pages_p)
+def set_direct_map_default_noflush(machine: Machine, pfn: int, pages: int = 1) -> None:
+    """Make pages present and writable; GLOBAL, once lost, does not come back. Requests as in the function above."""
+    _request(machine, "set_direct_map_default_noflush", pfn, pages, set_pages_p)
+
+
+def set_area_direct_map(machine: Machine, pfn: int, pages: int, *, valid: bool) -> None:
+    """`set_area_direct_map` (mm/vmalloc.c): reset the pages of an area, or make them invalid.
+
+    With `KernelRules.resets_huge_vmalloc` the pages of a block of the area are one request, if the functions take more
+    than one page; else each page is one, so that a large entry is split.
+    """
+    change = set_direct_map_default_noflush if valid else set_direct_map_invalid_noflush
+    step = pages if machine.rules.resets_huge_vmalloc else 1
+    for each in range(pfn, pfn + pages, step):
+        change(machine, each, step)
+
+
+def _request(machine: Machine, name: str, pfn: int, pages: int, change: Callable[[Machine, int, int], None]) -> None:
+    """Change pages, by one request if the kernel can; a request for one page is recorded."""
+    if pages > 1 and machine.rules.set_direct_map_takes_pages:
+        change(machine, pfn, pages)
+        return
+    for each in range(pfn, pfn + pages):
+        _recorded(machine, name, each, change)
 
 
 def _recorded(machine: Machine, name: str, pfn: int, change: Callable[[Machine, int, int], None]) -> None:
@@ -129,7 +154,7 @@ def set_direct_map_valid_noflush(machine: Machine, pfn: int, pages: int, *, vali
     kernels go page by page, and split everything that they touch.
     """
     change = set_pages_p if valid else set_pages_np
-    if machine.rules.has_set_direct_map_valid_noflush:
+    if machine.rules.has_set_direct_map_valid_noflush or machine.rules.set_direct_map_takes_pages:
         change(machine, pfn, pages)
         return
     for each in range(pfn, pfn + pages):

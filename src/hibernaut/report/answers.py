@@ -11,8 +11,10 @@ from hibernaut.hibernation.invariants import INVARIANTS, TRACES
 from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.report.documents import AnswersDocument
 from hibernaut.studies.answers import Answers
+from hibernaut.studies.costs import BLOCKS, Cost
 from hibernaut.studies.judge import Judged, Studied
 from hibernaut.studies.placements import ALLOCATOR
+from hibernaut.studies.questions import COMING, PROPOSED_RULES
 
 __all__ = ["answers_document", "answers_page"]
 
@@ -49,6 +51,8 @@ def answers_page(answers: Answers, folder: str) -> str:
     parts = [HEAD.format(traces=traces), _scopes(answers.studied), _table(answers.studied)]
     parts += ["## Claims", *(_claim(judged, folder) for judged in answers.judged)]
     parts += [_mutants(answers.studied)]
+    if answers.costs:
+        parts.append(_proposed(answers.costs))
     if answers.placements:
         parts.append(_story(answers, folder))
     return "\n\n".join(parts) + "\n"
@@ -211,6 +215,36 @@ def _is_story(death: str) -> bool:
     return "NULL" in death and "__rmqueue_pcplist" in death
 
 
+PROPOSED = """\
+The studies {studies} are of what no released kernel has. [KernelRules](reference/api.md) has the Message-IDs of what is
+proposed, by the names of the rules: `{rules}`.
+No patch hibernates by the mermap or by an entry of 2 MiB. The claims are those of the model, unconfirmed on a real
+kernel. The model's unmapped pageblocks follow notes on the series, not its allocator: the list of free blocks, and the
+place of a block's mark, are the model's own.
+
+The cost of a way, counted by the model on one machine with one CPU: {blocks} blocks of 2 MiB, not neighbours, each one
+entry that is not present, all {pages} pages to save, copied one after another as the kernel's loop does. An
+invalidation drops one address (INVLPG), a flush a whole TLB; a new table is a page allocated in the copy (`reserved`:
+before it), filled with 512 entries. `remap-whole` sets and resets the entry for each page. The region of the mermap has
+one address, or 64 with `mermap:64`: a flush each time that they are used up, and one at the end; the size of the
+proposed region was not read. `fixmap-whole-run` writes an entry for each block, and zero after each run of
+neighbours."""
+
+
+def _proposed(costs: Sequence[Cost]) -> str:
+    text = PROPOSED.format(
+        studies=", ".join(f"*{study.name}*" for study in COMING),
+        rules=PROPOSED_RULES,
+        blocks=BLOCKS,
+        pages=costs[0].pages,
+    )
+    rows = [
+        (f"`{one.way}`", *map(str, (one.tables, one.entry_writes, one.invalidations, one.flushes))) for one in costs
+    ]
+    head = ("way", "new tables", "entries written", "invalidations", "flushes")
+    return "\n\n".join(["## Proposed kernels, and the cost of each way", text, _rows(head, rows)])
+
+
 def answers_document(answers: Answers) -> AnswersDocument:
     """Return the document of the answers: scope and counts of each study, and the verdict on each claim."""
     return {
@@ -236,5 +270,16 @@ def answers_document(answers: Answers) -> AnswersDocument:
                 "first_against": judged.first_against,
             }
             for judged in answers.judged
+        ],
+        "costs": [
+            {
+                "way": one.way,
+                "pages": one.pages,
+                "tables": one.tables,
+                "entry_writes": one.entry_writes,
+                "invalidations": one.invalidations,
+                "flushes": one.flushes,
+            }
+            for one in answers.costs
         ],
     }

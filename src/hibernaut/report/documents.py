@@ -1108,11 +1108,23 @@ class ClaimDocument(TypedDict):
     first_against: Annotated[str | None, "the first of them"]
 
 
+class CostDocument(TypedDict):
+    """The cost of a way on a machine with two hidden blocks of 2 MiB."""
+
+    way: Annotated[str, "name of the way"]
+    pages: Annotated[int, "pages copied, none of them present"]
+    tables: Annotated[int, "tables allocated"]
+    entry_writes: Annotated[int, "entries written, those that fill a table left out"]
+    invalidations: Annotated[int, "invalidations of one address"]
+    flushes: Annotated[int, "flushes of a whole TLB"]
+
+
 class AnswersDocument(TypedDict):
-    """`hibernaut answers`: studies and claims."""
+    """`hibernaut answers`: studies, claims, and the cost of each way."""
 
     studies: Annotated[list[StudyDocument], "the studies"]
     claims: Annotated[list[ClaimDocument], "the claims"]
+    costs: Annotated[list[CostDocument], "the cost of each way; empty unless a study of proposed kernels is run"]
 
 
 class StepLineDocument(TypedDict):

@@ -11,9 +11,10 @@ from hibernaut.exploration.layouts import Side
 from hibernaut.exploration.replay import write_run
 from hibernaut.exploration.sweep import Progress, run_sweep
 from hibernaut.studies.claims import CLAIMS
+from hibernaut.studies.costs import COSTED_WAYS, Cost, way_cost
 from hibernaut.studies.judge import Judged, Studied, judge
 from hibernaut.studies.placements import Placement, placements
-from hibernaut.studies.questions import STUDIES, Study
+from hibernaut.studies.questions import COMING, STUDIES, Study
 
 __all__ = ["Answers", "answer"]
 
@@ -26,11 +27,13 @@ class Answers:
         studied: the studies.
         judged: the claims about them.
         placements: see `placements`; empty without the study "6.13-rc".
+        costs: the cost of each of `COSTED_WAYS`; empty without a study of `COMING`.
     """
 
     studied: tuple[Studied, ...]
     judged: tuple[Judged, ...]
     placements: Mapping[tuple[Side, ...], Placement]
+    costs: tuple[Cost, ...]
 
     @property
     def holds(self) -> bool:
@@ -76,4 +79,5 @@ def answer(
         studied.append(Studied(study, tallies, path))
     names = {study.name for study in studies}
     judged = tuple(judge(claim, studied) for claim in CLAIMS if set(claim.studies) <= names)
-    return Answers(tuple(studied), judged, placements(studied))
+    costs = tuple(map(way_cost, COSTED_WAYS)) if names & {study.name for study in COMING} else ()
+    return Answers(tuple(studied), judged, placements(studied), costs)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from hibernaut.exploration.layouts import RegionKind, Structure
 from hibernaut.exploration.run import Outcome
 from hibernaut.hibernation.owners import ONCE_RESUMED, WHILE_WRITING
-from hibernaut.studies.questions import MOST_SPLITS, STUDIES
+from hibernaut.studies.questions import COMING, MOST_SPLITS, STUDIES
 from hibernaut.studies.trials import (
     Trial,
+    cleared_hidden_page,
     crashed,
     crashed_in_owner,
+    crashed_in_reset,
     crashed_on_lists,
     is_clean,
     is_torn,
@@ -52,7 +54,7 @@ class Claim:
     plays: str | None = None
 
 
-_ALL = tuple(study.name for study in STUDIES)
+_ALL = tuple(study.name for study in STUDIES if study not in COMING)
 _LINES = tuple(study.name for study in STUDIES if study.name.startswith("line "))
 
 CLAIMS: tuple[Claim, ...] = (
@@ -338,6 +340,96 @@ CLAIMS: tuple[Claim, ...] = (
             and trial.ends(crashed_on_lists) == (trial.splits > 0)
         ),
         ("remap", crashed_on_lists),
+    ),
+    Claim(
+        "mermap-is-safe",
+        "Through the proposed mermap every page is saved, too: an address need not be flushed before it is used again.",
+        "no run of `mermap` or `mermap:2` violates any invariant; the run below is the mutant's without a flush, "
+        "played with it; unconfirmed on a real kernel",
+        ("candidates", "vmalloc", "unmapped"),
+        ("mermap", "mermap:2"),
+        lambda trial: not trial.ends(lambda outcome: not is_clean(outcome) or outcome.status != "saved"),
+        ("mermap-no-flush", lambda outcome: "same-data" in outcome.violated),
+        "mermap",
+    ),
+    Claim(
+        "a-block-by-one-entry-is-safe",
+        "A hidden block can be copied through one entry of 2 MiB, with two invalidations in place of 1024.",
+        "no run of `fixmap-whole-run` violates any invariant; the run below is the mutant's that does not invalidate, "
+        "played with the invalidation; unconfirmed on a real kernel",
+        ("candidates", "vmalloc", "unmapped"),
+        ("fixmap-whole-run",),
+        lambda trial: not trial.ends(lambda outcome: not is_clean(outcome) or outcome.status != "saved"),
+        ("fixmap-whole-run-no-flush", lambda outcome: "same-data" in outcome.violated),
+        "fixmap-whole-run",
+    ),
+    Claim(
+        "a-block-left-mapped-comes-back",
+        "The entry of a block has to be cleared before another page is copied: else it is in the image.",
+        "the mutant `fixmap-whole-run-no-clear` breaks `slot-empty`, and nothing else, exactly on machines with a "
+        "region of 2 MiB or 1 GiB in one entry whose fixmap tables lie above the regions",
+        ("candidates",),
+        ("fixmap-whole-run-no-clear",),
+        lambda trial: (
+            trial.ends(lambda outcome: outcome.violated == ("slot-empty",))
+            == (trial.splits > 0 and not trial.below(Structure.ROOT))
+            and not trial.ends(lambda outcome: outcome.violated not in ((), ("slot-empty",)))
+        ),
+        ("fixmap-whole-run-no-clear", lambda outcome: not is_clean(outcome)),
+    ),
+    Claim(
+        "a-vmalloc-area-in-its-window-is-torn",
+        "A huge vmalloc area that is reset in one call is one not-present entry for a moment. If the copy meets it, "
+        "Remap tears the image, and the kernel thread that continues on the resumed machine maps garbage.",
+        "`remap` has a run in which the resumed kernel thread resets the area, frees its pages, and their next user "
+        "faults, exactly on machines where the entry of an area lies in a table above; unconfirmed on a real kernel",
+        ("vmalloc",),
+        ("remap",),
+        lambda trial: trial.ends(lambda outcome: crashed_in_reset(outcome, ONCE_RESUMED)) == trial.split_above,
+        ("remap", lambda outcome: crashed_in_reset(outcome, ONCE_RESUMED)),
+    ),
+    Claim(
+        "the-live-thread-continues",
+        "On the live machine the thread resets the area whatever the copy left: a split area takes no page.",
+        "no run of `remap`, `reserved:2` or `remap-whole` crashes where the area is reset while the image is written; "
+        "unconfirmed on a real kernel",
+        ("vmalloc", "unmapped"),
+        ("remap", "reserved:2", "remap-whole"),
+        lambda trial: not trial.ends(lambda outcome: crashed_in_reset(outcome, WHILE_WRITING)),
+        ("remap", lambda outcome: crashed_in_reset(outcome, ONCE_RESUMED)),
+        "remap-whole",
+    ),
+    Claim(
+        "hidden-blocks-are-safe-without-a-split",
+        "Where nothing is split, blocks stay whole: their owners reset and free them on either machine, and free ones "
+        "are neither saved nor touched.",
+        "no run of `fixmap`, `mermap`, `mermap:2`, `fixmap-whole-run` or `remap-whole` violates any invariant, "
+        "allocations after the resume included, which map free unmapped pageblocks; the run below is one of Remap's "
+        "that crash, played through the slot; unconfirmed on a real kernel",
+        ("vmalloc", "unmapped"),
+        ("fixmap", "mermap", "mermap:2", "fixmap-whole-run", "remap-whole"),
+        lambda trial: not trial.ends(lambda outcome: not is_clean(outcome) or outcome.status != "saved"),
+        ("remap", lambda outcome: crashed(outcome) and ("clear_page" in outcome.crash or outcome.warned)),
+        "fixmap",
+    ),
+    Claim(
+        "a-block-given-out-in-the-copy-is-not-mapped",
+        "A split that finds no mapped page free takes an unmapped pageblock. The image can then have the block given "
+        "out and its entry not present: no table is lost, nothing is printed, and the next user of its pages faults.",
+        "`remap` has a run that crashes while it clears a page that was just allocated exactly on machines with an "
+        "allocated and a free unmapped pageblock, the tables of both below, and the array of struct page above; the "
+        "place of the series' own mark of a block is not modelled; unconfirmed on a real kernel",
+        ("unmapped",),
+        ("remap",),
+        lambda trial: (
+            trial.ends(cleared_hidden_page)
+            == (
+                trial.tables_below(RegionKind.UNMAPPED)
+                and trial.tables_below(RegionKind.UNMAPPED_FREE)
+                and not trial.below(Structure.MEM_MAP)
+            )
+        ),
+        ("remap", cleared_hidden_page),
     ),
 )
 """All claims, in the order of the page."""

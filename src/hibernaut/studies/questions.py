@@ -10,7 +10,7 @@ from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.plan import Sweep
 from hibernaut.linux.rules import LINES
 
-__all__ = ["MOST_SPLITS", "MUTANTS_IN_QUESTION", "STUDIES", "Study"]
+__all__ = ["COMING", "MOST_SPLITS", "MUTANTS_IN_QUESTION", "PROPOSED_RULES", "STUDIES", "Study"]
 
 BOTH = (Side.ABOVE, Side.BELOW)
 WITHOUT_OWNERS = (
@@ -66,7 +66,17 @@ class Study:
     sweep: Sweep
 
 
-STUDIES: tuple[Study, ...] = (
+CANDIDATES = ("fixmap", "mermap", "mermap:2", "fixmap-whole-run")
+CANDIDATES_MUTANTS = (
+    "mermap-no-flush",
+    "mermap-other-cpu",
+    "fixmap-whole-run-no-flush",
+    "fixmap-whole-run-no-clear",
+)
+PROPOSED_RULES = "7.3 with set_direct_map_takes_pages, resets_huge_vmalloc, has_unmapped_pageblocks"
+"""The newest line with what is proposed for large blocks (`KernelRules`)."""
+
+_RELEASED: tuple[Study, ...] = (
     Study(
         "regions",
         "all layouts of up to three regions, every allocation failing or not, every stale translation used or not",
@@ -172,3 +182,50 @@ STUDIES: tuple[Study, ...] = (
         for rules in LINES[1:]
     ),
 )
+
+COMING: tuple[Study, ...] = (
+    Study(
+        "candidates",
+        "ways that no patch has for hibernation: the mermap, and one entry for a block",
+        Sweep(
+            Family(
+                regions=(0, 1, 2),
+                kinds=(RegionKind.PAGE, RegionKind.BLOCK, RegionKind.GIB, RegionKind.NONE, RegionKind.NO_TABLE),
+                tables=(Side.ABOVE,),
+                root=BOTH,
+            ),
+            (*CANDIDATES, *CANDIDATES_MUTANTS),
+            rules="7.3",
+        ),
+    ),
+    Study(
+        "vmalloc",
+        "huge vmalloc areas caught while a kernel thread that is not frozen frees them; it continues after the copy",
+        Sweep(
+            Family(regions=(0, 1, 2), kinds=(RegionKind.VMALLOC,), root=BOTH, free=BOTH),
+            ("remap", "remap-whole", "reserved:2", *CANDIDATES),
+            rules=PROPOSED_RULES,
+            allocations_after=64,
+        ),
+    ),
+    Study(
+        "unmapped",
+        "unmapped pageblocks, allocated and free, with one mapped page free for the splits",
+        Sweep(
+            Family(
+                regions=(1, 2),
+                kinds=(RegionKind.UNMAPPED, RegionKind.UNMAPPED_FREE),
+                mem_map=BOTH,
+                zone=BOTH,
+                free_pages=1,
+            ),
+            ("remap", "remap-whole", "reserved:2", *CANDIDATES),
+            rules=PROPOSED_RULES,
+            allocations_after=64,
+        ),
+    ),
+)
+"""The studies of what is proposed, and not in a released kernel."""
+
+STUDIES: tuple[Study, ...] = (*_RELEASED, *COMING)
+"""All studies, in the order of the page."""

@@ -13,8 +13,10 @@ from hibernaut.exploration.run import Outcome
 
 __all__ = [
     "Trial",
+    "cleared_hidden_page",
     "crashed",
     "crashed_in_owner",
+    "crashed_in_reset",
     "crashed_on_lists",
     "is_clean",
     "is_torn",
@@ -25,7 +27,7 @@ __all__ = [
     "tore_lists",
 ]
 
-SPLITS = {RegionKind.BLOCK: 1, RegionKind.GIB: 3}
+SPLITS = {RegionKind.BLOCK: 1, RegionKind.GIB: 3, RegionKind.VMALLOC: 1, RegionKind.UNMAPPED: 2}
 """The number of tables that it takes to map the saved pages of a region: those of a GiB lie in two blocks."""
 
 
@@ -60,6 +62,11 @@ class Trial:
     def split_above(self) -> bool:
         """Whether a large entry that has to be split lies in a table above its region."""
         return any(region.kind in SPLITS and region.tables == Side.ABOVE for region in self.machine.regions)
+
+    def tables_below(self, kind: RegionKind) -> bool:
+        """Return whether it has regions of a kind, and all their tables lie below the regions."""
+        tables = {region.tables for region in self.machine.regions if region.kind == kind}
+        return tables == {Side.BELOW}
 
     @property
     def first_without_entry(self) -> RegionKind | None:
@@ -125,6 +132,16 @@ def crashed_on_lists(outcome: Outcome) -> bool:
 def crashed_in_owner(outcome: Outcome, when: str = "") -> bool:
     """Return whether KFENCE's write to its page crashed the machine; `when` is a clause of `hibernation.owners`."""
     return crashed(outcome) and "__kfence_alloc" in outcome.crash and outcome.crash.endswith(when)
+
+
+def crashed_in_reset(outcome: Outcome, when: str) -> bool:
+    """Return whether a page that an owner of whole blocks reset and freed crashed its next user; `when` as above."""
+    return crashed(outcome) and "clear_page, by the next user" in outcome.crash and outcome.crash.endswith(when)
+
+
+def cleared_hidden_page(outcome: Outcome) -> bool:
+    """Return whether a resumed machine crashed at a page that it allocated and that its direct map does not show."""
+    return crashed(outcome) and "just allocated (clear_page)" in outcome.crash
 
 
 def met_another_frame(outcome: Outcome) -> bool:

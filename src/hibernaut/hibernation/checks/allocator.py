@@ -7,6 +7,7 @@ from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.hibernation.page_tables import page_tables
 from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.linux.check_allocator import AllocatorProblem, check_allocator
+from hibernaut.linux.direct_map import FrameState, frames_in_state
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.linux.page_flags import PageFlags
@@ -17,6 +18,8 @@ __all__ = ["allocator_sound"]
 
 def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]:
     """Return defects of the free lists, pages both free and in use, and pages in use that were not saved.
+
+    Where there is a list of unmapped pageblocks, the direct map must agree with all lists.
 
     A machine whose allocator state does not lie in its memory (a machine of a dump) passes: hibernation does not
     change it.
@@ -30,7 +33,10 @@ def allocator_sound(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ..
         return ()
     tables = page_tables(resumed, snapshot.frames)
     unsaved = _unsaved(resumed, resumed.page_flags, snapshot.frames)
-    problems = check_allocator(resumed, allocator.places, tables=tables, unsaved=unsaved, memo=resumed.memo)
+    mapped = frames_in_state(resumed.direct_map, FrameState.PRESENT) if allocator.places.unmapped else None
+    problems = check_allocator(
+        resumed, allocator.places, tables=tables, unsaved=unsaved, mapped=mapped, memo=resumed.memo
+    )
     return resumed.memo.derived("allocator_sound", problems, _violations)
 
 
