@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError, MachineFault
 from hibernaut.hibernation import Fixmap, Remap, Way, hibernate, same_data, same_direct_map, slot_empty
+from hibernaut.hibernation.reach import AS_IT_IS
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
 from hibernaut.hibernation.ways import FixmapWholeRun, Mermap
 from hibernaut.linux.build import build_machine
+from hibernaut.linux.direct_map import FrameState, frames_in_state
 from hibernaut.linux.environment import FailAllocations
 from hibernaut.linux.formula import formula_pages
 from hibernaut.linux.layout import HoleKind, Layout, hole_4k
@@ -33,7 +35,15 @@ from tests.hibernation.page_contents import allocator_frames, contents, table_fr
 
 def page_by_page(machine: Machine, way: Way) -> dict[int, bytes | None]:
     """A naive swsusp_save: every page by the way's own safe_copy_page, one after the other, nothing in bulk."""
-    pages = {pfn: way.safe_copy_page(machine, pfn) for pfn in saveable_pages(machine).pfns().tolist()}
+    saveable = saveable_pages(machine)
+    hidden = [state for state in FrameState if state not in AS_IT_IS]
+    runs = saveable.within(frames_in_state(machine.direct_map, *hidden))
+    last = {start + nr_pages - 1 for start, nr_pages in runs}
+    pages = {}
+    for pfn in saveable.pfns().tolist():
+        pages[pfn] = way.safe_copy_page(machine, pfn)
+        if pfn in last:
+            way.end_run(machine)
     return {pfn: None if page is None else page.tobytes() for pfn, page in pages.items()}
 
 

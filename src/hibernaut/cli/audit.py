@@ -26,7 +26,7 @@ DriverPagesOption = Annotated[
         min=0,
         max=1 << 40,
         metavar="PAGES",
-        help="Pages that drivers allocate before the copy, for a machine that does not hibernate yet.",
+        help="Pages that drivers allocate before the copy, for a machine that does not hibernate yet. Default: 0.",
     ),
 ]
 

@@ -29,6 +29,7 @@ from hibernaut.volumes.output import write_file
 __all__ = ["DepletedGuest", "deplete_guest", "depletion_variant", "resume_depleted"]
 
 HOLD = "/sys/module/hlab_region/parameters/hold"
+HUNG = "hung"
 SPLIT = re.compile(r"hlab_region: allocation (\d+) for a split, from [^,\s]+(, interrupts enabled)?")
 COUNTED = re.compile(r"Normal pages needed: (\d+) \+ \d+, available pages: (\d+)")
 ALLOCATED = re.compile(r"Allocated (\d+) pages for snapshot")
@@ -56,8 +57,8 @@ class DepletedGuest:
         splits: all splits that got a page.
         failed: whether the kernel logged that an allocation failed.
         interrupts: whether the copy, which begins with interrupts off, continued with interrupts enabled.
-        outcome: hibernated, died or refused.
-        reason: the kernel's words of the last two.
+        outcome: hibernated, died, refused or hung.
+        reason: the kernel's words of the last three.
         log: its kernel's log.
         record: its record.
     """
@@ -153,7 +154,12 @@ def deplete_guest(
         for address in loop.before:
             debugger.remove_breakpoint(address)
         debugger.close()
-        outcome, reason = outcome_of(guest, sequence, folder / IMAGE_NAME, record)
+        try:
+            outcome, reason = outcome_of(guest, sequence, folder / IMAGE_NAME, record)
+        except LabError as error:  # a machine that reclaimed in the copy may hang for good
+            if not guest.qemu.running:
+                raise
+            outcome, reason = HUNG, str(error)
         log = guest.qemu.console()
     write_file(folder / LOG_NAME, log.encode())
     return _read_log(log, lab, variant, before, in_copy, outcome, reason, record)

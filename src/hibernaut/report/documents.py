@@ -1551,8 +1551,8 @@ class DepletedGuestDocument(TypedDict):
     splits: Annotated[int, "splits that got a page"]
     failed: Annotated[bool, "whether an allocation failed; none is injected"]
     interrupts: Annotated[bool, "whether the copy continued with interrupts enabled"]
-    outcome: Annotated[str, "hibernated, died or refused"]
-    reason: Annotated[str, "the kernel's messages of the last two"]
+    outcome: Annotated[str, "hibernated, died, refused or hung"]
+    reason: Annotated[str, "the kernel's messages of the last three"]
     resumed: Annotated[str | None, "what another machine resumed from the image; null without an image"]
     as_predicted: Annotated[bool, "whether as many splits were served as both predictions allow"]
 

@@ -23,7 +23,9 @@ def depletion(
     output: OutputOptions,
     blocks: Annotated[
         int,
-        typer.Option("--blocks", min=1, max=MAX_REGIONS, help="Blocks of 2 MiB that are out of the direct map."),
+        typer.Option(
+            "--blocks", min=1, max=MAX_REGIONS, help="Blocks of 2 MiB that are out of the direct map. Default: 64."
+        ),
     ] = 64,
     splits: Annotated[
         int | None,
@@ -31,16 +33,19 @@ def depletion(
             "--splits",
             min=0,
             max=1 << 20,
-            help="Splits that are to find a page: a driver takes the other pages while devices are frozen. Without it, "
-            "the driver takes none.",
+            help="Splits that are to find a page: a driver takes the other pages while devices are frozen. Default: it "
+            "takes none.",
         ),
     ] = None,
     cached: Annotated[
-        int, typer.Option("--cached", min=0, max=1 << 12, metavar="MIB", help="MiB of a disk in its page cache.")
+        int,
+        typer.Option(
+            "--cached", min=0, max=1 << 12, metavar="MIB", help="MiB of a disk in its page cache. Default: 0."
+        ),
     ] = 0,
     memory: Annotated[
         int | None,
-        typer.Option("--memory", min=256, max=1 << 16, metavar="MIB", help="RAM; by default what the blocks need."),
+        typer.Option("--memory", min=256, max=1 << 16, metavar="MIB", help="RAM. Default: 1 GiB and twice the blocks."),
     ] = None,
     keep: KeepOption = None,
     dry_run: DryRunOption = False,
