@@ -32,6 +32,9 @@ is copied before the region, and the heads of the lists and the fixmap's table a
 TWO_BLOCKS = (Family((1,), (RegionKind.GIB,), (ABOVE,)),)
 """A machine with pages to save in two blocks, for ways that map a block at once."""
 
+TWO_ROOTS = (Family((1,), (RegionKind.BLOCK,), (ABOVE,), second_root=BOTH),)
+"""Machines with a second root, for the way that forgets it."""
+
 LARGE = (
     Family((1,), tuple(RegionKind), BOTH, root=BOTH, mem_map=BOTH, zone=BOTH, pcp=BOTH, free=BOTH),
     Family((2,), tuple(RegionKind), BOTH, remembered=(False, True)),
@@ -63,6 +66,7 @@ BROKEN: dict[str, set[str]] = {
     "mermap-other-cpu": {"no-fault"},
     "fixmap-whole-run-no-flush": {"same-data", "nothing-stale"},
     "fixmap-whole-run-no-clear": {"slot-empty"},
+    "remap-whole-one-root": {"no-fault", "same-translations", "same-direct-map", "same-rights"},
 }
 """By way the invariants that some run of it breaks, one page being allocated after the resume; no run breaks another.
 
@@ -89,6 +93,7 @@ def table() -> dict[str, set[str]]:
     found = broken(SMALL, tuple(BROKEN))
     for way, names in broken(TWO_BLOCKS, tuple(way for way in BROKEN if way.startswith("fixmap-whole-run"))).items():
         found[way] |= names
+    found["remap-whole-one-root"] |= broken(TWO_ROOTS, ("remap-whole-one-root",))["remap-whole-one-root"]
     return found
 
 

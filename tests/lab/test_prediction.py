@@ -13,6 +13,7 @@ from hibernaut.errors import LabError, LabUnavailable, MachineFault
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.operations import HIBERNATE, Operation
+from hibernaut.exploration.plan import layouts
 from hibernaut.exploration.play import FamilyMachine, Written, play
 from hibernaut.hibernation import Remap, hibernate
 from hibernaut.hibernation.invariants import Hibernation, violations_of
@@ -110,6 +111,25 @@ def test_a_guest_hibernates_once(done: tuple[Operation, ...]) -> None:
     machine = FamilyMachine(Family(regions=(1,), kinds=(RegionKind.BLOCK,), tables=(Side.BELOW,)), (0,) * 9)
     with pytest.raises(LabUnavailable, match="more than a hibernation"):
         predict(play(Written(machine, "6.1", done, ())))
+
+
+@pytest.mark.parametrize(
+    ("family", "what"),
+    [
+        (Family(regions=(1,), kinds=(RegionKind.VMALLOC,), tables=(Side.BELOW,)), "a region vmalloc"),
+        (Family(regions=(1,), kinds=(RegionKind.UNMAPPED_FREE,), tables=(Side.BELOW,)), "a region unmapped-free"),
+        (
+            Family(regions=(1,), kinds=(RegionKind.BLOCK,), tables=(Side.BELOW,), second_root=(Side.BELOW,)),
+            "a second root",
+        ),
+    ],
+    ids=["vmalloc", "unmapped-free", "second-root"],
+)
+def test_what_is_only_proposed_is_tried_on_no_guest(family: Family, what: str) -> None:
+    """No released kernel has it: refused with the reason, whatever the run."""
+    machine = FamilyMachine(family, next(layouts(family)))
+    with pytest.raises(LabUnavailable, match=f"the run has {what}: it is proposed, and in no released kernel"):
+        predict(play(Written(machine, "7.3", (HIBERNATED,), ())))
 
 
 def test_structures_that_one_node_cannot_have() -> None:

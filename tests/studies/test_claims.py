@@ -47,6 +47,8 @@ def test_every_claim_can_fail(claim: Claim) -> None:
     machines += [owners.choose(Replay([1, kind, 0])) for kind in (2, 3)]
     unmapped = next(study for study in COMING if study.name == "unmapped").sweep.family
     machines += [unmapped.choose(Replay([1, 0, 1, 1, 1, 0, 0]))]
+    roots = next(study for study in COMING if study.name == "second root").sweep.family
+    machines += [roots.choose(Replay([1, 1, 0, 0, 0, 0]))]
     name = claim.ways[0]
     empty = WayResult(0, 0, 0, None, ())
     trials = [with_endings(Trial(machine, name, empty), outcome) for machine in machines for outcome in worst]

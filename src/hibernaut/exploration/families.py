@@ -213,6 +213,7 @@ class Family:
         cpus: numbers of CPUs that have refilled their lists.
         remembered: whether the CPU still caches translations of the regions.
         free_pages: the number of free pages.
+        second_root: sides for a second root and its tables, which mirror the direct map; none without one.
 
     Raises:
         HibernautError: no options, an option twice, or a number out of bounds.
@@ -229,6 +230,7 @@ class Family:
     cpus: tuple[int, ...] = (1,)
     remembered: tuple[bool, ...] = (False,)
     free_pages: int = 64
+    second_root: tuple[Side, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("regions", "kinds", "tables", "root", "mem_map", "zone", "pcp", "free", "cpus", "remembered"):
@@ -255,6 +257,8 @@ class Family:
         remembered, cpus = False, 1
         sides = {Structure.ROOT: self.root, Structure.MEM_MAP: self.mem_map, Structure.ZONE: self.zone}
         sides |= {Structure.PCP: self.pcp, Structure.FREE: self.free}
+        if self.second_root:
+            sides[Structure.SECOND_ROOT] = self.second_root
         where = {structure: options[0] for structure, options in sides.items()}
         if count:
             remembered = ask_remembered(environment, self.remembered)
@@ -281,6 +285,7 @@ class Family:
             cpus=cpus,
             nosave=tuple(span for region in regions for span in region.nosave),
             reserved=tuple(span for region in regions for span in region.reserved),
+            second_root=bank[where[Structure.SECOND_ROOT]] if Structure.SECOND_ROOT in where else None,
             unmapped=tuple(pfn for region in regions for pfn in region.unmapped),
         )
 
@@ -299,6 +304,8 @@ class Family:
             "translations from before: " + " or ".join("remembered" if one else "none" for one in self.remembered),
             f"{self.free_pages} free frames",
         ]
+        if self.second_root:
+            words.append(f"second root {_sides(self.second_root)}")
         return "; ".join(words)
 
 

@@ -87,18 +87,22 @@ class Side(IntEnum):
 
 
 class Structure(IntEnum):
-    """The pages that a kernel has exactly one set of: its static page tables, the allocator's own pages."""
+    """The pages that a kernel has exactly one set of: its static page tables, the allocator's own pages.
+
+    A second root is there on some machines alone.
+    """
 
     ROOT = 0
     MEM_MAP = 1
     ZONE = 2
     PCP = 3
     FREE = 4
+    SECOND_ROOT = 5
 
     @property
     def word(self) -> str:
         """Its name on the command line."""
-        return ("root", "mem-map", "zone", "pcp", "free")[self]
+        return ("root", "mem-map", "zone", "pcp", "free", "second-root")[self]
 
     def __str__(self) -> str:
         return (
@@ -107,6 +111,7 @@ class Structure(IntEnum):
             "the heads of the free lists lie",
             "the CPUs' own lists lie",
             "the free pages lie",
+            "the second root and its tables lie",
         )[self]
 
 

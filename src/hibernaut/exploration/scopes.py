@@ -35,6 +35,7 @@ FAMILY_WORDS = {
     "cpus": "1,2,3,4",
     "remembered": "no,yes",
     "free-pages": "N",
+    "second-root": "above,below",
 }
 """The keys of a family, and their values."""
 
@@ -71,7 +72,8 @@ def family_of_words(words: Iterable[str]) -> Family:
 def words_of_family(family: Family) -> list[str]:
     """Return the words from which `family_of_words` makes a family."""
     values = family_json(family) | {"remembered": ["yes" if one else "no" for one in family.remembered]}
-    return [f"{key}={_joined(values[key.replace('-', '_')])}" for key in FAMILY_WORDS]
+    names = {key: key.replace("-", "_") for key in FAMILY_WORDS}
+    return [f"{key}={_joined(values[name])}" for key, name in names.items() if name in values]
 
 
 def _joined(values: Any) -> str:
@@ -84,9 +86,11 @@ def bounds_of_words(words: Iterable[str]) -> Bounds:
 
 
 def family_json(family: Family) -> dict[str, Any]:
-    """Return a family's fields, in words."""
+    """Return a family's fields, in words; those of a second root only if there is one."""
     found: dict[str, Any] = {}
     for name, value in vars(family).items():
+        if name == "second_root" and not value:
+            continue
         words = (
             [one.word if isinstance(one, RegionKind | Side) else one for one in value]
             if name != "free_pages"

@@ -253,7 +253,14 @@ _REGISTRY = (
         "no-fault",
         "does not crash: neither in the copy, nor in the resume, nor where an owner puts a page back and writes to it, "
         "while the image is written or once resumed, nor in the allocations after that (`--then-allocate N`)",
-        ("fixmap-no-map", "fixmap-bounce", *_OF_REMAP, "remap-whole-no-write", "mermap-other-cpu"),
+        (
+            "fixmap-no-map",
+            "fixmap-bounce",
+            *_OF_REMAP,
+            "remap-whole-no-write",
+            "mermap-other-cpu",
+            "remap-whole-one-root",
+        ),
         _no_fault,
         of_resumed=False,
     ),
@@ -288,21 +295,21 @@ _REGISTRY = (
     Invariant(
         "same-translations",
         "has every frame mapped, or not, as before, by an entry of any level",
-        _OF_REMAP,
+        (*_OF_REMAP, "remap-whole-one-root"),
         lambda done: _only("same-translations", done.translations),
     ),
     Invariant(
         "same-rights",
         "has the same rights in not-present entries, which apply when they become present again; an owner that "
         "restores PRESENT alone needs them, and breaks `no-fault` without them",
-        ("remap-no-flush", "remap-write-anyway", "remap-whole-no-write"),
+        ("remap-no-flush", "remap-write-anyway", "remap-whole-no-write", "remap-whole-one-root"),
         lambda done: _only("same-rights", done.translations),
         trace=True,
     ),
     Invariant(
         "same-direct-map",
         "has every entry of the direct map as before, no large page split",
-        (*_OF_REMAP, "remap-whole-no-write"),
+        (*_OF_REMAP, "remap-whole-no-write", "remap-whole-one-root"),
         _same_direct_map,
         trace=True,
         letter="M",

@@ -14,11 +14,15 @@ __all__ = ["both_trees", "names_table", "page_tables", "reached_tables", "table_
 def page_tables(machine: Machine, saved: FrameRanges | None = None) -> set[int]:
     """Return the page frame numbers of all page tables reachable from CR3, the root among them.
 
+    So are those reachable from a second root (`Machine.second_cr3`).
+
     Args:
         machine: the machine.
         saved: page frames whose tables are followed; other frames hold arbitrary bytes. Default: all.
     """
-    return {pfn for _, tables in reached_tables(machine, saved) for pfn, _ in tables}
+    found = {pfn for _, tables in reached_tables(machine, saved) for pfn, _ in tables}
+    second = machine.by_second_root()
+    return found if second is None else found | page_tables(second, saved)
 
 
 def reached_tables(machine: Machine, saved: FrameRanges | None = None) -> Tables:

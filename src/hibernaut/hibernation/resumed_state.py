@@ -80,7 +80,7 @@ def findings(before: Machine, resumption: Resumption) -> tuple[TableFindings, Al
         None if block is None else (block.index, block.paddr),
     )
     known = machine.memo.of("findings in tables")
-    key: Hashable = (*image, machine.levels, machine.encryption, slot, reached_tables(before), written)
+    key: Hashable = (*image, machine.levels, machine.encryption, slot, reached_tables(before), _second(before), written)
     tables: TableFindings | None = known.get(key)
     if tables is None or not tables.read.isdisjoint(others):
         tables = _of_tables(before, resumption)
@@ -93,6 +93,12 @@ def findings(before: Machine, resumption: Resumption) -> tuple[TableFindings, Al
     if allocators is None:
         allocators = verdicts[key] = allocator_sound(snapshot, resumption.machine)
     return tables, allocators
+
+
+def _second(before: Machine) -> Hashable:
+    """Return the tables of a second root, as `reached_tables` does; None without one."""
+    view = before.by_second_root()
+    return None if view is None else (before.second_cr3, reached_tables(view))
 
 
 def _is_of(places: AllocatorPlaces, pfn: int) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hibernaut.errors import LabUnavailable
-from hibernaut.exploration.layouts import Side, Structure
+from hibernaut.exploration.layouts import RegionKind, Side, Structure
 from hibernaut.exploration.operations import EXHAUST, HIBERNATE
 from hibernaut.exploration.play import FamilyMachine, Played
 from hibernaut.lab.variants import Variant
@@ -19,6 +19,8 @@ __all__ = ["LOOKED_AT", "MAP_INVARIANTS", "Prediction", "cannot_arrange", "predi
 STOCK_WAY = "remap"
 """The way in which a stock kernel copies."""
 
+PROPOSED = frozenset({RegionKind.VMALLOC, RegionKind.UNMAPPED, RegionKind.UNMAPPED_FREE})
+"""Kinds of region that no released kernel has."""
 ON_A_NODE = (Structure.MEM_MAP, Structure.ZONE, Structure.FREE)
 """Structures of the allocator that a guest has together, on the node that pages come from."""
 
@@ -90,8 +92,12 @@ def predict(played: Played) -> Prediction:
     machine, run = played.written.machine, played.run
     if not isinstance(machine, FamilyMachine):
         raise LabUnavailable("the run starts from the machine in a dump or image; a guest cannot be made like it")
-    allocates = _require_stock_run(played)
     chosen = machine.chosen()[0]
+    proposed = [f"a region {one.kind.word}" for one in chosen.regions if one.kind in PROPOSED]
+    proposed += ["a second root"] if Structure.SECOND_ROOT in chosen.where else []
+    if proposed:
+        raise LabUnavailable(f"the run has {proposed[0]}: it is proposed, and in no released kernel")
+    allocates = _require_stock_run(played)
     sides = {one: chosen.where[one] if chosen.regions else Side.ABOVE for one in (*ON_A_NODE, Structure.PCP)}
     if len({sides[one] for one in ON_A_NODE}) > 1:
         text = ", ".join(f"{one.word} {sides[one].word}" for one in ON_A_NODE)

@@ -26,6 +26,7 @@ from hibernaut.linux.owners import OwnedPages, Owner
 from hibernaut.linux.page_alloc import BuddyAllocator, zone_batchsize
 from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.rules import KernelRules
+from hibernaut.linux.second_root import mirror_tables
 from hibernaut.linux.set_memory import (
     set_area_direct_map,
     set_direct_map_invalid_noflush,
@@ -77,10 +78,12 @@ def build_machine(
     for own, first, count, more in zip(holes, pages.tables, tables.counts, reserve, strict=True):
         builder.allocator = FreePages(np.arange(first + count, first + count + more))
         _apply_holes(own, builder)
+    second = mirror_tables(builder, pages.second, pages.second_pages) if pages.second_pages else None
     places = _init_allocator(builder, layout, pages, ram)
 
     written = _segments(builder.memory)
     machine = _machine(layout, FormulaMemory(ram, [*written, *segments]), pages, environment, rules, layout.cpus, memo)
+    machine.second_cr3 = second
     machine.page_flags = PageFlags(
         ram,
         reserved=FrameRanges.of(layout.reserved),

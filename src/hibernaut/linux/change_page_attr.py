@@ -66,6 +66,7 @@ class _CpaData:
         force_split: whether no large page may stay.
         force_static_prot: whether a large page has rights that it must not have, so that its split removes them.
         force_flush_all: whether other mappings changed, so that the whole TLBs are flushed.
+        root: root of the tables to change (`pgd`); None for the machine's own.
         pfn: frame of the step.
         changed: whether an entry was written (CPA_FLUSHTLB).
     """
@@ -78,6 +79,7 @@ class _CpaData:
     force_split: bool = False
     force_static_prot: bool = False
     force_flush_all: bool = False
+    root: int | None = None
     pfn: int = 0
     changed: bool = False
 
@@ -159,16 +161,31 @@ def _change_page_attr_set_clr(machine: Machine, cpa: _CpaData, *, primary: bool)
     while left:
         cpa.pages = left
         _change_page_attr(machine, vaddr, cpa, primary=primary)
+        if machine.second_cr3 is not None:
+            _mirror_direct_map(machine, vaddr, cpa, primary=primary)
         if primary and cpa.check_alias:
             _cpa_process_alias(machine, vaddr, cpa)
         left -= cpa.pages
         vaddr += cpa.pages * PAGE_SIZE
 
 
+def _mirror_direct_map(machine: Machine, vaddr: int, cpa: _CpaData, *, primary: bool) -> None:
+    """Repeat a step of the direct map in the second set of tables, with splits of its own; see `second_root`."""
+    if cpa.root is not None or not _in_direct_map(machine, vaddr):
+        return
+    left = cpa.pages
+    while left:
+        step = replace(cpa, root=machine.second_cr3, pages=left, changed=False)
+        _change_page_attr(machine, vaddr, step, primary=primary)
+        cpa.changed |= step.changed
+        left -= step.pages
+        vaddr += step.pages * PAGE_SIZE
+
+
 def _change_page_attr(machine: Machine, vaddr: int, cpa: _CpaData, *, primary: bool) -> None:
     """`__change_page_attr`: run one step, again after every split."""
     while True:
-        found = machine.lookup_address(vaddr)
+        found = machine.lookup_address(vaddr, cpa.root)
         if found is None or is_none(found.entry):
             _cpa_process_fault(machine, vaddr, cpa, primary=primary)
             return

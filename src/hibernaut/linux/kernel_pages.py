@@ -29,6 +29,8 @@ class KernelPages:
         zone: of the page with the zone's free lists.
         pcp: of the pages with each CPU's own list.
         free: of the free pages.
+        second: of the second set of tables for the direct map; 0 without one.
+        second_pages: pages for it.
     """
 
     tables: list[int]
@@ -37,6 +39,8 @@ class KernelPages:
     zone: int
     pcp: int
     free: int
+    second: int = 0
+    second_pages: int = 0
 
     @classmethod
     def of(cls, layout: Layout, ram: FrameRanges, table_pages: Sequence[int]) -> KernelPages:
@@ -75,7 +79,10 @@ class KernelPages:
             else:
                 found[name] = _place(place, name, ram, busy, pages)
                 busy.append((found[name], pages))
-        return cls(tables=tables, mem_map_pages=mem_map_pages, **found)
+        second_pages = 0 if layout.second_root is None else sum(table_pages)
+        if layout.second_root is not None:
+            found["second"] = _place(layout.second_root, "second root", ram, busy, second_pages)
+        return cls(tables=tables, mem_map_pages=mem_map_pages, second_pages=second_pages, **found)
 
 
 def _place(place: str | int, name: str, ram: FrameRanges, busy: Sequence[tuple[int, int]], pages: int) -> int:

@@ -134,6 +134,7 @@ class Layout:
         nosave: frames that are never saved.
         fixmap: whether the fixmap has its static tables.
         data: content of some frames, in place of the formula's.
+        second_root: place of a second set of tables for the direct map; None without one.
         unmapped: first frames of free pageblocks (2 MiB) on the list of unmapped ones; no two are neighbours.
     """
 
@@ -157,6 +158,7 @@ class Layout:
     fixmap: bool = True
     data: tuple[Segment, ...] = ()
     unmapped: tuple[int, ...] = ()
+    second_root: str | int | None = None
 
     @property
     def page_offset(self) -> int:

@@ -72,6 +72,8 @@ class Machine:
         table_pool: frames reserved for tables, used before the allocator is asked.
         encryption: mask of the bit of encrypted memory in entries (`sme_me_mask`); 0 without it.
         owners: the pages that kernel code has taken out of the direct map and uses next, by owner, as far as known.
+        second_cr3: root of a second set of tables for the direct map, which CPA keeps like the first (`second_root`);
+            None without one.
         mermap: CPU and region of each CPU that has used its own (`mermap`), by CPU; a value, never changed in place.
         kernel_image: the second mapping of the kernel's own text and data, if it is known.
         direct_pages_count: entries of the direct map by level, as the kernel counts them; None until first asked for.
@@ -120,6 +122,7 @@ class Machine:
         self.owners: tuple[OwnedPages, ...] = ()
         self.mermap: tuple[tuple[int, MermapCpu], ...] = ()
         self.kernel_image: KernelImage | None = None
+        self.second_cr3: int | None = None
         self.direct_pages_count: dict[Level, int] | None = None
         self.log = EventLog()
         self.calls: list[Call] | None = None
@@ -390,9 +393,24 @@ class Machine:
         finally:
             self._watchers.remove(before_write)
 
-    def lookup_address(self, vaddr: int) -> KernelEntry | None:
-        """Return the entry that decides an address, as the kernel finds it; see `pgtable.lookup_address`."""
-        return lookup_address(self.memory, self.cr3, self.levels, vaddr, self.encryption)
+    def lookup_address(self, vaddr: int, cr3: int | None = None) -> KernelEntry | None:
+        """Return the entry that decides an address, as the kernel finds it; see `pgtable.lookup_address`.
+
+        Args:
+            vaddr: the address.
+            cr3: root of the tables; the machine's own by default.
+        """
+        return lookup_address(self.memory, self.cr3 if cr3 is None else cr3, self.levels, vaddr, self.encryption)
+
+    def by_second_root(self) -> Machine | None:
+        """Return the machine by its second set of tables, on the same memory, for reading; None without one."""
+        if self.second_cr3 is None:
+            return None
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view.cr3, view.second_cr3 = self.second_cr3, None
+        view._direct_map = view._fixmap = view._block_slot = None
+        return view
 
     def translate(self, vaddr: int, doing: str) -> int:
         """Return the frame that a read of an address goes to, through the TLB; a translation that is found is cached.

@@ -378,6 +378,33 @@ CLAIMS: tuple[Claim, ...] = (
         ("fixmap-whole-run-no-clear", lambda outcome: not is_clean(outcome)),
     ),
     Claim(
+        "two-roots-are-torn-by-either",
+        "With a second root that mirrors the direct map, Remap splits twice, and the image is torn if either entry "
+        "lies in a table above.",
+        "`remap` has a run in which a page table is missing from the image exactly on machines with a region of 2 MiB "
+        "in one entry where the table of that entry lies above the regions in the first root or in the second; "
+        "unconfirmed on a real kernel",
+        ("second root",),
+        ("remap",),
+        lambda trial: (
+            trial.ends(is_torn)
+            == (trial.split_above or (trial.splits > 0 and not trial.below_if_any(Structure.SECOND_ROOT)))
+        ),
+        ("remap", is_torn),
+    ),
+    Claim(
+        "two-roots-stay-the-same-without-a-split",
+        "Where nothing is split, both roots come back as they were.",
+        "no run of `fixmap`, `mermap`, `mermap:2`, `fixmap-whole-run` or `remap-whole` violates any invariant, in "
+        "either root; the run below is the mutant's that resets one root alone, played by `remap-whole`; unconfirmed "
+        "on a real kernel",
+        ("second root",),
+        ("fixmap", "mermap", "mermap:2", "fixmap-whole-run", "remap-whole"),
+        lambda trial: not trial.ends(lambda outcome: not is_clean(outcome) or outcome.status != "saved"),
+        ("remap-whole-one-root", lambda outcome: "same-translations" in outcome.violated),
+        "remap-whole",
+    ),
+    Claim(
         "a-vmalloc-area-in-its-window-is-torn",
         "A huge vmalloc area that is reset in one call is one not-present entry for a moment. If the copy meets it, "
         "Remap tears the image, and the kernel thread that continues on the resumed machine maps garbage.",

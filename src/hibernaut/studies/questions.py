@@ -199,6 +199,17 @@ COMING: tuple[Study, ...] = (
         ),
     ),
     Study(
+        "second root",
+        "a second root that mirrors the direct map by tables of its own, as for address space isolation",
+        Sweep(
+            Family(
+                regions=(0, 1, 2), kinds=(RegionKind.PAGE, RegionKind.BLOCK), root=BOTH, free=BOTH, second_root=BOTH
+            ),
+            ("remap", "remap-whole", "reserved:4", *CANDIDATES, "remap-whole-one-root"),
+            rules="7.3",
+        ),
+    ),
+    Study(
         "vmalloc",
         "huge vmalloc areas caught while a kernel thread that is not frozen frees them; it continues after the copy",
         Sweep(

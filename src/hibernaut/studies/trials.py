@@ -83,6 +83,10 @@ class Trial:
         """Return whether a structure lies below all regions."""
         return self.machine.where[structure] == Side.BELOW
 
+    def below_if_any(self, structure: Structure) -> bool:
+        """Return whether a structure lies below all regions, or the machine has none."""
+        return self.machine.where.get(structure, Side.BELOW) == Side.BELOW
+
     @property
     def reserve(self) -> int:
         """The number of pages that `reserved:N` reserves."""

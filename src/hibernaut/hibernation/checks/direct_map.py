@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hibernaut.hibernation.checks.violation import Violation
@@ -35,6 +37,16 @@ def same_direct_map(
         ignore: bits that may differ. On a real machine that has run since, the CPU changes `CPU_SET_BITS`.
         saved: the frames of the image that it resumed from, if there is one: results of equal tables are shared then.
     """
+    found = _of_root(before, after, ignore, saved)
+    old, new = before.by_second_root(), after.by_second_root()
+    if old is None or new is None:
+        return found
+    others = _of_root(old, new, ignore, saved)
+    return (*found, *(replace(one, what=f"{one.what}, in the second root") for one in others))
+
+
+def _of_root(before: Machine, after: Machine, ignore: int, saved: FrameRanges | None) -> tuple[Violation, ...]:
+    """Compare the tables of the root of each machine."""
     trees = both_trees(before, after, saved)
     if trees is None:
         return _same_direct_map(before, after, ignore)

@@ -22,4 +22,10 @@ def tables_closed(snapshot: Snapshot, resumed: Machine) -> tuple[Violation, ...]
     """
     reached = reached_tables(resumed, snapshot.frames)
     lost = {pfn for _, tables in reached for pfn, _ in tables if not snapshot.frames.end_of(pfn)}
-    return violations_at("tables-closed", "a page table that was not saved", sorted(lost))
+    found = violations_at("tables-closed", "a page table that was not saved", sorted(lost))
+    second = resumed.by_second_root()
+    if second is None:
+        return found
+    others = {pfn for _, tables in reached_tables(second, snapshot.frames) for pfn, _ in tables} - lost
+    lost = {pfn for pfn in others if not snapshot.frames.end_of(pfn)}
+    return (*found, *violations_at("tables-closed", "a page table of the second root, not saved", sorted(lost)))

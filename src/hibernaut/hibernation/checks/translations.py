@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,16 @@ def same_frames(before: Machine, after: Machine, saved: FrameRanges | None = Non
         after: the machine after it.
         saved: the frames of the image that it resumed from, if there is one: results of equal tables are shared then.
     """
+    found = _of_root(before, after, saved)
+    old, new = before.by_second_root(), after.by_second_root()
+    if old is None or new is None:
+        return found
+    others = _of_root(old, new, saved)
+    return (*found, *(replace(one, what=f"{one.what}, in the second root") for one in others))
+
+
+def _of_root(before: Machine, after: Machine, saved: FrameRanges | None) -> tuple[Violation, ...]:
+    """Compare the tables of the root of each machine."""
     trees = both_trees(before, after, saved)
     if trees is None:
         return _same_frames(before, after)

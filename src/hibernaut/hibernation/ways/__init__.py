@@ -26,6 +26,7 @@ from hibernaut.hibernation.ways.mutants import (
     RemapNoFlush,
     RemapNoUnmap,
     RemapWholeNoWrite,
+    RemapWholeOneRoot,
     RemapWriteAnyway,
 )
 from hibernaut.hibernation.ways.remap import Remap, RemapGeneric, RemapGenericAbort, RemapGenericZero
@@ -57,6 +58,7 @@ __all__ = [
     "RemapNoUnmap",
     "RemapWhole",
     "RemapWholeNoWrite",
+    "RemapWholeOneRoot",
     "RemapWriteAnyway",
     "Reserved",
     "Way",
@@ -78,6 +80,7 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
         "mermap-other-cpu": MermapOtherCpu(),
         "fixmap-whole-run-no-flush": FixmapWholeRunNoFlush(),
         "fixmap-whole-run-no-clear": FixmapWholeRunNoClear(),
+        "remap-whole-one-root": RemapWholeOneRoot(),
     }
 )
 """Ways with a deliberate defect, by name on the command line."""

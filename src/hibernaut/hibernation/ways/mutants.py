@@ -36,6 +36,7 @@ __all__ = [
     "RemapNoFlush",
     "RemapNoUnmap",
     "RemapWholeNoWrite",
+    "RemapWholeOneRoot",
     "RemapWriteAnyway",
 ]
 
@@ -148,6 +149,18 @@ class RemapWholeNoWrite(Mutant, RemapWhole):
     clears = PRESENT | PSE | RW
     defect = "Clears RW together with PRESENT in the large entry, as CPA does in 4K entries."
     caught_by = "same-rights"
+
+
+class RemapWholeOneRoot(Mutant, RemapWhole):
+    """`RemapWhole` that resets the first set of tables alone."""
+
+    defect = "Resets the large entry in the first of two roots alone: the block stays present in the second."
+    caught_by = "same-translations"
+
+    def _set_in_root(self, machine: Machine, pfn: int, cr3: int, *, present: bool) -> bool:
+        if cr3 != machine.cr3 and not present:
+            return False
+        return super()._set_in_root(machine, pfn, cr3, present=present)
 
 
 class RemapNoUnmap(_PageByPage, Remap):

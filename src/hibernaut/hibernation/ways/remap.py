@@ -47,6 +47,8 @@ class Remap(Way):
 
     def copy_run(self, machine: Machine, pfn: int, nr_pages: int) -> int:
         """See `Way.copy_run`: 4K entries of one table that map their own frames are rewritten at once."""
+        if machine.second_cr3 is not None:
+            return 0
         try:
             count, level, paddr = not_present_run(machine, pfn, nr_pages)
         except TableNotInSource:

@@ -59,7 +59,13 @@ class RemapWhole(Remap):
         return count
 
     def _set_present(self, machine: Machine, pfn: int, *, present: bool) -> bool:
-        found = machine.lookup_address(machine.vaddr(pfn))
+        """Change the large entry in the tables of each root; return whether there is one."""
+        if machine.second_cr3 is not None:
+            self._set_in_root(machine, pfn, machine.second_cr3, present=present)
+        return self._set_in_root(machine, pfn, machine.cr3, present=present)
+
+    def _set_in_root(self, machine: Machine, pfn: int, cr3: int, *, present: bool) -> bool:
+        found = machine.lookup_address(machine.vaddr(pfn), cr3)
         if found is None or found.level not in (Level.PMD, Level.PUD) or found.present is present:
             return False
         first, prot = pfn_and_prot(found.entry, found.level, machine.encryption)
