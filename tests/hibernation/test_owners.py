@@ -44,6 +44,7 @@ LOSE_RW = {
     "remap-no-flush",
     "remap-whole-no-write",
     "remap-write-anyway",
+    "remap-whole-one-root",
 }
 """The ways after which a 4K entry that is not present lacks RW: those that make it default and invalid."""
 

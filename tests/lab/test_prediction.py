@@ -125,7 +125,7 @@ def test_a_guest_hibernates_once(done: tuple[Operation, ...]) -> None:
     ],
     ids=["vmalloc", "unmapped-free", "second-root"],
 )
-def test_what_is_only_proposed_is_tried_on_no_guest(family: Family, what: str) -> None:
+def test_proposed_kernels_are_tried_on_no_guest(family: Family, what: str) -> None:
     """No released kernel has it: refused with the reason, whatever the run."""
     machine = FamilyMachine(family, next(layouts(family)))
     with pytest.raises(LabUnavailable, match=f"the run has {what}: it is proposed, and in no released kernel"):

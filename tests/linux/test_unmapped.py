@@ -73,7 +73,7 @@ def test_an_allocation_that_finds_nothing_else_maps_one_block_by_one_entry() -> 
 
 
 def test_a_kernel_without_the_rule_gives_none_of_them_out() -> None:
-    """Where the rule is not in force, the fifth allocation fails, and no entry is touched."""
+    """The fifth allocation fails, and no entry is touched."""
     machine = machine_with_blocks(rules="7.3")
     for _ in range(4):
         machine.alloc_page("test")

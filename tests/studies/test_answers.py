@@ -13,7 +13,7 @@ from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.report.answers import answers_page
 from hibernaut.studies.answers import Answers, answer
 from hibernaut.studies.claims import CLAIMS
-from hibernaut.studies.questions import STUDIES
+from hibernaut.studies.questions import MUTANTS_IN_QUESTION, STUDIES
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGE = REPOSITORY / "docs" / "answers.md"
@@ -68,6 +68,7 @@ def test_every_mutant_is_caught() -> None:
     """The table of mutants on the page has "yes" for each."""
     section = PAGE.read_text().split("## Mutants")[1].split("\n## ")[0]
     assert section.count(": yes |") == len(MUTANTS)
+    assert set(MUTANTS_IN_QUESTION) <= set(MUTANTS)
     assert "NO" not in section
 
 
