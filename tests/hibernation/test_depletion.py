@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import HibernautError
 from hibernaut.hibernation.depletion import (
-    PAGES_FOR_IO,
     Depletion,
     deplete_before,
     deplete_in_copy,
@@ -23,6 +22,7 @@ from hibernaut.hibernation.depletion import (
     served_pages,
 )
 from hibernaut.kernel.reserves import CpuRefill, MemoryReserves, ZoneReserve
+from hibernaut.swsusp.declarations import PAGES_FOR_IO
 from tests.conftest import REPOSITORY
 
 RECORDS = [json.loads(line) for line in (Path(__file__).parent / "depleted_guests.jsonl").read_text().splitlines()]
@@ -309,6 +309,12 @@ def test_a_kernel_that_does_not_hibernate_is_not_in_the_copy() -> None:
         deplete_in_copy(RESERVES)
     with pytest.raises(HibernautError, match="no room for an image"):
         deplete_before(dataclasses.replace(RESERVES, totalreserve_pages=210_000))
+
+
+def test_a_kernel_that_writes_its_image_is_not_predicted() -> None:
+    """The pages of the image would count as in use: nothing is said of the next one."""
+    with pytest.raises(HibernautError, match="7 pages are allocated for an image"):
+        deplete_before(with_free(150_000, image_pages=7))
 
 
 PAGE = REPOSITORY / "docs" / "unmapped.md"

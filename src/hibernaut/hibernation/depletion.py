@@ -19,11 +19,12 @@ from hibernaut.errors import HibernautError
 from hibernaut.hibernation.machine_in_source import MachineInSource
 from hibernaut.kernel.kernel import Kernel
 from hibernaut.kernel.page_uses import page_uses
-from hibernaut.kernel.reserves import MOST_DOUBLINGS, CpuRefill, MemoryReserves, ZoneReserve, memory_reserves
+from hibernaut.kernel.reserves import MOST_DOUBLINGS, MemoryReserves, ZoneReserve, memory_reserves
 from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.swsusp.declarations import PAGES_FOR_IO
 
 __all__ = [
-    "PAGES_FOR_IO",
+    "CountsBefore",
     "Depletion",
     "deplete_before",
     "deplete_in_copy",
@@ -32,8 +33,6 @@ __all__ = [
     "served_pages",
 ]
 
-PAGES_FOR_IO = 1024
-"""`PAGES_FOR_IO` (kernel/power/power.h): 4 MiB."""
 BITS_PER_BLOCK = 8 * PAGE_SIZE
 """`BM_BITS_PER_BLOCK`: frames that a page of a bitmap stands for."""
 ENTRIES_PER_LEVEL = PAGE_SIZE // 8
@@ -108,10 +107,15 @@ class _CpuList:
 
     def serve(self) -> int:
         """Return how many pages are taken until the zone is not above its mark."""
-        served, pages = 0, 0
-        while self.free_pages > _min_pages(self.zone):
+        served, pages, mark = 0, 0, _min_pages(self.zone)
+        while self.free_pages > mark:
             served += pages
-            pages = min(self._nr_pages(), self.free_pages)
+            before = self.doublings, self.high
+            pages = self._nr_pages()
+            if before == (self.doublings, self.high):  # so are all refills to come: those but the last are used up
+                refills = -(-(self.free_pages - mark) // pages)
+                return served + (refills - 1) * pages + 1
+            pages = min(pages, self.free_pages)
             self.free_pages -= pages
             served, pages = served + 1, pages - 1
         return served
@@ -155,8 +159,8 @@ def deplete_in_copy(reserves: MemoryReserves) -> Depletion:
         image_pages=reserves.image_pages,
         free_pages=reserves.free_pages,
         kept_pages=reserves.kept_pages,
-        least=served_pages([_drifted(_boosted(zone), -zone.stat_threshold) for zone in zones]),
-        most=served_pages([_drifted(zone, zone.stat_threshold) for zone in zones]),
+        least=sum(min(_served(_boosted(zone))) for zone in zones),
+        most=sum(max(_served(zone)) for zone in zones),
         floor_pages=None,
         cached_pages=reserves.cached_pages,
     )
@@ -177,8 +181,12 @@ def deplete_before(
             used up that were allocated for the CPUs' lists.
 
     Raises:
-        HibernautError: the image would not fit into memory.
+        HibernautError: the image would not fit into memory, or pages are allocated for one already.
     """
+    if reserves.image_pages:
+        raise HibernautError(
+            f"{reserves.image_pages} pages are allocated for an image: the kernel hibernates, and is not in the copy"
+        )
     metadata = sum(metadata_pages(zone) for zone in reserves.zones)
     made = metadata // 2 * bitmaps
     saveable = sum(zone.present_pages - zone.free_pages for zone in reserves.zones) - offline_pages + made
@@ -200,19 +208,14 @@ def deplete_before(
     left = max(0, saveable + free - 2 * image_pages + reserves.per_cpu_pages - drivers_pages - copies)
     zones = _taken(reserves.zones, reserves.free_pages - left - copies, urgent=False)
     zones = _taken(zones, copies, urgent=True)
-    worst = [_drifted(_boosted(replace(zone, unboosted_pages=0)), -zone.stat_threshold) for zone in zones]
+    worst = [_boosted(replace(zone, unboosted_pages=0)) for zone in zones]
     return Depletion(
         when="before",
         image_pages=image_pages,
         free_pages=left,
         kept_pages=sum(zone.kept_pages for zone in zones),
-        least=min(
-            served_pages([_doubled(zone, doublings) for zone in worst]) for doublings in range(MOST_DOUBLINGS + 1)
-        ),
-        most=max(
-            served_pages([_doubled(_drifted(zone, zone.stat_threshold), doublings) for zone in zones])
-            for doublings in range(MOST_DOUBLINGS + 1)
-        ),
+        least=sum(min(served for state in _doubled(zone) for served in _served(state)) for zone in worst),
+        most=sum(max(served for state in _doubled(zone) for served in _served(state)) for zone in zones),
         floor_pages=saveable + free - 2 * most_pages - reserves.kept_pages,
         cached_pages=reserves.cached_pages,
         drivers_pages=drivers_pages,
@@ -259,15 +262,53 @@ def _boosted(zone: ZoneReserve) -> ZoneReserve:
     return replace(zone, min_pages=zone.min_pages + room, low_pages=zone.low_pages + room)
 
 
-def _drifted(zone: ZoneReserve, pages: int) -> ZoneReserve:
-    """Return a zone whose free pages are counted with an error: a CPU has not added up its own yet."""
-    return replace(zone, free_pages=max(0, zone.free_pages + pages)) if zone.free_pages else zone
+def _served(zone: ZoneReserve) -> tuple[int, ...]:
+    """Return the pages that a zone serves: by its count of free ones, and if that is off by what a CPU holds back."""
+    counts = {max(0, zone.free_pages + error) for error in (-zone.stat_threshold, 0, zone.stat_threshold)}
+    return tuple(served_pages([replace(zone, free_pages=free if zone.free_pages else 0)]) for free in counts)
 
 
-def _doubled(zone: ZoneReserve, doublings: int) -> ZoneReserve:
-    """Return a zone whose list is refilled with that many doublings, where its kernel doubles at all."""
-    refill: CpuRefill = zone.refill
-    return zone if refill.doublings is None else replace(zone, refill=replace(refill, doublings=doublings))
+def _doubled(zone: ZoneReserve) -> list[ZoneReserve]:
+    """Return a zone with every number of doublings that a CPU's refill can have by the copy."""
+    refill = zone.refill
+    if refill.doublings is None:
+        return [zone]
+    return [replace(zone, refill=replace(refill, doublings=one)) for one in range(MOST_DOUBLINGS + 1)]
+
+
+@dataclass(frozen=True)
+class CountsBefore:
+    """The counts that a prediction needs, of a kernel that does not hibernate yet.
+
+    Attributes:
+        reserves: its free pages.
+        offline_pages: see `deplete_before`.
+        bitmaps: see `deplete_before`.
+    """
+
+    reserves: MemoryReserves
+    offline_pages: int
+    bitmaps: int
+
+    @classmethod
+    def of(cls, kernel: Kernel, end_pfn: int) -> CountsBefore:
+        """Read those of a kernel with frames below `end_pfn`.
+
+        Raises:
+            HibernautError: drgn is not installed, or the kernel does not say which pages are offline.
+            FormatError: see `memory_reserves` and `page_uses`.
+        """
+        offline = page_uses(kernel, end_pfn).offline
+        if offline is None:
+            raise HibernautError("the kernel does not say how it marks pages that are offline, which are not saved")
+        bitmaps = 2 if kernel.symbols.get("zero_bm") is None else 3
+        return cls(memory_reserves(kernel), offline.total_pages, bitmaps)
+
+    def predict(self, drivers_pages: int = 0) -> Depletion:
+        """Return the prediction for drivers that take so many pages. Raises as `deplete_before`."""
+        return deplete_before(
+            self.reserves, offline_pages=self.offline_pages, bitmaps=self.bitmaps, drivers_pages=drivers_pages
+        )
 
 
 def depletion_in(found: MachineInSource, *, drivers_pages: int = 0) -> Depletion:
@@ -280,17 +321,10 @@ def depletion_in(found: MachineInSource, *, drivers_pages: int = 0) -> Depletion
         drivers_pages: see `deplete_before`; of no effect for a kernel that is in the copy.
 
     Raises:
-        HibernautError: drgn is not installed, or there is no room for an image.
+        HibernautError: drgn is not installed, there is no room for an image, or the kernel hibernates elsewhere.
         FormatError: there is no kernel, it has no types, or its zones cannot be read.
     """
     kernel = Kernel.of(found.source)
-    reserves = memory_reserves(kernel)
-    if found.pages.pages_from in ("image", "kernel"):
-        return deplete_in_copy(reserves)
-    uses = page_uses(kernel, found.machine.end_pfn)
-    if uses.offline is None:
-        raise HibernautError("the kernel does not say how it marks pages that are offline, which are not saved")
-    bitmaps = 2 if kernel.symbols.get("zero_bm") is None else 3
-    return deplete_before(
-        reserves, offline_pages=uses.offline.total_pages, bitmaps=bitmaps, drivers_pages=drivers_pages
-    )
+    if found.pages.kernel is not None or found.source.any_image is not None:
+        return deplete_in_copy(memory_reserves(kernel))
+    return CountsBefore.of(kernel, found.machine.end_pfn).predict(drivers_pages)

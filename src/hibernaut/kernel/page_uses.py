@@ -144,10 +144,9 @@ def page_uses(kernel: SymbolicKernel, end_pfn: int) -> PageUses:
             found[name].append(_runs_of(mask & is_read, at))
         found["free"].append(_free_blocks(fields, records, at, end_pfn))
     described = union(found.pop("described"))
-    uses: dict[str, FrameRanges | None] = {name: union(parts) for name, parts in found.items()}
-    if fields.offline_type is None:
-        uses["offline"] = None
-    return PageUses(described, frames, **uses)  # type: ignore[arg-type]  # only `offline` is None
+    offline = union(found.pop("offline"))
+    known = {name: union(parts) for name, parts in found.items()}
+    return PageUses(described, frames, offline=None if fields.offline_type is None else offline, **known)
 
 
 def kernel_image_frames(kernel: SymbolicKernel) -> dict[str, FrameRanges]:

@@ -88,7 +88,7 @@ class ZoneReserve:
         protection_pages: pages kept back from GFP_KERNEL (`lowmem_reserve`), which a higher zone could serve.
         for_others_pages: free pages that GFP_KERNEL cannot have: of CMA, and for urgent requests of many pages.
         low_pages: mark above which a request does not wake kswapd (WMARK_LOW), boosted as `min_pages`.
-        high_pages: mark below which a CPU's list no longer grows (WMARK_HIGH), likewise.
+        high_pages: mark below which a CPU's list does not grow (WMARK_HIGH), likewise.
         per_cpu_pages: pages on the lists of all CPUs.
         refill: how the CPU that saves memory refills its list, in the zone.
         stat_threshold: pages that a CPU takes or returns at most before it adds them to NR_FREE_PAGES.
@@ -118,12 +118,6 @@ class ZoneReserve:
         if not self.serves_kernel:
             return self.free_pages
         return min(self.free_pages, self.min_pages + self.protection_pages + self.for_others_pages)
-
-    @property
-    def sure_pages(self) -> int:
-        """Free pages of it that GFP_KERNEL gets, whatever they come from: without a boost, or in spite of it."""
-        left = self.free_pages - self.kept_pages
-        return max(min(left, self.unboosted_pages), left - self.boost_room_pages, 0)
 
 
 @dataclass(frozen=True)
@@ -157,16 +151,6 @@ class MemoryReserves:
     def kept_pages(self) -> int:
         """Free pages of all zones that GFP_KERNEL does not get."""
         return sum(zone.kept_pages for zone in self.zones)
-
-    @property
-    def sure_pages(self) -> int:
-        """Free pages that GFP_KERNEL gets, whatever they come from."""
-        return sum(zone.sure_pages for zone in self.zones)
-
-    @property
-    def boost_room_pages(self) -> int:
-        """Pages by which the low marks can still be boosted."""
-        return sum(zone.boost_room_pages for zone in self.zones if zone.serves_kernel)
 
     @property
     def per_cpu_pages(self) -> int:

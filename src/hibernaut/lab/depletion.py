@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.errors import LabError
-from hibernaut.hibernation.depletion import Depletion, deplete_before, deplete_in_copy
+from hibernaut.hibernation.depletion import CountsBefore, Depletion, deplete_in_copy
 from hibernaut.kernel.kernel import Kernel
-from hibernaut.kernel.page_uses import page_uses
-from hibernaut.kernel.reserves import MemoryReserves, memory_reserves
+from hibernaut.kernel.reserves import memory_reserves
 from hibernaut.lab.guest_state import RunningGuest
 from hibernaut.lab.host.programs import need_module
 from hibernaut.lab.laboratory import HIBERNATE, Lab, Resumed, attach, copy_loop_symbols, outcome_of, wait_for_stop
@@ -137,8 +136,8 @@ def deplete_guest(
         if cached_mib:
             _fill_page_cache(guest, cached_mib)
         symbols = copy_loop_symbols(guest)  # before the prediction: it uses memory
-        counts = _Counts.of(guest)
-        drivers = 0 if wanted is None else counts.drivers_for(wanted)
+        counts = _counts(guest)
+        drivers = 0 if wanted is None else _drivers_for(counts, wanted)
         before = counts.predict(drivers)
         guest.port.run(f"echo {drivers} > {HOLD}")
         loop, debugger = attach(guest, symbols)
@@ -189,47 +188,30 @@ def _kernel(guest: RunningGuest) -> Kernel:
     return Kernel(ram.memory, vmcoreinfo, "the guest's RAM")
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """Counts that a prediction needs, read from a guest's RAM."""
+def _counts(guest: RunningGuest) -> CountsBefore:
+    """Return the counts of a guest that runs; it is stopped for the time."""
+    guest.qemu.execute("stop")
+    try:
+        kernel = _kernel(guest)
+        return CountsBefore.of(kernel, kernel.memory.ranges.end)
+    finally:
+        guest.qemu.execute("cont")
 
-    reserves: MemoryReserves
-    offline_pages: int
-    bitmaps: int
 
-    @classmethod
-    def of(cls, guest: RunningGuest) -> _Counts:
-        """Read those of a guest that runs; it is stopped for the time."""
-        guest.qemu.execute("stop")
-        try:
-            kernel = _kernel(guest)
-            offline = page_uses(kernel, kernel.memory.ranges.end).offline
-            if offline is None:
-                raise LabError("the kernel does not say how it marks pages that are offline")
-            return cls(memory_reserves(kernel), offline.total_pages, 2 if kernel.symbols.get("zero_bm") is None else 3)
-        finally:
-            guest.qemu.execute("cont")
+def _drivers_for(counts: CountsBefore, splits: int) -> int:
+    """Return how many pages drivers have to take so that about so many splits have a page.
 
-    def predict(self, drivers_pages: int = 0) -> Depletion:
-        """Return the prediction for drivers that take so many pages."""
-        return deplete_before(
-            self.reserves, offline_pages=self.offline_pages, bitmaps=self.bitmaps, drivers_pages=drivers_pages
-        )
+    They never take so many that the zones are below their marks: then devices cannot be frozen any more, and the
+    kernel does not get to the copy.
+    """
+    every = range(counts.predict().free_pages)
+    enough = bisect.bisect_left(every, -splits, key=lambda one: -counts.predict(one).most)
+    above = bisect.bisect_left(every, -LEFT_PAGES, key=lambda one: -_above_marks(counts.predict(one)))
+    return min(enough, above)
 
-    def drivers_for(self, splits: int) -> int:
-        """Return how many pages drivers have to take so that about so many splits have a page.
 
-        They never take so many that the zones are below their marks: then devices cannot be frozen any more, and the
-        kernel does not get to the copy.
-        """
-        every = range(self.predict().free_pages)
-        enough = bisect.bisect_left(every, -splits, key=lambda one: -self.predict(one).most)
-        most = bisect.bisect_left(every, -LEFT_PAGES, key=lambda one: -self._above_marks(one))
-        return min(enough, most)
-
-    def _above_marks(self, drivers_pages: int) -> int:
-        found = self.predict(drivers_pages)
-        return found.free_pages - found.kept_pages
+def _above_marks(found: Depletion) -> int:
+    return found.free_pages - found.kept_pages
 
 
 def _read_log(

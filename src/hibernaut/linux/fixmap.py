@@ -140,7 +140,41 @@ class FixmapMachine(Protocol):
         ...
 
 
-class FixmapSlot:
+class _Slot:
+    """An entry of a machine's own tables that is zero but while something is mapped by it.
+
+    Args:
+        machine: machine whose tables hold it.
+        index: its number.
+        paddr: its physical address.
+        vaddr: first address that it maps.
+    """
+
+    def __init__(self, machine: FixmapMachine, index: int, paddr: int, vaddr: int) -> None:
+        self._owner = weakref.ref(machine)  # a machine holds its slot: avoids a reference cycle
+        self.index = index
+        self.paddr = paddr
+        self.vaddr = vaddr
+
+    @property
+    def _machine(self) -> FixmapMachine:
+        machine = self._owner()
+        assert machine is not None, "the machine of this slot is gone"
+        return machine
+
+    @property
+    def entry(self) -> int:
+        """The entry; zero whenever no copy is in progress."""
+        return self._machine.memory.read_u64(self.paddr) or 0
+
+    def _write(self, entry: int, flush: bool) -> int:
+        self._machine.write_entry(self.paddr, entry)
+        if flush:
+            self._machine.tlb.invlpg(self.vaddr)
+        return self.vaddr
+
+
+class FixmapSlot(_Slot):
     """One slot of a machine's fixmap, for copying unmapped pages.
 
     Args:
@@ -155,21 +189,7 @@ class FixmapSlot:
     """
 
     def __init__(self, machine: FixmapMachine, index: int, paddr: int) -> None:
-        self._owner = weakref.ref(machine)  # a machine holds its slot: avoids a reference cycle
-        self.index = index
-        self.paddr = paddr
-        self.vaddr = fix_to_virt(index)
-
-    @property
-    def _machine(self) -> FixmapMachine:
-        machine = self._owner()
-        assert machine is not None, "the machine of this slot is gone"
-        return machine
-
-    @property
-    def entry(self) -> int:
-        """PTE of the slot; zero whenever no copy is in progress."""
-        return self._machine.memory.read_u64(self.paddr) or 0
+        super().__init__(machine, index, paddr, fix_to_virt(index))
 
     def set_fixmap(self, pfn: int, *, flush: bool = True) -> int:
         """Map a frame in the slot (PAGE_KERNEL) and invalidate its address. Allocate nothing.
@@ -188,14 +208,8 @@ class FixmapSlot:
         """Zero the slot's PTE and invalidate its address; `flush` as in `set_fixmap`."""
         self._write(0, flush)
 
-    def _write(self, entry: int, flush: bool) -> int:
-        self._machine.write_entry(self.paddr, entry)
-        if flush:
-            self._machine.tlb.invlpg(self.vaddr)
-        return self.vaddr
 
-
-class BlockSlot:
+class BlockSlot(_Slot):
     """A PMD entry beside a machine's fixmap, for mapping a whole block of 2 MiB.
 
     Args:
@@ -210,21 +224,7 @@ class BlockSlot:
     """
 
     def __init__(self, machine: FixmapMachine, index: int, paddr: int) -> None:
-        self._owner = weakref.ref(machine)  # as in `FixmapSlot`
-        self.index = index
-        self.paddr = paddr
-        self.vaddr = _block_vaddr(index)
-
-    @property
-    def _machine(self) -> FixmapMachine:
-        machine = self._owner()
-        assert machine is not None, "the machine of this entry is gone"
-        return machine
-
-    @property
-    def entry(self) -> int:
-        """The entry; zero whenever no copy is in progress."""
-        return self._machine.memory.read_u64(self.paddr) or 0
+        super().__init__(machine, index, paddr, _block_vaddr(index))
 
     @property
     def block(self) -> int | None:
@@ -253,9 +253,3 @@ class BlockSlot:
     def clear_block(self, *, flush: bool = True) -> None:
         """Zero the entry and invalidate its address; `flush` as in `set_block`."""
         self._write(0, flush)
-
-    def _write(self, entry: int, flush: bool) -> int:
-        self._machine.write_entry(self.paddr, entry)
-        if flush:
-            self._machine.tlb.invlpg(self.vaddr)
-        return self.vaddr

@@ -33,6 +33,7 @@ __all__ = [
     "MAX_COMPRESSED_BYTES",
     "MAX_PFN",
     "OTHER_PAGE_SIZES",
+    "PAGES_FOR_IO",
     "PFNS_PER_META_PAGE",
     "RECORD_2_6_24",
     "SIGNATURE",
@@ -181,6 +182,8 @@ Linux kernel commit 29671cabfc09 brings it (September 2026, in the tree of power
 release."""
 
 PFNS_PER_META_PAGE = PAGE_SIZE // 8
+PAGES_FOR_IO = 1024
+"""`PAGES_FOR_IO` (kernel/power/power.h): pages that stay free for writing the image, 4 MiB."""
 END_OF_PFNS = 0xFFFF_FFFF_FFFF_FFFF
 ZERO_PAGE_FLAG = 1 << 63
 """The page was all zeroes and has no data page.

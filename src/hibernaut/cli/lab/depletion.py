@@ -24,13 +24,18 @@ def depletion(
     blocks: Annotated[
         int,
         typer.Option(
-            "--blocks", min=1, max=MAX_REGIONS, help="Blocks of 2 MiB that are out of the direct map. Default: 64."
+            "--blocks",
+            metavar="N",
+            min=1,
+            max=MAX_REGIONS,
+            help="Blocks of 2 MiB out of the direct map. Default: 64.",
         ),
     ] = 64,
     splits: Annotated[
         int | None,
         typer.Option(
             "--splits",
+            metavar="N",
             min=0,
             max=1 << 20,
             help="Splits that are to find a page: a driver takes the other pages while devices are frozen. Default: it "
@@ -45,7 +50,7 @@ def depletion(
     ] = 0,
     memory: Annotated[
         int | None,
-        typer.Option("--memory", min=256, max=1 << 16, metavar="MIB", help="RAM. Default: 1 GiB and twice the blocks."),
+        typer.Option("--memory", min=256, max=1 << 16, metavar="MIB", help="RAM. Default: 1024, and 2 for each block."),
     ] = None,
     keep: KeepOption = None,
     dry_run: DryRunOption = False,

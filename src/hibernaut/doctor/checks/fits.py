@@ -16,13 +16,11 @@ from hibernaut.doctor.facts import Facts
 from hibernaut.doctor.finding import CheckFinding, CheckOutcome, FactRead, failing, ok, unknown_for_lack_of, warning
 from hibernaut.doctor.messages import NO_SWAP
 from hibernaut.doctor.prediction import PredictedImage, image_blocks
-from hibernaut.swsusp.declarations import PFNS_PER_META_PAGE, UNIT_PAGES
+from hibernaut.swsusp.declarations import PAGES_FOR_IO, PFNS_PER_META_PAGE, UNIT_PAGES
 
 __all__ = ["free_memory", "image_size", "swap_space", "systemd_threshold"]
 
 PAGE_BYTES = 4096
-PAGES_FOR_IO = 1024
-"""`PAGES_FOR_IO` (kernel/power/power.h): 4 MiB."""
 WORST_UNIT_BLOCKS = 35
 """Blocks of a unit that LZO cannot compress: 131072 + 131072/16 + 64 + 3 + 2 bytes, and the length before them."""
 RECLAIMABLE = ("nr_slab_reclaimable", "nr_active_anon", "nr_inactive_anon", "nr_active_file", "nr_inactive_file")
