@@ -28,6 +28,7 @@ OPTIONS, OUTPUT = "Options", "Output"
 HELP = "\\fB\\-h\\fR, \\fB\\-\\-help\\fR"
 REQUESTS = ('.\\"', ".ad", ".nh", ".EE", ".EX", ".PP", ".SH", ".SS", ".TH", ".TP")
 WIDTH = 80
+LONG_WORD = re.compile(r"\S{60,}")
 CHARACTERS = str.maketrans({"\\": "\\e", "-": "\\-", "'": "\\(aq", "^": "\\(ha", "~": "\\(ti", "`": "\\(ga"})
 """Characters that roff would show as others, or take for its own."""
 
@@ -168,7 +169,8 @@ def _with_code(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return text.translate(CHARACTERS)
+    """Return text as roff shows it; a list without spaces that no line holds may break after its commas."""
+    return LONG_WORD.sub(lambda word: word[0].replace(",", ",\\:"), text.translate(CHARACTERS))
 
 
 def _lines(lines: Iterable[str]) -> str:

@@ -9,13 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from contextlib import contextmanager
 from types import FrameType
 
 __all__ = ["Interrupted", "Interrupts", "see_gone", "settled_threads", "system_threads"]
 
 AGAIN_SECONDS = 0.2
+POLL_SECONDS = 0.0005
 
 
 def system_threads() -> set[str]:
@@ -50,7 +50,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._main = threading.main_thread().ident
-        self._handled: SimpleQueue[None] = SimpleQueue()
+        self._handled = 0
+        self._closed = False
         self._expected = False
         self._under_way = False
         self._before = signal.signal(signal.SIGUSR1, self._handle)
@@ -63,10 +64,13 @@ class Interrupts:
         """
         assert self._main is not None
         assert threading.get_ident() != self._main
-        while True:
+        handled = self._handled
+        while self._handled == handled:
+            assert not self._closed, "a thread outlives its test"
             signal.pthread_kill(self._main, signal.SIGUSR1)
-            with suppress(Empty):
-                return self._handled.get(timeout=AGAIN_SECONDS)
+            again = time.monotonic() + AGAIN_SECONDS
+            while self._handled == handled and time.monotonic() < again:
+                time.sleep(POLL_SECONDS)
 
     def once(self, function: Callable[..., object], times: int = 1) -> Callable[..., object]:
         """A function that interrupts the main thread when another thread first calls it, then does what it should.
@@ -108,10 +112,11 @@ class Interrupts:
         see_gone(before)
 
     def close(self) -> None:
-        """Restore the previous handler."""
+        """Restore the previous handler; send no more, which would end the process now."""
+        self._closed = True
         signal.signal(signal.SIGUSR1, self._before)
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        self._handled.put(None)
+        self._handled += 1
         if self._expected:
             raise Interrupted

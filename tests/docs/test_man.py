@@ -77,7 +77,8 @@ def test_man_shows_all_options(manual: Path, name: str) -> None:
     assert f"{name.replace(' ', '-')} - " in text
     for one in parameters_of(command):
         assert one.term in text, one.term
-        assert " ".join(one.sentences()).replace("`", "") in text, one.term
+        told = " ".join(one.sentences()).replace("`", "")
+        assert told.replace(", ", ",") in text.replace(", ", ","), one.term  # a long list breaks after its commas
     assert f"$ {command.epilog}" in text
 
 
