@@ -14,6 +14,9 @@
 
 `python benchmarks/explore.py --against PATH` compares with another checkout instead: both explore the same machines, of
 the table above and of each study, in turns, each time in a process of its own, and must write the same records.
+
+`python benchmarks/explore.py --scope` covers a scope of more than ten times the states of the largest study: every
+machine with four regions of 4 KiB, 2 MiB or 1 GiB and one or two CPUs, on all cores.
 """
 
 from __future__ import annotations
@@ -37,9 +40,10 @@ from hibernaut.exploration.families import ChosenMachine, Family
 from hibernaut.exploration.layouts import RegionKind
 from hibernaut.exploration.one_machine import explore_layout
 from hibernaut.exploration.operations import operations_of
-from hibernaut.exploration.plan import layouts
+from hibernaut.exploration.plan import Sweep, layouts
 from hibernaut.exploration.run import Outcome, Run
 from hibernaut.exploration.search import explore_run
+from hibernaut.exploration.sweep import run_sweep
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Kind, Question, Replay
 from hibernaut.linux.machine import Machine
@@ -61,6 +65,7 @@ GIB_PAGES = 1 << 18
 AGAINST = {"regions": 12, "kinds": 30, "places": 12, "reserve": 15, "6.13-rc": 30, "owners": 12, "line 6.12": 20}
 """Machines of each study that two checkouts explore, from its middle on."""
 AGAINST_ROUNDS = 2
+SCOPE = Sweep(Family(regions=(4,), cpus=(1, 2)), ("remap", "remap-generic", "fixmap", "fixmap-v1", "remap-whole"))
 
 
 class Told(Environment):
@@ -307,14 +312,30 @@ def against(other: Path) -> None:
     print(f"{'all':<32}{'':>8}{sums[0]:>8.1f} s{sums[1]:>8.1f} s{sums[0] / sums[1]:>8.1f}")
 
 
+def scope() -> None:
+    """Cover the large scope, and print what it has and how long that takes."""
+    started = time.perf_counter()
+    tallies = run_sweep(SCOPE)
+    seconds = time.perf_counter() - started
+    machines_done = len(list(layouts(SCOPE.family)))
+    states = sum(one.states for one in tallies.values())
+    print(f"{SCOPE.scope}; {', '.join(SCOPE.ways)}")
+    print(f"{machines_done} machines, {sum(one.runs for one in tallies.values())} runs, {states} states")
+    print(f"{seconds / 60:.1f} min on {len(os.sched_getaffinity(0))} cores: {states / seconds:.0f} states a second")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Measure explorations.")
     parser.add_argument("--against", type=Path, metavar="PATH", help="compare with this checkout of hibernaut")
+    parser.add_argument("--scope", action="store_true", help="cover a scope of ten times the largest study's states")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         measure()
+        return
+    if options.scope:
+        scope()
         return
     if options.against is not None:
         against(options.against.resolve())

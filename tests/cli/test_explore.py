@@ -80,7 +80,7 @@ def test_results_are_kept_and_resumed(tmp_path: Path) -> None:
     ("words", "what"),
     [
         (("--layout", "kinds=3m"), "no region '3m'"),
-        (("--layout", "regions=4"), "no machine has 4 regions; expected 0-3"),
+        (("--layout", "regions=5"), "no machine has 5 regions; expected 0-4"),
         (("--layout", "colour=red"), "is not a key with values; expected"),
         (("--layout", "regions"), "is not a key with values; expected"),
         (("--layout", "regions=1", "--layout", "regions=2"), "given twice"),

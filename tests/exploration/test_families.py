@@ -88,20 +88,21 @@ def test_every_kind_with_its_tables_on_either_side() -> None:
         check(chosen, machine)
 
 
-def test_three_regions_have_tables_of_their_own() -> None:
-    """Three regions of 1 GiB, whose tables lie on any side each: eight machines, all different."""
-    found = machines(Family(regions=(3,), kinds=(RegionKind.GIB,)))
+@pytest.mark.parametrize("count", [3, 4])
+def test_many_regions_have_tables_of_their_own(count: int) -> None:
+    """Three or four regions of 1 GiB, whose tables lie on any side each: eight or sixteen machines, all different."""
+    found = machines(Family(regions=(count,), kinds=(RegionKind.GIB,)))
     for chosen, machine in found:
         check(chosen, machine)
     assert {tuple(region.tables for region in chosen.regions) for chosen, _ in found} == set(
-        itertools.product(BOTH, repeat=3)
+        itertools.product(BOTH, repeat=count)
     )
 
 
 def test_the_kernels_own_pages_lie_where_they_are_asked_to() -> None:
-    """All 32 combinations of places, one region and three."""
+    """All 32 combinations of places, one region, three and four."""
     family = Family(
-        regions=(1, 3),
+        regions=(1, 3, 4),
         kinds=(RegionKind.BLOCK,),
         tables=(Side.ABOVE,),
         root=BOTH,
@@ -111,7 +112,7 @@ def test_the_kernels_own_pages_lie_where_they_are_asked_to() -> None:
         free=BOTH,
     )
     found = machines(family)
-    assert len(found) == 2 * 32
+    assert len(found) == 3 * 32
     for chosen, machine in found:
         check(chosen, machine)
 
@@ -145,7 +146,7 @@ def test_kinds_have_words() -> None:
     assert [region_named(kind.word) for kind in RegionKind] == list(RegionKind)
     assert str(Region(RegionKind.BLOCK, Side.BELOW, 0)) == "2m:below"
     assert str(Region(RegionKind.NO_TABLE, Side.BELOW, 0)) == "no-table"
-    assert MOST_REGIONS == 3
+    assert MOST_REGIONS == 4
 
 
 def test_families_that_cannot_be() -> None:
@@ -153,7 +154,7 @@ def test_families_that_cannot_be() -> None:
     for fields in (
         {"regions": ()},
         {"regions": (1, 1)},
-        {"regions": (4,)},
+        {"regions": (5,)},
         {"kinds": ()},
         {"cpus": (0,)},
         {"free_pages": 0},

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -223,6 +224,27 @@ def test_the_number_of_states_is_exact() -> None:
     tallies = run_sweep(Sweep(family, ("remap", "fixmap")), processes=1)
     counts = {way: (tally.runs, tally.states, tally.steps) for way, tally in tallies.items()}
     assert counts == {"remap": (92, 184, 182), "fixmap": (20, 94, 74)}
+
+
+def cycles_of_a_search() -> int:
+    """Search runs of which some crash, and return the number of objects that only a look for cycles would free."""
+    start = next(runs_of(Family(regions=(1,), kinds=(RegionKind.BLOCK,)), "remap"))
+    explore_run(start)  # what is kept by modules and memos is made
+    gc.collect()
+    gc.disable()
+    try:
+        explore_run(start)
+        return gc.collect()
+    finally:
+        gc.enable()
+
+
+def test_a_search_makes_no_reference_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not look for any, and would keep them: those of a fault that holds its run are many."""
+    assert cycles_of_a_search() == 0
+    assert gc.isenabled()
+    monkeypatch.setattr("hibernaut.exploration.run._without_frames", lambda error: error)
+    assert cycles_of_a_search() > 100
 
 
 def test_the_state_that_a_search_begins_with_is_not_changed() -> None:

@@ -3,8 +3,8 @@
 
 The machines of a family differ only in the layout questions. From below: a bank of RAM, the gigabyte of each region, a
 bank of RAM. The direct map begins where the first region's gigabyte is the last one under its entry of the root, and
-the third region's lies 512 GiB higher: so each has tables of its own from the PUD level down, which can lie in the
-lower or the upper bank independently of the others'.
+the third and the fourth lie 512 GiB higher each: so each has tables of its own from the PUD level down, which can lie
+in the lower or the upper bank independently of the others'.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ __all__ = ["MOST_REGIONS", "SAVED_PAGES", "ChosenMachine", "Family", "Region", "
 
 GIB = Level.PUD.pages
 BLOCK = Level.PMD.pages
-MOST_REGIONS = 3
-LOW_BANK_GIB = 10
-"""The size of the lower bank with three regions: the array of `struct page` of 534 GiB takes 8.4 GiB."""
+MOST_REGIONS = 4
+BANK_GIB = (1, 1, 1, 10, 19)
+"""The size of each bank, by the number of regions: the array of `struct page` of 534 GiB, which three need, takes 8.4
+GiB; that of 1064 GiB, which four need, 16.7 GiB."""
 FAR_GIB = 512
-"""The distance from the second region to the third."""
+"""The distance from the second region to the third, and on to the fourth."""
 
 SAVED_PAGES = {
     RegionKind.PAGE: 2,
@@ -202,7 +203,7 @@ class Family:
     which of several addresses of the same order they have; a machine without regions has no sides.
 
     Attributes:
-        regions: numbers of regions, at most 3.
+        regions: numbers of regions, at most 4.
         kinds: the kinds of each region.
         tables: sides for the tables of each region.
         root: sides for the root of the page tables and the fixmap's tables.
@@ -326,8 +327,8 @@ class _Geometry:
     @classmethod
     def of(cls, regions: int) -> _Geometry:
         """Return the geometry for some regions; fewer than three need neither the distance nor the large banks."""
-        low = LOW_BANK_GIB if regions == MOST_REGIONS else 1
-        slots = [low, low + 1, low + 1 + FAR_GIB][:regions]
+        low = BANK_GIB[regions]
+        slots = [low, low + 1, low + 1 + FAR_GIB, low + 1 + 2 * FAR_GIB][:regions]
         top = slots[-1] + 1 if slots else low
         ram = [(0, 0xA0), (0x100, low * GIB - 0x100)]
         ram += [(slot * GIB, GIB) for slot in slots]

@@ -24,7 +24,7 @@ __all__ = [
 SIDES = {side.word: side for side in Side}
 
 FAMILY_WORDS = {
-    "regions": "0,1,2,3",
+    "regions": "0,1,2,3,4",
     "kinds": "4k,2m,1g,mixed,none,no-table,kfence,kfence-at-boot,vmalloc,unmapped,unmapped-free",
     "tables": "above,below",
     "root": "above,below",

@@ -22,7 +22,9 @@ Three reductions leave runs out without a loss:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -218,7 +220,23 @@ def explore_run(start: Run, bounds: Bounds | None = None) -> Explored:
         start: the state; it is not changed.
         bounds: limits of the search.
     """
-    bounds = Bounds() if bounds is None else bounds
+    with _no_collections():
+        return _explore_run(start, Bounds() if bounds is None else bounds)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep Python from looking for reference cycles: a search makes none, and many objects that would be looked at."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _explore_run(start: Run, bounds: Bounds) -> Explored:
     marks = landmarks(start.machine) if bounds.frames > 1 else ()
     root = _Node((start.digest(), 0), start, 0)
     known: dict[tuple[bytes, int], Futures] = {}
