@@ -24,9 +24,6 @@ __all__ = ["local_pool", "on_pool"]
 AHEAD = 4
 """Machines handed out ahead for each worker: enough to keep it busy, few enough to stop soon."""
 
-GC_THRESHOLD = 50_000
-"""New objects after which a worker collects reference cycles."""
-
 
 @contextmanager
 def local_pool(processes: int | None = None) -> Iterator[tuple[ProcessPoolExecutor, int]]:
@@ -53,8 +50,7 @@ def _end_with_leash(leash: Connection) -> None:
     An interrupt from the terminal reaches workers, too; their parent decides what it means.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()  # a search makes many objects and no reference cycles: a collection reads all and frees none
-    gc.set_threshold(GC_THRESHOLD)
+    gc.disable()  # a search makes many objects and no reference cycles: a collection reads all and frees none
 
     def watch() -> None:
         leash.poll(None)

@@ -221,8 +221,7 @@ class Run:
     def _named_violations(self) -> bytes:
         """Return a digest of the violations so far, kept as long as there are no more."""
         if self._violations_digest[0] is not self.violations:
-            named = [(one.invariant, one.what, one.start_pfn, one.nr_pages) for one in self.violations]
-            self._violations_digest = self.violations, digest_of([repr(named).encode()])
+            self._violations_digest = self.violations, digest_of([b"".join([one.line for one in self.violations])])
         return self._violations_digest[1]
 
     def encoded(self) -> Iterator[bytes | memoryview]:
