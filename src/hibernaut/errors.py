@@ -162,23 +162,30 @@ class MachineFault(HibernautError):
         return f"{self.what}: address {self.address:#x}, {entry}{frame}, while {self.doing}"
 
 
+NO_FREE_FRAME = "no free frame"
+NOT_ABOVE_MARK = "the zone is not above its min mark"
+"""Reasons for which an allocation fails by itself. Saved runs contain them, so they must not change."""
+
+
 class OutOfMemory(HibernautError, MemoryError):
     """An allocation of the *modelled* machine failed.
 
     Attributes:
         number: number of the allocation since the machine was made, from 1.
         injected: whether the environment chose the failure (True) or memory was exhausted (False).
+        at_mark: whether memory was exhausted as far as the zone's min mark: pages may be left.
     """
 
-    def __init__(self, number: int, *, injected: bool) -> None:
+    def __init__(self, number: int, *, injected: bool, at_mark: bool = False) -> None:
         self.number = number
         self.injected = injected
+        self.at_mark = at_mark
         super().__init__(number)
 
     @property
     def statement(self) -> str:
         """The number of the failed allocation, and the reason."""
-        reason = "injected" if self.injected else "no free frame"
+        reason = "injected" if self.injected else NOT_ABOVE_MARK if self.at_mark else NO_FREE_FRAME
         return f"page allocation {self.number} failed ({reason})"
 
 

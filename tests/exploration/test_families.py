@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -141,6 +142,23 @@ def test_a_pool_has_an_object_that_is_free_again_and_one_in_use() -> None:
     assert not Family().choose(Replay([1])).needs_rights
 
 
+def test_marks_and_refills_are_asked_for_where_a_family_has_them() -> None:
+    """Two marks and two batches make four machines, whose zone and lists have them; without regions there is one."""
+    family = Family((1,), (RegionKind.PAGE,), (Side.ABOVE,), free_pages=9, min_mark=(0, 7), batch=(63, 1))
+    found = []
+    for chosen, machine in machines(family):
+        assert isinstance(machine.allocator, BuddyAllocator)
+        places = machine.allocator.places
+        words = [machine.memory.read_u64(places.wmark_min), (machine.memory.read_u64(places.pcps[0] + 8) or 0) >> 32]
+        assert words == [chosen.layout.min_mark, chosen.layout.batch]
+        found.append(tuple(words))
+    assert found == [(0, 63), (7, 63), (7, 1), (0, 1)]
+    assert list(layouts(replace(family, regions=(0,)))) == [(0,)]
+    ((_, plain),) = machines(replace(family, min_mark=(), batch=()))
+    assert isinstance(plain.allocator, BuddyAllocator)
+    assert plain.allocator.places.wmark_min == 0
+
+
 def test_kinds_have_words() -> None:
     """Every kind is found by its word, and a region says what it is."""
     assert [region_named(kind.word) for kind in RegionKind] == list(RegionKind)
@@ -159,6 +177,12 @@ def test_families_that_cannot_be() -> None:
         {"cpus": (0,)},
         {"free_pages": 0},
         {"free_pages": 5000},
+        {"min_mark": (-1,)},
+        {"min_mark": (5, 5)},
+        {"min_mark": (4097,)},
+        {"batch": (0,)},
+        {"batch": (2049,)},
+        {"min_mark": (1,), "kinds": (RegionKind.UNMAPPED_FREE,)},
     ):
         with pytest.raises(HibernautError, match="; expected "):
             Family(**fields)
@@ -171,3 +195,5 @@ def test_a_scope_counts_as_english_does() -> None:
     assert Family(regions=(0, 1, 2, 3), cpus=(1, 2)).scope.startswith("0-3 regions of ")
     assert "; 1-2 CPUs; " in Family(cpus=(1, 2)).scope
     assert Family(regions=(0, 3)).scope.startswith("0 or 3 regions of ")
+    assert Family(min_mark=(1,), batch=(63, 1)).scope.endswith("; min mark of 1 page; refills of 63 or 1 pages")
+    assert Family(min_mark=(2, 0, 1)).scope.endswith("; min mark of 0-2 pages")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ def test_words_describe_families() -> None:
     )
     assert bounds_of_words(["failures=1", "frames=0", "states=7"]) == Bounds(1, 0, 7)
     assert (family_of_words([]), bounds_of_words([])) == (Family(), Bounds())
+    assert family_of_words(["min-mark=0,7", "batch=1"]) == Family(min_mark=(0, 7), batch=(1,))
 
 
 def test_a_family_survives_its_words() -> None:
@@ -44,6 +46,7 @@ def test_a_family_survives_its_words() -> None:
     for family in (
         Family(),
         Family(regions=(0, 3), kinds=tuple(RegionKind), mem_map=BOTH, remembered=(False, True), cpus=(1, 4)),
+        Family(free_pages=9, min_mark=(8, 0), batch=(63, 1)),
     ):
         assert family_of_words(words_of_family(family)) == family
 
@@ -52,7 +55,10 @@ def test_families_survive_their_file() -> None:
     """A family is the same after a trip through JSON; what is none is refused."""
     family = Family(regions=(0, 3), kinds=tuple(RegionKind), remembered=(False, True), cpus=(1, 4), free_pages=7)
     assert family_from_json(json.loads(json.dumps(family_json(family)))) == family
+    marked = replace(family, kinds=(RegionKind.BLOCK,), min_mark=(0, 6), batch=(1, 63))
+    assert family_from_json(json.loads(json.dumps(family_json(marked)))) == marked
     good = family_json(family)
+    assert not {"min_mark", "batch", "second_root"} & good.keys()
     damaged: list[Any] = [
         {**good, "regions": [9]},
         {**good, "kinds": ["5k"]},
@@ -60,6 +66,11 @@ def test_families_survive_their_file() -> None:
         {**good, "cpus": [True]},
         {**good, "remembered": [0]},
         {**good, "free_pages": 1 << 40},
+        {**good, "kinds": ["2m"], "min_mark": [-1]},
+        {**good, "kinds": ["2m"], "min_mark": [True]},
+        {**good, "min_mark": [1]},
+        {**good, "batch": 3},
+        {**good, "batch": [0]},
         {**good, "colour": ["red"]},
         {**good, "regions": 3},
         [],

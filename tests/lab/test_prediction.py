@@ -132,6 +132,21 @@ def test_proposed_kernels_are_tried_on_no_guest(family: Family, what: str) -> No
         predict(play(Written(machine, "7.3", (HIBERNATED,), ())))
 
 
+@pytest.mark.parametrize(
+    "family",
+    [
+        Family((1,), (RegionKind.BLOCK,), (Side.BELOW,), min_mark=(1,)),
+        Family((1,), (RegionKind.BLOCK,), (Side.BELOW,), batch=(1,)),
+    ],
+    ids=["min-mark", "batch"],
+)
+def test_marks_are_not_arranged(family: Family) -> None:
+    """A run whose zone has a mark, or whose refill is chosen, is refused, and the advice names `lab depletion`."""
+    machine = FamilyMachine(family, next(layouts(family)))
+    with pytest.raises(LabUnavailable, match=r"the refill of a CPU's list.*; see `hibernaut lab depletion`"):
+        predict(play(Written(machine, "6.1", (HIBERNATED,), ())))
+
+
 def test_structures_that_one_node_cannot_have() -> None:
     """An arrangement with structures on both sides of the regions is refused with the reason."""
     with pytest.raises(LabUnavailable, match=r"on both sides of the regions \(mem-map below, zone above, free above\)"):

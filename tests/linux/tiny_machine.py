@@ -32,7 +32,7 @@ FREE = ((0x100, 0x300), (0x431, 0x97), (0x800, 0x800), (0x1005, 0x22))
 
 NEXT, PREV, PRIVATE, TYPE, REFCOUNT = 8, 16, 40, 48, 52
 NR_FREE = 16
-AREAS, NR_FREE_PAGES, PCP_LIST = 64, 384, 24
+AREAS, NR_FREE_PAGES, PCP_LIST, WMARK_MIN = 64, 384, 24, 8
 
 
 @dataclass
@@ -103,14 +103,14 @@ PLACES = AllocatorPlaces(MEM_MAP << 12, ZONE << 12, tuple(pfn << 12 for pfn in P
 
 
 def built(
-    free: Sequence[tuple[int, int]] = FREE, *, batch: int = 7, high: int = 28, end: int = END
+    free: Sequence[tuple[int, int]] = FREE, *, batch: int = 7, high: int = 28, end: int = END, mark: int | None = None
 ) -> tuple[TinyMachine, BuddyAllocator]:
-    """Return a machine that is only an allocator, with these ranges free."""
-    places = replace(PLACES, end_pfn=end)
+    """Return a machine that is only an allocator, with these ranges free, and a min mark if one is given."""
+    places = replace(PLACES, end_pfn=end, wmark_min=0 if mark is None else (ZONE << 12) + WMARK_MIN)
     array = np.broadcast_to(mem_map_page(), (places.mem_map_pages, 4096))
     memory = FormulaMemory(FrameRanges.of([(0, end)]), [Segment(MEM_MAP, array)])
     machine = TinyMachine(Overlay(memory), end_pfn=end)
-    init_zone(machine, places, batch=batch, high=high)
+    init_zone(machine, places, batch=batch, high=high, wmark_min=mark or 0)
     allocator = BuddyAllocator(machine, places)
     for start, pages in free:
         allocator.free_pages_memory(start, pages)

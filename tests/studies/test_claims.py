@@ -49,6 +49,8 @@ def test_every_claim_can_fail(claim: Claim) -> None:
     machines += [unmapped.choose(Replay([1, 0, 1, 1, 1, 0, 0]))]
     roots = next(study for study in COMING if study.name == "second root").sweep.family
     machines += [roots.choose(Replay([1, 1, 0, 0, 0, 0]))]
+    depletion = next(study for study in STUDIES if study.name == "depletion").sweep.family
+    machines += [depletion.choose(Replay([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mark])) for mark in (0, 9)]
     name = claim.ways[0]
     empty = WayResult(0, 0, 0, None, ())
     trials = [with_endings(Trial(machine, name, empty), outcome) for machine in machines for outcome in worst]

@@ -10,14 +10,16 @@ in the lower or the upper bank independently of the others'.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.layouts import (
     RegionKind,
     Side,
     Structure,
+    ask_batch,
     ask_cpus,
+    ask_min_mark,
     ask_region,
     ask_regions,
     ask_remembered,
@@ -27,6 +29,7 @@ from hibernaut.exploration.layouts import (
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.kfence import KFENCE_POOL_PAGES, kfence_object_pfn, kfence_pool
 from hibernaut.linux.layout import (
+    MOST_BATCH,
     PAGE_OFFSET,
     HoleKind,
     HoleSpec,
@@ -45,6 +48,7 @@ __all__ = ["MOST_REGIONS", "SAVED_PAGES", "ChosenMachine", "Family", "Region", "
 GIB = Level.PUD.pages
 BLOCK = Level.PMD.pages
 MOST_REGIONS = 4
+MOST_FREE_PAGES = 4096
 BANK_GIB = (1, 1, 1, 10, 19)
 """The size of each bank, by the number of regions: the array of `struct page` of 534 GiB, which three need, takes 8.4
 GiB; that of 1064 GiB, which four need, 16.7 GiB."""
@@ -215,6 +219,8 @@ class Family:
         remembered: whether the CPU still caches translations of the regions.
         free_pages: the number of free pages.
         second_root: sides for a second root and its tables, which mirror the direct map; none without one.
+        min_mark: min marks of the zone, pages; none if allocations check none.
+        batch: pages that a CPU's list takes at a time; none for the kernel's number.
 
     Raises:
         HibernautError: no options, an option twice, or a number out of bounds.
@@ -232,6 +238,8 @@ class Family:
     remembered: tuple[bool, ...] = (False,)
     free_pages: int = 64
     second_root: tuple[Side, ...] = ()
+    min_mark: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("regions", "kinds", "tables", "root", "mem_map", "zone", "pcp", "free", "cpus", "remembered"):
@@ -242,8 +250,19 @@ class Family:
             raise HibernautError(f"no machine has {_listed(self.regions)} regions; expected 0-{MOST_REGIONS}")
         if not all(1 <= count <= 4 for count in self.cpus):
             raise HibernautError(f"no machine has {_listed(self.cpus)} CPUs; expected 1-4")
-        if not 1 <= self.free_pages <= 4096:
-            raise HibernautError(f"no machine has {self.free_pages} free pages; expected 1-4096")
+        if not 1 <= self.free_pages <= MOST_FREE_PAGES:
+            raise HibernautError(f"no machine has {self.free_pages} free pages; expected 1-{MOST_FREE_PAGES}")
+        for word, values, lowest, highest in (
+            ("min-mark", self.min_mark, 0, MOST_FREE_PAGES),
+            ("batch", self.batch, 1, MOST_BATCH),
+        ):
+            if len(set(values)) != len(values) or not all(lowest <= one <= highest for one in values):
+                raise HibernautError(f"{word}: {_listed(values)}; expected {lowest}-{highest}, each once")
+        if self.min_mark and RegionKind.UNMAPPED_FREE in self.kinds:
+            raise HibernautError(
+                f"min-mark and a region {RegionKind.UNMAPPED_FREE.word}; expected one of them: how a mark applies to "
+                "free unmapped pageblocks is not modelled"
+            )
 
     def choose(self, environment: Environment) -> ChosenMachine:
         """Return the machine that the environment's answers choose."""
@@ -256,6 +275,7 @@ class Family:
             tables = ask_tables(environment, number, self.tables) if asked else self.tables[0]
             regions.append(Region(kind, tables, geometry.slots[number - 1]))
         remembered, cpus = False, 1
+        min_mark, batch = next(iter(self.min_mark), None), next(iter(self.batch), None)
         sides = {Structure.ROOT: self.root, Structure.MEM_MAP: self.mem_map, Structure.ZONE: self.zone}
         sides |= {Structure.PCP: self.pcp, Structure.FREE: self.free}
         if self.second_root:
@@ -265,7 +285,10 @@ class Family:
             remembered = ask_remembered(environment, self.remembered)
             where = {structure: ask_side(environment, structure, options) for structure, options in sides.items()}
             cpus = ask_cpus(environment, self.cpus)
-        return ChosenMachine(self._layout(geometry, regions, where, cpus), tuple(regions), remembered, cpus, where)
+            min_mark = ask_min_mark(environment, self.min_mark) if self.min_mark else None
+            batch = ask_batch(environment, self.batch) if self.batch else None
+        layout = replace(self._layout(geometry, regions, where, cpus), min_mark=min_mark, batch=batch)
+        return ChosenMachine(layout, tuple(regions), remembered, cpus, where)
 
     def _layout(
         self, geometry: _Geometry, regions: Sequence[Region], where: dict[Structure, Side], cpus: int
@@ -307,6 +330,10 @@ class Family:
         ]
         if self.second_root:
             words.append(f"second root {_sides(self.second_root)}")
+        if self.min_mark:
+            words.append(f"min mark of {_count(self.min_mark, 'page')}")
+        if self.batch:
+            words.append(f"refills of {_count(self.batch, 'page')}")
         return "; ".join(words)
 
 

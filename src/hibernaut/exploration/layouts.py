@@ -17,7 +17,9 @@ __all__ = [
     "RegionKind",
     "Side",
     "Structure",
+    "ask_batch",
     "ask_cpus",
+    "ask_min_mark",
     "ask_region",
     "ask_regions",
     "ask_remembered",
@@ -124,6 +126,8 @@ class LayoutKind(StrEnum):
     SIDE = "place"
     CPUS = "cpus"
     REMEMBERED = "remembered"
+    MIN_MARK = "min-mark"
+    BATCH = "batch"
 
     def describe(self, choice: Choice) -> str:
         """Return an answer to a question of this kind in words."""
@@ -143,6 +147,8 @@ _WORDS: dict[LayoutKind, Callable[[Choice], str]] = {
     LayoutKind.REMEMBERED: lambda one: (
         "the CPU " + ("remembers" if one.value else "remembers nothing of") + " the regions as they were before"
     ),
+    LayoutKind.MIN_MARK: lambda one: f"the zone's min mark is {one.value} {'page' if one.value == 1 else 'pages'}",
+    LayoutKind.BATCH: lambda one: f"a CPU's list takes {one.value} {'page' if one.value == 1 else 'pages'} at a time",
 }
 
 
@@ -174,3 +180,13 @@ def ask_cpus(environment: Environment, counts: Sequence[int]) -> int:
 def ask_remembered(environment: Environment, options: Sequence[int]) -> bool:
     """Ask whether the CPU still caches translations of the regions from before they were taken out."""
     return bool(environment.ask(Question(LayoutKind.REMEMBERED, 0, options)))
+
+
+def ask_min_mark(environment: Environment, marks: Sequence[int]) -> int:
+    """Ask for the zone's min mark, in pages."""
+    return environment.ask(Question(LayoutKind.MIN_MARK, 0, marks))
+
+
+def ask_batch(environment: Environment, batches: Sequence[int]) -> int:
+    """Ask how many pages a CPU's list takes at a time."""
+    return environment.ask(Question(LayoutKind.BATCH, 0, batches))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hibernaut.errors import HibernautError
+from hibernaut.errors import NOT_ABOVE_MARK, HibernautError
 from hibernaut.exploration.families import ChosenMachine, Family
 from hibernaut.exploration.fingerprint import is_fingerprint_of
 from hibernaut.exploration.layouts import LayoutKind
@@ -104,10 +104,13 @@ class Played:
     def lines(self) -> tuple[str, ...]:
         """The schedule in words: the choices that had more than one option, and each region.
 
-        A frame that an allocation got is left out where it is the one that the kernel takes: the log has it.
+        A frame that an allocation got is left out where it is the one that the kernel takes: the log has it. At the end
+        are the allocations that the zone's mark made fail, of which nothing was asked.
         """
         told = (one for one in (*self.before, *self.schedule) if one.options > 1 or one.kind == LayoutKind.REGION)
-        return tuple(str(choice) for choice in told if choice.kind != Kind.FREE_FRAME or choice.index)
+        lines = [str(choice) for choice in told if choice.kind != Kind.FREE_FRAME or choice.index]
+        failed = (one.number for one in self.run.machine.allocations if one.at_mark)
+        return *lines, *(f"allocation {number} fails: {NOT_ABOVE_MARK}" for number in failed)
 
 
 def play(written: Written, machine: Machine | None = None) -> Played:

@@ -23,6 +23,11 @@ __all__ = [
 
 SIDES = {side.word: side for side in Side}
 
+NUMBERS = ("regions", "cpus", "min_mark", "batch")
+"""The fields of a family whose values are numbers."""
+OPTIONAL = ("second_root", "min_mark", "batch")
+"""The fields of a family that ask nothing where they are empty."""
+
 FAMILY_WORDS = {
     "regions": "0,1,2,3,4",
     "kinds": "4k,2m,1g,mixed,none,no-table,kfence,kfence-at-boot,vmalloc,unmapped,unmapped-free",
@@ -36,6 +41,8 @@ FAMILY_WORDS = {
     "remembered": "no,yes",
     "free-pages": "N",
     "second-root": "above,below",
+    "min-mark": "N,...",
+    "batch": "N,...",
 }
 """The keys of a family, and their values."""
 
@@ -58,7 +65,7 @@ def family_of_words(words: Iterable[str]) -> Family:
         name = key.replace("-", "_")
         if key == "kinds":
             fields[name] = tuple(map(region_named, values))
-        elif key in ("regions", "cpus"):
+        elif name in NUMBERS:
             fields[name] = tuple(_number(key, value) for value in values)
         elif key == "free-pages":
             fields[name] = _number(key, ",".join(values))
@@ -86,10 +93,10 @@ def bounds_of_words(words: Iterable[str]) -> Bounds:
 
 
 def family_json(family: Family) -> dict[str, Any]:
-    """Return a family's fields, in words; those of a second root only if there is one."""
+    """Return a family's fields, in words; those of `OPTIONAL` only if they are not empty."""
     found: dict[str, Any] = {}
     for name, value in vars(family).items():
-        if name == "second_root" and not value:
+        if name in OPTIONAL and not value:
             continue
         words = (
             [one.word if isinstance(one, RegionKind | Side) else one for one in value]
@@ -141,7 +148,7 @@ def _field(name: str, value: Any) -> Any:
     if name == "kinds":
         words = {kind.word: kind for kind in RegionKind}
         return tuple(words[_known(word, words)] for word in value)
-    if name in ("regions", "cpus"):
+    if name in NUMBERS:
         return tuple(_typed(int, one) for one in value)
     if name == "remembered":
         return tuple(_typed(bool, one) for one in value)

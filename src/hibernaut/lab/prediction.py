@@ -97,6 +97,11 @@ def predict(played: Played) -> Prediction:
     proposed += ["a second root"] if Structure.SECOND_ROOT in chosen.where else []
     if proposed:
         raise LabUnavailable(f"the run has {proposed[0]}: it is proposed, and in no released kernel")
+    if chosen.layout.min_mark is not None or chosen.layout.batch is not None:
+        raise LabUnavailable(
+            "the run depends on the zone's min mark or the refill of a CPU's list, which this guest cannot be given",
+            advice="see `hibernaut lab depletion`",
+        )
     allocates = _require_stock_run(played)
     sides = {one: chosen.where[one] if chosen.regions else Side.ABOVE for one in (*ON_A_NODE, Structure.PCP)}
     if len({sides[one] for one in ON_A_NODE}) > 1:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hibernaut.errors import MachineFault, OutOfMemory
+from hibernaut.errors import NO_FREE_FRAME, NOT_ABOVE_MARK, MachineFault, OutOfMemory
 from hibernaut.linux.environment import Environment
 from hibernaut.linux.printk import EventLog
 from hibernaut.memory.memo import Memo
@@ -35,21 +35,24 @@ class Allocation:
         number: number of the allocation since the machine was created, counted from 1.
         purpose: purpose of the page, a clause.
         pfn: the frame, or None if the allocation failed.
+        at_mark: whether it failed because the zone was not above its min mark: pages may be left.
     """
 
     number: int
     purpose: str
     pfn: int | None
+    at_mark: bool = False
 
     def renumbered(self, number: int) -> Allocation:
         """Return the same allocation with another number."""
-        return self if number == self.number else Allocation(number, self.purpose, self.pfn)
+        return self if number == self.number else Allocation(number, self.purpose, self.pfn, self.at_mark)
 
     def line(self, *, injected: bool = False) -> str:
         """Return its line in the log."""
         if self.pfn is not None:
             return f"allocation {self.number}: frame {self.pfn:#x} ({self.purpose})"
-        return f"allocation {self.number} fails: {'injected' if injected else 'no free frame'} ({self.purpose})"
+        reason = "injected" if injected else NOT_ABOVE_MARK if self.at_mark else NO_FREE_FRAME
+        return f"allocation {self.number} fails: {reason} ({self.purpose})"
 
 
 class FreeFrames(Sequence[int]):

@@ -21,7 +21,7 @@ from hibernaut.linux.kfence import arch_kfence_init_pool, kfence_protect_page
 from hibernaut.linux.layout import HoleKind, HoleSpec, Layout
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.mm_init import init_zone
-from hibernaut.linux.mmzone import ZONE_UNMAPPED, AllocatorPlaces, mem_map_page
+from hibernaut.linux.mmzone import ZONE_UNMAPPED, ZONE_WMARK_MIN, AllocatorPlaces, mem_map_page
 from hibernaut.linux.owners import OwnedPages, Owner
 from hibernaut.linux.page_alloc import BuddyAllocator, zone_batchsize
 from hibernaut.linux.page_flags import PageFlags
@@ -133,15 +133,17 @@ def _machine(
 
 def _init_allocator(machine: Machine, layout: Layout, pages: KernelPages, ram: FrameRanges) -> AllocatorPlaces:
     """Write the state of the page allocator, and return its places."""
+    zone = pages.zone << PAGE_SHIFT
     places = AllocatorPlaces(
         pages.mem_map << PAGE_SHIFT,
-        pages.zone << PAGE_SHIFT,
+        zone,
         tuple(pages.pcp + cpu << PAGE_SHIFT for cpu in range(layout.cpus)),
         ram.end,
-        unmapped=(pages.zone << PAGE_SHIFT) + ZONE_UNMAPPED if layout.unmapped else 0,
+        unmapped=zone + ZONE_UNMAPPED if layout.unmapped else 0,
+        wmark_min=zone + ZONE_WMARK_MIN if layout.min_mark is not None else 0,
     )
-    batch = max(1, zone_batchsize(ram.total_pages))
-    init_zone(machine, places, batch=batch, high=PCP_HIGH_BATCHES * batch)
+    batch = max(1, zone_batchsize(ram.total_pages)) if layout.batch is None else layout.batch
+    init_zone(machine, places, batch=batch, high=PCP_HIGH_BATCHES * batch, wmark_min=layout.min_mark or 0)
     allocator = BuddyAllocator(machine, places)
     allocator.free_pages_memory(pages.free, layout.free_pages)
     allocator.add_unmapped_blocks(layout.unmapped)

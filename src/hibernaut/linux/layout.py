@@ -17,6 +17,7 @@ from hibernaut.memory.segments import Segment
 from hibernaut.paging.entries import ENTRIES, Level
 
 __all__ = [
+    "MOST_BATCH",
     "PAGE_OFFSET",
     "HoleKind",
     "HoleSpec",
@@ -31,6 +32,10 @@ __all__ = [
 
 PAGE_OFFSET = MappingProxyType({4: 0xFFFF_8880_0000_0000, 5: 0xFF11_0000_0000_0000})
 """Base of the direct map without KASLR, by levels (arch/x86/include/asm/page_64_types.h)."""
+
+
+MOST_BATCH = 2048
+"""The most pages that a CPU's list takes at a time; kernels that double a batch of 63 take up to 2016."""
 
 
 class HoleKind(StrEnum):
@@ -127,6 +132,8 @@ class Layout:
         pcp: place of the pages with each CPU's own list.
         free: place of the free pages.
         free_pages: number of free pages, for tables of later splits.
+        min_mark: min mark of the zone, pages: an allocation finds nothing unless more are free; None to check none.
+        batch: pages that a CPU's list takes at a time; None for the kernel's number (`zone_batchsize`).
         cpus: number of CPUs that are online.
         reserved: frames marked PageReserved, as (first frame, pages).
         offline: frames marked PageOffline.
@@ -159,6 +166,8 @@ class Layout:
     data: tuple[Segment, ...] = ()
     unmapped: tuple[int, ...] = ()
     second_root: str | int | None = None
+    min_mark: int | None = None
+    batch: int | None = None
 
     @property
     def page_offset(self) -> int:
@@ -180,6 +189,12 @@ class Layout:
             raise HibernautError(f"the direct map cannot extend from {base:#x} to {end:#x}")
         if not len(ram) or self.largest not in (Level.PTE, Level.PMD, Level.PUD):
             raise HibernautError("a machine needs RAM, and pages of 4K, 2M or 1G")
+        if self.min_mark is not None and (self.min_mark < 0 or self.unmapped):
+            raise HibernautError(
+                f"min mark of {self.min_mark} pages: expected 0 or more, and no free unmapped pageblocks beside it"
+            )
+        if self.batch is not None and not 1 <= self.batch <= MOST_BATCH:
+            raise HibernautError(f"a CPU's list takes {self.batch} pages at a time: expected 1-{MOST_BATCH}")
         holes = sorted(self.holes, key=lambda hole: hole.start_pfn)
         for hole in holes:
             if hole.pages < 1 or ram.end_of(hole.start_pfn) < hole.end_pfn:

@@ -328,7 +328,8 @@ class Machine:
         try:
             pfn = self.allocator.alloc_page(self.environment, purpose, self.cpu)
         except OutOfMemory as error:
-            self.log.note(Allocation(error.number, purpose, None).line(injected=error.injected))
+            failed = Allocation(error.number, purpose, None, at_mark=error.at_mark)
+            self.log.note(failed.line(injected=error.injected))
             self.record(allocated(None))
             raise
         self.log.note(self.allocator.allocations[-1].line())
@@ -355,17 +356,19 @@ class Machine:
 
         recorded, logged, printed = len(allocator.allocations), len(self.log), len(self.log.kernel_lines)
         try:
-            pfns, failed = allocator.alloc_all(most, self.cpu, alloc, lambda: len(self.log.kernel_lines) > printed)
+            pfns, failed, at_mark = allocator.alloc_all(
+                most, self.cpu, alloc, lambda: len(self.log.kernel_lines) > printed
+            )
         except MachineFault:
             yield from got
             raise
         yield from pfns
         if len(self.log) == logged and (pfns or failed):  # known from before: nothing of it is on record yet
-            allocator.record(purpose, (*pfns, None) if failed else pfns)
+            allocator.record(purpose, (*pfns, None) if failed else pfns, at_mark=at_mark)
             for allocation in allocator.allocations[recorded:]:
                 self.log.note(allocation.line())
         if failed:
-            raise OutOfMemory(recorded + len(pfns) + 1, injected=False)
+            raise OutOfMemory(recorded + len(pfns) + 1, injected=False, at_mark=at_mark)
 
     def alloc_table(self, purpose: str) -> int:
         """Return a page for a table, from the pool or else from the allocator. Raise OutOfMemory."""

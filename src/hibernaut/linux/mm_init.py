@@ -21,7 +21,7 @@ from hibernaut.linux.mmzone import (
 __all__ = ["init_zone"]
 
 
-def init_zone(machine: AllocatorMachine, places: AllocatorPlaces, *, batch: int, high: int) -> None:
+def init_zone(machine: AllocatorMachine, places: AllocatorPlaces, *, batch: int, high: int, wmark_min: int = 0) -> None:
     """Write a zone without free pages, and an empty list for each CPU, into the machine's memory.
 
     Args:
@@ -29,9 +29,12 @@ def init_zone(machine: AllocatorMachine, places: AllocatorPlaces, *, batch: int,
         places: addresses of the state.
         batch: pages that a CPU's list takes from the free lists at a time (`zone_batchsize`).
         high: length at which a CPU's list returns pages; the kernel's is at least `4 * batch` (`zone_highsize`).
+        wmark_min: the zone's min mark, pages; of no effect unless `places` names its address.
     """
     zone = np.zeros((), dtype=ZONE)
     heads = machine.base + places.zone + ZONE_FREE_AREA + SIZEOF_FREE_AREA * np.arange(NR_PAGE_ORDERS, dtype=np.uint64)
+    if places.wmark_min:
+        zone["wmark_min"] = wmark_min
     zone["free_area"]["next"] = zone["free_area"]["prev"] = heads
     _write_structure(machine, places.zone, zone)
     if places.unmapped:

@@ -43,6 +43,7 @@ __all__ = [
     "ZONE_MANAGED_PAGES",
     "ZONE_NR_FREE_PAGES",
     "ZONE_UNMAPPED",
+    "ZONE_WMARK_MIN",
     "AllocatorPlaces",
     "mem_map_page",
 ]
@@ -68,18 +69,20 @@ block; `page_type` and `_mapcount` share one field; `_refcount` is 1 for a page 
 
 ZONE = np.dtype(
     {
-        "names": ["managed_pages", "free_area", "nr_free_pages"],
+        "names": ["managed_pages", "wmark_min", "free_area", "nr_free_pages"],
         "formats": [
+            "<u8",
             "<u8",
             (np.dtype([("next", "<u8"), ("prev", "<u8"), ("nr_free", "<u8")]), (NR_PAGE_ORDERS,)),
             "<u8",
         ],
-        "offsets": [0, 64, 384],
+        "offsets": [0, 8, 64, 384],
         "itemsize": 448,
     }
 )
 """The part of `struct zone` that the allocator needs. Order and alignment to cache lines are the kernel's; the offsets
-are the model's own, since the kernel's depend on its configuration. `nr_free_pages` is `vm_stat[NR_FREE_PAGES]`."""
+are the model's own, since the kernel's depend on its configuration. `nr_free_pages` is `vm_stat[NR_FREE_PAGES]`,
+`wmark_min` is `_watermark[WMARK_MIN]`."""
 
 PER_CPU_PAGES = np.dtype(
     {
@@ -107,6 +110,7 @@ PAGE_MEMCG_DATA = _offsetof(STRUCT_PAGE, "memcg_data")
 
 SIZEOF_FREE_AREA = ZONE["free_area"].base.itemsize
 ZONE_MANAGED_PAGES = _offsetof(ZONE, "managed_pages")
+ZONE_WMARK_MIN = _offsetof(ZONE, "wmark_min")
 ZONE_FREE_AREA = _offsetof(ZONE, "free_area")
 ZONE_NR_FREE_PAGES = _offsetof(ZONE, "nr_free_pages")
 FREE_AREA_NR_FREE = _offsetof(ZONE["free_area"].base, "nr_free")
@@ -146,7 +150,7 @@ PAGE_FLAGS = 0x0017_FFFF_C000_0000
 
 @dataclass(frozen=True)
 class AllocatorPlaces:
-    """Physical addresses of an allocator's state, all multiples of 4096.
+    """Physical addresses of an allocator's state; structures begin at multiples of 4096.
 
     Attributes:
         mem_map: the array of `struct page`s, one for every frame from 0 to `end_pfn`, as FLATMEM keeps it.
@@ -154,6 +158,7 @@ class AllocatorPlaces:
         pcps: `struct per_cpu_pages` of each CPU.
         end_pfn: one past the last frame that has a `struct page`.
         unmapped: the `struct free_area` of unmapped pageblocks, in the page of the zone; 0 without one.
+        wmark_min: the zone's min mark; 0 if the allocator checks none.
 
     Raises:
         ValueError: an address is not page-aligned.
@@ -164,6 +169,7 @@ class AllocatorPlaces:
     pcps: tuple[int, ...]
     end_pfn: int
     unmapped: int = 0
+    wmark_min: int = 0
 
     def __post_init__(self) -> None:
         for paddr in (self.mem_map, self.zone, *self.pcps):

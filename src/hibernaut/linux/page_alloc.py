@@ -7,8 +7,11 @@ the allocator runs therefore tears its lists as it would tear a real kernel's, a
 crashes as a real one. `check_allocator` reports what is wrong with such a copy.
 
 Facts from Linux 6.1: mm/page_alloc.c, mm/internal.h. Functions bear the kernel's names, without leading underscores.
-Left out: more than one zone and one migrate type, orders above 0 on the lists of CPUs, watermarks, `vm_stat`
-differences that a CPU has not yet added up, and the additions of CONFIG_DEBUG_LIST, CONFIG_DEBUG_VM and page shuffling.
+Left out: more than one zone and one migrate type, orders above 0 on the lists of CPUs, `vm_stat` differences that a CPU
+has not yet added up, and the additions of CONFIG_DEBUG_LIST, CONFIG_DEBUG_VM and page shuffling.
+Of the zone's marks the min mark is checked, on machines that have one (`AllocatorPlaces.wmark_min`): a request that is
+not above the low mark wakes kswapd, which is frozen, and tries again down to the min mark (`__alloc_pages_slowpath`).
+One that fails there fails for good: reclaim, `lowmem_reserve`, boosts and reserves for urgent requests are left out.
 A kernel with CONFIG_DEBUG_LIST reports a broken list ("list_del corruption") and may stop there; the modelled kernel
 follows the link.
 """
@@ -68,8 +71,8 @@ PCP_BATCH_SCALE_MAX = 5
 _TAKING = "allocating a page (__rmqueue_pcplist)"
 
 Result = TypeVar("Result")
-Allocated = tuple[tuple[int, ...], bool]
-"""Frames in the order of their allocation, and whether nothing was free in the end."""
+Allocated = tuple[tuple[int, ...], bool, bool]
+"""Frames in the order of their allocation, whether one failed in the end, and whether that was at the zone's mark."""
 
 
 def zone_batchsize(managed_pages: int) -> int:
@@ -117,6 +120,7 @@ class BuddyAllocator:
             places.pcps,
             places.end_pfn,
             places.unmapped,
+            places.wmark_min,
         )
         self._map_block = map_block
         self._maps_block = False
@@ -142,10 +146,12 @@ class BuddyAllocator:
         """NR_FREE_PAGES: the zone's own count of pages on the free lists, without those on the lists of CPUs."""
         return self._kernel.load(self._zone + ZONE_NR_FREE_PAGES, "reading NR_FREE_PAGES")
 
-    def record(self, purpose: str, pfns: Sequence[int | None]) -> None:
-        """Add allocations to the record that the state in memory has already."""
+    def record(self, purpose: str, pfns: Sequence[int | None], *, at_mark: bool = False) -> None:
+        """Add allocations to the record that the state in memory has already; `at_mark` as `Allocation` has it."""
         number = len(self._allocations)
-        self._allocations += [Allocation(number + at, purpose, pfn) for at, pfn in enumerate(pfns, 1)]
+        self._allocations += [
+            Allocation(number + at, purpose, pfn, at_mark=pfn is None and at_mark) for at, pfn in enumerate(pfns, 1)
+        ]
 
     def add_allocations(self, allocations: Sequence[Allocation]) -> None:
         """Add allocations to the record that the state in memory has already."""
@@ -175,10 +181,14 @@ class BuddyAllocator:
             The frame; its `_refcount` is 1.
 
         Raises:
-            OutOfMemory: the environment makes it fail (nothing is touched then), or nothing is free.
+            OutOfMemory: the environment makes it fail (nothing is touched then), nothing is free, or not more pages
+                than the zone's min mark are.
             MachineFault: the lists are broken.
         """
         number = len(self._allocations) + 1
+        if not self._zone_watermark_ok():  # whether it is made to fail besides makes no difference
+            self._allocations.append(Allocation(number, purpose, None, at_mark=True))
+            raise OutOfMemory(number, injected=False, at_mark=True)
         injected = environment.allocation_fails(number)
         page = None if injected else self._rmqueue_pcplist(environment, number, cpu)
         if page is None:
@@ -209,9 +219,9 @@ class BuddyAllocator:
             while len(pfns) < most:
                 try:
                     pfns.append(alloc())
-                except OutOfMemory:
-                    return tuple(pfns), True
-            return tuple(pfns), False
+                except OutOfMemory as error:
+                    return tuple(pfns), True, error.at_mark
+            return tuple(pfns), False, False
 
         if self.places.unmapped:  # the direct map and the TLBs change with a block that is mapped again
             return every()
@@ -258,6 +268,19 @@ class BuddyAllocator:
             if total > MAX_LIST_STEPS:
                 raise self._lockup(head, doing)
         return list(self._readable(head))
+
+    def _zone_watermark_ok(self) -> bool:
+        """`zone_watermark_fast`, `__zone_watermark_ok`: return whether more pages are free than the zone's min mark.
+
+        Pages on the lists of CPUs are not free. `get_page_from_freelist` asks before it looks at such a list. A count
+        below 0 reads as 0 (`zone_page_state`). True without reading anything on a machine without a mark.
+        """
+        if not self.places.wmark_min:
+            return True
+        doing = "checking the zone's mark (get_page_from_freelist)"
+        mark = self._kernel.load(self._machine.base + self.places.wmark_min, doing)
+        free = self._kernel.load(self._zone + ZONE_NR_FREE_PAGES, doing)
+        return mark < free < 1 << 63
 
     def _take(self, page: int, cpu: int) -> int:
         """Take a page off the CPU's list, prepare it, and return its frame."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hibernaut.exploration.layouts import RegionKind, Structure
 from hibernaut.exploration.run import Outcome
 from hibernaut.hibernation.owners import ONCE_RESUMED, WHILE_WRITING
-from hibernaut.studies.questions import COMING, MOST_SPLITS, STUDIES
+from hibernaut.studies.questions import COMING, MOST_SPLITS, RESERVES_AT_THE_MARK, STUDIES
 from hibernaut.studies.trials import (
     Trial,
     cleared_hidden_page,
@@ -22,6 +22,7 @@ from hibernaut.studies.trials import (
     loses,
     met_another_frame,
     met_null_in_pcplist,
+    refused_for_the_reserve,
     skipped,
     tore_lists,
 )
@@ -54,7 +55,7 @@ class Claim:
     plays: str | None = None
 
 
-_ALL = tuple(study.name for study in STUDIES if study not in COMING)
+_ALL = tuple(study.name for study in STUDIES if study not in COMING and study.name != "depletion")
 _LINES = tuple(study.name for study in STUDIES if study.name.startswith("line "))
 
 CLAIMS: tuple[Claim, ...] = (
@@ -342,6 +343,61 @@ CLAIMS: tuple[Claim, ...] = (
         ("remap", crashed_on_lists),
     ),
     Claim(
+        "remap-runs-out-at-the-mark",
+        "Remap fails with nothing injected, once its splits use up the pages above the zone's min mark. Pages on the "
+        "CPU's list do not help.",
+        "no allocation is made to fail, and nothing is reclaimed; `remap` crashes after the warning exactly on "
+        "machines with more splits than pages that are served, and warns or crashes on no other: of F free pages, with "
+        "min mark M and refills of B pages, none is served if F <= M, else (refills - 1) * B + 1, where refills is "
+        "(F - M) / B, rounded up",
+        ("depletion",),
+        ("remap",),
+        lambda trial: _fails_exactly(trial, trial.splits > trial.served()),
+        ("remap", lambda outcome: crashed(outcome) and outcome.warned),
+    ),
+    Claim(
+        "aborting-at-the-mark-refuses",
+        "Giving up instead refuses on the same machines, and crashes on none.",
+        "no allocation is made to fail, and nothing is reclaimed; `remap-generic-abort` refuses exactly on machines "
+        "with more splits than pages that are served, counted as above, and never crashes; the run below is the one in "
+        "which `remap` crashes, played by it",
+        ("depletion",),
+        ("remap-generic-abort",),
+        lambda trial: (
+            trial.ends(lambda outcome: outcome.status == "refused") == (trial.splits > trial.served())
+            and not trial.ends(crashed)
+        ),
+        ("remap", lambda outcome: crashed(outcome) and outcome.warned),
+        "remap-generic-abort",
+    ),
+    Claim(
+        "without-a-split-no-mark-counts",
+        "A way that splits nothing needs no page, wherever the mark is.",
+        "no run of `fixmap` or `remap-whole` violates any invariant, with the zone at its mark too; the run below is "
+        "the one in which `remap` crashes, played through the slot",
+        ("depletion",),
+        ("fixmap", "remap-whole"),
+        lambda trial: not trial.ends(lambda outcome: not is_clean(outcome) or outcome.status != "saved"),
+        ("remap", lambda outcome: crashed(outcome) and outcome.warned),
+        "fixmap",
+    ),
+    Claim(
+        "a-reserve-comes-from-above-the-mark",
+        "Pages that are reserved before the copy have to be above the mark as well: without them the kernel refuses to "
+        "hibernate. Where they are fewer than the splits, the others fail as Remap's do.",
+        "no allocation is made to fail, and nothing is reclaimed; `reserved:N` refuses exactly on machines that serve "
+        "fewer than N pages, and of the others crashes exactly on those where the splits beyond N are more than are "
+        "served of N free pages fewer, the CPU's list having been drained",
+        ("depletion",),
+        RESERVES_AT_THE_MARK,
+        lambda trial: (
+            trial.ends(refused_for_the_reserve)
+            if trial.served() < trial.reserve
+            else _fails_exactly(trial, trial.splits - trial.reserve > trial.served(taken=trial.reserve))
+        ),
+        ("reserved:3", refused_for_the_reserve),
+    ),
+    Claim(
         "mermap-is-safe",
         "Through the proposed mermap every page is saved, too: an address need not be flushed before it is used again.",
         "no run of `mermap` or `mermap:2` violates any invariant; the run below is the mutant's without a flush, "
@@ -460,6 +516,13 @@ CLAIMS: tuple[Claim, ...] = (
     ),
 )
 """All claims, in the order of the page."""
+
+
+def _fails_exactly(trial: Trial, fails: bool) -> bool:
+    """Return whether every run of a trial crashes after the warning, or every one is saved without it."""
+    if fails:
+        return not trial.ends(lambda outcome: not (crashed(outcome) and outcome.warned))
+    return not trial.ends(lambda outcome: outcome.warned or outcome.status != "saved")
 
 
 def _as_the_sides_say(trial: Trial) -> bool:

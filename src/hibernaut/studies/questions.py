@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from hibernaut.exploration.families import Family
 from hibernaut.exploration.layouts import RegionKind, Side
 from hibernaut.exploration.plan import Sweep
+from hibernaut.exploration.search import Bounds
 from hibernaut.linux.rules import LINES
 
-__all__ = ["COMING", "MOST_SPLITS", "MUTANTS_IN_QUESTION", "PROPOSED_RULES", "STUDIES", "Study"]
+__all__ = ["COMING", "MOST_SPLITS", "MUTANTS_IN_QUESTION", "PROPOSED_RULES", "RESERVES_AT_THE_MARK", "STUDIES", "Study"]
 
 BOTH = (Side.ABOVE, Side.BELOW)
 WITHOUT_OWNERS = (
@@ -49,6 +50,9 @@ MUTANTS_IN_QUESTION = (
 """The mutants of the ways above."""
 MOST_SPLITS = 9
 """The number of splits of three regions of 1 GiB."""
+FEW_PAGES = 10
+"""The number of free pages where a mark counts: one more than the splits, so that the lowest mark is never met."""
+RESERVES_AT_THE_MARK = ("reserved:1", "reserved:3", "reserved:9")
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,22 @@ _RELEASED: tuple[Study, ...] = (
             ),
         )
         for rules in LINES[1:]
+    ),
+    Study(
+        "depletion",
+        "a zone near its min mark, with nothing injected: ten free pages, marks of one to ten, three sizes of refill",
+        Sweep(
+            Family(
+                regions=(2, 1, 3),  # the first machine has two splits, of which the second fails
+                kinds=(RegionKind.BLOCK, RegionKind.GIB),
+                tables=(Side.ABOVE,),
+                free_pages=FEW_PAGES,
+                min_mark=tuple(range(1, FEW_PAGES + 1)),
+                batch=(63, 1, 3),
+            ),
+            ("remap", "fixmap", "remap-whole", "remap-generic-abort", *RESERVES_AT_THE_MARK),
+            bounds=Bounds(failures=0),
+        ),
     ),
 )
 

@@ -10,6 +10,7 @@ from hibernaut.exploration.families import ChosenMachine
 from hibernaut.exploration.layouts import RegionKind, Side, Structure
 from hibernaut.exploration.records import WayResult
 from hibernaut.exploration.run import Outcome
+from hibernaut.linux.page_alloc import zone_batchsize
 
 __all__ = [
     "Trial",
@@ -23,6 +24,8 @@ __all__ = [
     "loses",
     "met_another_frame",
     "met_null_in_pcplist",
+    "pages_served",
+    "refused_for_the_reserve",
     "skipped",
     "tore_lists",
 ]
@@ -87,10 +90,41 @@ class Trial:
         """Return whether a structure lies below all regions, or the machine has none."""
         return self.machine.where.get(structure, Side.BELOW) == Side.BELOW
 
+    def served(self, taken: int = 0) -> int:
+        """Return how many pages GFP_KERNEL gets one by one, of its free pages less those taken, with empty CPU lists.
+
+        Without a min mark these are all of them.
+        """
+        layout = self.machine.layout
+        free = layout.free_pages - taken
+        if layout.min_mark is None:
+            return free
+        batch = layout.batch or max(1, zone_batchsize(sum(pages for _, pages in layout.ram)))
+        return pages_served(free, layout.min_mark, batch)
+
     @property
     def reserve(self) -> int:
         """The number of pages that `reserved:N` reserves."""
         return int(self.name.partition(":")[2])
+
+
+def pages_served(free: int, mark: int, batch: int) -> int:
+    """Return how many pages a CPU gets one by one from a zone, until it is not above its mark; nothing is reclaimed.
+
+    While more than `mark` pages are free, a request takes a page of the CPU's list, which is empty at first. Each
+    refill takes `batch` pages off the free ones at once, so the zone is at its mark after `-(-(free - mark) // batch)`
+    refills. The pages of all of them but the last are served, and of the last one page: that of the request that
+    refilled. The others stay on the list.
+
+    Args:
+        free: pages on the free lists.
+        mark: the min mark.
+        batch: pages of a refill.
+    """
+    if free <= mark:
+        return 0
+    refills = -(-(free - mark) // batch)
+    return (refills - 1) * batch + 1
 
 
 def is_clean(outcome: Outcome) -> bool:
@@ -106,6 +140,11 @@ def loses(outcome: Outcome) -> bool:
 def crashed(outcome: Outcome) -> bool:
     """Return whether the machine crashed, in the copy or once resumed."""
     return outcome.status == "died"
+
+
+def refused_for_the_reserve(outcome: Outcome) -> bool:
+    """Return whether the kernel found no pages to reserve, and continues without an image."""
+    return outcome.status == "refused"
 
 
 def is_torn(outcome: Outcome) -> bool:
