@@ -201,7 +201,7 @@ def test_marks_and_refills_that_no_machine_has() -> None:
     """A negative mark, no page at a time, a mark beside unmapped pageblocks: refused with what is expected."""
     ram = ((0, 0x8000),)
     for fields, what in (
-        ({"min_mark": -1}, "min mark of -1 pages: expected 0 or more"),
+        ({"min_mark": -1}, "min mark -1: expected 0 or more pages"),
         ({"batch": 0}, "takes 0 pages at a time: expected 1-2048"),
         ({"batch": 5000}, "takes 5000 pages at a time: expected 1-2048"),
         (

@@ -191,8 +191,21 @@ def test_a_way_that_splits_at_the_mark_is_caught() -> None:
     assert not all(claim.holds(trial) for trial in trials(replace(claim, ways=("remap",)), family))
 
 
+def test_machines_that_share_a_memo_do_not_share_their_marks() -> None:
+    """The records of machines with a mark of 0, others and none are the same with one memo as each with its own."""
+    families = [replace(SMALL, regions=(2,), batch=(63,), min_mark=marks) for marks in ((0, 9), (), (0,))]
+    records: list[list[Any]] = []
+    for shared in (Memo(), None):
+        records.append([])
+        for family in families:
+            sweep = replace(STUDY.sweep, family=family, ways=("remap", "reserved:3"))
+            records[-1] += [explore_layout(sweep, choices, Memo() if shared is None else shared) for choices in layouts(family)]
+    assert records[0] == records[1]
+    assert len({record.ways["remap"] for record in records[0]}) > 2
+
+
 def test_nothing_is_asked_at_the_mark() -> None:
-    """Bounds that allow failures find the same runs of a machine whose zone is at its mark: none of two is needed."""
+    """At the mark the one allocation fails without a question, so that no run is counted twice."""
     family = replace(SMALL, regions=(1,), kinds=(RegionKind.BLOCK,), min_mark=(FEW_PAGES,), batch=(1,))
     chosen = family.choose(Replay([]))
     run = Run(build_machine(chosen.layout, Environment()), operations_of(chosen, "remap"))

@@ -191,7 +191,7 @@ class Layout:
             raise HibernautError("a machine needs RAM, and pages of 4K, 2M or 1G")
         if self.min_mark is not None and (self.min_mark < 0 or self.unmapped):
             raise HibernautError(
-                f"min mark of {self.min_mark} pages: expected 0 or more, and no free unmapped pageblocks beside it"
+                f"min mark {self.min_mark}: expected 0 or more pages, and no free unmapped pageblocks beside it"
             )
         if self.batch is not None and not 1 <= self.batch <= MOST_BATCH:
             raise HibernautError(f"a CPU's list takes {self.batch} pages at a time: expected 1-{MOST_BATCH}")
