@@ -195,5 +195,5 @@ def test_a_scope_counts_as_english_does() -> None:
     assert Family(regions=(0, 1, 2, 3), cpus=(1, 2)).scope.startswith("0-3 regions of ")
     assert "; 1-2 CPUs; " in Family(cpus=(1, 2)).scope
     assert Family(regions=(0, 3)).scope.startswith("0 or 3 regions of ")
-    assert Family(min_mark=(1,), batch=(63, 1)).scope.endswith("; min mark of 1 page; refills of 63 or 1 pages")
+    assert Family(min_mark=(1,), batch=(63, 3)).scope.endswith("; min mark of 1 page; refills of 63 or 3 pages")
     assert Family(min_mark=(2, 0, 1)).scope.endswith("; min mark of 0-2 pages")

@@ -199,7 +199,9 @@ def test_machines_that_share_a_memo_do_not_share_their_marks() -> None:
         records.append([])
         for family in families:
             sweep = replace(STUDY.sweep, family=family, ways=("remap", "reserved:3"))
-            records[-1] += [explore_layout(sweep, choices, Memo() if shared is None else shared) for choices in layouts(family)]
+            records[-1] += [
+                explore_layout(sweep, choices, Memo() if shared is None else shared) for choices in layouts(family)
+            ]
     assert records[0] == records[1]
     assert len({record.ways["remap"] for record in records[0]}) > 2
 

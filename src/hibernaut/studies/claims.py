@@ -386,8 +386,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Pages that are reserved before the copy have to be above the mark as well: without them the kernel refuses to "
         "hibernate. Where they are fewer than the splits, the others fail as Remap's do.",
         "no allocation is made to fail, and nothing is reclaimed; `reserved:N` refuses exactly on machines that serve "
-        "fewer than N pages, and of the others crashes exactly on those where the splits beyond N are more than are "
-        "served of N free pages fewer, the CPU's list having been drained",
+        "fewer than N pages, and of the others crashes exactly on those with more than N + S splits, where S pages are "
+        "served of F - N free ones, the CPU's list having been drained",
         ("depletion",),
         RESERVES_AT_THE_MARK,
         lambda trial: (
