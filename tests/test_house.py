@@ -224,6 +224,7 @@ MADE_ELSEWHERE = {
     ("build", "_write_if_changed"): "a source file of a kernel",
     ("results", "__enter__"): "records of simulated machines, appended",
     ("damage", "_patch"): "damages a disk that is there; its mode stays",
+    ("campaign", "_patched"): "changes a copy of a disk and changes it back; its mode stays",
     ("output", "__init__"): "a file that `replacing` made, opened again for direct writes",
     ("rewrite", "_claimed"): "the area of an image; its mode stays",
     ("terminal", "abandon_output"): "the null device",

@@ -40,6 +40,8 @@ __all__ = [
     "attach",
     "outcome_of",
     "reached_end_of_copy",
+    "silent_since_a_crash",
+    "start_resume",
     "wait_for_stop",
 ]
 
@@ -343,8 +345,8 @@ class Lab:
         """
         with self.boot(record.variant, folder, [Disk(path, keep=False) for path in disks]) as guest:
             printed_before = len(guest.qemu.console())
-            _start_resume(guest, device, partition, offset)
-            guest.port.is_lost = _silent_since_a_crash(guest, printed_before)
+            start_resume(guest, device, partition, offset)
+            guest.port.is_lost = silent_since_a_crash(guest, printed_before)
             try:
                 reply = guest.port.reply(None, HIBERNATE_SECONDS, "resuming")
                 if reply.session == guest.session:
@@ -380,7 +382,7 @@ class Lab:
         """
         with self.boot(variant, folder, [disk]) as guest:
             printed_before = len(guest.qemu.console())
-            sequence = _start_resume(guest, "vda", partition, offset)
+            sequence = start_resume(guest, "vda", partition, offset)
             end = time.monotonic() + HIBERNATE_SECONDS
             while time.monotonic() < end:
                 if RESUMED_MESSAGE.search(guest.qemu.console()[printed_before:]):
@@ -512,7 +514,7 @@ def _refused(reply: Reply) -> tuple[str, str]:
     return "refused", f"exit status {reply.status}: {' / '.join(reply.lines)}"
 
 
-def _start_resume(guest: RunningGuest, device: str, partition: int | None, offset: int) -> int:
+def start_resume(guest: RunningGuest, device: str, partition: int | None, offset: int) -> int:
     """Name the image to a fresh machine's kernel and return the sequence number of the reply in case it refuses."""
     set_offset = f"echo {offset} > /sys/power/resume_offset; " if offset else ""
     return guest.port.send(f"{set_offset}cat /sys/class/block/{device}{partition or ''}/dev > /sys/power/resume")
@@ -523,7 +525,7 @@ def _fresh_boot(guest: RunningGuest, printed_before: int) -> str:
     return f"fresh boot: {image_messages(guest.qemu.console()[printed_before:])}"
 
 
-def _silent_since_a_crash(guest: RunningGuest, printed_before: int) -> Callable[[float], bool]:
+def silent_since_a_crash(guest: RunningGuest, printed_before: int) -> Callable[[float], bool]:
     """Return a function that says whether a silent guest has crashed.
 
     Args:

@@ -56,6 +56,7 @@ __all__ = [
     "MountedDocument",
     "NetworkDeviceDocument",
     "OwnerDifferenceDocument",
+    "ParserDocument",
     "Pattern",
     "ProcessDocument",
     "ProveDocument",
@@ -72,6 +73,7 @@ __all__ = [
     "SwapInUseDocument",
     "TakeoverDocument",
     "TraceDocument",
+    "TriedImageDocument",
     "UswsuspDocument",
     "VariantsDocument",
     "VerdictDocument",
@@ -1557,6 +1559,30 @@ class DepletedGuestDocument(TypedDict):
     as_predicted: Annotated[bool, "whether as many splits were served as both predictions allow"]
 
 
+class TriedImageDocument(TypedDict):
+    """A changed image that a kernel was given."""
+
+    part: Annotated[str, "part of the image that was changed; nothing for the image as it was"]
+    index: Annotated[int, "which entry, link, unit, listed frame or stored page; 0 for a field"]
+    value: Annotated[str, "its new value in hex; of a byte, its position and the bits that were flipped"]
+    mends_crc: Annotated[bool, "whether the CRC in the header was made right"]
+    change: Annotated[str, "the change in words"]
+    outcome: Annotated[
+        str, "refused, whole, wrong, crashed while reading, crashed after, hung while reading or hung after"
+    ]
+    says: Annotated[str, "words of the kernel, or what was verified"]
+    predicted: Annotated[str, "prediction: resumes, refuses, unknown or unread"]
+    words: Annotated[str, "words of the refusal as predicted, ? for a value; empty if none are"]
+    as_predicted: Annotated[bool | None, "whether it ended so, in these words; null if nothing was predicted"]
+
+
+class ParserDocument(TypedDict):
+    """`hibernaut lab fuzz-resume`: changed images given to a real kernel."""
+
+    release: Annotated[str, "release of the kernel"]
+    images: Annotated[list[TriedImageDocument], "images that it was given, the unchanged one first"]
+
+
 class CaseDocument(TypedDict):
     """Result of a case on a kernel."""
 
@@ -1778,6 +1804,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "lab build": (BuildDocument, BuildPlanDocument, CuresDocument),
     "lab confirm": (ConfirmDocument, DryRunDocument),
     "lab depletion": (DepletedGuestDocument, DryRunDocument),
+    "lab fuzz-resume": (ParserDocument, DryRunDocument),
     "lab doctor": (DoctorDocument,),
     "lab dump": (DumpDocument, DryRunDocument),
     "lab golden": (

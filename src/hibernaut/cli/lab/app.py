@@ -12,6 +12,7 @@ from hibernaut.cli.lab.confirm import confirm_
 from hibernaut.cli.lab.depletion import depletion
 from hibernaut.cli.lab.doctor import doctor
 from hibernaut.cli.lab.dump import dump
+from hibernaut.cli.lab.fuzz_resume import fuzz_resume
 from hibernaut.cli.lab.golden import golden
 from hibernaut.cli.lab.hibernate import hibernate
 from hibernaut.cli.lab.judge import judge
@@ -57,5 +58,6 @@ COMMANDS: tuple[Command, ...] = (
     ("survey", survey_, "hibernaut lab survey --kernel 6.12"),
     ("confirm", confirm_, "hibernaut lab confirm run.json"),
     ("depletion", depletion, "hibernaut lab depletion --blocks 64 --splits 30"),
+    ("fuzz-resume", fuzz_resume, "hibernaut lab fuzz-resume --images 100"),
 )
 add_commands(lab, COMMANDS)

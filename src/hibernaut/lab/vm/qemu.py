@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import time
@@ -67,6 +68,7 @@ class Hardware:
             a machine without nodes.
         cpus: number of CPUs.
         pluggable_mib: RAM that can be plugged in while it runs, MiB.
+        state: file of `Qemu.save_state` with which it begins, in place of a boot; None to boot.
     """
 
     kernel: Path
@@ -81,6 +83,7 @@ class Hardware:
     cpu_node: int | None = None
     cpus: int = 1
     pluggable_mib: int = 0
+    state: Path | None = None
 
     @property
     def ram_mib(self) -> tuple[int, ...]:
@@ -131,6 +134,8 @@ def command_line(
         base = f",offset={disk.base}" if disk.base else ""
         words += ["-drive", f"if=none,id=disk{number},format=raw,cache=unsafe,snapshot={snapshot},file={path}{base}"]
         words += ["-device", f"virtio-blk-pci,drive=disk{number}"]
+    if hardware.state:
+        words += ["-incoming", f"exec:cat {shlex.quote(str(hardware.state))}"]
     if hardware.gdb:
         words += ["-chardev", f"socket,id=gdb,path={sockets}/gdb,server=on,wait=off", "-gdb", "chardev:gdb"]
     return words
@@ -228,6 +233,32 @@ class Qemu:
         """
         with replacing(path) as fd:
             self.execute("dump-guest-memory", paging=False, protocol=f"file:/proc/{os.getpid()}/fd/{fd}")
+
+    def save_state(self, path: Path) -> None:
+        """Stop the machine, and write its RAM and its devices' state to a file, with which others begin.
+
+        The contents of its disks are not part of it. The file holds the machine's memory, so it is private.
+
+        Raises:
+            LabError: QEMU refuses, or fails to write it.
+            OSError: as the system reports it.
+        """
+        self.execute("stop")
+        with replacing(path) as fd:
+            self.execute("migrate", uri=f"exec:cat > /proc/{os.getpid()}/fd/{fd}")
+            self._wait_for_state("migrate")
+
+    def continue_from_state(self) -> None:
+        """Wait until the state with which the machine begins is read, and let it run. Raises LabError."""
+        self._wait_for_state("-incoming")
+        self.execute("cont")
+
+    def _wait_for_state(self, doing: str) -> None:
+        end = time.monotonic() + ANSWER_SECONDS
+        while (status := self.execute("query-migrate").get("status")) != "completed":
+            if status in ("failed", "cancelled") or time.monotonic() > end:
+                raise LabError(f"QEMU: {doing}: {status}: {self._error_text()}", log=self.last_log_lines())
+            time.sleep(0.01)
 
     def wait(self, seconds: float) -> int:
         """Wait for the end of QEMU and return its exit status. Raises LabError if it keeps running."""

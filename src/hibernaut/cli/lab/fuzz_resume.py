@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`hibernaut lab fuzz-resume`: a kernel is given changed images, and does what `inspect --for-kernel` says, or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hibernaut.cli.lab.options import DryRunOption, KeepOption, LabOptions, show_plan, workshop
+from hibernaut.cli.options import OutputOptions
+from hibernaut.cli.terminal import say
+from hibernaut.lab.parser.campaign import TriedImage, try_images
+from hibernaut.lab.variants import variant_named
+from hibernaut.report.documents import ParserDocument, TriedImageDocument
+from hibernaut.report.parser import add_to_parser, has_findings, parser_text, tried_text
+
+__all__ = ["fuzz_resume"]
+
+VARIANTS = ("lzo", "lz4")
+"""Kinds of guest whose image has nothing but what every image has, compressed."""
+
+
+def fuzz_resume(
+    options: LabOptions,
+    output: OutputOptions,
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", min=1, max=1 << 20, help="Mutated images. Default: 100.")
+    ] = 100,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, max=1 << 63, help="Seed of the mutations. Default: 1.")
+    ] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", min=1, max=64, help="Machines at a time. Default: 2.")
+    ] = 2,
+    variant: Annotated[
+        str,
+        typer.Option("--variant", metavar="NAME", help="Kind of guest: lzo, or lz4 from Linux 6.9 on. Default: lzo."),
+    ] = "lzo",
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write",
+            metavar="PAGE",
+            help="Add the images to this page (docs/parser.md), whose lines lie in a folder beside it. "
+            "Default: no page.",
+        ),
+    ] = None,
+    keep: KeepOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Give a kernel images that are changed in one place each, and compare what it does with the prediction.
+
+    A guest hibernates. Another machine boots up to the moment at which its kernel would read the image, and its state
+    is saved: from there it resumes from each changed image. Fields of the header and of the info page, entries and
+    links of the swap map, lengths and bytes of units, listed frames and bytes of pages are changed; the last three also
+    with the CRC made right.
+
+    The exit status is 0 if every image ended as predicted, 1 if one did not, or crashed the kernel's parser.
+    """
+    if variant not in VARIANTS:
+        raise typer.BadParameter(f"unknown kind {variant!r}; expected {' or '.join(VARIANTS)}", param_hint="--variant")
+    if write and not write.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{write.parent} is not a folder; make it first", param_hint="--write")
+    chosen = variant_named(variant)
+    if dry_run:
+        return show_plan(output, options.planned(chosen, keep or Path("DIR")))
+    laboratory = options.lab()
+    document: ParserDocument = {"release": laboratory.kernel.release, "images": []}
+    with workshop(keep) as folder:
+        for one in try_images(
+            laboratory,
+            chosen,
+            folder,
+            images=images,
+            seed=seed,
+            jobs=jobs,
+            tell=lambda step: say(step, not output.text),
+        ):
+            document["images"].append(_document(one))
+            say(tried_text(document["images"][-1]), not output.text)
+            if write:
+                add_to_parser(write, document)
+    output.answer(document, parser_text)
+    if has_findings(document):
+        raise typer.Exit(1)
+    return None
+
+
+def _document(tried: TriedImage) -> TriedImageDocument:
+    mutation = tried.mutation
+    return {
+        "part": mutation.part,
+        "index": mutation.index,
+        "value": f"{mutation.value:#x}",
+        "mends_crc": mutation.mends_crc,
+        "change": str(mutation),
+        "outcome": tried.outcome,
+        "says": tried.says,
+        "predicted": tried.predicted,
+        "words": tried.words,
+        "as_predicted": tried.agrees,
+    }
