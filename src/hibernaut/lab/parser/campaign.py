@@ -38,8 +38,7 @@ class TriedImage:
         mutation: what was changed.
         outcome: one of `waiting.OUTCOMES`.
         says: the kernel's words, or what was verified.
-        predicted: what `inspect --for-kernel` says: "resumes", "refuses", "unknown", or "unread" if it does not read the
-            image at all.
+        predicted: what `inspect --for-kernel` says: "resumes", "refuses", "unknown", or "unread" if it does not read it.
         words: the words in which the kernel refuses, as predicted, `?` for a value; empty if none are.
         has_words: whether the kernel printed them.
     """
