@@ -23,7 +23,15 @@ def test_the_files_of_the_self_test(tmp_path: Path) -> None:
     """A script that can run, the module, and what `make` needs; nothing is overwritten."""
     folder = tmp_path / "selftest"
     document = hibernaut("lab", "kselftest", folder, "--json").document
-    names = ["Kbuild", "Makefile", "hibernate_direct_map.sh", "hlab_hold.h", "hlab_region.c", "hlab_trace.h"]
+    names = [
+        "Kbuild",
+        "Makefile",
+        "hibernate_direct_map.sh",
+        "hlab_hold.h",
+        "hlab_region.c",
+        "hlab_thread.h",
+        "hlab_trace.h",
+    ]
     assert sorted(os.listdir(folder)) == names
     assert sorted(document["files"]) == sorted(str(path) for path in folder.iterdir())
     assert os.access(folder / "hibernate_direct_map.sh", os.X_OK)

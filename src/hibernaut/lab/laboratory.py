@@ -22,6 +22,7 @@ from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.host.programs import need_module
 from hibernaut.lab.preparation import prepare
 from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME, GuestRecord
+from hibernaut.lab.threads import BLOCK_PAGES, continue_threads
 from hibernaut.lab.variants import Swap, Variant
 from hibernaut.lab.verification import verify_resumed
 from hibernaut.lab.vm.disks import PARTITION_START_BYTES, copy_disk, make_disk
@@ -358,6 +359,10 @@ class Lab:
                 if dump:
                     guest.qemu.execute("stop")
                     guest.qemu.dump(dump)
+                if record.variant.has_threads:
+                    if dump:
+                        guest.qemu.execute("cont")
+                    passed, reason, facts = _with_threads(guest, passed, reason, facts)
                 return _resumed(guest, passed, reason, **facts)
             except LabError as error:
                 crashed = guest.port.ended or guest.port.lost
@@ -533,6 +538,18 @@ def silent_since_a_crash(guest: RunningGuest, printed_before: int) -> Callable[[
         printed_before: length of its log before which no message counts.
     """
     return lambda silent: silent > CRASH_SECONDS and bool(CRASH.search(guest.qemu.console(), printed_before))
+
+
+def _with_threads(
+    guest: RunningGuest, passed: bool, reason: str, facts: dict[str, Any]
+) -> tuple[bool, str, dict[str, Any]]:
+    """Let the threads of a resumed guest continue, and return its verification with what they did."""
+    done = continue_threads(guest)
+    facts = {**facts, "threads": done.reports, "thread_crash": done.crash}
+    if done.problems:
+        return False, "; ".join([*([] if passed else [reason]), *done.problems]), facts
+    freed = f"its thread mapped and freed {len(done.reports) * BLOCK_PAGES} pages"
+    return passed, f"{reason}; {freed}", facts
 
 
 def _resumed(guest: RunningGuest, passed: bool, reason: str, **facts: Any) -> Resumed:

@@ -20,6 +20,7 @@ from hibernaut.lab.guest_state import (
 from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.listed_functions import listed_functions
 from hibernaut.lab.record import GuestRecord, require_arranged
+from hibernaut.lab.threads import start_threads
 from hibernaut.lab.variants import Swap, Variant
 from hibernaut.lab.vm.port import facts_of
 
@@ -134,6 +135,8 @@ def _make_regions(guest: RunningGuest, variant: Variant, traced: int) -> None:
     if variant.fail_allocations:
         require_control(module_report(guest))
     guest.port.run(f"echo arm > {REPORT}")
+    if variant.has_threads:
+        start_threads(guest)  # last: the provoked splits wait for the lock that a thread waits for
 
 
 def _allocator(guest: RunningGuest) -> str:

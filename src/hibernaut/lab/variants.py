@@ -27,10 +27,18 @@ REGIONS = (
     "2m-thin:above",
     "2m-thin:below",
     "2m-thin:any",
+    "2m-thread:above",
+    "2m-thread:below",
+    "vfree:above",
+    "vfree:below",
 )
 """Regions that the module can take out of the direct map: a block of 2 MiB or 1 GiB, a block of 2 MiB of which one page
 alone is saved ("thin"), a page of a block or two neighbouring ones, or a page or a block whose entry becomes zero
-("none"); with the table of the block's entry at a higher or a lower frame, or either."""
+("none"); with the table of the block's entry at a higher or a lower frame, or either. A block of 2 MiB can also belong
+to a thread that is caught while it frees it: by calls for all of its pages ("thread"), or page by page, as the kernel's
+own `vfree` does."""
+THREADS = ("2m-thread:", "vfree:")
+"""Begin of the words of regions with a thread."""
 MAX_REGIONS = 4096
 SIDES = ("above", "below")
 
@@ -93,6 +101,11 @@ class Variant:
     huge_pages: int = 0
 
     @property
+    def has_threads(self) -> bool:
+        """Whether a thread that is not frozen frees one of the regions."""
+        return any(region.startswith(THREADS) for region in self.regions)
+
+    @property
     def two_nodes(self) -> bool:
         """Whether the guest has two NUMA nodes. With one node the allocator has all of its pages above the regions.
 
@@ -145,6 +158,12 @@ VARIANTS = (
             regions=("2m:above", "2m:below", "2m:below", "4k:below")),
     Variant("hole-2m-fails", "a 2 MiB block not present, and the allocation for its split fails", compressor="none",
             regions=("2m:above",), fail_allocations=1),
+    Variant("thread-2m", "a 2 MiB block that a kernel thread is freeing, hidden by one call, its PMD table at a higher "
+            "frame", compressor="none", regions=("2m-thread:above",)),
+    Variant("thread-2m-below", "the same with its PMD table at a lower frame", compressor="none",
+            regions=("2m-thread:below",)),
+    Variant("thread-vfree", "a 2 MiB vmalloc area that the kernel's vfree is resetting, page by page",
+            compressor="none", regions=("vfree:above",)),
     Variant("torn-lists", "a 2 MiB block not present, above the struct pages and below the CPU's lists (two nodes)",
             memory_mib=512, compressor="none", regions=("2m:below",), pages="below"),
     Variant("none-entry", "a page whose entry in the direct map is zero", regions=("none:below",)),

@@ -7,6 +7,8 @@
  *                           two neighbouring pages of one. none: one page whose entry is zero, in an existing table. none-2m: a block whose PMD entry is zero,
  *                           so that no table has an entry for its pages. 1g: a block of 1 GiB, one not-present PUD
  *                           entry. 2m-thin: a 2 MiB block, of which the first page alone has data and is saved.
+ *                           2m-thread: a 2 MiB block that a thread hides and maps again before it frees it; vfree: one
+ *                           that the kernel's vfree hides, page by page (hlab_thread.h)
  *                           ORDER above, below or any: position of the PMD table relative to the block; for 1g, of the PUD
  *                           table. Pages are saved in ascending order, so "above" means that the table is saved after
  *                           the split it undergoes.
@@ -20,7 +22,7 @@
  *
  * /proc/hlab_region reports, one line each, KEY=VALUE. Written there: "arm" or "disarm" starts or stops the counting;
  * "control" provokes two splits, of which the first must fail and the second succeed: whether the probe saw them is
- * reported; "owner" does on every 4k region what an owner does that restores PRESENT alone, as KFENCE, and writes;
+ * reported; "thread", "continue" and "free" move the threads (hlab_thread.h); "owner" does on every 4k region what an owner does that restores PRESENT alone, as KFENCE, and writes;
  * "make=SIZE:ORDER" makes one more region.
  * Every page of a block holds, as u64, its own physical addresses, marked in the top 12 bits: a page in the wrong place
  * identifies the frame that it comes from (hibernaut.linux.formula). Of a 1g region, the first two blocks and the last
@@ -72,7 +74,7 @@ module_param(fail, int, 0444);
 static ulong seed;
 module_param(seed, ulong, 0444);
 
-enum kind { WHOLE, PAGE, PAIR, ZERO, NO_TABLE, GIB, THIN };
+enum kind { WHOLE, PAGE, PAIR, ZERO, NO_TABLE, GIB, THIN, THREAD, VFREE };
 
 static const struct {
 	const char *word;
@@ -80,6 +82,7 @@ static const struct {
 } kinds[] = {
 	{ "2m:", WHOLE }, { "4k:", PAGE },	    { "4k-pair:", PAIR },
 	{ "none:", ZERO }, { "none-2m:", NO_TABLE }, { "1g:", GIB },    { "2m-thin:", THIN },
+	{ "2m-thread:", THREAD }, { "vfree:", VFREE },
 };
 
 static struct region {
@@ -88,6 +91,7 @@ static struct region {
 	int above; /* the table's side; ANY for either */
 	struct page *block;
 	const char *owner; /* result of its owner's write; NULL before it */
+	struct caught *thread; /* that frees it; NULL before it starts */
 } regions[MOST_REGIONS];
 static int region_count;
 static bool armed, controlling;
@@ -373,6 +377,9 @@ static int take_out(const struct region *region)
 	case ZERO:
 		error = call_set_memory_np(lone_page(region), 1);
 		return error ? error : clear_entry(lone_page(region), PAGE_SHIFT);
+	case THREAD:
+	case VFREE:
+		return 0; /* its thread takes it out */
 	default:
 		return call_set_memory_np(lone_page(region), region->kind == PAIR ? 2 : 1);
 	}
@@ -409,6 +416,7 @@ static const char *splitter(const struct pt_regs *regs, char *name);
 
 #include "hlab_trace.h"
 #include "hlab_hold.h"
+#include "hlab_thread.h"
 
 /* ---- the report ---- */
 
@@ -532,7 +540,12 @@ static int show(struct seq_file *out, void *unused)
 		}
 		if (region->owner)
 			seq_printf(out, " owner=%s", region->owner);
-		seq_printf(out, " damaged=%d\n", damaged_pages(region));
+		if (region->thread)
+			show_thread(out, region->thread);
+		if (region->thread && region->thread->stage >= FREED)
+			seq_putc(out, '\n'); /* the pages belong to their next users */
+		else
+			seq_printf(out, " damaged=%d\n", damaged_pages(region));
 	}
 	return 0;
 }
@@ -578,6 +591,16 @@ static int make_one(const char *wish)
 	return error ? error : take_out(&regions[region_count - 1]);
 }
 
+/* Moves the threads on by one word. */
+static int move_threads(const char *word)
+{
+	if (!strcmp(word, "thread"))
+		return start_threads();
+	if (!strcmp(word, "continue"))
+		return let_map();
+	return strcmp(word, "free") ? -EINVAL : let_free();
+}
+
 static ssize_t control(struct file *file, const char __user *text, size_t size, loff_t *at)
 {
 	char word[48] = "";
@@ -600,8 +623,11 @@ static ssize_t control(struct file *file, const char __user *text, size_t size, 
 		error = make_one(strim(word) + 5);
 		if (error)
 			return error;
-	} else
-		return -EINVAL;
+	} else {
+		error = move_threads(strim(word));
+		if (error)
+			return error;
+	}
 	return size;
 }
 
@@ -744,6 +770,8 @@ static int __init hlab_region_init(void)
 		error = start_trace(allocator);
 	if (!error)
 		error = start_hold();
+	if (!error)
+		error = watch_thaw();
 	/* After a failure, blocks with holes are not freed: the guest is discarded anyway. */
 	if (!error && !proc_create("hlab_region", 0600, NULL, &report_ops)) {
 		error = -ENOMEM;
