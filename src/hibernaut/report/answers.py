@@ -219,8 +219,8 @@ PROPOSED = """\
 The studies {studies} are of what no released kernel has. [KernelRules](reference/api.md) has the Message-IDs of what is
 proposed, by the names of the rules: `{rules}`.
 No patch hibernates by the mermap or by an entry of 2 MiB. The claims are those of the model; the text of
-each says whether guests confirm it. The model's unmapped pageblocks follow notes on the series, not its allocator: the list of free blocks, and the
-place of a block's mark, are the model's own.
+each says whether guests confirm it. The model's unmapped pageblocks follow notes on the series, not its allocator: the
+list of free blocks, and the place of a block's mark, are the model's own.
 
 The cost of a way, counted by the model on one machine with one CPU: {blocks} blocks of 2 MiB, not neighbours, each one
 entry that is not present, all {pages} pages to save, copied one after another as the kernel's loop does. An
