@@ -234,9 +234,30 @@ def test_maps_that_lead_nowhere(tmp_path: Path) -> None:
     assert refusals(judge(image(tmp_path, layout, entry(40, 1 << 40)), "6.1")) == {
         "units": f"PM: Read-error on swap-device (?:?:{8 << 40})"
     }
+    assert refusals(judge(image(tmp_path, layout, entry(0, 0)), "6.1"))["swap_map"] == FAILED
+    assert refusals(judge(image(tmp_path, layout, entry(0, 1 << 40)), "6.1"))["swap_map"] == (
+        f"PM: Read-error on swap-device (?:?:{8 << 40})"
+    )
     loop = judge(image(tmp_path, layout, entry(511, 1)), "6.1")
     assert loop.resumes is None
     assert "swap_map" in unknowns(loop)
+
+
+@pytest.mark.parametrize(("at", "high"), [(416, 1 << 32), (424, 1 << 45), (416, 3 << 60)])
+def test_counts_that_the_kernel_cuts_are_not_refused(tmp_path: Path, at: int, high: int) -> None:
+    """A kernel that was given an image with such a bit in `image_pages` or `pages` resumed; a low bit it refuses."""
+
+    def higher(bits: int) -> Callable[[bytearray], None]:
+        def change(device: bytearray) -> None:
+            entry = struct.unpack_from("<Q", device, 4096)[0]
+            (count,) = struct.unpack_from("<Q", device, entry * 4096 + at)
+            struct.pack_into("<Q", device, entry * 4096 + at, (count + bits) & (1 << 64) - 1)
+
+        return change
+
+    assert refusals(judge(image(tmp_path, naive.Layout(), higher(high)), "6.1")) == {}
+    if at == 424:
+        assert "units" in refusals(judge(image(tmp_path, naive.Layout(), higher(1 << 20)), "6.1"))
 
 
 @pytest.mark.parametrize(("magic", "asked"), [(0x0123456789ABCDEF, "6.1"), (5, "7.3")])

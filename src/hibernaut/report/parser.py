@@ -145,7 +145,7 @@ def parser_page(documents: Sequence[ParserDocument]) -> str:
         "`hibernaut lab fuzz-resume --write docs/parser.md` writes this page; it is not edited by hand. The images "
         "that each kernel was given are in `docs/parser/`, a line each, with what was changed.",
         "",
-        "A kernel that resumes reads its image without knowing who wrote it. Here images of a real guest are "
+        "A kernel that resumes reads its image whatever wrote it. Here images of a real guest are "
         "changed, one field, entry, length or byte at a time, and given to the same kernel: QEMU starts a machine "
         "from a state that was saved right before the kernel reads, so that hundreds of images can be tried in an "
         "hour. Changes inside compressed data are made with and without the CRC made right. Beside each outcome is "
@@ -153,8 +153,8 @@ def parser_page(documents: Sequence[ParserDocument]) -> str:
         "*Reading*: before the kernel has read the image to its end.",
         "",
         "The writer of an image decides what the machine runs after the resume: a changed `jump_address`, `cr3` or "
-        "page is executed, so that a crash after the image was put in place is no news. A crash or a hang *while "
-        "reading* is one of the parser. Such a one is listed by its field; report a new one as the kernel's "
+        "page is executed, so that a crash after the image was put in place says nothing new. A crash or a hang "
+        "*while reading* is one of the parser. Such a one is listed by its field; report a new one as the kernel's "
         "[security-bugs](https://docs.kernel.org/process/security-bugs.html) says.",
     ]
     for document in documents:

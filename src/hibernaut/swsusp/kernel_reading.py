@@ -16,7 +16,7 @@ from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, WrongLength, codec_named
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
 
-__all__ = ["FAILED", "KernelReading", "MapChain", "ReadFailure", "follow_map"]
+__all__ = ["FAILED", "KernelReading", "MapChain", "ReadFailure", "entry_failure", "follow_map"]
 
 FAILED = "PM: hibernation: Failed to load image, recovering."
 """Message of `load_image_and_restore` (kernel/power/hibernate.c) after every failure in it; some have no other."""
@@ -72,6 +72,27 @@ def follow_map(area: SwapArea, first: int) -> MapChain:
         parts.append(page[: area.map_entries].astype(np.uint64))
         block = int(page[area.map_entries])
     return MapChain(np.concatenate(parts), outside, loops=block in seen)
+
+
+def entry_failure(area: SwapArea, chain: MapChain, entry: int, unit: int) -> ReadFailure | None:
+    """Return the failure to read an entry of the map, if any (`swap_read_page`, `hib_end_io`).
+
+    Args:
+        area: swap area with the image.
+        chain: its swap map.
+        entry: index of the entry; 0 is that of the info page.
+        unit: unit that it belongs to.
+    """
+    block = int(chain.entries[entry]) if entry < len(chain.entries) else 0
+    if not block:
+        return ReadFailure(unit, FAILED, f"the swap map ends with {entry} entries")
+    if block < area.blocks:
+        return None
+    return ReadFailure(
+        unit,
+        f"PM: Read-error on swap-device (?:?:{block * (area.page_size // 512)})",
+        f"block {block}, beyond the device of {area.blocks} blocks",
+    )
 
 
 class KernelReading:
@@ -166,14 +187,4 @@ class KernelReading:
         return self._area.read_block(int(self._chain.entries[entry]), "data")
 
     def _entry_failure(self, entry: int, unit: int) -> ReadFailure | None:
-        """Return the failure to read an entry of the map, if any (`swap_read_page`, `hib_end_io`)."""
-        block = int(self._chain.entries[entry]) if entry < len(self._chain.entries) else 0
-        if not block:
-            return ReadFailure(unit, FAILED, f"the swap map ends with {entry} entries")
-        if block < self._area.blocks:
-            return None
-        return ReadFailure(
-            unit,
-            f"PM: Read-error on swap-device (?:?:{block * (self._page_size // 512)})",
-            f"block {block}, beyond the device of {self._area.blocks} blocks",
-        )
+        return entry_failure(self._area, self._chain, entry, unit)

@@ -22,13 +22,16 @@ from hibernaut.swsusp.declarations import (
 from hibernaut.swsusp.e820 import E820Check
 from hibernaut.swsusp.generations import GENERATIONS
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.kernel_reading import FAILED, KernelReading, ReadFailure, follow_map
+from hibernaut.swsusp.kernel_reading import FAILED, KernelReading, ReadFailure, entry_failure, follow_map
 from hibernaut.swsusp.own_record import own_record_checks
 from hibernaut.swsusp.rules import ImageRules
 
 __all__ = ["Answer", "Check", "ResumingMachine", "Verdict", "verdict_on"]
 
 
+COUNT_MASK = 0xFFFF_FFFF
+"""The kernel keeps counts of the info page as `unsigned int` (`load_header`, kernel/power/snapshot.c): higher bits make
+no difference. Read in linux-source-6.1 6.1.192-2, -6.12 6.12.118-1 and -7.3 7.3.4-1~bpo13+1; seen in guests of 6.1."""
 READ = "read in linux-source-5.10 5.10.262-1, -6.1 6.1.192-2, -6.12 6.12.118-1 and -7.3 7.3.4-1~bpo13+1"
 UNREAD = "as in linux-source-5.10 5.10.262-1; older source was not read"
 SOURCES = {
@@ -112,9 +115,11 @@ class _Judge:
         """Return the info page, whatever its content; None if it cannot be read."""
         if self.found.info is not None:
             return self.found.info
+        if entry_failure(self.area, self.chain, 0, 0):
+            return None
         try:
             return ImageInfo.parse(self.area.read_block(int(self.chain.entries[0]), "info page"))
-        except (CorruptImage, IndexError):
+        except CorruptImage:
             return None
 
     def checks(self) -> Iterator[Check]:
@@ -193,6 +198,9 @@ class _Judge:
             return Check(
                 name, Answer.UNKNOWN, where, remark="the chain loops: the kernel reads until it is out of memory"
             )
+        if failure := entry_failure(self.area, self.chain, 0, 0):
+            where = "swsusp_read, kernel/power/swap.c"
+            return Check(name, Answer.REFUSES, where, failure.message, f"no info page: {failure.remark}")
         return Check(name, Answer.OK, where)
 
     def _magic(self) -> Check:
@@ -291,7 +299,7 @@ class _Judge:
         where += ", kernel/power/swap.c"
         if failure is not None:
             return Check("units", Answer.REFUSES, where, failure.message, failure.remark)
-        if self.info is not None and not self.info.image_pages:
+        if self.info is not None and not self.info.image_pages & COUNT_MASK:
             return Check("units", Answer.REFUSES, where, FAILED, "no data pages")
         if self._reads_alike and self.found.computed_crc is not None:
             return Check("units", Answer.OK, where)
@@ -331,5 +339,5 @@ class _Judge:
             return None
         label = self.rules.compressors.get(self.compressor, "")
         info = self.info
-        reading = KernelReading(self.area, self.chain, info.stream_pages, self.compressor, label, info.long_bytes)
-        return reading.failure()
+        pages = info.stream_pages & COUNT_MASK
+        return KernelReading(self.area, self.chain, pages, self.compressor, label, info.long_bytes).failure()

@@ -38,7 +38,7 @@ class TriedImage:
         mutation: what was changed.
         outcome: one of `waiting.OUTCOMES`.
         says: the kernel's words, or what was verified.
-        predicted: what `inspect --for-kernel` says: "resumes", "refuses", "unknown", or "unread" if it does not read it.
+        predicted: "resumes", "refuses", "unknown", or "unread" if it does not read the image: `inspect --for-kernel`.
         words: the words in which the kernel refuses, as predicted, `?` for a value; empty if none are.
         has_words: whether the kernel printed them.
     """

@@ -30,7 +30,7 @@ ACCEPTED = frozenset({"whole", "wrong", "crashed after", "hung after"})
 """The outcomes of an image that the kernel read to its end and put in place."""
 READ = re.compile(r"Image loading done")
 """Printed when all units are read and the CRC fits (kernel/power/swap.c)."""
-HANG_SECONDS = 90
+HANG_SECONDS = 60
 """Silence after which a machine hangs: a resume takes some three seconds, ten on a busy host."""
 
 

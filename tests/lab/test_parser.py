@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Changed images and a real kernel's parser: outcomes beside predictions, and the page that keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hibernaut.errors import FormatError
+from hibernaut.lab.parser.campaign import TriedImage, try_images
+from hibernaut.lab.parser.mutations import PARTS, Mutation, Mutator
+from hibernaut.lab.parser.waiting import ACCEPTED, OUTCOMES
+from hibernaut.lab.variants import variant_named
+from hibernaut.report import parser as report
+from hibernaut.report.documents import ParserDocument, TriedImageDocument
+from hibernaut.report.parser import add_to_parser, has_findings, kept_images, parser_page, parser_text
+
+if TYPE_CHECKING:
+    from hibernaut.lab.laboratory import Lab
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHOSEN = (
+    Mutation("header: hw_sig", 0, 7),
+    Mutation("header: sig", 0, 0x53553153),
+    Mutation("info: pages", 0, 1 << 20),
+    Mutation("unit length", 3, 1 << 40),
+)
+"""A change that no kernel looks at; none that it reads at all; two that it refuses, in its own words."""
+
+
+def tried(outcome: str, predicted: str, words: str = "", *, has_words: bool = True) -> TriedImage:
+    """Return an image that was tried."""
+    return TriedImage("6.1.0", Mutation("info: pages", 0, 1), outcome, "said", predicted, words, has_words)
+
+
+def test_a_prediction_is_met_or_not() -> None:
+    """An accepted image must have been predicted so, a refused one as well, in the words predicted."""
+    for outcome in OUTCOMES:
+        assert tried(outcome, "resumes").agrees == (outcome in ACCEPTED)
+        assert tried(outcome, "refuses").agrees == (outcome == "refused")
+        assert tried(outcome, "refuses", "PM: no", has_words=False).agrees is False
+        assert tried(outcome, "unknown").agrees is tried(outcome, "unread").agrees is None
+
+
+def documented(part: str, outcome: str, as_predicted: bool | None, says: str = "said 5") -> TriedImageDocument:
+    """Return an image as it is kept."""
+    return {
+        "part": part,
+        "index": 0,
+        "value": f"{len(says):#x}",
+        "mends_crc": False,
+        "change": f"{part} = 0x1",
+        "outcome": outcome,
+        "says": says,
+        "predicted": "resumes" if outcome in ACCEPTED else "refuses",
+        "words": "",
+        "as_predicted": as_predicted,
+    }
+
+
+def of(images: Sequence[TriedImageDocument]) -> ParserDocument:
+    """Return the images of one kernel."""
+    return {"release": "6.1.0", "images": [documented("nothing", "whole", True), *images]}
+
+
+def test_findings_are_reported(tmp_path: Path) -> None:
+    """An image that ends otherwise, or crashes the parser, is a finding and has a line; one of each kind."""
+    good = of([documented("map link", "refused", True), documented("info: cr3", "crashed after", True)])
+    assert not has_findings(good)
+    assert "Not as predicted: none" in parser_text(good)
+    assert has_findings(of([documented("map link", "whole", False)]))
+    crashed = of([documented("map link", "crashed while reading", None, says) for says in ("at 1", "at 22", "in a")])
+    assert has_findings(crashed)
+    page = parser_page([crashed])
+    assert page.count("crashed while reading (at") == 1
+    assert page.count("crashed while reading (in") == 1
+    assert "| map link | 3 |" in page
+    add_to_parser(tmp_path / "page.md", good)
+    add_to_parser(tmp_path / "page.md", good)
+    add_to_parser(tmp_path / "page.md", of([documented("map link", "whole", False, "another")]))
+    (kept,) = kept_images(tmp_path / "page.md")
+    assert len(kept["images"]) == 4
+    assert (tmp_path / "page.md").read_text() == parser_page([kept])
+
+
+@pytest.mark.parametrize("line", ["", "[]", "{}", '{"part": 1}', "[" * 100_000, '"\ud800"', "\x00"])
+def test_lines_that_are_something_else(tmp_path: Path, line: str) -> None:
+    """One line of ours, with the number of theirs; nothing is overwritten."""
+    folder = tmp_path / "page"
+    folder.mkdir()
+    bad = (line + "\n").encode("utf-8", "surrogatepass")
+    (folder / "6.1.0.jsonl").write_bytes(json.dumps(documented("map link", "refused", True)).encode() + b"\n" + bad)
+    with pytest.raises(FormatError, match="line 2: "):
+        add_to_parser(tmp_path / "page.md", of([]))
+    assert (folder / "6.1.0.jsonl").read_bytes().endswith(bad)
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_the_page_is_that_of_its_images() -> None:
+    """It was not edited, each kernel of the laboratory is on it, and each part was changed on each of them."""
+    page = REPOSITORY / "docs/parser.md"
+    documents = kept_images(page)
+    assert page.read_text() == parser_page(documents)
+    assert [one["release"].split(".")[:2] for one in documents] == [["6", "1"], ["6", "12"], ["7", "3"]]
+    for document in documents:
+        assert {one["part"] for one in document["images"]} == {"nothing", *PARTS}
+        assert {one["outcome"] for one in document["images"]} <= set(report.OUTCOMES) == set(OUTCOMES)
+        for one in document["images"]:
+            assert one["outcome"] in OUTCOMES
+            assert (one["as_predicted"] is None) == (one["predicted"] in ("unknown", "unread"))
+
+
+def test_a_real_kernel_is_given_changed_images(lab_61: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends as predicted, in the words predicted; a predictor that knows nothing of lengths is caught."""
+    monkeypatch.setattr(Mutator, "__iter__", lambda _mutator: iter(CHOSEN))
+    found = list(try_images(lab_61, variant_named("lzo"), tmp_path, images=len(CHOSEN), seed=0))
+    assert [one.mutation.part for one in found] == ["nothing", *(one.part for one in CHOSEN)]
+    assert [one.outcome for one in found] == ["whole", "whole", "refused", "refused", "refused"]
+    assert all(one.agrees for one in found), found
+    length = found[-1]
+    assert "compressed length" in length.words
+    blind = TriedImage(length.release, length.mutation, length.outcome, length.says, "resumes")
+    assert blind.agrees is False
