@@ -234,10 +234,8 @@ def test_maps_that_lead_nowhere(tmp_path: Path) -> None:
     assert refusals(judge(image(tmp_path, layout, entry(40, 1 << 40)), "6.1")) == {
         "units": f"PM: Read-error on swap-device (?:?:{8 << 40})"
     }
-    assert refusals(judge(image(tmp_path, layout, entry(0, 0)), "6.1"))["swap_map"] == FAILED
-    assert refusals(judge(image(tmp_path, layout, entry(0, 1 << 40)), "6.1"))["swap_map"] == (
-        f"PM: Read-error on swap-device (?:?:{8 << 40})"
-    )
+    for block in (0, 1 << 40):
+        assert refusals(judge(image(tmp_path, layout, entry(0, block)), "6.1"))["swap_map"] == FAILED
     loop = judge(image(tmp_path, layout, entry(511, 1)), "6.1")
     assert loop.resumes is None
     assert "swap_map" in unknowns(loop)

@@ -145,7 +145,7 @@ def parser_page(documents: Sequence[ParserDocument]) -> str:
         "`hibernaut lab fuzz-resume --write docs/parser.md` writes this page; it is not edited by hand. The images "
         "that each kernel was given are in `docs/parser/`, a line each, with what was changed.",
         "",
-        "A kernel that resumes reads its image whatever wrote it. Here images of a real guest are "
+        "A kernel that resumes reads its image without a check of its writer. Here images of a real guest are "
         "changed, one field, entry, length or byte at a time, and given to the same kernel: QEMU starts a machine "
         "from a state that was saved right before the kernel reads, so that hundreds of images can be tried in an "
         "hour. Changes inside compressed data are made with and without the CRC made right. Beside each outcome is "

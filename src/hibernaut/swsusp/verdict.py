@@ -199,8 +199,9 @@ class _Judge:
                 name, Answer.UNKNOWN, where, remark="the chain loops: the kernel reads until it is out of memory"
             )
         if failure := entry_failure(self.area, self.chain, 0, 0):
+            # It is read by itself, and waited for: only reads that others follow have a message of their own.
             where = "swsusp_read, kernel/power/swap.c"
-            return Check(name, Answer.REFUSES, where, failure.message, f"no info page: {failure.remark}")
+            return Check(name, Answer.REFUSES, where, FAILED, f"no info page: {failure.remark}")
         return Check(name, Answer.OK, where)
 
     def _magic(self) -> Check:
