@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from hibernaut.errors import FormatError
+from hibernaut.errors import FormatError, HibernautError
+from hibernaut.exploration import results
+from hibernaut.exploration.records import MachineRecord, WayResult
 from hibernaut.exploration.sweep import Progress, run_sweep
 from hibernaut.exploration.tally import Tally
 from tests.exploration.sweeps import SMALL, open_lines
@@ -126,3 +129,45 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(FormatError, match="not a regular file"):
         run_sweep(SMALL, path, processes=1)
+
+
+@pytest.mark.parametrize("zeroes", [range(40), range(40, 80), range(500, 510), range(0)])
+def test_an_end_that_reads_as_zeroes_is_dropped(
+    whole: tuple[Path, dict[str, Tally]], tmp_path: Path, zeroes: range
+) -> None:
+    """After a loss of power, parts of the last lines may be zero, also before lines that are whole."""
+    lines = open_lines(whole[0])
+    path = tmp_path / "zeroes.jsonl"
+    content = bytearray("".join(f"{line}\n" for line in lines).encode())
+    end = len("".join(f"{line}\n" for line in lines[:3]).encode())
+    for at in zeroes:
+        content[end + at] = 0
+    path.write_bytes(content + bytes(700))
+    assert run_sweep(SMALL, path, processes=1) == whole[1]
+    assert sorted(open_lines(path)) == sorted(lines)
+
+
+def test_a_file_that_another_process_writes_is_refused(whole: tuple[Path, dict[str, Tally]], tmp_path: Path) -> None:
+    """Two sweeps that append to one file: the second one is refused before it cuts a line that the first one writes."""
+    path = tmp_path / "shared.jsonl"
+    path.write_text("\n".join(open_lines(whole[0])) + '\n{"unit":')
+    before = path.read_bytes()
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(HibernautError, match=r"another process writes its results there; give another --results"):
+            run_sweep(SMALL, path, processes=1)
+    assert path.read_bytes() == before
+    assert run_sweep(SMALL, path, processes=1) == whole[1]
+
+
+def test_long_machines_are_synced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync comes after so many records, or after so much work."""
+    monkeypatch.setattr(results, "SYNC_RECORDS", 3)
+    synced: list[int] = []
+    path = tmp_path / "results.jsonl"
+    with results.ResultsFile(SMALL, path) as file:
+        monkeypatch.setattr(results, "sync", lambda _fd: synced.append(len(open_lines(path)) - 1))
+        for number, steps in enumerate((1, 1, 1, 1, results.SYNC_STEPS, 1)):
+            way = WayResult(1, 1, steps, None, ())
+            file.write(MachineRecord((number,), (), (), {"remap": way}))
+    assert synced == [3, 5, 6]

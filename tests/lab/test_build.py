@@ -6,14 +6,17 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hibernaut.errors import FormatError, LabUnavailable
 from hibernaut.lab.cure.cures import cure_named
+from hibernaut.lab.host import build
 from hibernaut.lab.host.build import Built, build_kernel, make_view, plan_build, unset_in
 from hibernaut.lab.host.cache import Cache
+from hibernaut.lab.host.kernels import KERNEL_LINES
 from hibernaut.lab.host.trees import BZIMAGE, RELEASE, kbuild_folder, kernel_of_tree
 from tests.cli.run import hibernaut, refused
 from tests.conftest import KERNEL_BUILD_SWITCH
@@ -169,6 +172,32 @@ def test_a_package_is_built_once(tmp_path: Path, source: Path, pretended: Path) 
     assert not build_kernel(cache, plan).fresh
     os.utime(cache.root / "sources/6.1/Makefile", (3000, 3000))  # another package
     assert build_kernel(cache, plan).fresh
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_configuration_of_other_settings_is_not_taken(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends between writing new settings and configuring: the next one configures by them."""
+    cache = Cache(tmp_path / "cache")
+    line = KERNEL_LINES["6.12"]
+    shutil.copytree(source, cache.root / "sources" / "6.12")
+    plan = plan_build(cache, "6.12", cure_named("stock"))
+    assert plan.line is line
+    build_kernel(cache, plan)
+    more = tmp_path / "more"
+    more.write_text("CONFIG_MORE=y\n")
+    changed = replace(plan, fragments=(*plan.fragments, more))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_run_make", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_kernel(cache, changed)
+    built = build_kernel(cache, changed)
+    assert "CONFIG_MORE=y" in (built.tree / ".config").read_text()
 
 
 def test_a_build_that_fails(tmp_path: Path, source: Path, pretended: Path) -> None:

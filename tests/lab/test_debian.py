@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from hibernaut.errors import LabUnavailable
-from hibernaut.lab.host.debian import SIGNED_ONLY, _unpack
+from hibernaut.lab.host import debian
+from hibernaut.lab.host.cache import Cache
+from hibernaut.lab.host.debian import SIGNED_ONLY, Archive, _unpack
 
 NEEDED = [name for name in ("apt-config", "dpkg-deb", "tar") if shutil.which(name) is None]
 pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"{', '.join(NEEDED)} not installed")
@@ -88,3 +90,29 @@ def test_unsigned_archives_are_not_taken(tmp_path: Path) -> None:
         option = name.split("=")[0]
         assert f'{option} "true";' in settings()
         assert f'{option} "false";' in settings(*SIGNED_ONLY)
+
+
+def test_lists_of_another_mirror_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends while the lists of a new mirror are fetched: the next one fetches them, not the old ones."""
+    monkeypatch.setattr(debian, "KEYRING", tmp_path / "keyring")
+    (tmp_path / "keyring").touch()
+    fetched: list[str] = []
+
+    def update(command: list[str], **_: object) -> None:
+        assert command[-1] == "update"
+        fetched.append((root / "sources.list").read_text())
+        if len(fetched) == 2:
+            raise KeyboardInterrupt
+        (root / "lists" / f"m_{archive.suite}_main_binary-amd64_Packages").touch()
+
+    monkeypatch.setattr(debian.subprocess, "run", update)
+    archive = Archive(Cache(tmp_path / "cache"), "trixie", "http://one.example")
+    root = archive._root
+    assert archive._configured().read_text().startswith("Dir::Etc::sourcelist")
+    other = Archive(Cache(tmp_path / "cache"), "trixie", "http://two.example")
+    with pytest.raises(KeyboardInterrupt):
+        other._configured()
+    other._configured()
+    other._configured()
+    assert ["two.example" in sources for sources in fetched] == [False, True, True]
+    assert sorted(path.name for path in root.iterdir()) == ["apt.conf", "cache", "lists", "sources.list", "status"]

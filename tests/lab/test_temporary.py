@@ -79,3 +79,18 @@ def test_half_made_parts_of_the_cache_are_removed(tmp_path: Path) -> None:
     with cache.locked():
         cache.folder("kernels/6.1", lambda folder: (folder / "vmlinuz").touch())
     assert {path.name for path in (tmp_path / "kernels").iterdir()} == {"6.1", ".6.12.abcd_123", ".6.1.notes"}
+
+
+def test_a_kill_between_lock_and_folder_leaves_nothing_for_good(tmpdir_of_test: Path) -> None:
+    """The lock is there before its folder: whatever a kill leaves has a lock, by which the next process removes it."""
+    child = os.fork()
+    if not child:
+        os.mkdir = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        with temporary_folder("x"):
+            pass
+    os.waitpid(child, 0)
+    (left,) = tmpdir_of_test.iterdir()
+    assert left.name.endswith(".lock")
+    os.utime(left, (0, 0))
+    remove_leftovers()
+    assert not list(tmpdir_of_test.iterdir())

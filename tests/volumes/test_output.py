@@ -9,6 +9,7 @@ import resource
 import signal
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,67 @@ def test_small_files_and_spools_go_through_the_page_cache(tmp_path: Path, direct
     with replacing(tmp_path / "spool") as fd, BulkOutput(fd, 1 << 40, durable=False) as bulk:
         bulk.write([data], 0)
     assert not direct_writes
+
+
+@pytest.mark.usefixtures("has_name")
+@pytest.mark.parametrize("call", ["open", "link", "rename"])
+def test_an_interrupt_right_after_a_call_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A signal that comes when the hidden file has just got its name: it is removed; the target is old or new."""
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    real = getattr(os, call)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        made = real(*arguments, **options)
+        if call != "open" or (isinstance(made, int) and arguments[1] & os.O_CREAT and arguments[1] & os.O_EXCL):
+            raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(os, call, interrupted)
+    with suppress(KeyboardInterrupt):
+        write_file(target, b"new")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["out"]
+    assert target.read_bytes() in (b"old", b"new")
+
+
+def test_errors_without_a_name_get_that_of_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync(2), ftruncate(2) and the hidden file's link and rename name no file, or another one than the caller."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    def write() -> None:
+        with replacing(tmp_path / "out") as fd:
+            output.set_size(fd, 10)
+
+    for call in ("fsync", "ftruncate", "link", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(OSError, match=f"Input/output error: '{tmp_path / 'out'}'"):
+                write()
+    assert not os.listdir(tmp_path)
+
+
+def test_a_new_folder_is_synced_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each folder that gets an entry is synced, from above; a folder that exists costs nothing."""
+    synced: list[Path] = []
+    monkeypatch.setattr(output, "sync_folder", lambda folder: synced.append(folder))
+    output.make_folder(tmp_path / "one" / "two")
+    assert synced == [tmp_path, tmp_path / "one"]
+    output.make_folder(tmp_path / "one" / "two")
+    assert len(synced) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"File exists: '{tmp_path / 'file'}'"):
+        output.make_folder(tmp_path / "file")
+
+
+def test_a_whole_file_system_is_synced(tmp_path: Path) -> None:
+    """The call exists here, and its error names the folder."""
+    output.sync_file_system(tmp_path)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        output.sync_file_system(tmp_path / "missing")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        output._syncfs(-1)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +13,12 @@ from hibernaut.cli.options import OutputOptions, among, refuse_same_file, report
 from hibernaut.cli.progress import sweep_progress
 from hibernaut.cli.sweep_options import SweepOptions
 from hibernaut.exploration.sweep import Progress
+from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.report.answers import answers_document, answers_page
 from hibernaut.report.page import need_report_extra
 from hibernaut.studies.answers import Answers, answer
 from hibernaut.studies.questions import STUDIES, Study
-from hibernaut.volumes.output import write_file
+from hibernaut.volumes.output import make_folder, write_file
 
 __all__ = ["answers_"]
 
@@ -66,12 +66,12 @@ def answers_(
             raise typer.BadParameter(f"no study {name!r}; expected {', '.join(names)}", param_hint="--study")
     chosen = [one for one in STUDIES if not study or one.name in study]
     if write is not None:  # before minutes of work whose result could not be written
-        (write.parent / write.stem).mkdir(parents=True, exist_ok=True)
+        make_folder(write.parent / write.stem)
     with ExitStack() as stack:
         folder = results
         if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hibernaut-")))
-        folder.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(temporary_folder("answers"))
+        make_folder(folder)
         told = stack.enter_context(sweep_progress(output.quiet))
 
         def progress(one: Study, so_far: Progress) -> None:

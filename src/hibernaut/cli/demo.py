@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from hibernaut.cli.options import OutputOptions, SimulatedRulesOption
 from hibernaut.cli.picture_options import DemoPictureOptions
+from hibernaut.lab.host.temporary import temporary_folder
 from hibernaut.report.machines import cell_document, demo_document
 from hibernaut.report.text import demo_text
 from hibernaut.studies.demo import demo_image
@@ -49,8 +49,8 @@ def demo(
     """
     drawn.check(output)
     cells = list(run_matrix(rules=rules))
-    with tempfile.TemporaryDirectory() as folder:
-        path = keep or Path(folder) / "image"
+    with temporary_folder("demo") as folder:
+        path = keep or folder / "image"
         image = demo_image(path)
     shown = next(cell for cell in cells if (cell.way.name, cell.situation.name) == SHOWN_CELL)
     output.answer(demo_document(cells, shown, image), demo_text)

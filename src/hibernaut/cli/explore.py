@@ -19,7 +19,7 @@ from hibernaut.kernel_line import RulesFrom
 from hibernaut.linux.rules import LINES
 from hibernaut.report.explore import explore_document, explored_text
 from hibernaut.report.page import need_report_extra
-from hibernaut.volumes.output import write_file
+from hibernaut.volumes.output import make_folder, write_file
 
 if TYPE_CHECKING:
     from hibernaut.exploration import Exploration
@@ -75,7 +75,7 @@ def explore_(
     bounds = scope.bounds()
     explored = None
     if save is not None:  # before work whose result could not be written
-        save.mkdir(parents=True, exist_ok=True)
+        make_folder(save)
     rules_from: RulesFrom = "line"
     with ExitStack() as stack:
         if source is not None:

@@ -66,7 +66,9 @@ def rewrite(
     in_place: Annotated[
         bool,
         typer.Option(
-            "--in-place", help="Write into IMAGE itself, which holds an old or a new image at any instant. Default: no."
+            "--in-place",
+            help="Write into IMAGE itself, which holds the old image, none, or the new one at any instant. "
+            "Default: no.",
         ),
     ] = False,
     write: Annotated[

@@ -8,7 +8,6 @@ all pages of zeroes share one.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -21,7 +20,7 @@ from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.vmcoreinfo import parse_vmcoreinfo
 from hibernaut.parallel import ordered_results
-from hibernaut.volumes.output import Writeback, write_all
+from hibernaut.volumes.output import Writeback, set_size, write_all
 
 if TYPE_CHECKING:
     from hibernaut.memory.page import Bytes, Pfns
@@ -86,7 +85,7 @@ def write_kdump(
     bitmap_at = (1 + SUB_HEADER_BLOCKS) * PAGE_SIZE
     descriptors_at = bitmap_at + 2 * half
     for at in (bitmap_at, bitmap_at + half):
-        os.ftruncate(fd, at + half)
+        set_size(fd, at + half)
         _write_bitmap(fd, at, ranges)
     writer = _Pages(fd, ranges, descriptors_at, compressor)
     packer = _Packer(compressor)

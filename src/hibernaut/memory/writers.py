@@ -8,7 +8,6 @@ in any order and from any thread. The descriptor is that of a new, empty file (s
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from hibernaut.memory import declarations as c
 from hibernaut.memory.dump_layout import DumpLayout, elf_layout, elf_places, lime_layout, raw_layout
 from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.memory.ranges import FrameRanges
-from hibernaut.volumes.output import BulkOutput, write_all
+from hibernaut.volumes.output import BulkOutput, set_size, write_all
 
 if TYPE_CHECKING:
     from hibernaut.memory.elf import Note
@@ -107,7 +106,7 @@ def _write(chunks: Chunks | Feed, fd: int, layout: DumpLayout, zero_pages: int) 
 
 def _write_headers(fd: int, layout: DumpLayout) -> None:
     """Write all of a file but its pages, which stay holes where they are not written; the first header last."""
-    os.ftruncate(fd, layout.size_bytes)
+    set_size(fd, layout.size_bytes)
     for place, data in layout.parts():
         write_all(fd, data, place)
 

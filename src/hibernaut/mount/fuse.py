@@ -95,7 +95,8 @@ def serve(
     where = str(directory.resolve())
     try:
         options = {"max_idle_threads": IDLE_THREADS} if _version(library) >= (3, 0) else {}
-        library.FUSE(operations, where, raw_fi=True, foreground=True, ro=True, fsname="hibernaut", **options)
+        with _signals_left_to_libfuse():
+            library.FUSE(operations, where, raw_fi=True, foreground=True, ro=True, fsname="hibernaut", **options)
     except RuntimeError as error:  # libfuse 3 also returns an error if a signal ended it
         if not operations.mounted:
             raise HibernautError(
@@ -104,6 +105,24 @@ def serve(
             ) from error
     if operations.failure is not None:
         raise operations.failure
+
+
+@contextmanager
+def _signals_left_to_libfuse() -> Iterator[None]:
+    """Restore the default action of SIGTERM and SIGHUP within the block: libfuse handles only signals that have it.
+
+    mfusepy itself does so for SIGINT. An ignored signal stays ignored.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _require_empty(directory: Path) -> None:

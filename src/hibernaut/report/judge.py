@@ -12,7 +12,7 @@ from typing import cast
 from hibernaut.errors import FormatError
 from hibernaut.report.documents import JudgedCaseDocument, JudgeDocument, NeedsDocument
 from hibernaut.report.text import columns, markdown
-from hibernaut.volumes.output import write_file
+from hibernaut.volumes.output import make_folder, write_file
 
 __all__ = [
     "CONTROL_CASE",
@@ -69,7 +69,7 @@ def add_to_page(page: Path, name: str, document: JudgeDocument) -> None:
     kernels = kept_verdicts(page)
     kept = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}.json"
     kernels[kept] = name, document
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_file(kept, (json.dumps({"name": name, **document}, indent=1) + "\n").encode(), public=True)
     write_file(page, judged_page([kernels[path] for path in sorted(kernels, key=_by_release)]).encode(), public=True)
 

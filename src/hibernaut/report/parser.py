@@ -14,7 +14,7 @@ from hibernaut.errors import FormatError
 from hibernaut.kernel_line import parse_release
 from hibernaut.report.documents import ParserDocument, TriedImageDocument
 from hibernaut.report.text import columns, counted, markdown
-from hibernaut.volumes.output import write_file
+from hibernaut.volumes.output import make_folder, write_file
 
 __all__ = ["add_to_parser", "has_findings", "kept_images", "parser_page", "parser_text", "tried_text"]
 
@@ -109,7 +109,7 @@ def add_to_parser(page: Path, document: ParserDocument) -> None:
         OSError: a file cannot be read or written.
     """
     folder = page.with_suffix("")
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     path = folder / f"{document['release']}.jsonl"
     earlier = _kept(path)["images"] if path.exists() else []
     known = {(one["part"], one["index"], one["value"], one["mends_crc"]): one for one in earlier}

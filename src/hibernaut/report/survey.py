@@ -12,7 +12,7 @@ from hibernaut.errors import FormatError
 from hibernaut.kernel_line import parse_release
 from hibernaut.report.documents import HiddenDocument, SurveyDocument, SurveyedKernelDocument, SurveyStepDocument
 from hibernaut.report.text import columns, counted, markdown
-from hibernaut.volumes.output import write_file
+from hibernaut.volumes.output import make_folder, write_file
 
 __all__ = ["add_to_survey", "kept_surveys", "survey_page", "survey_step_text", "survey_text"]
 
@@ -64,7 +64,7 @@ def add_to_survey(page: Path, document: SurveyDocument) -> None:
     """
     folder = page.with_suffix("")
     kernels = {one["kernel"]: one for one in kept_surveys(page)}
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for one in document["kernels"]:
         kernels[one["kernel"]] = one
         text = json.dumps(one, indent=1) + "\n"

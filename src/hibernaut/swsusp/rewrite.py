@@ -68,7 +68,7 @@ def rewrite_image(
     Raises:
         HibernautError: the image does not fit into its old blocks (the message has the number missing), or the file is
             in use; nothing was written. In place also: the new image could not be written completely; the message says
-            what the area holds now.
+            what the area holds now, as does a note of KeyboardInterrupt.
         FormatError: the image is one of suspend-utils, or a write goes to a frame that it does not list; or in place,
             the file is compressed.
         CorruptImage: the image is damaged, or was changed while it was read.
@@ -218,22 +218,36 @@ def _put(image: Image, blocks: NDArray[np.int64], spool: int, fd: int) -> None:
     runs = [(area.offset_of(first), count * PAGE_SIZE) for first, count in contiguous_runs(blocks)]
     if stat.S_ISREG(os.fstat(fd).st_mode):
         for at, size_bytes in runs:  # filling holes may find the disk full: better before the old image is given up
-            os.posix_fallocate(fd, at, size_bytes)
+            _allocate(fd, at, size_bytes, image.name)
     header_at = area.offset_of(area.header_block)
     header = os.pread(spool, PAGE_SIZE, header_at)
-    write_all(fd, memoryview(image.header.without_image().block), header_at)
-    holds = "no image"
+    holds = "the old image or none"
     try:
+        write_all(fd, memoryview(image.header.without_image().block), header_at)
         os.fsync(fd)
+        holds = "no image"
         _copy(spool, fd, runs)
         os.fsync(fd)
         holds = "the new image or none"
         write_all(fd, memoryview(header), header_at)
         os.fsync(fd)
+        holds = "the new image"
     except OSError as error:
         raise HibernautError(
-            f"{image.name}: {error.strerror}, after the old image was given up; the area now holds {holds}"
+            f"{image.name}: {error.strerror} while the image was being replaced; the area now holds {holds}",
+            advice="look into the kernel log for errors of the device, and run `hibernaut inspect` on it",
         ) from error
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"{image.name} now holds {holds}")
+        raise
+
+
+def _allocate(fd: int, at: int, size_bytes: int, name: str) -> None:
+    """Give a part of a file its blocks. Raises OSError, with the file."""
+    try:
+        os.posix_fallocate(fd, at, size_bytes)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
 
 
 def _copy(spool: int, fd: int, runs: Sequence[tuple[int, int]]) -> None:

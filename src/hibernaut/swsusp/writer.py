@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Writing an image: into a new swap area, or into a copy of an area that holds one.
 
-Order of writes: data, map pages, sync; then the header block, sync. An area whose header is not yet written holds no
-image. In an existing area only the blocks of its old image are used: any other block may hold swapped-out pages of the
-machine that was saved.
+Order of writes: data, map pages, then the header block. An area whose header is not yet written holds no image. The
+file gets its name once it is complete and synced (`hibernaut.volumes.output.replacing`). In an existing area only the
+blocks of its old image are used: any other block may hold swapped-out pages of the machine that was saved.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hibernaut.swsusp.packing import BATCH_PAGES, PackedBatch, Rooms, StreamRows
 from hibernaut.swsusp.pfns import pack_pfns
 from hibernaut.swsusp.stream import Crc
 from hibernaut.volumes.copying import copy_sparse
-from hibernaut.volumes.output import BulkOutput, bulk_workers, replacing, write_all
+from hibernaut.volumes.output import BulkOutput, bulk_workers, replacing, set_size, write_all
 
 __all__ = ["ExistingArea", "NewArea", "WrittenImage", "spool_image", "write_image"]
 
@@ -164,7 +164,7 @@ class _Writer:
         entries: blocks of the image's pages so far, in order.
         image_pages: number of the image's pages so far, also those that found no block.
         first_map_block: block of the first map page.
-        durable: whether to sync.
+        durable: whether the file is synced at its end, and writeback is started early.
         output: the file's bulk, while the image is being written.
     """
 
@@ -270,18 +270,14 @@ class _Writer:
         return count
 
     def _write_header(self, crc32: int | None) -> None:
-        """Sync, write the header block, sync again."""
+        """Write the header block."""
         blocks = self.blocks
         header = blocks.header
         if blocks.free is None:
             count = max(blocks.used + 1, MIN_BLOCKS) if blocks.grows else (blocks.limit or 0) + 1
             header = header.with_fields({"last_page": count - 1})
-            os.ftruncate(self.fd, count * PAGE_SIZE)
+            set_size(self.fd, count * PAGE_SIZE)
         keep = header.flags & (Flags.PLATFORM_MODE | Flags.HW_SIG)
         flags = keep if self._keeps_flags else keep | FLAGS[self.compressor]
         block = header.with_image(image=self.first_map_block, flags=flags, crc32=crc32).block
-        if self.durable:
-            os.fsync(self.fd)
         write_all(self.fd, memoryview(block), blocks.base_bytes + blocks.header_block * PAGE_SIZE)
-        if self.durable:
-            os.fsync(self.fd)

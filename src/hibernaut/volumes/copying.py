@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import os
-
 from hibernaut.errors import FormatError
 from hibernaut.volumes.files import PlainFile
-from hibernaut.volumes.output import write_all
+from hibernaut.volumes.output import set_size, write_all
 from hibernaut.volumes.volume import Volume
 
 __all__ = ["copy_sparse"]
@@ -29,4 +27,4 @@ def copy_sparse(source: Volume, fd: int) -> None:
                 raise FormatError("the file ends while being copied", source=source.name, offset=at)
             write_all(fd, memoryview(piece), at)
             at += len(piece)
-    os.ftruncate(fd, source.size_bytes)
+    set_size(fd, source.size_bytes)

@@ -24,7 +24,20 @@ import numpy as np
 from hibernaut.parallel import worker_count
 from hibernaut.volumes.closing import Closing
 
-__all__ = ["BulkOutput", "Writeback", "bulk_workers", "replacing", "write_all", "write_file", "write_vector"]
+__all__ = [
+    "BulkOutput",
+    "Writeback",
+    "bulk_workers",
+    "make_folder",
+    "replacing",
+    "set_size",
+    "sync",
+    "sync_file_system",
+    "sync_folder",
+    "write_all",
+    "write_file",
+    "write_vector",
+]
 
 
 IOVECS = 512
@@ -79,27 +92,34 @@ def replacing(path: str | os.PathLike[str], *, public: bool = False) -> Iterator
     partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     _remove_leftovers(target)
     try:
-        fd, named = _new_file(partial, mode)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the caller knows
-    try:
+        with _as_error_of(path):  # the name that the caller knows
+            fd, named = _new_file(partial, mode)
         try:
             with _named_in_errors(fd, str(path)):  # ends before another file can get the same number
                 _protect(fd, None if public else PRIVATE, replaced)
                 yield fd
-                os.fsync(fd)
-            if not named:
-                _give_name(fd, partial)
-                named = True
+                sync(fd)
+            with _as_error_of(path):
+                if not named:
+                    _give_name(fd, partial)
         finally:
             os.close(fd)
-        partial.rename(target)
+        with _as_error_of(path):
+            partial.rename(target)
     except BaseException:
-        if named:
-            with suppress(FileNotFoundError):
-                partial.unlink()
+        with suppress(OSError):  # a signal may come right after the file gets a name
+            partial.unlink()
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
+
+
+@contextmanager
+def _as_error_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name a path in the errors of the block, which may name a hidden file or none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_file(path: str | os.PathLike[str], data: bytes, *, public: bool = False) -> None:
@@ -159,8 +179,12 @@ def _named_in_errors(fd: int, name: str) -> Iterator[None]:
 
 def _at(error: OSError, fd: int, offset: int) -> OSError:
     """Return the error of a write, with the file and the byte."""
-    name = _names.get(fd) or os.path.realpath(f"{OPEN_FILES}/{fd}")
-    return OSError(error.errno, f"{error.strerror}, at byte {offset}", name)
+    return OSError(error.errno, f"{error.strerror}, at byte {offset}", _name_of(fd))
+
+
+def _name_of(fd: int) -> str:
+    """Return the name of an open file: the one that the caller of `replacing` knows, else the system's."""
+    return _names.get(fd) or os.path.realpath(f"{OPEN_FILES}/{fd}")
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -190,12 +214,71 @@ def _protect(fd: int, mode: int | None, replaced: os.stat_result | None) -> None
             os.fchown(fd, replaced.st_uid, -1)
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_folder(folder: Path) -> None:
+    """Sync the entries of a folder. Raises OSError, with the folder."""
+    with _as_error_of(folder):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder and those above it, where they are absent, and sync each one that gets an entry.
+
+    `replacing` syncs the folder of its file: after a loss of power a folder without an entry of its own is gone, with
+    all files that were synced in it.
+
+    Raises:
+        OSError: as the system reports it.
+    """
+    folder = Path(os.path.realpath(path))
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    with _as_error_of(path):
+        os.makedirs(path, exist_ok=True)
+    for one in reversed(missing):
+        sync_folder(one.parent)
+
+
+def sync(fd: int) -> None:
+    """Sync a file. Raises OSError, with the file."""
     try:
         os.fsync(fd)
-    finally:
-        os.close(fd)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, _name_of(fd)) from error
+
+
+def set_size(fd: int, size_bytes: int) -> None:
+    """Set the size of a file. Raises OSError, with the file."""
+    try:
+        os.ftruncate(fd, size_bytes)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, _name_of(fd)) from error
+
+
+def sync_file_system(folder: str | os.PathLike[str]) -> None:
+    """Write everything that the file system of a folder still has in memory to its disk (syncfs(2)).
+
+    For a folder of thousands of files, one call instead of a sync for each. Raises OSError, with the folder.
+    """
+    with _as_error_of(folder):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _syncfs(fd)
+        finally:
+            os.close(fd)
+
+
+def _syncfs(fd: int) -> None:
+    import ctypes  # Python has no os.syncfs
+
+    if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:

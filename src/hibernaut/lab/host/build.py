@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from hibernaut.lab.host.trees import (
     compiler_words,
     modules_of_tree,
 )
+from hibernaut.volumes.output import sync_file_system, sync_folder
 
 __all__ = ["BuildPlan", "Built", "build_kernel", "plan_build", "source_of", "source_tree", "unset_in"]
 
@@ -379,6 +381,7 @@ def _make(plan: BuildPlan, work: Path, settings: str, progress: Callable[[int], 
     build, fragment, log = work / "build", work / "settings", work / "log"
     configure, compile_all = plan.commands(work)
     if plan.line is None or not (build / CONFIG).is_file() or _read(fragment) != settings:
+        (build / CONFIG).unlink(missing_ok=True)  # one of other settings must not be taken for that of these
         fragment.write_text(settings)
         _run_make(configure, log, {"KCONFIG_ALLCONFIG": str(fragment)}, plan, progress)
     words = compiler_words(Configuration.read(build / CONFIG))
@@ -422,14 +425,19 @@ def _run_make(
 
 
 def _keep(build: Path, result: Path, stamp: Mapping[str, object]) -> None:
-    """Copy the built kernel to its result, which is complete or absent."""
-    partial = result.with_name(f".{result.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Copy the built kernel to its result, which is complete or absent: also while another one is replaced."""
+    partial, old = (result.with_name(f".{result.name}.{word}") for word in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     for path in (*RESULT_FILES, *(module.relative_to(build) for module in modules_of_tree(build))):
         if (build / path).is_file():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(build / path, partial / path)
     (partial / "build").symlink_to(Path("..") / build.relative_to(result.parent))
     (partial / STAMP).write_text(json.dumps(stamp))
-    shutil.rmtree(result, ignore_errors=True)
+    sync_file_system(partial)
+    with suppress(FileNotFoundError):
+        result.rename(old)  # removed in place, its stamp might outlive its kernel
     partial.rename(result)
+    sync_folder(result.parent)  # else files of the old result might be gone before its name
+    shutil.rmtree(old, ignore_errors=True)

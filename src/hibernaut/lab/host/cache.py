@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The cache of downloads and builds: each part is complete or absent."""
+"""The cache of downloads and builds: each part is complete or absent.
+
+A part is made under a hidden name, synced with all that is in it, and renamed. Without the sync, a loss of power could
+leave the name and not the content, and the part would be taken for complete ever after.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hibernaut.errors import LabUnavailable
+from hibernaut.volumes.output import sync_file_system
 
 __all__ = ["Cache", "default_cache"]
 
@@ -68,6 +73,7 @@ class Cache:
         try:
             partial.chmod(0o755)
             make(partial)
+            sync_file_system(partial)
             partial.rename(target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from hibernaut.errors import LabUnavailable
 from hibernaut.lab.host.cache import Cache
 from hibernaut.lab.host.programs import program, run
+from hibernaut.volumes.output import write_file
 
 __all__ = ["Archive", "Mirrors", "configured_mirrors"]
 
@@ -155,9 +156,10 @@ class Archive:
         for folder in ("lists/partial", "cache/archives/partial"):
             (self._root / folder).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
+        configuration.unlink(missing_ok=True)  # its lists are not of these sources
         sources_list.write_text(sources)
         partial = self._root / "apt.conf.partial"
-        partial.write_text(
+        settings = (
             f'Dir::Etc::sourcelist "{self._root}/sources.list";\n'
             'Dir::Etc::sourceparts "/dev/null";\n'
             'Dir::Etc::preferences "/dev/null";\n'
@@ -169,6 +171,7 @@ class Archive:
             f'APT::Architectures "{self._architecture}";\n'
             'APT::Sandbox::User "root";\n'
         )
+        partial.write_text(settings)
         # A suite that a mirror lacks (security updates of a new suite, say) is fine; no lists at all are not.
         subprocess.run(
             [program("apt-get"), *SIGNED_ONLY, "-qq", "update"],
@@ -182,7 +185,8 @@ class Archive:
                 f"the lists of Debian's {self.suite} could not be fetched",
                 advice="check the network, or give another --mirror",
             )
-        partial.rename(configuration)
+        partial.unlink()
+        write_file(configuration, settings.encode(), public=True)
         return configuration
 
     def _sources(self) -> list[str]:

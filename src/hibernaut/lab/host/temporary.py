@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -31,12 +32,14 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     _remove_leftovers_once()
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
+    folder = Path(tempfile.gettempdir()) / f"{PREFIX}{purpose}-{secrets.token_hex(4)}"
     lock = folder.with_name(folder.name + SUFFIX)
+    # The lock first: a folder without one would stay after a kill.
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with suppress(OSError):  # a file system without locks keeps its leftovers
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.mkdir(mode=0o700)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

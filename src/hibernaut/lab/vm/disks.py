@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hibernaut.lab.host.programs import program, run
 from hibernaut.lab.variants import Swap
 from hibernaut.volumes.copying import copy_sparse
 from hibernaut.volumes.files import open_plain
-from hibernaut.volumes.output import replacing, write_all
+from hibernaut.volumes.output import replacing, set_size, write_all
 from hibernaut.volumes.partitions import SECTOR_BYTES
 
 __all__ = ["PARTITION_START_BYTES", "copy_disk", "make_disk"]
@@ -24,7 +23,7 @@ SWAP_TYPE = 0x82
 def make_disk(path: Path, size_mib: int, swap: Swap) -> None:
     """Make a sparse disk on which the guest can make its swap area. Raises LabUnavailable, OSError."""
     with replacing(path) as fd:
-        os.ftruncate(fd, size_mib << 20)
+        set_size(fd, size_mib << 20)
         if swap is Swap.PARTITION:
             mbr = _mbr(PARTITION_START_BYTES // SECTOR_BYTES, (size_mib << 20) // SECTOR_BYTES)
             write_all(fd, memoryview(mbr), 0)
