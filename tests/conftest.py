@@ -35,6 +35,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 SLOW_SWITCH = "HIBERNAUT_SLOW"
 """1: run the slow tests too."""
 SLOW = (
+    "tests/crashes/test_failures.py::test_signals_at_each_call_of_all_others",
+    "tests/crashes/test_witness.py::test_strace_sees_the_same_calls_of_all_others",
     "tests/docs/test_browser.py",
     "tests/exploration/test_invariants.py::test_larger_families_add_nothing",
     "tests/exploration/test_search.py::test_merging_equal_states_loses_no_run",

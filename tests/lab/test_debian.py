@@ -105,7 +105,7 @@ def test_lists_of_another_mirror_are_not_taken(tmp_path: Path, monkeypatch: pyte
             raise KeyboardInterrupt
         (root / "lists" / f"m_{archive.suite}_main_binary-amd64_Packages").touch()
 
-    monkeypatch.setattr(debian.subprocess, "run", update)
+    monkeypatch.setattr(subprocess, "run", update)
     archive = Archive(Cache(tmp_path / "cache"), "trixie", "http://one.example")
     root = archive._root
     assert archive._configured().read_text().startswith("Dir::Etc::sourcelist")
