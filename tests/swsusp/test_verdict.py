@@ -234,6 +234,9 @@ def test_maps_that_lead_nowhere(tmp_path: Path) -> None:
     assert refusals(judge(image(tmp_path, layout, entry(40, 1 << 40)), "6.1")) == {
         "units": f"PM: Read-error on swap-device (?:?:{8 << 40})"
     }
+    for change in (first_page(1 + (1 << 61)), entry(0, 2 + (1 << 61)), entry(40, 42 + (3 << 62))):
+        assert refusals(judge(image(tmp_path, layout, change), "6.1")) == {}
+    assert refusals(judge(image(tmp_path, layout, first_page(1 + (1 << 60))), "6.1")) == {"swap_map": FAILED}
     for block in (0, 1 << 40):
         assert refusals(judge(image(tmp_path, layout, entry(0, block)), "6.1"))["swap_map"] == FAILED
     loop = judge(image(tmp_path, layout, entry(511, 1)), "6.1")

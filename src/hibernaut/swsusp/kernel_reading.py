@@ -16,10 +16,15 @@ from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.codecs import Codec, CompressorName, WrongLength, codec_named
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
 
-__all__ = ["FAILED", "KernelReading", "MapChain", "ReadFailure", "entry_failure", "follow_map"]
+__all__ = ["FAILED", "KernelReading", "MapChain", "ReadFailure", "block_read", "entry_failure", "follow_map"]
 
 FAILED = "PM: hibernation: Failed to load image, recovering."
 """Message of `load_image_and_restore` (kernel/power/hibernate.c) after every failure in it; some have no other."""
+
+
+SECTOR_BYTES = 512
+SECTOR_NUMBERS = 1 << 64
+"""Values of `sector_t`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +69,7 @@ def follow_map(area: SwapArea, first: int) -> MapChain:
     block, outside = first, None
     while block and block not in seen:
         try:
-            page = np.frombuffer(area.read_block(block, "map page"), dtype=f"<u{area.sector_bytes}")
+            page = np.frombuffer(area.read_block(block_read(area, block), "map page"), dtype=f"<u{area.sector_bytes}")
         except CorruptImage:
             outside = block
             break
@@ -72,6 +77,15 @@ def follow_map(area: SwapArea, first: int) -> MapChain:
         parts.append(page[: area.map_entries].astype(np.uint64))
         block = int(page[area.map_entries])
     return MapChain(np.concatenate(parts), outside, loops=block in seen)
+
+
+def block_read(area: SwapArea, number: int) -> int:
+    """Return the block that the kernel reads for a number: the sector made of it has 64 bits (`hib_submit_io`).
+
+    A guest of 7.3 resumed from an image whose first map page had a number 2^61 too large.
+    """
+    sectors = area.page_size // SECTOR_BYTES
+    return number * sectors % SECTOR_NUMBERS // sectors
 
 
 def entry_failure(area: SwapArea, chain: MapChain, entry: int, unit: int) -> ReadFailure | None:
@@ -86,11 +100,11 @@ def entry_failure(area: SwapArea, chain: MapChain, entry: int, unit: int) -> Rea
     block = int(chain.entries[entry]) if entry < len(chain.entries) else 0
     if not block:
         return ReadFailure(unit, FAILED, f"the swap map ends with {entry} entries")
-    if block < area.blocks:
+    if block_read(area, block) < area.blocks:
         return None
     return ReadFailure(
         unit,
-        f"PM: Read-error on swap-device (?:?:{block * (area.page_size // 512)})",
+        f"PM: Read-error on swap-device (?:?:{block_read(area, block) * (area.page_size // SECTOR_BYTES)})",
         f"block {block}, beyond the device of {area.blocks} blocks",
     )
 
@@ -184,7 +198,7 @@ class KernelReading:
         return size_bytes
 
     def _block(self, entry: int) -> bytes:
-        return self._area.read_block(int(self._chain.entries[entry]), "data")
+        return self._area.read_block(block_read(self._area, int(self._chain.entries[entry])), "data")
 
     def _entry_failure(self, entry: int, unit: int) -> ReadFailure | None:
         return entry_failure(self._area, self._chain, entry, unit)

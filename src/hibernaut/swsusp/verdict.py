@@ -22,7 +22,14 @@ from hibernaut.swsusp.declarations import (
 from hibernaut.swsusp.e820 import E820Check
 from hibernaut.swsusp.generations import GENERATIONS
 from hibernaut.swsusp.info import ImageInfo
-from hibernaut.swsusp.kernel_reading import FAILED, KernelReading, ReadFailure, entry_failure, follow_map
+from hibernaut.swsusp.kernel_reading import (
+    FAILED,
+    KernelReading,
+    ReadFailure,
+    block_read,
+    entry_failure,
+    follow_map,
+)
 from hibernaut.swsusp.own_record import own_record_checks
 from hibernaut.swsusp.rules import ImageRules
 
@@ -118,7 +125,8 @@ class _Judge:
         if entry_failure(self.area, self.chain, 0, 0):
             return None
         try:
-            return ImageInfo.parse(self.area.read_block(int(self.chain.entries[0]), "info page"))
+            first = block_read(self.area, int(self.chain.entries[0]))
+            return ImageInfo.parse(self.area.read_block(first, "info page"))
         except CorruptImage:
             return None
 
