@@ -25,6 +25,7 @@ ROOMS = (
     "memory",
     "swsusp",
     "sources",
+    "sealing",
     "paging",
     "linux",
     "kernel",
@@ -226,8 +227,9 @@ MADE_ELSEWHERE = {
     ("damage", "_patch"): "damages a disk that is there; its mode stays",
     ("campaign", "_patched"): "changes a copy of a disk and changes it back; its mode stays",
     ("output", "__init__"): "a file that `replacing` made, opened again for direct writes",
-    ("rewrite", "_claimed"): "the area of an image; its mode stays",
+    ("rewrite", "claimed"): "the area of an image; its mode stays",
     ("terminal", "abandon_output"): "the null device",
+    ("keys", "_make"): "a new pair of keys, the private one of mode 0600; none is replaced",
     ("fuse", "require_fuse"): "the device of FUSE, to see whether it can be opened",
 }
 """Functions (module, name) that make files or open them for writing themselves, and why these need not be private."""

@@ -178,6 +178,24 @@ COMMANDS: tuple[CommandEntry, ...] = (
         "Write an image again into its own blocks, with another compressor or other bytes in memory.",
     ),
     CommandEntry(
+        "seal",
+        "seal",
+        "hibernaut seal swap.img --key key.pem --manifest seal",
+        "Seal an image: digest every block that a resuming kernel reads, in its order, and sign the list.",
+    ),
+    CommandEntry(
+        "verify",
+        "verify",
+        "hibernaut verify swap.img --key key.pem.pub --manifest seal",
+        "Tell whether a resuming kernel will read of an image what was sealed: one line, and the exit status.",
+    ),
+    CommandEntry(
+        "seal-key",
+        "seal_key",
+        "hibernaut seal-key key.pem",
+        "Make a pair of Ed25519 keys: FILE to seal with, readable by its owner alone, and FILE.pub to verify with.",
+    ),
+    CommandEntry(
         "audit",
         "audit_",
         "hibernaut audit swap.img",

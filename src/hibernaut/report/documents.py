@@ -68,6 +68,8 @@ __all__ = [
     "ResumeDocument",
     "RewriteDocument",
     "SaveDocument",
+    "SealDocument",
+    "SealKeyDocument",
     "SentenceDocument",
     "SourceReportDocument",
     "SwapInUseDocument",
@@ -77,6 +79,7 @@ __all__ = [
     "UswsuspDocument",
     "VariantsDocument",
     "VerdictDocument",
+    "VerifyDocument",
     "WalkDocument",
 ]
 
@@ -1790,6 +1793,48 @@ class DiagnosisDocument(TypedDict):
     checks: Annotated[list[DiagnosisFindingDocument], "the findings"]
 
 
+class SealDocument(TypedDict):
+    """`hibernaut seal`: what was sealed, and where its manifest is."""
+
+    area: Annotated[str, "path of the area"]
+    seal: Annotated[str, "Ed25519 or passphrase"]
+    key_id: Annotated[Sha256 | None, "SHA-256 of the public key; null for a passphrase"]
+    counter: Annotated[int, "number that verify --least compares"]
+    covered_blocks: Annotated[int, "number of blocks of 4096 bytes that a resuming kernel reads"]
+    map_pages: Annotated[int, "number of map pages among them"]
+    data_blocks: Annotated[int, "number of blocks of the swap map's entries among them, without the info page"]
+    manifest: Annotated[str | None, "file of the manifest; null if it is in the area"]
+    manifest_block: Annotated[int | None, "block of the area's device at which it begins; null if it is in a file"]
+    manifest_bytes: Annotated[int, "length of the manifest"]
+
+
+class VerifyDocument(TypedDict):
+    """`hibernaut verify`: whether a resuming kernel reads what was sealed."""
+
+    area: Annotated[str, "path of the area"]
+    state: Annotated[
+        Literal["whole", "moved", "touched", "older"],
+        "as sealed, the same data from other blocks, something else, or a counter below --least",
+    ]
+    sentence: Annotated[str, "the verdict in words"]
+    difference: Annotated[str | None, "what differs first in the order of reading; null for a whole image"]
+    block: Annotated[int | None, "its block on the area's device; null if it is no block"]
+    seal: Annotated[str, "Ed25519 or passphrase"]
+    key_id: Annotated[Sha256 | None, "SHA-256 of the public key; null for a passphrase"]
+    counter: Annotated[int, "counter of the seal"]
+    covered_blocks: Annotated[int, "number of blocks of 4096 bytes that were sealed"]
+    manifest: Annotated[str | None, "file of the manifest; null if it is in the area"]
+    manifest_block: Annotated[int | None, "block of the area's device at which it begins; null if it is in a file"]
+
+
+class SealKeyDocument(TypedDict):
+    """`hibernaut seal-key`: the pair of keys that was made."""
+
+    private: Annotated[str, "file of the private key"]
+    public: Annotated[str, "file of the public key"]
+    key_id: Annotated[Sha256, "SHA-256 of the public key"]
+
+
 DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "answers": (AnswersDocument,),
     "audit": (AuditDocument,),
@@ -1833,8 +1878,11 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "replay": (ReplayDocument, CheckedTraceDocument),
     "rewrite": (RewriteDocument,),
     "save": (SaveDocument, CrashedSaveDocument, RefusedSaveDocument),
+    "seal": (SealDocument,),
+    "seal-key": (SealKeyDocument,),
     "schema": (Annotated[dict[str, Any], "`hibernaut schema`: the commands, or the JSON Schema of one."],),
     "takeover": (TakeoverDocument, DryRunDocument),
+    "verify": (VerifyDocument,),
     "walk": (WalkDocument,),
 }
 """The shapes of each command's document, by the command's words. Never changed after import."""

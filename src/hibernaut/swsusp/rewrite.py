@@ -39,7 +39,7 @@ from hibernaut.swsusp.writer import ExistingArea, WrittenImage, spool_image, wri
 from hibernaut.volumes.files import PlainFile
 from hibernaut.volumes.output import Writeback, write_all
 
-__all__ = ["refuse_unlisted", "rewrite_image"]
+__all__ = ["claimed", "refuse_changed", "refuse_unlisted", "rewrite_image"]
 
 SWAPS = Path("/proc/swaps")
 PIECE_BYTES = 4 << 20
@@ -88,12 +88,12 @@ def rewrite_image(
     if out is not None:
         memory = _memory(image, writes)
         return write_image(out, memory, pfns, info, area, compressor=packed, zero_pages=elide, progress=progress)
-    with _claimed(image) as fd, tempfile.TemporaryFile(buffering=0) as file:
+    with claimed(image) as fd, tempfile.TemporaryFile(buffering=0) as file:
         spool, memory = file.fileno(), _memory(image, writes)
         written, blocks = spool_image(
             spool, memory, pfns, info, area, compressor=packed, zero_pages=elide, progress=progress
         )
-        _refuse_changed(image, fd)
+        refuse_changed(image, fd)
         _put(image, blocks, spool, fd)
     return written
 
@@ -126,11 +126,15 @@ def _memory(image: Image, writes: Sequence[tuple[int, bytes]]) -> Overlay:
 
 
 @contextmanager
-def _claimed(image: Image) -> Iterator[int]:
+def claimed(image: Image, advice: str = "write to another file (OUT)") -> Iterator[int]:
     """Yield a descriptor for writing to an image's own file or block device, exclusive to this process.
 
     The kernel refuses a block device that is mounted or claimed (O_EXCL); locks refuse a file that QEMU has open
     (F_OFD_SETLK), and flock one that a cooperating program uses.
+
+    Args:
+        image: the image.
+        advice: what to do instead where its file cannot be written to.
 
     Raises:
         HibernautError: it is in use.
@@ -139,14 +143,12 @@ def _claimed(image: Image) -> Iterator[int]:
     """
     file = image.area.file
     if not isinstance(file, PlainFile):
-        raise FormatError(
-            "an image inside a volume is not changed in place", source=file.name, advice="write to another file (OUT)"
-        )
+        raise FormatError("an image inside a volume is not changed in place", source=file.name, advice=advice)
     if file.compression is not None:
         raise FormatError(
             f"the file is {file.compression}-compressed",
             source=file.name,
-            advice="unpack it first, or write to another file (OUT)",
+            advice=f"unpack it first, or {advice}",
         )
     source = os.fstat(file.fileno())
     device = stat.S_ISBLK(source.st_mode)
@@ -202,7 +204,8 @@ def _refuse_swap(name: str, source: os.stat_result) -> None:
             raise HibernautError(f"{name}: this system is swapping to it", advice="end that with swapoff")
 
 
-def _refuse_changed(image: Image, fd: int) -> None:
+def refuse_changed(image: Image, fd: int) -> None:
+    """Refuse a file whose header is no more the one that was read. Raises CorruptImage."""
     area = image.area
     if os.pread(fd, PAGE_SIZE, area.offset_of(area.header_block)) != image.header.block:
         raise CorruptImage(

@@ -1,0 +1,44 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# dracut: systemd resumes through the verifier, in place of its own program.
+# Installed as /usr/lib/dracut/modules.d/91hibernaut-verify.
+
+# called by dracut
+check() {
+	require_binaries python3 readlink || return 1
+	[[ -r /etc/hibernaut/verify.conf ]] || return 1
+	return 0
+}
+
+# called by dracut
+depends() {
+	# Without systemd, dracut's module `resume` resumes from a rule of udev, before any hook: nothing can stop it.
+	echo systemd
+	return 0
+}
+
+# called by dracut
+install() {
+	local from=${HIBERNAUT_LIB:-/usr/lib/hibernaut} conf=/etc/hibernaut/verify.conf file
+	local KEY='' SECRET='' MANIFEST=''
+
+	inst_multiple readlink sh
+	inst_simple "$from/resume" /lib/hibernaut/resume
+	inst_simple "$from/hibernaut-verify.pyz" /lib/hibernaut/hibernaut-verify.pyz
+	inst_simple "$conf"
+	# shellcheck disable=SC1090
+	. "$conf"
+	for file in $KEY $SECRET $MANIFEST; do
+		inst_simple "$file"
+	done
+	# The interpreter and the part of its library that the verifier needs; inst adds shared libraries.
+	inst "$(command -v python3)"
+	while read -r file; do
+		inst "$file"
+	done < <(python3 -I -S "$from/hibernaut-verify.pyz" --files)
+	# Since systemd 255 the unit has no instance; before, its instance is the device.
+	# shellcheck disable=SC2154 # set by dracut
+	for file in systemd-hibernate-resume.service.d systemd-hibernate-resume@.service.d; do
+		inst_simple "$moddir/verify-first.conf" "$systemdsystemunitdir/$file/verify-first.conf"
+	done
+}

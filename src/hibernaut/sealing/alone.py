@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verifier alone, with the standard library alone: `hibernaut-verify.pyz`, for an initramfs.
+
+It answers as `hibernaut verify` does: one line, and the exit status 0 (whole), 1 (touched, moved or older) or 2 (no
+image, no seal, another key, not readable).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from hibernaut.errors import HibernautError
+from hibernaut.sealing.blocks import BlockFile
+from hibernaut.sealing.in_window import manifest_in_area
+from hibernaut.sealing.keys import CheckingKey, read_passphrase, read_public_key
+from hibernaut.sealing.manifest import MOST_BYTES, SealManifest, open_manifest
+from hibernaut.sealing.verification import SealVerdict, verify_image
+
+__all__ = ["main", "read_manifest"]
+
+NAME = "hibernaut-verify"
+LATER = ("encodings.ascii", "encodings.latin_1", "encodings.utf_8", "zipimport", "zlib", "gettext", "shutil")
+"""Modules that Python or argparse imports when it needs them."""
+
+
+def read_manifest(path: str | os.PathLike[str], key: CheckingKey) -> SealManifest:
+    """Return the manifest in a file, its seal checked. Raises FormatError, OSError."""
+    name = os.fspath(path)
+    with open(path, "rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    return open_manifest(data, key, name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the verifier and return its exit status.
+
+    Args:
+        arguments: its arguments; None: those of the process.
+    """
+    parser = _parser()
+    try:
+        given = parser.parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    if given.files:
+        return _print_files()
+    try:
+        verdict = _verdict(given)
+    except HibernautError as error:
+        _say(str(error))
+        return 2
+    except OSError as error:
+        _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; check the path")
+        return 2
+    if not given.quiet:
+        sys.stdout.write(f"{_visible(given.area)}: {verdict.sentence}\n")
+    return 0 if verdict.state == "whole" else 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with 2."""
+        _say(f"{message}; see {NAME} --help")
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=NAME,
+        description="Tell whether a resuming kernel will read of a hibernation image what was sealed.",
+        epilog="Exit status: 0 whole, 1 touched, 2 no image, no seal of this key, or not readable.",
+    )
+    parser.add_argument("area", metavar="AREA", nargs="?", default="", help="swap device with the image")
+    keys = parser.add_mutually_exclusive_group()
+    keys.add_argument("--key", metavar="FILE", help="public key that sealed it (PEM)")
+    keys.add_argument("--secret", metavar="FILE", help="file with the passphrase that sealed it")
+    parser.add_argument("--manifest", metavar="FILE", help="file with the manifest (default: in the area)")
+    parser.add_argument("--offset", metavar="PAGES", type=_number, default=0, help="block of the swap header")
+    parser.add_argument("--base", metavar="BYTES", type=_number, default=0, help="byte at which the device begins")
+    parser.add_argument("--least", metavar="N", type=_number, default=0, help="smallest counter that is accepted")
+    parser.add_argument("--quiet", "-q", action="store_true", help="print nothing: the exit status is the answer")
+    parser.add_argument(
+        "--files", action="store_true", help="print the files of Python that this program needs, and stop"
+    )
+    return parser
+
+
+def _number(text: str) -> int:
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 2^63 - 1")
+    return value
+
+
+def _verdict(given: argparse.Namespace) -> SealVerdict:
+    """Return the verdict. Raises HibernautError, OSError."""
+    if not given.area:
+        raise HibernautError("no AREA is given", advice=f"see {NAME} --help")
+    if given.key is None and given.secret is None:
+        raise HibernautError("no key is given", advice="give --key FILE, or --secret FILE for a passphrase")
+    key: CheckingKey = read_passphrase(given.secret) if given.key is None else read_public_key(given.key)
+    area = BlockFile(given.area, given.base)
+    try:
+        if given.manifest is None:
+            manifest, _ = manifest_in_area(area, key, given.offset)
+        else:
+            manifest = read_manifest(given.manifest, key)
+        return verify_image(area, manifest, header_block=given.offset, least=given.least)
+    finally:
+        area.close()
+
+
+def _print_files() -> int:
+    """Print the interpreter and the files of its library that are loaded, one a line: what an initramfs needs."""
+    for name in LATER:
+        import_module(name)
+    names = {sys.executable, *(getattr(module, "__file__", None) for module in list(sys.modules.values()))}
+    for name in sorted(name for name in names if name and os.path.isfile(name)):
+        sys.stdout.write(f"{name}\n")
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{NAME}: {_visible(line)}\n")
+
+
+def _visible(text: str) -> str:
+    """Return a text on one line, with all but printable ASCII escaped."""
+    return "".join(char if " " <= char <= "~" else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
