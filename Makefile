@@ -11,7 +11,7 @@ UNLOCKED ?=
 # The interpreter's own pip may be older than dependency groups.
 NEW_PIP := 'pip>=25.1'
 
-.PHONY: demo test test-wheel lint types docs man answers lab survey judge bench dist bundle lock clean
+.PHONY: demo test test-wheel lint types docs man answers lab survey judge bench dist bundle verifier lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -85,6 +85,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/mount.py
 	$(BIN)/python benchmarks/machine_inside.py
+	$(BIN)/python benchmarks/seals.py
 	$(BIN)/python benchmarks/start.py
 
 # The source distribution, and the wheel built from it.
@@ -97,11 +98,15 @@ BUNDLE_PYTHONS := 3.11 3.13
 bundle: dist
 	$(BIN)/python packages/bundle/make.py dist/*.whl build/hibernaut.pyz $(BUNDLE_PYTHONS)
 
+# One file with the verifier of sealed images, for an initramfs: it needs Python's standard library alone.
+verifier: | $(VENV)/bin/python
+	$(BIN)/python packages/verifier/make_verifier.py build/hibernaut-verify.pyz
+
 # The newest packages that pyproject.toml admits, for every Python that it names, with the digests of their files.
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--upgrade --custom-compile-command 'make lock'
 lock: $(VENV)/ready-dev
-	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra report --extra volatility --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra report --extra seal --extra volatility --group dev --output-file requirements/dev.txt
 	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra mount --constraint requirements/dev.txt --output-file requirements/bundle.txt
 	$(UV_COMPILE) --group lzo --output-file requirements/lzo.txt
 
@@ -113,7 +118,7 @@ $(VENV)/ready: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/ready-dev: pyproject.toml requirements/dev.txt requirements/lzo.txt | $(VENV)/bin/python
 ifdef UNLOCKED
-	$(PIP) install -e '.[lab,disk,dask,mount,report]' --group dev
+	$(PIP) install -e '.[lab,disk,dask,mount,report,seal]' --group dev
 else
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --no-deps -e .

@@ -19,6 +19,9 @@ import typer
 from hibernaut.cli.app import FIRST_STEPS, app_with, overview
 from hibernaut.cli.help import ExampleCommand
 from hibernaut.cli.options import OutputOptions, expand_options
+from hibernaut.sealing.blocks import BlockFile
+from hibernaut.sealing.keys import make_keys
+from hibernaut.sealing.making import make_manifest
 from tests.cli.declared import arguments_of, commands, options_of
 from tests.cli.run import hibernaut
 from tests.conftest import REPOSITORY, Golden
@@ -176,6 +179,9 @@ def folder_of_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden: 
     (tmp_path / "tasks.py").write_text("print(prog['init_task'].comm.string_().decode())\n")
     guest = tmp_path / "guest"
     guest.mkdir()
+    area = BlockFile(str(tmp_path / "swap.img"))
+    (tmp_path / "swap.seal").write_bytes(make_manifest(area, make_keys(tmp_path / "key.pem"))[0])
+    area.close()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

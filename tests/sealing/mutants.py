@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +16,7 @@ ROOM = "hibernaut.sealing"
 @contextmanager
 def mutated(name: str, old: str, new: str) -> Iterator[None]:
     """Have imports of the room see a module in which `new` stands for `old`, which its source has once."""
-    source = importlib.util.find_spec(f"{ROOM}.{name}")
+    source = find_spec(f"{ROOM}.{name}")
     assert source is not None
     assert source.origin is not None
     text = Path(source.origin).read_text()

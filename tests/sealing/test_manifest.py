@@ -228,7 +228,7 @@ def test_mutants_are_caught(old: str, new: str) -> None:
     with mutated("manifest", old, new):
         opener = importlib.import_module("hibernaut.sealing.manifest").open_manifest
         kinds = importlib.import_module("hibernaut.sealing.keys")
-        same = kinds.PublicKey(key.raw) if hasattr(key, "raw") else kinds.PassphraseKey(key.passphrase)
+        same = kinds.PublicKey(keys().public.raw) if key is not SECRET else kinds.PassphraseKey(SECRET.passphrase)
         outcome = "opened"
         try:
             opener(data, same, "file")

@@ -14,7 +14,7 @@ FOLDER = REPOSITORY / "packages/verifier"
 
 def verifier_maker() -> ModuleType:
     """Return the module that makes the verifier."""
-    spec = importlib.util.spec_from_file_location("verifier_make", FOLDER / "make.py")
+    spec = importlib.util.spec_from_file_location("make_verifier", FOLDER / "make_verifier.py")
     assert spec is not None
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)

@@ -180,19 +180,19 @@ COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry(
         "seal",
         "seal",
-        "hibernaut seal swap.img --key key.pem --manifest seal",
+        "hibernaut seal swap.img --key key.pem --manifest swap.seal",
         "Seal an image: digest every block that a resuming kernel reads, in its order, and sign the list.",
     ),
     CommandEntry(
         "verify",
         "verify",
-        "hibernaut verify swap.img --key key.pem.pub --manifest seal",
+        "hibernaut verify swap.img --key key.pem.pub --manifest swap.seal",
         "Tell whether a resuming kernel will read of an image what was sealed: one line, and the exit status.",
     ),
     CommandEntry(
         "seal-key",
         "seal_key",
-        "hibernaut seal-key key.pem",
+        "hibernaut seal-key new.pem",
         "Make a pair of Ed25519 keys: FILE to seal with, readable by its owner alone, and FILE.pub to verify with.",
     ),
     CommandEntry(

@@ -42,7 +42,7 @@ def free_blocks(kernel: Kernel, source: Source) -> BoolArray:
         raise FormatError(
             "which slots of this area the saved machine uses is not in its memory",
             source=source.name,
-            advice="keep the manifest in a file: --manifest FILE",
+            advice="give a file for the manifest: --manifest FILE",
         )
     area = areas[next(iter(found))]
     states = slot_states(kernel, area)

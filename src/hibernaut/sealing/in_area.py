@@ -18,7 +18,7 @@ from hibernaut.volumes.output import write_all
 
 __all__ = ["place_for", "write_into_area"]
 
-ADVICE = "keep the manifest in a file: --manifest FILE"
+ADVICE = "give a file for the manifest: --manifest FILE"
 
 
 def place_for(image: Image, free: BoolArray, blocks: int) -> int:

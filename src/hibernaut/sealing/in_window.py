@@ -85,7 +85,7 @@ def _bytes_at(area: Blocks, block: int) -> bytes:
             f"the manifest at block {block} states {size_bytes} bytes",
             source=area.name,
             expected=f"at most {min(MOST_BYTES, room_bytes)}",
-            advice="seal the image again",
+            advice="run `hibernaut seal` again",
         )
     found = bytearray(-(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES)
     area.read_into(block, memoryview(found))

@@ -247,14 +247,14 @@ def read_public_key(path: str | os.PathLike[str]) -> PublicKey:
         )
     if kind != b"PUBLIC KEY" or not der.startswith(PUBLIC_DER) or len(der) != len(PUBLIC_DER) + 32:
         raise FormatError(
-            "not an Ed25519 public key in PEM", source=os.fspath(path), advice="make a pair with `hibernaut seal-key`"
+            "not an Ed25519 public key in PEM", source=os.fspath(path), advice="give one that `hibernaut seal-key` makes"
         )
     raw = der[len(PUBLIC_DER) :]
     if not is_public_key(raw):
         raise FormatError(
             "the public key is not a point of the curve's prime order: no private key has it",
             source=os.fspath(path),
-            advice="make a pair with `hibernaut seal-key`",
+            advice="give one that `hibernaut seal-key` makes",
         )
     return PublicKey(raw)
 
@@ -272,11 +272,11 @@ def read_signing_key(path: str | os.PathLike[str]) -> SigningKey:
         raise FormatError(
             "the private key is encrypted, which is not read",
             source=os.fspath(path),
-            advice="decrypt it with `openssl pkey`",
+            advice="convert it with `openssl pkey`",
         )
     if kind != b"PRIVATE KEY" or not der.startswith(PRIVATE_DER) or len(der) != len(PRIVATE_DER) + 32:
         raise FormatError(
-            "not an Ed25519 private key in PEM", source=os.fspath(path), advice="make a pair with `hibernaut seal-key`"
+            "not an Ed25519 private key in PEM", source=os.fspath(path), advice="give one that `hibernaut seal-key` makes"
         )
     raw = der[len(PRIVATE_DER) :]
     return SigningKey(raw, PublicKey(_public_bytes(raw)))
@@ -324,7 +324,7 @@ def _pem(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
             f"the file has {len(blocks)} keys in PEM",
             source=os.fspath(path),
             expected="1",
-            advice="make a pair with `hibernaut seal-key`",
+            advice="give one that `hibernaut seal-key` makes",
         )
     label, text = blocks[0]
     try:

@@ -104,7 +104,7 @@ def pack_manifest(manifest: SealManifest, key: SealingKey, salt: bytes, cost: Sc
         raise FormatError(
             f"the image has {manifest.entries} entries in {manifest.map_pages} map pages",
             expected=f"at most {MOST_ENTRIES} entries, and no map page without need",
-            advice="seal an image that a kernel wrote, and a smaller one",
+            advice="give an image that a kernel wrote, and a smaller one",
         )
     is_scrypt = manifest.kind is SealKind.PASSPHRASE
     body = HEAD.pack(
@@ -201,7 +201,7 @@ def open_manifest(data: bytes, key: CheckingKey, name: str) -> SealManifest:
         raise FormatError(
             "the seal is not this key's, or the manifest was changed",
             source=name,
-            advice="give the key that sealed it; if you do, take the image for touched",
+            advice="give the key that sealed it, and with that key, take the image for touched",
         )
     ends = HEAD.size + 32 * -(-entries // LEAF_BLOCKS)
     return SealManifest(
