@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Make the verifier: one file that a Python of 3.11 or newer runs with its standard library alone.
 
-`python packages/verifier/make_verifier.py OUT` packs `hibernaut.sealing.alone` and the modules that it imports. The same source
-gives the same bytes.
+`python packages/verifier/make_verifier.py OUT` packs `hibernaut.sealing.alone` and the modules that it imports.
+The same source gives the same bytes.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def test_plain_swap_and_other_machines_are_refused(tmp_path: Path, key: Path) ->
     for command, given in (("seal", key), ("verify", public(key))):
         assert "not an image" in refused(command, image, "--offset", 2, "--key", given)
     large = bytearray(1 << 20)
-    large[65516:65536] = b"SWAPSPACE2S1SUSPEND\0"
+    large[1024], large[65516:65536] = 1, b"SWAPSPACE2S1SUSPEND\0"
     (tmp_path / "large").write_bytes(large)
     assert "not one of x86-64" in refused("seal", tmp_path / "large", "--key", key, "--manifest", tmp_path / "m")
 

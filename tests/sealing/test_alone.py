@@ -192,7 +192,7 @@ def booted(folder: Path, image: str, conf: str = "", parameters: str = "") -> tu
 
 
 def test_the_script_resumes_from_a_whole_image_alone(folder: Path) -> None:
-    """The kernel is told device and header that were verified; whatever happens, no later script resumes."""
+    """The kernel gets the device and the header that were verified; whatever happens, no later script resumes."""
     power, parameters, said = booted(folder, "image")
     assert power == ["2", "254:16"]
     assert "hibernaut: " in said

@@ -85,7 +85,7 @@ def test_bad_public_keys_are_refused(tmp_path: Path, content: bytes, words: str)
 
 
 def test_keys_are_not_mixed_up(tmp_path: Path) -> None:
-    """The private key is no public one, the public one does not sign, another algorithm's is neither."""
+    """The private key is not taken for a public one, the public one does not sign, another algorithm's is neither."""
     make_keys(tmp_path / "key")
     with pytest.raises(FormatError, match="this is a private key"):
         read_public_key(tmp_path / "key")

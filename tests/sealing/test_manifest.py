@@ -80,7 +80,7 @@ def refusal(data: bytes, key: object = None) -> str:
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 255, 256, 300, len(SIGNED) - 1, len(SIGNED) - 64])
 def test_a_manifest_that_is_cut_is_refused(length: int) -> None:
-    """At any length; and so is one that goes on."""
+    """At any length; and so is a longer one."""
     refusal(SIGNED[:length])
     assert "states" in refusal(SIGNED + b"\0")
 
@@ -186,7 +186,7 @@ def test_the_manifest_of_the_header_is_found_among_others() -> None:
     assert manifest_in_area(only_other, keys().public, 2)[1] == 100
 
 
-def test_without_a_manifest_the_reason_is_told() -> None:
+def test_without_a_manifest_the_error_has_the_reason() -> None:
     """None at all; or the first one from the end, with what is wrong with it."""
     with pytest.raises(FormatError, match="no manifest in the last 400 blocks"):
         manifest_in_area(in_window(), keys().public, 2)

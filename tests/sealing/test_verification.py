@@ -159,7 +159,7 @@ def test_a_change_that_keeps_the_marks_is_seen_and_said_to_be_in_its_leaf() -> N
     assert verdict.what == "one of 256 blocks from the info page on"
 
 
-def test_an_image_moved_block_by_block_is_told_from_another_one() -> None:
+def test_an_image_moved_block_by_block_differs_from_another_one() -> None:
     """The same data from other blocks is moved, also with the info page in another place; other data is touched."""
     for seed in (8, 9, None):
         other = naive.build(PAGES, naive.Layout("lzo", shuffle_seed=seed, header_block=2, spare_blocks=9))
@@ -271,7 +271,7 @@ def test_without_an_image_there_is_a_refusal() -> None:
 
 
 def test_a_counter_below_the_least_is_older() -> None:
-    """An older image with its own whole seal is told by its counter alone."""
+    """Only its counter shows an older image with its own whole seal."""
     manifest = sealed(DEVICE, counter=7)
     area = Memory(DEVICE)
     assert verify_image(area, manifest, header_block=2, least=7).state == "whole"

@@ -32,8 +32,8 @@ def free_blocks(kernel: Kernel, source: Source) -> BoolArray:
 
     Raises:
         HibernautError: drgn is not installed.
-        FormatError: the source is no image; the kernel does not use its area as far as its memory tells; or its record
-            of slots is damaged or of an unknown layout.
+        FormatError: the source is not an image; the kernel does not use its area as far as its memory tells; or its
+            record of slots is damaged or of an unknown layout.
     """
     image = source.image
     areas = {area.number: area for area in swap_areas(kernel)}

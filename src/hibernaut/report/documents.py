@@ -1818,7 +1818,7 @@ class VerifyDocument(TypedDict):
     ]
     sentence: Annotated[str, "the verdict in words"]
     difference: Annotated[str | None, "what differs first in the order of reading; null for a whole image"]
-    block: Annotated[int | None, "its block on the area's device; null if it is no block"]
+    block: Annotated[int | None, "its block on the area's device; null if it is not a block"]
     seal: Annotated[str, "Ed25519 or passphrase"]
     key_id: Annotated[Sha256 | None, "SHA-256 of the public key; null for a passphrase"]
     counter: Annotated[int, "counter of the seal"]

@@ -57,6 +57,7 @@ PRIVATE_DER = bytes.fromhex("302e020100300506032b657004220420")
 PUBLIC_DER = bytes.fromhex("302a300506032b6570032100")
 """DER before the 32 bytes of a public key (RFC 8410, section 4)."""
 SALT_BYTES = 16
+GET_KEYS = "give one that `hibernaut seal-key` makes"
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class PassphraseKey:
-    """A passphrase: who can check a seal can make one.
+    """A passphrase: whatever checks a seal can make one.
 
     Attributes:
         passphrase: its bytes, not empty.
@@ -246,15 +247,13 @@ def read_public_key(path: str | os.PathLike[str]) -> PublicKey:
             "this is a private key", source=os.fspath(path), expected="a public key", advice="give its .pub file"
         )
     if kind != b"PUBLIC KEY" or not der.startswith(PUBLIC_DER) or len(der) != len(PUBLIC_DER) + 32:
-        raise FormatError(
-            "not an Ed25519 public key in PEM", source=os.fspath(path), advice="give one that `hibernaut seal-key` makes"
-        )
+        raise FormatError("not an Ed25519 public key in PEM", source=os.fspath(path), advice=GET_KEYS)
     raw = der[len(PUBLIC_DER) :]
     if not is_public_key(raw):
         raise FormatError(
             "the public key is not a point of the curve's prime order: no private key has it",
             source=os.fspath(path),
-            advice="give one that `hibernaut seal-key` makes",
+            advice=GET_KEYS,
         )
     return PublicKey(raw)
 
@@ -275,9 +274,7 @@ def read_signing_key(path: str | os.PathLike[str]) -> SigningKey:
             advice="convert it with `openssl pkey`",
         )
     if kind != b"PRIVATE KEY" or not der.startswith(PRIVATE_DER) or len(der) != len(PRIVATE_DER) + 32:
-        raise FormatError(
-            "not an Ed25519 private key in PEM", source=os.fspath(path), advice="give one that `hibernaut seal-key` makes"
-        )
+        raise FormatError("not an Ed25519 private key in PEM", source=os.fspath(path), advice=GET_KEYS)
     raw = der[len(PRIVATE_DER) :]
     return SigningKey(raw, PublicKey(_public_bytes(raw)))
 
@@ -324,7 +321,7 @@ def _pem(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
             f"the file has {len(blocks)} keys in PEM",
             source=os.fspath(path),
             expected="1",
-            advice="give one that `hibernaut seal-key` makes",
+            advice=GET_KEYS,
         )
     label, text = blocks[0]
     try:

@@ -8,7 +8,7 @@ From kernel/power/swap.c, as in linux-source-6.1 6.1.192-2, 6.12 and 7.3:
 3. `swsusp_read` reads the block of entry 0, the info page, through `swap_read_page`.
 4. `load_image`, or `load_compressed_image` (`load_image_lzo` before 6.9), reads the blocks of the further entries,
    in the order of the map, each as a whole: also what follows a compressed unit in its last block. Reading ahead, the
-   latter goes on to the first entry that is zero, whether or not a unit needs the block.
+   latter continues to the first entry that is zero, whether or not a unit needs the block.
 
 So entries count up to the first zero. What follows it in a map page is read with that page, and nothing acts on it.
 """

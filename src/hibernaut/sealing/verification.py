@@ -35,7 +35,7 @@ class SealVerdict:
     Attributes:
         state: see `SealState`.
         what: what differs first in the order of reading, a noun phrase; None for a whole image.
-        block: its block on the device; None if it is no block.
+        block: its block on the device; None if it is not a block.
         manifest: the manifest that the image was compared with.
     """
 
@@ -67,7 +67,7 @@ def _counted(number: int, noun: str) -> str:
 
 @dataclass
 class _FirstDifference:
-    """What differs first: noted once.
+    """The first difference, noted once.
 
     Attributes:
         what: see `SealVerdict`.
