@@ -1799,7 +1799,7 @@ class SealDocument(TypedDict):
     area: Annotated[str, "path of the area"]
     seal: Annotated[str, "Ed25519 or passphrase"]
     key_id: Annotated[Sha256 | None, "SHA-256 of the public key; null for a passphrase"]
-    counter: Annotated[int, "number that verify --least compares"]
+    counter: Annotated[int, "number against older images, see the option least of verify"]
     covered_blocks: Annotated[int, "number of blocks of 4096 bytes that a resuming kernel reads"]
     map_pages: Annotated[int, "number of map pages among them"]
     data_blocks: Annotated[int, "number of blocks of the swap map's entries among them, without the info page"]
@@ -1814,7 +1814,7 @@ class VerifyDocument(TypedDict):
     area: Annotated[str, "path of the area"]
     state: Annotated[
         Literal["whole", "moved", "touched", "older"],
-        "as sealed, the same data from other blocks, something else, or a counter below --least",
+        "as sealed, the same data from other blocks, something else, or too small a counter",
     ]
     sentence: Annotated[str, "the verdict in words"]
     difference: Annotated[str | None, "what differs first in the order of reading; null for a whole image"]
