@@ -27,9 +27,10 @@ SCRIPTS = {
 DEVICE = naive.build(PAGES, LAYOUT)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the verifier, a sealed image, its keys and manifest, and a changed image."""
+    tmp_path = tmp_path_factory.mktemp("alone")
     verifier_file(tmp_path)
     (tmp_path / "image").write_bytes(DEVICE)
     at = blocks_of(DEVICE)[1][4] * 4096 + 77
