@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The blocks that a resuming kernel reads of an image, in the order in which it reads them.
 
-From kernel/power/swap.c, as in linux-source-6.1 6.1.192-2, 6.12 and 7.3:
+From kernel/power/swap.c, read in linux-source-6.1 6.1.192-2; QEMU traces the same reads of Linux 6.1 and 7.3:
 
 1. `swsusp_check` reads the header block (`swsusp_resume_block`) and acts on `sig`, `flags` and `hw_sig`.
 2. `get_swap_reader` reads all map pages, from the field `image` on, each naming the next one in its last word.
