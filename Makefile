@@ -11,7 +11,7 @@ UNLOCKED ?=
 # The interpreter's own pip may be older than dependency groups.
 NEW_PIP := 'pip>=25.1'
 
-.PHONY: demo test test-wheel lint types docs man answers lab survey judge bench dist bundle verifier lock clean
+.PHONY: demo test test-wheel lint types docs man answers lab survey judge bench fuzz dist bundle verifier lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/hibernaut demo
@@ -88,6 +88,13 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/seals.py
 	$(BIN)/python benchmarks/start.py
 
+# Readers under fire: mutated files for each reader, guided by coverage where atheris is installed. SECONDS for each of
+# TARGETS (default: all); what is found, and what reaches new code, is left in build/fuzz.
+TARGETS ?=
+SECONDS ?= 60
+fuzz: $(VENV)/ready-fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
+
 # The source distribution, and the wheel built from it.
 dist: $(VENV)/ready-dev
 	rm -rf dist
@@ -109,6 +116,7 @@ lock: $(VENV)/ready-dev
 	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra report --extra seal --extra volatility --group dev --output-file requirements/dev.txt
 	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra mount --constraint requirements/dev.txt --output-file requirements/bundle.txt
 	$(UV_COMPILE) --group lzo --output-file requirements/lzo.txt
+	$(UV_COMPILE) --group fuzz --output-file requirements/fuzz.txt
 
 # What a user gets: the newest packages that pyproject.toml admits.
 $(VENV)/ready: pyproject.toml | $(VENV)/bin/python
@@ -124,6 +132,11 @@ else
 	$(PIP) install --no-deps -e .
 endif
 	@$(call lzo,$(VENV))
+	touch $@
+
+$(VENV)/ready-fuzz: requirements/fuzz.txt | $(VENV)/ready-dev
+	$(PIP) install --require-hashes --only-binary :all: -r requirements/fuzz.txt || echo "atheris has no wheel for \
+	this Python: mutations are made without coverage"
 	touch $@
 
 # python-lzo has no wheels for Linux, and is only used where the system's liblzo2 is not found; without either,

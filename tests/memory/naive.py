@@ -8,11 +8,14 @@ import lzma
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import zstandard
 
 PAGE = 4096
+IDENTIFIER = b"\xff\x06\0\0sNaPpY"
+CASTAGNOLI = 0x82F63B78
 
 
 def page_of(pfn: int, salt: int = 0) -> bytes:
@@ -226,3 +229,50 @@ def packed_file(data: bytes, how: str) -> bytes:
     packers: dict[str, Callable[[bytes], bytes]]
     packers = {"zstd": zstandard.compress, "gzip": gzip.compress, "xz": lzma.compress}
     return packers[how](data[:half]) + packers[how](data[half:])
+
+
+@cache
+def castagnoli_table() -> list[int]:
+    """Return the table of CRC-32C for one byte."""
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (CASTAGNOLI if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+def crc32c(data: bytes) -> int:
+    """Return the CRC-32C, bit by bit over a table of one byte."""
+    table = castagnoli_table()
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def chunk(data: bytes, *, plain: bool = False, crc: int | None = None) -> bytes:
+    """Return one chunk of a stream of Snappy frames."""
+    checksum = crc32c(data) if crc is None else crc
+    masked = ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    body = struct.pack("<I", masked) + (data if plain else snappy(data))
+    return bytes([1 if plain else 0]) + len(body).to_bytes(3, "little") + body
+
+
+def framed(data: bytes, sizes: Sequence[int] = (65536,), *, plain: bool = False, extra: bytes = b"") -> bytes:
+    """Return a stream of frames; chunks have these sizes in turn, the last size again and again."""
+    out, at, turn = IDENTIFIER + extra, 0, 0
+    while at < len(data):
+        size = sizes[min(turn, len(sizes) - 1)]
+        out += chunk(data[at : at + size], plain=plain)
+        at, turn = at + size, turn + 1
+    return out
+
+
+def avml(blocks: Sequence[tuple[int, bytes, bytes]], *, version: int = 2) -> bytes:
+    """Return an AVML file of (physical address, data, its stream)."""
+    out = b""
+    for start, data, stream in blocks:
+        out += struct.pack("<IIQQ8x", 0x4C4D5641, version, start, start + len(data) - 1)
+        out += stream + struct.pack("<Q", len(stream))
+    return out

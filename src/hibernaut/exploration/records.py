@@ -202,4 +202,4 @@ def _list(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
 def _ways(found: Any) -> dict[str, WayResult]:
     if not isinstance(found, dict):
         raise ValueError("is not an object")
-    return {name: _field(found, name, WayResult.from_json) for name in found}
+    return {_text(name): _field(found, name, WayResult.from_json) for name in found}

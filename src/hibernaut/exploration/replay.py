@@ -19,6 +19,7 @@ from hibernaut.exploration.scopes import family_from_json, family_json
 from hibernaut.hibernation.checks.violation import Violation
 from hibernaut.linux.machine import Machine
 from hibernaut.linux.rules import rules_named
+from hibernaut.volumes.files import read_at_most
 from hibernaut.volumes.output import write_file
 
 __all__ = ["Replayed", "read_run", "replay", "run_document", "run_text", "write_run"]
@@ -96,7 +97,7 @@ def read_run(path: Path) -> tuple[Written, str]:
     if path.exists() and not path.is_file():
         raise FormatError("not a regular file", source=name, advice=SAVED_BY)
     with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
+        content = read_at_most(file, MOST_BYTES + 1)
     try:
         if len(content) > MOST_BYTES:
             raise ValueError("it is larger than 16 MiB")

@@ -33,6 +33,7 @@ from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.segments import Segment, SegmentMemory
 from hibernaut.paging.entries import ENTRIES, FRAME_MASK, Entries, Entry, Level, is_leaf
+from hibernaut.volumes.files import read_at_most
 from hibernaut.volumes.output import write_file
 
 __all__ = [
@@ -247,7 +248,7 @@ def read_trace(path: Path) -> Trace:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
+        content = read_at_most(file, MOST_BYTES + 1)
     return trace_of(content, str(path))
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from hibernaut.errors import FormatError
+from hibernaut.volumes.files import read_at_most
 
 __all__ = ["bzimage_release", "unpack_bzimage"]
 
@@ -41,6 +42,11 @@ HEAD_BYTES = 1 << 16
 MAX_FILE_BYTES = 1 << 28
 MAX_IMAGE_BYTES = 1 << 29
 """A distribution's vmlinux has some 60 MiB."""
+SMALL_IMAGE_BYTES = 1 << 26
+MOST_RATIO = 32
+"""An image has at most `SMALL_IMAGE_BYTES`, and so many bytes for each of the payload: kernels have some 6."""
+LZMA_MEMORY_BYTES = 1 << 28
+"""Memory that a decoder of LZMA may take for its dictionary: scripts/xz_wrap.sh asks for 128 MiB at most."""
 ELF = b"\x7fELF"
 LZ4_MAGIC = b"\x02\x21\x4c\x18"
 LZ4_BLOCK_BYTES = 8 << 20
@@ -50,16 +56,21 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /, max_length: int = ...) -> bytes: ...
 
 
+def _most_bytes(payload: bytes) -> int:
+    """Return the size of the largest image that a payload may unpack to."""
+    return min(MAX_IMAGE_BYTES, SMALL_IMAGE_BYTES + MOST_RATIO * len(payload))
+
+
 def _zstd(data: bytes) -> bytes:
     import zstandard
 
     with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data) as stream:
-        return stream.read(MAX_IMAGE_BYTES)
+        return stream.read(_most_bytes(data) + 1)
 
 
 def _streamed(make: Callable[[], _Decompressor]) -> Callable[[bytes], bytes]:
     """Return a function that unpacks one stream and leaves what follows it: the kernel's own length."""
-    return lambda data: make().decompress(data, MAX_IMAGE_BYTES)
+    return lambda data: make().decompress(data, _most_bytes(data) + 1)
 
 
 def _lz4(data: bytes) -> bytes:
@@ -67,7 +78,7 @@ def _lz4(data: bytes) -> bytes:
     import lz4.block
 
     image, at = bytearray(), len(LZ4_MAGIC)
-    while at + 4 < len(data) and len(image) < MAX_IMAGE_BYTES:
+    while at + 4 < len(data) and len(image) <= _most_bytes(data):
         size, at = int.from_bytes(data[at : at + 4], "little"), at + 4
         image += lz4.block.decompress(data[at : at + size], uncompressed_size=LZ4_BLOCK_BYTES)
         at += size
@@ -77,8 +88,8 @@ def _lz4(data: bytes) -> bytes:
 PACKERS: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": _streamed(lambda: zlib.decompressobj(31)),
     b"BZh": _streamed(bz2.BZ2Decompressor),
-    b"\x5d\x00\x00": _streamed(lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE)),
-    b"\xfd7zXZ\x00": _streamed(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)),
+    b"\x5d\x00\x00": _streamed(lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, LZMA_MEMORY_BYTES)),
+    b"\xfd7zXZ\x00": _streamed(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, LZMA_MEMORY_BYTES)),
     b"\x28\xb5\x2f\xfd": _zstd,
     LZ4_MAGIC: _lz4,
 }
@@ -110,7 +121,7 @@ def unpack_bzimage(path: Path) -> bytes:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        content = file.read(MAX_FILE_BYTES)
+        content = read_at_most(file, MAX_FILE_BYTES)
     header = _header(content, path)
     if header["version"] < VERSION_WITH_PAYLOAD:
         raise FormatError("the bzImage does not say where its payload is", source=str(path), offset=MAGIC_AT)
@@ -123,6 +134,8 @@ def unpack_bzimage(path: Path) -> bytes:
         )
     try:
         image = packer(payload)
+        if len(image) > (most := _most_bytes(payload)):
+            raise ValueError(f"it unpacks to more than {most} bytes")
     except Exception as error:  # the packers' errors share no narrower base
         raise FormatError(f"the bzImage's payload is damaged: {error}", source=str(path), offset=start) from None
     if not image.startswith(ELF):

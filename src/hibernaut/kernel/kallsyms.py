@@ -48,6 +48,12 @@ MAX_EXPANDED_BYTES = 256 << 20
 FIRST_LENGTHS = 12
 """So many lengths are followed, at all places at once, before symbols are decoded."""
 FIRST_SYMBOLS = 32
+MOST_DIGITS = 1 << 10
+"""Places of the digits of a token table that are looked at: distributions' kernels have 6."""
+MOST_STARTS = 1 << 12
+"""Places where names may begin that are looked at: distributions' kernels have up to 124."""
+MOST_WALKED = 8 * MAX_SYMBOLS
+"""Names that are walked in search of the markers behind them, in all: work does not follow what counts claim."""
 SYMBOL = re.compile(rb"[A-Za-z?][!-~]+")
 LETTER = re.compile(rb"[A-Za-z?]")
 
@@ -154,9 +160,17 @@ def tables_in_image(image: bytes, source: str | None = None) -> KallsymsTables:
     Raises:
         FormatError: no kallsyms in it.
     """
+    starts, walked = 0, 0
     for table_at, index_at, tokens in _token_tables(image):
         for count_at, start, count in _likely_starts(image, table_at, tokens):
-            found = _names_at(memoryview(image)[start:table_at], tokens, count)
+            names = memoryview(image)[start:table_at]
+            starts += 1
+            if starts > MOST_STARTS or walked > MOST_WALKED:
+                break
+            if not _begins_with_symbols(names, tokens):
+                continue
+            walked += min(count, len(names))
+            found = _names_at(names, tokens, count)
             if found is not None:
                 return KallsymsTables(count_at, start, table_at, index_at, found)
     raise FormatError("no kallsyms in the kernel image", source=source)
@@ -165,7 +179,9 @@ def tables_in_image(image: bytes, source: str | None = None) -> KallsymsTables:
 def _token_tables(image: bytes) -> Iterator[tuple[int, int, list[bytes]]]:
     """Yield each place that is a token table by its index, the place of that index, and the tokens."""
     digits_at = image.find(DIGITS)
-    while digits_at >= 0:
+    for _ in range(MOST_DIGITS):
+        if digits_at < 0:
+            return
         second = digits_at  # of token 1: no NUL need stand before the first token
         for _ in range(DIGITS_AT - 1):
             second = image.rfind(b"\x00", 0, max(0, second - 1)) + 1
@@ -201,11 +217,17 @@ def _likely_starts(image: bytes, end: int, tokens: Sequence[bytes]) -> list[tupl
     return sorted(likely)
 
 
-def _names_at(names: memoryview, tokens: Sequence[bytes], count: int) -> list[bytes] | None:
-    """Return `count` symbols if the table begins with them and their markers follow, else None."""
+def _begins_with_symbols(names: memoryview, tokens: Sequence[bytes]) -> bool:
+    """Return whether the first symbols of a table have a type and a name that prints."""
     try:
-        if not all(map(SYMBOL.fullmatch, decode_names(names, tokens, FIRST_SYMBOLS))):
-            return None
+        return all(map(SYMBOL.fullmatch, decode_names(names, tokens, FIRST_SYMBOLS)))
+    except ValueError:
+        return False
+
+
+def _names_at(names: memoryview, tokens: Sequence[bytes], count: int) -> list[bytes] | None:
+    """Return `count` symbols if their markers follow them, else None."""
+    try:
         is_followed = markers_after(names, count) is not None
     except ValueError:
         return None

@@ -19,6 +19,7 @@ from hibernaut.kernel.kallsyms_in_memory import kallsyms_places
 from hibernaut.kernel.kernel_memory import KernelMemory
 from hibernaut.kernel.symbol_table import names_of
 from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.volumes.files import read_at_most
 
 __all__ = ["SymbolNames", "names_in_memory", "names_of_running", "names_of_system_map", "names_of_vmlinuz"]
 
@@ -102,7 +103,7 @@ def names_of_system_map(path: Path) -> SymbolNames:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        content = file.read(MAX_MAP_BYTES)
+        content = read_at_most(file, MAX_MAP_BYTES)
     symbols = [kind + name for kind, name in MAP_LINE.findall(content)]
     if len(symbols) < FEWEST_SYMBOLS:
         raise FormatError(f"{len(symbols)} symbols in it", source=str(path), expected=f"at least {FEWEST_SYMBOLS}")

@@ -13,6 +13,7 @@ can be read.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -279,13 +280,19 @@ def _rearrange(source: IO[bytes], fd: int, name: str) -> None:
         if place == size_bytes == -1:
             return
         at += len(raw)
+        impossible = _damaged(
+            f"impossible record of a flattened dump: {size_bytes} bytes for {place}", name, at - len(raw)
+        )
         if place < 0 or size_bytes < 0 or place + size_bytes > FLATTENED_LIMIT_BYTES or size_bytes > end - at:
-            raise _damaged(
-                f"impossible record of a flattened dump: {size_bytes} bytes for {place}", name, at - len(raw)
-            )
+            raise impossible
         for done in range(0, size_bytes, OUTPUT_BYTES):
             piece = os.pread(source.fileno(), min(OUTPUT_BYTES, size_bytes - done), at + done)
-            write_all(fd, memoryview(piece), place + done)
+            try:
+                write_all(fd, memoryview(piece), place + done)
+            except OSError as error:
+                if error.errno != errno.EFBIG:  # the file system's own limit: ext4 has 16 TiB
+                    raise
+                raise impossible from error
         at += size_bytes
 
 

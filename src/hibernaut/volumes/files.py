@@ -17,7 +17,7 @@ from hibernaut.errors import FormatError
 from hibernaut.volumes.closing import Closing
 from hibernaut.volumes.compressed import MAGIC_BYTES, compression_of, unpack
 
-__all__ = ["KCORE", "PlainFile", "open_plain"]
+__all__ = ["KCORE", "PlainFile", "open_plain", "read_at_most"]
 
 Bytes = NDArray[np.uint8]
 """Shape (n,)."""
@@ -29,6 +29,8 @@ NO_KCORE = {
     errno.ENOENT: "the running kernel has no such file: it is built without CONFIG_PROC_KCORE",
 }
 """Reason by error number; `open_kcore` asks for CAP_SYS_RAWIO and LOCKDOWN_KCORE."""
+PIECE_BYTES = 1 << 20
+"""Bytes that `read_at_most` reads at a time."""
 KCORE_ADVICE = "run it as root on a kernel that is not locked down, or give a dump"
 
 
@@ -149,6 +151,18 @@ def _is_of_proc(fd: int) -> bool:
         return os.fstat(fd).st_dev == os.stat("/proc/self").st_dev
     except OSError:
         return False
+
+
+def read_at_most(stream: IO[bytes], size_bytes: int) -> bytes:
+    """Return the bytes of a stream from its position on, `size_bytes` at most. Memory follows what is there.
+
+    `IO.read` makes a buffer of all the bytes that it is asked for.
+    """
+    pieces, left = [], size_bytes
+    while left > 0 and (piece := stream.read(min(left, PIECE_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def open_plain(path: str | os.PathLike[str]) -> PlainFile:

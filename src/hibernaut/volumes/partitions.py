@@ -194,7 +194,7 @@ def _gpt(disk: Volume) -> Partitions:
     Without a header in the second block, the copy in the last block is taken.
     """
     places = [(size, size) for size in GPT_SECTOR_BYTES]
-    places += [(disk.size_bytes - size, size) for size in GPT_SECTOR_BYTES]
+    places += [(disk.size_bytes - size, size) for size in GPT_SECTOR_BYTES if size <= disk.size_bytes]
     for at, sector_bytes in places:
         header = disk.pread(at, SECTOR_BYTES)
         if len(header) == SECTOR_BYTES and header.startswith(GPT_SIGNATURE):

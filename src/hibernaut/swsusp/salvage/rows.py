@@ -136,13 +136,14 @@ def plain_rows(area: SwapArea, loose: LooseMap, stream_pages: int | None) -> Pla
     if not loose.broken:
         count = len(blocks) if stream_pages is None else stream_pages
         return PlainRows(_fitted(sure, count, False), area, _fitted(blocks, count, UNKNOWN))
-    front = int(np.argmax(loose.derived[1:])) if loose.derived.any() else len(blocks)
-    if loose.derived.any() and loose.derived[0]:
+    derived = loose.derived[1:]
+    front = int(np.argmax(derived)) if derived.any() else len(blocks)
+    if loose.derived[:1].any():
         front = 0
     count = front if stream_pages is None else stream_pages
     rows, known = _fitted(blocks[:front], count, UNKNOWN), _fitted(sure[:front], count, False)
     if loose.ended and stream_pages is not None:
-        back = len(blocks) - int(np.argmax(loose.derived[1:][::-1])) if loose.derived[1:].any() else len(blocks)
+        back = len(blocks) - int(np.argmax(derived[::-1])) if derived.any() else len(blocks)
         tail = min(len(blocks) - back, stream_pages - front)
         if tail > 0:
             rows[stream_pages - tail :], known[stream_pages - tail :] = blocks[-tail:], sure[-tail:]
