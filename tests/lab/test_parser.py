@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from hibernaut.lab.laboratory import Lab
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+COUNTS_HEAD = (
+    "| kernel | images | refused | whole | wrong | crashed or hung reading | crashed or hung after | as predicted "
+    "| otherwise | not predicted |\n|---|---|---|---|---|---|---|---|---|---|\n"
+)
 CHOSEN = (
     Mutation("header: hw_sig", 0, 7),
     Mutation("header: sig", 0, 0x53553153),
@@ -112,6 +117,32 @@ def test_the_page_is_that_of_its_images() -> None:
         for one in document["images"]:
             assert one["outcome"] in OUTCOMES
             assert (one["as_predicted"] is None) == (one["predicted"] in ("unknown", "unread"))
+
+
+def counted_row(document: ParserDocument) -> str:
+    """Return the row of a kernel on docs/reliability.md, counted here anew."""
+    changed = [one for one in document["images"] if one["part"] != "nothing"]
+    endings = [
+        ("refused",),
+        ("whole",),
+        ("wrong",),
+        ("crashed while reading", "hung while reading"),
+        ("crashed after", "hung after"),
+    ]
+    counts = [sum(one["outcome"] in some for one in changed) for some in endings]
+    counts += [sum(one["as_predicted"] is answer for one in changed) for answer in (True, False, None)]
+    return f"| {document['release']} | {len(changed)} | {' | '.join(map(str, counts))} |\n"
+
+
+def test_the_counts_on_the_page_of_reliability_are_true() -> None:
+    """One row for each kernel, one after another; HIBERNAUT_UPDATE_DOCS=1 writes them."""
+    page = REPOSITORY / "docs/reliability.md"
+    rows = "".join(map(counted_row, kept_images(REPOSITORY / "docs/parser.md")))
+    before, head, rest = page.read_text().partition(COUNTS_HEAD)
+    assert head
+    if os.environ.get("HIBERNAUT_UPDATE_DOCS"):
+        page.write_text(before + head + rows + rest[rest.index("\n\n") + 1 :])
+    assert f"{COUNTS_HEAD}{rows}\n" in page.read_text()
 
 
 def test_a_real_kernel_is_given_changed_images(lab_61: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
