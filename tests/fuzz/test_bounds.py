@@ -12,10 +12,8 @@ import errno
 import gzip
 import lzma
 import struct
-import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +36,7 @@ from hibernaut.swsusp.salvage import SalvagedMemory, salvage_image
 from hibernaut.volumes import compressed
 from hibernaut.volumes.files import open_plain, read_at_most
 from hibernaut.volumes.partitions import partitions_of
+from tests.allocation import at_most
 from tests.kernel.vmlinux import bzimage, kernel_image
 from tests.machines import BASE4
 from tests.memory.naive import IDENTIFIER, PAGE, Load, elf_core, kdump, page_of
@@ -46,17 +45,6 @@ from tests.swsusp import naive
 from tests.volumes.disks import SECTOR, mbr_entry, write_table
 
 MIB = 1 << 20
-
-
-@contextmanager
-def at_most(size_bytes: int) -> Iterator[None]:
-    """Fail if the block allocates more than so many bytes at once."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < size_bytes
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("levels", [4, 5])

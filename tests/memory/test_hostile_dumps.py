@@ -7,9 +7,6 @@ Work is bounded by counts and by memory, measured here by tracemalloc and by wha
 from __future__ import annotations
 
 import struct
-import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -22,20 +19,10 @@ from hibernaut.memory import declarations as c
 from hibernaut.memory import elf, kdump
 from hibernaut.sources import open_memory
 from hibernaut.volumes.files import PlainFile
+from tests.allocation import at_most
 
 PAGE = 4096
 MIB = 1 << 20
-
-
-@contextmanager
-def at_most(size_bytes: int) -> Iterator[None]:
-    """Fail if the block allocates more than so many bytes at once."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < size_bytes
-    finally:
-        tracemalloc.stop()
 
 
 def core(path: Path, headers: list[tuple[int, int, int, int]], size_bytes: int) -> Path:
