@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 from tests.conftest import REPOSITORY
+from tests.package_makers import package_maker
 
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 """Version of the Python that runs, for which bundles are made."""
@@ -17,12 +17,7 @@ RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 def bundle_maker() -> ModuleType:
     """Return the module that makes bundles."""
-    spec = importlib.util.spec_from_file_location("bundle_make", REPOSITORY / "packages/bundle/make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    return package_maker("bundle/make.py", "bundle_make")
 
 
 def whole_bundle(folder: Path) -> Path:

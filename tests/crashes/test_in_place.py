@@ -14,12 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hibernaut.errors import HibernautError
+from hibernaut.errors import FormatError, HibernautError
+from hibernaut.sealing.in_area import write_into_area
+from hibernaut.sealing.in_window import manifest_in_area
+from hibernaut.sealing.making import make_manifest
+from hibernaut.sealing.manifest import SealManifest
 from hibernaut.swsusp import open_image, rewrite_image
 from hibernaut.swsusp import rewrite as rewriting
 from tests.conftest import copy_sparse
 from tests.crashes.calls import Call, Recorder
 from tests.crashes.disk import SECTOR
+from tests.sealing.sealed import Memory, keys
+from tests.swsusp import naive
 from tests.swsusp.images import LAYOUT, WRITES, image_file, state_of
 
 PADDR = 0x100000
@@ -128,6 +134,49 @@ def lose_power(fd: int, done: list[Call], seed: int, share: float) -> None:
         edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).tolist()
         for first, last in zip(edges[::2], edges[1::2], strict=True):
             os.pwrite(fd, call.data[first * SECTOR : last * SECTOR], call.offset + first * SECTOR)
+
+
+SEALED = naive.build(
+    {pfn: np.random.default_rng(pfn).bytes(4096) for pfn in range(8, 1300)},
+    naive.Layout("none", spare_blocks=9),
+)
+"""An area whose manifest takes more than one block."""
+
+
+def manifest_of(device: bytes) -> SealManifest | None:
+    """Return the manifest that a verifier finds in an area; None if it finds none with a right seal."""
+    try:
+        return manifest_in_area(Memory(device), keys().public)[0]
+    except FormatError:
+        return None
+
+
+def test_a_loss_of_power_leaves_a_whole_manifest_in_the_area_or_none(tmp_path: Path) -> None:
+    """After each call of `seal`, and with any share of the sectors since the last sync; the image is never touched."""
+    path = tmp_path / "area"
+    path.write_bytes(SEALED)
+    recorder = Recorder(tmp_path)
+    with open_image(path) as image, recorder.watching():
+        free = np.ones(image.area.blocks, dtype=np.bool_)
+        data, manifest, _, _ = make_manifest(Memory(SEALED), keys())
+        first = write_into_area(image, free, data)
+    calls = [call for call in recorder.calls if call.what in ("write", "sync")]
+    assert [call.what for call in calls] == ["write", "sync", "write", "sync"]
+    assert len(data) > 4096
+    assert manifest_of(path.read_bytes()) == manifest
+    seen = set()
+    for stop in range(len(calls) + 1):
+        for seed in range(20):
+            with path.open("r+b") as file:
+                file.write(SEALED)
+                lose_power(file.fileno(), calls[:stop], seed, (0, 0.5, 0.9, 1)[seed % 4])
+            device = path.read_bytes()
+            assert device[: first * 4096] == SEALED[: first * 4096]
+            found = manifest_of(device)
+            assert found in (None, manifest)
+            seen.add((stop, found is not None))
+    assert {(0, False), (2, False), (3, False), (3, True), (4, True)} <= seen
+    assert (4, False) not in seen
 
 
 @pytest.fixture(scope="module")

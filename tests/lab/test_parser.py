@@ -6,19 +6,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from hibernaut.errors import FormatError
+from hibernaut.errors import FormatError, LabError
 from hibernaut.lab.parser.campaign import TriedImage, try_images
 from hibernaut.lab.parser.mutations import PARTS, Mutation, Mutator
-from hibernaut.lab.parser.waiting import ACCEPTED, OUTCOMES
+from hibernaut.lab.parser.waiting import ACCEPTED, OUTCOMES, ResumeOutcome
 from hibernaut.lab.variants import variant_named
 from hibernaut.report import parser as report
 from hibernaut.report.documents import ParserDocument, TriedImageDocument
 from hibernaut.report.parser import add_to_parser, has_findings, kept_images, parser_page, parser_text
+from hibernaut.swsusp.rules import image_rules_for_release
+from tests.swsusp import naive
 
 if TYPE_CHECKING:
     from hibernaut.lab.laboratory import Lab
@@ -49,6 +53,90 @@ def test_a_prediction_is_met_or_not() -> None:
         assert tried(outcome, "refuses").agrees == (outcome == "refused")
         assert tried(outcome, "refuses", "PM: no", has_words=False).agrees is False
         assert tried(outcome, "unknown").agrees is tried(outcome, "unread").agrees is None
+
+
+@dataclass
+class Saved:
+    """A guest that was saved, by a laboratory without guests.
+
+    Attributes:
+        folder: folder with its image.
+        outcome: outcome of its hibernation.
+    """
+
+    folder: Path
+    outcome: str = "hibernated"
+    summary: str = "refused: for a test"
+    record: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(offset=0, partition=None))
+
+    @property
+    def image(self) -> Path:
+        """The disk."""
+        return self.folder / "swap.img"
+
+
+class Answers:
+    """In place of a waiting machine: it refuses a disk whose header has another CRC, as a kernel would.
+
+    Attributes:
+        seen: the content of each disk that it was given.
+        outcome: outcome for any other disk.
+    """
+
+    def __init__(self, outcome: str = "whole") -> None:
+        self.seen: list[bytes] = []
+        self.outcome = outcome
+
+    def resume(self, disk: Path) -> ResumeOutcome:
+        """See `WaitingMachine`."""
+        self.seen.append(disk.read_bytes())
+        if self.seen[-1][4060:4064] != self.seen[0][4060:4064]:
+            return ResumeOutcome("refused", "said", "PM: Invalid image CRC32!", 0.0)
+        return ResumeOutcome(self.outcome, "said", "", 0.0)
+
+
+@pytest.fixture
+def without_guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[SimpleNamespace, Saved, Answers]:
+    """Return a laboratory without guests, the guest that it saves, and the machine that resumes."""
+    saved, answers = Saved(tmp_path), Answers()
+    saved.image.write_bytes(naive.build({pfn: bytes([pfn]) * 4096 for pfn in range(1, 200)}, naive.Layout()))
+    monkeypatch.setattr("hibernaut.lab.parser.campaign.WaitingMachine", lambda *_: answers)
+    monkeypatch.setattr(
+        "hibernaut.lab.parser.campaign.image_rules_of", lambda kernel: image_rules_for_release(kernel.release)
+    )
+    kernel = SimpleNamespace(release="6.1.0-56-amd64")
+    return SimpleNamespace(kernel=kernel, hibernate=lambda _variant, _folder: saved), saved, answers
+
+
+def test_each_image_is_the_saved_one_with_one_change(
+    without_guests: tuple[Lab, Saved, Answers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk is changed back after each image, the saved one is never written; outcomes stand beside predictions."""
+    lab, saved, answers = without_guests
+    before = saved.image.read_bytes()
+    crcs = tuple(Mutation("header: crc32", 0, value) for value in (1, 2, 3))
+    monkeypatch.setattr(Mutator, "__iter__", lambda _mutator: iter((*crcs, CHOSEN[0])))
+    found = list(try_images(lab, variant_named("lzo"), tmp_path, images=4, seed=0, jobs=1))
+    assert [one.outcome for one in found] == ["whole", "refused", "refused", "refused", "whole"]
+    assert [one.agrees for one in found] == [True] * 5
+    assert found[1].words == "PM: Invalid image CRC32!"
+    assert saved.image.read_bytes() == answers.seen[0] == before
+    for one, disk in zip(crcs, answers.seen[1:], strict=False):
+        assert disk == before[:4060] + one.value.to_bytes(4, "little") + before[4064:]
+
+
+def test_without_a_guest_that_comes_back_nothing_is_tried(
+    without_guests: tuple[Lab, Saved, Answers], tmp_path: Path
+) -> None:
+    """A guest that does not hibernate, and one whose unchanged image does not resume, end it in one line."""
+    lab, saved, answers = without_guests
+    answers.outcome = "wrong"
+    with pytest.raises(LabError, match="the unchanged image does not resume: wrong: said"):
+        list(try_images(lab, variant_named("lzo"), tmp_path, images=5, seed=0))
+    assert len(answers.seen) == 1
+    saved.outcome = "refused"
+    with pytest.raises(LabError, match="the guest did not hibernate: refused: for a test"):
+        list(try_images(lab, variant_named("lzo"), tmp_path, images=5, seed=0))
 
 
 def documented(part: str, outcome: str, as_predicted: bool | None, says: str = "said 5") -> TriedImageDocument:

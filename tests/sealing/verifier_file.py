@@ -3,23 +3,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 from tests.conftest import REPOSITORY
+from tests.package_makers import package_maker
 
 FOLDER = REPOSITORY / "packages/verifier"
 
 
 def verifier_maker() -> ModuleType:
     """Return the module that makes the verifier."""
-    spec = importlib.util.spec_from_file_location("make_verifier", FOLDER / "make_verifier.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    return package_maker("verifier/make_verifier.py", "make_verifier")
 
 
 def verifier_file(folder: Path) -> Path:

@@ -143,7 +143,9 @@ def parser_page(documents: Sequence[ParserDocument]) -> str:
         "# The kernel's parser of images",
         "",
         "`hibernaut lab fuzz-resume --write docs/parser.md` writes this page; it is not edited by hand. The images "
-        "that each kernel was given are in `docs/parser/`, a line each, with what was changed.",
+        "that each kernel was given are in `docs/parser/`, a line each, with what was changed. Each run has the image "
+        "of another hibernation: the same number can name another block, and a change that is there already is "
+        "replaced.",
         "",
         "A kernel that resumes reads its image without a check of its writer. Here images of a real guest are "
         "changed, one field, entry, length or byte at a time, and given to the same kernel: QEMU starts a machine "

@@ -14,7 +14,7 @@ from hibernaut.sealing.blocks import BLOCK_BYTES
 from hibernaut.sealing.in_window import WINDOW_BLOCKS
 from hibernaut.swsusp.image import Image
 from hibernaut.swsusp.rewrite import claimed, refuse_changed
-from hibernaut.volumes.output import write_all
+from hibernaut.volumes.output import allocate, sync, write_all
 
 __all__ = ["place_for", "write_into_area"]
 
@@ -69,10 +69,10 @@ def write_into_area(image: Image, free: BoolArray, data: bytes) -> int:
     with claimed(image, ADVICE) as fd:
         refuse_changed(image, fd)
         if stat.S_ISREG(os.fstat(fd).st_mode):
-            os.posix_fallocate(fd, at, len(padded))
+            allocate(fd, at, len(padded), image.name)
         # The magic is in the first block: with the others on the disk before it, no half manifest is found.
         write_all(fd, memoryview(padded)[BLOCK_BYTES:], at + BLOCK_BYTES)
-        os.fsync(fd)
+        sync(fd)
         write_all(fd, memoryview(padded)[:BLOCK_BYTES], at)
-        os.fsync(fd)
+        sync(fd)
     return block

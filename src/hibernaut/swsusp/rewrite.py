@@ -37,7 +37,7 @@ from hibernaut.swsusp.image import Image, Progress
 from hibernaut.swsusp.uswsusp import USWSUSP
 from hibernaut.swsusp.writer import ExistingArea, WrittenImage, spool_image, write_image
 from hibernaut.volumes.files import PlainFile
-from hibernaut.volumes.output import Writeback, write_all
+from hibernaut.volumes.output import Writeback, allocate, write_all
 
 __all__ = ["claimed", "refuse_changed", "refuse_unlisted", "rewrite_image"]
 
@@ -221,7 +221,7 @@ def _put(image: Image, blocks: NDArray[np.int64], spool: int, fd: int) -> None:
     runs = [(area.offset_of(first), count * PAGE_SIZE) for first, count in contiguous_runs(blocks)]
     if stat.S_ISREG(os.fstat(fd).st_mode):
         for at, size_bytes in runs:  # filling holes may find the disk full: better before the old image is given up
-            _allocate(fd, at, size_bytes, image.name)
+            allocate(fd, at, size_bytes, image.name)
     header_at = area.offset_of(area.header_block)
     header = os.pread(spool, PAGE_SIZE, header_at)
     holds = "the old image or none"
@@ -243,14 +243,6 @@ def _put(image: Image, blocks: NDArray[np.int64], spool: int, fd: int) -> None:
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"{image.name} now holds {holds}")
         raise
-
-
-def _allocate(fd: int, at: int, size_bytes: int, name: str) -> None:
-    """Give a part of a file its blocks. Raises OSError, with the file."""
-    try:
-        os.posix_fallocate(fd, at, size_bytes)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, name) from error
 
 
 def _copy(spool: int, fd: int, runs: Sequence[tuple[int, int]]) -> None:

@@ -27,6 +27,7 @@ from hibernaut.volumes.closing import Closing
 __all__ = [
     "BulkOutput",
     "Writeback",
+    "allocate",
     "bulk_workers",
     "make_folder",
     "replacing",
@@ -258,6 +259,14 @@ def set_size(fd: int, size_bytes: int) -> None:
         os.ftruncate(fd, size_bytes)
     except OSError as error:
         raise OSError(error.errno, error.strerror, _name_of(fd)) from error
+
+
+def allocate(fd: int, at: int, size_bytes: int, name: str) -> None:
+    """Give a part of a file its blocks. Raises OSError, with the name."""
+    try:
+        os.posix_fallocate(fd, at, size_bytes)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
 
 
 def sync_file_system(folder: str | os.PathLike[str]) -> None:

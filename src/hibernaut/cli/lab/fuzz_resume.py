@@ -26,10 +26,10 @@ def fuzz_resume(
     options: LabOptions,
     output: OutputOptions,
     images: Annotated[
-        int, typer.Option("--images", metavar="N", min=1, max=1 << 20, help="Mutated images. Default: 100.")
+        int, typer.Option("--images", metavar="N", min=1, max=1 << 20, help="Changed images. Default: 100.")
     ] = 100,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, max=1 << 63, help="Seed of the mutations. Default: 1.")
+        int, typer.Option("--seed", metavar="N", min=0, max=1 << 63, help="Seed of the changes. Default: 1.")
     ] = 1,
     jobs: Annotated[
         int, typer.Option("--jobs", metavar="N", min=1, max=64, help="Machines at a time. Default: 2.")
@@ -68,20 +68,22 @@ def fuzz_resume(
         return show_plan(output, options.planned(chosen, keep or Path("DIR")))
     laboratory = options.lab()
     document: ParserDocument = {"release": laboratory.kernel.release, "images": []}
-    with workshop(keep) as folder:
-        for one in try_images(
-            laboratory,
-            chosen,
-            folder,
-            images=images,
-            seed=seed,
-            jobs=jobs,
-            tell=lambda step: say(step, not output.text),
-        ):
-            document["images"].append(_document(one))
-            say(tried_text(document["images"][-1]), not output.text)
-            if write:
-                add_to_parser(write, document)
+    try:
+        with workshop(keep) as folder:
+            for one in try_images(
+                laboratory,
+                chosen,
+                folder,
+                images=images,
+                seed=seed,
+                jobs=jobs,
+                tell=lambda step: say(step, not output.text),
+            ):
+                document["images"].append(_document(one))
+                say(tried_text(document["images"][-1]), not output.text)
+    finally:  # after an interrupt, too: an image takes seconds
+        if write and document["images"]:
+            add_to_parser(write, document)
     output.answer(document, parser_text)
     if has_findings(document):
         raise typer.Exit(1)

@@ -11,8 +11,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from hibernaut.errors import CorruptImage, FormatError
-from hibernaut.lab.cases.steps import hibernate, open_saved
+from hibernaut.errors import CorruptImage, FormatError, LabError
+from hibernaut.lab.cases.steps import open_saved
 from hibernaut.lab.host.kernels import image_rules_of
 from hibernaut.lab.laboratory import Hibernated, Lab
 from hibernaut.lab.parser.mutations import Mutation, Mutator, Write
@@ -87,14 +87,19 @@ def try_images(
         LabError: the guest does not hibernate, or its unchanged image does not resume.
     """
     tell("a guest hibernates")
-    saved = hibernate(lab, variant, folder)
+    saved = lab.hibernate(variant, folder)
+    if saved.outcome != "hibernated":
+        raise LabError(f"the guest did not hibernate: {saved.summary}")
     tell("another one boots, up to the resume")
     waiting = WaitingMachine(lab, saved.record, [saved.image, folder / SPARE_NAME], folder)
     with open_saved(saved) as image:
         info, mutator = image.info, Mutator(image, seed)
         machine = ResumingMachine("the guest", info.e820, info.physical_pages, 0, lab.kernel.release)
         target = _Target(waiting, saved, folder, image_rules_of(lab.kernel), machine)
-        yield target.tried(Mutation("nothing", 0, 0), ())
+        unchanged = target.tried(Mutation("nothing", 0, 0), ())
+        if unchanged.outcome != "whole":
+            raise LabError(f"the unchanged image does not resume: {unchanged.outcome}: {unchanged.says}")
+        yield unchanged
         chosen = ((mutation, mutator.writes(mutation)) for mutation in islice(mutator, images))
         yield from ordered_results((partial(target.tried, *one) for one in chosen), workers=jobs)
 

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from hibernaut.errors import HibernautError
-from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.page import PAGE_SIZE, Pfns
 from hibernaut.swsusp import Image
 from hibernaut.swsusp.codecs import codec_named
 from hibernaut.swsusp.declarations import HEADER, INFO, LENGTH_BYTES, MAP_ENTRIES
@@ -28,8 +28,9 @@ __all__ = ["PARTS", "Mutation", "Mutator", "Write"]
 
 Write = tuple[int, bytes]
 """A byte of the disk, and what is written there."""
-SIZEOF_PFN = 8
-BYTES_OF = {"header": HEADER, "info": INFO}
+WORD_BYTES = 8
+"""Size of an entry or link of the map, of a length, and of a listed frame."""
+STRUCTURES = {"header": HEADER, "info": INFO}
 WORDS = (0, 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 45) - 1, 1 << 63, (1 << 64) - 1)
 """Values at which counts, signs and shifts change."""
 
@@ -140,26 +141,26 @@ class Mutator:
     def _width(self, part: str) -> int:
         """Return the size of a number, bytes."""
         if part not in _FIELDS:
-            return SIZEOF_PFN
+            return WORD_BYTES
         structure, name = _FIELDS[part]
-        return BYTES_OF[structure][name].itemsize
+        return STRUCTURES[structure][name].itemsize
 
     def _old(self, part: str, index: int) -> int:
         if part in _FIELDS:
             at, size_bytes = self._field(part)
             return int.from_bytes(self.image.area.file.pread(at, size_bytes), "little")
         if part == "frame number":
-            return int(self.image.pfns[index])
+            return int(self._pfns[index])
         at = {"map entry": self._entry_at, "map link": self._link_at, "unit length": self._unit_at}[part](index)
-        return int.from_bytes(self.image.area.file.pread(at, SIZEOF_PFN), "little")
+        return int.from_bytes(self.image.area.file.pread(at, WORD_BYTES), "little")
 
     def _byte_room(self, part: str, index: int) -> int:
-        return int(self.image.stream.index.compressed_bytes[index]) if part in _COMPRESSED else PAGE_SIZE
+        return int(self.image.stream.index.compressed_bytes[index]) if part == _COMPRESSED_BYTE else PAGE_SIZE
 
     def _field(self, part: str) -> tuple[int, int]:
         """Return the byte of the disk at which a field lies, and its size."""
         structure, name = _FIELDS[part]
-        fields = BYTES_OF[structure].fields
+        fields = STRUCTURES[structure].fields
         assert fields is not None
         area = self.image.area
         block = area.header_block if structure == "header" else int(self.image.swap_map.entries[0])
@@ -167,10 +168,10 @@ class Mutator:
 
     def _entry_at(self, index: int) -> int:
         page, within = divmod(index, MAP_ENTRIES)
-        return self.image.area.offset_of(int(self.image.swap_map.map_blocks[page])) + SIZEOF_PFN * within
+        return self.image.area.offset_of(int(self.image.swap_map.map_blocks[page])) + WORD_BYTES * within
 
     def _link_at(self, index: int) -> int:
-        return self.image.area.offset_of(int(self.image.swap_map.map_blocks[index])) + SIZEOF_PFN * MAP_ENTRIES
+        return self.image.area.offset_of(int(self.image.swap_map.map_blocks[index])) + WORD_BYTES * MAP_ENTRIES
 
     def _unit_at(self, index: int) -> int:
         first = int(self.image.stream.index.first_entry[index])
@@ -204,7 +205,7 @@ class Mutator:
 
     def frame_number(self, mutation: Mutation) -> Iterator[Write]:
         """Yield the writes of a list of frames with another number in it."""
-        yield from self._plain(mutation, mutation.index * SIZEOF_PFN, struct.pack("<Q", mutation.value))
+        yield from self._plain(mutation, mutation.index * WORD_BYTES, struct.pack("<Q", mutation.value))
 
     def page_byte(self, mutation: Mutation) -> Iterator[Write]:
         """Yield the writes of a page with another byte."""
@@ -238,6 +239,11 @@ class Mutator:
         raw = np.empty((end - first) * PAGE_SIZE, dtype=np.uint8)
         area.read_blocks(self.image.swap_map.entries[first:end], raw)
         return raw[LENGTH_BYTES : LENGTH_BYTES + int(index.compressed_bytes[unit])].tobytes()
+
+    @cached_property
+    def _pfns(self) -> Pfns:
+        """All listed frames, shape (n,)."""
+        return self.image.pfns
 
     @cached_property
     def _unit_crcs(self) -> Sequence[tuple[int, int]]:
@@ -276,14 +282,14 @@ _FIELDS = {
     "info: pages": ("info", "pages"),
     "info: size": ("info", "size"),
 }
-_COMPRESSED = frozenset({"compressed byte of unit"})
-_BYTES = _COMPRESSED | {"byte of stored page"}
+_COMPRESSED_BYTE = "compressed byte of unit"
+_BYTES = frozenset({_COMPRESSED_BYTE, "byte of stored page"})
 _INSIDE = _BYTES | {"frame number"}
 """Parts that the CRC covers."""
 
 PARTS: dict[str, Callable[[Mutator, Mutation], Iterator[Write]]] = {
     **dict.fromkeys((*_FIELDS, "map entry", "map link", "unit length"), Mutator.number),
-    "compressed byte of unit": Mutator.compressed_byte,
+    _COMPRESSED_BYTE: Mutator.compressed_byte,
     "frame number": Mutator.frame_number,
     "byte of stored page": Mutator.page_byte,
 }

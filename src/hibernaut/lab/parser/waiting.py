@@ -27,9 +27,11 @@ OUTCOMES = ("refused", "whole", "wrong", "crashed while reading", "crashed after
 """Refused; resumed, every page as it was; resumed, and something differs; crashed or hung, before or after the whole
 image was read."""
 ACCEPTED = frozenset({"whole", "wrong", "crashed after", "hung after"})
-"""The outcomes of an image that the kernel read to its end and put in place."""
+"""The outcomes of an image that the kernel read to its end and did not refuse."""
 READ = re.compile(r"Image loading done")
-"""Printed when all units are read and the CRC fits (kernel/power/swap.c)."""
+"""Printed when all units are read, before the CRC is compared (`load_image_lzo`, kernel/power/swap.c).
+
+Read in linux-source-6.1 6.1.192-2."""
 HANG_SECONDS = 60
 """Silence after which a machine hangs: a resume takes some three seconds, ten on a busy host."""
 
