@@ -250,8 +250,10 @@ def measure(compressor: CompressorName, pages: Bytes, frames: int, folder: Path)
 CHILD = """
 import re, sys
 from pathlib import Path
-from hibernaut.cli.convert import Format, convert
-convert(Path(sys.argv[1]), Path(sys.argv[2]), Format(sys.argv[3]), quiet=True)
+from hibernaut.kernel.core_file import convert
+from hibernaut.sources import open_memory
+with open_memory(Path(sys.argv[1])) as source:
+    convert(source, Path(sys.argv[2]), sys.argv[3])
 # Not ru_maxrss: that begins with what the parent had.
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """

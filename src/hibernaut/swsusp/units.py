@@ -148,23 +148,24 @@ def pack_units(codec: Codec, plain: Bytes, unit_bytes: int, room: Bytes) -> tupl
     Returns:
         The number of bytes of the blocks, the sum of the compressed lengths, the (zlib) CRC of `plain`.
     """
-    view, stored, compressed = room.data, 0, 0
+    view, plain_view, stored, compressed, crc = room.data, plain.data, 0, 0, 0
     source, target, system = plain.ctypes.data, room.ctypes.data, codec.system
     most = packed_room(codec, 1, unit_bytes)
     for done in range(0, len(plain), unit_bytes):
-        size_bytes = min(unit_bytes, len(plain) - done)
+        unit = plain_view[done : done + unit_bytes]
         begin = stored + LENGTH_BYTES
         if stored + most > len(room):
             raise ValueError(f"no room for another unit in {len(room)} bytes")
         if system is None:
-            packed = codec.compress(plain[done : done + size_bytes])
+            packed = codec.compress(plain[done : done + unit_bytes])
             length = len(packed)
             view[begin : begin + length] = packed
         else:
-            length = system.compress_at(source + done, size_bytes, target + begin, most - LENGTH_BYTES)
+            length = system.compress_at(source + done, len(unit), target + begin, most - LENGTH_BYTES)
+        crc = crc32(unit, crc)  # here, while it is in the cache of the core
         view[stored:begin] = length.to_bytes(LENGTH_BYTES, "little")
         end = begin + length
         stored = end + -end % PAGE_SIZE
         view[end:stored] = ZEROES[: stored - end]
         compressed += length
-    return stored, compressed, crc32(plain)
+    return stored, compressed, crc

@@ -64,6 +64,8 @@ class PlainFile(Closing):
         if size_bytes <= 0:
             return b""
         whole = self._pread(offset, size_bytes)
+        if len(whole) == size_bytes:
+            return whole
         while 0 < len(whole) < size_bytes:
             more = self._pread(offset + len(whole), size_bytes - len(whole))
             if not more:
