@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError
+from hibernaut.memory.page import Bytes
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.salvage import Remains, scan_area
-from hibernaut.volumes.files import open_plain
+from hibernaut.swsusp.salvage.fragments import map_fragments
+from hibernaut.volumes.files import PlainFile, open_plain
 from tests.swsusp import naive
 from tests.swsusp.test_salvage import B, damaged, device, noise
 
@@ -108,6 +110,44 @@ def test_other_data_is_not_taken_for_an_image(tmp_path_factory: pytest.TempPathF
     found = scan(path)
     assert (found.infos, found.runs) == ((), ())
     assert all(not one.info and not one.whole_units for one in found.maps)
+
+
+def test_holes_of_a_file_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images far apart in a sparse file are found where they are; what lies between takes no read."""
+    content = device("lzo")
+    sparse, full = tmp_path / "sparse", tmp_path / "full"
+    far = 300 << 20
+    for path in (sparse, full):
+        with path.open("wb") as out:
+            out.write(content)
+            if path == full:
+                out.write(bytes(far - len(content)))
+            out.seek(far)
+            out.write(content[B:])
+            out.truncate(far + (100 << 20))
+    assert sparse.stat().st_blocks < full.stat().st_blocks, "the file system keeps no holes"
+    read: list[int] = []
+    read_into = PlainFile.pread_into
+
+    def counted(self: PlainFile, offset: int, out: Bytes) -> int:
+        read.append(len(out))
+        return read_into(self, offset, out)
+
+    monkeypatch.setattr(PlainFile, "pread_into", counted)
+    found = scan(sparse)
+    of_sparse = sum(read)
+    assert scan(full) == found
+    assert {one.block * B < far for one in found.infos} | {one.first_block * B < far for one in found.maps} == {
+        True,
+        False,
+    }
+    assert of_sparse < (sum(read) - of_sparse) / 3
+    chains = []
+    for path in (sparse, full):
+        with open_plain(path) as file:
+            area = SwapArea(file, 0, file.size_bytes)
+            chains.append([[page.block for page in chain.pages] for chain in map_fragments(area)])
+    assert chains[0] == chains[1] != []
 
 
 def test_an_area_with_larger_pages_is_not_scanned(tmp_path: Path) -> None:

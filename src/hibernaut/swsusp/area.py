@@ -14,6 +14,7 @@ from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.memory.page import PAGE_SIZE, Bytes
 from hibernaut.swsusp.declarations import SIGNATURE, SWAP_SIGNATURES
 from hibernaut.swsusp.page_sizes import find_header
+from hibernaut.volumes.files import PlainFile
 from hibernaut.volumes.partitions import find_partition
 from hibernaut.volumes.volume import Volume
 
@@ -73,6 +74,10 @@ class SwapArea:
     def offset_of(self, block: int) -> int:
         """Return the byte in the file at which a block begins."""
         return self.base_bytes + block * self.page_size
+
+    def is_hole(self, first: int, blocks: int) -> bool:
+        """Return whether neighbouring blocks are known to be a hole of the file, all zeroes, without reading them."""
+        return isinstance(self.file, PlainFile) and self.file.is_hole(self.offset_of(first), blocks * self.page_size)
 
     def read_block(self, block: int, what: str) -> bytes:
         """Return one block. Raises CorruptImage if it is outside the file; `what` names the object read."""

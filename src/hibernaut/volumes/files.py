@@ -128,6 +128,13 @@ class PlainFile(Closing):
                 return [(0, self.size_bytes)]
         return extents
 
+    def is_hole(self, offset: int, size_bytes: int) -> bool:
+        """Return whether the file system says that a part is a hole, which reads as zeroes; False if it does not."""
+        try:
+            return os.lseek(self.fileno(), offset, os.SEEK_DATA) >= offset + size_bytes
+        except OSError as error:
+            return error.errno == errno.ENXIO
+
     def release(self, offset: int, size_bytes: int) -> None:
         """Drop a mapped range from this process's resident memory (not from the page cache).
 

@@ -34,9 +34,17 @@ def map_fragments(area: SwapArea, progress: Callable[[int], None] | None = None)
 
 
 def pieces(area: SwapArea) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    """Yield all blocks: number of the first, and the blocks as u64, shape (n, 512); valid until the next piece."""
+    """Yield all blocks: number of the first, and the blocks as u64, shape (n, 512); valid until the next piece.
+
+    A piece that lies in a hole of the file is not read.
+    """
     buffer = np.empty(PIECE_BLOCKS * PAGE_SIZE, dtype=np.uint8)
+    zeroes = np.broadcast_to(np.uint64(0), (PIECE_BLOCKS, PAGE_SIZE // 8))
     for first in range(0, area.blocks, PIECE_BLOCKS):
-        wanted = buffer[: min(PIECE_BLOCKS, area.blocks - first) * PAGE_SIZE]
+        count = min(PIECE_BLOCKS, area.blocks - first)
+        if area.is_hole(first, count):
+            yield first, zeroes[:count]
+            continue
+        wanted = buffer[: count * PAGE_SIZE]
         got = area.file.pread_into(area.offset_of(first), wanted) // PAGE_SIZE
         yield first, wanted[: got * PAGE_SIZE].view("<u8").reshape(-1, PAGE_SIZE // 8)

@@ -195,6 +195,8 @@ class _Piece:
 def _piece(area: SwapArea, codecs: Sequence[Codec], first: int) -> _Piece:
     """Return what begins in a piece of the area; units can end behind it."""
     count = min(PIECE_BLOCKS, area.blocks - first)
+    if area.is_hole(first, count):
+        return _Piece(count, [], [], np.empty(0, dtype=UNIT), [])
     buffer = np.empty(min(count + MOST_BLOCKS + 1, area.blocks - first) * PAGE_SIZE, dtype=np.uint8)
     got = area.file.pread_into(area.offset_of(first), buffer) // PAGE_SIZE
     words = buffer[: got * PAGE_SIZE].view("<u8").reshape(-1, PAGE_SIZE // 8)
