@@ -106,25 +106,37 @@ bundle: dist
 	$(BIN)/python packages/bundle/make.py dist/*.whl build/hibernaut.pyz $(BUNDLE_PYTHONS)
 
 # One file with the verifier of sealed images, for an initramfs: it needs Python's standard library alone.
-verifier: | $(VENV)/bin/python
+verifier: | $(VENV)/made
 	$(BIN)/python packages/verifier/make_verifier.py build/hibernaut-verify.pyz
 
 # The newest packages that pyproject.toml admits, for every Python that it names, with the digests of their files.
+# A lock takes the place of the old one when it is whole, since `make` installs from whichever is newer than a marker.
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	--upgrade --custom-compile-command 'make lock'
+	--upgrade --custom-compile-command 'make lock' --output-file build/lock.txt
+KEEP_LOCK = sync build/lock.txt && mv build/lock.txt
 lock: $(VENV)/ready-dev
-	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra report --extra seal --extra volatility --group dev --output-file requirements/dev.txt
-	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra mount --constraint requirements/dev.txt --output-file requirements/bundle.txt
-	$(UV_COMPILE) --group lzo --output-file requirements/lzo.txt
-	$(UV_COMPILE) --group fuzz --output-file requirements/fuzz.txt
+	mkdir -p build
+	rm -f build/lock.txt
+	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra dask --extra mount --extra report --extra seal --extra volatility --group dev
+	$(KEEP_LOCK) requirements/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra lab --extra disk --extra mount --constraint requirements/dev.txt
+	$(KEEP_LOCK) requirements/bundle.txt
+	$(UV_COMPILE) --group lzo
+	$(KEEP_LOCK) requirements/lzo.txt
+	$(UV_COMPILE) --group fuzz
+	$(KEEP_LOCK) requirements/fuzz.txt
+
+# A marker is made once all that it stands for is on the disk: after a loss of power, a marker without its files would
+# be taken for a whole environment.
+mark = sync -f $(VENV) && touch $@
 
 # What a user gets: the newest packages that pyproject.toml admits.
-$(VENV)/ready: pyproject.toml | $(VENV)/bin/python
+$(VENV)/ready: pyproject.toml $(VENV)/made
 	$(PIP) install -e .
 	@$(call lzo,$(VENV))
-	touch $@
+	$(mark)
 
-$(VENV)/ready-dev: pyproject.toml requirements/dev.txt requirements/lzo.txt | $(VENV)/bin/python
+$(VENV)/ready-dev: pyproject.toml requirements/dev.txt requirements/lzo.txt $(VENV)/made
 ifdef UNLOCKED
 	$(PIP) install -e '.[lab,disk,dask,mount,report,seal]' --group dev
 else
@@ -132,12 +144,12 @@ else
 	$(PIP) install --no-deps -e .
 endif
 	@$(call lzo,$(VENV))
-	touch $@
+	$(mark)
 
-$(VENV)/ready-fuzz: requirements/fuzz.txt | $(VENV)/ready-dev
+$(VENV)/ready-fuzz: requirements/fuzz.txt $(VENV)/made | $(VENV)/ready-dev
 	$(PIP) install --require-hashes --only-binary :all: -r requirements/fuzz.txt || echo "atheris has no wheel for \
 	this Python: mutations are made without coverage"
-	touch $@
+	$(mark)
 
 # python-lzo has no wheels for Linux, and is only used where the system's liblzo2 is not found; without either,
 # lzallright (a dependency) does its work, and compresses slowly.
@@ -145,9 +157,11 @@ lzo = $(call pip,$(1)) install --require-hashes -r requirements/lzo.txt >/dev/nu
 	built (it needs a C compiler and liblzo2's headers, Debian: liblzo2-dev): without the system's liblzo2 (liblzo2-2), \
 	LZO goes through lzallright, which compresses slowly"
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+# An environment without this marker was interrupted while it was made, or is of an older Makefile.
+$(VENV)/made:
+	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --upgrade $(NEW_PIP)
+	$(mark)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

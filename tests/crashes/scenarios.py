@@ -12,7 +12,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
@@ -51,6 +51,8 @@ Judge = Callable[[State, State, State], str]
 """Verdict on a state, from the state before the command, the state after it, and the state."""
 HIDDEN = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{8}\.partial$")
 """Hidden files of `replacing`, which the next run removes."""
+BY_CONTENT = re.compile(rb"\.[0-9a-f]{16}\.json")
+"""End of the names of runs that `answers --write` gives them by their content, until their own names are theirs."""
 MACHINE = Layout(ram=((0, 0x60),))
 """The smallest machine that hibernates."""
 
@@ -148,13 +150,24 @@ def in_order(*paths: str) -> Judge:
     return judge
 
 
-def page_last(before: State, after: State, state: State) -> str:
-    """A page and the files in a folder that it links: it is the new one only if all of these are new."""
-    verdict = files_verdict(before, after, state)
-    if verdict == "some" and state.get("page.md") == after["page.md"]:
-        missing = [path for path in after if state.get(path) != after[path]]
-        return f"half: the page links {missing[0]}, which is not new"
-    return verdict
+def page_verdict(before: State, after: State, state: State) -> str:
+    """The old page with the old runs that it links, or a new one with new runs, under their names or by content."""
+    page = state.get("page.md")
+    if page is None:
+        return "old" if before.get("page.md") is None else "half: the page is gone"
+    old = page == before.get("page.md")
+    if not old and BY_CONTENT.sub(b".json", page) != after["page.md"]:
+        return "half: the page is neither the old one nor a new one"
+    for link in linked(page):
+        run = BY_CONTENT.sub(b".json", link.encode()).decode()
+        if state.get(link) != (before[link] if old else after[run]):
+            return f"half: the {'old' if old else 'new'} page links {link}, which is not its own run"
+    return "old" if old else "new" if page == after["page.md"] else "some"
+
+
+def linked(page: bytes) -> list[str]:
+    """Return the files that a page links."""
+    return re.findall(r"\((page/[^)]+)\)", page.decode())
 
 
 def image_verdict(_before: State, _after: State, state: State) -> str:
@@ -346,10 +359,17 @@ def _judged() -> Answers:
 
 
 def _page_of_another_run(folder: Path) -> None:
-    """A page, and one of its runs."""
-    (folder / "page.md").write_text("old page")
+    """A page, and its runs."""
+    (folder / "page.md").write_text("old " + _page(_judged(), "page"))
     (folder / "page").mkdir()
-    (folder / "page" / f"{LISTED[0]}.json").write_text("old run")
+    for name in LISTED:
+        (folder / "page" / f"{name}.json").write_text(f"old run of {name}")
+
+
+def _page(answers: Answers, folder: str, files: Mapping[str, str] | None = None) -> str:
+    """Return the links of a page of answers."""
+    names = [(files or {}).get(name, f"{name}.json") for name in answers.runs]
+    return f"page: {' '.join(f'[{name}]({folder}/{name})' for name in names)}"
 
 
 @contextmanager
@@ -358,7 +378,7 @@ def _answered() -> Iterator[None]:
     answers = _judged()
     with (
         mock.patch("hibernaut.cli.answers.answer", return_value=answers),
-        mock.patch("hibernaut.cli.answers.answers_page", return_value="new page"),
+        mock.patch("hibernaut.report.answers.answers_page", side_effect=_page),
     ):
         yield
 
@@ -420,8 +440,15 @@ SCENARIOS: tuple[Scenario, ...] = (
         prepare=_nothing,
         status=1,
     ),
-    Scenario("answers --write", ANSWERS, _page_of_another_run, judge=page_last, around=_answered),
-    Scenario("answers --write, first", ANSWERS, _nothing, judge=page_last, around=_answered),
+    Scenario("answers --write", ANSWERS, _page_of_another_run, judge=page_verdict, around=_answered),
+    Scenario("answers --write, first", ANSWERS, _nothing, judge=page_verdict, around=_answered),
+    Scenario(
+        "seal-key",
+        ("seal-key", "FOLDER/key"),
+        _nothing,
+        judge=in_order("key.pub", "key"),
+        constant=lambda _path, content: content[:24] + bytes(len(content)),
+    ),
     Scenario("lab cache", prepare=_nothing, act=_cached, judge=cache_verdict, lasting=False),
     Scenario("lab build", prepare=_built_before, act=_built, judge=built_verdict, lasting=False),
 )

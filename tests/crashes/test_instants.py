@@ -7,9 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from hibernaut.report import answers as answers_module
+from hibernaut.studies.answers import Answers
+from hibernaut.volumes.output import write_file
 from tests.crashes.calls import Call
 from tests.crashes.conftest import Recordings, Tallies
 from tests.crashes.disk import all_states
@@ -24,6 +28,7 @@ from tests.crashes.scenarios import (
     tally,
 )
 
+NAMING = ("rename", "link")
 NAMES = [scenario.name for scenario in SCENARIOS]
 
 
@@ -66,17 +71,24 @@ def is_of_data(calls: Sequence[Call], at: int) -> bool:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "explore --results, resumed"])
 def test_a_rename_before_the_sync_is_caught(recordings: Recordings, name: str) -> None:
-    """A new file gets its name before its data is synced: a half file, in every command that renames."""
+    """A file gets its name before its data is synced: a half file, in every command that gives names."""
     found = recordings(name)
-    calls = list(found.calls)
-    sync = next(at for at, call in enumerate(calls) if call.what in ("sync", "sync all") and is_of_data(calls, at))
-    if not any(call.what == "rename" for call in calls):
+    if not any(call.what in NAMING for call in found.calls):
         assert name.startswith("rewrite --in-place")
         return
-    end = next((at for at in range(sync + 1, len(calls)) if calls[at].what == "sync"), len(calls))
-    rename = max(at for at in range(sync, end) if calls[at].what == "rename")
-    calls.insert(rename, calls.pop(sync))
-    assert [one for one in tally(found.scenario, found.tree, calls, first=True).faults(False) if one.startswith("half")]
+    syncs = [at for at, call in enumerate(found.calls) if call.what in ("sync", "sync all")]
+    of_data = [at for at in syncs if is_of_data(found.calls, at)]
+    caught = []
+    for sync in of_data if name.startswith("answers") else of_data[:1]:  # a page may not link its first files yet
+        calls = list(found.calls)
+        end = next((at for at in range(sync + 1, len(calls)) if calls[at].what == "sync"), len(calls))
+        named = max(at for at in range(sync, end) if calls[at].what in NAMING)
+        calls.insert(named, calls.pop(sync))
+        faults = tally(found.scenario, found.tree, calls, first=True).faults(False)
+        caught.append(any(one.startswith("half") for one in faults))
+    assert any(caught)
+    if name == "answers --write":  # the runs by content, which no page links; both pages; the runs that the first links
+        assert caught == [False, False, True, False, False, True]
 
 
 def named_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +157,21 @@ def test_wrong_orders_in_place_are_caught(recordings: Recordings, name: str, ord
     found = recordings(name)
     faults = tally(found.scenario, found.tree, in_place_order(found.calls, order), first=True).faults(lasting=True)
     assert [one for one in faults if one.startswith("half")]
+
+
+def test_runs_that_replace_those_of_the_old_page_are_caught(tmp_path: Path, small: Path) -> None:
+    """`answers --write` without a page by content: some state has the old page and a new run under its link."""
+    scenario = next(one for one in SCENARIOS if one.name == "answers --write")
+
+    def write(page: Path, answers: Answers) -> None:
+        for name, text in answers.runs.items():
+            write_file(page.parent / page.stem / f"{name}.json", text.encode())
+        write_file(page, answers_module.answers_page(answers, page.stem).encode())
+
+    with mock.patch("hibernaut.cli.answers.write_answers", write):
+        found = record(scenario, tmp_path, small)
+    (fault,) = set(tally(scenario, found.tree, found.calls).faults(lasting=True))
+    assert fault.startswith("half: the old page links page/remap-tears-the-image.json, which is not its own run")
 
 
 def test_a_result_that_is_removed_in_place_is_caught(recordings: Recordings) -> None:

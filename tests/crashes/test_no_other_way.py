@@ -24,7 +24,6 @@ KNOWN = {
     "lab/host/cache.py": "row lab cache",
     "lab/host/debian.py": "apt's lists and configuration: removed and fetched again",
     "lab/host/temporary.py": "temporary folders, removed by the next process",
-    "sealing/keys.py": "a new file for a key, synced: one that is not whole is refused",
     "swsusp/rewrite.py": "row `rewrite --in-place`",
     "volumes/compressed.py": "a temporary file without a name",
     "volatility/plugins/hibernaut_image.py": "a folder in Volatility's cache of symbols",

@@ -200,6 +200,37 @@ def test_a_configuration_of_other_settings_is_not_taken(
     assert "CONFIG_MORE=y" in (built.tree / ".config").read_text()
 
 
+def test_a_build_that_a_loss_of_power_ended_begins_anew(
+    tmp_path: Path, source: Path, pretended: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make` takes files for whole by their times: what another boot left unsynced goes; what was kept stays."""
+    boot, marker = tmp_path / "boot", "unsynced"
+    boot.write_text("first")
+    monkeypatch.setattr(build, "BOOT_ID", boot)
+    (tmp_path / "fail").write_text("x.c:3:4: error: bad\n")
+
+    def left(expected: bool) -> Path:
+        with pytest.raises(LabUnavailable):
+            built(tmp_path, source, "stock")
+        (work,) = (tmp_path / "cache/built").glob("*/work")
+        assert (work / marker).read_text() == boot.read_text()
+        assert (work / "build/half.o").exists() == expected
+        (work / "build/half.o").touch()
+        return work
+
+    left(expected=False)
+    work = left(expected=True)  # interrupted in the same boot: the system has what was written
+    boot.write_text("second")
+    left(expected=False)
+    (tmp_path / "fail").unlink()
+    built(tmp_path, source, "stock")
+    assert not (work / marker).exists()
+    boot.write_text("third")
+    built(tmp_path, source, "fixmap")
+    assert (work / "build/half.o").exists()
+    assert pretended.exists()
+
+
 def test_a_build_that_fails(tmp_path: Path, source: Path, pretended: Path) -> None:
     """The compiler's first error and the log; an older result stays."""
     tree = built(tmp_path, source, "stock").tree

@@ -14,9 +14,9 @@ from hibernaut.cli.progress import sweep_progress
 from hibernaut.cli.sweep_options import SweepOptions
 from hibernaut.exploration.sweep import Progress
 from hibernaut.lab.host.temporary import temporary_folder
-from hibernaut.report.answers import answers_document, answers_page
+from hibernaut.report.answers import answers_document, answers_page, write_answers
 from hibernaut.report.page import need_report_extra
-from hibernaut.studies.answers import Answers, answer
+from hibernaut.studies.answers import answer
 from hibernaut.studies.questions import STUDIES, Study
 from hibernaut.volumes.output import make_folder, write_file
 
@@ -82,16 +82,10 @@ def answers_(
             from hibernaut.report.exploration_page import answers_report
 
             write_file(report, answers_report(answers).encode(), public=True)
-        page = answers_page(answers, "answers" if write is None else write.stem)
     if write is not None:
-        _write(write, page, answers)
+        write_answers(write, answers)
     if output.json or write is None:
+        page = answers_page(answers, "answers" if write is None else write.stem)
         output.answer(answers_document(answers), lambda _: page)
     if not answers.holds:
         raise typer.Exit(1)
-
-
-def _write(path: Path, page: str, answers: Answers) -> None:
-    """Write the runs first, then the page that links them."""
-    answers.save(path.parent / path.stem)
-    write_file(path, page.encode(), public=True)

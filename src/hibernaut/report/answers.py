@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from hibernaut.exploration.run import Outcome
 from hibernaut.exploration.tally import Tally
@@ -11,14 +14,18 @@ from hibernaut.hibernation.invariants import INVARIANTS, TRACES
 from hibernaut.hibernation.ways import MUTANTS
 from hibernaut.report.documents import AnswersDocument
 from hibernaut.studies.answers import Answers
+from hibernaut.studies.claims import CLAIMS
 from hibernaut.studies.costs import BLOCKS, Cost
 from hibernaut.studies.judge import Judged, Studied
 from hibernaut.studies.placements import ALLOCATOR
 from hibernaut.studies.questions import COMING, PROPOSED_RULES
+from hibernaut.volumes.output import make_folder, remove_file, write_file
 
-__all__ = ["answers_document", "answers_page"]
+__all__ = ["answers_document", "answers_page", "write_answers"]
 
 SHOWN_FINDINGS = 4
+NAME_BY_CONTENT = re.compile(r"([a-z0-9-]+)\.[0-9a-f]{16}\.json")
+"""A run that a page links until the file of its own name has the same content."""
 
 HEAD = """\
 # Answers
@@ -40,21 +47,61 @@ did. [explore.md](explore.md) lists the invariants and the limits of the model; 
 of real kernels for the first three failures of Remap; `hibernaut lab confirm FILE` tries a run on a real kernel."""
 
 
-def answers_page(answers: Answers, folder: str) -> str:
+def write_answers(page: Path, answers: Answers) -> None:
+    """Write the page, and its runs into the folder beside it. At any instant the page links its own runs.
+
+    Nothing is overwritten that a page on the disk links: runs that differ from those of the old page are first written
+    under names by their content, and a page that links these takes the place of the old one. Then the runs are written
+    under their own names, then the page that links those, and the files by content are removed; so are those that an
+    earlier call left which did not end.
+
+    Args:
+        page: the page; its runs are in the folder of its name without the suffix.
+        answers: the answers.
+
+    Raises:
+        OSError: as the system reports it; the page on the disk is one of the three, whole, with its runs.
+    """
+    folder = page.parent / page.stem
+    make_folder(folder)
+    runs = {name: text.encode() for name, text in answers.runs.items()}
+    changed = [name for name, data in runs.items() if not _has_content(folder / f"{name}.json", data)]
+    if changed and page.exists():
+        files = {name: f"{name}.{hashlib.sha256(runs[name]).hexdigest()[:16]}.json" for name in changed}
+        for name, file in files.items():
+            write_file(folder / file, runs[name], public=True)
+        write_file(page, answers_page(answers, page.stem, files).encode(), public=True)
+    for name in changed:
+        write_file(folder / f"{name}.json", runs[name], public=True)
+    write_file(page, answers_page(answers, page.stem).encode(), public=True)
+    names = {claim.name for claim in CLAIMS}
+    for path in sorted(folder.iterdir()):
+        if (match := NAME_BY_CONTENT.fullmatch(path.name)) and match[1] in names:
+            remove_file(path)
+
+
+def _has_content(path: Path, data: bytes) -> bool:
+    """Return whether a file has these bytes."""
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+
+
+def answers_page(answers: Answers, folder: str, files: Mapping[str, str] | None = None) -> str:
     """Return the page as Markdown.
 
     Args:
         answers: the answers.
         folder: folder of the runs, relative to the page.
+        files: names of the files of runs in it, by claim, where they are not CLAIM.json.
     """
+    files = {name: f"{name}.json" for name in answers.runs} | dict(files or {})
     traces = ", ".join(f"`{name}`" for name in INVARIANTS if name in TRACES)
     parts = [HEAD.format(traces=traces), _scopes(answers.studied), _table(answers.studied)]
-    parts += ["## Claims", *(_claim(judged, folder) for judged in answers.judged)]
+    parts += ["## Claims", *(_claim(judged, folder, files) for judged in answers.judged)]
     parts += [_mutants(answers.studied)]
     if answers.costs:
         parts.append(_proposed(answers.costs))
     if answers.placements:
-        parts.append(_story(answers, folder))
+        parts.append(_story(answers, folder, files))
     return "\n\n".join(parts) + "\n"
 
 
@@ -103,23 +150,23 @@ def _cell(tally: Tally) -> str:
     return "leaves traces" if any(outcome.violated for outcome in tally.endings) else "safe"
 
 
-def _claim(judged: Judged, folder: str) -> str:
+def _claim(judged: Judged, folder: str, files: Mapping[str, str]) -> str:
     claim = judged.claim
     scope = f"{judged.machines} machines (each by each way), {judged.runs} runs; studies: {', '.join(claim.studies)}"
     if judged.against:
         answer = f"**Does not hold** on {judged.against} of {scope}; the first: {judged.first_against}."
     else:
         answer = f"**Holds** on all of {scope}."
-    lines = [f"### {claim.title}", f"{answer} Exactly: {claim.says}.", *_run(judged, folder)]
+    lines = [f"### {claim.title}", f"{answer} Exactly: {claim.says}.", *_run(judged, folder, files)]
     return "\n\n".join(lines)
 
 
-def _run(judged: Judged, folder: str) -> Iterator[str]:
+def _run(judged: Judged, folder: str, files: Mapping[str, str]) -> Iterator[str]:
     if judged.shown is None:
         yield "No run shows it."
         return
     played = judged.shown.played
-    file = f"{judged.claim.name}.json"
+    file = files[judged.claim.name]
     lines = [*played.lines, f"injected: {'; '.join(played.injected) or 'nothing'}"]
     lines += [f"-> {violation}" for violation in played.run.violations[:SHOWN_FINDINGS]]
     more = len(played.run.violations) - SHOWN_FINDINGS
@@ -167,7 +214,7 @@ or above the blocks; tables of each block below or above; one or two CPUs. After
 none is free. Machines on which, of {machines} each:"""
 
 
-def _story(answers: Answers, folder: str) -> str:
+def _story(answers: Answers, folder: str, files: Mapping[str, str]) -> str:
     rows = []
     for places, found in sorted(answers.placements.items()):
         deaths = "; ".join(f"{death} ({count})" for death, count in sorted(found.crashes.items()))
@@ -204,7 +251,7 @@ def _story(answers: Answers, folder: str) -> str:
     else:
         said = "No placement gives a NULL dereference in `__rmqueue_pcplist`: the mechanism is another one."
     run = [
-        f"The run: [{folder}/{judged.claim.name}.json]({folder}/{judged.claim.name}.json)."
+        f"The run: [{folder}/{files[judged.claim.name]}]({folder}/{files[judged.claim.name]})."
         for judged in answers.judged
         if judged.claim.name == "null-on-a-cpu-list" and judged.shown
     ]

@@ -14,6 +14,7 @@ import hmac
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -295,20 +296,35 @@ def read_passphrase(path: str | os.PathLike[str]) -> PassphraseKey:
 def make_keys(path: str | os.PathLike[str]) -> SigningKey:
     """Make a pair: the private key in a file of mode 0600, the public one in the same name with .pub.
 
+    Each file appears whole, or not at all, and the public one first: at any instant a private key has its public one.
+    Both last once they are returned.
+
     Raises:
         FileExistsError: one of the files exists; neither is changed.
         HibernautError: the package cryptography is not installed.
         OSError: as the system reports it; no file is left.
     """
+    from hibernaut.volumes.output import remove_file, replacing, write_all  # which a verifier does without
+
     private = Path(path)
     public = private.with_name(f"{private.name}.pub")
     raw = os.urandom(32)
     key = SigningKey(raw, PublicKey(_public_bytes(raw)))
-    _make(public, _pem_text(b"PUBLIC KEY", PUBLIC_DER + key.public.raw), 0o644)
+    files = {
+        public: (_pem_text(b"PUBLIC KEY", PUBLIC_DER + key.public.raw), 0o644),
+        private: (_pem_text(b"PRIVATE KEY", PRIVATE_DER + raw), 0o600),
+    }
     try:
-        _make(private, _pem_text(b"PRIVATE KEY", PRIVATE_DER + raw), 0o600)
+        for file, (text, mode) in files.items():
+            with replacing(file, public=file == public, new=True) as fd:
+                with suppress(PermissionError):  # a file system without modes
+                    os.fchmod(fd, os.fstat(fd).st_mode & mode)
+                write_all(fd, memoryview(text), 0)
     except BaseException:
-        public.unlink()
+        for file, (text, _) in files.items():
+            with suppress(OSError):
+                if file.read_bytes() == text:  # ours, not one that was there
+                    remove_file(file)
         raise
     return key
 
@@ -348,16 +364,3 @@ def _bounded(path: str | os.PathLike[str]) -> bytes:
             advice="give the file of a key",
         )
     return found
-
-
-def _make(path: Path, content: bytes, mode: int) -> None:
-    """Make a new file, synced. Raises OSError; then there is none."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink()
-        raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.exploration.layouts import Side
-from hibernaut.exploration.replay import write_run
+from hibernaut.exploration.replay import run_text
 from hibernaut.exploration.sweep import Progress, run_sweep
 from hibernaut.studies.claims import CLAIMS
 from hibernaut.studies.costs import COSTED_WAYS, Cost, way_cost
@@ -40,11 +40,10 @@ class Answers:
         """Whether every claim holds."""
         return not any(judged.against for judged in self.judged)
 
-    def save(self, folder: Path) -> None:
-        """Save the run that comes with each claim, under the claim's name, in an existing folder."""
-        for judged in self.judged:
-            if judged.shown is not None:
-                write_run(folder / f"{judged.claim.name}.json", judged.shown.played)
+    @property
+    def runs(self) -> Mapping[str, str]:
+        """The run that comes with each claim, as the text of its file, by the claim's name."""
+        return {one.claim.name: run_text(one.shown.played) for one in self.judged if one.shown is not None}
 
 
 def answer(

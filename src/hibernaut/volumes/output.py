@@ -30,6 +30,7 @@ __all__ = [
     "allocate",
     "bulk_workers",
     "make_folder",
+    "remove_file",
     "replacing",
     "set_size",
     "sync",
@@ -63,7 +64,7 @@ NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, public: bool = False) -> Iterator[int]:
+def replacing(path: str | os.PathLike[str], *, public: bool = False, new: bool = False) -> Iterator[int]:
     """Yield a descriptor, open for reading and writing, of a new file that takes the place of `path` on success.
 
     On leaving without an exception the file is synced and renamed over `path`, and the folder is synced; on an
@@ -77,12 +78,16 @@ def replacing(path: str | os.PathLike[str], *, public: bool = False) -> Iterator
     Args:
         path: the file to make or replace.
         public: the file holds no memory: a new file's mode follows the umask.
+        new: nothing may be at `path`, not even a symbolic link. Where the file system has no files without a name,
+            what another process makes there meanwhile is replaced.
 
     Raises:
         IsADirectoryError: `path` is a directory.
-        FileExistsError: `path` is a device, pipe or socket, which a rename would only hide.
+        FileExistsError: `path` is a device, pipe or socket, which a rename would only hide; with `new`, it exists.
         OSError: as the system reports it.
     """
+    if new and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     target = Path(os.path.realpath(path))
     replaced = _status(target)
     if replaced is not None and stat.S_ISDIR(replaced.st_mode):
@@ -102,11 +107,12 @@ def replacing(path: str | os.PathLike[str], *, public: bool = False) -> Iterator
                 sync(fd)
             with _as_error_of(path):
                 if not named:
-                    _give_name(fd, partial)
+                    _give_name(fd, target if new else partial)
         finally:
             os.close(fd)
         with _as_error_of(path):
-            partial.rename(target)
+            if named or not new:
+                partial.rename(target)
     except BaseException:
         with suppress(OSError):  # a signal may come right after the file gets a name
             partial.unlink()
@@ -123,9 +129,9 @@ def _as_error_of(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_file(path: str | os.PathLike[str], data: bytes, *, public: bool = False) -> None:
+def write_file(path: str | os.PathLike[str], data: bytes, *, public: bool = False, new: bool = False) -> None:
     """Write a whole file, which appears complete or not at all. Arguments and errors as for `replacing`."""
-    with replacing(path, public=public) as fd:
+    with replacing(path, public=public, new=new) as fd:
         write_all(fd, memoryview(data), 0)
 
 
@@ -223,6 +229,12 @@ def sync_folder(folder: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def remove_file(path: str | os.PathLike[str]) -> None:
+    """Remove a file. Raises OSError, with the file."""
+    with _as_error_of(path):
+        os.unlink(path)
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:

@@ -10,6 +10,9 @@ Below the cache's `built/NAME`, NAME being a kernel line or a source folder with
     the folder of `make O=`, the same for all cures and the kernel without a change, so that another cure rebuilds a few
     objects. Nearly every file includes the header that the slot is declared in; an edit of such a header names its
     users (`Edit.users`), and only their objects are deleted (`tests/lab/test_build.py` compares with a whole build).
+`work/unsynced`
+    there while files of `work` may not be on the disk: the boot in which they were written. After another boot, `make`
+    would take a file for whole whose time is on the disk and whose content is not: all of `work` is built again.
 `CURE`
     the result: bzImage, release, configuration, symbols, lists of modules and the modules, in their places in a build
     tree; and the link `build` to the folder that modules are built in. It stays as it is when another cure is built.
@@ -44,7 +47,7 @@ from hibernaut.lab.host.trees import (
     compiler_words,
     modules_of_tree,
 )
-from hibernaut.volumes.output import sync_file_system, sync_folder
+from hibernaut.volumes.output import sync_file_system, sync_folder, write_file
 
 __all__ = ["BuildPlan", "Built", "build_kernel", "plan_build", "source_of", "source_tree", "unset_in"]
 
@@ -62,6 +65,8 @@ RESULT_FILES = (
     Path("include/config/auto.conf"),
 )
 STAMP = "hibernaut.json"
+UNSYNCED = "unsynced"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ENVIRONMENT = {
     "LC_ALL": "C",
     # The same sources give the same kernel; and stock and cure, having one version, resume from each other's images.
@@ -264,10 +269,12 @@ def build_kernel(
         started = time.monotonic()
         work = plan.work(cache)
         build = work / "build"
+        _begin(work)
         build.mkdir(parents=True, exist_ok=True)
         make_view(work / "source", source, {name: after for name, (_, after) in changed.items()}, build)
         _make(plan, work, settings, progress)
         _keep(build, result, stamp)
+        (work / UNSYNCED).unlink()  # `_keep` has synced the file system
         seconds = time.monotonic() - started
         return Built(result, (result / RELEASE).read_text().strip(), True, seconds, unset_in(result / CONFIG, settings))
 
@@ -422,6 +429,22 @@ def _run_make(
         if any(word in error for word in LIBELF_HEADERS):
             raise LabUnavailable(what, cure="apt-get install libelf-dev")
         raise LabUnavailable(what, advice=f"see {log}")
+
+
+def _begin(work: Path) -> None:
+    """Note that a build begins in a work folder, which is emptied first if another boot left it unsynced.
+
+    Raises:
+        OSError: as the system reports it.
+    """
+    boot = BOOT_ID.read_text() if BOOT_ID.is_file() else ""
+    work.mkdir(parents=True, exist_ok=True)
+    if (_read(work / UNSYNCED) or boot) != boot:
+        for path in work.iterdir():
+            if path.name != UNSYNCED:  # which is replaced last
+                _remove(path)
+    write_file(work / UNSYNCED, boot.encode(), public=True)
+    sync_folder(work.parent)
 
 
 def _keep(build: Path, result: Path, stamp: Mapping[str, object]) -> None:
