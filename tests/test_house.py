@@ -229,7 +229,6 @@ MADE_ELSEWHERE = {
     ("output", "__init__"): "a file that `replacing` made, opened again for direct writes",
     ("rewrite", "claimed"): "the area of an image; its mode stays",
     ("terminal", "abandon_output"): "the null device",
-    ("keys", "_make"): "a new pair of keys, the private one of mode 0600; none is replaced",
     ("fuse", "require_fuse"): "the device of FUSE, to see whether it can be opened",
 }
 """Functions (module, name) that make files or open them for writing themselves, and why these need not be private."""

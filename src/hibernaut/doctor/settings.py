@@ -74,11 +74,16 @@ class ZoneCounts:
         present: pages that exist.
         free: pages on free lists.
         per_cpu: pages on lists of the CPUs, which the kernel returns before it counts.
+        spanned: frames from the first to the last one of each zone that has pages.
+        reserve: `totalreserve_pages`, as `calculate_totalreserve_pages` (mm/page_alloc.c) adds it up: of each zone the
+            high mark and the largest protection, and no more than its managed pages; None if the file lacks these.
     """
 
     present: int
     free: int
     per_cpu: int
+    spanned: tuple[int, ...]
+    reserve: int | None
 
     @property
     def saveable(self) -> int:
@@ -202,12 +207,31 @@ def parse_counters(text: str) -> Mapping[str, int]:
 
 def parse_zoneinfo(text: str) -> ZoneCounts | None:
     """Return the counts of /proc/zoneinfo; None if it is another file."""
-
-    def total(pattern: str) -> int:
-        return sum(int(count) for count in re.findall(pattern, text, re.MULTILINE))
-
-    counts = ZoneCounts(total(r"^ +present +(\d+)$"), total(r"pages free +(\d+)$"), total(r"^ +count: +(\d+)$"))
+    zones = [zone for zone in re.split(r"^Node +\d+, zone", text, flags=re.MULTILINE) if _count("present", zone)]
+    spanned = tuple(_count("spanned", zone) or _count("present", zone) or 0 for zone in zones)
+    reserves = [_reserve(zone) for zone in zones]
+    present, free, per_cpu = (
+        sum(int(count) for count in re.findall(pattern, text, re.MULTILINE))
+        for pattern in (r"^ +present +(\d+)$", r"pages free +(\d+)$", r"^ +count: +(\d+)$")
+    )
+    reserve = None if None in reserves else sum(filter(None, reserves))
+    counts = ZoneCounts(present, free, per_cpu, spanned, reserve)
     return counts if counts.present and counts.saveable > 0 else None
+
+
+def _count(name: str, zone: str) -> int | None:
+    """Return a number of a zone; None without it."""
+    found = re.search(rf"^ +{name} +(\d+)$", zone, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def _reserve(zone: str) -> int | None:
+    """Return the part of a zone in `totalreserve_pages`; None if a number of it is missing."""
+    high, managed = _count("high", zone), _count("managed", zone)
+    protection = re.search(r"^ +protection: \(([\d, ]+)\)$", zone, re.MULTILINE)
+    if high is None or managed is None or protection is None:
+        return None
+    return min(high + max(map(int, protection[1].split(","))), managed)
 
 
 def parse_config(text: str) -> Mapping[str, str]:

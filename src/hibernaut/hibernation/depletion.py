@@ -30,6 +30,7 @@ __all__ = [
     "deplete_in_copy",
     "depletion_in",
     "metadata_pages",
+    "most_image_pages",
     "served_pages",
 ]
 
@@ -76,14 +77,25 @@ class Depletion:
         return True if splits <= self.least else False if splits > self.most else None
 
 
-def metadata_pages(zone: ZoneReserve) -> int:
-    """`snapshot_additional_pages`: return the pages of two bitmaps for a zone."""
-    blocks = nodes = -(-zone.spanned_pages // BITS_PER_BLOCK)
+def metadata_pages(spanned_pages: int) -> int:
+    """`snapshot_additional_pages`: return the pages of two bitmaps for a zone that spans so many frames."""
+    blocks = nodes = -(-spanned_pages // BITS_PER_BLOCK)
     pages = blocks + -(-blocks // NODES_PER_PAGE)
     while nodes > 1:
         nodes = -(-nodes // ENTRIES_PER_LEVEL)
         pages += nodes
     return 2 * pages
+
+
+def most_image_pages(usable_pages: int, metadata: int, reserved_size: int) -> int:
+    """`max_size` of `hibernate_preallocate_memory`: return how many pages can be in memory twice; 0 if none.
+
+    Args:
+        usable_pages: pages that are saved or free, without `totalreserve_pages`.
+        metadata: `metadata_pages` of all zones.
+        reserved_size: /sys/power/reserved_size, bytes.
+    """
+    return max(0, (usable_pages - metadata - PAGES_FOR_IO) // 2 - 2 * -(-reserved_size // PAGE_SIZE))
 
 
 def served_pages(zones: Sequence[ZoneReserve]) -> int:
@@ -187,14 +199,13 @@ def deplete_before(
         raise HibernautError(
             f"{reserves.image_pages} pages are allocated for an image: the kernel hibernates, and is not in the copy"
         )
-    metadata = sum(metadata_pages(zone) for zone in reserves.zones)
+    metadata = sum(metadata_pages(zone.spanned_pages) for zone in reserves.zones)
     made = metadata // 2 * bitmaps
     saveable = sum(zone.present_pages - zone.free_pages for zone in reserves.zones) - offline_pages + made
     free = reserves.free_pages - made
     count = saveable + free - reserves.totalreserve_pages
-    reserved = 2 * -(-reserves.reserved_size // PAGE_SIZE)
-    most_pages = (count - metadata - PAGES_FOR_IO) // 2 - reserved
-    if most_pages <= 0:
+    most_pages = most_image_pages(count, metadata, reserves.reserved_size)
+    if not most_pages:
         raise HibernautError(
             f"no room for an image: {free} free pages, of which the zones keep {reserves.totalreserve_pages}"
         )

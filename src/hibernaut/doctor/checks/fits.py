@@ -16,6 +16,7 @@ from hibernaut.doctor.facts import Facts
 from hibernaut.doctor.finding import CheckFinding, CheckOutcome, FactRead, failing, ok, unknown_for_lack_of, warning
 from hibernaut.doctor.messages import NO_SWAP
 from hibernaut.doctor.prediction import PredictedImage, image_blocks
+from hibernaut.hibernation.depletion import metadata_pages, most_image_pages
 from hibernaut.swsusp.declarations import PAGES_FOR_IO, PFNS_PER_META_PAGE, UNIT_PAGES
 
 __all__ = ["free_memory", "image_size", "swap_space", "systemd_threshold"]
@@ -83,14 +84,17 @@ def _wish(facts: Facts) -> int | None:
 
 
 def _most_copied(facts: Facts) -> int | None:
-    """Return `max_size` of `hibernate_preallocate_memory`, without the pages that watermarks reserve."""
+    """Return `max_size` of `hibernate_preallocate_memory`; a larger number if the zones' reserve is not known.
+
+    Pages that are neither free nor saved, as those of a balloon (`PageOffline`), are not told apart in /proc/zoneinfo:
+    the kernel's number is smaller by half of them.
+    """
     zones = facts.zones.value
     if zones is None:
         return None
     reserved = facts.reserved_size.value if facts.reserved_size.value is not None else 1 << 20
-    metadata = 2 * -(-zones.present // (8 * PAGE_BYTES))
-    count = zones.present
-    return max(0, (count - metadata - PAGES_FOR_IO) // 2 - 2 * -(-reserved // PAGE_BYTES))
+    metadata = sum(map(metadata_pages, zones.spanned))
+    return most_image_pages(zones.present - (zones.reserve or 0), metadata, reserved)
 
 
 def image_size(facts: Facts) -> CheckFinding:
@@ -116,7 +120,11 @@ def free_memory(facts: Facts) -> CheckFinding:
     limit = _most_copied(facts) or 0
     fixed = zones.value.saveable - sum(counters.value.get(name, 0) for name in RECLAIMABLE)
     read = (
-        FactRead.of(zones, f"{zones.value.saveable} pages in use, at most {limit} can be copied"),
+        FactRead.of(
+            zones,
+            f"{zones.value.saveable} pages in use, at most {limit} can be copied"
+            + ("" if zones.value.reserve is not None else ", less half of what the zones keep, which it lacks"),
+        ),
         FactRead.of(counters, f"{max(0, fixed)} of them can not be freed"),
     )
     if fixed > limit:
