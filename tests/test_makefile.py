@@ -58,7 +58,7 @@ def make(checkout: Path, target: str) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize("marker", ["ready", "ready-dev", "ready-fuzz"])
 def test_a_marker_is_made_after_all_that_it_stands_for_is_synced(checkout: Path, marker: str) -> None:
-    """The file system is synced when the last program has ended and the marker is absent; then nothing is made again."""
+    """The file system is synced when the last program has ended, without the marker; then nothing is made again."""
     status, told = make(checkout, f".venv/{marker}")
     assert status == 0, told
     assert (checkout / ".venv" / marker).exists()
@@ -83,7 +83,7 @@ def test_an_environment_that_was_interrupted_is_made_from_nothing(checkout: Path
 
 
 def test_an_environment_of_an_older_makefile_is_made_anew(checkout: Path) -> None:
-    """In one call: it is ready, but nothing says that it is whole."""
+    """In one call: it has a marker of its packages and none of its own."""
     make(checkout, ".venv/ready-dev")
     (checkout / ".venv/made").unlink()
     status, told = make(checkout, ".venv/ready-dev")

@@ -16,13 +16,16 @@ A process that is killed leaves what its calls did: the state in which nothing i
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tests.crashes.calls import Call, Place, Tree
 
-__all__ = ["Disk", "State", "all_states"]
+__all__ = ["Disk", "State", "all_states", "lose_power"]
 
 SECTOR = 512
 MOST_CONTENTS = 4096
@@ -258,3 +261,19 @@ def all_states(tree: Tree, calls: Sequence[Call], seed: int = 0) -> Iterator[tup
         yield from ((stop, state, whole) for state in states)
         if stop < len(calls):
             disk.do(calls[stop])
+
+
+def lose_power(fd: int, done: list[Call], seed: int, share: float) -> None:
+    """Write what reached the disk of some calls: all up to the last sync, and a share of the sectors since then."""
+    luck = np.random.default_rng(seed)
+    synced = max((number + 1 for number, call in enumerate(done) if call.what == "sync"), default=0)
+    for number, call in enumerate(done):
+        if call.what != "write":
+            continue
+        if number < synced:
+            os.pwrite(fd, call.data, call.offset)
+            continue
+        kept = luck.random(-(-len(call.data) // SECTOR)) < share
+        edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).tolist()
+        for first, last in zip(edges[::2], edges[1::2], strict=True):
+            os.pwrite(fd, call.data[first * SECTOR : last * SECTOR], call.offset + first * SECTOR)

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -30,6 +30,10 @@ from hibernaut.exploration.results import ResultsFile
 from hibernaut.lab.host.build import _keep
 from hibernaut.lab.host.cache import Cache
 from hibernaut.linux.layout import Layout
+from hibernaut.report import judge as judge_report
+from hibernaut.report.judge import kept_verdicts
+from hibernaut.report.parser import add_to_parser, kept_images
+from hibernaut.report.survey import add_to_survey, kept_surveys
 from hibernaut.studies.answers import Answers
 from hibernaut.studies.claims import CLAIMS
 from hibernaut.studies.judge import Judged, Shown
@@ -38,6 +42,7 @@ from hibernaut.swsusp import open_image, rewrite_image
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.writer import NewArea, write_image
 from tests.cli.run import hibernaut
+from tests.conftest import REPOSITORY
 from tests.crashes.calls import Call, Recorder, Tree
 from tests.crashes.disk import Disk, State, all_states
 from tests.exploration.sweeps import SMALL
@@ -87,7 +92,7 @@ class Scenario:
     def title(self) -> str:
         """Its name, with the options as code."""
         what, comma, more = self.name.partition(", ")
-        return what if self.act is not None and not self.words and what.startswith("lab") else f"`{what}`{comma}{more}"
+        return what if what in ("lab cache", "lab build") else f"`{what}`{comma}{more}"
 
     def command(self, folder: Path, image: Path) -> list[str]:
         """Return the words of its command line."""
@@ -342,6 +347,33 @@ def _nothing(_folder: Path) -> None:
     pass
 
 
+# ---- pages of the laboratory: the record of each kernel beside a page that is made of all records ----
+
+DOCS = REPOSITORY / "docs"
+
+
+def _judge(folder: Path, at: int) -> None:
+    name, verdict = sorted(kept_verdicts(DOCS / "judged.md").items())[at][1]
+    judge_report.add_to_page(folder / "page.md", name, verdict)
+
+
+def _survey(folder: Path, at: int) -> None:
+    add_to_survey(folder / "page.md", {"kernels": [kept_surveys(DOCS / "survey.md")[at]]})
+
+
+def _fuzz_resume(folder: Path, at: int) -> None:
+    found = kept_images(DOCS / "parser.md")[at]
+    add_to_parser(folder / "page.md", {"release": found["release"], "images": found["images"][:2]})
+
+
+def records_first(before: State, after: State, state: State) -> str:
+    """A page is the new one only if the records that it is made of are."""
+    return in_order(*sorted(path for path in after.keys() - before.keys()), "page.md")(before, after, state)
+
+
+PAGES_OF_RECORDS = {"lab judge --write": _judge, "lab survey --write": _survey, "lab fuzz-resume --write": _fuzz_resume}
+
+
 # ---- answers ----
 
 LISTED = ("remap-tears-the-image", "fixmap-is-safe")
@@ -448,6 +480,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         _nothing,
         judge=in_order("key.pub", "key"),
         constant=lambda _path, content: content[:24] + bytes(len(content)),
+    ),
+    *(
+        Scenario(name, prepare=partial(add, at=0), act=partial(add, at=1), judge=records_first)
+        for name, add in PAGES_OF_RECORDS.items()
     ),
     Scenario("lab cache", prepare=_nothing, act=_cached, judge=cache_verdict, lasting=False),
     Scenario("lab build", prepare=_built_before, act=_built, judge=built_verdict, lasting=False),

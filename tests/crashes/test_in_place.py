@@ -23,7 +23,7 @@ from hibernaut.swsusp import open_image, rewrite_image
 from hibernaut.swsusp import rewrite as rewriting
 from tests.conftest import copy_sparse
 from tests.crashes.calls import Call, Recorder
-from tests.crashes.disk import SECTOR
+from tests.crashes.disk import lose_power
 from tests.sealing.sealed import Memory, keys
 from tests.swsusp import naive
 from tests.swsusp.images import LAYOUT, WRITES, image_file, state_of
@@ -118,22 +118,6 @@ def test_a_loss_of_power_leaves_old_none_or_new(tmp_path: Path, data: st.DataObj
         file.write(device)
         lose_power(file.fileno(), calls[:stop], seed, share)
     assert state_of(path.read_bytes()) in ("old", "none", "new")
-
-
-def lose_power(fd: int, done: list[Call], seed: int, share: float) -> None:
-    """Write what reached the disk of some calls: all up to the last sync, and a share of the sectors since then."""
-    luck = np.random.default_rng(seed)
-    synced = max((number + 1 for number, call in enumerate(done) if call.what == "sync"), default=0)
-    for number, call in enumerate(done):
-        if call.what != "write":
-            continue
-        if number < synced:
-            os.pwrite(fd, call.data, call.offset)
-            continue
-        kept = luck.random(-(-len(call.data) // SECTOR)) < share
-        edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).tolist()
-        for first, last in zip(edges[::2], edges[1::2], strict=True):
-            os.pwrite(fd, call.data[first * SECTOR : last * SECTOR], call.offset + first * SECTOR)
 
 
 SEALED = naive.build(
