@@ -11,10 +11,11 @@ from unittest import mock
 
 import pytest
 
+from hibernaut.cli.lab.options import workshop
 from hibernaut.report import answers as answers_module
 from hibernaut.studies.answers import Answers
 from hibernaut.volumes.output import write_file
-from tests.crashes.calls import Call
+from tests.crashes.calls import Call, Recorder
 from tests.crashes.conftest import Recordings, Tallies
 from tests.crashes.disk import all_states
 from tests.crashes.scenarios import (
@@ -184,6 +185,16 @@ def test_a_result_that_is_removed_in_place_is_caught(recordings: Recordings) -> 
     removals[-1] = replace(removals[-1], place=aside.old)
     broken = [*found.calls[:start], *removals, put]
     assert tally(found.scenario, found.tree, broken, first=True).faults(lasting=False)
+
+
+def test_a_folder_of_a_guest_is_synced_when_all_is_in_it(tmp_path: Path) -> None:
+    """Disk and record belong together, and QEMU's writes are no calls of ours: one sync of all, the last call."""
+    recorder = Recorder(tmp_path)
+    with recorder.watching(), workshop(tmp_path / "guest") as folder:
+        (folder / "swap.img").write_bytes(b"image")
+        write_file(folder / "machine.json", b"{}")
+    assert recorder.calls[-1].what == "sync all"
+    assert [call.what for call in recorder.calls].count("sync all") == 1
 
 
 def leftovers(scenario: Scenario, recording: Recording) -> Iterator[dict[str, bytes | None]]:

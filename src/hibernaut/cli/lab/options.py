@@ -23,6 +23,7 @@ from hibernaut.lab.record import IMAGE_NAME, SPARE_NAME
 from hibernaut.lab.variants import MAX_REGIONS, REGIONS, VARIANTS, Swap, Variant, variant_named
 from hibernaut.lab.vm.qemu import Disk, Hardware, planned_command, usable_accelerator
 from hibernaut.report.documents import DryRunDocument, PlannedGuestDocument
+from hibernaut.volumes.output import sync_file_system
 
 __all__ = [
     "DEFAULT_KERNEL",
@@ -247,7 +248,11 @@ def show_plan(output: OutputOptions, *planned: PlannedGuestDocument) -> None:
 
 @contextmanager
 def workshop(keep: Path | None) -> Iterator[Path]:
-    """Yield a folder for disks and dumps: the one to keep them in, new or empty, or a temporary one."""
+    """Yield a folder for disks and dumps: the one to keep them in, new or empty, or a temporary one.
+
+    What is kept belongs together, a disk and the record of its guest, and QEMU syncs no disk: all of it is synced at
+    the end.
+    """
     if keep is None:
         with temporary_folder("workshop") as folder:
             yield folder
@@ -256,3 +261,4 @@ def workshop(keep: Path | None) -> Iterator[Path]:
     if any(keep.iterdir()):
         raise typer.BadParameter(f"{keep} is not empty; give a new or empty folder", param_hint="DIR")
     yield keep
+    sync_file_system(keep)
