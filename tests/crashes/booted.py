@@ -40,13 +40,32 @@ from hibernaut.swsusp import open_image, rewrite_image
 from tests.crashes.calls import Call, Recorder
 from tests.crashes.disk import lose_power
 
-__all__ = ["CHANGES", "HEAD", "RECORDED", "Booted", "Instant", "booted_states", "drawn", "named", "table"]
+__all__ = [
+    "CHANGES",
+    "HEAD",
+    "IMAGES",
+    "IN_PLACE",
+    "RECORDED",
+    "REWRITTEN",
+    "Booted",
+    "Instant",
+    "booted_states",
+    "drawn",
+    "named",
+    "table",
+]
 
 RECORDED = Path(__file__).with_name("booted.jsonl")
 CHANGES = {17: b"changed by a rewrite", 900: b"changed by the same one"}
 """Pages of the guest's locked region, and what the rewrite writes at their begin."""
 SIGNATURE_AT, SWAP_SIGNATURE = 4086, b"SWAPSPACE2"
-VARIANTS = ("lzo", "none")
+REWRITTEN = "none, rewritten"
+IMAGES = {"lzo": "lzo", "none": "none", REWRITTEN: "none"}
+"""Kinds of images, and the variant of the guest: compressed or not, as the kernel wrote it; and not compressed and
+rewritten once before, so that the blocks stay where they are and only sectors of the changed pages differ."""
+IN_PLACE = ("nothing", "half of the blocks", "the header", "half of the blocks, not given up",
+            "the header and half of the blocks")  # fmt: skip
+"""Instants of `named` that are of interest if blocks stay where they are: all or none of them on the disk is no mix."""
 KERNELS = ("6.1", "7.3")
 COMPLAINT = re.compile(r"Invalid|[Mm]ismatch|[Ff]ailed|error|decompress", re.MULTILINE)
 """Words of a kernel that began to read an image, and gave it up."""
@@ -79,7 +98,7 @@ class Booted:
 
     Attributes:
         kernel: its release.
-        image: "lzo", or "none" if the image is not compressed.
+        image: its kind, of `IMAGES`.
         instant: what was on the disk.
         without: the sync that was left out, or "".
         judged: old, none, new, or half with the reason.
@@ -264,13 +283,13 @@ def rewritten(saved: Hibernated, disk: Path) -> list[Call]:
 
 
 def booted_states(
-    lab: Lab, variant: str, folder: Path, *, count: int = 0, seed: int = 0, names: Iterable[str] | None = None
+    lab: Lab, kind: str, folder: Path, *, count: int = 0, seed: int = 0, names: Iterable[str] | None = None
 ) -> Iterator[Booted]:
     """Yield what a kernel does with each instant.
 
     Args:
         lab: laboratory with the kernel.
-        variant: guest: "lzo", or "none" for an image that is not compressed.
+        kind: kind of image, of `IMAGES`.
         folder: existing empty folder.
         count: number of instants that are drawn, besides those of `named`.
         seed: their seed.
@@ -278,7 +297,11 @@ def booted_states(
     """
     (folder / "saved").mkdir()
     (folder / "new").mkdir()
-    saved = hibernate(lab, variant_named(variant), folder / "saved")
+    saved = hibernate(lab, variant_named(IMAGES[kind]), folder / "saved")
+    if kind == REWRITTEN:
+        with open_saved(saved) as image:
+            rewrite_image(image)
+        names = set(IN_PLACE) & set(IN_PLACE if names is None else names)
     new = folder / "new" / saved.image.name
     calls = rewritten(saved, new)
     writes = [call for call in calls if call.what == "write"]
@@ -289,10 +312,15 @@ def booted_states(
         tried = folder / "tried.img"
         copy_disk(saved.image, tried)
         put(tried, writes, instant)
+        judged = judge.verdict(tried)
+        seed = instant.seed
+        while instant.without and not judged.startswith("half"):  # none of the changed sectors, or all of them
+            seed += 1
+            copy_disk(saved.image, tried)
+            put(tried, writes, replace(instant, seed=seed))
+            judged = judge.verdict(tried)
         found = machine.resume(tried)
-        yield Booted(
-            lab.kernel.release, variant, instant.name, instant.without, judge.verdict(tried), found.outcome, found.says
-        )
+        yield Booted(lab.kernel.release, kind, instant.name, instant.without, judged, found.outcome, found.says)
 
 
 HEAD = """\
@@ -319,8 +347,8 @@ def main() -> None:
     """Boot all instants, and replace those of the same kernels in `RECORDED`."""
     parser = argparse.ArgumentParser(prog="python -m tests.crashes.booted", description=main.__doc__)
     parser.add_argument("--kernel", action="append", help=f"kernel line; repeatable. Default: {', '.join(KERNELS)}")
-    parser.add_argument("--image", action="append", choices=VARIANTS, help="kind of image. Default: both")
-    parser.add_argument("--count", type=int, default=3, help="instants to draw for each kernel and image. Default: 3")
+    parser.add_argument("--image", action="append", choices=tuple(IMAGES), help="kind of image. Default: all")
+    parser.add_argument("--count", type=int, default=2, help="instants to draw for each kernel and image. Default: 2")
     parser.add_argument("--seed", type=int, default=0, help="seed of those that are drawn. Default: 0")
     arguments = parser.parse_args()
     cache = Cache()
@@ -328,12 +356,12 @@ def main() -> None:
     kept = [Booted(**json.loads(line)) for line in lines]
     for line in arguments.kernel or KERNELS:
         lab = Lab(get_kernel(cache, line_named(line)), cache)
-        images = arguments.image or VARIANTS
+        images = arguments.image or tuple(IMAGES)
         kept = [one for one in kept if one.kernel != lab.kernel.release or one.image not in images]
-        for variant in images:
+        for kind in images:
             folder = Path(tempfile.mkdtemp(prefix="booted-"))
             try:
-                for one in booted_states(lab, variant, folder, count=arguments.count, seed=arguments.seed):
+                for one in booted_states(lab, kind, folder, count=arguments.count, seed=arguments.seed):
                     kept.append(one)
                     sys.stdout.write(f"{json.dumps(asdict(one))}\n")
                     sys.stdout.flush()
