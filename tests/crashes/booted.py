@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -65,7 +66,7 @@ IMAGES = {"lzo": "lzo", "none": "none", REWRITTEN: "none"}
 rewritten once before, so that the blocks stay where they are and only sectors of the changed pages differ."""
 IN_PLACE = ("nothing", "half of the blocks", "the header", "half of the blocks, not given up",
             "the header and half of the blocks")  # fmt: skip
-"""Instants of `named` that are of interest if blocks stay where they are: all or none of them on the disk is no mix."""
+"""Instants of `named` that matter if blocks stay in place: with all or none of them on the disk, nothing is mixed."""
 KERNELS = ("6.1", "7.3")
 COMPLAINT = re.compile(r"Invalid|[Mm]ismatch|[Ff]ailed|error|decompress", re.MULTILINE)
 """Words of a kernel that began to read an image, and gave it up."""
@@ -323,24 +324,24 @@ def booted_states(
         yield Booted(lab.kernel.release, kind, instant.name, instant.without, judged, found.outcome, found.says)
 
 
-HEAD = """\
-| kernel | image | on the disk | without a sync | judged | outcome |
-|---|---|---|---|---|---|
-"""
+HEAD = "| image | on the disk | without a sync | judged |"
 
 
 def table(found: Iterable[Booted]) -> str:
-    """Return the table of docs/reliability.md: instants drawn with the same verdict and outcome are one row."""
-    rows: dict[tuple[str, ...], int] = {}
+    """Return the table of docs/reliability.md: a column for each kernel, one row for all instants that are drawn."""
+    kernels: list[str] = []
+    rows: dict[tuple[str, ...], dict[str, Counter[str]]] = {}
     for one in found:
+        kernels += [one.kernel] if one.kernel not in kernels else []
         instant = "drawn" if one.instant.startswith("call ") else one.instant
-        row = (one.kernel, one.image, instant, one.without, one.judged.partition(":")[0], one.outcome)
-        rows[row] = rows.get(row, 0) + 1
-    lines = []
-    for (kernel, image, instant, *rest), count in rows.items():
-        what = f"{count} drawn" if instant == "drawn" else instant
-        lines.append(f"| {' | '.join((kernel, image, what, *rest))} |\n")
-    return HEAD + "".join(lines)
+        row = rows.setdefault((one.image, instant, one.without, one.judged.partition(":")[0]), {})
+        row.setdefault(one.kernel, Counter())[one.outcome] += 1
+    lines = [f"{HEAD} {' | '.join(kernels)} |\n", f"|{'---|' * (4 + len(kernels))}\n"]
+    for words, outcomes in sorted(rows.items(), key=lambda row: list(IMAGES).index(row[0][0])):
+        counts = [outcomes.get(kernel, Counter()).items() for kernel in kernels]
+        cells = [", ".join(f"{n} {word}" if words[1] == "drawn" else word for word, n in one) for one in counts]
+        lines.append(f"| {' | '.join((*words, *cells))} |\n")
+    return "".join(lines)
 
 
 def main() -> None:

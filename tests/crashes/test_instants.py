@@ -188,7 +188,7 @@ def test_a_result_that_is_removed_in_place_is_caught(recordings: Recordings) -> 
 
 
 def test_a_folder_of_a_guest_is_synced_when_all_is_in_it(tmp_path: Path) -> None:
-    """Disk and record belong together, and QEMU's writes are no calls of ours: one sync of all, the last call."""
+    """Disk and record belong together, and QEMU does not sync: one sync of all, the last call."""
     recorder = Recorder(tmp_path)
     with recorder.watching(), workshop(tmp_path / "guest") as folder:
         (folder / "swap.img").write_bytes(b"image")
