@@ -97,7 +97,7 @@ def named_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # what an old kernel makes of it: EISDIR
 
 
-@pytest.mark.parametrize("name", ["save", "convert --to raw", "explore --save"])
+@pytest.mark.parametrize("name", ["save", "convert --to raw", "explore --save", "seal-key"])
 def test_every_instant_where_new_files_have_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: Path, name: str
 ) -> None:

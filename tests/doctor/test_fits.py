@@ -83,7 +83,7 @@ def test_a_full_machine_saves_no_more_pages_than_fit_twice(kernel: dict[str, Any
 
 
 def test_a_kernel_shows_the_limit_to_a_tenth_of_the_reserve() -> None:
-    """Where reclaim ends closest, without the zones' reserve the limit is half of that too high."""
+    """The closest end of reclaim: without the reserve of the zones, the limit is half of that too high."""
     over = []
     for kernel in KERNELS:
         known = facts(kernel)

@@ -128,6 +128,36 @@ def test_a_group_that_cannot_be_kept_gets_no_successor(tmp_path: Path, monkeypat
     assert mode(target) == 0o600
 
 
+@pytest.mark.parametrize("made", ["file", "dangling link", "folder"])
+def test_a_new_file_replaces_nothing(tmp_path: Path, made: str) -> None:
+    """With anything of that name there, nothing is written, whether it came before or meanwhile."""
+
+    def occupy(path: Path) -> None:
+        if made == "file":
+            path.write_bytes(b"other")
+        elif made == "folder":
+            path.mkdir()
+        else:
+            path.symlink_to("nothing")
+
+    def write_while_occupied(path: Path) -> None:
+        with replacing(path, new=True) as fd:
+            os.write(fd, b"new")
+            occupy(path)
+
+    for name in ("before", "meanwhile"):
+        path = tmp_path / name
+        if name == "before":
+            occupy(path)
+        with pytest.raises(FileExistsError, match=name):
+            write_while_occupied(path)
+        assert not path.is_file() or path.read_bytes() == b"other"
+        assert path.is_symlink() == (made == "dangling link")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["before", "meanwhile"]
+    write_file(tmp_path / "free", b"new", new=True)
+    assert (tmp_path / "free").read_bytes() == b"new"
+
+
 def test_unusual_targets(tmp_path: Path) -> None:
     """A directory, a pipe and a missing folder are refused before anything is made; a link's target is replaced."""
     os.mkfifo(tmp_path / "pipe")
