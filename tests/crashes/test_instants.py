@@ -175,6 +175,18 @@ def test_runs_that_replace_those_of_the_old_page_are_caught(tmp_path: Path, smal
     assert fault.startswith("half: the old page links page/remap-tears-the-image.json, which is not its own run")
 
 
+def test_runs_by_content_of_an_earlier_call_are_removed(tmp_path: Path, small: Path) -> None:
+    """Runs that nothing links any more, hidden or not; a file that has no claim's name stays."""
+    scenario = next(one for one in SCENARIOS if one.name == "answers --write")
+    scenario.prepare(tmp_path)
+    name = "fixmap-is-safe.0123456789abcdef.json"
+    for one in (name, f".{name}.01234567.partial", "mine.0123456789abcdef.json"):
+        (tmp_path / "page" / one).touch()
+    scenario.run(tmp_path, small)
+    names = ["fixmap-is-safe.json", "mine.0123456789abcdef.json", "remap-tears-the-image.json"]
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == names
+
+
 def test_a_result_that_is_removed_in_place_is_caught(recordings: Recordings) -> None:
     """A built kernel whose files go one by one under its own name: the stamp outlives the kernel in some state."""
     found = recordings("lab build")
@@ -205,7 +217,9 @@ def leftovers(scenario: Scenario, recording: Recording) -> Iterator[dict[str, by
             yield dict(state)
 
 
-@pytest.mark.parametrize("name", ["save", "convert --to elf", "explore --save", "lab cache", "lab build"])
+@pytest.mark.parametrize(
+    "name", ["save", "convert --to elf", "explore --save", "answers --write", "lab cache", "lab build"]
+)
 def test_the_next_run_removes_what_is_left(recordings: Recordings, tmp_path: Path, small: Path, name: str) -> None:
     """Whatever a loss of power leaves, the same command then gives the same result, and no hidden file is left."""
     found = recordings(name)

@@ -24,8 +24,8 @@ from hibernaut.volumes.output import make_folder, remove_file, write_file
 __all__ = ["answers_document", "answers_page", "write_answers"]
 
 SHOWN_FINDINGS = 4
-NAME_BY_CONTENT = re.compile(r"([a-z0-9-]+)\.[0-9a-f]{16}\.json")
-"""A run that a page links until the file of its own name has the same content."""
+NAME_BY_CONTENT = re.compile(r"\.?([a-z0-9-]+)\.[0-9a-f]{16}\.json(?:\.[0-9a-f]{8}\.partial)?")
+"""A run that a page links until the file of its own name has the same content; or its hidden file, of `replacing`."""
 
 HEAD = """\
 # Answers
