@@ -21,6 +21,7 @@ MODULES = (
     "sealing/__init__",
     "sealing/alone",
     "sealing/blocks",
+    "sealing/counters",
     "sealing/ed25519",
     "sealing/in_window",
     "sealing/keys",
@@ -28,7 +29,11 @@ MODULES = (
     "sealing/making",
     "sealing/manifest",
     "sealing/reading_order",
+    "sealing/tpm",
     "sealing/verification",
+    "volumes/__init__",
+    "volumes/closing",
+    "volumes/output",
 )
 MAIN = b"""# SPDX-License-Identifier: GPL-2.0-or-later
 import sys

@@ -10,7 +10,7 @@ import typer
 
 from hibernaut.cli.options import AreaOptions, OutputOptions, number, refuse_same_file
 from hibernaut.cli.progress import page_progress
-from hibernaut.cli.seal_options import AreaArgument, opened_area, seal_manifest_option
+from hibernaut.cli.seal_options import AreaArgument, KeptCounter, opened_area, seal_manifest_option
 from hibernaut.report.seals import seal_document, seal_text
 from hibernaut.sealing.keys import SealingKey, read_passphrase, read_signing_key
 from hibernaut.sealing.making import make_manifest
@@ -22,6 +22,7 @@ __all__ = ["seal"]
 def seal(
     area: AreaArgument,
     options: AreaOptions,
+    kept: KeptCounter,
     output: OutputOptions,
     key: Annotated[
         Path | None,
@@ -50,19 +51,32 @@ def seal(
 
     In the area itself, the manifest goes to blocks that the image and the saved machine do not use, which needs drgn
     and a kernel with BTF; a compressed file or one inside a disk image takes --manifest.
+
+    With --counter-file or --counter-tpm, the kept counter is raised by one, and the seal has it.
     """
     if (key is None) == (secret is None):
         raise typer.BadParameter("give either --key or --secret", param_hint="--key")
+    keeper = kept.counter()
+    if keeper is not None and counter is not None:
+        raise typer.BadParameter("a kept counter gives the number; leave --counter out", param_hint="--counter")
     if manifest is not None:
-        refuse_same_file(manifest, area, *filter(None, (key, secret)), option="--manifest")
+        refuse_same_file(manifest, area, *filter(None, (key, secret)), kept.counter_file, option="--manifest")
+    if kept.counter_file is not None:
+        refuse_same_file(kept.counter_file, area, *filter(None, (key, secret)), option="--counter-file")
     sealing: SealingKey = read_signing_key(key) if key is not None else read_passphrase(secret or "")
     with (
         opened_area(options, area) as (blocks, header_block),
         page_progress(f"digests of {area}", None, output.quiet) as advance,
     ):
         data, made, _, _ = make_manifest(
-            blocks, sealing, header_block=header_block, counter=counter or 0, progress=advance
+            blocks,
+            sealing,
+            header_block=header_block,
+            counter=keeper.next_value() if keeper else counter or 0,
+            progress=advance,
         )
+    if keeper is not None:  # before the manifest is anywhere: no counter is ever given to two images
+        keeper.raise_to(made.counter)
     if manifest is not None:
         write_file(manifest, data)
         block = None

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hibernaut.cli.options import AreaOptions
+from hibernaut.cli.options import AreaOptions, number
+from hibernaut.sealing.counters import Counter, counter_of
 from hibernaut.sealing.volume_blocks import AreaBlocks
 from hibernaut.swsusp.area import locate_area
 from hibernaut.volumes.volume import close_volume
 
-__all__ = ["AreaArgument", "opened_area", "seal_manifest_option"]
+__all__ = ["AreaArgument", "KeptCounter", "opened_area", "seal_manifest_option"]
 
 AreaArgument = Annotated[
     Path,
@@ -30,6 +32,35 @@ def seal_manifest_option(verb: str) -> Any:
         metavar="FILE",
         help=f"File {verb} the manifest. Default: free blocks at the end of the area.",
     )
+
+
+@dataclass(frozen=True)
+class KeptCounter:
+    """Options for the place in which the smallest accepted counter is kept."""
+
+    counter_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--counter-file",
+            metavar="FILE",
+            help="File with the smallest counter that is accepted: not on the disk of the image. Default: none.",
+        ),
+    ] = None
+    counter_tpm: Annotated[
+        int | None,
+        typer.Option(
+            "--counter-tpm",
+            parser=number,
+            metavar="INDEX",
+            help="Counter of the TPM with it, an NV index such as 0x1500010 (tpm2-tools). Default: none.",
+        ),
+    ] = None
+
+    def counter(self) -> Counter | None:
+        """Return it, or None. Raises BadParameter for two of them."""
+        if self.counter_file is not None and self.counter_tpm is not None:
+            raise typer.BadParameter("give either --counter-file or --counter-tpm", param_hint="--counter-file")
+        return counter_of(self.counter_file, self.counter_tpm)
 
 
 @contextmanager

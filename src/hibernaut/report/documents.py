@@ -1817,6 +1817,7 @@ class VerifyDocument(TypedDict):
         "as sealed, the same data from other blocks, something else, or too small a counter",
     ]
     sentence: Annotated[str, "the verdict in words"]
+    least: Annotated[int | None, "smallest counter accepted from now on; null if none is kept, or it is not whole"]
     difference: Annotated[str | None, "what differs first in the order of reading; null for a whole image"]
     block: Annotated[int | None, "its block on the area's device; null if it is not a block"]
     seal: Annotated[str, "Ed25519 or passphrase"]
@@ -1833,6 +1834,8 @@ class SealKeyDocument(TypedDict):
     private: Annotated[str, "file of the private key"]
     public: Annotated[str, "file of the public key"]
     key_id: Annotated[Sha256, "SHA-256 of the public key"]
+    tpm: Annotated[bool, "whether this machine's TPM has sealed the private key"]
+    pcrs: Annotated[str | None, "registers of the TPM that the private key depends on; null for none"]
 
 
 DOCUMENTS: dict[str, tuple[Any, ...]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from hibernaut.report.documents import SealDocument, SealKeyDocument, VerifyDocument
 from hibernaut.report.text import counted, size_text
+from hibernaut.sealing.counters import least_words
 from hibernaut.sealing.keys import SEAL_WORDS, SealKind
 from hibernaut.sealing.manifest import SealManifest
 from hibernaut.sealing.verification import SealVerdict
@@ -52,13 +53,24 @@ def seal_text(document: SealDocument) -> str:
     )
 
 
-def verify_document(area: str, verdict: SealVerdict, path: str | None, block: int | None) -> VerifyDocument:
-    """Return the document of `verify`. Arguments as for `seal_document`."""
+def verify_document(
+    area: str, verdict: SealVerdict, path: str | None, block: int | None, least: int | None = None
+) -> VerifyDocument:
+    """Return the document of `verify`.
+
+    Args:
+        area: path of the area.
+        verdict: the verdict.
+        path: file of the manifest; None if it is in the area.
+        block: its first block in the area; None if it is in a file.
+        least: smallest counter that is accepted from now on; None if none is kept, or the image is not whole.
+    """
     manifest = verdict.manifest
     return {
         "area": area,
         "state": verdict.state,
         "sentence": verdict.sentence,
+        "least": least,
         "difference": verdict.what,
         "block": verdict.block,
         "seal": SEAL_WORDS[manifest.kind],
@@ -72,14 +84,23 @@ def verify_document(area: str, verdict: SealVerdict, path: str | None, block: in
 
 def verify_text(document: VerifyDocument) -> str:
     """Return the line of `verify`."""
-    return f"{document['area']}: {document['sentence']}"
+    return f"{document['area']}: {document['sentence']}{least_words(document['least'])}"
 
 
-def seal_key_document(path: str, key_id: bytes) -> SealKeyDocument:
-    """Return the document of `seal-key`."""
-    return {"private": path, "public": f"{path}.pub", "key_id": key_id.hex()}
+def seal_key_document(path: str, key_id: bytes, tpm: bool = False, pcrs: str | None = None) -> SealKeyDocument:
+    """Return the document of `seal-key`.
+
+    Args:
+        path: file of the private key.
+        key_id: SHA-256 of the public key.
+        tpm: whether a TPM has sealed the private key.
+        pcrs: registers that it depends on.
+    """
+    return {"private": path, "public": f"{path}.pub", "key_id": key_id.hex(), "tpm": tpm, "pcrs": pcrs}
 
 
 def seal_key_text(document: SealKeyDocument) -> str:
     """Return the line of `seal-key`."""
-    return f"{document['private']}: private key, to seal; {document['public']}: public key, to verify"
+    depends = f" and {document['pcrs']}" if document["pcrs"] else ""
+    sealed = f", sealed by this machine's TPM{depends}" if document["tpm"] else ""
+    return f"{document['private']}: private key{sealed}, to seal; {document['public']}: public key, to verify"

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from hibernaut.errors import HibernautError
 from hibernaut.sealing.blocks import BlockFile
+from hibernaut.sealing.counters import accept, counter_of, least_words
 from hibernaut.sealing.in_window import manifest_in_area
 from hibernaut.sealing.keys import CheckingKey, read_passphrase, read_public_key
 from hibernaut.sealing.manifest import MOST_BYTES, SealManifest, open_manifest
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.files:
         return _print_files()
     try:
-        verdict = _verdict(given)
+        verdict, least = _verdict(given)
     except HibernautError as error:
         _say(str(error))
         return 2
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; check the path")
         return 2
     if not given.quiet:
-        sys.stdout.write(f"{_visible(given.area)}: {verdict.sentence}\n")
+        sys.stdout.write(f"{_visible(given.area)}: {verdict.sentence}{least_words(least)}\n")
     return 0 if verdict.state == "whole" else 1
 
 
@@ -85,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--offset", metavar="PAGES", type=_number, default=0, help="block of the swap header")
     parser.add_argument("--base", metavar="BYTES", type=_number, default=0, help="byte at which the device begins")
     parser.add_argument("--least", metavar="N", type=_number, default=0, help="smallest counter that is accepted")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--counter-file", metavar="FILE", help="file with the smallest counter that is accepted")
+    kept.add_argument("--counter-tpm", metavar="INDEX", type=_number, help="counter of the TPM with it (tpm2-tools)")
+    parser.add_argument("--once", action="store_true", help="raise the kept counter above that of a whole image")
     parser.add_argument("--quiet", "-q", action="store_true", help="print nothing: the exit status is the answer")
     parser.add_argument(
         "--files", action="store_true", help="print the files of Python that this program needs, and stop"
@@ -102,12 +107,15 @@ def _number(text: str) -> int:
     return value
 
 
-def _verdict(given: argparse.Namespace) -> SealVerdict:
-    """Return the verdict. Raises HibernautError, OSError."""
+def _verdict(given: argparse.Namespace) -> tuple[SealVerdict, int | None]:
+    """Return the verdict, and what `accept` returns. Raises HibernautError, OSError."""
     if not given.area:
         raise HibernautError("no AREA is given", advice=f"see {NAME} --help")
     if given.key is None and given.secret is None:
         raise HibernautError("no key is given", advice="give --key FILE, or --secret FILE for a passphrase")
+    counter = counter_of(given.counter_file, given.counter_tpm)
+    if given.once and counter is None:
+        raise HibernautError("no counter is kept", advice="give --counter-file or --counter-tpm with --once")
     key: CheckingKey = read_passphrase(given.secret) if given.key is None else read_public_key(given.key)
     area = BlockFile(given.area, given.base)
     try:
@@ -115,7 +123,9 @@ def _verdict(given: argparse.Namespace) -> SealVerdict:
             manifest, _ = manifest_in_area(area, key, given.offset)
         else:
             manifest = read_manifest(given.manifest, key)
-        return verify_image(area, manifest, header_block=given.offset, least=given.least)
+        least = max(given.least, counter.at_most(manifest.counter) if counter else 0)
+        verdict = verify_image(area, manifest, header_block=given.offset, least=least)
+        return verdict, accept(verdict, counter, given.once)
     finally:
         area.close()
 

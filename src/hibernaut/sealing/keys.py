@@ -2,7 +2,8 @@
 """Keys of seals: a pair of Ed25519 keys, or a passphrase. Checking one needs the standard library alone.
 
 Key files are those of OpenSSL: PEM with the DER of RFC 8410 in it, `PRIVATE KEY` (PKCS #8, not encrypted) and
-`PUBLIC KEY`. `openssl genpkey -algorithm ed25519` makes the same.
+`PUBLIC KEY`. `openssl genpkey -algorithm ed25519` makes the same. A private key that a TPM has sealed is PEM with a
+label of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Protocol
 
 from hibernaut.errors import FormatError, HibernautError, how_to_install
 from hibernaut.sealing.ed25519 import SIGNATURE_BYTES, is_public_key, is_signature
+from hibernaut.sealing.tpm import pack_blob, seal_by_tpm, unpack_blob, unseal_by_tpm
 
 __all__ = [
     "SEAL_BYTES",
@@ -57,6 +59,9 @@ PRIVATE_DER = bytes.fromhex("302e020100300506032b657004220420")
 """DER before the 32 bytes of a private key (RFC 8410, section 7)."""
 PUBLIC_DER = bytes.fromhex("302a300506032b6570032100")
 """DER before the 32 bytes of a public key (RFC 8410, section 4)."""
+TPM_LABEL = b"HIBERNAUT TPM KEY"
+"""Label of a private key that a TPM has sealed, see `tpm.pack_blob`."""
+KEY_BYTES = 32
 SALT_BYTES = 16
 GET_KEYS = "give one that `hibernaut seal-key` makes"
 
@@ -260,14 +265,24 @@ def read_public_key(path: str | os.PathLike[str]) -> PublicKey:
 
 
 def read_signing_key(path: str | os.PathLike[str]) -> SigningKey:
-    """Return the private key in a PEM file.
+    """Return the private key in a PEM file, released by the TPM if one has sealed it.
 
     Raises:
         FormatError: the file has no Ed25519 private key, or an encrypted one.
-        HibernautError: the package cryptography is not installed.
+        HibernautError: the package cryptography is not installed, or the TPM does not release the key.
         OSError: it cannot be read.
     """
     kind, der = _pem(path)
+    if kind == TPM_LABEL:
+        raw = unseal_by_tpm(unpack_blob(der, os.fspath(path)))
+        if len(raw) != KEY_BYTES:
+            raise FormatError(
+                f"the TPM has sealed {len(raw)} bytes",
+                source=os.fspath(path),
+                expected=f"the {KEY_BYTES} of an Ed25519 key",
+                advice=GET_KEYS,
+            )
+        return SigningKey(raw, PublicKey(_public_bytes(raw)))
     if kind == b"ENCRYPTED PRIVATE KEY":
         raise FormatError(
             "the private key is encrypted, which is not read",
@@ -293,15 +308,20 @@ def read_passphrase(path: str | os.PathLike[str]) -> PassphraseKey:
     return PassphraseKey(found)
 
 
-def make_keys(path: str | os.PathLike[str]) -> SigningKey:
+def make_keys(path: str | os.PathLike[str], *, tpm: bool = False, pcrs: str = "") -> SigningKey:
     """Make a pair: the private key in a file of mode 0600, the public one in the same name with .pub.
 
     Each file appears whole, or not at all, and the public one first: at any instant a private key has its public one.
     Both last once they are returned.
 
+    Args:
+        path: file for the private key.
+        tpm: whether the machine's TPM seals the private key: the file is of use on this machine alone.
+        pcrs: registers of the TPM without whose present values it does not release the key, as in sha256:0,7.
+
     Raises:
         FileExistsError: one of the files exists; neither is changed.
-        HibernautError: the package cryptography is not installed.
+        HibernautError: the package cryptography is not installed, or the TPM refuses.
         OSError: as the system reports it; no file is left.
     """
     from hibernaut.volumes.output import remove_file, replacing, write_all  # which a verifier does without
@@ -310,9 +330,12 @@ def make_keys(path: str | os.PathLike[str]) -> SigningKey:
     public = private.with_name(f"{private.name}.pub")
     raw = os.urandom(32)
     key = SigningKey(raw, PublicKey(_public_bytes(raw)))
+    secret = (
+        _pem_text(TPM_LABEL, pack_blob(seal_by_tpm(raw, pcrs))) if tpm else _pem_text(b"PRIVATE KEY", PRIVATE_DER + raw)
+    )
     files = {
         public: (_pem_text(b"PUBLIC KEY", PUBLIC_DER + key.public.raw), 0o644),
-        private: (_pem_text(b"PRIVATE KEY", PRIVATE_DER + raw), 0o600),
+        private: (secret, 0o600),
     }
     try:
         for file, (text, mode) in files.items():

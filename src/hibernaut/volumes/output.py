@@ -19,8 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-
 from hibernaut.parallel import worker_count
 from hibernaut.volumes.closing import Closing
 
@@ -409,4 +407,6 @@ def _is_aligned(parts: Sequence[bytes | memoryview], offset: int) -> bool:
     """Return whether offset, lengths and addresses are multiples of a page."""
     if offset % DIRECT_ALIGNMENT or any(len(part) % DIRECT_ALIGNMENT for part in parts):
         return False
+    import numpy as np  # not at the top: the verifier of an initramfs has the standard library alone
+
     return not any(np.frombuffer(part, dtype=np.uint8).ctypes.data % DIRECT_ALIGNMENT for part in parts)

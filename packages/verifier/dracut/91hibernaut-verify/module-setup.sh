@@ -18,9 +18,15 @@ depends() {
 }
 
 # called by dracut
+installkernel() {
+	# shellcheck disable=SC2034 # of dracut: of a TPM, the machine that boots decides, not the one that makes this
+	hostonly='' instmods -c tpm_tis tpm_crb
+}
+
+# called by dracut
 install() {
 	local from=${HIBERNAUT_LIB:-/usr/lib/hibernaut} conf=/etc/hibernaut/verify.conf file
-	local KEY='' SECRET='' MANIFEST=''
+	local KEY='' SECRET='' MANIFEST='' TPM_COUNTER=''
 
 	inst_multiple readlink sh
 	inst_simple "$from/resume" /lib/hibernaut/resume
@@ -36,6 +42,11 @@ install() {
 	while read -r file; do
 		inst "$file"
 	done < <(python3 -I -S "$from/hibernaut-verify.pyz" --files)
+	# The counter of a TPM: tpm2-tools, and the library that opens the device, which no program names.
+	if [[ -n $TPM_COUNTER ]]; then
+		inst_multiple tpm2_nvreadpublic tpm2_nvread tpm2_nvincrement
+		inst_libdir_file "libtss2-tcti-device.so*"
+	fi
 	# Since systemd 255 the unit has no instance; before, its instance is the device.
 	# shellcheck disable=SC2154 # set by dracut
 	for file in systemd-hibernate-resume.service.d systemd-hibernate-resume@.service.d; do
