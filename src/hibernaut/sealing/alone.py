@@ -25,6 +25,7 @@ from hibernaut.sealing.verification import SealVerdict, verify_image
 __all__ = ["main", "read_manifest"]
 
 NAME = "hibernaut-verify"
+PIECE_BYTES = 1 << 20
 LATER = ("encodings.ascii", "encodings.latin_1", "encodings.utf_8", "zipimport", "zlib", "gettext", "shutil")
 """Modules that Python or argparse imports when it needs them."""
 
@@ -32,9 +33,11 @@ LATER = ("encodings.ascii", "encodings.latin_1", "encodings.utf_8", "zipimport",
 def read_manifest(path: str | os.PathLike[str], key: CheckingKey) -> SealManifest:
     """Return the manifest in a file, its seal checked. Raises FormatError, OSError."""
     name = os.fspath(path)
-    with open(path, "rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    return open_manifest(data, key, name)
+    data = bytearray()
+    with open(path, "rb") as file:  # in pieces: one read of MOST_BYTES takes that much memory before it has a byte
+        while len(data) <= MOST_BYTES and (piece := file.read(PIECE_BYTES)):
+            data += piece
+    return open_manifest(bytes(data), key, name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verdict, least = _verdict(given)
     except HibernautError as error:
         _say(str(error))
+        return 2
+    except MemoryError:
+        _say("the machine has too little memory for the manifest; see its size, or give a smaller image")
         return 2
     except OSError as error:
         _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; check the path")

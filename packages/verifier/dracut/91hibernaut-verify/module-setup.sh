@@ -7,13 +7,20 @@
 check() {
 	require_binaries python3 readlink || return 1
 	[[ -r /etc/hibernaut/verify.conf ]] || return 1
+	# Without systemd's program, dracut's module `resume` installs a script of its own, which nothing would stop.
+	# shellcheck disable=SC2154 # set by dracut
+	if [[ ! -x ${dracutsysrootdir-}$systemdutildir/systemd-hibernate-resume ]]; then
+		derror "hibernaut-verify: no systemd-hibernate-resume: a verified resume is not possible"
+		return 1
+	fi
 	return 0
 }
 
 # called by dracut
 depends() {
 	# Without systemd, dracut's module `resume` resumes from a rule of udev, before any hook: nothing can stop it.
-	echo systemd
+	# With systemd, it installs the unit that this module changes; it leaves it out where no resume is configured.
+	echo systemd resume
 	return 0
 }
 
