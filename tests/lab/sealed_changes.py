@@ -294,6 +294,14 @@ def read_record(path: Path = RECORD) -> tuple[dict[str, object], list[Tried]]:
     return head, [Tried(*line) for line in lines]
 
 
+def write_record(release: str, seed: int, found: Sequence[Tried]) -> None:
+    """Write the outcomes so far, a line each, after a line about all."""
+    number = sum(one.part not in PARTS[-2:] for one in found)
+    head = {"kernel": release, "changes": number, "seed": seed, "of": [*asdict(found[0])]}
+    lines = [head, *([*asdict(one).values()] for one in found)]
+    RECORD.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
 def main() -> int:
     """Try changes and print a line for each outcome that is not as it must be; 1 if there is one."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -307,22 +315,17 @@ def main() -> int:
     lab = Lab(get_kernel(cache, line_named("6.1")), cache)
     found, begun, faults = [], time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="sealed-changes-") as folder:
-        for number, tried in enumerate(try_changes(lab, Path(folder), given.changes, given.seed, given.jobs)):
-            expected = "resumed" if tried.part in PARTS[-2:] else "stopped"
+        for tried in try_changes(lab, Path(folder), given.changes, given.seed, given.jobs):
             found.append(tried)
-            if tried.outcome != expected:
-                faults += 1
-                sys.stdout.write(f"{tried}\n")
-            if number % 50 == 0:
-                sys.stdout.write(f"{number}: {time.monotonic() - begun:.0f} s: {tried}\n")
-            sys.stdout.flush()
+            is_expected = tried.outcome == ("resumed" if tried.part in PARTS[-2:] else "stopped")
+            faults += not is_expected
+            if not is_expected or tried.part in PARTS[-2:]:
+                sys.stdout.write(f"{len(found)}, {time.monotonic() - begun:.0f} s: {tried}\n")
+                sys.stdout.flush()
+            if tried.part in PARTS[-2:] and given.write:  # a run of hours may be interrupted
+                write_record(lab.kernel.release, given.seed, found)
             if tried.part in PARTS[-2:] and time.monotonic() - begun > given.seconds:
                 break
-    number = sum(one.part not in PARTS[-2:] for one in found)
-    head = {"kernel": lab.kernel.release, "changes": number, "seed": given.seed, "of": [*asdict(found[0])]}
-    if given.write:
-        lines = [head, *([*asdict(one).values()] for one in found)]
-        RECORD.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     sys.stdout.write(f"{len(found)} tried in {time.monotonic() - begun:.0f} s, {faults} not as expected\n")
     return 1 if faults else 0
 

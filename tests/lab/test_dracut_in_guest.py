@@ -88,7 +88,7 @@ def made(lab_61: Lab, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @dataclass(frozen=True)
 class Booted:
-    """What a machine did.
+    """The outcome of a boot.
 
     Attributes:
         session: session that answered: that of the resumed guest; None if none did.

@@ -19,8 +19,10 @@ from tests.lab.sealed_changes import PARTS, RECORD, WaitingVerifier, batches, ch
 from tests.lab.sealed_guest import ENVIRONMENT, booted, hibernate_sealed, order_of
 
 SWITCH = "HIBERNAUT_SEALED"
-"""Number of single-byte changes that guests try, a second or two each under emulation, beside 10 of each run."""
-FEW = 10
+"""Number of single-byte changes that guests try, a second of CPU time each; else `FEW`."""
+FEW = 11
+"""Changes with at least one in each part."""
+LEAST_RECORDED = 100
 READ = re.compile(r"virtio_blk_handle_read vdev (\S+) req \S+ sector (\d+) nsectors (\d+)\n")
 
 
@@ -88,11 +90,12 @@ def expected_outcome(part: str) -> str:
     return "resumed" if part in ("unread block", "nothing") else "stopped"
 
 
-def test_the_record_is_of_1000_changes() -> None:
-    """Each of them distinct and stopped, in every part of an image; every change elsewhere, and none, resumed."""
+def test_the_record_has_no_exception() -> None:
+    """Each change is distinct and was stopped, in every part of an image; a change elsewhere, or none, resumed."""
     head, tried = read_record()
     covered = [one for one in tried if expected_outcome(one.part) == "stopped"]
     assert len({(one.at, one.bits) for one in covered}) == len(covered) == head["changes"]
+    assert len(covered) >= LEAST_RECORDED
     assert {one.part for one in tried} == set(PARTS)
     assert [one for one in tried if one.outcome != expected_outcome(one.part)] == []
     for one in tried:

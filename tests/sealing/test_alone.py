@@ -135,7 +135,7 @@ def test_the_files_that_it_names_suffice(folder: Path) -> None:
 
 
 def test_a_small_machine_verifies(folder: Path) -> None:
-    """With 96 MiB of address space, as in an initramfs: a bound for manifests is no size of a buffer."""
+    """With 96 MiB of address space, as in an initramfs: a bound for manifests is not the size of a buffer."""
     command = ["image", "--key", "key.pub", "--manifest", "m", "--offset", "2"]
     limited = ["sh", "-c", 'ulimit -v 98304; exec "$@"', "sh", PYTHON, "-I", "-S", "hibernaut-verify.pyz", *command]
     done = subprocess.run(limited, env={}, cwd=folder, capture_output=True, text=True, check=False)

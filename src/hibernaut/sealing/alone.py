@@ -26,7 +26,16 @@ __all__ = ["main", "read_manifest"]
 
 NAME = "hibernaut-verify"
 PIECE_BYTES = 1 << 20
-LATER = ("encodings.ascii", "encodings.latin_1", "encodings.utf_8", "zipimport", "zlib", "gettext", "shutil")
+LATER = (
+    "encodings.ascii",
+    "encodings.latin_1",
+    "encodings.utf_8",
+    "zipimport",
+    "zlib",
+    "gettext",
+    "shutil",
+    "textwrap",
+)
 """Modules that Python or argparse imports when it needs them."""
 
 
