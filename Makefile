@@ -89,11 +89,13 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/start.py
 
 # Readers under fire: mutated files for each reader, guided by coverage where atheris is installed. SECONDS for each of
-# TARGETS (default: all); what is found, and what reaches new code, is left in build/fuzz.
+# TARGETS (default: all); what is found, and what reaches new code, is left in build/fuzz. RECORD=1 adds the executions to
+# tests/fuzz/executions.jsonl.
 TARGETS ?=
 SECONDS ?= 60
+RECORD ?=
 fuzz: $(VENV)/ready-fuzz
-	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(RECORD),--record) $(TARGETS)
 
 # The source distribution, and the wheel built from it.
 dist: $(VENV)/ready-dev

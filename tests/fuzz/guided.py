@@ -2,14 +2,14 @@
 """One target in a process of its own: guided by coverage where atheris is installed, else by mutations alone.
 
 A reader that ends the process (a fault in a library, an endless loop in C) ends this one only; `__main__` finds the
-file that it read in `last`. Counts are kept in `count`, findings in `found/`, files that reach new code in `corpus/`.
+file that it read, and the number of executions, in `notes`. Findings are kept in `found/`, files that reach new code
+in `corpus/`.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import random
 import resource
 import sys
@@ -20,37 +20,24 @@ from typing import Any
 
 __all__ = ["main"]
 
-EACH = 64
-"""Executions between two notes of their number."""
 MOST_SECONDS_IN_C = 120
 """Seconds after which libFuzzer ends an execution that no signal interrupts."""
 
 
-class Notes:
-    """Counts and files that one run of a target leaves in a folder."""
+class Findings:
+    """Findings that one run of a target leaves in a folder, the first one of each defect."""
 
-    def __init__(self, folder: Path, *, guided: bool) -> None:
-        self.folder = folder
-        self._guided = guided
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "found"
         self._keys: set[str] = set()
-        (folder / "found").mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
 
-    def executed(self, count: int, data: bytes) -> None:
-        """Note the file that is read next, and sometimes the number of executions."""
-        (self.folder / "last").write_bytes(data)
-        if count % EACH == 0:
-            self.counted(count)
-
-    def counted(self, count: int) -> None:
-        """Note the number of executions."""
-        (self.folder / "count").write_text(json.dumps({"executions": count, "guided": self._guided}))
-
-    def found(self, finding: Any) -> None:
-        """Keep a finding, the first one of its defect."""
+    def keep(self, finding: Any) -> None:
+        """Keep a finding, unless one of its defect was kept."""
         if finding.key not in self._keys:
             self._keys.add(finding.key)
-            (self.folder / "found" / finding.name).write_bytes(finding.data)
-            (self.folder / "found" / f"{finding.name}.txt").write_text(finding.message + "\n")
+            (self._folder / finding.name).write_bytes(finding.data)
+            (self._folder / f"{finding.name}.txt").write_text(finding.message + "\n")
 
 
 def main() -> None:
@@ -68,21 +55,29 @@ def main() -> None:
         atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["hibernaut"]) if atheris else nullcontext():
         from tests.fuzz.engine import Arena, corpus_of, fuzz
+        from tests.fuzz.notes import Notes
         from tests.fuzz.targets import TARGETS
     target = TARGETS[asked.target]
-    notes = Notes(asked.folder, guided=atheris is not None)
+    findings = Findings(asked.folder)
+    notes = Notes(asked.folder, guided=atheris is not None, most_bytes=target.most_bytes)
     with Arena(target) as arena:
-        if atheris is None:
-            end = time.monotonic() + asked.seconds
-            for finding in fuzz(
-                arena, asked.executions, seed=asked.seed, proceeds=lambda: time.monotonic() < end, before=notes.executed
-            ):
-                notes.found(finding)
-            notes.counted(arena.executions)
-            return
         inputs = [*target.seeds().values(), *corpus_of(target).values()]
         corpus = asked.folder / "corpus"
         corpus.mkdir(exist_ok=True)
+        if atheris is None:
+            inputs += [path.read_bytes() for path in sorted(corpus.iterdir())]
+            end = time.monotonic() + asked.seconds
+            found = fuzz(
+                arena,
+                asked.executions,
+                seed=asked.seed,
+                inputs=inputs,
+                proceeds=lambda: time.monotonic() < end,
+                before=notes.executed,
+            )
+            for finding in found:
+                findings.keep(finding)
+            return
         for number, data in enumerate(inputs):
             (corpus / f"seed-{number}").write_bytes(data)
 
@@ -90,7 +85,7 @@ def main() -> None:
             notes.executed(arena.executions, data)
             finding = arena.execute(data)
             if finding is not None:
-                notes.found(finding)
+                findings.keep(finding)
 
         def mutator(data: bytes, most: int, seed: int) -> bytes:
             rng = random.Random(seed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,6 +55,8 @@ MOST_STARTS = 1 << 12
 """Places where names may begin that are looked at: distributions' kernels have up to 124."""
 MOST_WALKED = 8 * MAX_SYMBOLS
 """Names that are walked in search of the markers behind them, in all: work does not follow what counts claim."""
+SEARCHED_BYTES = 128
+"""Bytes that are searched for markers in at most the time in which one name is walked."""
 SYMBOL = re.compile(rb"[A-Za-z?][!-~]+")
 LETTER = re.compile(rb"[A-Za-z?]")
 
@@ -162,12 +165,22 @@ def tables_in_image(image: bytes, source: str | None = None) -> KallsymsTables:
     """
     starts, walked = 0, 0
     for table_at, index_at, tokens in _token_tables(image):
+        last_at: dict[bytes, int] = {}
         for count_at, start, count in _likely_starts(image, table_at, tokens):
             names = memoryview(image)[start:table_at]
             starts += 1
             if starts > MOST_STARTS or walked > MOST_WALKED:
                 break
             if not _begins_with_symbols(names, tokens):
+                continue
+            walked += MARKER_SYMBOLS
+            markers = _first_markers(names)
+            if markers is None:
+                continue
+            if markers not in last_at:
+                last_at[markers] = image.rfind(markers, 0, table_at)
+                walked += table_at // SEARCHED_BYTES
+            if last_at[markers] < start:
                 continue
             walked += min(count, len(names))
             found = _names_at(names, tokens, count)
@@ -217,12 +230,25 @@ def _likely_starts(image: bytes, end: int, tokens: Sequence[bytes]) -> list[tupl
     return sorted(likely)
 
 
+def _first_markers(names: memoryview) -> bytes | None:
+    """Return the first two markers of names that begin here, None if there are fewer names than markers count."""
+    try:
+        return np.array([0, _bounds(names, MARKER_SYMBOLS)[-1]], dtype="<u4").tobytes()
+    except ValueError:
+        return None
+
+
 def _begins_with_symbols(names: memoryview, tokens: Sequence[bytes]) -> bool:
     """Return whether the first symbols of a table have a type and a name that prints."""
     try:
-        return all(map(SYMBOL.fullmatch, decode_names(names, tokens, FIRST_SYMBOLS)))
+        bounds = _bounds(names, FIRST_SYMBOLS)
     except ValueError:
         return False
+    for begin, end in pairwise(bounds):
+        indices = names[begin + 1 + (names[begin] >= LONG) : end]
+        if not SYMBOL.fullmatch(b"".join([tokens[index] for index in indices])):
+            return False
+    return True
 
 
 def _names_at(names: memoryview, tokens: Sequence[bytes], count: int) -> list[bytes] | None:

@@ -9,6 +9,7 @@ from elsewhere.
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -194,6 +195,7 @@ def library_file(names: tuple[str, ...]) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
+@functools.cache  # asking the dynamic linker takes as long as decompressing a unit
 def _loaded(names: tuple[str, ...]) -> ctypes.CDLL:
     """Return the first library that is there. Raises ImportError if none is."""
     for name in names:
