@@ -82,7 +82,8 @@ def _install(what: list[str], python: str, target: Path) -> None:
     options = ["--no-deps", "--only-binary", ":all:", "--no-compile", "--python-version", python, "--quiet"]
     platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--implementation", "cp"]
-    subprocess.run([*pip, *options, *platforms, "--target", str(target), *what], check=True)
+    words = [*pip, *options, *platforms, "--target", str(target), *what]
+    subprocess.run(words, check=True)  # nosec B603 # this interpreter's pip
 
 
 def _add(content: dict[str, bytes], target: Path) -> None:

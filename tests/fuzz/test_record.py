@@ -51,7 +51,7 @@ def test_the_record_names_targets_that_exist() -> None:
     found = read_record()
     assert set(found) <= set(TARGETS)
     for line in found.values():
-        assert 0 < line.runs
+        assert line.runs > 0
         assert 0 <= line.unchanged <= line.executions
         assert line.cpu_seconds > 0
 
@@ -151,9 +151,7 @@ def test_the_command_records_what_the_engine_counted(tmp_path: Path) -> None:
     for total in (30, 60):
         done = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == (
-            f"lzo-rle: 30 executions, mutations alone, 0 findings\n  {total} executions recorded\n"
-        )
+        assert done.stdout == (f"lzo-rle: 30 executions, mutations alone, 0 findings\n  {total} executions recorded\n")
         last.append(read_notes(folder / "lzo-rle").last)
     assert last[0] != last[1]
     line = read_record(path)["lzo-rle"]

@@ -54,7 +54,7 @@ CONFIG_BYTES = 1 << 21
 ENDED = (os.strerror(errno.ENOENT), os.strerror(errno.ESRCH))
 """Reasons why the files of a process that has ended meanwhile cannot be read."""
 KERNEL_LOG_BYTES = 1 << 24
-SECRET_MAPPING = "/secretmem"
+SECRET_MAPPING = "/secretmem"  # nosec B105 # no password: a name of the kernel's
 """Name of the file of `memfd_secret` in /proc/PID/maps (mm/secretmem.c, `secretmem_file_create`)."""
 MOST_PROCESSES = 4096
 LOCATION = "sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6d876050dc67"

@@ -42,7 +42,7 @@ Tell = Callable[[str], None]
 DOCUMENTED_BASE = 0xFFFF_8880_0000_0000
 """Base of the direct map with 4 levels and without KASLR (Documentation/arch/x86/x86_64/mm.rst)."""
 MEMMAP = "/sys/firmware/memmap"
-MEMFD_SECRET = "__x64_sys_memfd_secret"
+MEMFD_SECRET = "__x64_sys_memfd_secret"  # nosec B105 # no password: a name of the kernel's
 """The system call's function, of kernels with CONFIG_SECRETMEM."""
 
 

@@ -187,7 +187,7 @@ def random_variant(seed: int, *, levels: int = 4, kaslr: bool = False, fail_allo
         kaslr: whether kernel and direct map are randomized.
         fail_allocations: number of allocations for a split that fail during the copy.
     """
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # nosec B311 # reproducible variants
     # Low memory beside the kernel's image is scarce: one block of it for certain, perhaps a second one.
     regions = ["2m:above", *chance.choices(["2m:above", "4k:above"], k=chance.randint(0, 1))]
     regions += chance.choices(["2m:below", "4k:below"], weights=[3, 1], k=chance.randint(1, 6))

@@ -34,7 +34,7 @@ MARGIN = 1.2
 def killed(lab: Lab, folder: Path) -> str:
     """Kill the writer at random instants and boot from each kind of area that is left."""
     saved = hibernate(lab, variant_named("none"), folder)
-    chance = random.Random(SEED)
+    chance = random.Random(SEED)  # nosec B311 # moments of kills
     area = folder / "area.img"
     preparing, without_image = _phases(saved.image, area)
     outcomes = {"old": 0, "none": 0, "new": 0}
@@ -73,7 +73,7 @@ def _rewriting(image: Path, area: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command that rewrites a copy of an image in place, as LZO; kill it on leaving if it still runs."""
     copy_disk(image, area)
     command = [sys.executable, "-m", "hibernaut", "rewrite", str(area), "--in-place", "--compressor", "lzo", "--quiet"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:  # nosec B603 # words of the case
         try:
             yield process
         finally:

@@ -125,7 +125,8 @@ def _libraries(tree: Path) -> Iterator[Path]:
     for file in tree.rglob("*"):
         if not file.is_file() or not (".so" in file.name or file.parent.name == "bin"):
             continue
-        done = subprocess.run([program("ldd"), str(file)], capture_output=True, text=True, check=False)
+        command = [program("ldd"), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603 # installed files
         for library in LIBRARY.findall(done.stdout):
             if not library.startswith(str(tree)):
                 yield Path(library)

@@ -406,7 +406,7 @@ def _run_make(
 ) -> None:
     with (
         log.open("w", buffering=1) as out,
-        subprocess.Popen(
+        subprocess.Popen(  # nosec B603 # make, and words of the build
             [program("make"), *command[1:]],
             env={**os.environ, **ENVIRONMENT, **env},
             stdin=subprocess.DEVNULL,

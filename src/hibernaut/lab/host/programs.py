@@ -101,7 +101,7 @@ def completed(
         cwd: working folder.
         env: variables added to the environment.
     """
-    return subprocess.run(
+    return subprocess.run(  # nosec B603 # words, never a shell's line
         [os.fspath(word) for word in command],
         cwd=cwd,
         env={**os.environ, "LC_ALL": "C", **(env or {})},

@@ -75,7 +75,7 @@ class Mutator:
             raise HibernautError("the image is not compressed; expected one with units")
         self.image = image
         self._codec = codec_named(image.compressor)
-        self._chance = random.Random(seed)
+        self._chance = random.Random(seed)  # nosec B311 # reproducible mutations
 
     def __iter__(self) -> Iterator[Mutation]:
         """Yield mutations without end, each part as often as any other; none that leaves the image as it is."""

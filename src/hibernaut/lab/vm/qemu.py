@@ -301,7 +301,7 @@ def qemu(hardware: Hardware) -> Iterator[Qemu]:
     try:
         with temporary_folder("lab") as folder:
             with (folder / "errors").open("wb") as errors:
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # nosec B603 # QEMU, and words of the laboratory
                     command_line(hardware, folder, ram=ram.paths if ram else ()),
                     stdin=subprocess.DEVNULL,
                     stdout=errors,
