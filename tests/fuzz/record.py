@@ -147,9 +147,8 @@ def rows(record: dict[str, Line]) -> str:
     guided, unchanged = sum(line.guided for line in lines), sum(line.unchanged for line in lines)
     executions, hours = sum(line.executions for line in lines), sum(line.cpu_seconds for line in lines) / 3600
     files = f"{sum(line.seeds for line in lines)} + {sum(line.files for line in lines)}"
-    return "".join(map(_row, lines)) + (
-        f"| all | {executions} | {guided} | {unchanged} | {hours:.1f} h together | {files} | {reached} of {len(lines)} |\n"
-    )
+    together = f"{executions} | {guided} | {unchanged} | {hours:.1f} h together | {files} | {reached} of {len(lines)}"
+    return "".join(map(_row, lines)) + f"| all | {together} |\n"
 
 
 def _row(line: Line) -> str:

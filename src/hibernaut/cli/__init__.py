@@ -41,9 +41,19 @@ def main() -> None:
                 status = report_failure(error)
     except KeyboardInterrupt as interrupt:  # also while modules are imported
         number = interrupt.number if isinstance(interrupt, Ended) else signal.SIGINT
-        sys.stderr.write("; ".join([f"hibernaut: {ENDING[number]}", *getattr(interrupt, "__notes__", ())]) + "\n")
+        sys.stderr.write(f"hibernaut: {ENDING[number]}{_visible_notes(interrupt)}\n")
         status = 128 + number
     sys.exit(status)
+
+
+def _visible_notes(interrupt: KeyboardInterrupt) -> str:
+    """Return what was noted about an interrupt, which may name files; nothing is imported if there is nothing."""
+    notes = getattr(interrupt, "__notes__", ())
+    if not notes:
+        return ""
+    from hibernaut.report.visible import visible_line
+
+    return visible_line("".join(f"; {note}" for note in notes))
 
 
 @contextmanager
