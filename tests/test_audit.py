@@ -105,7 +105,7 @@ def test_the_lock_of_this_project_is_read_whole() -> None:
 
 
 def test_a_lock_that_is_none_fails(tmp_path: Path) -> None:
-    """What pip-audit refuses is a failure, not a skip."""
+    """A file that pip-audit refuses is a failure, not a skip."""
     with service() as url:
         (tmp_path / "lock.txt").write_text("planted>=1\n")
         done = audit(url, tmp_path / "lock.txt")
@@ -150,7 +150,7 @@ def test_a_dangerous_call_is_found(tmp_path: Path) -> None:
 
 
 def test_exceptions_have_reasons() -> None:
-    """Those at a line name their rule and say why; those of pyproject.toml stand there with a comment each."""
+    """Those at a line name their rule and say why; those in pyproject.toml have a comment each."""
     found = 0
     for path in (*REPOSITORY.glob("src/**/*.py"), *REPOSITORY.glob("packages/**/*.py")):
         for line in path.read_text().splitlines():

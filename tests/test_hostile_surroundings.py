@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Terminals, temporary files, links that someone has planted, and programs that are started.
+"""Terminals, temporary files, planted links, and programs that are started.
 
 The readers' hostile files stand beside their tests, and in tests/fuzz; unpacking of packages is tested in
 tests/lab/test_debian.py, modes of outputs in tests/cli/test_private_files.py and tests/volumes/test_output.py.
@@ -125,7 +125,7 @@ def test_temporary_folders_are_private(tmpdir_of_test: Path) -> None:
 def test_a_planted_link_in_place_of_a_lock_is_refused(
     tmpdir_of_test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that someone has guessed: the file behind the link is neither made nor changed."""
+    """A guessed name: the file behind the link is neither made nor changed."""
     monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
     with temporary_folder("test") as folder:
         lock = next(one for one in tmpdir_of_test.iterdir() if one.is_file())

@@ -42,7 +42,7 @@ ZSWAP = "/sys/module/zswap/parameters"
 HUGE = "/sys/kernel/mm/transparent_hugepage"
 """The kernel switches huge pages off where there are less than 512 MiB (`hugepage_init`, mm/huge_memory.c)."""
 HUGE_PAGES = 512
-HUGE_FILE, HUGE_FILE_LINES = "/tmp/huge", 1_200_000  # nosec B108 # in a guest, where nobody else is
+HUGE_FILE, HUGE_FILE_LINES = "/tmp/huge", 1_200_000  # nosec B108 # in a guest, which has no other users
 """A file of tmpfs with huge pages: these numbers, a line each."""
 KFENCE_PARAMETERS = "/sys/module/kfence/parameters"
 KFENCE_STATS = "/sys/kernel/debug/kfence/stats"
