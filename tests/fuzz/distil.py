@@ -63,8 +63,10 @@ def distil(target: Target, folder: Path) -> int:
         step = max(len(paths) // LOOKED_AT, 1)
         for path in paths[::step]:
             data = path.read_bytes()
-            if len(kept) >= min(KEPT, MOST_FILES) or not data:
+            if len(kept) >= min(KEPT, MOST_FILES):
                 break
+            if not data:  # a mutation that cuts everything, the smallest file of all
+                continue
             lines = lines_of(arena, data)
             if lines <= reached or len(data) > MOST_FILE_BYTES < len(zstandard.compress(data, 19)):
                 continue

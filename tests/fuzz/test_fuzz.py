@@ -20,7 +20,7 @@ from hibernaut.memory.lime import open_lime
 from hibernaut.swsusp import index_file
 from hibernaut.volumes import partitions
 from hibernaut.volumes.volume import Volume
-from tests.fuzz.distil import lines_of
+from tests.fuzz.distil import distil, lines_of
 from tests.fuzz.engine import CORPUS, MOST_FILE_BYTES, MOST_FILES, Arena, Finding, corpus_of, fuzz, keep, minimised
 from tests.fuzz.mutate import fields_of
 from tests.fuzz.targets import MIB, TARGETS, Target
@@ -188,6 +188,20 @@ def test_large_files_of_a_corpus_are_packed(tmp_path: Path, monkeypatch: pytest.
     for name, data in (("small", b"abc"), ("large", bytes(10_000))):
         keep(tmp_path / "elf", name, data)
     assert corpus_of(target) == {"small": b"abc", "large.zst": bytes(10_000)}
+
+
+def test_files_of_new_lines_are_distilled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty file ends nothing; of two files that reach the same lines the smaller one is kept."""
+    monkeypatch.setattr("tests.fuzz.engine.CORPUS", tmp_path / "corpus")
+    monkeypatch.setattr("tests.fuzz.distil.CORPUS", tmp_path / "corpus")
+    found = tmp_path / "found"
+    found.mkdir()
+    for name, data in (("empty", b""), ("cut", b"\x19ab"), ("longer", b"\x19abc")):
+        (found / name).write_bytes(data)
+    target = TARGETS["lzo-rle"]
+    assert distil(target, found) == 1
+    assert list(corpus_of(target).values()) == [b"\x19ab"]
+    assert distil(target, found) == 1
 
 
 def test_the_command_reports_executions_and_findings(tmp_path: Path) -> None:
