@@ -269,6 +269,23 @@ def test_names_that_may_begin_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         kallsyms.names_in_image(b"\x7fELF" + kallsyms.DIGITS * 5000)
 
 
+def test_names_without_markers_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each place as many names are walked as two markers count; the rest only where these are behind them."""
+    walked = 0
+    bounds = kallsyms._bounds
+
+    def counting(names: bytes | memoryview, count: int) -> list[int]:
+        nonlocal walked
+        walked += min(count, len(names) // 8)
+        return bounds(names, count)
+
+    monkeypatch.setattr(kallsyms, "_bounds", counting)
+    with pytest.raises(FormatError, match="no kallsyms"):
+        kallsyms.names_in_image(hostile_kallsyms(2000))
+    assert 0 < walked <= 2001 * (kallsyms.FIRST_SYMBOLS + kallsyms.MARKER_SYMBOLS)
+    assert len(kallsyms.names_in_image(kernel_image([b"Tfunction_%d" % number for number in range(1100)]))) == 1100
+
+
 def test_places_of_digits_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that consists of the digits of a token table is given up, wherever its table lies."""
     image = kernel_image([b"Tfunction_%d" % number for number in range(1100)])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -174,6 +175,27 @@ def made(maker: str) -> bool:
     except ImportError:
         return False
     return True
+
+
+@pytest.mark.parametrize("maker", [system_codecs.Liblzo2, system_codecs.Liblz4])
+def test_the_system_is_asked_once_for_a_library(monkeypatch: pytest.MonkeyPatch, maker: Callable[[], object]) -> None:
+    """Each image has a codec of its own; they share the library."""
+    asked = []
+    real = ctypes.CDLL
+
+    def counting(name: str) -> ctypes.CDLL:
+        asked.append(name)
+        return real(name)
+
+    try:
+        maker()
+    except ImportError as missing:
+        pytest.skip(str(missing))
+    system_codecs._loaded.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", counting)
+    for _ in range(3):
+        maker()
+    assert len(asked) == 1
 
 
 def test_a_system_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
