@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +55,6 @@ def _target(name: str, asked: argparse.Namespace) -> int:
     if asked.mutations_only:
         words.append("--mutations-only")
     ended: str | None = None
-    before = _cpu_seconds()
     try:
         done = subprocess.run(words, capture_output=True, timeout=asked.seconds + SPARE_SECONDS, check=False)
         if done.returncode:
@@ -73,7 +71,7 @@ def _target(name: str, asked: argparse.Namespace) -> int:
                 findings.append(minimised(arena, again))
             else:
                 findings.append(Finding(name, data, f"{path.read_text().strip()}, not again in another process"))
-    run = Run(noted.executions, noted.guided, _cpu_seconds() - before)
+    run = Run(noted.executions, noted.guided, noted.cpu_seconds)
     how = "guided by coverage" if noted.guided else "mutations alone"
     print(f"{name}: {noted.executions} executions, {how}, {len(findings)} findings", flush=True)  # noqa: T201
     if asked.record and noted.executions:
@@ -84,12 +82,6 @@ def _target(name: str, asked: argparse.Namespace) -> int:
     if asked.distil:
         print(f"  {distil(TARGETS[name], folder / 'corpus')} files in its corpus", flush=True)  # noqa: T201
     return len(findings)
-
-
-def _cpu_seconds() -> float:
-    """Return the CPU time of all processes that this one has waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The number of executions of a run and the file that it read last, in memory that outlives the process.
+"""Executions of a run, their CPU time and the file that was read last, in memory that outlives the process.
 
-They are kept in a mapped file: a fault in a library, which ends the process at once, loses neither, and a note takes
-less than a microsecond, where writing a file took longer than most executions.
+They are kept in a mapped file: a fault in a library, which ends the process at once, loses nothing, and a note takes
+a microsecond, where writing a file took longer than most executions.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["Noted", "Notes", "read_notes"]
 
-HEAD = struct.Struct("<QQQ")
-"""Number of executions, whether they are guided by coverage, length of the last file in bytes."""
+HEAD = struct.Struct("<QQdQ")
+"""Number of executions, whether they are guided by coverage, CPU time, length of the last file in bytes."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Noted:
     Attributes:
         executions: number of executions that were begun.
         guided: whether coverage guides the mutations.
+        cpu_seconds: CPU time from the first execution to the last one, mutations included.
         last: the file that was read last.
     """
 
     executions: int
     guided: bool
+    cpu_seconds: float
     last: bytes
 
 
@@ -47,21 +50,24 @@ class Notes:
         with _path(folder).open("w+b") as file:
             file.truncate(HEAD.size + most_bytes)
             self._map = mmap.mmap(file.fileno(), 0)
-        HEAD.pack_into(self._map, 0, 0, guided, 0)
+        self._start: float | None = None
+        HEAD.pack_into(self._map, 0, 0, guided, 0.0, 0)
 
     def executed(self, earlier: int, data: bytes) -> None:
         """Note the file that is read next, after some earlier executions."""
         self._map[HEAD.size : HEAD.size + len(data)] = data
-        HEAD.pack_into(self._map, 0, earlier + 1, self._guided, len(data))
+        now = time.process_time()
+        self._start = now if self._start is None else self._start
+        HEAD.pack_into(self._map, 0, earlier + 1, self._guided, now - self._start, len(data))
 
 
 def read_notes(folder: Path) -> Noted:
     """Return the notes of a run, those of no execution if it did not begin."""
     if not _path(folder).exists():
-        return Noted(0, False, b"")
+        return Noted(0, False, 0.0, b"")
     content = _path(folder).read_bytes()
-    executions, guided, size = HEAD.unpack_from(content)
-    return Noted(executions, bool(guided), content[HEAD.size : HEAD.size + size])
+    executions, guided, seconds, size = HEAD.unpack_from(content)
+    return Noted(executions, bool(guided), seconds, content[HEAD.size : HEAD.size + size])
 
 
 def _path(folder: Path) -> Path:

@@ -39,7 +39,7 @@ class Run:
     Attributes:
         executions: number of executions.
         guided: whether coverage guided them.
-        cpu_seconds: CPU time of its process, with its start.
+        cpu_seconds: CPU time of executions and mutations, without the start of the process.
     """
 
     executions: int
@@ -57,7 +57,7 @@ class Line:
         guided: executions guided by coverage.
         mutations: executions of mutations alone.
         unchanged: executions since the engine or the reader was changed last.
-        cpu_seconds: CPU time of all runs.
+        cpu_seconds: CPU time of executions and mutations in all runs.
         seeds: number of seeds in the last run.
         files: number of files in the corpus in the last run.
         engine: digest of the engine in the last run.
@@ -88,7 +88,7 @@ class Line:
             guided=self.guided + (run.executions if run.guided else 0),
             mutations=self.mutations + (0 if run.guided else run.executions),
             unchanged=self.unchanged + run.executions,
-            cpu_seconds=round(self.cpu_seconds + run.cpu_seconds, 1),
+            cpu_seconds=round(self.cpu_seconds + run.cpu_seconds, 3),
         )
 
 

@@ -56,7 +56,7 @@ MOST_STARTS = 1 << 12
 MOST_WALKED = 8 * MAX_SYMBOLS
 """Names that are walked in search of the markers behind them, in all: work does not follow what counts claim."""
 SEARCHED_BYTES = 128
-"""Bytes that are searched for markers in at most the time in which one name is walked."""
+"""Bytes that are searched for markers count as one name that is walked."""
 SYMBOL = re.compile(rb"[A-Za-z?][!-~]+")
 LETTER = re.compile(rb"[A-Za-z?]")
 
