@@ -145,20 +145,29 @@ def rows(record: dict[str, Line]) -> str:
     lines = [record.get(name, Line(name)) for name in TARGETS]
     reached = sum(line.executions >= MILLION for line in lines)
     guided, unchanged = sum(line.guided for line in lines), sum(line.unchanged for line in lines)
-    executions, hours = sum(line.executions for line in lines), sum(line.cpu_seconds for line in lines) / 3600
+    executions, seconds = sum(line.executions for line in lines), sum(line.cpu_seconds for line in lines)
     files = f"{sum(line.seeds for line in lines)} + {sum(line.files for line in lines)}"
-    together = f"{executions} | {guided} | {unchanged} | {hours:.1f} h together | {files} | {reached} of {len(lines)}"
+    goal = f"{reached} of {len(lines)}, {_time(sum(map(_seconds_left, lines)))} more"
+    together = f"{executions} | {guided} | {unchanged} | {_time(seconds)} together | {files} | {goal}"
     return "".join(map(_row, lines)) + f"| all | {together} |\n"
 
 
 def _row(line: Line) -> str:
     each, goal = "not run", "not begun"
     if line.executions:
-        seconds = line.cpu_seconds / line.executions
-        each = f"{seconds * 1000:.2f} ms"
-        left = (MILLION - line.executions) * seconds
-        goal = "reached" if left <= 0 else f"{left / 3600:.1f} h more" if left >= 180 else f"{left / 60:.0f} min more"
+        each = f"{line.cpu_seconds / line.executions * 1000:.2f} ms"
+        goal = f"{_time(_seconds_left(line))} more" if line.executions < MILLION else "reached"
     return (
         f"| {line.target} | {line.executions} | {line.guided} | {line.unchanged} | {each} | "
         f"{line.seeds} + {line.files} | {goal} |\n"
     )
+
+
+def _seconds_left(line: Line) -> float:
+    """Return the CPU time of the executions that the goal lacks at the speed so far; 0 without an execution."""
+    left = max(MILLION - line.executions, 0)
+    return left * line.cpu_seconds / line.executions if line.executions else 0.0
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"

@@ -99,9 +99,13 @@ def test_the_goal_is_reached_or_its_time_is_named() -> None:
     part = Line("trace", mutations=MILLION // 2, cpu_seconds=3600.0)
     lines = rows({"machine": done, "trace": part}).splitlines()
     assert "| machine | 1000000 | 999999 | 7 | 0.50 ms | 2 + 3 | reached |" in lines
-    assert "| trace | 500000 | 0 | 0 | 7.20 ms | 0 + 0 | 1.0 h more |" in lines
+    assert "| trace | 500000 | 0 | 0 | 7.20 ms | 0 + 0 | 60 min more |" in lines
     assert "| btf | 0 | 0 | 0 | not run | 0 + 0 | not begun |" in lines
-    assert lines[-1] == f"| all | 1500000 | 999999 | 7 | 1.1 h together | 2 + 3 | 1 of {len(TARGETS)} |"
+    together = "| all | 1500000 | 999999 | 7 | 68 min together | 2 + 3"
+    assert lines[-1] == f"{together} | 1 of {len(TARGETS)}, 60 min more |"
+    assert "| trace | 500000 | 0 | 0 | 14.40 ms | 0 + 0 | 2.0 h more |" in rows(
+        {"trace": replace(part, cpu_seconds=7200.0)}
+    )
     assert len(lines) == len(TARGETS) + 1
 
 
