@@ -272,7 +272,7 @@ class _Tools:
         if path is None:
             raise HibernautError(f"{words[0]} is not installed", advice="install the package tpm2-tools")
         try:
-            return subprocess.run(
+            return subprocess.run(  # nosec B603 # words, never a shell's line; programs of the system's folders
                 [path, *words[1:]],
                 input=given,
                 capture_output=True,
