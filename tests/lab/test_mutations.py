@@ -105,8 +105,73 @@ def test_parts_that_are_not_there(image: Image) -> None:
 
 
 def test_an_image_without_units(tmp_path: Path) -> None:
-    """It is refused, with the reason."""
+    """Its parts are those but lengths and compressed bytes; frames and bytes are changed where they lie."""
     path = tmp_path / "plain"
     path.write_bytes(naive.build(PAGES, naive.Layout(compressor="none")))
-    with open_image(path) as plain, pytest.raises(HibernautError, match="not compressed"):
-        Mutator(plain)
+    with open_image(path) as plain:
+        mutator = Mutator(plain, 1)
+        parts = [part for part in PARTS if part not in ("unit length", "compressed byte of unit")]
+        drawn = list(itertools.islice(mutator, len(parts) * ROUNDS))
+        assert [one.part for one in drawn] == parts * ROUNDS
+        assert not any(one.mends_crc for one in drawn)
+        expected = plain.read_all().copy()
+        for mutation in (Mutation("byte of stored page", 40, 17 << 8 | 0x80), Mutation("frame number", 698, 5000)):
+            with open_image(changed(path, mutator, mutation, tmp_path)) as other:
+                if mutation.part == "frame number":
+                    assert other.pfns[-1] == 5000
+                else:
+                    pages = other.read_all().copy()
+                    pages[40, 17] ^= 0x80
+                    assert (pages == expected).all()
+        with pytest.raises(HibernautError, match="no CRC is compared"):
+            mutator.writes(Mutation("byte of stored page", 40, 1, mends_crc=True))
+
+
+def test_several_changes_are_all_made(saved: Path, image: Image, tmp_path: Path) -> None:
+    """Two to four, each as it is made alone; the CRC is that of all changed units; no two are to the same byte."""
+    mutator = Mutator(image, 5)
+    seen = set()
+    before = saved.read_bytes()
+    for changes in itertools.islice(mutator.several(), 60):
+        seen.add(len(changes))
+        device = bytearray(before)
+        for at, data in mutator.writes(*changes):
+            device[at : at + len(data)] = data
+        for one in changes:
+            for at, data in mutator.writes(one):
+                if at != image.area.crc32_at or one.part.startswith("header"):
+                    assert device[at : at + len(data)] == data, changes
+        assert list(mutator.several().__next__())
+    assert seen == {2, 3, 4}
+    units = (Mutation("byte of stored page", 3, 1, mends_crc=True), Mutation("byte of stored page", 300, 1))
+    path = tmp_path / "both"
+    device = bytearray(before)
+    for at, data in mutator.writes(*units):
+        device[at : at + len(data)] = data
+    path.write_bytes(device)
+    with open_image(path) as other:
+        assert (other.read_all() != image.read_all()).any(axis=1).nonzero()[0].tolist() == [3, 300]
+    for twice in (
+        (Mutation("info: pages", 0, 1), Mutation("info: pages", 0, 2)),
+        (Mutation("byte of stored page", 3, 1), Mutation("byte of stored page", 4, 1)),
+        (Mutation("header: crc32", 0, 1), units[0]),
+    ):
+        with pytest.raises(HibernautError, match="the same byte or unit"):
+            mutator.writes(*twice)
+
+
+def test_a_drawn_number_says_what_it_was(image: Image) -> None:
+    """So that a change can be made to another image; a byte has no such number."""
+    for one in itertools.islice(Mutator(image, 2), 2 * len(PARTS)):
+        assert (one.was is None) == (one.part in ("compressed byte of unit", "byte of stored page"))
+        assert one.was != one.value
+        if one.part == "info: image_pages":
+            assert one.was == image.info.image_pages
+
+
+def test_counts_are_drawn_beside_each_other(image: Image) -> None:
+    """Those that leave no list or no data are among them: a kernel crashes by them, and chance alone misses them."""
+    drawn = list(itertools.islice(Mutator(image, 1), 60 * len(PARTS)))
+    values = {one.value for one in drawn if one.part == "info: image_pages"}
+    assert {image.info.pages - 1, image.info.pages} <= values
+    assert {1, 2} <= {one.value for one in drawn if one.part == "info: pages"}

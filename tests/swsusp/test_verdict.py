@@ -239,9 +239,8 @@ def test_maps_that_lead_nowhere(tmp_path: Path) -> None:
     assert refusals(judge(image(tmp_path, layout, first_page(1 + (1 << 60))), "6.1")) == {"swap_map": FAILED}
     for block in (0, 1 << 40):
         assert refusals(judge(image(tmp_path, layout, entry(0, block)), "6.1"))["swap_map"] == FAILED
-    loop = judge(image(tmp_path, layout, entry(511, 1)), "6.1")
-    assert loop.resumes is None
-    assert "swap_map" in unknowns(loop)
+    # Guests of 6.12 and 7.3 read until they were out of memory, and refused.
+    assert refusals(judge(image(tmp_path, layout, entry(511, 1)), "6.1")) == {"swap_map": FAILED}
 
 
 @pytest.mark.parametrize(("at", "high"), [(416, 1 << 32), (424, 1 << 45), (416, 3 << 60)])
@@ -258,7 +257,7 @@ def test_counts_that_the_kernel_cuts_are_not_refused(tmp_path: Path, at: int, hi
 
     assert refusals(judge(image(tmp_path, naive.Layout(), higher(high)), "6.1")) == {}
     if at == 424:
-        assert "units" in refusals(judge(image(tmp_path, naive.Layout(), higher(1 << 20)), "6.1"))
+        assert "frames" in refusals(judge(image(tmp_path, naive.Layout(), higher(1 << 20)), "6.1"))
 
 
 @pytest.mark.parametrize(("magic", "asked"), [(0x0123456789ABCDEF, "6.1"), (5, "7.3")])

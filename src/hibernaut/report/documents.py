@@ -43,6 +43,7 @@ __all__ = [
     "FrameClassDocument",
     "HibernateDocument",
     "ImageAreaDocument",
+    "ImageChangeDocument",
     "InspectDocument",
     "KernelIdentityDocument",
     "LayerDocument",
@@ -123,7 +124,7 @@ class CheckDocument(TypedDict):
         str,
         "signature, hw_sig, compressor, swap_map, magic, e820_checksum, physical_pages, frames, units or crc32",
     ]
-    answer: Annotated[str, "ok, would refuse or not known"]
+    answer: Annotated[str, "ok, would refuse, would crash, depends (it refuses or resumes, see remark) or not known"]
     message: Annotated[str | None, "the kernel's message if it refuses; ? stands for a number that is not known"]
     remark: Annotated[str | None, "reason for the answer"]
     where: Annotated[str | None, "function and file of the kernel"]
@@ -1562,21 +1563,32 @@ class DepletedGuestDocument(TypedDict):
     as_predicted: Annotated[bool, "whether as many splits were served as both predictions allow"]
 
 
+class ImageChangeDocument(TypedDict):
+    """A change of an image."""
+
+    part: Annotated[str, "part of the image that was changed"]
+    index: Annotated[int, "which entry, link, unit, listed frame or stored page; 0 for a field"]
+    value: Annotated[str, "its new value in hex; of a byte, its position and the bits that were flipped"]
+    was: Annotated[str | None, "its value before; null of a byte"]
+    mends_crc: Annotated[bool, "whether the CRC in the header was made right"]
+
+
 class TriedImageDocument(TypedDict):
     """A changed image that a kernel was given."""
 
-    part: Annotated[str, "part of the image that was changed; nothing for the image as it was"]
-    index: Annotated[int, "which entry, link, unit, listed frame or stored page; 0 for a field"]
-    value: Annotated[str, "its new value in hex; of a byte, its position and the bits that were flipped"]
-    mends_crc: Annotated[bool, "whether the CRC in the header was made right"]
-    change: Annotated[str, "the change in words"]
+    compressor: Annotated[str, "compressor of the image: lzo, lz4 or none"]
+    changes: Annotated[list[ImageChangeDocument], "what was changed; nothing in the image as it was"]
+    change: Annotated[str, "the changes in words"]
     outcome: Annotated[
         str, "refused, whole, wrong, crashed while reading, crashed after, hung while reading or hung after"
     ]
     says: Annotated[str, "words of the kernel, or what was verified"]
-    predicted: Annotated[str, "prediction: resumes, refuses, unknown or unread"]
+    reports: Annotated[list[str], "reports of the kernel's sanitizers before the image was put in its place"]
+    predicted: Annotated[str, "prediction: resumes, refuses, crashes, resumes or refuses, unknown or unread"]
     words: Annotated[str, "words of the refusal as predicted, ? for a value; empty if none are"]
+    reason: Annotated[str, "reason for the prediction; of `resumes or refuses` the condition"]
     as_predicted: Annotated[bool | None, "whether it ended so, in these words; null if nothing was predicted"]
+    is_case: Annotated[bool, "whether it has a finding that no image with fewer of its changes has"]
 
 
 class ParserDocument(TypedDict):

@@ -10,7 +10,7 @@ from hibernaut.memory import declarations as c
 from hibernaut.notebook import html_table
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
-from hibernaut.swsusp.header import SwapHeader, read_header
+from hibernaut.swsusp.header import SwapHeader, read_header, refuse_contradiction
 from hibernaut.swsusp.image import Image, Progress, assemble, data_compressor, read_info, read_map
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.md5 import Md5Ending
@@ -64,12 +64,17 @@ class Inspection:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Limits of what could be read, which are not faults of the image."""
+        """Limits of what could be read, and what no kernel minds: no faults of the image."""
         remarks = [self.info.remark if self.info else None]
         if self.image and self.info and self.image.stream.length_bytes > self.info.long_bytes:
             remarks.append("the info page is that of a kernel of 32 bits, and the data have words of 64 bits")
         if c.TUXONICE.begins(self.header.block):
             remarks.append("the swap header begins with TuxOnIce's mark: of an image before this one, or after it")
+        if not self.header.is_swap_again:
+            remarks.append(
+                f"orig_sig, which a kernel that reads the image puts back, is {self.header.orig_sig!r}, no swap "
+                "signature: the area is not swap space any more, until mkswap makes it one"
+            )
         return tuple(remark for remark in remarks if remark)
 
     @property
@@ -139,7 +144,7 @@ def inspect_image(
 
     Raises:
         FormatError: there is no image.
-        CorruptImage: the header contradicts itself.
+        CorruptImage: the header of an image of suspend-utils contradicts itself.
     """
     area = locate_area(file, offset=offset, partition=partition, base=base)
     header = read_header(area)
@@ -147,6 +152,7 @@ def inspect_image(
     swap_map: SwapMap | UserlandMap | None = None
     info: ImageInfo | None = None
     try:
+        refuse_contradiction(area, header)
         swap_map = read_map(area, header)
         compressor = data_compressor(area, header, swap_map)
         info = read_info(area, swap_map, compressor)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hibernaut.kernel_line import ProbedKernel
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.swsusp.e820 import E820Sums
 
 __all__ = ["Answer", "Check", "ResumingMachine"]
@@ -24,6 +25,7 @@ class ResumingMachine:
         release: release of its kernel, as `uname -r` prints it.
         build: build string of its kernel (`UTS_VERSION`), as `uname -v` prints it.
         kernel: the kernel itself, as far as it can be asked.
+        frames: page frames in its populated zones, holes included, as /proc/zoneinfo lists them.
     """
 
     name: str
@@ -33,6 +35,7 @@ class ResumingMachine:
     release: str | None = None
     build: str | None = None
     kernel: ProbedKernel | None = field(default=None, compare=False, repr=False)
+    frames: FrameRanges | None = field(default=None, compare=False, repr=False)
 
 
 class Answer(StrEnum):
@@ -40,6 +43,9 @@ class Answer(StrEnum):
 
     OK = "ok"
     REFUSES = "would refuse"
+    CRASHES = "would crash"
+    DEPENDS = "depends"
+    """It refuses or resumes: the remark has the condition, which is one of the resuming machine."""
     UNKNOWN = "not known"
 
 

@@ -27,7 +27,16 @@ from hibernaut.swsusp.uswsusp import USWSUSP, UserlandHeader, read_userland_head
 from hibernaut.swsusp.uswsusp_declarations import USWSUSP_SIGNATURE
 from hibernaut.volumes.volume import Volume
 
-__all__ = ["SEE_CONSUMED", "AreaState", "SwapHeader", "area_state", "looks_like_swap", "read_header", "was_image"]
+__all__ = [
+    "SEE_CONSUMED",
+    "AreaState",
+    "SwapHeader",
+    "area_state",
+    "looks_like_swap",
+    "read_header",
+    "refuse_contradiction",
+    "was_image",
+]
 
 AreaState = Literal["image", "uswsusp", "used up", "swap", "damaged", "other"]
 """A swap area that holds an image of the kernel's, or of suspend-utils; whose image has lost its signature; plain swap;
@@ -44,7 +53,7 @@ class SwapHeader:
         flags: see `Flags`.
         crc32: CRC of all uncompressed data, None unless its flag is set.
         hw_sig: hardware signature, None unless its flag is set.
-        orig_sig: the swap signature that a resume puts back.
+        orig_sig: the signature that a resume puts back, see `is_swap_again`.
         userland: header of an image of suspend-utils, whose first page of extents and flags are `image` and `flags`;
             None for the kernel's own.
         sector_bytes: size of the kernel's `sector_t`.
@@ -101,6 +110,17 @@ class SwapHeader:
         return "lz4" if self.flags & Flags.COMPRESSION_ALG_LZ4 else "lzo"
 
     @property
+    def is_swap_again(self) -> bool:
+        """Whether the area is swap space again once a kernel has read the image.
+
+        A kernel puts back whatever `orig_sig` is, and does not look at it (`swsusp_check` and `swsusp_unmark`,
+        kernel/power/swap.c); `swapon` refuses another signature, and so does the next hibernation (`mark_swapfiles`).
+        Read in linux-source-6.1 6.1.192-2, -6.12 6.12.118-1 and -7.3 7.3.4-1~bpo13+1; guests of each resume from
+        such images.
+        """
+        return self.orig_sig in SWAP_SIGNATURES
+
+    @property
     def names_no_data(self) -> bool:
         """Whether no flag tells how the data is stored, as before flags for that: LZO without a CRC, or plain pages."""
         named = Flags.NOCOMPRESS_MODE | Flags.CRC32_MODE | Flags.COMPRESSION_ALG_LZ4
@@ -124,7 +144,7 @@ def read_header(area: SwapArea) -> SwapHeader:
     Raises:
         FormatError: the area holds no image (plain swap, a consumed image, another container, not swap), or one of
             suspend-utils that is not read.
-        CorruptImage: the header contradicts itself.
+        CorruptImage: the header of an image of suspend-utils contradicts itself.
     """
     block = area.read_block(area.header_block, "swap header")
     signature_at = area.offset_of(area.header_block) + area.page_size - len(SIGNATURE)
@@ -145,14 +165,6 @@ def read_header(area: SwapArea) -> SwapHeader:
         reason, advice = _why_no_image(area, block, signature)
         raise FormatError(reason, source=area.file.name, offset=signature_at, advice=advice)
     header = SwapHeader.parse(block, area.sector_bytes)
-    if header.orig_sig not in SWAP_SIGNATURES:
-        raise CorruptImage(
-            "orig_sig is not a swap signature",
-            source=area.file.name,
-            offset=signature_at - len(SIGNATURE),
-            expected=" or ".join(known.decode() for known in SWAP_SIGNATURES),
-            found=repr(header.orig_sig),
-        )
     if area.big_endian:
         raise FormatError(
             f"not an x86-64 image: its header is that of a big-endian kernel{_big_endian_kernel(area)}",
@@ -160,14 +172,22 @@ def read_header(area: SwapArea) -> SwapHeader:
             offset=area.image_at,
             advice="give an image of a little-endian machine",
         )
-    if header.flags & Flags.NOCOMPRESS_MODE and header.flags & Flags.COMPRESSION_ALG_LZ4:
+    return header
+
+
+def refuse_contradiction(area: SwapArea, header: SwapHeader) -> None:
+    """Raise CorruptImage if the flags contradict each other.
+
+    A kernel takes the data for uncompressed then (`swsusp_read`, kernel/power/swap.c).
+    """
+    both = Flags.NOCOMPRESS_MODE | Flags.COMPRESSION_ALG_LZ4
+    if header.userland is None and header.flags & both == both:
         raise CorruptImage(
             "flags say both not compressed and LZ4",
             source=area.file.name,
             offset=area.image_at + area.sector_bytes,
             found=f"{header.flags:#x}",
         )
-    return header
 
 
 INSIDE = (
@@ -189,6 +209,7 @@ def area_state(area: SwapArea) -> tuple[AreaState, str]:
     signature = block[-len(SIGNATURE) :]
     try:
         header = read_header(area)
+        refuse_contradiction(area, header)
     except CorruptImage as error:
         return "damaged", error.statement
     except FormatError as error:

@@ -22,7 +22,7 @@ from hibernaut.swsusp.architecture import refuse_foreign
 from hibernaut.swsusp.area import SwapArea, locate_area
 from hibernaut.swsusp.codecs import CompressorName
 from hibernaut.swsusp.declarations import UNIT_PAGES
-from hibernaut.swsusp.header import SwapHeader, read_header
+from hibernaut.swsusp.header import SwapHeader, read_header, refuse_contradiction
 from hibernaut.swsusp.image_parts import ImageBlocks, ReadUnits
 from hibernaut.swsusp.index_file import ImageIndex, key_of, read_index, write_index
 from hibernaut.swsusp.info import ImageInfo
@@ -250,6 +250,7 @@ def open_image(
     try:
         area = locate_area(file, offset=offset, partition=partition, base=base)
         header = read_header(area)
+        refuse_contradiction(area, header)
         swap_map = read_map(area, header)
         compressor = data_compressor(area, header, swap_map)
         info = read_info(area, swap_map, compressor)

@@ -2,29 +2,34 @@
 """Reading of an image's data as a given kernel reads it: entry by entry, up to the first failure, in its own words.
 
 `swapmap` and `stream` check an image as a whole; a kernel checks each entry and each unit only when it gets there.
+`kernel_loading` has what it does with the pages.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hibernaut.errors import CorruptImage
 from hibernaut.swsusp.area import SwapArea
+from hibernaut.swsusp.checks import Answer
 from hibernaut.swsusp.codecs import Codec, CompressorName, WrongLength, codec_named
+from hibernaut.swsusp.crc32 import crc32
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
+from hibernaut.swsusp.kernel_loading import FAILED, LoadingEnd, SnapshotLoading
+from hibernaut.swsusp.stream import Crc
 
 __all__ = ["FAILED", "KernelReading", "MapChain", "ReadFailure", "block_read", "entry_failure", "follow_map"]
-
-FAILED = "PM: hibernation: Failed to load image, recovering."
-"""Message of `load_image_and_restore` (kernel/power/hibernate.c) after every failure in it; some have no other."""
-
 
 SECTOR_BYTES = 512
 SECTOR_NUMBERS = 1 << 64
 """Values of `sector_t`."""
+READ_AHEAD = (1024, 8192)
+"""Blocks of a compressed image that the kernel reads ahead, at least and at most (`LZO_MIN_RD_PAGES` or
+`CMP_MIN_RD_PAGES`, kernel/power/swap.c): as many as a part of the free memory has room for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +120,6 @@ class KernelReading:
     Args:
         area: swap area with the image.
         chain: its swap map.
-        stream_pages: number of pages that the kernel expects.
         compressor: compressor that the kernel applies.
         label: name of the compressor in the kernel's messages.
         length_bytes: size of a unit's length, which is that of the kernel's `size_t`.
@@ -125,7 +129,6 @@ class KernelReading:
         self,
         area: SwapArea,
         chain: MapChain,
-        stream_pages: int,
         compressor: CompressorName,
         label: str,
         length_bytes: int = LENGTH_BYTES,
@@ -135,34 +138,97 @@ class KernelReading:
         self._unit_bytes = UNIT_PAGES * area.page_size
         self._length_bytes = length_bytes
         self._chain = chain
-        self._stream_pages = stream_pages
         self._codec = None if compressor == "none" else codec_named(compressor)
         self._label = label
+        self._entry = 1
 
-    def failure(self) -> ReadFailure | None:
-        """Return the first failure, or None if the kernel reads to the end."""
-        return self._plain_failure() if self._codec is None else self._unit_failure(self._codec)
+    def load(self, snapshot: SnapshotLoading) -> LoadingEnd:
+        """Give the pages to a snapshot, one unit or block after another, and return how that ends."""
+        if ended := snapshot.start():
+            return ended
+        crc = Crc()
+        for unit, rows in self._plain_rows() if self._codec is None else self._unit_rows(self._codec):
+            if isinstance(rows, ReadFailure):
+                where = "load_image" if self._codec is None else "load_compressed_image"
+                where += ", kernel/power/swap.c"
+                failed = LoadingEnd(Answer.REFUSES, "units", where, rows.message, rows.remark, unit)
+                return self._or_read_error(replace(failed, lists_read=snapshot.lists_read))
+            crc.add(crc32(rows.reshape(-1)), rows.nbytes)
+            if found := snapshot.take(rows):
+                return self._or_read_error(replace(found, unit=unit, crc32=crc.value))
+            if self._codec is None and snapshot.end is not None:
+                return self._plain_end(*snapshot.end)
+        raise AssertionError("the rows end with a failure")
 
-    def _plain_failure(self) -> ReadFailure | None:
-        for row in range(min(self._stream_pages, len(self._chain.entries) + 1)):
-            if failure := self._entry_failure(1 + row, row // UNIT_PAGES):
-                return failure
-        return None
+    def _plain_end(self, last_row: int, ended: LoadingEnd) -> LoadingEnd:
+        """Return the end of data that is not compressed, whose content no kernel checks, or the failure to read it."""
+        entries = self._chain.entries[: 2 + last_row]
+        sectors = np.uint64(self._page_size // SECTOR_BYTES)
+        blocks = entries * sectors // sectors  # as `block_read`: the product is of 64 bits
+        wrong = np.flatnonzero((entries == 0) | (blocks >= np.uint64(self._area.blocks)))
+        first = int(wrong[0]) if len(wrong) else len(entries)
+        if first >= 2 + last_row:
+            return replace(ended, unit=last_row // UNIT_PAGES)
+        unit = (first - 1) // UNIT_PAGES
+        failure = self._entry_failure(first, unit)
+        assert failure is not None
+        where = "load_image, kernel/power/swap.c"
+        return LoadingEnd(Answer.REFUSES, "units", where, failure.message, failure.remark, unit, lists_read=True)
 
-    def _unit_failure(self, codec: Codec) -> ReadFailure | None:
-        """Read unit after unit as `load_compressed_image` does."""
-        entry, rows, unit = 1, 0, 0
+    def _plain_rows(self) -> Iterator[tuple[int, NDArray[np.uint8] | ReadFailure]]:
+        """Yield each block as a row, shape (1, bytes of a page), with the number of its group; a failure at the end."""
+        row = 0
+        while True:
+            unit = row // UNIT_PAGES
+            if failure := self._entry_failure(1 + row, unit):
+                yield unit, failure
+                return
+            self._entry = 2 + row
+            yield unit, np.frombuffer(self._block(1 + row), dtype=np.uint8).reshape(1, -1)
+            row += 1
+
+    def _unit_rows(self, codec: Codec) -> Iterator[tuple[int, NDArray[np.uint8] | ReadFailure]]:
+        """Yield the pages of each unit, shape (n, bytes of a page), valid until the next one; a failure at the end.
+
+        The function of the kernel is `load_compressed_image`.
+        """
+        unit = 0
         room = np.empty(self._unit_bytes, dtype=np.uint8)
-        while rows < self._stream_pages:
-            packed = self._packed_unit(entry, unit)
+        while True:
+            packed = self._packed_unit(self._entry, unit)
             if isinstance(packed, ReadFailure):
-                return packed
+                yield unit, packed
+                return
             size_bytes = self._unpacked_bytes(codec, packed, room, unit)
             if isinstance(size_bytes, ReadFailure):
-                return size_bytes
-            entry += -(-(self._length_bytes + len(packed)) // self._page_size)
-            rows, unit = rows + size_bytes // self._page_size, unit + 1
-        return None
+                yield unit, size_bytes
+                return
+            self._entry += -(-(self._length_bytes + len(packed)) // self._page_size)
+            yield unit, room[:size_bytes].reshape(-1, self._page_size)
+            unit += 1
+
+    def _or_read_error(self, ending: LoadingEnd) -> LoadingEnd:
+        """Return the ending, or the failure to read a block that the kernel reads ahead of the unit that ends it."""
+        if self._codec is None:
+            return ending
+        certain, most = READ_AHEAD
+        entries = self._chain.entries
+        for number in range(self._entry, min(self._entry + most, len(entries))):
+            if not entries[number]:
+                break
+            failure = self._entry_failure(number, ending.unit)
+            if failure is None:
+                continue
+            if failure.message == ending.message:
+                return ending
+            where = "load_compressed_image, kernel/power/swap.c"
+            if number <= certain:  # it is waited for before the first unit is looked at
+                return LoadingEnd(Answer.REFUSES, "units", where, failure.message, failure.remark)
+            if ending.answer is Answer.REFUSES:
+                return replace(ending, message=FAILED)
+            remark = f"{failure.remark}: refused if the kernel has memory to read so far ahead"
+            return replace(ending, answer=Answer.DEPENDS, check="units", where=where, message=FAILED, remark=remark)
+        return ending
 
     def _packed_unit(self, entry: int, unit: int) -> NDArray[np.uint8] | ReadFailure:
         """Return the compressed bytes of the unit that begins at an entry, or the failure to read them."""
@@ -189,6 +255,8 @@ class KernelReading:
             codec.decompress_into(packed, room)
         except WrongLength as error:
             size_bytes = error.size_bytes
+            if 0 < size_bytes < self._unit_bytes:  # the last one; not every library has left its bytes in the room
+                codec.decompress_into(packed, room[:size_bytes])
         except ValueError:
             return ReadFailure(unit, f"PM: {self._label} decompression failed", f"unit {unit}")
         if not 0 < size_bytes <= self._unit_bytes or size_bytes % self._page_size:

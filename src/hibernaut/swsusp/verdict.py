@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hibernaut.errors import CorruptImage
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.swsusp.checker import Inspection
 from hibernaut.swsusp.checks import Answer, Check, ResumingMachine
 from hibernaut.swsusp.codecs import CompressorName
@@ -22,10 +23,10 @@ from hibernaut.swsusp.declarations import (
 from hibernaut.swsusp.e820 import E820Check
 from hibernaut.swsusp.generations import GENERATIONS
 from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.kernel_loading import LoadingEnd, SnapshotLoading
 from hibernaut.swsusp.kernel_reading import (
     FAILED,
     KernelReading,
-    ReadFailure,
     block_read,
     entry_failure,
     follow_map,
@@ -68,11 +69,11 @@ class Verdict:
 
     @property
     def resumes(self) -> bool | None:
-        """True if every check is ok, False if one refuses, None if unknown."""
+        """True if every check is ok, False if one refuses or crashes the kernel, None if it is not known or depends."""
         answers = {check.answer for check in self.checks}
-        if Answer.REFUSES in answers:
+        if answers & {Answer.REFUSES, Answer.CRASHES}:
             return False
-        return None if Answer.UNKNOWN in answers else True
+        return None if answers & {Answer.UNKNOWN, Answer.DEPENDS} else True
 
 
 def verdict_on(found: Inspection, rules: ImageRules, machine: ResumingMachine) -> Verdict:
@@ -117,6 +118,7 @@ class _Judge:
             self.compressor = "lzo"
         self.chain = follow_map(found.area, found.header.image)
         self.info = self._info()
+        self.ending = self._ending()
 
     def _info(self) -> ImageInfo | None:
         """Return the info page, whatever its content; None if it cannot be read."""
@@ -136,7 +138,8 @@ class _Judge:
             remark = "ULSUSPEND: an image of suspend-utils, which reads it itself"
             yield Check("signature", Answer.REFUSES, where, remark=remark)
             return
-        yield Check("signature", Answer.OK, where)
+        again = self.found.header.is_swap_again
+        yield Check("signature", Answer.OK, where, remark=None if again else "the area is not swap space any more")
         yield self._hw_sig()
         yield self._compressor()
         yield self._swap_map()
@@ -147,11 +150,12 @@ class _Judge:
         if self.info is None or not self.info.is_foreign or self.info.e820_check is not E820Check.NONE:
             yield self._e820()
         yield self._memory_size()
-        failure = self._failure()
+        ending = self.ending
         meta_units = -(-self.info.meta_pages // UNIT_PAGES) if self.info else 0
-        frames, units = self._frames(), self._units(failure)
+        frames, units = self._frames(), self._units()
         # The kernel checks the list of frames as soon as it has read the units of the list.
-        yield from (units, frames) if failure is not None and failure.unit < meta_units else (frames, units)
+        units_first = ending is not None and ending.check == "units" and ending.unit < meta_units
+        yield from (units, frames) if units_first else (frames, units)
         yield self._crc()
 
     def _hw_sig(self) -> Check:
@@ -203,9 +207,8 @@ class _Judge:
                 f"map page at block {self.chain.outside}, beyond the device of {self.area.blocks} blocks",
             )
         if self.chain.loops:
-            return Check(
-                name, Answer.UNKNOWN, where, remark="the chain loops: the kernel reads until it is out of memory"
-            )
+            remark = "the chain loops: the kernel reads until it is out of memory"
+            return Check(name, Answer.REFUSES, where, FAILED, remark)
         if failure := entry_failure(self.area, self.chain, 0, 0):
             # It is read by itself, and waited for: only reads that others follow have a message of their own.
             where = "swsusp_read, kernel/power/swap.c"
@@ -276,9 +279,16 @@ class _Judge:
 
     def _frames(self) -> Check:
         name, where = "frames", "unpack_orig_pfns, kernel/power/snapshot.c"
-        image = self.found.image
+        image, ending = self.found.image, self.ending
+        if ending is not None and ending.check == "frames":
+            return Check(name, ending.answer, ending.where, ending.message, ending.remark)
         if image is None:
-            return Check(name, Answer.UNKNOWN, where, remark="the list of frames cannot be read")
+            if ending is None or not ending.lists_read:
+                return Check(name, Answer.UNKNOWN, where, remark="the list of frames cannot be read")
+            if self.machine.frames is None:
+                remark = "refused if the machine has no memory at a listed frame"
+                return Check(name, Answer.DEPENDS, where, FAILED, remark)
+            return Check(name, Answer.OK, where)
         zero = image.zero_frames.total_pages
         if zero and not self.rules.zero_pages:
             return Check(
@@ -288,6 +298,8 @@ class _Judge:
                 FAILED,
                 f"{zero} zero pages have no data, unknown to this kernel: their frames look beyond all memory",
             )
+        if self.machine.frames is not None:
+            return self._frames_of_machine(image.frames, self.machine.frames)
         if self._e820_differs():
             return Check(
                 name, Answer.UNKNOWN, where, remark="unknown whether the machine has memory at all these frames"
@@ -301,16 +313,27 @@ class _Judge:
         stored = self.info.e820.by(self.info.e820_check)
         return not stored or stored != self.machine.e820.by(self.info.e820_check)
 
-    def _units(self, failure: ReadFailure | None) -> Check:
+    def _frames_of_machine(self, listed: FrameRanges, frames: FrameRanges) -> Check:
+        """Return the check of the frames that an image lists, against those of the machine's zones."""
+        name, where = "frames", "unpack_orig_pfns, kernel/power/snapshot.c"
+        others = listed.without(frames)
+        if not len(others):
+            return Check(name, Answer.OK, where)
+        remark = f"frame {int(others.starts[0]):#x} is not one of the machine's"
+        return Check(name, Answer.REFUSES, where, FAILED, remark)
+
+    def _units(self) -> Check:
+        ending = self.ending
         where = "load_image" if self.compressor == "none" else "load_compressed_image"
         if self.compressor != "none" and not self.rules.checks_compressor:
             where = "load_image_lzo"  # its older name, see ImageRules.checks_compressor
         where += ", kernel/power/swap.c"
-        if failure is not None:
-            return Check("units", Answer.REFUSES, where, failure.message, failure.remark)
-        if self.info is not None and not self.info.image_pages & COUNT_MASK:
-            return Check("units", Answer.REFUSES, where, FAILED, "no data pages")
-        if self._reads_alike and self.found.computed_crc is not None:
+        if ending is not None and ending.check == "units":
+            at = where if ending.where.endswith("swap.c") else ending.where
+            return Check("units", ending.answer, at, ending.message, ending.remark)
+        if ending is not None and ending.answer in (Answer.OK, Answer.DEPENDS):
+            return Check("units", Answer.OK, where)
+        if self._is_ordinary:
             return Check("units", Answer.OK, where)
         why = "the data cannot be followed"
         if self.found.error and self.chain.complete:
@@ -320,6 +343,10 @@ class _Judge:
     def _crc(self) -> Check:
         name, where = "crc32", "load_compressed_image, kernel/power/swap.c"
         header, computed = self.found.header, self.found.computed_crc
+        if not self._reads_alike:
+            computed = None
+        if self.ending is not None:
+            computed = self.ending.crc32 if self.ending.answer in (Answer.OK, Answer.DEPENDS) else None
         if self.compressor == "none":
             return Check(name, Answer.OK, where, remark="not compared: the data is not compressed")
         if not self.rules.checks_crc32:
@@ -328,7 +355,7 @@ class _Judge:
             where = "load_image_lzo, kernel/power/swap.c"
         if header.crc32 is None:
             return Check(name, Answer.OK, where, remark="the image has none")
-        if computed is None or not self._reads_alike:
+        if computed is None:
             return Check(name, Answer.UNKNOWN, where, remark="the data is not read to its end")
         if header.crc32 == computed:
             return Check(name, Answer.OK, where)
@@ -340,13 +367,24 @@ class _Judge:
         """Whether this kernel decompresses the data as the inspection did."""
         return self.compressor == self.found.compressor
 
-    def _failure(self) -> ReadFailure | None:
-        """Return the failure that ends this kernel's reading; None if it reads to the end, or this is unknown."""
-        if self.info is None or (self._reads_alike and self.found.computed_crc is not None):
-            return None
-        if not self.chain.complete:
-            return None
-        label = self.rules.compressors.get(self.compressor, "")
+    @property
+    def _is_ordinary(self) -> bool:
+        """Whether the inspection has read all that this kernel reads, and has found no contradiction."""
+        return self._reads_alike and self.found.computed_crc is not None
+
+    def _ending(self) -> LoadingEnd | None:
+        """Return the end of this kernel's loading; None if the inspection has seen it, or it is not known."""
         info = self.info
-        pages = info.stream_pages & COUNT_MASK
-        return KernelReading(self.area, self.chain, pages, self.compressor, label, info.long_bytes).failure()
+        if info is None or not self.chain.complete or self.found.header.userland is not None:
+            return None
+        if self._is_ordinary and info.image_pages & COUNT_MASK:
+            return None
+        snapshot = SnapshotLoading(
+            info.pages,
+            info.image_pages,
+            has_zero_pages=self.rules.zero_pages,
+            frames=self.machine.frames,
+            long_bytes=info.long_bytes,
+        )
+        label = self.rules.compressors.get(self.compressor, "")
+        return KernelReading(self.area, self.chain, self.compressor, label, info.long_bytes).load(snapshot)

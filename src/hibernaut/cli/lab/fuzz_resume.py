@@ -15,11 +15,12 @@ from hibernaut.lab.parser.campaign import TriedImage, try_images
 from hibernaut.lab.variants import variant_named
 from hibernaut.report.documents import ParserDocument, TriedImageDocument
 from hibernaut.report.parser import add_to_parser, has_findings, parser_text, tried_text
+from hibernaut.report.text import hex_or_none
 
 __all__ = ["fuzz_resume"]
 
-VARIANTS = ("lzo", "lz4")
-"""Kinds of guest whose image has nothing but what every image has, compressed."""
+VARIANTS = ("lzo", "lz4", "none")
+"""Kinds of guest whose image has nothing but what every image has."""
 
 
 def fuzz_resume(
@@ -36,8 +37,15 @@ def fuzz_resume(
     ] = 2,
     variant: Annotated[
         str,
-        typer.Option("--variant", metavar="NAME", help="Kind of guest: lzo, or lz4 from Linux 6.9 on. Default: lzo."),
+        typer.Option(
+            "--variant",
+            metavar="NAME",
+            help="Kind of guest: lzo, lz4 from Linux 6.9 on, or none, whose image is not compressed. Default: lzo.",
+        ),
     ] = "lzo",
+    several: Annotated[
+        bool, typer.Option("--several", help="Change two to four places of each image. Default: one place.")
+    ] = False,
     write: Annotated[
         Path | None,
         typer.Option(
@@ -50,17 +58,19 @@ def fuzz_resume(
     keep: KeepOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Give a kernel images that are changed in one place each, and compare what it does with the prediction.
+    """Give a kernel changed images, and compare what it does with the prediction.
 
     A guest hibernates. Another machine boots up to the moment at which its kernel would read the image, and its state
     is saved: from there it resumes from each changed image. Fields of the header and of the info page, entries and
     links of the swap map, lengths and bytes of units, listed frames and bytes of pages are changed; the last three also
-    with the CRC made right.
+    with the CRC made right. With --several, an image that ends otherwise than predicted, crashes the parser or resumes
+    wrong is reduced to the fewest changes that still do.
 
-    The exit status is 0 if every image ended as predicted, 1 if one did not, or crashed the kernel's parser.
+    The exit status is 0 if every image ended as predicted, 1 if one did not, or the kernel crashed or reported while
+    it read.
     """
     if variant not in VARIANTS:
-        raise typer.BadParameter(f"unknown kind {variant!r}; expected {' or '.join(VARIANTS)}", param_hint="--variant")
+        raise typer.BadParameter(f"unknown kind {variant!r}; expected {', '.join(VARIANTS)}", param_hint="--variant")
     if write and not write.absolute().parent.is_dir():
         raise typer.BadParameter(f"{write.parent} is not a folder; make it first", param_hint="--write")
     chosen = variant_named(variant)
@@ -77,6 +87,7 @@ def fuzz_resume(
                 images=images,
                 seed=seed,
                 jobs=jobs,
+                several=several,
                 tell=lambda step: say(step, not output.text),
             ):
                 document["images"].append(_document(one))
@@ -91,16 +102,25 @@ def fuzz_resume(
 
 
 def _document(tried: TriedImage) -> TriedImageDocument:
-    mutation = tried.mutation
     return {
-        "part": mutation.part,
-        "index": mutation.index,
-        "value": f"{mutation.value:#x}",
-        "mends_crc": mutation.mends_crc,
-        "change": str(mutation),
+        "compressor": tried.compressor,
+        "changes": [
+            {
+                "part": one.part,
+                "index": one.index,
+                "value": f"{one.value:#x}",
+                "was": hex_or_none(one.was),
+                "mends_crc": one.mends_crc,
+            }
+            for one in tried.changes
+        ],
+        "change": "; ".join(map(str, tried.changes)) or "nothing",
         "outcome": tried.outcome,
         "says": tried.says,
-        "predicted": tried.predicted,
-        "words": tried.words,
+        "reports": list(tried.reports),
+        "predicted": tried.predicted.end,
+        "words": tried.predicted.words,
+        "reason": tried.predicted.reason,
         "as_predicted": tried.agrees,
+        "is_case": tried.is_case,
     }

@@ -117,7 +117,7 @@ def _whole(facts: Facts, read: FactRead) -> CheckFinding:
     inspection = source.inspection if source else None
     verdict = _verdict(facts)
     refused = [verdict[name] for name in DATA_CHECKS if verdict and name in verdict]
-    refused = [check for check in refused if check.answer is Answer.REFUSES]
+    refused = [check for check in refused if check.answer in (Answer.REFUSES, Answer.CRASHES)]
     if source and source.salvaged and not source.salvaged.whole:
         return failing(
             "the image is damaged: not all of it can be read",

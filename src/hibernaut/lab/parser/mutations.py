@@ -3,7 +3,7 @@
 
 A mutation says which part it changes, which one of them, and to what; so it can be repeated on the same image. Changes
 inside compressed units come in two kinds: as they are, so that the CRC tells, and with the CRC of the header made
-right, as the writer of such an image would make it.
+right, as the writer of such an image would make it. Several mutations at once change different bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,13 +25,15 @@ from hibernaut.swsusp.codecs import codec_named
 from hibernaut.swsusp.declarations import HEADER, INFO, LENGTH_BYTES, MAP_ENTRIES
 from hibernaut.swsusp.stream import Crc
 
-__all__ = ["PARTS", "Mutation", "Mutator", "Write"]
+__all__ = ["MOST_CHANGES", "PARTS", "Mutation", "Mutator", "Write"]
 
 Write = tuple[int, bytes]
 """A byte of the disk, and what is written there."""
 WORD_BYTES = 8
 """Size of an entry or link of the map, of a length, and of a listed frame."""
 STRUCTURES = {"header": HEADER, "info": INFO}
+MOST_CHANGES = 4
+"""Mutations of an image that has several."""
 WORDS = (0, 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 45) - 1, 1 << 63, (1 << 64) - 1)
 """Values at which counts, signs and shifts change."""
 
@@ -44,12 +47,14 @@ class Mutation:
         index: which one: entry, link, unit, frame or page, from 0 on; 0 for a field.
         value: what it becomes: the number; of a byte, its position and the bits to flip, `position << 8 | bits`.
         mends_crc: whether the CRC in the header is made right afterwards.
+        was: number before; None of a byte, or if it is not known.
     """
 
     part: str
     index: int
     value: int
     mends_crc: bool = False
+    was: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         crc = ", CRC made right" if self.mends_crc else ""
@@ -59,57 +64,98 @@ class Mutation:
         return f"{self.part}{which} = {self.value:#x}{crc}"
 
 
+@dataclass(frozen=True)
+class _Patch:
+    """The writes of one mutation.
+
+    Attributes:
+        writes: the writes, without that of the CRC.
+        unit: unit whose uncompressed bytes change; None if none do.
+        plain: its uncompressed bytes; None if it does not decompress any more.
+    """
+
+    writes: list[Write]
+    unit: int | None = None
+    plain: bytes | None = None
+
+
 class Mutator:
-    """Mutations of one compressed image, drawn by a seed or repeated.
+    """Mutations of one image, drawn by a seed or repeated.
 
     Args:
-        image: the image, open.
+        image: the image, open; compressed or not.
         seed: seed of the choices.
-
-    Raises:
-        HibernautError: the image is not compressed.
     """
 
     def __init__(self, image: Image, seed: int = 0) -> None:
-        if image.compressor == "none":
-            raise HibernautError("the image is not compressed; expected one with units")
         self.image = image
-        self._codec = codec_named(image.compressor)
+        self._codec = None if image.compressor == "none" else codec_named(image.compressor)
         self._chance = random.Random(seed)  # nosec B311 # reproducible mutations
 
     def __iter__(self) -> Iterator[Mutation]:
         """Yield mutations without end, each part as often as any other; none that leaves the image as it is."""
         while True:
             for part in PARTS:
-                for _ in range(100):
-                    mutation = self._drawn(part)
-                    if mutation is not None and self._changes(mutation):
-                        yield mutation
-                        break
+                if mutation := self._one(part):
+                    yield mutation
 
-    def writes(self, mutation: Mutation) -> list[Write]:
-        """Return what a mutation writes to the disk.
+    def several(self) -> Iterator[tuple[Mutation, ...]]:
+        """Yield two to four mutations at once, without end, of parts drawn at random; no two share a byte or unit."""
+        while True:
+            wanted = self._chance.randint(2, MOST_CHANGES)
+            drawn: list[Mutation] = []
+            for part in self._chance.choices(list(PARTS), k=8 * MOST_CHANGES):
+                mutation = self._one(part)
+                if mutation is not None and self._fits(*drawn, mutation):
+                    drawn.append(mutation)
+                if len(drawn) == wanted:
+                    yield tuple(drawn)
+                    break
+
+    def writes(self, *mutations: Mutation) -> list[Write]:
+        """Return what mutations write to the disk, each at its place in the image as it was.
 
         Raises:
-            HibernautError: the image has no such part, or the changed unit does not fit into its blocks.
+            HibernautError: the image has no such part, the changed unit does not fit into its blocks, or two mutations
+                are to the same byte or unit.
         """
-        if mutation.part not in PARTS or not 0 <= mutation.index < self._count(mutation.part):
-            raise HibernautError(f"the image has no {mutation.part} {mutation.index}")
-        return list(PARTS[mutation.part](self, mutation))
+        mends_crc = any(one.mends_crc for one in mutations)
+        patches = []
+        for one in mutations:
+            if one.part not in PARTS or not 0 <= one.index < self._count(one.part):
+                raise HibernautError(f"the image has no {one.part} {one.index}")
+            patches.append(PARTS[one.part](self, one))
+        writes = [write for patch in patches for write in patch.writes]
+        if mends_crc:
+            writes += self._crc(patches)
+        taken = sorted((at, at + len(data)) for at, data in writes)
+        units = [patch.unit for patch in patches if patch.unit is not None]
+        if any(end > begin for (_, end), (begin, _) in pairwise(taken)) or len(set(units)) < len(units):
+            raise HibernautError("two changes are to the same byte or unit")
+        return writes
 
-    def _changes(self, mutation: Mutation) -> bool:
+    def _fits(self, *mutations: Mutation) -> bool:
+        """Return whether mutations can be made at once, and change the image."""
         try:
-            writes = self.writes(mutation)
+            writes = self.writes(*mutations)
         except HibernautError:
             return False
         return any(self.image.area.file.pread(at, len(data)) != data for at, data in writes)
+
+    def _one(self, part: str) -> Mutation | None:
+        """Return a mutation of a part that changes the image; None if the image does not have the part."""
+        for _ in range(100):
+            mutation = self._drawn(part)
+            if mutation is not None and self._fits(mutation):
+                return mutation
+        return None
 
     def _drawn(self, part: str) -> Mutation | None:
         count = self._count(part)
         if not count:
             return None
         index = self._chance.randrange(count)
-        mends = part in _INSIDE and self._chance.random() < 0.75
+        mends = part in _INSIDE and self._codec is not None and self._chance.random() < 0.75
         if part in _BYTES:
             most = self._byte_room(part, index)
             position = self._chance.randrange(most)
@@ -120,10 +166,19 @@ class Mutator:
                 self._chance.choice(WORDS),
                 old + self._chance.choice((-1, 1)),
                 old ^ 1 << self._chance.randrange(8 * self._width(part)),
-                self._old(part, self._chance.randrange(count)),
+                self._chance.choice(self._related(part)),
             )
         )
-        return Mutation(part, index, value & ((1 << 8 * self._width(part)) - 1), mends)
+        return Mutation(part, index, value & ((1 << 8 * self._width(part)) - 1), mends, old)
+
+    def _related(self, part: str) -> Sequence[int]:
+        """Return numbers that are near in meaning to that of a part: those of other ones, or the bounds of counts."""
+        info = self.image.info
+        if part == "info: image_pages":
+            return [info.pages - less for less in range(3)]
+        if part == "info: pages":
+            return [*range(3), *(info.image_pages + more for more in range(3))]
+        return [self._old(part, self._chance.randrange(self._count(part)))]
 
     # ---- the parts --------------------------------------------------------------------------------------------
 
@@ -132,8 +187,8 @@ class Mutator:
         return {
             "map entry": len(image.swap_map.entries),
             "map link": len(image.swap_map.map_blocks),
-            "unit length": len(image.stream.index),
-            "compressed byte of unit": len(image.stream.index),
+            "unit length": len(image.stream.index) if self._codec else 0,
+            "compressed byte of unit": len(image.stream.index) if self._codec else 0,
             "frame number": image.saved_pages,
             "byte of stored page": image.stream.rows - image.meta_rows,
         }.get(part, 1)
@@ -177,48 +232,43 @@ class Mutator:
         first = int(self.image.stream.index.first_entry[index])
         return self.image.area.offset_of(int(self.image.swap_map.entries[first]))
 
-    def number(self, mutation: Mutation) -> Iterator[Write]:
-        """Yield the write of a field, an entry, a link or a length."""
+    def number(self, mutation: Mutation) -> _Patch:
+        """Return the write of a field, an entry, a link or a length."""
         if mutation.part in _FIELDS:
             at, size_bytes = self._field(mutation.part)
-            yield at, mutation.value.to_bytes(size_bytes, "little")
-            return
+            return _Patch([(at, mutation.value.to_bytes(size_bytes, "little"))])
         places = {"map entry": self._entry_at, "map link": self._link_at, "unit length": self._unit_at}
-        yield places[mutation.part](mutation.index), struct.pack("<Q", mutation.value)
+        return _Patch([(places[mutation.part](mutation.index), struct.pack("<Q", mutation.value))])
 
-    def compressed_byte(self, mutation: Mutation) -> Iterator[Write]:
-        """Yield the write of a byte of a unit as it is stored, and of the CRC if the unit still decompresses."""
+    def compressed_byte(self, mutation: Mutation) -> _Patch:
+        """Return the write of a byte of a unit as it is stored."""
         index, position, bits = mutation.index, mutation.value >> 8, mutation.value & 0xFF
         entry, within = divmod(LENGTH_BYTES + position, PAGE_SIZE)
         block = int(self.image.swap_map.entries[int(self.image.stream.index.first_entry[index]) + entry])
         at = self.image.area.offset_of(block) + within
-        yield at, bytes([self.image.area.file.pread(at, 1)[0] ^ bits])
-        if mutation.mends_crc:
-            packed = bytearray(self._packed(index))
-            packed[position] ^= bits
-            unit = np.empty(self.image.stream.decode(index, index + 1).pages.nbytes, dtype=np.uint8)
-            try:
-                self._codec.decompress_into(np.frombuffer(bytes(packed), dtype=np.uint8), unit)
-            except ValueError as error:
-                raise HibernautError(f"unit {index} does not decompress: it has no CRC") from error
-            yield from self._crc(index, unit.tobytes())
+        packed = bytearray(self._packed(index))
+        packed[position] ^= bits
+        return _Patch([(at, bytes([packed[position]]))], index, self._unpacked(index, bytes(packed)))
 
-    def frame_number(self, mutation: Mutation) -> Iterator[Write]:
-        """Yield the writes of a list of frames with another number in it."""
-        yield from self._plain(mutation, mutation.index * WORD_BYTES, struct.pack("<Q", mutation.value))
+    def frame_number(self, mutation: Mutation) -> _Patch:
+        """Return the writes of a list of frames with another number in it."""
+        return self._plain(mutation.index * WORD_BYTES, struct.pack("<Q", mutation.value))
 
-    def page_byte(self, mutation: Mutation) -> Iterator[Write]:
-        """Yield the writes of a page with another byte."""
+    def page_byte(self, mutation: Mutation) -> _Patch:
+        """Return the writes of a page with another byte."""
         row = self.image.meta_rows + mutation.index
         unit, within = self.image.stream.place_of(row)
         position = within * PAGE_SIZE + (mutation.value >> 8)
         old = int(self.image.stream.decode(unit, unit + 1).pages.reshape(-1)[position])
         at = row * PAGE_SIZE + (mutation.value >> 8)
-        yield from self._plain(mutation, at, bytes([old ^ mutation.value & 0xFF]))
+        return self._plain(at, bytes([old ^ mutation.value & 0xFF]))
 
-    def _plain(self, mutation: Mutation, at: int, data: bytes) -> Iterator[Write]:
-        """Yield the writes of other bytes in the stream, compressed anew."""
-        stream = self.image.stream
+    def _plain(self, at: int, data: bytes) -> _Patch:
+        """Return the writes of other bytes in the stream, compressed anew."""
+        stream, entries, area = self.image.stream, self.image.swap_map.entries, self.image.area
+        if self._codec is None:
+            row, within = divmod(at, PAGE_SIZE)
+            return _Patch([(area.offset_of(int(entries[1 + row])) + within, data)])
         unit, within = divmod(at, stream.unit_rows * PAGE_SIZE)
         plain = bytearray(stream.decode(unit, unit + 1).pages.tobytes())
         plain[within : within + len(data)] = data
@@ -228,10 +278,22 @@ class Mutator:
         if LENGTH_BYTES + len(packed) > room:
             raise HibernautError(f"unit {unit} needs more than its {end - first} blocks then")
         stored = (struct.pack("<Q", len(packed)) + packed).ljust(room, b"\0")
-        for number, block in enumerate(self.image.swap_map.entries[first:end].tolist()):
-            yield self.image.area.offset_of(block), stored[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
-        if mutation.mends_crc:
-            yield from self._crc(unit, bytes(plain))
+        writes = [
+            (area.offset_of(block), stored[number * PAGE_SIZE : (number + 1) * PAGE_SIZE])
+            for number, block in enumerate(entries[first:end].tolist())
+        ]
+        return _Patch(writes, unit, bytes(plain))
+
+    def _unpacked(self, unit: int, packed: bytes) -> bytes | None:
+        """Return what a unit with other bytes decompresses to; None if it does not."""
+        assert self._codec is not None
+        first_row, end_row = self.image.stream.rows_of(unit, unit + 1)
+        out = np.empty((end_row - first_row) * PAGE_SIZE, dtype=np.uint8)
+        try:
+            self._codec.decompress_into(np.frombuffer(packed, dtype=np.uint8), out)
+        except ValueError:
+            return None
+        return out.tobytes()
 
     def _packed(self, unit: int) -> bytes:
         index, area = self.image.stream.index, self.image.area
@@ -255,12 +317,18 @@ class Mutator:
             found.append((batch.crc32, batch.pages.nbytes))
         return found
 
-    def _crc(self, unit: int, plain: bytes) -> Iterator[Write]:
-        """Yield the write of the CRC that the stream has with another unit."""
+    def _crc(self, patches: Sequence[_Patch]) -> list[Write]:
+        """Return the write of the CRC that the stream has then. Raises HibernautError if a unit has none."""
+        if self._codec is None:
+            raise HibernautError("the image is not compressed: no CRC is compared")
+        changed = {patch.unit: patch.plain for patch in patches if patch.unit is not None}
         total = Crc()
         for number, (crc, size_bytes) in enumerate(self._unit_crcs):
-            total.add(zlib.crc32(plain) if number == unit else crc, size_bytes)
-        yield self.image.area.crc32_at, struct.pack("<I", total.value)
+            plain = changed.get(number, b"")
+            if plain is None:
+                raise HibernautError(f"unit {number} does not decompress: it has no CRC")
+            total.add(zlib.crc32(plain) if plain else crc, size_bytes)
+        return [(self.image.area.crc32_at, struct.pack("<I", total.value))]
 
 
 _FIELDS = {
@@ -287,7 +355,7 @@ _BYTES = frozenset({_COMPRESSED_BYTE, "byte of stored page"})
 _INSIDE = _BYTES | {"frame number"}
 """Parts that the CRC covers."""
 
-PARTS: dict[str, Callable[[Mutator, Mutation], Iterator[Write]]] = {
+PARTS: dict[str, Callable[[Mutator, Mutation], _Patch]] = {
     **dict.fromkeys((*_FIELDS, "map entry", "map link", "unit length"), Mutator.number),
     _COMPRESSED_BYTE: Mutator.compressed_byte,
     "frame number": Mutator.frame_number,

@@ -11,7 +11,7 @@ from hibernaut.memory.page import PAGE_SIZE
 from hibernaut.swsusp.area import SwapArea
 from hibernaut.swsusp.checker import Problem
 from hibernaut.swsusp.declarations import PFNS_PER_META_PAGE, SIGNATURE, SWAP_SIGNATURES
-from hibernaut.swsusp.header import SwapHeader, read_header, was_image
+from hibernaut.swsusp.header import SwapHeader, read_header, refuse_contradiction, was_image
 from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.salvage.loose_map import LooseMap
 
@@ -53,6 +53,7 @@ def loose_header(
         )
     try:
         found = read_header(area)
+        refuse_contradiction(area, found)
     except CorruptImage as error:
         return header, False, (Problem.of(error),)
     except FormatError as error:
