@@ -12,13 +12,17 @@ from typing import Any, cast
 import pytest
 
 from hibernaut.errors import LabError
+from hibernaut.lab.host.kernels import GuestKernel
 from hibernaut.lab.parser import waiting as waiting_module
 from hibernaut.lab.parser.campaign import PredictedResume, TriedImage, _Target, prediction
 from hibernaut.lab.parser.mutations import WORDS, Mutation, Mutator
+from hibernaut.lab.parser.sanitizers import SANITIZERS, SANITIZERS_CONFIG, refuse_silent, sanitizers_of
 from hibernaut.lab.parser.waiting import (
     LEAVES,
     READ,
     SANITIZER,
+    ResumeOutcome,
+    WaitingMachine,
     crash_in,
     frames_in_zones,
     reports_in,
@@ -90,7 +94,7 @@ def test_a_report_is_not_a_crash() -> None:
     assert READ.search("PM: hibernation: Read 67996 kbytes in 0.01 seconds")
     assert not READ.search("PM: Image loading done")
     assert LEAVES.search("[   10.514263] Disabling non-boot CPUs ...")
-    assert all(SANITIZER.match(report) for report in (KASAN, UBSAN, LIST))
+    assert all(SANITIZER.match(one.report + " x") for one in SANITIZERS)
 
 
 def test_frames_of_zones() -> None:
@@ -132,21 +136,61 @@ def test_a_machine_that_waits_for_a_cpu_does_not_hang(monkeypatch: pytest.Monkey
 
     port = SimpleNamespace(reply=reply, ended=False, lost=False)
     guest: Any = SimpleNamespace(port=port, qemu=SimpleNamespace(process=SimpleNamespace(pid=1)))
-    waited = iter((5.0, 55.0, 105.0, 155.0))
+    most = waiting_module.HANG_SECONDS
+    waited = iter((5.0, most - 5.0, 2 * most - 15.0, 3 * most - 25.0))
     monkeypatch.setattr(waiting_module, "waited_seconds", lambda _pid: next(waited))
     assert cast(object, waiting_module._reply_of_resume(guest)) == "a reply"
-    assert asked == [60, 50, 40, 30]
+    assert asked == [most, most - 10, most - 20, most - 30]
     asked.clear()
     monkeypatch.setattr(waiting_module, "waited_seconds", lambda _pid: 5.0)
     with pytest.raises(LabError):
         waiting_module._reply_of_resume(guest)
-    assert asked == [60]
+    assert asked == [most]
 
 
 def test_waiting_for_a_cpu_is_read_from_the_host() -> None:
     """Of a process that runs, and of none."""
     assert waiting_module.waited_seconds(os.getpid()) >= 0
     assert waiting_module.waited_seconds(1 << 30) == 0
+
+
+@pytest.fixture
+def sanitized(tmp_path: Path) -> GuestKernel:
+    """Return a kernel with all sanitizers, by its configuration."""
+    (tmp_path / ".config").write_text(SANITIZERS_CONFIG.read_text())
+    return cast(GuestKernel, SimpleNamespace(tree=tmp_path))
+
+
+def test_sanitizers_of_a_kernel(sanitized: GuestKernel, tmp_path: Path) -> None:
+    """Those of its configuration, with LKDTM; none of a packaged kernel."""
+    assert sanitizers_of(sanitized) == SANITIZERS
+    text = (tmp_path / ".config").read_text()
+    (tmp_path / ".config").write_text(text.replace("CONFIG_UBSAN_BOUNDS=y", ""))
+    assert [one.option for one in sanitizers_of(sanitized)] == ["KASAN", "DEBUG_LIST"]
+    (tmp_path / ".config").write_text(text.replace("CONFIG_LKDTM=y", ""))
+    assert sanitizers_of(sanitized) == ()
+    assert sanitizers_of(cast(GuestKernel, SimpleNamespace(tree=None))) == ()
+
+
+def test_a_provoked_fault_that_is_not_reported_ends_the_run(sanitized: GuestKernel, tmp_path: Path) -> None:
+    """Each sanitizer is tried by its own fault; a silent one is named, and so is an image that does not resume."""
+    reports = {"WRITE_AFTER_FREE": KASAN, "ARRAY_BOUNDS": UBSAN, "CORRUPT_LIST_ADD": LIST}
+    outcome = "whole"
+
+    def resume(_disk: Path, before: Any) -> ResumeOutcome:
+        (fault,) = [name for name in reports if name in before[0]]
+        return ResumeOutcome(outcome, "said", "", 0.0, tuple(filter(None, [reports[fault]])))
+
+    waiting = cast(WaitingMachine, SimpleNamespace(resume=resume))
+    refuse_silent(sanitized, waiting, tmp_path)
+    for one in SANITIZERS:
+        saved, reports[one.fault] = reports[one.fault], "BUG: another"
+        with pytest.raises(LabError, match=f"CONFIG_{one.option} does not report the fault {one.fault}"):
+            refuse_silent(sanitized, waiting, tmp_path)
+        reports[one.fault] = saved
+    outcome = "crashed while reading"
+    with pytest.raises(LabError, match="the image does not resume: crashed while reading"):
+        refuse_silent(sanitized, waiting, tmp_path)
 
 
 def kept_cases() -> dict[tuple[str, str], tuple[str, TriedImageDocument]]:

@@ -22,7 +22,7 @@ SWITCH = "HIBERNAUT_SEALED"
 """Number of single-byte changes that guests try, a second of CPU time each; else `FEW`."""
 FEW = 11
 """Changes with at least one in each part."""
-LEAST_RECORDED = 100
+LEAST_RECORDED = 1000
 READ = re.compile(r"virtio_blk_handle_read vdev (\S+) req \S+ sector (\d+) nsectors (\d+)\n")
 
 

@@ -213,7 +213,8 @@ def parser_page(documents: Sequence[ParserDocument]) -> str:
         "each outcome is the one that `hibernaut inspect --for-kernel` predicts; *resumes or refuses* if that depends "
         "on the resuming machine, and never a crash. *Wrong*: resumed, and something differs. *Reading*: before the "
         "kernel has loaded the image. *Reported*: a sanitizer of the kernel (KASAN, UBSAN, DEBUG_LIST) printed a "
-        "report before the image was put in its place; Debian's kernels have DEBUG_LIST alone of these.",
+        "report before the image was put in its place; before a run with such a kernel, LKDTM provokes a fault for "
+        "each of them, and the run ends if it is not reported.",
         "",
         "The writer of an image decides what the machine runs after the resume: a changed `jump_address`, `cr3` or "
         "page is executed, so that a crash after the image was put in place says nothing new. A crash or a hang "

@@ -66,6 +66,9 @@ def fuzz_resume(
     with the CRC made right. With --several, an image that ends otherwise than predicted, crashes the parser or resumes
     wrong is reduced to the fewest changes that still do.
 
+    A kernel with KASAN, UBSAN or DEBUG_LIST, and with LKDTM, must report a fault of each that is provoked first; its
+    reports while it reads are shown with the outcome.
+
     The exit status is 0 if every image ended as predicted, 1 if one did not, or the kernel crashed or reported while
     it read.
     """

@@ -16,6 +16,7 @@ from hibernaut.lab.cases.steps import open_saved
 from hibernaut.lab.host.kernels import image_rules_of
 from hibernaut.lab.laboratory import Hibernated, Lab
 from hibernaut.lab.parser.mutations import Mutation, Mutator, Write
+from hibernaut.lab.parser.sanitizers import refuse_silent
 from hibernaut.lab.parser.waiting import ACCEPTED, IN_THE_PARSER, ResumeOutcome, WaitingMachine
 from hibernaut.lab.record import SPARE_NAME
 from hibernaut.lab.variants import Variant
@@ -129,8 +130,8 @@ def try_images(
 
     Raises:
         LabUnavailable: the laboratory lacks something on this machine.
-        LabError: the guest does not hibernate, its unchanged image does not resume, or the kernel reports a fault of
-            its own then.
+        LabError: the guest does not hibernate, its unchanged image does not resume, or a sanitizer of its kernel does
+            not report a fault that is provoked.
     """
     tell("a guest hibernates")
     saved = lab.hibernate(variant, folder)
@@ -149,6 +150,7 @@ def try_images(
             raise LabError(f"the unchanged image does not resume: {unchanged.outcome}: {unchanged.says}")
         if unchanged.reports:
             raise LabError(f"the unchanged image resumes, and the kernel reports: {unchanged.reports[0]}")
+        refuse_silent(lab.kernel, waiting, saved.image)
         yield unchanged
         drawn = mutator.several() if several else ((one,) for one in mutator)
         chosen = (partial(target.tried_and_reduced, changes) for changes in islice(drawn, images))

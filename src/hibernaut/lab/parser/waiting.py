@@ -40,9 +40,10 @@ LEAVES = re.compile(r"Disabling non-boot CPUs")
 """Printed by the resuming kernel right before it puts the image in its place (`resume_target_kernel`)."""
 SANITIZER = re.compile(r"BUG: KASAN: [^\n]+|UBSAN: [^\n]+|list_(?:add|del) corruption[^\n]*")
 """First lines of what KASAN (mm/kasan/report.c), UBSAN (lib/ubsan.c) and DEBUG_LIST (lib/list_debug.c) print."""
-HANG_SECONDS = 60
+HANG_SECONDS = 180
 """Time after which a machine hangs, without that in which it waits for a CPU of the host: a resume takes some three
-seconds; the longest refusal known is that of a map whose chain loops, which is read until the memory is full."""
+seconds; the longest refusal known is that of a map whose chain loops, which is read until the memory is full: 6.12 took
+more than a minute on a busy host."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,15 @@ class WaitingMachine:
             self.frames = frames_in_zones(guest.port.run("cat /proc/zoneinfo"))
             guest.qemu.save_state(self._state)
 
-    def resume(self, disk: Path) -> ResumeOutcome:
+    def resume(self, disk: Path, before: Sequence[str] = ()) -> ResumeOutcome:
         """Let the machine resume from an image on its first disk, whose file stays as it is. Safe for several threads.
 
+        Args:
+            disk: the disk.
+            before: commands that the guest runs before.
+
         Raises:
-            LabError: QEMU does not begin from the state.
+            LabError: QEMU does not begin from the state, or a command fails.
         """
         hardware = self._hardware[0]
         first, *others = hardware.disks
@@ -109,6 +114,8 @@ class WaitingMachine:
             port = Port(machine)
             machine.continue_from_state()
             guest = RunningGuest(machine, port, self._session, started)
+            for command in before:
+                port.run(command)
             outcome, says = self._outcome(guest)
             log = machine.console()
             return ResumeOutcome(outcome, says, log, time.monotonic() - started, reports_in(log))
