@@ -249,40 +249,36 @@ def hostile_kallsyms(units: int) -> bytes:
     return b"\x7fELF\0\0\0\0" + (b"\x07T" + bytes(6)) * units + table + starts.tobytes()
 
 
-def test_names_that_may_begin_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work has a bound: without one, each of the places would be followed to the end of the names."""
-    walked = 0
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Names that are walked in `hostile_kallsyms` during a test, by call; each has eight bytes."""
+    found: list[int] = []
     bounds = kallsyms._bounds
 
     def counting(names: bytes | memoryview, count: int) -> list[int]:
-        nonlocal walked
-        walked += min(count, len(names) // 8)
+        found.append(min(count, len(names) // 8))
         return bounds(names, count)
 
     monkeypatch.setattr(kallsyms, "_bounds", counting)
+    return found
+
+
+def test_names_that_may_begin_anywhere(walked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work has a bound: without one, each of the places would be followed to the end of the names."""
     monkeypatch.setattr(kallsyms, "MOST_WALKED", 50_000)
     monkeypatch.setattr(kallsyms, "MOST_STARTS", 500)
     with pytest.raises(FormatError, match="no kallsyms"):
         kallsyms.names_in_image(hostile_kallsyms(4000))
-    assert 4000 < walked < 50_000 + 4000 + 500 * kallsyms.FIRST_SYMBOLS
+    assert 4000 < sum(walked) < 50_000 + 4000 + 500 * kallsyms.FIRST_SYMBOLS
     with pytest.raises(FormatError, match="no kallsyms"):
         kallsyms.names_in_image(b"\x7fELF" + kallsyms.DIGITS * 5000)
 
 
-def test_names_without_markers_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_without_markers_are_not_walked(walked: list[int]) -> None:
     """At each place as many names are walked as two markers count; the rest only where these are behind them."""
-    walked = 0
-    bounds = kallsyms._bounds
-
-    def counting(names: bytes | memoryview, count: int) -> list[int]:
-        nonlocal walked
-        walked += min(count, len(names) // 8)
-        return bounds(names, count)
-
-    monkeypatch.setattr(kallsyms, "_bounds", counting)
     with pytest.raises(FormatError, match="no kallsyms"):
         kallsyms.names_in_image(hostile_kallsyms(2000))
-    assert 0 < walked <= 2001 * (kallsyms.FIRST_SYMBOLS + kallsyms.MARKER_SYMBOLS)
+    assert 0 < sum(walked) <= 2001 * (kallsyms.FIRST_SYMBOLS + kallsyms.MARKER_SYMBOLS)
     assert len(kallsyms.names_in_image(kernel_image([b"Tfunction_%d" % number for number in range(1100)]))) == 1100
 
 
