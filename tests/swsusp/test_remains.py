@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,21 @@ def test_holes_of_a_file_are_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
             area = SwapArea(file, 0, file.size_bytes)
             chains.append([[page.block for page in chain.pages] for chain in map_fragments(area)])
     assert chains[0] == chains[1] != []
+
+
+def test_the_end_of_a_file_is_not_a_hole(tmp_path: Path) -> None:
+    """A file that is cut while it is open ends there: blocks behind the end are not counted as read."""
+    path = tmp_path / "device"
+    with path.open("wb") as out:
+        out.truncate(64 << 20)
+    with open_plain(path) as file:
+        area = SwapArea(file, 0, file.size_bytes)
+        assert scan_area(area).blocks == area.blocks
+        assert area.is_hole(0, area.blocks)
+        os.truncate(path, 24 << 20)
+        assert not area.is_hole(0, area.blocks)
+        assert not area.is_hole(area.blocks - 1, 1)
+        assert area.is_hole(0, (24 << 20) // B)
 
 
 def test_an_area_with_larger_pages_is_not_scanned(tmp_path: Path) -> None:

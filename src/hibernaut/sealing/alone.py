@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=NAME,
         description="Tell whether a resuming kernel will read of a hibernation image what was sealed.",
-        epilog="Exit status: 0 whole, 1 touched, 2 no image, no seal of this key, or not readable.",
+        epilog="Exit status: 0 whole, 1 touched, moved or older, 2 no image, no seal of this key, or not readable.",
     )
     parser.add_argument("area", metavar="AREA", nargs="?", default="", help="swap device with the image")
     keys = parser.add_mutually_exclusive_group()

@@ -129,11 +129,15 @@ class PlainFile(Closing):
         return extents
 
     def is_hole(self, offset: int, size_bytes: int) -> bool:
-        """Return whether the file system says that a part is a hole, which reads as zeroes; False if it does not."""
+        """Return whether the file system says that a part is a hole, which reads as zeroes; False if it does not.
+
+        What lies behind the end of the file is not one, also if the file was cut since it was opened.
+        """
+        end = offset + size_bytes
         try:
-            return os.lseek(self.fileno(), offset, os.SEEK_DATA) >= offset + size_bytes
-        except OSError as error:
-            return error.errno == errno.ENXIO
+            return os.lseek(self.fileno(), offset, os.SEEK_DATA) >= end
+        except OSError as error:  # ENXIO: no data from there on, or no file
+            return error.errno == errno.ENXIO and os.fstat(self.fileno()).st_size >= end
 
     def release(self, offset: int, size_bytes: int) -> None:
         """Drop a mapped range from this process's resident memory (not from the page cache).

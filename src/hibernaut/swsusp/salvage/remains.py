@@ -126,7 +126,7 @@ class Remains:
     """Everything that a scan found.
 
     Attributes:
-        blocks: number of blocks that were read.
+        blocks: number of blocks that were looked at, holes of the file included.
         maps: swap maps, by first block.
         infos: info pages that are the first entry of none of them.
         runs: units that begin at an entry of none of them.
