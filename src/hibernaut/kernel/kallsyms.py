@@ -9,9 +9,9 @@ commit 73bbb94466fd ("kallsyms: support "big" kernel symbols") (in v6.1), a leng
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -166,17 +166,19 @@ def tables_in_image(image: bytes, source: str | None = None) -> KallsymsTables:
     starts, walked = 0, 0
     for table_at, index_at, tokens in _token_tables(image):
         last_at: dict[bytes, int] = {}
+        walk = _Walk(memoryview(image)[:table_at], tokens)
         for count_at, start, count in _likely_starts(image, table_at, tokens):
-            names = memoryview(image)[start:table_at]
             starts += 1
             if starts > MOST_STARTS or walked > MOST_WALKED:
                 break
-            if not _begins_with_symbols(names, tokens):
+            if not walk.begins_with_symbols(start):
                 continue
             walked += MARKER_SYMBOLS
-            markers = _first_markers(names)
-            if markers is None:
+            second = walk.after(start, MARKER_SYMBOLS)
+            if second is None:
                 continue
+            names = memoryview(image)[start:table_at]
+            markers = struct.pack("<II", 0, second - start)
             if markers not in last_at:
                 last_at[markers] = image.rfind(markers, 0, table_at)
                 walked += table_at // SEARCHED_BYTES
@@ -230,25 +232,74 @@ def _likely_starts(image: bytes, end: int, tokens: Sequence[bytes]) -> list[tupl
     return sorted(likely)
 
 
-def _first_markers(names: memoryview) -> bytes | None:
-    """Return the first two markers of names that begin here, None if there are fewer names than markers count."""
-    try:
-        return np.array([0, _bounds(names, MARKER_SYMBOLS)[-1]], dtype="<u4").tobytes()
-    except ValueError:
+class _Walk:
+    """Symbols that may begin at any byte of a table, from one to the next.
+
+    Walks from different bytes soon meet, since a length that is reached by both leads both to the same symbol. So each
+    byte is looked at once: it has a place in one chain of symbols, which goes on in another one where they meet.
+
+    Args:
+        names: bytes that may hold names.
+        tokens: the 256 tokens.
+    """
+
+    def __init__(self, names: memoryview, tokens: Sequence[bytes]) -> None:
+        self._names = names
+        self._tokens = tokens
+        self._chains: list[list[int]] = []
+        self._places: dict[int, tuple[int, int]] = {}
+        self._prints: dict[int, bool] = {}
+        self._ends: dict[int, int | None] = {}
+
+    def after(self, start: int, symbols: int) -> int | None:
+        """Return the byte behind so many symbols that begin at `start`; None if the bytes end before."""
+        if start not in self._places:
+            self._places[start] = len(self._chains), 0
+            self._chains.append([start])
+        at: int | None = start
+        while at is not None:
+            number, index = self._places[at]
+            chain = self._chains[number]
+            while len(chain) <= index + symbols:
+                at = self._next(chain[-1])
+                if at is None:
+                    return None
+                if at in self._places:
+                    symbols -= len(chain) - index
+                    break
+                self._places[at] = number, len(chain)
+                chain.append(at)
+            else:
+                return chain[index + symbols]
         return None
 
+    def begins_with_symbols(self, start: int) -> bool:
+        """Return whether the first symbols from `start` on have a type and a name that prints."""
+        at: int | None = start
+        for _ in range(FIRST_SYMBOLS):
+            if at is None:
+                return False
+            if at not in self._prints:
+                self._prints[at] = self._is_symbol(at)
+            if not self._prints[at]:
+                return False
+            at = self._next(at)
+        return at is not None
 
-def _begins_with_symbols(names: memoryview, tokens: Sequence[bytes]) -> bool:
-    """Return whether the first symbols of a table have a type and a name that prints."""
-    try:
-        bounds = _bounds(names, FIRST_SYMBOLS)
-    except ValueError:
-        return False
-    for begin, end in pairwise(bounds):
-        indices = names[begin + 1 + (names[begin] >= LONG) : end]
-        if not SYMBOL.fullmatch(b"".join([tokens[index] for index in indices])):
+    def _is_symbol(self, at: int) -> bool:
+        end = self._next(at)
+        if end is None:
             return False
-    return True
+        indices = self._names[at + 1 + (self._names[at] >= LONG) : end]
+        return SYMBOL.fullmatch(b"".join([self._tokens[index] for index in indices])) is not None
+
+    def _next(self, at: int) -> int | None:
+        if at not in self._ends:
+            try:
+                self._ends[at] = at + end_of_names(self._names[at:], 1)
+            except ValueError:
+                self._ends[at] = None
+        return self._ends[at]
 
 
 def _names_at(names: memoryview, tokens: Sequence[bytes], count: int) -> list[bytes] | None:
