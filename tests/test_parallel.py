@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import re
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from hypothesis import given
@@ -300,3 +304,70 @@ def test_a_generator_that_lives_until_the_interpreter_ends() -> None:
     """Results in a cycle of references, as in the traceback of a failed test, do not keep the process from ending."""
     told = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, check=False, timeout=60)
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+
+
+def both_ways(pieces: int) -> tuple[list[int], list[int]]:
+    """Results of both functions for numbers below `pieces`."""
+    committed: list[int] = []
+    in_order(pieces, lambda number: number, committed.append)
+    return committed, list(ordered_results(partial(int, number) for number in range(pieces)))
+
+
+@pytest.fixture
+def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that do not work are given up soon."""
+    monkeypatch.setattr(parallel, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(parallel, "MOST_LOOKS", 20)
+
+
+@pytest.mark.usefixtures("few_looks")
+@pytest.mark.parametrize("refuses", [False, True])
+@pytest.mark.parametrize("nr_started", [0, 1, 3])
+def test_threads_that_never_run(nr_started: int, refuses: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory the system starts no thread, or one that ends before its first instruction: others do its work."""
+    start, calls = _thread.start_new_thread, count()
+
+    def starved(function: Callable[..., object], arguments: tuple[object, ...]) -> int:
+        if next(calls) % 4 < nr_started:
+            return start(function, arguments)
+        if refuses:
+            raise RuntimeError("can't start new thread")
+        return 0
+
+    monkeypatch.setattr(_thread, "start_new_thread", starved)
+    if nr_started:
+        assert both_ways(50) == (list(range(50)), list(range(50)))
+        return
+    with pytest.raises(MemoryError, match="thread"):
+        in_order(50, lambda number: number, lambda number: number)
+    with pytest.raises(MemoryError, match="thread"):
+        next(ordered_results(partial(int, number) for number in range(50)))
+
+
+@pytest.mark.usefixtures("few_looks")
+def test_a_thread_that_fails_outside_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task or piece is lost: its exception is raised, while the others wait for work or for that piece."""
+
+    class Queue(SimpleQueue[object]):
+        left = [1]
+
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            super().get(block, timeout)
+            self.left.pop()
+            raise MemoryError("of the queue")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel, "SimpleQueue", Queue)
+        with pytest.raises(MemoryError, match="of the queue"):
+            list(ordered_results(partial(int, number) for number in range(50)))
+    begin, begun = parallel._Pieces._begin, []
+
+    def failing(self: parallel._Pieces[int, int]) -> int | None:
+        begun.append(begin(self))
+        if len(begun) == 3:
+            raise MemoryError("of a piece")
+        return begun[-1]
+
+    monkeypatch.setattr(parallel._Pieces, "_begin", failing)
+    with pytest.raises(MemoryError, match="of a piece"):
+        in_order(50, lambda number: number, lambda number: number)

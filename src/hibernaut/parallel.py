@@ -12,6 +12,8 @@ instructions of the main thread. Hence:
 - Each worker holds a lock while it runs, and reads `_Workers.stopped` once it has the lock. To end all workers, the
   calling thread sets `stopped`, then acquires and releases each lock. A worker that starts later finds `stopped` set
   and does nothing.
+- A thread that the system has started may never run: without memory for its first frame it ends at once, and nothing
+  tells. So the calling thread waits in short pieces, and gives up when it has looked many times and found none at work.
 - An interrupt can come between the acquisition of a lock and the block that would release it: since Python 3.14 a
   `with` statement checks for signals there as well, outside the range of its handler. These locks are therefore
   `threading.RLock`, which the calling thread can acquire again when it starts over, and releases to the last level.
@@ -41,6 +43,9 @@ Committed = TypeVar("Committed")
 
 WINDOW = 4
 """Most pieces of work per worker that are begun and not committed: bounds memory."""
+LOOK_SECONDS = 0.05
+MOST_LOOKS = 200
+"""Looks after which threads that do not work are given up. They count, not the time: a process may be stopped."""
 
 
 def worker_count() -> int:
@@ -68,6 +73,7 @@ def in_order(
         workers: number of threads; None for one per core.
 
     Raises:
+        MemoryError: no thread begins.
         BaseException: the exception of the lowest piece that failed; no piece is begun after a failure.
     """
     workers = min(worker_count() if workers is None else workers, count)
@@ -105,6 +111,7 @@ def ordered_results(
             all results were consumed, and again if the wait is interrupted. It must not raise.
 
     Raises:
+        MemoryError: no thread begins.
         BaseException: the exception of a task, in its turn.
     """
     workers = worker_count() if workers is None else workers
@@ -130,9 +137,9 @@ def ordered_results(
             flying.append(_Task(call))
             queue.put(flying[-1])
             if len(flying) >= ahead:
-                yield flying.popleft().result()
+                yield flying.popleft().result(threads)
         while flying:
-            yield flying.popleft().result()
+            yield flying.popleft().result(threads)
         complete = True
 
 
@@ -143,7 +150,7 @@ class _Workers:
     instruction of `__exit__` is then handled by the other one.
 
     Args:
-        run: function that each thread calls; must not raise.
+        run: function that each thread calls; what it raises, `wait` and `wait_for` raise.
         stop: function that makes `run` return soon, possibly called more than once; must not raise.
 
     Attributes:
@@ -155,29 +162,62 @@ class _Workers:
         self._run = run
         self._stop = stop
         self._running: list[threading.RLock] = []
-        self._pending: list[threading.Lock] = []
+        self._begun: list[None] = []
+        self._ended: list[None] = []
+        self._errors: list[BaseException] = []
+        self._done = threading.Lock()
+        self._done.acquire()
 
     def start(self) -> None:
-        """Start one more thread."""
+        """Start one more thread; where the system gives no more, the others do its work.
+
+        Raises:
+            MemoryError: there are no others.
+        """
         if not self._running:
             atexit.register(self._end)
-        running, pending = threading.RLock(), threading.Lock()
-        pending.acquire()
+        running = threading.RLock()
         self._running.append(running)
-        self._pending.append(pending)
-        _thread.start_new_thread(self._work, (running, pending))
+        try:
+            _thread.start_new_thread(self._work, (running,))
+        except RuntimeError as error:
+            if len(self._running) == 1:
+                raise MemoryError("the system starts no thread") from error
 
     def wait(self) -> None:
-        """Wait until all threads return from `run`."""
-        for pending in self._pending:
-            with pending:
-                pass
+        """Wait until all threads return from `run`. Raises as `wait_for`."""
+        self.wait_for(self._done)
 
-    def _work(self, running: threading.RLock, pending: threading.Lock) -> None:
+    def wait_for(self, lock: threading.Lock) -> None:
+        """Wait until one of the threads releases a lock.
+
+        Raises:
+            MemoryError: none of them begins.
+            BaseException: the exception of a thread.
+        """
+        looks = 0
+        while not lock.acquire(timeout=LOOK_SECONDS):
+            if self._errors:
+                raise self._errors[0]
+            looks = looks + 1 if len(self._begun) == len(self._ended) else 0
+            if looks == MOST_LOOKS:
+                raise MemoryError("no thread begins")
+        lock.release()
+
+    def _work(self, running: threading.RLock) -> None:
         with running:
-            if not self.stopped:
+            if self.stopped:
+                return
+            self._begun.append(None)
+            try:
                 self._run()
-        pending.release()
+            except BaseException as error:  # the calling thread raises it
+                self._errors.append(error)
+            finally:
+                self._ended.append(None)
+                if len(self._begun) == len(self._ended):
+                    with suppress(RuntimeError):  # released by another one
+                        self._done.release()
 
     def __enter__(self) -> Self:
         return self
@@ -231,10 +271,9 @@ class _Task(Generic[Result]):
         finally:
             self._pending.release()
 
-    def result(self) -> Result:
-        """Wait for the call; return its result or raise its exception."""
-        with self._pending:
-            pass
+    def result(self, threads: _Workers) -> Result:
+        """Wait for the call by one of the threads; return its result or raise its exception."""
+        threads.wait_for(self._pending)
         if self._error is not None:
             raise self._error
         return self._results.pop()
@@ -266,12 +305,15 @@ class _Pieces(Generic[Result, Committed]):
 
     def run(self) -> None:
         """Work on pieces until none is left to begin, or one fails."""
-        while (number := self._begin()) is not None:
+        number: int | None = 0
+        while number is not None:
             try:
-                self._complete(number, self._work(number))
+                number = self._begin()
+                if number is not None:
+                    self._complete(number, self._work(number))
             except BaseException as error:  # `in_order` raises it
                 with self._changed:
-                    if number < self._failed_at:
+                    if number is not None and number < self._failed_at:
                         self.error, self._failed_at = error, number
                     self._changed.notify_all()
 

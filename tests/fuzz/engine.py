@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import signal
+import threading
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,8 @@ MOST_FILE_BYTES = 4096
 """Bounds of the corpus of one target, in files and in bytes of a file as it is stored."""
 SECONDS = 4.0
 """CPU time that one execution may take: the slowest seed takes a hundredth of it."""
+STACK_BYTES = 1 << 20
+"""Stack of a thread: the system's 8 MiB, of several that are about to end, count in the memory of an execution."""
 RAM = Path("/dev/shm")
 
 
@@ -106,6 +109,7 @@ class Arena:
         cores = os.sched_getaffinity(0)
         self._stack.callback(os.sched_setaffinity, 0, cores)
         os.sched_setaffinity(0, {min(cores)})
+        self._stack.callback(threading.stack_size, threading.stack_size(STACK_BYTES))
         handler = signal.signal(signal.SIGPROF, _overrun)
         self._stack.callback(signal.signal, signal.SIGPROF, handler)
         return self
