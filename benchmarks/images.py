@@ -6,9 +6,10 @@
 Every ratio is measured in this run: medians of five rounds, ours and the limit in turns, on all cores. The limit of
 reading is the codec on all cores, from units in memory into an array of the same size whose pages are there already,
 and the CRC; that of converting is the slower of this and a plain synced write of the same bytes; that of writing is the
-codec with the CRC, into an array. The pages are those of the golden image `swap-6.1-lzo.img`, repeated, or text and
-noise where there is no golden data. `--big` also converts an image of 4 GiB in a process of its own and tells its peak
-memory.
+codec with the CRC, into an array. Each is also compared with a plain loop: the same calls of the codec, and one read or
+write for each task of a file as large, without anything else (no list of frames, no map, no order). The pages are those
+of the golden image `swap-6.1-lzo.img`, repeated, or text and noise where there is no golden data. `--big` also converts
+an image of 4 GiB in a process of its own and tells its peak memory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.kernel.core_file import CoreFormat, convert
-from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes
+from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes, aligned_pages
 from hibernaut.memory.physical import PhysicalMemory
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.parallel import worker_count
@@ -37,11 +39,16 @@ from hibernaut.sources import open_memory
 from hibernaut.swsusp import open_image
 from hibernaut.swsusp.codecs import Codec, CompressorName, codec_named
 from hibernaut.swsusp.crc32 import crc32
-from hibernaut.swsusp.declarations import UNIT_BYTES
+from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_BYTES
 from hibernaut.swsusp.info import ImageInfo
+from hibernaut.swsusp.stream import BATCH_UNITS
+from hibernaut.swsusp.units import pack_units, packed_room
 from hibernaut.swsusp.writer import NewArea, write_image
 
 ROUNDS = 5
+WRITERS = 2
+"""Threads beyond one for each core, in loops that write."""
+PLAINLY = "     against a loop of codec, reads and writes"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -116,9 +123,9 @@ def alternate(*jobs: Job) -> list[float]:
     return [statistics.median(one) for one in seconds]
 
 
-def on_all_cores(work: Callable[[int], object], count: int) -> None:
+def on_all_cores(work: Callable[[int], object], count: int, more_threads: int = 0) -> None:
     """Nothing but the work: each thread takes every n-th item."""
-    threads = worker_count()
+    threads = worker_count() + more_threads
 
     def share(first: int) -> None:
         for item in range(first, count, threads):
@@ -183,6 +190,93 @@ def compression(codec: Codec, rows: Bytes) -> Callable[[], None]:
     return lambda: on_all_cores(unit, len(units))
 
 
+def batches(count: int) -> list[range]:
+    """The numbers of units, as many at a time as a task has."""
+    return [range(first, min(first + BATCH_UNITS, count)) for first in range(0, count, BATCH_UNITS)]
+
+
+def stored_units(units: list[bytes]) -> list[bytes]:
+    """Units as an image has them: each with its length before it, in whole blocks."""
+    parts = [len(unit).to_bytes(LENGTH_BYTES, "little") + unit for unit in units]
+    return [part + bytes(-len(part) % PAGE_SIZE) for part in parts]
+
+
+def with_file_read(
+    codec: Codec, units: list[bytes], stream: Path, room: Bytes, out: Path | None = None
+) -> Callable[[], None]:
+    """The codec and the CRC, with one read of a file for each task: into an array, or into another file."""
+    ends = np.cumsum([len(unit) for unit in stored_units(units)]).tolist()
+    starts = [0, *ends]
+    tasks = batches(len(units))
+    flat = room.reshape(-1)
+    local = threading.local()
+
+    def task(source: int, target: int | None, number: int) -> None:
+        which = tasks[number]
+        first, last = starts[which[0]], ends[which[-1]]
+        if not hasattr(local, "buffer"):
+            local.buffer = aligned_pages(BATCH_UNITS * (UNIT_BYTES + (UNIT_BYTES >> 2)) // PAGE_SIZE).reshape(-1)
+            local.pages = aligned_pages(BATCH_UNITS * UNIT_BYTES // PAGE_SIZE).reshape(-1)
+        assert os.preadv(source, [local.buffer[: last - first].data], first) == last - first
+        place = which[0] * UNIT_BYTES
+        pages = flat[place : place + len(which) * UNIT_BYTES]
+        if target is not None:
+            pages = local.pages[: len(pages)]
+        for row, unit in enumerate(which):
+            at = starts[unit] - first + LENGTH_BYTES
+            plain = pages[row * UNIT_BYTES : (row + 1) * UNIT_BYTES]
+            packed = local.buffer[at : at + len(units[unit])]
+            if codec.system is None:
+                codec.decompress_into(packed, plain)
+            else:
+                codec.system.decompress_at(packed.ctypes.data, len(packed), plain.ctypes.data, len(plain))
+            crc32(plain)
+        if target is not None:
+            os.pwrite(target, pages.data, place)
+
+    def work() -> None:
+        source = os.open(stream, os.O_RDONLY)
+        target = None if out is None else direct_file(out, len(flat))
+        on_all_cores(lambda number: task(source, target, number), len(tasks), 0 if out is None else WRITERS)
+        os.close(source)
+        if target is not None:
+            os.fsync(target)
+            os.close(target)
+
+    return work
+
+
+def with_file_written(codec: Codec, rows: Bytes, out: Path) -> Callable[[], None]:
+    """The codec and the CRC, with one write to a file for each task, past the page cache, synced at the end."""
+    flat = rows.reshape(-1)
+    tasks = batches(-(-len(flat) // UNIT_BYTES))
+    room_pages = packed_room(codec, BATCH_UNITS, UNIT_BYTES) // PAGE_SIZE
+    local = threading.local()
+
+    def task(target: int, number: int) -> None:
+        if not hasattr(local, "room"):
+            local.room = aligned_pages(room_pages).reshape(-1)
+        place = tasks[number][0] * UNIT_BYTES
+        plain = flat[place : place + len(tasks[number]) * UNIT_BYTES]
+        stored, _, _ = pack_units(codec, plain, UNIT_BYTES, local.room)
+        os.pwrite(target, local.room[:stored].data, place)
+
+    def work() -> None:
+        target = direct_file(out, len(flat))
+        on_all_cores(lambda number: task(target, number), len(tasks), WRITERS)
+        os.fsync(target)
+        os.close(target)
+
+    return work
+
+
+def direct_file(path: Path, size_bytes: int) -> int:
+    """Descriptor of a new file of so many bytes that is written past the page cache."""
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
+    os.ftruncate(target, size_bytes)
+    return target
+
+
 def read_all(path: Path, out: Bytes) -> None:
     """Everything into memory that is there already, CRC checked."""
     with open_image(path) as image:
@@ -231,20 +325,32 @@ def measure(compressor: CompressorName, pages: Bytes, frames: int, folder: Path)
     room = np.ones((size_bytes // PAGE_SIZE, PAGE_SIZE), dtype=np.uint8)
     other_room = np.ones_like(room)
     limit_of_reading = decompression(codec, units, other_room)
-    ours, limit = alternate(Job(lambda: read_all(path, room)), Job(limit_of_reading))
+    stream = folder / "stream"
+    stream.write_bytes(b"".join(stored_units(units)))
+    ours, limit, plainly = alternate(
+        Job(lambda: read_all(path, room)),
+        Job(limit_of_reading),
+        Job(with_file_read(codec, units, stream, other_room)),
+    )
     report(f"{compressor}: image -> pages in memory, CRC checked", ours, limit, size_bytes)
+    report(PLAINLY, ours, plainly, size_bytes)
 
     plain, _ = memory.gather(pfns)
-    ours, codec_alone, written = alternate(
+    ours, codec_alone, written, plainly = alternate(
         Job(lambda: run_convert(path, out, "raw"), out),
         Job(limit_of_reading),
         Job(lambda: plain_write(other, plain), other),
+        Job(with_file_read(codec, units, stream, other_room, other), other),
     )
     which = "codec" if codec_alone > written else "plain write"
     report(f"{compressor}: convert to a file (limit: {which})", ours, max(codec_alone, written), size_bytes)
+    report(PLAINLY, ours, plainly, size_bytes)
 
-    ours, limit = alternate(Job(write, path), Job(compression(codec, plain)))
+    ours, limit, plainly = alternate(
+        Job(write, path), Job(compression(codec, plain)), Job(with_file_written(codec, plain, other), other)
+    )
     report(f"{compressor}: memory -> image", ours, limit, size_bytes)
+    report(PLAINLY, ours, plainly, size_bytes)
 
 
 CHILD = """

@@ -41,7 +41,7 @@ __all__ = ["in_order", "ordered_results", "worker_count"]
 Result = TypeVar("Result")
 Committed = TypeVar("Committed")
 
-WINDOW = 4
+WINDOW = 2
 """Most pieces of work per worker that are begun and not committed: bounds memory."""
 LOOK_SECONDS = 0.05
 MOST_LOOKS = 200

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ Pfns = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 """A mask, shape (n,) unless said otherwise."""
 
+HUGE_BYTES = 2 << 20
+"""Bytes of a huge page of the machine that this runs on."""
 CHUNK_PAGES = 1024
 """Pages handled at a time where memory must stay bounded (4 MiB)."""
 
@@ -31,5 +34,16 @@ def same_bytes(page: Bytes, other: Bytes) -> bool:
 
 
 def aligned_pages(nr_pages: int) -> Bytes:
-    """Return a new array of pages, zero, shape (nr_pages, 4096), that begins at a page: direct writes demand that."""
-    return np.frombuffer(mmap.mmap(-1, max(nr_pages, 1) * PAGE_SIZE), dtype=np.uint8).reshape(-1, PAGE_SIZE)[:nr_pages]
+    """Return a new array of pages, zero, shape (nr_pages, 4096), that begins at a page: direct writes demand that.
+
+    From 2 MiB on it begins at a huge page, and the kernel is asked for huge ones: 500 faults fewer for each.
+    """
+    size_bytes = max(nr_pages, 1) * PAGE_SIZE
+    is_huge = size_bytes >= HUGE_BYTES
+    mapping = mmap.mmap(-1, size_bytes + is_huge * HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole, first = np.frombuffer(mapping, dtype=np.uint8), 0
+    if is_huge and hasattr(mmap, "MADV_HUGEPAGE"):
+        first = -whole.ctypes.data % HUGE_BYTES
+        with suppress(OSError):  # a kernel without huge pages
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    return whole[first : first + size_bytes].reshape(-1, PAGE_SIZE)[:nr_pages]

@@ -8,6 +8,7 @@ it in the order of the tables in memory, in chunks that fit in a cache. Only the
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +77,11 @@ class _Tables:
     def root(cls, pfn: int) -> _Tables:
         everything = np.array([Rights.RW | Rights.USER], dtype=np.uint8)
         return cls(np.zeros(1, dtype=np.uint64), np.array([pfn], dtype=np.int64), everything, ())
+
+    @classmethod
+    def none(cls) -> _Tables:
+        frames = np.empty(0, dtype=np.int64)
+        return cls(np.empty(0, dtype=np.uint64), frames, np.empty(0, dtype=np.uint8), ())
 
     def __len__(self) -> int:
         return len(self.pfn)
@@ -336,10 +342,11 @@ class _Scanner:
 
     def _below(self, tables: _Tables, level: Level, parts: list[_Named]) -> tuple[_Tables, Spans]:
         """Return the tables that entries name, and spans for those that cannot or must not be followed."""
-        vaddr = np.concatenate([np.empty(0, dtype=np.uint64), *(part.vaddr for part in parts)])
-        entry = np.concatenate([np.empty(0, dtype=np.uint64), *(part.entry for part in parts)])
-        rights = np.concatenate([np.empty(0, dtype=np.uint8), *(part.rights for part in parts)])
-        row = np.concatenate([np.empty(0, dtype=np.int64), *(part.row for part in parts)])
+        if not parts:
+            return _Tables.none(), Spans.empty()
+        vaddr, entry, rights, row = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("vaddr", "entry", "rights", "row")
+        )
         pfn = self._reader.frames(entry, level)
         above = tuple(frames[row] for frames in (*tables.above, tables.pfn))
         state = np.full(len(pfn), TABLE, dtype=np.uint8)
@@ -429,13 +436,18 @@ def _row_spans(reader: TableReader, tables: _Tables, level: Level, heads: Entrie
 def _begins(flat: Entries, states: Codes, level: Level) -> BoolArray:
     """Return for each entry whether it names a table, or does not continue its predecessor's span (see `Spans`)."""
     begins = np.ones(len(flat), dtype=np.bool_)
-    steps = entry_steps(np.full(256, level, dtype=np.uint8), np.arange(256, dtype=np.uint8))
-    begins[1:] = (flat[:-1] + steps[states[:-1]]) != flat[1:]
+    begins[1:] = (flat[:-1] + _steps_by_state(level)[states[:-1]]) != flat[1:]
     begins[1:] |= states[1:] != states[:-1]
     begins[1:] |= ((flat[1:] ^ flat[:-1]) & _FLAGS).astype(np.bool_)
     if level > Level.PTE:
         begins |= states == TABLE
     return begins
+
+
+@functools.cache
+def _steps_by_state(level: Level) -> Entries:
+    """Return `entry_steps` of a level for every state, shape (256,)."""
+    return entry_steps(np.full(256, level, dtype=np.uint8), np.arange(256, dtype=np.uint8))
 
 
 def _ascends(values: Pfns) -> bool:

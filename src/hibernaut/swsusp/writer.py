@@ -182,7 +182,7 @@ class _Writer:
     def write(self, pfns: Pfns, zero: BoolArray, info: ImageInfo) -> WrittenImage:
         """Write everything and return the counts."""
         size_bytes = PAGE_SIZE * (len(pfns) - int(zero.sum()))
-        with BulkOutput(self.fd, size_bytes, durable=self.durable) as self.output:
+        with BulkOutput(self.fd, size_bytes, grows=self.blocks.free is None, durable=self.durable) as self.output:
             return self._write(pfns, zero, info, bulk_workers(size_bytes))
 
     def _write(self, pfns: Pfns, zero: BoolArray, info: ImageInfo, workers: int) -> WrittenImage:

@@ -357,16 +357,19 @@ class BulkOutput(Closing):
     Args:
         fd: descriptor of the file, open for writing.
         size_bytes: expected size of the file.
+        grows: whether the file has no size yet; a larger one than expected is set, if it is written directly.
         durable: whether the file is synced at its end, and writeback is started early.
     """
 
-    def __init__(self, fd: int, size_bytes: int, *, durable: bool = True) -> None:
+    def __init__(self, fd: int, size_bytes: int, *, grows: bool = False, durable: bool = True) -> None:
         self._fd = fd
         self._writeback = Writeback(fd) if durable else None
         self._direct: int | None = None
         if durable and size_bytes >= DIRECT_FILE_BYTES:
             with suppress(OSError):  # EINVAL: the file system has no direct writes
                 self._direct = os.open(f"{OPEN_FILES}/{fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+                if grows:
+                    os.ftruncate(fd, size_bytes)
 
     def write(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
         """Write consecutive buffers at an offset. Raises OSError, with file and byte."""
@@ -386,6 +389,8 @@ class BulkOutput(Closing):
         """Return the number of bytes written directly; what is left is written, or fails, through the page cache."""
         if len(parts) > IOVECS:
             return 0
+        with suppress(OSError):  # ext4 makes direct writes to a hole or behind the end wait for each other
+            os.posix_fallocate(direct, offset, sum(len(part) for part in parts))
         try:
             return os.pwritev(direct, parts, offset)
         except OSError:
