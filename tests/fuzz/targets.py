@@ -145,8 +145,10 @@ def _image(path: Path) -> None:
 
 
 def _salvage(path: Path) -> None:
-    with open_plain(path) as file:
-        scan_area(locate_area(file))
+    if _choice(path.read_bytes(), (False, True)):
+        with open_plain(path) as file:
+            scan_area(locate_area(file))
+        return
     with salvage_image(path, used_up=True) as image:
         _read_all(SalvagedMemory(image))
         assert image.findings is not None
@@ -169,8 +171,11 @@ def _dump(path: Path) -> None:
 def _raw(path: Path) -> None:
     with open_memory(path) as source:
         memory = source.memory
-        find_vmcoreinfos(memory)
-        for root in find_roots(memory):
+        levels = _choice(path.read_bytes(), (None, 4, 5, 0))
+        if levels == 0:
+            find_vmcoreinfos(memory)
+            return
+        for root in find_roots(memory, levels):
             found = None
             with contextlib.suppress(FormatError):
                 found = DirectMap.find(memory, root.cr3, root.levels)
@@ -185,10 +190,12 @@ def _tables(path: Path) -> None:
     if not len(pages):
         return
     memory = SegmentMemory([Segment(0, pages)])
-    levels = _choice(data, (4, 5))
+    levels, walks = _choice(data, ((4, False), (5, False), (4, True), (5, True)))
     tables = PageTables(memory, 0, levels)
-    for vaddr in PROBED:
-        meaning_of(tables, tables.walk(vaddr))
+    if walks:
+        for vaddr in PROBED:
+            meaning_of(tables, tables.walk(vaddr))
+        return
     with contextlib.suppress(FormatError):
         spans = tables.scan()
         assert int(spans.pages.sum()) == 1 << 9 * levels
