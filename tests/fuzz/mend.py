@@ -7,6 +7,7 @@ Each function changes the bytes in place, and leaves what it does not understand
 from __future__ import annotations
 
 import hashlib
+import functools
 import struct
 import zlib
 
@@ -115,6 +116,11 @@ def mend_lime(data: bytearray) -> None:
         at = following
 
 
+@functools.lru_cache(64)  # most chunks are those of a seed
+def _crc32c(plain: bytes) -> int:
+    return crc32c(plain)
+
+
 def mend_avml(data: bytearray) -> None:
     """Write magics, identifiers, checksums of chunks and the length behind each stream."""
     at = 0
@@ -132,7 +138,7 @@ def mend_avml(data: bytearray) -> None:
                     plain = body if kind else bytes(cramjam.snappy.decompress_raw(body))
                 except Exception:  # the library has one class for everything, and no public name of it
                     return
-                checksum = crc32c(plain)
+                checksum = _crc32c(plain)
                 masked = ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
                 struct.pack_into("<I", data, place + 4, masked)
                 done += len(plain)
