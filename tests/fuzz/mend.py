@@ -6,8 +6,8 @@ Each function changes the bytes in place, and leaves what it does not understand
 
 from __future__ import annotations
 
-import hashlib
 import functools
+import hashlib
 import struct
 import zlib
 
