@@ -44,6 +44,7 @@ Committed = TypeVar("Committed")
 WINDOW = 2
 """Most pieces of work per worker that are begun and not committed: bounds memory."""
 LOOK_SECONDS = 0.05
+"""Time between two looks of the calling thread at threads that it waits for."""
 MOST_LOOKS = 200
 """Looks after which threads that do not work are given up. They count, not the time: a process may be stopped."""
 

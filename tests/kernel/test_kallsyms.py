@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hibernaut.errors import FormatError
+from hibernaut.kernel import kallsyms
 from hibernaut.kernel.bzimage import bzimage_release, unpack_bzimage
 from hibernaut.kernel.kallsyms import decode_names, names_in_image
 from tests.kernel.vmlinux import bzimage, compressed_names, kernel_image
@@ -31,6 +32,33 @@ SYMBOLS = st.builds(
 def test_symbols_are_found_without_their_addresses(symbols: list[bytes], align: int, seqs: bool) -> None:
     """Whatever the alignment, and with a table between markers and tokens as 6.1.192 has it; long names too."""
     assert names_in_image(kernel_image(symbols, align=align, seqs=seqs)) == symbols
+
+
+@given(
+    names=st.lists(st.sampled_from([0, 1, 2, 3, 7, 0x80, 0x81, 0xFF]), min_size=20, max_size=60).map(bytes),
+    walks=st.permutations(range(20)),
+    symbols=st.integers(0, 12),
+)
+def test_walks_that_meet(names: bytes, walks: list[int], symbols: int) -> None:
+    """Walks from any bytes, in any order, end where each does on its own: one symbol after another."""
+    walk = kallsyms._Walk(memoryview(names), [b"a"] * 256)
+    for start in walks:
+        at: int | None = start
+        for _ in range(symbols):
+            at = naive_next(names, at)
+        assert walk.after(start, symbols) == at
+
+
+def naive_next(names: bytes, at: int | None) -> int | None:
+    """The byte behind the symbol at a byte; None if the bytes end before."""
+    if at is None or at >= len(names):
+        return None
+    length, at = names[at], at + 1
+    if length >= 128:
+        if at >= len(names):
+            return None
+        length, at = length - 128 + 128 * names[at], at + 1
+    return at + length if at + length <= len(names) else None
 
 
 def test_an_image_without_kallsyms() -> None:
