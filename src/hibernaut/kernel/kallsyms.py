@@ -236,7 +236,7 @@ class _Walk:
     """Symbols that may begin at any byte of a table, from one to the next.
 
     Walks from different bytes soon meet, since a length that is reached by both leads both to the same symbol. So each
-    byte is looked at once: it has a place in one chain of symbols, which goes on in another one where they meet.
+    byte is looked at once: it has a place in one chain of symbols, which ends where it meets another one.
 
     Args:
         names: bytes that may hold names.

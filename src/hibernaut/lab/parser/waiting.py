@@ -137,7 +137,8 @@ class WaitingMachine:
             if port.ended or port.lost:
                 return f"crashed {when}", crash_in(guest.qemu.console()) or guest.crash_message()
             last = " / ".join(guest.qemu.last_log_lines(2))
-            return f"hung {when}", f"no answer for {HANG_SECONDS} s, waits for the host left out; last log lines: {last}"
+            silent = f"no answer for {HANG_SECONDS} s, waits for the host left out"
+            return f"hung {when}", f"{silent}; last log lines: {last}"
 
 
 def _reply_of_resume(guest: RunningGuest) -> Reply:
