@@ -136,6 +136,8 @@ def test_a_terminal_that_knows_no_unicode(tmp_path: Path) -> None:
         (OSError(errno.EIO, "Input/output error", "x"), 2, "Input/output error: x; look into the kernel log"),
         (OSError("odd"), 2, "odd"),
         (MemoryError(), 2, "not enough memory; "),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "not enough memory; "),
+        (ImportError("core.so: failed to map segment from shared object"), 2, "not enough memory; "),
         (
             ModuleNotFoundError("No module named 'elftools.elf'", name="elftools.elf"),
             2,

@@ -67,6 +67,13 @@ OS_ADVICE = MappingProxyType(
 """Next step by error number."""
 
 
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Return whether memory lacks: for Python, for a mapping of the system's, or for a library (the linker's words)."""
+    if isinstance(error, ImportError):
+        return "failed to map segment" in str(error) or "annot allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
 def report_failure(error: Exception) -> int:
     """Print one line on standard error and return the exit status; for a fault of this program, its traceback too."""
     usage_error = typer.BadParameter.__bases__[0]  # has no public name in all versions of Typer
@@ -79,6 +86,8 @@ def report_failure(error: Exception) -> int:
     elif isinstance(error, ReaderGone | BrokenPipeError):
         abandon_output()
         return READER_GONE
+    elif _is_lack_of_memory(error):
+        say("not enough memory; free some, or raise the limit of this process (ulimit -v)")
     elif isinstance(error, OSError):
         if error.filename == STANDARD_OUTPUT:
             abandon_output()
@@ -87,8 +96,6 @@ def report_failure(error: Exception) -> int:
         module = (error.name or "").split(".")[0]
         package = PACKAGES.get(module, module)
         say(f"the Python package {package} is not installed, and this needs it; try: {how_to_install(package)}")
-    elif isinstance(error, MemoryError):
-        say("not enough memory; free some, or raise the limit of this process (ulimit -v)")
     else:
         sys.stderr.write(visible("".join(traceback.format_exception(error))))
         say(
