@@ -44,10 +44,9 @@ from hibernaut.swsusp.info import ImageInfo
 from hibernaut.swsusp.stream import BATCH_UNITS
 from hibernaut.swsusp.units import pack_units, packed_room
 from hibernaut.swsusp.writer import NewArea, write_image
+from hibernaut.volumes.output import DIRECT_WRITERS
 
 ROUNDS = 5
-WRITERS = 2
-"""Threads beyond one for each core, in loops that write."""
 PLAINLY = "     against a loop of codec, reads and writes"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -232,12 +231,12 @@ def with_file_read(
                 codec.system.decompress_at(packed.ctypes.data, len(packed), plain.ctypes.data, len(plain))
             crc32(plain)
         if target is not None:
-            os.pwrite(target, pages.data, place)
+            assert os.pwrite(target, pages.data, place) == len(pages)
 
     def work() -> None:
         source = os.open(stream, os.O_RDONLY)
         target = None if out is None else direct_file(out, len(flat))
-        on_all_cores(lambda number: task(source, target, number), len(tasks), 0 if out is None else WRITERS)
+        on_all_cores(lambda number: task(source, target, number), len(tasks), 0 if out is None else DIRECT_WRITERS)
         os.close(source)
         if target is not None:
             os.fsync(target)
@@ -259,11 +258,11 @@ def with_file_written(codec: Codec, rows: Bytes, out: Path) -> Callable[[], None
         place = tasks[number][0] * UNIT_BYTES
         plain = flat[place : place + len(tasks[number]) * UNIT_BYTES]
         stored, _, _ = pack_units(codec, plain, UNIT_BYTES, local.room)
-        os.pwrite(target, local.room[:stored].data, place)
+        assert os.pwrite(target, local.room[:stored].data, place) == stored
 
     def work() -> None:
         target = direct_file(out, len(flat))
-        on_all_cores(lambda number: task(target, number), len(tasks), WRITERS)
+        on_all_cores(lambda number: task(target, number), len(tasks), DIRECT_WRITERS)
         os.fsync(target)
         os.close(target)
 

@@ -139,6 +139,12 @@ def test_a_terminal_that_knows_no_unicode(tmp_path: Path) -> None:
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "not enough memory; "),
         (ImportError("core.so: failed to map segment from shared object"), 2, "not enough memory; "),
         (
+            ImportError("core.so: failed to map segment from shared object"),
+            2,
+            "not enough memory; or the file system is mounted noexec: core.so: failed to map segment from shared "
+            "object; free some, or raise the limit of this process (ulimit -v), or install elsewhere",
+        ),
+        (
             ModuleNotFoundError("No module named 'elftools.elf'", name="elftools.elf"),
             2,
             "the Python package pyelftools is",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,14 @@ def main() -> int:
 def _target(name: str, asked: argparse.Namespace) -> int:
     """Fuzz one target in a process of its own; returns the number of findings."""
     folder = (asked.folder / name).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("w")  # until this function ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        message = f"{folder}: another run of {name} counts its executions there; give another --folder"
+        print(message, file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     (folder / "notes").unlink(missing_ok=True)
     seed = asked.seed or 1
     if asked.record:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -165,3 +166,18 @@ def test_the_command_records_what_the_engine_counted(tmp_path: Path) -> None:
     wrong = subprocess.run([*words, "--seed", "3"], capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert wrong.returncode == 2
     assert "--seed is not to be combined with --record" in wrong.stderr
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    """The second one is refused: it would take the executions of the first one for its own."""
+    (tmp_path / "lzo-rle").mkdir()
+    words = [sys.executable, "-m", "tests.fuzz", "--folder", str(tmp_path), "--executions", "5", "lzo-rle"]
+    with (tmp_path / "lzo-rle" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "lzo-rle: another run of lzo-rle counts its executions there; give another --folder" in done.stderr
+    assert read_notes(tmp_path / "lzo-rle").executions == 0
+    done = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0
+    assert read_notes(tmp_path / "lzo-rle").executions == 5

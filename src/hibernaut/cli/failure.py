@@ -68,9 +68,9 @@ OS_ADVICE = MappingProxyType(
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """Return whether memory lacks: for Python, for a mapping of the system's, or for a library (the linker's words)."""
+    """Return whether memory lacks: for Python or a mapping; for a library perhaps, whose error has no number."""
     if isinstance(error, ImportError):
-        return "failed to map segment" in str(error) or "annot allocate memory" in str(error)
+        return "failed to map segment" in str(error) and "not permitted" not in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
@@ -87,7 +87,11 @@ def report_failure(error: Exception) -> int:
         abandon_output()
         return READER_GONE
     elif _is_lack_of_memory(error):
-        say("not enough memory; free some, or raise the limit of this process (ulimit -v)")
+        advice = "free some, or raise the limit of this process (ulimit -v)"
+        if isinstance(error, ImportError):
+            say(f"not enough memory; or the file system is mounted noexec: {error}; {advice}, or install elsewhere")
+        else:
+            say(f"not enough memory; {advice}")
     elif isinstance(error, OSError):
         if error.filename == STANDARD_OUTPUT:
             abandon_output()

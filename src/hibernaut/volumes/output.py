@@ -357,7 +357,8 @@ class BulkOutput(Closing):
     Args:
         fd: descriptor of the file, open for writing.
         size_bytes: expected size of the file.
-        grows: whether the file has no size yet; a larger one than expected is set, if it is written directly.
+        grows: whether the file grows as it is written. One that is written directly then has the expected size from the
+            first write on; the caller sets the final one.
         durable: whether the file is synced at its end, and writeback is started early.
     """
 
