@@ -14,7 +14,9 @@ from hibernaut.exploration import one_machine
 from hibernaut.exploration.operations import operations_of
 from hibernaut.exploration.records import MachineRecord
 from hibernaut.exploration.run import Run
-from hibernaut.hibernation import page_tables, resumed_state
+from hibernaut.hibernation import page_tables, resumed_state, swsusp_save
+from hibernaut.hibernation.ways import WAYS, Remap, way_named
+from hibernaut.hibernation.ways.base import Way
 from hibernaut.linux import machine as machine_module
 from hibernaut.linux import machine_steps, transitions
 from hibernaut.linux.build import build_machine
@@ -114,6 +116,16 @@ def forgotten_tlb(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(machine_steps, "_tlbs", lambda _machine: ())
 
 
+def forgotten_way(patch: pytest.MonkeyPatch) -> None:
+    """The key of a step lacks the functions of the way."""
+    patch.setattr(Way, "in_copy", ())
+
+
+def forgotten_preparation(patch: pytest.MonkeyPatch) -> None:
+    """The step that fixes the list of pages is shared by ways that prepare it differently."""
+    patch.setattr(swsusp_save, "_preparation", lambda _way: ())
+
+
 def forgotten_read(patch: pytest.MonkeyPatch) -> None:
     """The last thing that a function read is not part of its key."""
 
@@ -166,6 +178,8 @@ MUTANTS = (
     stale_tables,
     stale_direct_map,
     forgotten_tlb,
+    forgotten_way,
+    forgotten_preparation,
     forgotten_read,
     forgotten_struct_pages,
     forgotten_changed_tables,
@@ -200,6 +214,38 @@ def begun() -> Run:
     while run.copying is None or run.copying.recorder.cursor == 0:
         run.advance()
     return run
+
+
+def test_ways_share_steps_where_their_functions_are_the_same() -> None:
+    """`Reserved` is `Remap` once its pages are reserved; two ways differ in what becomes of a skipped page alone.
+
+    Steps of a way with a list among its attributes are executed each time.
+    """
+    machine = begun().machine
+    counting = Remap()
+    counting.seen = []  # type: ignore[attr-defined]
+    assert machine_steps.StepInputs(machine, counting.in_copy).key is None
+    names = (*WAYS, "reserved:3", "mermap:2")
+    keys = {name: machine_steps.StepInputs(machine, way_named(name).in_copy).key for name in names}
+    assert None not in keys.values()
+    groups: dict[int, list[str]] = {}
+    for name, key in keys.items():
+        groups.setdefault(id(key), []).append(name)
+    assert [group for group in groups.values() if len(group) > 1] == [
+        ["remap", "reserved", "reserved:3"],
+        ["remap-generic", "remap-generic-zero"],
+        ["remap-generic-abort", "remap-write-anyway"],
+    ]
+
+
+def test_no_copy_of_a_page_depends_on_the_name_or_the_policy_of_its_way() -> None:
+    """No function that takes part in the copy names one of them; `prepare` and the like may."""
+    for name in (*WAYS, "reserved:3", "mermap:2"):
+        of_kind: Any = way_named(name).in_copy
+        functions = [one for _, *found in of_kind[1] for one in found if hasattr(one, "__code__")]
+        assert functions
+        for function in functions:
+            assert not {"name", "policy"} & set(function.__code__.co_names), function
 
 
 def test_a_machine_with_unknown_state_is_not_kept() -> None:

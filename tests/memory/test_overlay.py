@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import PAGE_SIZE
+from hibernaut.memory.physical import digest_of_page
 from hibernaut.memory.segments import Segment, SegmentMemory
 from tests.memory.model import build, check
 from tests.strategies import segment_lists
@@ -31,6 +32,9 @@ def test_overlay_reads_its_own_writes(
     check(overlay, model, asked)
     check(base, before, asked)
     assert overlay.written.tolist() == sorted({pfn for pfn, _ in writes})
+    digests = overlay.written_digests()
+    assert list(digests.items()) == [(pfn, overlay.page_digest(pfn)) for pfn in overlay.written.tolist()]
+    assert digests == {pfn: digest_of_page(np.frombuffer(model[pfn], dtype=np.uint8)) for pfn, _ in writes}
 
 
 @given(segment_lists(), st.integers(0, 50 * PAGE_SIZE), st.binary(min_size=1, max_size=3 * PAGE_SIZE))

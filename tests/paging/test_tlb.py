@@ -95,3 +95,6 @@ def test_it_remembers_exactly_what_was_inserted_and_not_dropped(steps: list[tupl
         hits = sorted((one for one in live if one[0] <= page < one[0] + one[1]), key=lambda one: one[1])
         found = [(hit.level.pages, hit.pfn, hit.entry) for hit in tlb.lookup_all(page << 12)]
         assert found == [(pages, pfn + page - first, entry) for first, pages, pfn, entry in hits]
+        for pages in (1, 7, 600):
+            asked = any(tlb.lookup_all((page + one) << 12) for one in range(pages))
+            assert tlb.caches_any(page << 12, pages) == asked

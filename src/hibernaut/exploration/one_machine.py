@@ -12,6 +12,7 @@ from hibernaut.exploration.run import Run
 from hibernaut.exploration.search import explore_run
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Replay
+from hibernaut.linux.page_counts import direct_pages_count
 from hibernaut.linux.rules import rules_named
 from hibernaut.memory.memo import Memo
 
@@ -34,6 +35,7 @@ def explore_layout(sweep: Sweep, layout_choices: Sequence[int], memo: Memo | Non
     asked = Replay(layout_choices)
     chosen = sweep.family.choose(asked)
     machine = build_machine(chosen.layout, Environment(), rules_named(sweep.rules), _MEMO if memo is None else memo)
+    direct_pages_count(machine)  # once, and not before the first split of each way
     ways = {}
     for name in sweep.ways:
         operations = operations_of(chosen, name, sweep.allocations_after)

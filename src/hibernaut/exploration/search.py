@@ -26,7 +26,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class Chooser(Environment):
         at = len(self.others)
         allowed = self._allowed(question)
         index = self._prefix[at] if at < len(self._prefix) else 0
-        self.others.append([other for other in allowed if other != index])
+        self.others.append([other for other in allowed if other != index] if len(allowed) > 1 else ())
         if question.kind == Kind.ALLOCATION_FAILS and index:
             self.failures += 1
         return index
@@ -132,8 +132,7 @@ class Chooser(Environment):
         return sorted({0, min(1, last), last, *first[: self._bounds.frames].tolist()})
 
 
-@dataclass(frozen=True)
-class Best:
+class Best(NamedTuple):
     """The runs from a state that end alike.
 
     Attributes:

@@ -33,10 +33,7 @@ DIGEST_BYTES = 16
 
 def digest_of(parts: Iterable[bytes | memoryview]) -> bytes:
     """Return the digest of encoded values."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
+    return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest()
 
 
 def frame_ranges(frames: FrameRanges | None) -> Value:
@@ -87,27 +84,26 @@ def digest_of_machine(machine: Machine) -> bytes:
             machine.cpu,
             machine.table_pool,
             sorted(machine.log.once),
-            [None if tlb is None else tlb.state() for tlb in machine.tlbs],
-            None if flags is None else flags.nosave.bounds,
+            [None if tlb is None else tlb.state() if tlb else () for tlb in machine.tlbs],
+            None if flags is None else flags.nosave.digest,
             None if buddy else list(machine.allocator.free_ranges()),
             memory.written_frames,
         )
     )
     if machine.mermap:
         numbers += repr(machine.mermap)
-    digests = [memory.page_digest(pfn) or b"" for pfn in memory.written_frames]
-    return _digest_of_numbers(numbers, digests)
+    return _digest_of_numbers(numbers, memory.written_digests().values())
 
 
 def digest_of_copy(copy: Copy) -> bytes:
     """Return a digest of the state of a copy that is under way: equal for equal `encoded_copy`."""
     recorder: Recorder = copy.recorder
     kept = sorted(recorder.kept)
-    frames = None if copy.frames is None else copy.frames.bounds
+    frames = None if copy.frames is None else copy.frames.digest
     numbers = repr((recorder.cursor, recorder.skipped, sorted(recorder.written), copy.pending, frames, kept))
-    return _digest_of_numbers(numbers, [recorder.kept_digest(pfn) for pfn in kept])
+    return _digest_of_numbers(numbers, map(recorder.kept_digest, kept))
 
 
-def _digest_of_numbers(numbers: str, pages: list[bytes]) -> bytes:
+def _digest_of_numbers(numbers: str, pages: Iterable[bytes]) -> bytes:
     """Return a digest of values as Python writes them, and of digests of pages, which the values count."""
     return hashlib.blake2b(b"".join((numbers.encode(), b"\0", *pages)), digest_size=DIGEST_BYTES).digest()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hibernaut.exploration.cluster import on_cluster
 from hibernaut.exploration.plan import Sweep, layouts
-from hibernaut.exploration.pool import on_pool
+from hibernaut.exploration.pool import Workers, on_pool
 from hibernaut.exploration.records import MachineRecord
 from hibernaut.exploration.results import ResultsFile
 from hibernaut.exploration.tally import Tally
@@ -46,6 +46,7 @@ def run_sweep(
     *,
     scheduler: str | None = None,
     processes: int | None = None,
+    workers: Workers | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Tally]:
     """Run a sweep, or resume one.
@@ -56,6 +57,8 @@ def run_sweep(
             the sums.
         scheduler: address of a Dask scheduler (`tcp://...`); None runs on this computer.
         processes: number of its cores to use; None uses all.
+        workers: workers of this computer that several sweeps share (`local_pool`), instead of `processes`: what one
+            sweep has computed, the next one knows.
         progress: called after every machine.
 
     Returns:
@@ -87,7 +90,7 @@ def run_sweep(
         left = [layout_choices for layout_choices in machines if layout_choices not in done]
         # Closed at once if anything fails here: a traceback would keep the generator, and its workers, alive.
         with closing(
-            on_pool(sweep, left, processes) if scheduler is None else on_cluster(sweep, left, scheduler)
+            on_pool(sweep, left, processes, workers) if scheduler is None else on_cluster(sweep, left, scheduler)
         ) as records:
             for record in records:
                 if record.layout_choices in done:

@@ -7,11 +7,9 @@ lists the mutants (`ways.mutants`) that break it, which shows that the invariant
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import numpy as np
 
 from hibernaut.errors import HibernationRefused, MachineFault
 from hibernaut.hibernation.checks.allocator import allocator_sound
@@ -34,6 +32,9 @@ from hibernaut.memory.page import PAGE_SHIFT
 from hibernaut.memory.ranges import FrameRanges
 
 __all__ = ["INVARIANTS", "TRACES", "Hibernation", "Invariant", "check_resumed", "violations_of"]
+
+
+_NO_FRAMES = FrameRanges.of([])
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +108,12 @@ def _blocks(machine: Machine) -> FrameRanges:
     """Return the frames of free unmapped pageblocks; none if their list cannot be followed. Nothing is logged."""
     allocator = machine.allocator
     if not isinstance(allocator, BuddyAllocator) or not allocator.places.unmapped:
-        return FrameRanges.of([])
+        return _NO_FRAMES
     twin = machine.fork()
     try:
         return allocator.fork(twin).unmapped_blocks()
     except MachineFault:
-        return FrameRanges.of([])
+        return _NO_FRAMES
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,6 @@ class Invariant:
     trace: bool = False
     letter: str | None = None
 
-    def violations(self, done: Hibernation) -> tuple[Violation, ...]:
-        """Return the violations in a hibernation; none if the invariant does not apply to it."""
-        return self.check(done) if done.completed or not self.of_resumed else ()
-
 
 def _no_fault(done: Hibernation) -> tuple[Violation, ...]:
     if not isinstance(done.error, MachineFault):
@@ -154,7 +151,7 @@ def _every_listed_page(done: Hibernation) -> tuple[Violation, ...]:
     if done.snapshot is None:
         return ()
     begun, frames = _saveable_when_begun(done.before), done.snapshot.frames
-    missing = () if begun is frames else begun.without(frames)
+    missing = () if begun is frames or begun.bounds == frames.bounds else begun.without(frames)
     found = [Violation("every-listed-page", "not in the image", start, nr_pages) for start, nr_pages in missing]
     found += violations_at("every-listed-page", "in the image, never copied", done.snapshot.skipped)
     return tuple(found)
@@ -181,29 +178,25 @@ def _nothing_on_failure(done: Hibernation) -> tuple[Violation, ...]:
         return (Violation("nothing-on-failure", what, first, frames.total_pages),)
     if isinstance(done.error, MachineFault):
         return ()
-    changed = [pfn for pfn in done.after.memory.written.tolist() if _differs(done, pfn)]
-    found = [
-        Violation("nothing-on-failure", "changed, and hibernation failed", start, nr_pages)
-        for start, nr_pages in FrameRanges.of_pfns(changed).without(_own_frames(done.before, done.after))
-    ]
+    old, new = done.before.memory, done.after.memory
+    own = _own_frames(done.before, done.after)
+    changed = [pfn for pfn in new.written_frames if old.page_digest(pfn) != new.page_digest(pfn) and pfn not in own]
+    found = list(violations_at("nothing-on-failure", "changed, and hibernation failed", changed))
     found += [Violation("nothing-on-failure", one.what, one.start_pfn, one.nr_pages) for one in slot_empty(done.after)]
     return tuple(found)
 
 
-def _own_frames(before: Machine, after: Machine) -> FrameRanges:
+def _own_frames(before: Machine, after: Machine) -> Container[int]:
     """Return the frames that the kernel itself writes to: page tables, allocator state, and pages handed out."""
-    own = [(pfn, 1) for machine in (before, after) for pfn in page_tables(machine)]
-    own += [(one.pfn, 1) for one in after.allocations if one.pfn is not None]
+    own = page_tables(before) | page_tables(after)
+    own |= {one.pfn for one in after.allocations if one.pfn is not None}
     if isinstance(after.allocator, BuddyAllocator):
         places = after.allocator.places
-        own.append((places.mem_map >> PAGE_SHIFT, places.mem_map_pages))
-        own += [(paddr >> PAGE_SHIFT, 1) for paddr in (places.zone, *places.pcps)]
-    return FrameRanges.of(own)
-
-
-def _differs(done: Hibernation, pfn: int) -> bool:
-    old, new = done.before.memory.page(pfn), done.after.memory.page(pfn)
-    return old is None or new is None or not np.array_equal(old, new)
+        first = places.mem_map >> PAGE_SHIFT
+        mem_map = range(first, first + places.mem_map_pages)
+        own |= {pfn for pfn in after.memory.written_frames if pfn in mem_map}
+        own |= {paddr >> PAGE_SHIFT for paddr in (places.zone, *places.pcps)}
+    return own
 
 
 def _tables_closed(done: Hibernation) -> tuple[Violation, ...]:
@@ -356,9 +349,10 @@ TRACES = frozenset(name for name, invariant in INVARIANTS.items() if invariant.t
 def violations_of(done: Hibernation, names: Collection[str] | None = None) -> tuple[Violation, ...]:
     """Return the violations in a hibernation, of all invariants or of those in `names`."""
     found: list[Violation] = []
+    completed = done.completed
     for name, invariant in INVARIANTS.items():
-        if names is None or name in names:
-            found += invariant.violations(done)
+        if (completed or not invariant.of_resumed) and (names is None or name in names):
+            found += invariant.check(done)
     return tuple(found)
 
 

@@ -20,6 +20,10 @@ FAILED_TO_REMAP = PREFIX + "Failed to remap page"
 """Printed by `hibernate_map_page` and `hibernate_unmap_page`, once since boot."""
 
 
+MOST_BASES = 16
+"""Memories of which a memo keeps the frames that are not zero."""
+
+
 class SwsuspLog:
     """The lines of `swsusp_save`: printed where the machine's kernel prints them, else notes of the model."""
 
@@ -35,6 +39,16 @@ class SwsuspLog:
     def need_to_copy(self, nr_pages: int) -> None:
         """Print the number of saveable pages."""
         self._print(f"{PREFIX}Need to copy {nr_pages} pages")
+
+    def _occupied(self, base: PhysicalMemory) -> FrameRanges:
+        """Return the frames of the base that are not zero; of a simulated machine they are read once."""
+        if self._machine.page_flags is None:
+            return base.occupied()
+        known = self._machine.memo.of("occupied", MOST_BASES)
+        found: FrameRanges | None = known.get(base)
+        if found is None:
+            found = known[base] = base.occupied()
+        return found
 
     def image_created(
         self, frames: FrameRanges, base: PhysicalMemory, before: Pfns, changed: Mapping[int, Bytes]
@@ -52,7 +66,7 @@ class SwsuspLog:
             self._print(f"{PREFIX}Image created ({total} pages copied)")
             return
         others = np.union1d(np.array(sorted(changed), dtype=np.int64), before)
-        zero = frames.without(base.occupied()).without(FrameRanges.of_pfns(others)).total_pages
+        zero = frames.without(self._occupied(base)).without(FrameRanges.of_pfns(others)).total_pages
         for pfn in others[frames.contains(others)].tolist():
             page = changed.get(pfn)
             zero += page is not None and not page.any()

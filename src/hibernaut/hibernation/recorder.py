@@ -34,10 +34,10 @@ class Recorder:
 
     def fork(self, machine: Machine) -> Recorder:
         """Return an independent recorder in the same state, for a fork of the machine."""
-        twin = Recorder(machine)
-        twin.cursor, twin.kept = self.cursor, self.kept.copy()
+        twin = object.__new__(type(self))
+        twin._machine, twin.cursor = machine, self.cursor
+        twin.kept, twin._digests = self.kept.copy(), self._digests.copy()
         twin.skipped, twin.written = self.skipped.copy(), self.written.copy()
-        twin._digests = self._digests.copy()
         return twin
 
     def before_write(self, pfn: int) -> None:
@@ -75,16 +75,13 @@ class Recorder:
 
         The pages never change. Their digests (`digest_of_page`) are returned as well, by page frame number.
         """
-        memory = self._machine.memory
+        memory, kept = self._machine.memory, self.kept
         changed, digests = {}, {}
-        for pfn in sorted(self.kept.keys() | set(memory.written_frames)):
-            if not frames.end_of(pfn):
+        copied = memory.written_digests() | {pfn: self.kept_digest(pfn) for pfn in kept}
+        for pfn, digest in sorted(copied.items()):
+            if digest == memory.digest_below(pfn) or not frames.end_of(pfn):
                 continue
-            kept = pfn in self.kept
-            digest = self.kept_digest(pfn) if kept else memory.page_digest(pfn)
-            if digest is None or digest == memory.digest_below(pfn):
-                continue
-            page = self.kept[pfn] if kept else memory.shared_page(pfn)
+            page = kept[pfn] if pfn in kept else memory.shared_page(pfn)
             if page is not None:
                 page.flags.writeable = False
                 changed[pfn], digests[pfn] = page, digest

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -28,6 +29,16 @@ __all__ = ["Copy", "hibernate"]
 
 SKIPPED_BYTE = 0x5A
 """Content of a skipped page. The kernel does not write to the image page, which keeps the frame's earlier bytes."""
+
+
+def _page_of(byte: int) -> tuple[Bytes, bytes]:
+    """Return a page of one byte, read-only, and its digest."""
+    page = np.full(PAGE_SIZE, byte, dtype=np.uint8)
+    page.flags.writeable = False
+    return page, digest_of_page(page)
+
+
+_SKIPPED = (_page_of(SKIPPED_BYTE), _page_of(0))
 
 
 def hibernate(machine: Machine, way: Way, *, image_shortfall: int = 0) -> Snapshot:
@@ -141,12 +152,31 @@ class Copy:
                 self.machine.tlbs[cpu] = Tlb()
 
     def _begin(self) -> FrameRanges:
+        """Take the other CPUs offline (`suspend_disable_secondary_cpus`), and fix the list."""
         machine = self.machine
         if machine.secretmem_users and machine.rules.checks_secretmem:
             raise HibernationRefused("secret memory is in use", errno="EPERM")
+        offline = tuple(cpu for cpu in self._online if cpu != machine.cpu)
+        for cpu in offline:
+            machine.tlbs[cpu] = None  # it drops its translations
+        machine.preemptible = False
+        inputs = StepInputs(machine, *_preparation(self.way))
+        key = "list", offline, self._image_shortfall
+        frames, pieces = machine_step(machine, inputs, lambda: self._listed(offline), *key)
+        self._pending = list(pieces)
+        return frames
+
+    def _listed(self, offline: Sequence[int]) -> tuple[FrameRanges, tuple[tuple[int, int], ...]]:
+        """Return the list of pages to save, and of these the runs that are visited page by page, the last one first.
+
+        Args:
+            offline: CPUs that have gone offline, whose page lists are drained.
+        """
+        machine = self.machine
         log = SwsuspLog(machine)
         log.creating_image()
-        _suspend_disable_secondary_cpus(machine)
+        for cpu in offline:
+            machine.allocator.drain_pages(cpu)
         machine.allocator.drain_pages(machine.cpu)
         log.need_to_copy(saveable_pages(machine).total_pages)
         _swsusp_alloc(machine, self._image_shortfall)
@@ -157,8 +187,7 @@ class Copy:
             pool = FrameRanges.of([(pfn, 1) for pfn in machine.table_pool]).within(machine.memory.ranges)
             frames = FrameRanges.of([*frames, *pool])
         pieces = [(start, start + nr_pages) for start, nr_pages in frames.within(_not_present(machine))]
-        self._pending = pieces[::-1]
-        return frames
+        return frames, tuple(pieces[::-1])
 
     def _copy_piece(self) -> None:
         """Run `copy_data_page` for the next page, or for a run of neighbours at once."""
@@ -166,12 +195,13 @@ class Copy:
         self.recorder.cursor = pfn
         self._record_copies(pfn + 1)
         if self._inputs is None:
-            self._inputs = StepInputs(self.machine, type(self.way), tuple(sorted(vars(self.way).items())))
+            self._inputs = StepInputs(self.machine, self.way.in_copy)
         piece = machine_step(self.machine, self._inputs, lambda: self._copied(pfn, end), "copy", pfn, end)
         done = piece.nr_pages
         if piece.skipped:
             self.recorder.skipped.append(pfn)
-        if piece.page is not None:
+            self._keep_skipped(pfn)
+        elif piece.page is not None:
             self.recorder.keep(pfn, piece.page, piece.digest)
         self.recorder.cursor = pfn + done
         if pfn + done < end:
@@ -186,14 +216,19 @@ class Copy:
         if done:
             return _Piece(done)
         page = self.way.safe_copy_page(machine, pfn)
-        skipped = page is None
         if page is None:
-            page = np.full(PAGE_SIZE, SKIPPED_BYTE if self.way.policy != "zero" else 0, dtype=np.uint8)
+            return _Piece(1, skipped=True)
         own = machine.memory.page(pfn)
         if own is not None and same_bytes(own, page):
-            return _Piece(1, skipped)
+            return _Piece(1)
         page.flags.writeable = False
-        return _Piece(1, skipped, page, digest_of_page(page))
+        return _Piece(1, page=page, digest=digest_of_page(page))
+
+    def _keep_skipped(self, pfn: int) -> None:
+        """Keep the content of a skipped page, where the frame itself holds other bytes."""
+        page, digest = _SKIPPED[self.way.policy == "zero"]
+        if self.machine.memory.page_digest(pfn) != digest:
+            self.recorder.keep(pfn, page, digest)
 
     def _record_copies(self, end: int) -> None:
         """Record the copies of listed pages up to a frame, where calls are recorded: present ones are not visited."""
@@ -224,13 +259,9 @@ class Copy:
         )
 
 
-def _suspend_disable_secondary_cpus(machine: Machine) -> None:
-    """Take the other CPUs offline: they drop their translations and return the pages of their own lists."""
-    for cpu, tlb in enumerate(machine.tlbs):
-        if cpu != machine.cpu and tlb is not None:
-            machine.tlbs[cpu] = None
-            machine.allocator.drain_pages(cpu)
-    machine.preemptible = False
+def _preparation(way: Way) -> tuple[Hashable, ...]:
+    """Return a value that is equal for ways that allocate alike before the list is fixed."""
+    return () if type(way).prepare is Way.prepare else (type(way), *sorted(vars(way).items()))
 
 
 def _swsusp_alloc(machine: Machine, missing: int) -> None:

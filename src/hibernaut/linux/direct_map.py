@@ -354,6 +354,11 @@ class DirectMap:
         end = _TOP_PAGE - (self.base >> 12)
         return Regions(start, np.diff(start, append=end), states[first])
 
+    @cached_property
+    def in_state(self) -> dict[tuple[FrameState, ...], FrameRanges]:
+        """Results of `frames_in_state`, by its states."""
+        return {}
+
     def classify(self, pfns: ArrayLike) -> Codes:
         """Return the `FrameState` of each frame, uint8, shape as given; fastest for ascending frames.
 
@@ -531,7 +536,15 @@ def _group_starts(key: NDArray[np.int64], start: Pfns, pages: NDArray[np.int64])
 
 def frames_in_state(direct_map: DirectMap, *states: FrameState) -> FrameRanges:
     """Return the frames for which the direct map has one of these states."""
-    regions = direct_map.regions
+    known = direct_map.in_state
+    found = known.get(states)
+    if found is None:
+        found = known[states] = _in_state(direct_map.regions, states)
+    return found
+
+
+def _in_state(regions: Regions, states: tuple[FrameState, ...]) -> FrameRanges:
+    """Return the frames of the regions with one of these states."""
     which = np.isin(regions.state, states)
     starts, pages = regions.start_pfn[which], regions.pages[which]
     first = np.flatnonzero(np.append(True, starts[1:] != starts[:-1] + pages[:-1])[: len(starts)])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from hibernaut.errors import HibernautError
 
@@ -49,8 +49,7 @@ class Kind(StrEnum):
         return _WORDS[self](choice)
 
 
-@dataclass(frozen=True, eq=False)
-class Question:
+class Question(NamedTuple):
     """A choice to make.
 
     Attributes:

@@ -21,8 +21,9 @@ from hibernaut.linux.owners import OwnedPages
 from hibernaut.linux.page_alloc import BuddyAllocator
 from hibernaut.linux.page_flags import PageFlags
 from hibernaut.linux.pgtable import RW, KernelEntry, TableNotInSource, lookup_address
-from hibernaut.linux.printk import EventLog
+from hibernaut.linux.printk import Event, EventLog
 from hibernaut.linux.rules import LINES, KernelRules
+from hibernaut.linux.transitions import transition
 from hibernaut.memory.memo import Memo
 from hibernaut.memory.overlay import Overlay
 from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE, Bytes
@@ -41,6 +42,9 @@ access through it faults (Intel SDM vol. 3, 5.7). A CPU with all 52 bits reads m
 
 TLB_SINGLE_PAGE_FLUSH_CEILING = 33
 """A larger change flushes the whole TLB (arch/x86/mm/tlb.c)."""
+
+MOST_RECORDS = 1 << 10
+"""Records of allocations that machines of one memo keep."""
 
 MOST_DIRECT_MAPS = 64
 """Direct maps that machines of one memo keep."""
@@ -238,7 +242,9 @@ class Machine:
     def fixmap(self) -> FixmapSlot:
         """Slot for unmapped pages: the lowest that was free when first asked for. Raises as `find_free_slot`."""
         if self._fixmap is None:
-            self._fixmap = FixmapSlot(self, *find_free_slot(self.memory, self.cr3, self.levels, self.encryption))
+            place = (self.cr3, self.levels, self.encryption)
+            free = transition(self, lambda: find_free_slot(self.memory, *place), "find_free_slot", *place)
+            self._fixmap = FixmapSlot(self, *free)
         return self._fixmap
 
     @property
@@ -344,31 +350,44 @@ class Machine:
             MachineFault: the lists are broken.
         """
         allocator = self.allocator
-        if not isinstance(allocator, BuddyAllocator) or self.calls is not None:
+        if not isinstance(allocator, BuddyAllocator) or allocator.places.unmapped or self.calls is not None:
             for _ in range(most):
                 yield self.alloc_page(purpose)
             return
-        got: list[int] = []
+        recorded, printed = allocator.number, len(self.log.kernel_lines)
 
-        def alloc() -> int:
-            got.append(self.alloc_page(purpose))
-            return got[-1]
+        def prints() -> bool:
+            return len(self.log.kernel_lines) > printed
 
-        recorded, logged, printed = len(allocator.allocations), len(self.log), len(self.log.kernel_lines)
         try:
             pfns, failed, at_mark = allocator.alloc_all(
-                most, self.cpu, alloc, lambda: len(self.log.kernel_lines) > printed
+                most, self.cpu, lambda pfn: self._record_allocations(purpose, (pfn,)), prints
             )
         except MachineFault:
-            yield from got
+            yield from [one.pfn for one in allocator.allocations[recorded:] if one.pfn is not None]
             raise
+        every = (*pfns, None) if failed else pfns
+        self._record_allocations(purpose, every[allocator.number - recorded :], at_mark=at_mark)
         yield from pfns
-        if len(self.log) == logged and (pfns or failed):  # known from before: nothing of it is on record yet
-            allocator.record(purpose, (*pfns, None) if failed else pfns, at_mark=at_mark)
-            for allocation in allocator.allocations[recorded:]:
-                self.log.note(allocation.line())
         if failed:
             raise OutOfMemory(recorded + len(pfns) + 1, injected=False, at_mark=at_mark)
+
+    def _record_allocations(self, purpose: str, pfns: tuple[int | None, ...], *, at_mark: bool = False) -> None:
+        """Add allocations without interference to the record and the log; the state in memory has them already."""
+        allocator = self.allocator
+        assert isinstance(allocator, BuddyAllocator)
+        known = self.memo.of("allocations on record", MOST_RECORDS)
+        key = allocator.number, purpose, pfns, at_mark
+        found = known.get(key)
+        if found is None:
+            made = [
+                Allocation(number, purpose, pfn, at_mark=pfn is None and at_mark)
+                for number, pfn in enumerate(pfns, allocator.number + 1)
+            ]
+            found = known[key] = made, [Event(one.line(), by_kernel=False) for one in made]
+        allocations, events = found
+        allocator.add_allocations(allocations)
+        self.log.add(events, frozenset())
 
     def alloc_table(self, purpose: str) -> int:
         """Return a page for a table, from the pool or else from the allocator. Raise OutOfMemory."""
@@ -390,11 +409,19 @@ class Machine:
     @contextmanager
     def watching(self, before_write: Callable[[int], None]) -> Iterator[None]:
         """Call `before_write(pfn)` before each write to a frame while the context is active."""
-        self._watchers.append(before_write)
+        self.watch(before_write)
         try:
             yield
         finally:
-            self._watchers.remove(before_write)
+            self.unwatch(before_write)
+
+    def watch(self, before_write: Callable[[int], None]) -> None:
+        """Call `before_write(pfn)` before each write to a frame, up to `unwatch`."""
+        self._watchers.append(before_write)
+
+    def unwatch(self, before_write: Callable[[int], None]) -> None:
+        """End a `watch`."""
+        self._watchers.remove(before_write)
 
     def lookup_address(self, vaddr: int, cr3: int | None = None) -> KernelEntry | None:
         """Return the entry that decides an address, as the kernel finds it; see `pgtable.lookup_address`.

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable, Hashable
 from dataclasses import is_dataclass
 from operator import attrgetter
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from hibernaut.linux.environment import Environment, Kind, Question
@@ -122,13 +123,13 @@ class StepInputs:
 
 
 def _is_value(value: object) -> bool:
-    """Return whether an object never changes and is equal only to its like."""
+    """Return whether an object never changes and is equal only to its like; code is taken for such."""
     params = getattr(value, "__dataclass_params__", None)
     if is_dataclass(value) and params is not None and params.frozen:
         return True
     if isinstance(value, tuple | frozenset):
         return all(map(_is_value, value))
-    return value is None or isinstance(value, int | str | bytes | type | FrameRanges)
+    return value is None or isinstance(value, int | str | bytes | type | FrameRanges | FunctionType | property)
 
 
 def _flags(flags: PageFlags) -> tuple[Hashable, ...]:

@@ -146,13 +146,6 @@ class BuddyAllocator:
         """NR_FREE_PAGES: the zone's own count of pages on the free lists, without those on the lists of CPUs."""
         return self._kernel.load(self._zone + ZONE_NR_FREE_PAGES, "reading NR_FREE_PAGES")
 
-    def record(self, purpose: str, pfns: Sequence[int | None], *, at_mark: bool = False) -> None:
-        """Add allocations to the record that the state in memory has already; `at_mark` as `Allocation` has it."""
-        number = len(self._allocations)
-        self._allocations += [
-            Allocation(number + at, purpose, pfn, at_mark=pfn is None and at_mark) for at, pfn in enumerate(pfns, 1)
-        ]
-
     def add_allocations(self, allocations: Sequence[Allocation]) -> None:
         """Add allocations to the record that the state in memory has already."""
         self._allocations += allocations
@@ -198,43 +191,45 @@ class BuddyAllocator:
         self._allocations.append(Allocation(number, purpose, pfn))
         return pfn
 
-    def alloc_all(self, most: int, cpu: int, alloc: Callable[[], int], prints: Callable[[], bool]) -> Allocated:
-        """Call `alloc`, which calls `alloc_page` without interference, until nothing is free or `most` times.
+    def alloc_all(self, most: int, cpu: int, got: Callable[[int], None], prints: Callable[[], bool]) -> Allocated:
+        """Allocate pages as `alloc_page` does without interference, until nothing is free or `most` times.
 
-        The record of allocations and the log are the caller's: where the result is known from before, nothing but the
-        allocator's state in memory changes.
+        The record of allocations is the caller's.
 
         Args:
             most: the most pages.
             cpu: CPU that allocates.
-            alloc: allocates one page, and returns its frame.
+            got: called with each frame at once, unless the result is known from before.
             prints: whether the kernel has printed a line since the call: such a result is not kept.
 
         Raises:
             MachineFault: the lists are broken.
         """
+        assert not self.places.unmapped, "the direct map and the TLBs change with a block that is mapped again"
 
         def every() -> Allocated:
             pfns: list[int] = []
             while len(pfns) < most:
-                try:
-                    pfns.append(alloc())
-                except OutOfMemory as error:
-                    return tuple(pfns), True, error.at_mark
+                if not self._zone_watermark_ok():
+                    return tuple(pfns), True, True
+                if not self._fill(cpu):
+                    return tuple(pfns), True, False
+                pfns.append(self._take(self._kernel.load(self._pcp(cpu) + PCP_LIST, _TAKING) - PAGE_LIST, cpu))
+                got(pfns[-1])
             return tuple(pfns), False, False
 
-        if self.places.unmapped:  # the direct map and the TLBs change with a block that is mapped again
-            return every()
-        return transition(self._machine, every, "all", most, cpu, *self._where, keeps=lambda: not prints())
+        return self._transition(every, "all", most, cpu, keeps=lambda: not prints())
 
-    def _transition(self, function: Callable[[], Result], *inputs: Hashable) -> Result:
+    def _transition(
+        self, function: Callable[[], Result], *inputs: Hashable, keeps: Callable[[], bool] | None = None
+    ) -> Result:
         """Return `function()`, which reads and writes memory alone; see `transitions`."""
 
         def opened() -> Result:
             with self._kernel.opened():
                 return function()
 
-        return transition(self._machine, opened, *inputs, *self._where)
+        return transition(self._machine, opened, *inputs, *self._where, keeps=keeps)
 
     def _rmqueue_pcplist(self, environment: Environment, number: int, cpu: int) -> int | None:
         """`rmqueue_pcplist` and `__rmqueue_pcplist`: choose a page on the CPU's list; None if nothing is free."""
@@ -252,6 +247,10 @@ class BuddyAllocator:
 
         None if nothing is free.
         """
+        return list(self._readable(self._pcp(cpu) + PCP_LIST)) if self._fill(cpu) else None
+
+    def _fill(self, cpu: int) -> bool:
+        """Refill the CPU's list if it is empty. Return False if nothing is free."""
         doing = _TAKING
         pcp = self._pcp(cpu)
         head = pcp + PCP_LIST
@@ -263,11 +262,11 @@ class BuddyAllocator:
             taken, added = self._rmqueue_bulk(batch, head)
             self._add_count(pcp, added, doing)
             if not taken:
-                return None
+                return False
             total += taken
             if total > MAX_LIST_STEPS:
                 raise self._lockup(head, doing)
-        return list(self._readable(head))
+        return True
 
     def _zone_watermark_ok(self) -> bool:
         """`zone_watermark_fast`, `__zone_watermark_ok`: return whether more pages are free than the zone's min mark.

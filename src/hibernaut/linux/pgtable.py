@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,8 +68,7 @@ class TableNotInSource(MachineFault):
     """A lookup needs a page table that is not in the memory; a real CPU would read whatever is there."""
 
 
-@dataclass(frozen=True)
-class KernelEntry:
+class KernelEntry(NamedTuple):
     """An entry that `lookup_address` finds.
 
     Attributes:

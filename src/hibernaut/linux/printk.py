@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 __all__ = ["MODEL_MARK", "Event", "EventLog"]
 
@@ -13,8 +12,7 @@ MODEL_MARK = "  [model] "
 """Prefix of lines that no kernel prints."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One line of the log. There is no clock, only an order.
 
     Attributes:
@@ -72,7 +70,7 @@ class EventLog:
 
     def lines_from(self, number: int) -> tuple[str, ...]:
         """Return `lines` from one on, counted from 0."""
-        return tuple(map(str, self._events[number:]))
+        return tuple([str(event) for event in self._events[number:]])
 
     @property
     def kernel_lines(self) -> tuple[str, ...]:
@@ -81,9 +79,8 @@ class EventLog:
 
     def fork(self) -> Self:
         """Return an independent log in the same state."""
-        twin = type(self)()
-        twin._events = self._events.copy()
-        twin._once = self._once.copy()
+        twin = object.__new__(type(self))
+        twin._events, twin._once = self._events.copy(), self._once.copy()
         return twin
 
     def __iter__(self) -> Iterator[Event]:

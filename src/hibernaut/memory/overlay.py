@@ -139,6 +139,14 @@ class Overlay(PhysicalMemory):
         mine = self._written.get(pfn)
         return self.digest_below(pfn) if mine is None else mine.digest or _digest(mine)
 
+    def written_digests(self) -> dict[int, bytes]:
+        """Return the `page_digest` of each written frame, ascending."""
+        if self._touched is not None:
+            self._touched[BULK] = None
+        written = self._written
+        pages = [(pfn, written[pfn]) for pfn in self._order]
+        return {pfn: page.digest or _digest(page) for pfn, page in pages}
+
     def peek_digest(self, pfn: int) -> bytes | None:
         """Return the `page_digest` of a frame without a trace in `tracking`."""
         mine = self._written.get(pfn)
@@ -283,14 +291,15 @@ class Overlay(PhysicalMemory):
         if self._touched is not None:
             self._touched[BULK] = None
         twin = object.__new__(Overlay)
-        twin.base, twin._below, twin._digests_below = self.base, self._below, self._digests_below
-        twin.derived = self.derived.copy()
-        twin._base_digests = self._base_digests
-        twin._touched, twin._stored = None, {}
-        twin._written = self._written.copy()
-        twin._unshared = set()
-        twin._order = self._order.copy()
-        twin._written_pfns, twin._ranges = self._written_pfns, self._ranges
+        twin.__dict__.update(
+            self.__dict__,
+            derived=self.derived.copy(),
+            _touched=None,
+            _stored={},
+            _written=self._written.copy(),
+            _unshared=set(),
+            _order=self._order.copy(),
+        )
         self._unshared.clear()
         return twin
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,11 @@ class FrameRanges:
         """First frame and one past the last of each range: equal for equal sets of frames, and hashable."""
         starts, ends = self._bounds
         return tuple(starts), tuple(ends)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """A digest of the ranges (BLAKE2b, 16 bytes): equal for equal sets of frames."""
+        return hashlib.blake2b(repr(self.bounds).encode(), digest_size=16).digest()
 
     @cached_property
     def _bounds(self) -> tuple[Sequence[int], Sequence[int]]:

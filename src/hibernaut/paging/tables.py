@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -44,8 +44,7 @@ class Step:
     paddr: int
 
 
-@dataclass(frozen=True)
-class Walk:
+class Walk(NamedTuple):
     """Path of one address through the tables.
 
     Attributes:

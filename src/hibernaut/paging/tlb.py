@@ -17,6 +17,7 @@ from hibernaut.paging.entries import Entry, Level, is_leaf
 __all__ = ["CachedTranslation", "Tlb"]
 
 _PRESENT, _GLOBAL = int(Entry.PRESENT), int(Entry.GLOBAL)
+_SHIFTS = tuple((level, level.shift) for level in (Level.PTE, Level.PMD, Level.PUD))
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,23 @@ class Tlb:
 
     def lookup_all(self, vaddr: int) -> tuple[CachedTranslation, ...]:
         """Return all cached translations of an address, smallest page first; a CPU may use any of them."""
-        if not self._cached:
+        cached = self._cached
+        if not cached:
             return ()
         found = []
-        for level in (Level.PTE, Level.PMD, Level.PUD):
-            hit = self._cached.get((level, vaddr >> level.shift))
+        for level, shift in _SHIFTS:
+            hit = cached.get((level, vaddr >> shift))
             if hit is not None:
                 pfn, entry = hit
                 found.append(CachedTranslation(pfn + ((vaddr >> 12) & (level.pages - 1)), level, entry))
         return tuple(found)
+
+    def caches_any(self, vaddr: int, nr_pages: int) -> bool:
+        """Return whether some page of a run has a cached translation; `vaddr` is the address of the first."""
+        end = vaddr + (nr_pages << 12)
+        return any(
+            number << level.shift < end and (number + 1) << level.shift > vaddr for level, number in self._cached
+        )
 
     def insert(self, vaddr: int, level: Level, pfn_of_leaf: int, entry: int) -> None:
         """Cache a translation, in place of one of the same address and size.
@@ -101,8 +110,8 @@ class Tlb:
 
     def copy(self) -> Self:
         """Return an independent TLB with the same contents."""
-        twin = type(self)()
-        twin._cached = self._cached.copy()
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, _cached=self._cached.copy())
         return twin
 
     def __len__(self) -> int:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from hibernaut.exploration.layouts import Side
+from hibernaut.exploration.pool import local_pool
 from hibernaut.exploration.replay import run_text
 from hibernaut.exploration.sweep import Progress, run_sweep
 from hibernaut.studies.claims import CLAIMS
@@ -67,15 +69,18 @@ def answer(
         FormatError, HibernautError: as `run_sweep`.
     """
     studied = []
-    for study in studies:
+    with local_pool(processes) if scheduler is None and processes != 1 else nullcontext() as workers:
+        for study in studies:
 
-        def told(so_far: Progress, study: Study = study) -> None:
-            if progress is not None:
-                progress(study, so_far)
+            def told(so_far: Progress, study: Study = study) -> None:
+                if progress is not None:
+                    progress(study, so_far)
 
-        path = folder / f"{study.name.replace(' ', '-')}.jsonl"
-        tallies = run_sweep(study.sweep, path, scheduler=scheduler, processes=processes, progress=told)
-        studied.append(Studied(study, tallies, path))
+            path = folder / f"{study.name.replace(' ', '-')}.jsonl"
+            tallies = run_sweep(
+                study.sweep, path, scheduler=scheduler, processes=processes, workers=workers, progress=told
+            )
+            studied.append(Studied(study, tallies, path))
     names = {study.name for study in studies}
     judged = tuple(judge(claim, studied) for claim in CLAIMS if set(claim.studies) <= names)
     costs = tuple(map(way_cost, COSTED_WAYS)) if names & {study.name for study in COMING} else ()

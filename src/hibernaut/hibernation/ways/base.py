@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import ClassVar
 
 import numpy as np
@@ -37,6 +39,14 @@ class Way(ABC):
     def name(self) -> str:
         """Name in reports."""
         return type(self).__name__
+
+    @property
+    def in_copy(self) -> Hashable:
+        """A value that is equal for ways that copy each page alike: their functions, and what these may use.
+
+        The name and the policy are no part of it: what the copy of a page does may not depend on them.
+        """
+        return tuple(sorted(vars(self).items())), _of_kind(type(self))
 
     def prepare(self, machine: Machine) -> None:  # noqa: B027 - most ways need nothing
         """Allocate what the way needs before the list of pages is fixed. Raise HibernationRefused if that fails."""
@@ -99,6 +109,20 @@ class Way(ABC):
         return 0
 
 
+_BESIDE_COPY = frozenset(
+    ("name", "policy", "defect", "caught_by", "prepare", "end_run", "finish", "in_copy", "_abc_impl")
+)
+"""Attributes of ways that take no part in the copy of a page."""
+
+
+@functools.cache
+def _of_kind(kind: type[Way]) -> Hashable:
+    """Return all definitions of a class of ways for the copy of a page, by name, those that `super` finds included."""
+    kinds = [vars(one) for one in kind.__mro__ if issubclass(one, Way)]
+    names = {name for one in kinds for name in one if not name.startswith("__")} - _BESIDE_COPY
+    return tuple((name, *(one[name] for one in kinds if name in one)) for name in sorted(names))
+
+
 def not_present_run(machine: Machine, pfn: int, nr_pages: int) -> tuple[int, Level | None, int]:
     """Return the run of pages that are not present for the same reason: within one large entry, or one PTE table.
 
@@ -135,6 +159,4 @@ def held_and_uncached(machine: Machine, pfn: int, nr_pages: int) -> bool:
     """Return whether the memory holds a whole run of frames, and no CPU caches a translation of their addresses."""
     if len(FrameRanges.of([(pfn, nr_pages)]).without(machine.memory.ranges)):
         return False
-    return not len(machine.tlb) or not any(
-        machine.tlb.lookup_all(machine.vaddr(pfn + page)) for page in range(nr_pages)
-    )
+    return not machine.tlb.caches_any(machine.vaddr(pfn), nr_pages)

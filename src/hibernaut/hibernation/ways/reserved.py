@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from hibernaut.errors import HibernationRefused, OutOfMemory
 from hibernaut.hibernation.ways.remap import Remap
 from hibernaut.linux.machine import Machine
@@ -28,6 +30,11 @@ class Reserved(Remap):
     def name(self) -> str:
         """Name in reports, with the size of the pool."""
         return f"Reserved({self.nr_pages})"
+
+    @property
+    def in_copy(self) -> Hashable:
+        """See `Way.in_copy`: the size of the pool takes no part; what is left of it belongs to the machine."""
+        return Remap().in_copy
 
     def prepare(self, machine: Machine) -> None:
         """Fill the pool. Raise HibernationRefused if an allocation fails."""
