@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import ctypes
 import os
 import re
@@ -304,6 +305,59 @@ def test_a_generator_that_lives_until_the_interpreter_ends() -> None:
     """Results in a cycle of references, as in the traceback of a failed test, do not keep the process from ending."""
     told = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, check=False, timeout=60)
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+
+
+FORKED = """
+import os, sys
+from functools import partial
+from hibernaut import parallel
+
+parallel.worker_count = lambda: 4
+results = parallel.ordered_results(partial(int, number) for number in range(10_000))
+next(results)
+child = os.fork()
+if child:
+    print(sum(results), os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_child_that_is_forked_in_the_midst_of_a_call() -> None:
+    """It has none of the threads, and waits for none when it ends; the parent goes on."""
+    told = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False, timeout=60)
+    assert (told.returncode, told.stdout, told.stderr) == (0, f"{sum(range(1, 10_000))} 0\n", "")
+
+
+def test_a_call_leaves_nothing_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole calls, failed ones and abandoned ones: `atexit` has as many callbacks as before, and no workers are left.
+
+    The mutant that registers a callback for each call leaves places in the list of `atexit`.
+    """
+
+    def fails(number: int) -> int:
+        raise ValueError(number)
+
+    def calls() -> int:
+        before = atexit._ncallbacks()
+        for _ in range(20):
+            both_ways(10)
+            with pytest.raises(ValueError, match="0"):
+                in_order(1, fails, int)
+            abandoned = ordered_results(partial(int, number) for number in range(50))
+            next(abandoned)
+            abandoned.close()
+        assert not parallel._AT_WORK
+        return atexit._ncallbacks() - before
+
+    assert calls() == 0
+    start = parallel._Workers.start
+
+    def registers(workers: parallel._Workers) -> None:
+        atexit.register(workers._end)
+        start(workers)
+        atexit.unregister(workers._end)
+
+    monkeypatch.setattr(parallel._Workers, "start", registers)
+    assert calls() >= 60
 
 
 def both_ways(pieces: int) -> tuple[list[int], list[int]]:

@@ -175,8 +175,7 @@ class _Workers:
         Raises:
             MemoryError: there are no others.
         """
-        if not self._running:
-            atexit.register(self._end)
+        _AT_WORK.add(self)
         running = threading.RLock()
         self._running.append(running)
         try:
@@ -230,7 +229,7 @@ class _Workers:
         while True:
             try:
                 self._end()
-                atexit.unregister(self._end)
+                _AT_WORK.discard(self)
                 break
             except BaseException as another:
                 interrupt = another
@@ -244,6 +243,34 @@ class _Workers:
         for running in self._running:
             running.acquire()
             _release(running)
+
+
+_AT_WORK: set[_Workers] = set()
+"""All whose threads may not have ended. One callback ends them: `atexit` keeps a place for each that it ever had, and
+`atexit.unregister` looks through all of them."""
+
+
+def _forget_all() -> None:
+    """In a child that was forked: threads are not."""
+    while _AT_WORK:
+        _AT_WORK.pop()._running.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+@atexit.register
+def _end_all() -> None:
+    interrupt: BaseException | None = None
+    while _AT_WORK:
+        try:
+            workers = next(iter(_AT_WORK))
+            workers._end()
+            _AT_WORK.discard(workers)
+        except BaseException as another:
+            interrupt = another
+    if interrupt is not None:
+        raise interrupt
 
 
 def _release(lock: threading.RLock) -> None:

@@ -409,19 +409,11 @@ class Machine:
     @contextmanager
     def watching(self, before_write: Callable[[int], None]) -> Iterator[None]:
         """Call `before_write(pfn)` before each write to a frame while the context is active."""
-        self.watch(before_write)
+        self._watchers.append(before_write)
         try:
             yield
         finally:
-            self.unwatch(before_write)
-
-    def watch(self, before_write: Callable[[int], None]) -> None:
-        """Call `before_write(pfn)` before each write to a frame, up to `unwatch`."""
-        self._watchers.append(before_write)
-
-    def unwatch(self, before_write: Callable[[int], None]) -> None:
-        """End a `watch`."""
-        self._watchers.remove(before_write)
+            self._watchers.remove(before_write)
 
     def lookup_address(self, vaddr: int, cr3: int | None = None) -> KernelEntry | None:
         """Return the entry that decides an address, as the kernel finds it; see `pgtable.lookup_address`.
