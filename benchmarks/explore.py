@@ -15,6 +15,9 @@
 `python benchmarks/explore.py --against PATH` compares with another checkout instead: both explore the same machines, of
 the table above and of each study, in turns, each time in a process of its own, and must write the same records.
 
+`python benchmarks/explore.py --against PATH --studies` runs all studies that both have, on all cores, and judges their
+claims: one after the other, in elapsed time. Both must write the same records.
+
 `python benchmarks/explore.py --scope` covers a scope with 26 times the runs of the largest study and 9.8 times its
 states: every machine with four regions of 4 KiB, 2 MiB or 1 GiB and one or two CPUs, on all cores.
 """
@@ -47,6 +50,7 @@ from hibernaut.exploration.sweep import run_sweep
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import Environment, Kind, Question, Replay
 from hibernaut.linux.machine import Machine
+from hibernaut.studies.answers import answer
 from hibernaut.studies.questions import STUDIES
 
 try:
@@ -295,10 +299,7 @@ def against(other: Path) -> None:
     told: dict[str, object] = {}
     for _ in range(AGAINST_ROUNDS):
         for checkout, known in best_of.items():
-            environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
-            command = [sys.executable, str(Path(__file__).resolve()), "--measure"]
-            output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-            for name, part in json.loads(output).items():
+            for name, part in json.loads(_by(checkout, "--measure")).items():
                 assert told.setdefault(name, part["digest"]) == part["digest"], f"{name}: other records"
                 if name not in known or part["seconds"] < known[name]["seconds"]:
                     known[name] = part
@@ -310,6 +311,39 @@ def against(other: Path) -> None:
         rates = "".join(f"{part['states'] / one:>8.0f}/s" for one in seconds)
         print(f"{name:<32}{part['states']:>8}{rates}{seconds[0] / seconds[1]:>8.1f}")
     print(f"{'all':<32}{'':>8}{sums[0]:>8.1f} s{sums[1]:>8.1f} s{sums[0] / sums[1]:>8.1f}")
+
+
+def whole_studies(other: Path) -> None:
+    """Compare with another checkout: both run all studies that both have, as `hibernaut answers` does."""
+    here = Path(__file__).resolve().parent.parent
+    theirs = json.loads(_by(other, "--names"))
+    names = [study.name for study in STUDIES if study.name in theirs]
+    parts = {checkout: json.loads(_by(checkout, "--answer", *names)) for checkout in (other, here)}
+    for name in names:
+        assert parts[other]["records"][name] == parts[here]["records"][name], f"{name}: other records"
+    seconds = [parts[checkout]["seconds"] for checkout in (other, here)]
+    print(f"{len(names)} studies: {', '.join(names)}")
+    print(f"other {seconds[0]:.0f} s, this {seconds[1]:.0f} s, ratio {seconds[0] / seconds[1]:.1f}")
+
+
+def _by(checkout: Path, *words: str) -> str:
+    """Return what this script prints with these arguments and the sources of a checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+    command = [sys.executable, str(Path(__file__).resolve()), *words]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def answer_studies(names: Sequence[str]) -> None:
+    """Run studies and judge their claims; print seconds, and a digest of the records of each, as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        answer(Path(folder), [study for study in STUDIES if study.name in names])
+        seconds = time.perf_counter() - started
+        records = {}
+        for name in names:
+            lines = (Path(folder) / f"{name.replace(' ', '-')}.jsonl").read_text().splitlines()
+            records[name] = hashlib.sha256("\n".join(sorted(lines[1:])).encode()).hexdigest()
+    print(json.dumps({"seconds": seconds, "records": records}))
 
 
 def scope() -> None:
@@ -328,9 +362,20 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Measure explorations.")
     parser.add_argument("--against", type=Path, metavar="PATH", help="compare with this checkout of hibernaut")
+    parser.add_argument("--studies", action="store_true", help="with --against: all studies that both have, whole")
     parser.add_argument("--scope", action="store_true", help="cover machines with four regions and one or two CPUs")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--names", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.studies and options.against is None:
+        parser.error("--studies needs --against")
+    if options.names:
+        print(json.dumps([study.name for study in STUDIES]))
+        return
+    if options.answer:
+        answer_studies(options.answer)
+        return
     if options.measure:
         measure()
         return
@@ -338,7 +383,8 @@ def main() -> None:
         scope()
         return
     if options.against is not None:
-        against(options.against.resolve())
+        compare = whole_studies if options.studies else against
+        compare(options.against.resolve())
         return
     states, seconds = plain_searches()
     print()

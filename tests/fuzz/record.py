@@ -147,7 +147,9 @@ def rows(record: dict[str, Line]) -> str:
     guided, unchanged = sum(line.guided for line in lines), sum(line.unchanged for line in lines)
     executions, seconds = sum(line.executions for line in lines), sum(line.cpu_seconds for line in lines)
     files = f"{sum(line.seeds for line in lines)} + {sum(line.files for line in lines)}"
-    goal = f"{reached} of {len(lines)}, {_time(sum(map(_seconds_left, lines)))} more"
+    goal = f"{reached} of {len(lines)}"
+    if reached < len(lines):
+        goal += f", {_time(sum(map(_seconds_left, lines)))} more"
     together = f"{executions} | {guided} | {unchanged} | {_time(seconds)} together | {files} | {goal}"
     return "".join(map(_row, lines)) + f"| all | {together} |\n"
 

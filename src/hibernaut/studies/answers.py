@@ -82,6 +82,6 @@ def answer(
             )
             studied.append(Studied(study, tallies, path))
     names = {study.name for study in studies}
-    judged = tuple(judge(claim, studied) for claim in CLAIMS if set(claim.studies) <= names)
+    judged = judge([claim for claim in CLAIMS if set(claim.studies) <= names], studied)
     costs = tuple(map(way_cost, COSTED_WAYS)) if names & {study.name for study in COMING} else ()
     return Answers(tuple(studied), judged, placements(studied), costs)

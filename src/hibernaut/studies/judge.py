@@ -77,23 +77,41 @@ class Studied:
                 yield Trial(machine, name, way)
 
 
-def judge(claim: Claim, studied: Sequence[Studied]) -> Judged:
-    """Ask a claim of every trial that it is about, and return the judgement."""
-    machines = runs = against = 0
-    first: str | None = None
+def judge(claims: Sequence[Claim], studied: Sequence[Studied]) -> tuple[Judged, ...]:
+    """Ask claims of every trial that they are about, and return the judgements in their order.
+
+    The records of each study are read once, however many claims are about it.
+    """
+    counts = [_Count(claim) for claim in claims]
     for one in studied:
-        if one.study.name not in claim.studies:
-            continue
-        for trial in one.trials():
-            if trial.name not in claim.ways:
-                continue
-            machines += 1
-            runs += trial.way.runs
-            if not claim.holds(trial):
-                against += 1
-                regions = ", ".join(map(str, trial.machine.regions)) or "no regions"
-                first = first or f"{one.study.name}: {trial.name}: {regions}"
-    return Judged(claim, machines, runs, against, first, _shown(claim, studied))
+        asked = [count for count in counts if one.study.name in count.claim.studies]
+        for trial in one.trials() if asked else ():
+            for count in asked:
+                if trial.name in count.claim.ways:
+                    count.ask(one.study, trial)
+    return tuple(
+        Judged(one.claim, one.machines, one.runs, one.against, one.first, _shown(one.claim, studied)) for one in counts
+    )
+
+
+@dataclass
+class _Count:
+    """What was found of a claim so far; see `Judged`."""
+
+    claim: Claim
+    machines: int = 0
+    runs: int = 0
+    against: int = 0
+    first: str | None = None
+
+    def ask(self, study: Study, trial: Trial) -> None:
+        """Ask the claim of a trial."""
+        self.machines += 1
+        self.runs += trial.way.runs
+        if not self.claim.holds(trial):
+            self.against += 1
+            regions = ", ".join(map(str, trial.machine.regions)) or "no regions"
+            self.first = self.first or f"{study.name}: {trial.name}: {regions}"
 
 
 def _shown(claim: Claim, studied: Sequence[Studied]) -> Shown | None:
