@@ -29,6 +29,9 @@ from hibernaut.paging.tables import Step
 
 __all__ = ["cpa_collapse_large_pages", "split_large_page"]
 
+MOST_TABLES = 1 << 10
+"""Tables of splits that machines of one memo keep: 4 MiB."""
+
 
 def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_static_prot: bool = False) -> None:
     """Replace a large entry, present or not, by a table of 512 smaller ones with the same protection.
@@ -50,11 +53,13 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_
     elif not prot & PRESENT:
         prot &= ~PSE
     smaller = Level(found.level - 1)
-    entries = pfn_entries(pfn, smaller.pages, pgprot_clear_protnone_bits(prot), machine.encryption)
+    prot = pgprot_clear_protnone_bits(prot)
     if force_static_prot:
-        first = vaddr & ~((1 << found.level.shift) - 1)
-        _split_set_pte(machine, entries, smaller, first)
-    machine.write_table(table, entries)
+        entries = pfn_entries(pfn, smaller.pages, prot, machine.encryption)
+        _split_set_pte(machine, entries, smaller, vaddr & ~((1 << found.level.shift) - 1))
+        machine.write_table(table, entries)
+    else:
+        _fill(machine, table, pfn, smaller, prot)
     split_page_count(machine, vaddr, found.level)
     named = pfn_entry(table, KERNPG_TABLE | machine.encryption, machine.encryption)
     machine.write_entry(found.paddr, named)
@@ -64,6 +69,18 @@ def split_large_page(machine: Machine, found: KernelEntry, vaddr: int, *, force_
     machine.log.note(
         f"split: {found.level.name} entry at {found.paddr:#x} was {found.entry:#x}, now names table frame {table:#x}"
     )
+
+
+def _fill(machine: Machine, table: int, pfn: int, level: Level, prot: int) -> None:
+    """Fill a table with entries of a level for frames from `pfn` on; equal tables are one page of the overlays."""
+    known = machine.memo.of("tables of splits", MOST_TABLES)
+    key = pfn, level, prot, machine.encryption
+    page = known.get(key)
+    if page is not None:
+        machine.replace_page(table, page, table=True)
+        return
+    machine.write_table(table, pfn_entries(pfn, level.pages, prot, machine.encryption))
+    known[key] = machine.memory.version(table)
 
 
 def _split_set_pte(machine: Machine, entries: Entries, level: Level, first: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable
 from dataclasses import is_dataclass
-from operator import attrgetter
+from operator import attrgetter, is_
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -52,7 +52,7 @@ _CONSTANT = (
 
 _constants = attrgetter(*_CONSTANT)
 
-_CHANGES = ("tlbs", "table_pool", "direct_pages_count", "log", "allocator", "memory", "_fixmap")
+_CHANGES = frozenset(("tlbs", "table_pool", "direct_pages_count", "log", "allocator", "memory", "_fixmap"))
 """Attributes whose changes by a step are kept with it."""
 
 _APART = ("cpu", "preemptible", "environment", "calls", "memo", "_direct_map", "_watchers")
@@ -72,12 +72,15 @@ class StepInputs:
 
     Attributes:
         key: a value that is equal, and identical, for equal inputs; None if the steps must not be kept.
+        attributes: the number of attributes of the machine.
+        unchanged: returns those of a machine that a step which is kept does not change.
     """
 
     def __init__(self, machine: Machine, *others: Hashable) -> None:
         self._objects = _constants(machine)
         self._more = tuple(name for name in vars(machine) if name not in _NAMED)
-        self._attributes = len(vars(machine))
+        self.attributes = len(vars(machine))
+        self.unchanged = attrgetter(*(vars(machine).keys() - _CHANGES - {"_direct_map"}))
         allocator = machine.allocator
         self.key: object | None = None
         more = [value for name, value in vars(machine).items() if name not in _NAMED]
@@ -105,7 +108,7 @@ class StepInputs:
     def are_of(self, machine: Machine) -> bool:
         """Return whether a machine still has them."""
         attributes = vars(machine)
-        return self.key is not None and len(attributes) == self._attributes and _constants(machine) == self._objects
+        return self.key is not None and len(attributes) == self.attributes and _constants(machine) == self._objects
 
     def state(self, machine: Machine) -> tuple[Hashable, ...]:
         """Return the part of a machine's state that changes during a copy and does not lie in its memory."""
@@ -195,7 +198,7 @@ def machine_step(machine: Machine, inputs: StepInputs, function: Callable[[], Re
         result, changes = found.result
         _apply(machine, changes, allocated)
         return result
-    before = vars(machine).copy()
+    before = inputs.unchanged(machine)
     logged = len(machine.log)
     tlbs = _tlbs(machine)
     machine.environment = _Asked(environment, memory, known, allocated)
@@ -215,10 +218,8 @@ def machine_step(machine: Machine, inputs: StepInputs, function: Callable[[], Re
         None if machine.direct_pages_count is None else machine.direct_pages_count.copy(),
         _slot(machine),
     )
-    after = vars(machine)
-    if events is not None and all(
-        after.get(name) is value for name, value in before.items() if name not in _CHANGES and name != "_direct_map"
-    ):
+    same = len(vars(machine)) == inputs.attributes and all(map(is_, before, inputs.unchanged(machine)))
+    if events is not None and same:
         pages = tuple((pfn, memory.version(pfn)) for pfn in stored)
         keep(steps, key, touched, Done((result, changes), pages))
     return result

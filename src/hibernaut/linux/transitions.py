@@ -98,14 +98,16 @@ def transition(
 
 def keep(steps: Results, inputs: Hashable, touched: Touched, done: Done) -> None:
     """Keep the end of a function under its inputs and what it has read, in order."""
-    if BULK in touched:
+    if BULK in touched or not steps.has_room(len(touched) + 1):
         return
+    put = dict.__setitem__  # there is room
     key = inputs
     for about, found in touched.items():
         asks = steps.get(key)
         if asks is None:
-            asks = steps[key] = Asks(about, next(_numbers))
+            asks = Asks(about, next(_numbers))
+            put(steps, key, asks)
         elif asks.__class__ is not Asks or asks.about != about:
             return  # the function depends on more than its inputs
         key = asks.number, found
-    steps[key] = done
+    put(steps, key, done)

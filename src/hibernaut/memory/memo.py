@@ -31,6 +31,12 @@ class Results(dict[Any, Any]):
         super().__init__()
         self._most = most
 
+    def has_room(self, count: int) -> bool:
+        """Drop all results if so many more would be too many; return whether there is room for them then."""
+        if len(self) + count > self._most:
+            self.clear()
+        return count <= self._most
+
     def __setitem__(self, inputs: Any, result: Any) -> None:
         if len(self) >= self._most:
             self.clear()

@@ -252,7 +252,7 @@ class Overlay(PhysicalMemory):
         return self._written.get(pfn)
 
     def put_version(self, pfn: int, version: object) -> None:
-        """Replace one page by a `version` of the same frame, in this overlay or another; nothing is copied."""
+        """Replace one page by a `version`, of this frame or another, in this overlay or another; nothing is copied."""
         assert isinstance(version, _Page)
         self._put(pfn, version)
         self._unshared.discard(pfn)
