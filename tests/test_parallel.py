@@ -322,7 +322,7 @@ if child:
 
 
 def test_a_child_that_is_forked_in_the_midst_of_a_call() -> None:
-    """It has none of the threads, and waits for none when it ends; the parent goes on."""
+    """It has none of the threads, and waits for none when it ends; the parent continues."""
     told = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False, timeout=60)
     assert (told.returncode, told.stdout, told.stderr) == (0, f"{sum(range(1, 10_000))} 0\n", "")
 

@@ -217,7 +217,7 @@ def begun() -> Run:
 
 
 def test_ways_share_steps_where_their_functions_are_the_same() -> None:
-    """`Reserved` is `Remap` once its pages are reserved; two ways differ in what becomes of a skipped page alone.
+    """`Reserved` is `Remap` once its pages are reserved; two ways differ in the content of a skipped page alone.
 
     Steps of a way with a list among its attributes are executed each time.
     """

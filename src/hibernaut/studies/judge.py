@@ -96,7 +96,7 @@ def judge(claims: Sequence[Claim], studied: Sequence[Studied]) -> tuple[Judged, 
 
 @dataclass
 class _Count:
-    """What was found of a claim so far; see `Judged`."""
+    """The findings on a claim so far; see `Judged`."""
 
     claim: Claim
     machines: int = 0

@@ -44,7 +44,7 @@ class Way(ABC):
     def in_copy(self) -> Hashable:
         """A value that is equal for ways that copy each page alike: their functions, and what these may use.
 
-        The name and the policy are no part of it: what the copy of a page does may not depend on them.
+        Name and policy take no part: the copy of a page may not depend on them.
         """
         return tuple(sorted(vars(self).items())), _of_kind(type(self))
 
