@@ -84,7 +84,7 @@ def digest_of_machine(machine: Machine) -> bytes:
             machine.cpu,
             machine.table_pool,
             sorted(machine.log.once),
-            [None if tlb is None else tlb.state() if tlb else () for tlb in machine.tlbs],
+            [None if tlb is None else tlb.state() for tlb in machine.tlbs],
             None if flags is None else flags.nosave.digest,
             None if buddy else list(machine.allocator.free_ranges()),
             memory.written_frames,

@@ -47,6 +47,7 @@ def run_sweep(
     scheduler: str | None = None,
     processes: int | None = None,
     workers: Workers | None = None,
+    each: Callable[[MachineRecord], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Tally]:
     """Run a sweep, or resume one.
@@ -59,6 +60,7 @@ def run_sweep(
         processes: number of its cores to use; None uses all.
         workers: workers of this computer that several sweeps share (`local_pool`), instead of `processes`: what one
             sweep has computed, the next one knows.
+        each: called with the record of every machine, those of earlier runs first.
         progress: called after every machine.
 
     Returns:
@@ -77,6 +79,8 @@ def run_sweep(
             done.add(record.layout_choices)
             for name, way in record.ways.items():
                 tallies[name].add(record.layout_choices, record.regions, way)
+            if each is not None:
+                each(record)
 
         def tell() -> None:
             if progress is not None:

@@ -11,7 +11,6 @@ their own kinds, such as a machine's layout, by `Environment.ask`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, Self
 
@@ -65,8 +64,7 @@ class Question(NamedTuple):
     options: Sequence[int]
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A question with its answer.
 
     Attributes:
@@ -80,7 +78,7 @@ class Choice:
     kind: QuestionKind
     subject: int
     options: int
-    index: int
+    index: int  # type: ignore[assignment]  # the method of tuples is not needed
     value: int
 
     def __str__(self) -> str:

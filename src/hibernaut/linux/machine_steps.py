@@ -80,7 +80,7 @@ class StepInputs:
         self._objects = _constants(machine)
         self._more = tuple(name for name in vars(machine) if name not in _NAMED)
         self.attributes = len(vars(machine))
-        self.unchanged = attrgetter(*(vars(machine).keys() - _CHANGES - {"_direct_map"}))
+        self.unchanged = _unchanged(tuple(vars(machine)))
         allocator = machine.allocator
         self.key: object | None = None
         more = [value for name, value in vars(machine).items() if name not in _NAMED]
@@ -123,6 +123,12 @@ class StepInputs:
             _slot(machine),
             *[getattr(machine, name) for name in self._more],
         )
+
+
+@functools.cache
+def _unchanged(names: tuple[str, ...]) -> Callable[[Machine], tuple[Any, ...]]:
+    """Return the function that returns the attributes of these which a step that is kept does not change."""
+    return attrgetter(*(name for name in names if name not in _CHANGES and name != "_direct_map"))
 
 
 def _is_value(value: object) -> bool:
@@ -234,7 +240,7 @@ def _only_decides(kind: Any) -> bool:
 
 
 def _tlbs(machine: Machine) -> tuple[Hashable, ...]:
-    return tuple([tuple(tlb.state()) if tlb else None if tlb is None else () for tlb in machine.tlbs])
+    return tuple([None if tlb is None else tlb.state() for tlb in machine.tlbs])
 
 
 def _slot(machine: Machine) -> tuple[int, int] | None:

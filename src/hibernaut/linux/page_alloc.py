@@ -204,8 +204,10 @@ class BuddyAllocator:
 
         Raises:
             MachineFault: the lists are broken.
+            ValueError: the machine has unmapped pageblocks.
         """
-        assert not self.places.unmapped, "the direct map and the TLBs change with a block that is mapped again"
+        if self.places.unmapped:  # the direct map and the TLBs change with a block that is mapped again
+            raise ValueError("a machine with unmapped pageblocks allocates page by page (`alloc_page`)")
 
         def every() -> Allocated:
             pfns: list[int] = []

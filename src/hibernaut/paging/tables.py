@@ -25,8 +25,7 @@ _NONE_IGNORES = int(Entry.ACCESSED | Entry.DIRTY)
 _PRESENT, _RW, _USER, _NX = int(Entry.PRESENT), int(Entry.RW), int(Entry.USER), int(Entry.NX)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One level of a walk.
 
     Attributes:
@@ -39,7 +38,7 @@ class Step:
 
     level: Level
     table_pfn: int
-    index: int
+    index: int  # type: ignore[assignment]  # the method of tuples is not needed
     entry: int
     paddr: int
 

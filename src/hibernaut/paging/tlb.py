@@ -40,6 +40,7 @@ class Tlb:
 
     def __init__(self) -> None:
         self._cached: dict[tuple[Level, int], tuple[int, int]] = {}
+        self._state: tuple[tuple[int, int, int, int], ...] | None = ()
 
     def lookup(self, vaddr: int) -> CachedTranslation | None:
         """Return the cached translation of an address, of the smallest page if there are several; None on a miss."""
@@ -83,6 +84,7 @@ class Tlb:
         if not is_leaf(entry, level):
             raise ValueError(f"not a leaf at {level.name}: {entry:#x}")
         self._cached[level, vaddr >> level.shift] = (pfn_of_leaf, entry)
+        self._state = None
 
     def invlpg(self, vaddr: int) -> None:
         """Drop all translations of one address, global ones included."""
@@ -90,23 +92,29 @@ class Tlb:
             return
         for level in (Level.PTE, Level.PMD, Level.PUD):
             self._cached.pop((level, vaddr >> level.shift), None)
+        self._state = None
 
     def flush_not_global(self) -> None:
         """Drop the translations without GLOBAL, as a load of CR3 does."""
         self._cached = {key: hit for key, hit in self._cached.items() if hit[1] & _GLOBAL}
+        self._state = None
 
     def flush_all(self) -> None:
         """Drop all translations."""
         self._cached.clear()
+        self._state = ()
 
     def translations(self) -> Iterator[tuple[int, Level, int, int]]:
         """Yield all cached translations: (first address of the page, level, first frame, raw entry)."""
         for (level, number), (pfn, entry) in self._cached.items():
             yield number << level.shift, level, pfn, entry
 
-    def state(self) -> list[tuple[int, int, int, int]]:
+    def state(self) -> tuple[tuple[int, int, int, int], ...]:
         """Return all cached translations in order, as (level, number of the page, first frame, raw entry)."""
-        return sorted((int(level), number, pfn, entry) for (level, number), (pfn, entry) in self._cached.items())
+        if self._state is None:
+            cached = self._cached.items()
+            self._state = tuple(sorted([(int(level), number, *hit) for (level, number), hit in cached]))
+        return self._state
 
     def copy(self) -> Self:
         """Return an independent TLB with the same contents."""

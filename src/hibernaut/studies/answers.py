@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hibernaut.exploration.layouts import Side
@@ -14,7 +15,7 @@ from hibernaut.exploration.replay import run_text
 from hibernaut.exploration.sweep import Progress, run_sweep
 from hibernaut.studies.claims import CLAIMS
 from hibernaut.studies.costs import COSTED_WAYS, Cost, way_cost
-from hibernaut.studies.judge import Judged, Studied, judge
+from hibernaut.studies.judge import Judge, Judged, Studied
 from hibernaut.studies.placements import Placement, placements
 from hibernaut.studies.questions import COMING, STUDIES, Study
 
@@ -68,7 +69,9 @@ def answer(
     Raises:
         FormatError, HibernautError: as `run_sweep`.
     """
-    studied = []
+    studied: list[Studied] = []
+    names = {study.name for study in studies}
+    judge = Judge([claim for claim in CLAIMS if set(claim.studies) <= names])
     with local_pool(processes) if scheduler is None and processes != 1 else nullcontext() as workers:
         for study in studies:
 
@@ -78,10 +81,14 @@ def answer(
 
             path = folder / f"{study.name.replace(' ', '-')}.jsonl"
             tallies = run_sweep(
-                study.sweep, path, scheduler=scheduler, processes=processes, workers=workers, progress=told
+                study.sweep,
+                path,
+                scheduler=scheduler,
+                processes=processes,
+                workers=workers,
+                each=partial(judge.ask, study),
+                progress=told,
             )
             studied.append(Studied(study, tallies, path))
-    names = {study.name for study in studies}
-    judged = judge([claim for claim in CLAIMS if set(claim.studies) <= names], studied)
     costs = tuple(map(way_cost, COSTED_WAYS)) if names & {study.name for study in COMING} else ()
-    return Answers(tuple(studied), judged, placements(studied), costs)
+    return Answers(tuple(studied), judge.judged(studied), placements(studied), costs)

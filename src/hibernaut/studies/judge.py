@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hibernaut.exploration.explorations import play_on_family
 from hibernaut.exploration.play import Played
+from hibernaut.exploration.records import MachineRecord
 from hibernaut.exploration.results import read_records
 from hibernaut.exploration.tally import Counterexample, Tally
 from hibernaut.linux.environment import Replay
@@ -16,7 +17,7 @@ from hibernaut.studies.claims import Claim
 from hibernaut.studies.questions import Study
 from hibernaut.studies.trials import Trial
 
-__all__ = ["Judged", "Shown", "Studied", "judge"]
+__all__ = ["Judge", "Judged", "Shown", "Studied"]
 
 
 @dataclass(frozen=True)
@@ -72,26 +73,39 @@ class Studied:
     def trials(self) -> Iterator[Trial]:
         """Yield every machine by every way."""
         for _, record in read_records(self.path):
-            machine = self.study.sweep.family.choose(Replay(record.layout_choices))
-            for name, way in record.ways.items():
-                yield Trial(machine, name, way)
+            yield from _trials(self.study, record)
 
 
-def judge(claims: Sequence[Claim], studied: Sequence[Studied]) -> tuple[Judged, ...]:
-    """Ask claims of every trial that they are about, and return the judgements in their order.
+class Judge:
+    """The judge of claims, who asks them of each machine of their studies once, while the studies run.
 
-    The records of each study are read once, however many claims are about it.
+    Args:
+        claims: the claims.
     """
-    counts = [_Count(claim) for claim in claims]
-    for one in studied:
-        asked = [count for count in counts if one.study.name in count.claim.studies]
-        for trial in one.trials() if asked else ():
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self._counts = [_Count(claim) for claim in claims]
+
+    def ask(self, study: Study, record: MachineRecord) -> None:
+        """Ask every claim about a study of one of its machines, by every way."""
+        asked = [count for count in self._counts if study.name in count.claim.studies]
+        for trial in _trials(study, record) if asked else ():
             for count in asked:
                 if trial.name in count.claim.ways:
-                    count.ask(one.study, trial)
-    return tuple(
-        Judged(one.claim, one.machines, one.runs, one.against, one.first, _shown(one.claim, studied)) for one in counts
-    )
+                    count.ask(study, trial)
+
+    def judged(self, studied: Sequence[Studied]) -> tuple[Judged, ...]:
+        """Return the judgements, in the order of the claims, each with the run that shows it."""
+        return tuple(
+            Judged(one.claim, one.machines, one.runs, one.against, one.first, _shown(one.claim, studied))
+            for one in self._counts
+        )
+
+
+def _trials(study: Study, record: MachineRecord) -> Iterator[Trial]:
+    machine = study.sweep.family.choose(Replay(record.layout_choices))
+    for name, way in record.ways.items():
+        yield Trial(machine, name, way)
 
 
 @dataclass
