@@ -77,7 +77,7 @@ class Studied:
 
 
 class Judge:
-    """The judge of claims, who asks them of each machine of their studies once, while the studies run.
+    """The judge of claims: they are asked of each machine of their studies once, while the studies run.
 
     Args:
         claims: the claims.
