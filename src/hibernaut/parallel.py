@@ -246,12 +246,12 @@ class _Workers:
 
 
 _AT_WORK: set[_Workers] = set()
-"""All whose threads may not have ended. One callback ends them: `atexit` keeps a place for each that it ever had, and
-`atexit.unregister` looks through all of them."""
+"""All whose threads may not have ended. One callback ends them: the `atexit` of Python 3.11 to 3.13 keeps a place for
+each callback that was ever registered, and `atexit.unregister` looks through all of them."""
 
 
 def _forget_all() -> None:
-    """In a child that was forked: threads are not."""
+    """Forget the threads of the parent, which a forked child does not have."""
     while _AT_WORK:
         _AT_WORK.pop()._running.clear()
 
@@ -261,6 +261,7 @@ os.register_at_fork(after_in_child=_forget_all)
 
 @atexit.register
 def _end_all() -> None:
+    """End the threads of all calls that have not ended, such as those of a generator that was never closed."""
     interrupt: BaseException | None = None
     while _AT_WORK:
         try:

@@ -38,11 +38,8 @@ class Results(dict[Any, Any]):
         return count <= self._most
 
     def __setitem__(self, inputs: Any, result: Any) -> None:
-        if len(self) >= self._most:
-            self.clear()
-            if not self._most:
-                return
-        super().__setitem__(inputs, result)
+        if self.has_room(1):
+            super().__setitem__(inputs, result)
 
 
 class Memo:

@@ -90,8 +90,8 @@ class Tlb:
         """Drop all translations of one address, global ones included."""
         if not self._cached:
             return
-        for level in (Level.PTE, Level.PMD, Level.PUD):
-            self._cached.pop((level, vaddr >> level.shift), None)
+        for level, shift in _SHIFTS:
+            self._cached.pop((level, vaddr >> shift), None)
         self._state = None
 
     def flush_not_global(self) -> None:
