@@ -15,6 +15,7 @@ from hibernaut.exploration.operations import operations_of
 from hibernaut.exploration.records import MachineRecord
 from hibernaut.exploration.run import Run
 from hibernaut.hibernation import page_tables, resumed_state, swsusp_save
+from hibernaut.hibernation.snapshot import SnapshotMemory
 from hibernaut.hibernation.ways import WAYS, Remap, way_named
 from hibernaut.hibernation.ways.base import Way
 from hibernaut.linux import machine as machine_module
@@ -173,6 +174,16 @@ def forgotten_pool(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(machine_steps.StepInputs, "state", state)
 
 
+def forgotten_list(patch: pytest.MonkeyPatch) -> None:
+    """The state of an image's allocator is shared by images of which one lacks pages of it."""
+
+    def content_key(memory: SnapshotMemory, start: int, end: int) -> Any:
+        del start, end
+        return memory._base.ranges.end
+
+    patch.setattr(SnapshotMemory, "content_key", content_key)
+
+
 MUTANTS = (
     stale_digests,
     stale_tables,
@@ -185,6 +196,7 @@ MUTANTS = (
     forgotten_changed_tables,
     forgotten_answers,
     forgotten_pool,
+    forgotten_list,
 )
 
 

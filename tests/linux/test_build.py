@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,10 +13,11 @@ from hibernaut.errors import HibernautError
 from hibernaut.hibernation.page_tables import page_tables
 from hibernaut.hibernation.saveable import saveable_pages
 from hibernaut.hibernation.source_machine import machine_from_memory
+from hibernaut.linux.boot_tables import BootTables
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.direct_map import FrameState
 from hibernaut.linux.environment import FailAllocations
-from hibernaut.linux.formula import FormulaMemory, formula_pages
+from hibernaut.linux.formula import BOOT_MARK, FormulaMemory, formula_pages
 from hibernaut.linux.layout import (
     PAGE_OFFSET,
     HoleKind,
@@ -26,6 +29,7 @@ from hibernaut.linux.layout import (
     no_table,
     none_entries,
 )
+from hibernaut.linux.page_counts import DIRECT_MAP_LEVELS, direct_gbpages, direct_pages_count
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.segments import Segment
 from hibernaut.paging.entries import Level
@@ -215,3 +219,33 @@ def test_source_is_never_written_and_forks_are_independent() -> None:
     machine.read_page(machine.fixmap.vaddr)
     assert len(built.memory.written) == 0
     assert (twin.fixmap.entry, len(twin.allocations), len(twin.tlb), len(twin.log)) == (0, 0, 0, 0)
+
+
+@given(machine_layouts())
+def test_entries_at_boot_are_those_of_the_tables(layout: Layout) -> None:
+    """The numbers of entries by level with which a build begins are those that a scan of the tables counts."""
+    kept = tuple(hole for hole in layout.holes if hole.kind in (HoleKind.NONE, HoleKind.NO_TABLE))
+    boot = replace(layout, holes=kept)
+    counts = BootTables(boot, boot.check()).direct_pages_count
+    assert {level: counts.get(level, 0) for level in DIRECT_MAP_LEVELS} == direct_pages_count(build_machine(boot))
+    assert (Level.PUD in counts) == direct_gbpages(build_machine(boot))
+
+
+def test_equal_content_has_equal_keys() -> None:
+    """The key of a window of RAM is that of its pages and of the frames that exist, whichever object holds them."""
+    ram = FrameRanges.of([(0, 0x100)])
+    zero, one = np.zeros((2, 4096), dtype=np.uint8), np.ones((2, 4096), dtype=np.uint8)
+    repeated = np.broadcast_to(zero[0], (8, 4096))
+    key = FormulaMemory(ram, [Segment(0x10, zero), Segment(0x20, repeated)]).content_key(0x10, 0x30)
+    alike = (
+        FormulaMemory(ram, [Segment(0x10, zero.copy()), Segment(0x20, repeated)]),
+        FormulaMemory(ram, [Segment(0x40, one), Segment(0x20, repeated), Segment(0x10, zero)]),
+    )
+    others = (
+        FormulaMemory(ram, [Segment(0x10, one), Segment(0x20, repeated)]),
+        FormulaMemory(ram, [Segment(0x11, zero), Segment(0x20, repeated)]),
+        FormulaMemory(ram, [Segment(0x10, zero), Segment(0x20, repeated[:7])]),
+        FormulaMemory(FrameRanges.of([(0, 0x2F)]), [Segment(0x10, zero), Segment(0x20, repeated)]),
+        FormulaMemory(ram, [Segment(0x10, zero), Segment(0x20, repeated)], mark=BOOT_MARK),
+    )
+    assert [memory.content_key(0x10, 0x30) == key for memory in (*alike, *others)] == [True] * 2 + [False] * 5

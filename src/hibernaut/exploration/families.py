@@ -10,7 +10,7 @@ in the lower or the upper bank independently of the others'.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.layouts import (
@@ -266,6 +266,11 @@ class Family:
 
     def choose(self, environment: Environment) -> ChosenMachine:
         """Return the machine that the environment's answers choose."""
+        asked = self.ask(environment)
+        return ChosenMachine(self._layout(asked), asked.regions, asked.remembered, asked.cpus, asked.where)
+
+    def ask(self, environment: Environment) -> _Asked:
+        """Ask for all choices that make a machine, and return the answers."""
         count = ask_regions(environment, self.regions)
         geometry = _Geometry.of(count)
         regions = []
@@ -287,13 +292,11 @@ class Family:
             cpus = ask_cpus(environment, self.cpus)
             min_mark = ask_min_mark(environment, self.min_mark) if self.min_mark else None
             batch = ask_batch(environment, self.batch) if self.batch else None
-        layout = replace(self._layout(geometry, regions, where, cpus), min_mark=min_mark, batch=batch)
-        return ChosenMachine(layout, tuple(regions), remembered, cpus, where)
+        return _Asked(geometry, tuple(regions), remembered, where, cpus, min_mark, batch)
 
-    def _layout(
-        self, geometry: _Geometry, regions: Sequence[Region], where: dict[Structure, Side], cpus: int
-    ) -> Layout:
+    def _layout(self, asked: _Asked) -> Layout:
         bank = {Side.ABOVE: "high", Side.BELOW: "low"}
+        geometry, regions, where = asked.geometry, asked.regions, asked.where
         return Layout(
             ram=geometry.ram,
             base=geometry.base,
@@ -306,11 +309,13 @@ class Family:
             pcp=bank[where[Structure.PCP]],
             free=bank[where[Structure.FREE]],
             free_pages=self.free_pages,
-            cpus=cpus,
+            cpus=asked.cpus,
             nosave=tuple(span for region in regions for span in region.nosave),
             reserved=tuple(span for region in regions for span in region.reserved),
             second_root=bank[where[Structure.SECOND_ROOT]] if Structure.SECOND_ROOT in where else None,
             unmapped=tuple(pfn for region in regions for pfn in region.unmapped),
+            min_mark=asked.min_mark,
+            batch=asked.batch,
         )
 
     @property
@@ -362,6 +367,26 @@ class _Geometry:
         ram.append((top * GIB, low * GIB))
         base = PAGE_OFFSET[4] + ((512 - (low + 1)) << Level.PUD.shift)
         return cls(tuple(_merged(ram)), tuple(slot * GIB for slot in slots), base)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The answers that make a machine.
+
+    Attributes:
+        geometry: its addresses.
+        regions, remembered, where, cpus: see `ChosenMachine`; `cpus` is its `refilled`.
+        min_mark: the zone's min mark; None without one.
+        batch: pages that a CPU's list takes at a time; None for the kernel's number.
+    """
+
+    geometry: _Geometry
+    regions: tuple[Region, ...]
+    remembered: bool
+    where: Mapping[Structure, Side]
+    cpus: int
+    min_mark: int | None
+    batch: int | None
 
 
 def _merged(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ from hibernaut.exploration.state import (
     digest_of,
     digest_of_copy,
     digest_of_machine,
+    digest_of_values,
     encoded_copy,
     encoded_machine,
 )
@@ -108,7 +109,7 @@ class Run:
     @property
     def outcome(self) -> Outcome:
         """The outcome, or the outcome so far."""
-        names = tuple(dict.fromkeys(violation.invariant for violation in self.violations))
+        names = tuple(dict.fromkeys([violation.invariant for violation in self.violations]))
         death = ""
         if isinstance(self.error, MachineFault):
             doing = re.sub(r" (frame )?0x[0-9a-f]+", " a frame", self.error.doing)
@@ -128,7 +129,7 @@ class Run:
         """Return an independent run in the same state, whose choices another environment makes."""
         machine = self.machine.fork(environment)
         twin = object.__new__(Run)
-        twin.__dict__.update(self.__dict__)
+        twin.__dict__ = self.__dict__.copy()
         twin._machine = machine
         twin.held = self.held.copy()
         twin._copy = None if self._copy is None else self._copy.fork(twin.machine)
@@ -210,23 +211,25 @@ class Run:
 
     def digest(self) -> bytes:
         """Return the digest that tells this state from others: equal states have equal futures."""
-        own = repr(
-            (self._lineage, self.position, self.status, self._ended, self.held, self._named_violations())
-        ).encode()
-        parts = [own, b"\0", digest_of_machine(self.machine)]
+        own = self._lineage, self.position, self.status, self._ended, self.held, self._named_violations()
+        digests = [digest_of_machine(self.machine)]
         if self._copy is not None:
-            parts += [self._before_digest, digest_of_copy(self._copy)]
-        return digest_of(parts)
+            digests += [self._before_digest, digest_of_copy(self._copy)]
+        return digest_of_values((own, len(digests)), digests)
 
     def _named_violations(self) -> bytes:
         """Return a digest of the violations so far, kept as long as there are no more."""
         if self._violations_digest[0] is not self.violations:
-            self._violations_digest = self.violations, digest_of([b"".join([one.line for one in self.violations])])
+            self._violations_digest = self.violations, digest_of_values(self._plain_violations())
         return self._violations_digest[1]
+
+    def _plain_violations(self) -> list[Value]:
+        """Return the violations so far as values to encode."""
+        return [[one.invariant, one.what, one.start_pfn, one.nr_pages] for one in self.violations]
 
     def encoded(self) -> Iterator[bytes | memoryview]:
         """Yield the encoded state: this run's own, its machine's, that of the copy under way or None; see `state`."""
-        violations: list[Value] = [[one.invariant, one.what, one.start_pfn, one.nr_pages] for one in self.violations]
+        violations = self._plain_violations()
         yield encode([self._lineage, self.position, self.status, self._ended, self.held, violations])
         yield from encoded_machine(self.machine)
         if self._copy is None:

@@ -147,7 +147,8 @@ class Best(NamedTuple):
 
     def after(self, choices: tuple[int, ...]) -> Best:
         """Return the same runs from the state before, by a step with these choices."""
-        return Best(self.runs, self.deviations + sum(map(bool, choices)), (choices, self.path))
+        deviations = self.deviations + sum(map(bool, choices)) if choices else self.deviations
+        return Best(self.runs, deviations, (choices, self.path))
 
     def choices(self) -> tuple[int, ...]:
         """Return all choices of the run, as indices."""

@@ -9,7 +9,9 @@ allocations.
 from __future__ import annotations
 
 import hashlib
+import marshal
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from hibernaut.exploration.encoding import Value, encode, encode_pages
 from hibernaut.hibernation.recorder import Recorder
@@ -23,6 +25,7 @@ __all__ = [
     "digest_of",
     "digest_of_copy",
     "digest_of_machine",
+    "digest_of_values",
     "encoded_copy",
     "encoded_machine",
     "frame_ranges",
@@ -79,20 +82,17 @@ def digest_of_machine(machine: Machine) -> bytes:
     flags = machine.page_flags
     buddy = isinstance(machine.allocator, BuddyAllocator)
     memory = machine.memory
-    numbers = repr(
-        (
-            machine.cpu,
-            machine.table_pool,
-            sorted(machine.log.once),
-            [None if tlb is None else tlb.state() for tlb in machine.tlbs],
-            None if flags is None else flags.nosave.digest,
-            None if buddy else list(machine.allocator.free_ranges()),
-            memory.written_frames,
-        )
+    numbers = (
+        machine.cpu,
+        machine.table_pool,
+        sorted(machine.log.once),
+        [None if tlb is None else tlb.state() for tlb in machine.tlbs],
+        None if flags is None else flags.nosave.digest,
+        None if buddy else list(machine.allocator.free_ranges()),
+        repr(machine.mermap) if machine.mermap else None,
+        memory.written_frames,
     )
-    if machine.mermap:
-        numbers += repr(machine.mermap)
-    return _digest_of_numbers(numbers, memory.written_digests().values())
+    return digest_of_values(numbers, memory.written_digests().values())
 
 
 def digest_of_copy(copy: Copy) -> bytes:
@@ -100,10 +100,19 @@ def digest_of_copy(copy: Copy) -> bytes:
     recorder: Recorder = copy.recorder
     kept = sorted(recorder.kept)
     frames = None if copy.frames is None else copy.frames.digest
-    numbers = repr((recorder.cursor, recorder.skipped, sorted(recorder.written), copy.pending, frames, kept))
-    return _digest_of_numbers(numbers, map(recorder.kept_digest, kept))
+    numbers = recorder.cursor, recorder.skipped, sorted(recorder.written), copy.pending, frames, kept
+    return digest_of_values(numbers, map(recorder.kept_digest, kept))
 
 
-def _digest_of_numbers(numbers: str, pages: Iterable[bytes]) -> bytes:
-    """Return a digest of values as Python writes them, and of digests of pages, which the values count."""
-    return hashlib.blake2b(b"".join((numbers.encode(), b"\0", *pages)), digest_size=DIGEST_BYTES).digest()
+def digest_of_values(values: Any, digests: Iterable[bytes] = ()) -> bytes:
+    """Return a digest of plain values, and of digests that they count: equal for equal ones alone.
+
+    Args:
+        values: numbers, text, bytes, None, in tuples and lists. Each is written with its type and length (`marshal` in
+            version 0, which writes equal values alike, whichever objects they share).
+        digests: digests.
+
+    Raises:
+        ValueError: a value of another type.
+    """
+    return digest_of((marshal.dumps(values, 0), *digests))

@@ -188,8 +188,11 @@ class SnapshotMemory(PhysicalMemory):
     def content_key(self, start: int, end: int) -> Hashable | None:
         """See `PhysicalMemory.content_key`: the list, the base's, and the digests of changed pages."""
         below = self._base.content_key(start, end)
+        if below is None:
+            return None
+        listed = self._ranges.within(FrameRanges.of([(start, end - start)]))
         own = self._changed[bisect.bisect_left(self._changed, start) : bisect.bisect_left(self._changed, end)]
-        return None if below is None else (self._ranges, below, *((pfn, self.page_digest(pfn)) for pfn in own))
+        return listed.bounds, below, *((pfn, self.page_digest(pfn)) for pfn in own)
 
     def occupied(self) -> FrameRanges:
         """See `PhysicalMemory.occupied`: reads only pages that differ from the base."""

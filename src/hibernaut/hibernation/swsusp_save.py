@@ -113,7 +113,7 @@ class Copy:
     def fork(self, machine: Machine) -> Copy:
         """Return an independent copy in the same state, on a fork of its machine."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
+        twin.__dict__ = self.__dict__.copy()
         twin.machine = machine
         twin.recorder = self.recorder.fork(machine)
         twin._pending = self._pending.copy()
@@ -195,7 +195,7 @@ class Copy:
         self.recorder.cursor = pfn
         self._record_copies(pfn + 1)
         if self._inputs is None:
-            self._inputs = StepInputs(self.machine, self.way.in_copy)
+            self._inputs = StepInputs(self.machine, *self.way.in_copy)
         piece = machine_step(self.machine, self._inputs, lambda: self._copied(pfn, end), "copy", pfn, end)
         done = piece.nr_pages
         if piece.skipped:

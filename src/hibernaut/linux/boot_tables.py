@@ -64,6 +64,14 @@ class BootTables:
         self._group = np.concatenate([self._groups_of(level, layout) for level in reversed(self._keys)])
         self.counts: list[int] = np.bincount(self._group, minlength=len(layout.tables_of) + 1).tolist()
 
+    @property
+    def direct_pages_count(self) -> dict[Level, int]:
+        """Entries of the direct map by level, as the kernel counts them at boot; that of 1G only if there are any."""
+        counts = dict.fromkeys((Level.PTE, Level.PMD), 0)
+        for level, _, count in self._runs:
+            counts[level] = counts.get(level, 0) + count
+        return counts
+
     def _needed(self, absent: Sequence[HoleSpec], *, fixmap: bool) -> dict[Level, list[Pfns]]:
         """Return the keys of the tables that leaves, missing entries and the fixmap need, by level."""
         needed: dict[Level, list[Pfns]] = {level: [] for level in Level if level <= self._root}

@@ -75,6 +75,7 @@ def build_machine(
     segments = [*tables.fill(pages.tables), *layout.data, mem_map]
 
     builder = _machine(layout, FormulaMemory(ram, segments), pages, rules=rules, memo=memo)
+    builder.direct_pages_count = tables.direct_pages_count
     for own, first, count, more in zip(holes, pages.tables, tables.counts, reserve, strict=True):
         builder.allocator = FreePages(np.arange(first + count, first + count + more))
         _apply_holes(own, builder)

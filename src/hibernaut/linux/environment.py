@@ -150,7 +150,7 @@ class Environment:
     def fork(self) -> Self:
         """Return an independent environment in the same state. A subclass copies the state that it adds."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
+        twin.__dict__ = self.__dict__.copy()
         twin._schedule = self._schedule.copy()
         return twin
 

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hibernaut.memory.page import PAGE_SIZE, BoolArray, Bytes
-from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.physical import PhysicalMemory, digest_of_page
 from hibernaut.memory.ranges import FrameRanges
 from hibernaut.memory.segments import Segment, SegmentMemory
 
@@ -61,6 +61,7 @@ class FormulaMemory(PhysicalMemory):
         real = self._segments.ranges
         self._real_starts = real.starts.tolist()
         self._ranges = FrameRanges.of([*ranges, *real])
+        self._content_keys: dict[tuple[int, int], Hashable] = {}
 
     @property
     def ranges(self) -> FrameRanges:
@@ -82,9 +83,24 @@ class FormulaMemory(PhysicalMemory):
         return formula_pages(np.arange(pfn, end), self._mark)
 
     def content_key(self, start: int, end: int) -> Hashable:
-        """See `PhysicalMemory.content_key`: the memory itself, which does not change."""
-        del start, end
-        return self
+        """See `PhysicalMemory.content_key`: where the formula applies, and digests of the segments, computed once."""
+        known = self._content_keys.get((start, end))
+        if known is None:
+            window = FrameRanges.of([(start, end - start)])
+            by_formula = self._ranges.within(window).without(self._segments.ranges)
+            segments = tuple(self._segment_keys(window))
+            known = self._content_keys[start, end] = self._mark, by_formula.bounds, segments
+        return known
+
+    def _segment_keys(self, window: FrameRanges) -> Iterator[Hashable]:
+        """Yield the digests of the segments' pages in some frames; one for pages that are one and the same."""
+        for start, nr_pages in self._segments.ranges.within(window):
+            at, end = start, start + nr_pages
+            while at < end:
+                pages = self._segments.run(at, end - at)
+                different = pages if pages.strides[0] else pages[:1]
+                yield at, len(pages), tuple(map(digest_of_page, different))
+                at += len(pages)
 
     def occupied(self) -> FrameRanges:
         """See `PhysicalMemory.occupied`. No page is zero by formula, so only the segments are read."""

@@ -17,6 +17,7 @@ __all__ = ["U64_MAX", "KernelData"]
 
 U64_MAX = (1 << 64) - 1
 WITHIN = PAGE_SIZE - 1
+LAST_WORD = PAGE_SIZE // 8 - 1
 
 
 class KernelData:
@@ -104,7 +105,20 @@ class KernelData:
 
     def add(self, vaddr: int, amount: int, doing: str) -> None:
         """Add to the 8 bytes at an address, modulo 2^64. Raise MachineFault."""
-        self.store(vaddr, (self.load(vaddr, doing) + amount) & U64_MAX, doing)
+        words, at = self._at_hand(vaddr)
+        if words is None:
+            self.store(vaddr, (self.load(vaddr, doing) + amount) & U64_MAX, doing)
+        else:
+            words[at] = (words[at] + amount) & U64_MAX
+
+    def _at_hand(self, vaddr: int) -> tuple[memoryview | None, int]:
+        """Return the page of an address, and which of its words is there.
+
+        The page is None unless it was written to in this context and the address is aligned.
+        """
+        paddr = (vaddr & U64_MAX) - self._base
+        words = None if self._written is None or paddr & 7 else self._written.get(paddr >> PAGE_SHIFT)
+        return words, (paddr & WITHIN) >> 3
 
     def list_add(self, new: int, before: int, after: int, doing: str) -> None:
         """`__list_add` (include/linux/list.h): link an entry, by four writes in order. Raise MachineFault."""
@@ -115,11 +129,18 @@ class KernelData:
 
     def list_del(self, entry: int, doing: str) -> None:
         """`list_del` (include/linux/list.h): unlink an entry, by four writes in order. Raise MachineFault."""
-        after, before = self.load(entry, doing), self.load(entry + 8, doing)
-        self.store(after + 8, before, doing)
-        self.store(before, after, doing)
-        self.store(entry, LIST_POISON1, doing)
-        self.store(entry + 8, LIST_POISON2, doing)
+        words, at = self._at_hand(entry)
+        if words is None or at == LAST_WORD:
+            after, before = self.load(entry, doing), self.load(entry + 8, doing)
+            self.store(after + 8, before, doing)
+            self.store(before, after, doing)
+            self.store(entry, LIST_POISON1, doing)
+            self.store(entry + 8, LIST_POISON2, doing)
+        else:
+            after, before = words[at], words[at + 1]
+            self.store(after + 8, before, doing)
+            self.store(before, after, doing)
+            words[at], words[at + 1] = LIST_POISON1, LIST_POISON2
 
     def fault(self, vaddr: int, doing: str, *, write: bool = False) -> MachineFault:
         """Return the fault of an address that cannot be read or written."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -34,7 +33,7 @@ from hibernaut.paging.table_names import named_tables
 from hibernaut.paging.tables import PageTables, Stop, Walk
 from hibernaut.paging.tlb import Tlb
 
-__all__ = ["PHYSICAL_ADDRESS_BITS", "TLB_SINGLE_PAGE_FLUSH_CEILING", "Machine"]
+__all__ = ["PHYSICAL_ADDRESS_BITS", "TLB_SINGLE_PAGE_FLUSH_CEILING", "Machine", "Watching"]
 
 PHYSICAL_ADDRESS_BITS = 46
 """Physical address bits of the modelled CPU (CPUID 0x80000008): a higher bit in a present entry is reserved, and an
@@ -48,6 +47,22 @@ MOST_RECORDS = 1 << 10
 
 MOST_DIRECT_MAPS = 64
 """Direct maps that machines of one memo keep."""
+
+
+class Watching:
+    """A context in which a function is called before each write; see `Machine.watching`."""
+
+    __slots__ = ("_before_write", "_watchers")
+
+    def __init__(self, watchers: list[Callable[[int], None]], before_write: Callable[[int], None]) -> None:
+        self._watchers = watchers
+        self._before_write = before_write
+
+    def __enter__(self) -> None:
+        self._watchers.append(self._before_write)
+
+    def __exit__(self, *_: object) -> None:
+        self._watchers.remove(self._before_write)
 
 
 class Machine:
@@ -146,7 +161,7 @@ class Machine:
     def _twin(self, memory: Overlay, environment: Environment | None = None) -> Machine:
         """Return the machine in the same state on other memory."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
+        twin.__dict__ = self.__dict__.copy()
         twin.memory = memory
         twin.environment = self.environment.fork() if environment is None else environment
         twin.allocator = self.allocator.fork(twin)
@@ -406,14 +421,9 @@ class Machine:
         """All page allocations so far."""
         return self.allocator.allocations
 
-    @contextmanager
-    def watching(self, before_write: Callable[[int], None]) -> Iterator[None]:
+    def watching(self, before_write: Callable[[int], None]) -> Watching:
         """Call `before_write(pfn)` before each write to a frame while the context is active."""
-        self._watchers.append(before_write)
-        try:
-            yield
-        finally:
-            self._watchers.remove(before_write)
+        return Watching(self._watchers, before_write)
 
     def lookup_address(self, vaddr: int, cr3: int | None = None) -> KernelEntry | None:
         """Return the entry that decides an address, as the kernel finds it; see `pgtable.lookup_address`.

@@ -84,7 +84,8 @@ class StepInputs:
         allocator = machine.allocator
         self.key: object | None = None
         more = [value for name, value in vars(machine).items() if name not in _NAMED]
-        if not isinstance(allocator, BuddyAllocator) or not all(map(_is_value, (*others, *more))):
+        values = (machine.memo.derived("values", value, _is_value) for value in (*others, *more))
+        if not isinstance(allocator, BuddyAllocator) or not all(values):
             return
         places = allocator.places
         inputs = (

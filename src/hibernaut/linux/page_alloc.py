@@ -153,7 +153,7 @@ class BuddyAllocator:
     def fork(self, machine: AllocatorMachine) -> BuddyAllocator:
         """Return an allocator with the same record, on the state in a twin's memory."""
         twin = object.__new__(BuddyAllocator)
-        twin.__dict__.update(self.__dict__)
+        twin.__dict__ = self.__dict__.copy()
         twin._owner = weakref.ref(machine)
         twin._kernel = KernelData(machine)
         twin._allocations = self._allocations.copy()
@@ -623,16 +623,17 @@ class BuddyAllocator:
         check is off by default (`check_pages_enabled`).
         """
         state = self._kernel.load(page + PAGE_STATE, doing)
+        memcg_data = self._kernel.load(page + PAGE_MEMCG_DATA, doing)
+        mapping = self._kernel.load(page + PAGE_MAPPING, doing)
+        if not memcg_data and not mapping and state == IN_USE_TYPE:
+            return False
         reasons = {
-            "page still charged to cgroup": self._kernel.load(page + PAGE_MEMCG_DATA, doing) != 0,
+            "page still charged to cgroup": memcg_data != 0,
             "nonzero _refcount": state >> 32 != 0,
-            "non-NULL mapping": self._kernel.load(page + PAGE_MAPPING, doing) != 0,
+            "non-NULL mapping": mapping != 0,
             "nonzero mapcount": state & 0xFFFF_FFFF != IN_USE_TYPE,
         }
-        reason = next((reason for reason, applies in reasons.items() if applies), None)
-        if reason is None:
-            return False
-        self._bad_page(page, reason)
+        self._bad_page(page, next(reason for reason, applies in reasons.items() if applies))
         self._kernel.store(page + PAGE_STATE, state | IN_USE_TYPE, doing)
         return True
 

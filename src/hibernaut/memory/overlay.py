@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from hibernaut.memory.page import PAGE_SHIFT, PAGE_SIZE, BoolArray, Bytes, Pfns
 from hibernaut.memory.physical import PhysicalMemory, digest_of_page
 from hibernaut.memory.ranges import FrameRanges, rows_among
 
-__all__ = ["BULK", "Overlay", "Touched"]
+__all__ = ["BULK", "Overlay", "Touched", "Tracking"]
 
 BELOW_PAGES = 1 << 12
 """Pages of the base that an overlay and its forks keep for reading by word (16 MiB)."""
@@ -53,6 +52,30 @@ class _Page:
 
 _UNREAD: Any = object()
 """Mark of a page that was not read yet: None is one that does not exist."""
+
+
+class Tracking:
+    """A context in which accesses to an overlay are noted; see `Overlay.tracking`."""
+
+    __slots__ = ("_memory", "_outer")
+
+    def __init__(self, memory: Overlay) -> None:
+        self._memory = memory
+
+    def __enter__(self) -> tuple[Touched, dict[int, None]]:
+        memory = self._memory
+        self._outer = memory._touched, memory._stored
+        memory._touched, memory._stored = {}, {}
+        return memory._touched, memory._stored
+
+    def __exit__(self, *_: object) -> None:
+        memory = self._memory
+        touched, stored = memory._touched, memory._stored
+        outer, outer_stored = memory._touched, memory._stored = self._outer
+        if outer is not None and touched is not None:
+            for key, value in touched.items():
+                outer.setdefault(key, value)
+            outer_stored.update(stored)
 
 
 class Overlay(PhysicalMemory):
@@ -262,24 +285,12 @@ class Overlay(PhysicalMemory):
         """Whether accesses are being noted: results that were derived earlier must not be used then."""
         return self._touched is not None
 
-    @contextmanager
-    def tracking(self) -> Iterator[tuple[Touched, dict[int, None]]]:
+    def tracking(self) -> Tracking:
         """Note every access within the context: what was read, and the frames that were written to, in order.
 
         It can be nested; the outer one notes what the inner one does.
         """
-        outer, outer_stored = self._touched, self._stored
-        touched: Touched = {}
-        stored: dict[int, None] = {}
-        self._touched, self._stored = touched, stored
-        try:
-            yield touched, stored
-        finally:
-            self._touched, self._stored = outer, outer_stored
-            if outer is not None:
-                for key, value in touched.items():
-                    outer.setdefault(key, value)
-                outer_stored.update(stored)
+        return Tracking(self)
 
     def note(self, key: object, value: object) -> None:
         """Note something else that was read, where accesses are being noted."""

@@ -17,6 +17,9 @@ from hibernaut.memory.page import BoolArray, Pfns
 
 __all__ = ["FrameRanges", "rows_among"]
 
+FEW_RANGES = 24
+"""Number of ranges up to which two sets are compared range by range, faster than by some ten calls of NumPy."""
+
 LISTED_RANGES = 1 << 16
 """Number of ranges up to which their bounds are lists, which are faster and take five times the memory of arrays."""
 
@@ -36,18 +39,27 @@ class FrameRanges:
     @classmethod
     def of(cls, ranges: Sequence[tuple[int, int]]) -> FrameRanges:
         """Return ranges from (first frame, number of pages) pairs in any order; neighbours and overlaps are merged."""
-        ordered = sorted((start, nr_pages) for start, nr_pages in ranges if nr_pages > 0)
-        merged: list[tuple[int, int]] = []
-        for start, nr_pages in ordered:
-            if merged and start <= merged[-1][0] + merged[-1][1]:
-                first, length = merged[-1]
-                merged[-1] = (first, max(length, start + nr_pages - first))
+        starts: list[int] = []
+        ends: list[int] = []
+        for start, nr_pages in sorted(ranges):
+            if nr_pages <= 0:
+                continue
+            end = int(start + nr_pages)
+            if ends and start <= ends[-1]:
+                ends[-1] = max(ends[-1], end)
             else:
-                merged.append((start, nr_pages))
-        return cls(
-            np.array([start for start, _ in merged], dtype=np.int64),
-            np.array([nr_pages for _, nr_pages in merged], dtype=np.int64),
-        )
+                starts.append(int(start))
+                ends.append(end)
+        return cls._of_lists(starts, ends)
+
+    @classmethod
+    def _of_lists(cls, starts: list[int], ends: list[int]) -> FrameRanges:
+        """Return ranges from the first frame and one past the last of each, ascending and disjoint."""
+        nr_pages = [end - start for start, end in zip(starts, ends, strict=True)]
+        found = cls(np.array(starts, dtype=np.int64), np.array(nr_pages, dtype=np.int64))
+        if len(starts) <= LISTED_RANGES:
+            found.__dict__["_bounds"] = starts, ends
+        return found
 
     @classmethod
     def of_pfns(cls, pfns: ArrayLike) -> FrameRanges:
@@ -150,6 +162,8 @@ class FrameRanges:
         """Return the frames that are in both; cost follows the number of ranges, not of frames."""
         if not len(self.starts) or not len(other.starts):
             return FrameRanges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+        if len(self) + len(other) <= FEW_RANGES:
+            return FrameRanges._of_lists(*_common(*self._bounds, *other._bounds))
         ends = other.starts + other.nr_pages
         # For each range of the other: the first range here that can reach into it, and the first that begins behind it.
         low = np.maximum(self.starts.searchsorted(other.starts, side="right") - 1, 0)
@@ -165,6 +179,9 @@ class FrameRanges:
         """Return the frames that are not in the other; cost as for `within`."""
         if not len(self.starts) or not len(other.starts):
             return self
+        if len(self) + len(other) <= FEW_RANGES:
+            taken, taken_ends = other._bounds
+            return FrameRanges._of_lists(*_common(*self._bounds, [0, *taken_ends], [*taken, self.end]))
         # Only ranges of the other between the first and the last frame here: a few frames cost little.
         low = max(int(other.starts.searchsorted(self.starts[0], side="right")) - 1, 0)
         high = int(other.starts.searchsorted(self.end, side="left"))
@@ -208,6 +225,29 @@ class FrameRanges:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+
+def _common(
+    starts: Sequence[int], ends: Sequence[int], others: Sequence[int], other_ends: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return what two ascending sequences of ranges have in common: first frames, and one past the last of each.
+
+    A range that ends before it begins, or where it begins, is empty.
+    """
+    first, last = [], []
+    row = other_row = 0
+    while row < len(starts) and other_row < len(others):
+        end, other_end = ends[row], other_ends[other_row]
+        low = max(starts[row], others[other_row])
+        high = min(end, other_end)
+        if low < high:
+            first.append(low)
+            last.append(high)
+        if end < other_end:
+            row += 1
+        else:
+            other_row += 1
+    return first, last
 
 
 def rows_among(pfns: Pfns, ascending: Pfns) -> Pfns:

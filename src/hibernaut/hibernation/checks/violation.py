@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -29,11 +28,6 @@ class Violation:
     what: str
     start_pfn: int
     nr_pages: int
-
-    @cached_property
-    def line(self) -> bytes:
-        """All attributes as one line, equal for equal violations alone."""
-        return f"{(self.invariant, self.what, self.start_pfn, self.nr_pages)!r}\n".encode()
 
     def __str__(self) -> str:
         extent = "1 page" if self.nr_pages == 1 else f"{self.nr_pages} pages"

@@ -41,8 +41,8 @@ class Way(ABC):
         return type(self).__name__
 
     @property
-    def in_copy(self) -> Hashable:
-        """A value that is equal for ways that copy each page alike: their functions, and what these may use.
+    def in_copy(self) -> tuple[Hashable, ...]:
+        """Values that are equal for ways that copy each page alike: their functions, and what these may use.
 
         Name and policy take no part: the copy of a page may not depend on them.
         """

@@ -32,7 +32,7 @@ class Reserved(Remap):
         return f"Reserved({self.nr_pages})"
 
     @property
-    def in_copy(self) -> Hashable:
+    def in_copy(self) -> tuple[Hashable, ...]:
         """See `Way.in_copy`: the size of the pool takes no part; what is left of it belongs to the machine."""
         return Remap().in_copy
 
