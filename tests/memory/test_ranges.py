@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,7 +60,8 @@ def ranges_are_sets(one: set[int], other: set[int], size: int) -> None:
 def test_ranges_of_pairs_in_any_order(pairs: list[tuple[int, int]]) -> None:
     """Overlaps and neighbours are merged, empty ranges left out; numbers of NumPy are taken as well."""
     expected = sorted({pfn for start, nr_pages in pairs for pfn in range(start, start + nr_pages)})
-    for given_pairs in (pairs, [(np.int64(start), np.int64(nr_pages)) for start, nr_pages in pairs]):
+    numpys: list[Any] = [(np.int64(start), np.int64(nr_pages)) for start, nr_pages in pairs]
+    for given_pairs in (pairs, numpys):
         found = FrameRanges.of(given_pairs)
         assert found.bounds == FrameRanges.of_pfns(expected).bounds
         assert found.digest == FrameRanges.of_pfns(expected).digest

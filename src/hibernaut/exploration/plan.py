@@ -68,7 +68,7 @@ def layouts(family: Family) -> Iterator[tuple[int, ...]]:
     while branches:
         chooser = Chooser(branches.pop(), Bounds(frames=0))
         family.ask(chooser)
-        choices = tuple(choice.index for choice in chooser.schedule)
+        choices = tuple(chooser.indices)
         yield choices
         more = [(*choices[:at], other) for at in range(chooser.told, len(choices)) for other in chooser.others[at]]
         branches += more[::-1]

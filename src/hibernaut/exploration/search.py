@@ -83,6 +83,7 @@ class Chooser(Environment):
 
     Attributes:
         told: the number of given answers.
+        indices: the index of every answer.
         others: for every choice the indices of the answers that it did not take.
         failures: the number of allocations that have failed so far.
     """
@@ -100,6 +101,7 @@ class Chooser(Environment):
         self._bounds = Bounds() if bounds is None else bounds
         self._marks = marks
         self.failures = failures
+        self.indices: list[int] = []
         self.others: list[Sequence[int]] = []
 
     def decide(self, question: Question) -> int:
@@ -107,6 +109,7 @@ class Chooser(Environment):
         at = len(self.others)
         allowed = self._allowed(question)
         index = self._prefix[at] if at < len(self._prefix) else 0
+        self.indices.append(index)
         self.others.append([other for other in allowed if other != index] if len(allowed) > 1 else ())
         if question.kind == Kind.ALLOCATION_FAILS and index:
             self.failures += 1
@@ -115,6 +118,7 @@ class Chooser(Environment):
     def fork(self) -> Self:
         """See `Environment.fork`."""
         twin = super().fork()
+        twin.indices = self.indices.copy()
         twin.others = self.others.copy()
         return twin
 
@@ -255,7 +259,7 @@ def _explore_run(start: Run, bounds: Bounds) -> Explored:
         run = node.run.fork(chooser)
         run.advance()
         steps += 1
-        choices = tuple(choice.index for choice in chooser.schedule)
+        choices = tuple(chooser.indices)
         node.branches += _branches(choices, chooser)
         key = (run.digest(), chooser.failures if bounds.failures is not None else 0) if not run.finished else None
         if key is None:

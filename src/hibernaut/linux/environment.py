@@ -138,13 +138,13 @@ class Environment:
     def ask(self, question: Question) -> int:
         """Ask a question, record the choice and return the answer. Raise HibernautError if there is no such answer."""
         index = self.decide(question)
-        if not 0 <= index < len(question.options):
+        kind, subject, options = question
+        if not 0 <= index < len(options):
             raise HibernautError(
-                f"choice {len(self._schedule) + 1} ({question.kind}) has no answer {index}: there are "
-                f"{len(question.options)}"
+                f"choice {len(self._schedule) + 1} ({kind}) has no answer {index}: there are {len(options)}"
             )
-        value = int(question.options[index])
-        self._schedule.append(Choice(question.kind, question.subject, len(question.options), index, value))
+        value = int(options[index])
+        self._schedule.append(Choice(kind, subject, len(options), index, value))
         return value
 
     def fork(self) -> Self:

@@ -123,8 +123,12 @@ class KernelData:
     def list_add(self, new: int, before: int, after: int, doing: str) -> None:
         """`__list_add` (include/linux/list.h): link an entry, by four writes in order. Raise MachineFault."""
         self.store(after + 8, new, doing)
-        self.store(new, after, doing)
-        self.store(new + 8, before, doing)
+        words, at = self._at_hand(new)
+        if words is None or at == LAST_WORD:
+            self.store(new, after, doing)
+            self.store(new + 8, before, doing)
+        else:
+            words[at], words[at + 1] = after, before
         self.store(before, new, doing)
 
     def list_del(self, entry: int, doing: str) -> None:
