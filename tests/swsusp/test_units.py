@@ -138,3 +138,20 @@ def test_units_of_zeroes_are_recognised_by_their_form_alone(name: str, kinds: li
         assert (out == plain).all()
     form = blocks[at[0] : at[0] + lengths[0]].tobytes()
     assert zeroes.has(form) == (kinds[0] == "zero" and len(kinds) > 1)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(zero=st.lists(st.booleans(), min_size=2, max_size=12), which=st.integers(0, 11))
+def test_a_damaged_unit_among_zeroes_is_named(name: str, zero: list[bool], which: int) -> None:
+    """The position of a unit that is cut counts all units before it, whatever they hold."""
+    codec, zeroes = CODECS[name](), ZeroUnits()
+    which %= len(zero)
+    plain = np.zeros(len(zero) * UNIT, dtype=np.uint8)
+    for number in range(len(zero)):
+        if number == which or not zero[number]:
+            plain[number * UNIT : (number + 1) * UNIT] = stream(number, UNIT)
+    blocks, at, lengths, _ = packed(codec, plain)
+    lengths[which] -= 5
+    with pytest.raises(DamagedUnit) as caught:
+        unpack_units(codec, blocks, at, lengths, np.empty(len(plain), dtype=np.uint8), UNIT, 0, zeroes)
+    assert caught.value.position == which

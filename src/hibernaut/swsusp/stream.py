@@ -33,8 +33,6 @@ __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_unit
 
 BATCH_UNITS = 32
 """Units of 32 pages in one task: 4 MiB of pages."""
-PIECE_ROWS = 256
-"""Rows that are read and decompressed at a time: 1 MiB."""
 
 
 class Crc:
@@ -228,16 +226,19 @@ class UnitStream:
         pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8) if out is None else out
         flat = pages.reshape(-1)
         crc = 0
-        for first in range(first_unit, last_unit, self._piece_units):
-            last = min(first + self._piece_units, last_unit)
+        for first in range(first_unit, last_unit, self._batch_units):
+            last = min(first + self._batch_units, last_unit)
             row, end = self.rows_of(first, last)
-            crc = self._decode_piece(
+            crc = self._decode_batch(
                 first, last, flat[(row - first_row) * PAGE_SIZE : (end - first_row) * PAGE_SIZE], crc
             )
         return Batch(first_row, pages, crc)
 
-    def _decode_piece(self, first_unit: int, last_unit: int, flat: Bytes, crc: int) -> int:
-        """Decompress units into an array, shape (n,), and return their CRC, appended to `crc`. Raises CorruptImage."""
+    def _decode_batch(self, first_unit: int, last_unit: int, flat: Bytes, crc: int) -> int:
+        """Decompress units into an array, shape (n,), and return their CRC, appended to `crc`. Raises CorruptImage.
+
+        Their blocks are read with one call where they are neighbours.
+        """
         begins = self.index.first_entry[first_unit : last_unit + 1].tolist()
         if self._codec is None:
             self._read_entries(begins[0], begins[-1], flat)
@@ -360,11 +361,6 @@ class UnitStream:
     def _units_of(self, batch: int) -> tuple[int, int]:
         first = batch * self._batch_units
         return first, min(first + self._batch_units, len(self.index))
-
-    @property
-    def _piece_units(self) -> int:
-        """Units that are read and decompressed at a time, so that both forms of them stay in a core's cache."""
-        return max(1, PIECE_ROWS // self.unit_rows)
 
     @property
     def _batch_units(self) -> int:

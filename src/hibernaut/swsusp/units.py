@@ -2,8 +2,8 @@
 """Many units in one call: decompressed from one array into another, or compressed, each with its part of the CRC.
 
 A unit of LZ4 takes some 50 microseconds, so that a few Python calls a unit count. The system's libraries take
-addresses: the arrays and their bounds are looked at once for all units. The CRC is computed while they are in the cache
-of a core, so they should not have more than a MiB or two.
+addresses: the arrays and their bounds are looked at once for all units. The CRC is computed once for all of them, while
+much of them is in a cache: they should not have more than a few MiB.
 """
 
 from __future__ import annotations
@@ -87,27 +87,27 @@ def unpack_units(
         raise ValueError(f"units outside of their {len(stored)} bytes")
     if not (len(at) - 1) * unit_bytes < len(out) <= len(at) * unit_bytes:
         raise ValueError(f"{len(at)} units of {unit_bytes} bytes for {len(out)} bytes")
-    if zeroes is not None and lengths and min(lengths) <= MOST_ZERO_BYTES:
-        _unpack_some_zero(codec, stored, at, lengths, out, unit_bytes, zeroes)
-        return crc32(out, crc)
-    if codec.system is not None:
-        source, target = stored.ctypes.data, out.ctypes.data
-        good = codec.system.decompress_units(source, at, lengths, target, len(out), unit_bytes)
+    if zeroes is None or not lengths or min(lengths) > MOST_ZERO_BYTES:
+        _unpack(codec, stored, at, lengths, out, unit_bytes)
     else:
-        good = 0
-    for position in range(good, len(at)):
-        _unpack(codec, stored[at[position] : ends[position]], out, unit_bytes, position)
+        _unpack_some_zero(codec, stored, at, lengths, out, unit_bytes, zeroes)
     return crc32(out, crc)
 
 
-def _unpack(codec: Codec, packed: Bytes, out: Bytes, unit_bytes: int, position: int) -> Bytes:
-    """Decompress one unit to its place, which is returned. Raises DamagedUnit."""
-    unit = out[position * unit_bytes : (position + 1) * unit_bytes]
-    try:
-        codec.decompress_into(packed, unit)
-    except ValueError as error:
-        raise DamagedUnit(position, str(error)) from error
-    return unit
+def _unpack(
+    codec: Codec, stored: Bytes, at: Sequence[int], lengths: Sequence[int], out: Bytes, unit_bytes: int, before: int = 0
+) -> None:
+    """Decompress units, of which there are so many before. Raises DamagedUnit."""
+    good = 0
+    if codec.system is not None:
+        source, target = stored.ctypes.data, out.ctypes.data
+        good = codec.system.decompress_units(source, at, lengths, target, len(out), unit_bytes)
+    for position in range(good, len(at)):
+        packed = stored[at[position] : at[position] + lengths[position]]
+        try:
+            codec.decompress_into(packed, out[position * unit_bytes : (position + 1) * unit_bytes])
+        except ValueError as error:
+            raise DamagedUnit(before + position, str(error)) from error
 
 
 def _unpack_some_zero(
@@ -119,15 +119,30 @@ def _unpack_some_zero(
     unit_bytes: int,
     zeroes: ZeroUnits,
 ) -> None:
-    """Decompress units of which some may be zeroes. Raises DamagedUnit."""
-    for position, (begin, length) in enumerate(zip(at, lengths, strict=True)):
-        packed = stored[begin : begin + length]
-        if length > MOST_ZERO_BYTES or (position + 1) * unit_bytes > len(out):
-            _unpack(codec, packed, out, unit_bytes, position)
-        elif zeroes.has(form := packed.tobytes()):
-            out[position * unit_bytes : (position + 1) * unit_bytes] = 0
+    """Decompress units of which some may be zeroes: neighbours of one kind together. Raises DamagedUnit."""
+    whole = len(out) // unit_bytes
+
+    def kind(position: int) -> bytes | None:
+        """Return the form of a unit that may be zeroes; None of another one."""
+        length = lengths[position]
+        return None if length > MOST_ZERO_BYTES or position >= whole else stored[at[position] :][:length].tobytes()
+
+    position = 0
+    while position < len(at):
+        first, form = position, kind(position)
+        position += 1
+        if form is not None and not zeroes.has(form):
+            part = out[first * unit_bytes : position * unit_bytes]
+            _unpack(codec, stored, at[first:position], lengths[first:position], part, unit_bytes, first)
+            zeroes.learn(form, part)
+            continue
+        while position < len(at) and kind(position) == form:
+            position += 1
+        part = out[first * unit_bytes : position * unit_bytes]
+        if form is not None:
+            part.fill(0)
         else:
-            zeroes.learn(form, _unpack(codec, packed, out, unit_bytes, position))
+            _unpack(codec, stored, at[first:position], lengths[first:position], part, unit_bytes, first)
 
 
 def packed_room(codec: Codec, units: int, unit_bytes: int) -> int:
