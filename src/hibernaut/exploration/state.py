@@ -108,8 +108,9 @@ def digest_of_values(values: Any, digests: Iterable[bytes] = ()) -> bytes:
     """Return a digest of plain values, and of digests that they count: equal for equal ones alone.
 
     Args:
-        values: numbers, text, bytes, None, in tuples and lists. Each is written with its type and length (`marshal` in
-            version 0, which writes equal values alike, whichever objects they share).
+        values: Python's numbers, text, bytes, None, in tuples and lists. Each is written with its type and length
+            (`marshal` in version 0, which writes equal values alike, whichever objects they share). A number of NumPy
+            would count as bytes.
         digests: digests.
 
     Raises:

@@ -57,7 +57,7 @@ class FrameRanges:
         """Return ranges from the first frame and one past the last of each, ascending and disjoint."""
         nr_pages = [end - start for start, end in zip(starts, ends, strict=True)]
         found = cls(np.array(starts, dtype=np.int64), np.array(nr_pages, dtype=np.int64))
-        if len(starts) <= LISTED_RANGES:
+        if len(starts) <= FEW_RANGES:  # those of many are made where they are asked for: they take memory
             found.__dict__["_bounds"] = starts, ends
         return found
 
