@@ -3,23 +3,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import pytest
 
 from hibernaut.errors import MachineFault
 from hibernaut.hibernation import Fixmap, Remap, hibernate, same_data
 from hibernaut.hibernation.saveable import saveable_pages
+from hibernaut.hibernation.snapshot import Snapshot
 from hibernaut.linux.build import build_machine
 from hibernaut.linux.environment import FailAllocations
 from hibernaut.linux.layout import Layout, hole_2m, hole_4k
 from hibernaut.memory.physical import PhysicalMemory
+from hibernaut.memory.ranges import FrameRanges
 from hibernaut.studies.demo import DEMO_BLOCK_PFN, demo_layout
-from tests.machines import RAM
-
-if TYPE_CHECKING:
-    pass
 from tests.hibernation.page_contents import contents
+from tests.machines import RAM
 
 
 def test_snapshot_reads_the_same_three_ways() -> None:
@@ -58,3 +57,23 @@ def test_demo_machine_is_saved_by_the_slot_if_allocations_fail() -> None:
     text = f"frame {DEMO_BLOCK_PFN + 511:#07x}: not in the direct map"
     assert snapshot.page(DEMO_BLOCK_PFN + 511).tobytes().startswith(text.encode())
     assert same_data(machine.memory, snapshot) == ()
+
+
+def test_the_key_of_a_window_is_that_of_its_pages_alone() -> None:
+    """A page that is not listed, or has other bytes, changes the keys of the windows that it is in, and no other."""
+    snapshot = hibernate(build_machine(Layout(RAM, holes=(hole_2m(0x1000),), tables="high")), Remap())
+    frames = snapshot.frames
+    changed = min(snapshot.changed)
+    window = changed - 2, changed + 3
+    key = snapshot.memory.content_key(*window)
+    assert frames.end_of(changed) > changed
+    first = int(frames.starts[0])
+    assert first < window[0]
+
+    def without(pfn: int) -> Snapshot:
+        return replace(snapshot, frames=frames.without(FrameRanges.of([(pfn, 1)])))
+
+    assert without(first).memory.content_key(*window) == key
+    assert without(changed).memory.content_key(*window) != key
+    restored = {pfn: page for pfn, page in snapshot.changed.items() if pfn != changed}
+    assert replace(snapshot, changed=restored).memory.content_key(*window) != key

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from hibernaut.errors import HibernautError
 from hibernaut.exploration.layouts import (
@@ -170,18 +171,48 @@ class ChosenMachine:
     """A machine of a family, before it is built.
 
     Attributes:
-        layout: the machine.
         regions: the regions that its direct map lacks, ascending.
         remembered: whether the CPU still caches the translation of each region's first page.
         refilled: the number of CPUs that have refilled their own lists.
         where: the side on which each structure of the kernel's lies.
+        free_pages: the number of free pages.
+        min_mark: the zone's min mark, pages; None without one.
+        batch: pages that a CPU's list takes at a time; None for the kernel's number.
     """
 
-    layout: Layout
     regions: tuple[Region, ...]
     remembered: bool
     refilled: int
     where: Mapping[Structure, Side]
+    free_pages: int
+    min_mark: int | None
+    batch: int | None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The machine, made when it is first asked for."""
+        geometry, regions, where = _Geometry.of(len(self.regions)), self.regions, self.where
+        bank = {Side.ABOVE: "high", Side.BELOW: "low"}
+        return Layout(
+            ram=geometry.ram,
+            base=geometry.base,
+            largest=Level.PUD,
+            holes=tuple(hole for region in regions for hole in region.holes),
+            tables=bank[where[Structure.ROOT]],
+            tables_of=tuple((region.start_pfn, GIB, bank[region.tables]) for region in regions),
+            mem_map=bank[where[Structure.MEM_MAP]],
+            zone=bank[where[Structure.ZONE]],
+            pcp=bank[where[Structure.PCP]],
+            free=bank[where[Structure.FREE]],
+            free_pages=self.free_pages,
+            cpus=self.refilled,
+            nosave=tuple(span for region in regions for span in region.nosave),
+            reserved=tuple(span for region in regions for span in region.reserved),
+            second_root=bank[where[Structure.SECOND_ROOT]] if Structure.SECOND_ROOT in where else None,
+            unmapped=tuple(pfn for region in regions for pfn in region.unmapped),
+            min_mark=self.min_mark,
+            batch=self.batch,
+        )
 
     @property
     def needs_rights(self) -> bool:
@@ -266,11 +297,6 @@ class Family:
 
     def choose(self, environment: Environment) -> ChosenMachine:
         """Return the machine that the environment's answers choose."""
-        asked = self.ask(environment)
-        return ChosenMachine(self._layout(asked), asked.regions, asked.remembered, asked.cpus, asked.where)
-
-    def ask(self, environment: Environment) -> _Asked:
-        """Ask for all choices that make a machine, and return the answers."""
         count = ask_regions(environment, self.regions)
         geometry = _Geometry.of(count)
         regions = []
@@ -292,31 +318,7 @@ class Family:
             cpus = ask_cpus(environment, self.cpus)
             min_mark = ask_min_mark(environment, self.min_mark) if self.min_mark else None
             batch = ask_batch(environment, self.batch) if self.batch else None
-        return _Asked(geometry, tuple(regions), remembered, where, cpus, min_mark, batch)
-
-    def _layout(self, asked: _Asked) -> Layout:
-        bank = {Side.ABOVE: "high", Side.BELOW: "low"}
-        geometry, regions, where = asked.geometry, asked.regions, asked.where
-        return Layout(
-            ram=geometry.ram,
-            base=geometry.base,
-            largest=Level.PUD,
-            holes=tuple(hole for region in regions for hole in region.holes),
-            tables=bank[where[Structure.ROOT]],
-            tables_of=tuple((region.start_pfn, GIB, bank[region.tables]) for region in regions),
-            mem_map=bank[where[Structure.MEM_MAP]],
-            zone=bank[where[Structure.ZONE]],
-            pcp=bank[where[Structure.PCP]],
-            free=bank[where[Structure.FREE]],
-            free_pages=self.free_pages,
-            cpus=asked.cpus,
-            nosave=tuple(span for region in regions for span in region.nosave),
-            reserved=tuple(span for region in regions for span in region.reserved),
-            second_root=bank[where[Structure.SECOND_ROOT]] if Structure.SECOND_ROOT in where else None,
-            unmapped=tuple(pfn for region in regions for pfn in region.unmapped),
-            min_mark=asked.min_mark,
-            batch=asked.batch,
-        )
+        return ChosenMachine(tuple(regions), remembered, cpus, where, self.free_pages, min_mark, batch)
 
     @property
     def scope(self) -> str:
@@ -367,26 +369,6 @@ class _Geometry:
         ram.append((top * GIB, low * GIB))
         base = PAGE_OFFSET[4] + ((512 - (low + 1)) << Level.PUD.shift)
         return cls(tuple(_merged(ram)), tuple(slot * GIB for slot in slots), base)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The answers that make a machine.
-
-    Attributes:
-        geometry: its addresses.
-        regions, remembered, where, cpus: see `ChosenMachine`; `cpus` is its `refilled`.
-        min_mark: the zone's min mark; None without one.
-        batch: pages that a CPU's list takes at a time; None for the kernel's number.
-    """
-
-    geometry: _Geometry
-    regions: tuple[Region, ...]
-    remembered: bool
-    where: Mapping[Structure, Side]
-    cpus: int
-    min_mark: int | None
-    batch: int | None
 
 
 def _merged(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -67,7 +67,7 @@ def layouts(family: Family) -> Iterator[tuple[int, ...]]:
     branches: list[tuple[int, ...]] = [()]
     while branches:
         chooser = Chooser(branches.pop(), Bounds(frames=0))
-        family.ask(chooser)
+        family.choose(chooser)
         choices = tuple(chooser.indices)
         yield choices
         more = [(*choices[:at], other) for at in range(chooser.told, len(choices)) for other in chooser.others[at]]
