@@ -145,6 +145,12 @@ def test_every_machine_is_converted(tmp_path: Path, name: str) -> None:
     assert loads == expected
 
 
+def numbered(pfn: int, page: int) -> bytes:
+    """A page whose parts of 4096 bytes all differ."""
+    parts = page // 4096
+    return b"".join(struct.pack("<I", 1 + pfn * parts + part) * 1024 for part in range(parts))
+
+
 @given(
     page=st.sampled_from([4096, 8192, 16384, 65536]),
     words=st.sampled_from([(8, 8), (4, 8), (4, 4)]),
@@ -166,13 +172,18 @@ def test_any_list_of_pages(
     record = ARM64 if words[0] == 8 else utsname(b"armv7l", b"6.6.1")
     machine = Elsewhere(record, page, *words, compressor=compressor, seed=seed)
     first = min(listed)
-    pages = {pfn: None if pfn in zero and pfn != first else bytes([pfn % 255 + 1]) * page for pfn in sorted(listed)}
+    pages = {pfn: None if pfn in zero and pfn != first else numbered(pfn, page) for pfn in sorted(listed)}
     path = image(tmp_path_factory.mktemp("any"), machine, pages)
     with open_image(path) as found:
         expected = frames_of(pages, page)
         assert found.pfns.tolist() == sorted(expected)
         got, _ = found.memory().gather(found.pfns)
         assert got.tobytes() == b"".join(expected[pfn] for pfn in sorted(expected))
+        memory = found.memory()
+        for pfn in expected:
+            run = memory.run(pfn, 20)
+            assert len(run) >= 1
+            assert run.tobytes() == b"".join(expected[pfn + at] for at in range(len(run)))
         assert found.computed_crc() is not None
 
 

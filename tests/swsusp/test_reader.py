@@ -81,6 +81,12 @@ def test_naive_image_reads_back(
         assert present.all()
         for pfn, page in zip(image.pfns.tolist(), got, strict=True):
             assert page.tobytes() == (pages[pfn] or bytes(4096))
+        memory = image.memory()
+        for pfn in image.pfns.tolist():
+            run = memory.run(pfn, 40)
+            assert len(run) >= 1
+            assert run.tobytes() == b"".join(pages[pfn + at] or bytes(4096) for at in range(len(run)))
+            assert not run.flags.writeable or not run.any()
         inspection = inspect_image(image.area.file, offset=layout.header_block)
         assert inspection.problems == ()
         assert inspection.crc_ok is (None if layout.compressor == "none" else True)
@@ -91,6 +97,42 @@ def test_naive_image_reads_back(
 def some_pages(count: int = 700) -> dict[int, bytes | None]:
     """Enough pages for two meta pages, several units and two map pages if not compressed."""
     return {3 * pfn: None if pfn % 11 == 0 else pfn.to_bytes(8, "little") * 512 for pfn in range(count)}
+
+
+@pytest.mark.parametrize("compressor", ["lzo", "lz4"])
+def test_units_of_zeroes_are_kept_once(tmp_path: Path, opened: Opened, compressor: str) -> None:
+    """After the first unit of zeroes the others are the same array; a shorter one at the end, and others, are not."""
+    units = 6
+    pages: dict[int, bytes | None] = {pfn: bytes(4096) for pfn in range(32 * units + 7)}
+    pages[4 * 32] = b"something" + bytes(4087)  # in unit 4, since the list of frames takes the first rows
+    path = tmp_path / "image"
+    path.write_bytes(naive.build(pages, naive.Layout(compressor=compressor)))
+    stream = opened(path).stream
+    found = [stream.unit(number) for number in range(len(stream.index))]
+    assert [unit.any() for unit in found] == [number in (0, 4) for number in range(len(found))]
+    assert found[2] is found[3] is found[5]
+    assert found[1] is not found[2]  # it was decompressed
+    assert [len(unit) for unit in found] == [32] * units + [8]
+    for number, unit in enumerate(found):
+        assert (unit == stream.decode(number, number + 1).pages).all()
+
+
+def test_a_unit_of_zeroes_in_the_place_of_a_shorter_one_is_damage(tmp_path: Path, opened: Opened) -> None:
+    """The last unit has eight rows: 32 rows of zeroes there are refused, although their form is known by then."""
+    pages: dict[int, bytes | None] = {pfn: bytes(4096) for pfn in range(32 * 3 + 7)}
+    path = tmp_path / "image"
+    path.write_bytes(naive.build(pages, naive.Layout(compressor="lz4")))
+    image = opened(path)
+    index, entries = image.stream.index, image.swap_map.entries
+    whole, last = (image.area.offset_of(int(entries[index.first_entry[unit]])) for unit in (1, len(index) - 1))
+    damaged = bytearray(path.read_bytes())
+    damaged[last : last + 4096] = damaged[whole : whole + 4096]
+    path.write_bytes(damaged)
+    stream = opened(path).stream
+    assert not stream.unit(1).any()
+    assert stream.unit(2) is stream.unit(2)
+    with pytest.raises(CorruptImage, match="unit 3"):
+        stream.unit(3)
 
 
 def test_a_full_last_meta_page_has_no_end_mark(tmp_path: Path, opened: Opened) -> None:

@@ -136,7 +136,7 @@ def test_units_of_zeroes_are_recognised_by_their_form_alone(name: str, kinds: li
         out = np.full(len(plain), 0xEE, dtype=np.uint8)
         assert unpack_units(codec, blocks, at, lengths, out, UNIT, 0, zeroes) == crc
         assert (out == plain).all()
-    form = blocks[at[0] : at[0] + lengths[0]].tobytes()
+    form = blocks[at[0] : at[0] + lengths[0]]
     assert zeroes.has(form) == (kinds[0] == "zero" and len(kinds) > 1)
 
 
@@ -155,3 +155,22 @@ def test_a_damaged_unit_among_zeroes_is_named(name: str, zero: list[bool], which
     with pytest.raises(DamagedUnit) as caught:
         unpack_units(codec, blocks, at, lengths, np.empty(len(plain), dtype=np.uint8), UNIT, 0, zeroes)
     assert caught.value.position == which
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_the_form_of_a_unit_of_zeroes_is_that_of_its_length_alone(name: str) -> None:
+    """In the place of a shorter unit the form of a whole one is damage, and the other way round, known or not."""
+    codec, zeroes = CODECS[name](), ZeroUnits()
+    blocks, at, lengths, _ = packed(codec, np.zeros(2 * UNIT + 4096, dtype=np.uint8))
+    whole, short = at[0], at[2]
+    for _ in range(2):
+        assert unpack_units(codec, blocks, at, lengths, np.ones(2 * UNIT + 4096, dtype=np.uint8), UNIT, 0, zeroes)
+    assert zeroes.has(blocks[whole : whole + lengths[0]])
+    assert not zeroes.has(blocks[short : short + lengths[2]])
+    for places, sizes, size_bytes in (
+        ([whole, whole], [lengths[0]] * 2, UNIT + 4096),
+        ([whole, short], [lengths[0], lengths[2]], 2 * UNIT),
+    ):
+        with pytest.raises(DamagedUnit) as caught:
+            unpack_units(codec, blocks, places, sizes, np.empty(size_bytes, dtype=np.uint8), UNIT, 0, zeroes)
+        assert caught.value.position == 1

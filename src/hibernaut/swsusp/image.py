@@ -430,8 +430,11 @@ class ImageMemory(PhysicalMemory):
             following = self._stored.start_after(pfn)
             length = length if following is None else min(length, following - pfn)
             return np.zeros((length, PAGE_SIZE), dtype=np.uint8)
-        unit, within = self.image.stream.place_of(self._meta_rows + self._stored.row(pfn))
-        return self._unit(unit)[within : within + min(length, stored - pfn)]
+        row, length = self._meta_rows + self._stored.row(pfn), min(length, stored - pfn)
+        if self.image.stream.reads_rows:
+            return self.image.stream.read_rows(row, length)
+        unit, within = self.image.stream.place_of(row)
+        return self._unit(unit)[within : within + length]
 
     def gather(self, pfns: ArrayLike, out: Bytes | None = None) -> tuple[Bytes, BoolArray]:
         """See `PhysicalMemory.gather`; each unit is decompressed once, many at a time on all cores."""
@@ -486,7 +489,7 @@ class ImageMemory(PhysicalMemory):
                 at += count
 
     def _unpacked(self, unit: int) -> Bytes:
-        return self.image.stream.decode(unit, unit + 1).pages
+        return self.image.stream.unit(unit)
 
     def close(self) -> None:
         """Close the image's file."""

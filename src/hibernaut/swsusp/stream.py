@@ -10,6 +10,7 @@ A row is 4096 bytes of the stream: a page, or, of a machine with larger ones, a 
 from __future__ import annotations
 
 import bisect
+import functools
 import threading
 from array import array
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from hibernaut.swsusp.crc32 import crc32, crc32_combine
 from hibernaut.swsusp.declarations import LENGTH_BYTES, UNIT_PAGES, max_compressed_bytes
 from hibernaut.swsusp.swapmap import SEARCHED_ENTRIES, SwapMap
 from hibernaut.swsusp.units import DamagedUnit, ZeroUnits, unpack_units
+from hibernaut.volumes.files import PlainFile
 
 __all__ = ["BATCH_UNITS", "Batch", "Crc", "UnitIndex", "UnitStream", "index_units"]
 
@@ -234,23 +236,79 @@ class UnitStream:
             )
         return Batch(first_row, pages, crc)
 
-    def _decode_batch(self, first_unit: int, last_unit: int, flat: Bytes, crc: int) -> int:
-        """Decompress units into an array, shape (n,), and return their CRC, appended to `crc`. Raises CorruptImage.
+    def unit(self, number: int) -> Bytes:
+        """Return the rows of one unit, shape (n, 4096), read-only; units of zeroes are one array.
 
-        Their blocks are read with one call where they are neighbours.
+        Raises:
+            CorruptImage: the data is damaged.
+        """
+        first_row, end_row = self.rows_of(number, number + 1)
+        if self._codec is None:
+            return self.read_rows(first_row, end_row - first_row)
+        stored, at, lengths = self._read_units(number, number + 1)
+        is_whole = end_row - first_row == self.unit_rows
+        if is_whole and self._zero_units.has(stored[at[0] : at[0] + lengths[0]]):
+            return self._zeroes
+        pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8)
+        self._unpack_read_units(self._codec, number, stored, at, lengths, pages.reshape(-1), 0)
+        pages.flags.writeable = False
+        return pages
+
+    @functools.cached_property
+    def _zeroes(self) -> Bytes:
+        """The rows of a unit of zeroes."""
+        pages = np.zeros((self.unit_rows, PAGE_SIZE), dtype=np.uint8)
+        pages.flags.writeable = False
+        return pages
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether rows can be read by themselves, at no higher cost each than all of a unit."""
+        return self._codec is None and isinstance(self._area.file, PlainFile)
+
+    def read_rows(self, first: int, count: int) -> Bytes:
+        """Read rows of a stream that is not compressed, shape (count, 4096), read-only.
+
+        Raises:
+            CorruptImage: the file ends before them.
+        """
+        parts = self._area.frames_per_page
+        entry, within = divmod(first, parts)
+        entries = -(-(within + count) // parts)
+        pages = np.empty((entries * parts, PAGE_SIZE), dtype=np.uint8)
+        entry += int(self.index.first_entry[0])
+        self._read_entries(entry, entry + entries, pages.reshape(-1))
+        pages.flags.writeable = False
+        return pages[within : within + count]
+
+    def _decode_batch(self, first_unit: int, last_unit: int, flat: Bytes, crc: int) -> int:
+        """Decompress units into an array, shape (n,), and return their CRC, appended to `crc`. Raises CorruptImage."""
+        if self._codec is None:
+            begin, end = self.index.first_entry[[first_unit, last_unit]].tolist()
+            self._read_entries(begin, end, flat)
+            return crc32(flat, crc)
+        return self._unpack_read_units(self._codec, first_unit, *self._read_units(first_unit, last_unit), flat, crc)
+
+    def _read_units(self, first_unit: int, last_unit: int) -> tuple[Bytes, list[int], list[int]]:
+        """Read units, with one call where their blocks are neighbours.
+
+        Returns:
+            This thread's buffer with their blocks; the place of each unit's data in it; the lengths of the data.
         """
         begins = self.index.first_entry[first_unit : last_unit + 1].tolist()
-        if self._codec is None:
-            self._read_entries(begins[0], begins[-1], flat)
-            return crc32(flat, crc)
         block_bytes = self._area.page_size
         stored = self._buffer((begins[-1] - begins[0]) * block_bytes)
         self._read_entries(begins[0], begins[-1], stored)
         # Lengths in the file may have changed since, if another process writes to it: the index decides.
         lengths = self.index.compressed_bytes[first_unit:last_unit].tolist()
-        at = [(begin - begins[0]) * block_bytes + self.length_bytes for begin in begins[:-1]]
+        return stored, [(begin - begins[0]) * block_bytes + self.length_bytes for begin in begins[:-1]], lengths
+
+    def _unpack_read_units(
+        self, codec: Codec, first_unit: int, stored: Bytes, at: list[int], lengths: list[int], flat: Bytes, crc: int
+    ) -> int:
+        """Decompress units into an array, shape (n,), and return their CRC, appended to `crc`. Raises CorruptImage."""
         try:
-            return self._unpack_units(self._codec, first_unit, stored, at, lengths, flat, crc)
+            return self._unpack_units(codec, first_unit, stored, at, lengths, flat, crc)
         except DamagedUnit as error:
             raise self._bad_unit(first_unit + error.position, str(error)) from error
 

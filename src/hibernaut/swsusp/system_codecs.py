@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,21 +79,6 @@ class Liblzo2:
             raise ValueError(f"does not decompress: {lzo_error(error)}")
         return size.value
 
-    def decompress_units(
-        self, address: int, at: Sequence[int], lengths: Sequence[int], target: int, room_bytes: int, unit_bytes: int
-    ) -> int:
-        """Decompress units in a row, see `Liblz4.decompress_units`."""
-        decompress, (size, size_at, _) = self._decompress, self._own
-        for position, (begin, length) in enumerate(zip(at, lengths, strict=True)):
-            if room_bytes < unit_bytes:
-                unit_bytes = room_bytes
-            size.value = unit_bytes
-            if decompress(address + begin, length, target, size_at, None) or size.value != unit_bytes:
-                return position
-            target += unit_bytes
-            room_bytes -= unit_bytes
-        return len(at)
-
     @property
     def _own(self) -> tuple[ctypes.c_ulong, int, int]:
         """A length of this thread, its address, and the address of this thread's room to work in."""
@@ -149,32 +133,6 @@ class Liblz4:
         if done < 0:
             raise ValueError("does not decompress: it is damaged, or has more data than expected")
         return done
-
-    def decompress_units(
-        self, address: int, at: Sequence[int], lengths: Sequence[int], target: int, room_bytes: int, unit_bytes: int
-    ) -> int:
-        """Decompress units in a row, with little work between two of them.
-
-        Args:
-            address: address of the array that holds them.
-            at: first byte of each in it.
-            lengths: compressed length of each.
-            target: address of the array for their bytes.
-            room_bytes: length of that.
-            unit_bytes: decompressed length of each but the last one, which has what is left.
-
-        Returns:
-            The position of the first unit that does not decompress to its length; their number if all do.
-        """
-        decompress = self._decompress
-        for position, (begin, length) in enumerate(zip(at, lengths, strict=True)):
-            if room_bytes < unit_bytes:
-                unit_bytes = room_bytes
-            if decompress(address + begin, target, length, unit_bytes) != unit_bytes:
-                return position
-            target += unit_bytes
-            room_bytes -= unit_bytes
-        return len(at)
 
 
 def lzo_error(number: int) -> str:

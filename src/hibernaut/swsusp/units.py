@@ -2,17 +2,15 @@
 """Many units in one call: decompressed from one array into another, or compressed, each with its part of the CRC.
 
 A unit of LZ4 takes some 50 microseconds, so that a few Python calls a unit count. The system's libraries take
-addresses: the arrays and their bounds are looked at once for all units. The CRC of decompressed units is one call for
-all of them: for a MiB at a time it was not faster.
+addresses: the arrays and their bounds are looked at once for all units.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from hibernaut.memory.page import PAGE_SIZE, Bytes
-from hibernaut.swsusp.codecs import Codec
+from hibernaut.swsusp.codecs import Codec, WrongLength
 from hibernaut.swsusp.crc32 import crc32
 from hibernaut.swsusp.declarations import LENGTH_BYTES
 
@@ -47,14 +45,14 @@ class ZeroUnits:
     def __init__(self) -> None:
         self._known: set[bytes] = set()
 
-    def has(self, packed: bytes) -> bool:
+    def has(self, packed: Bytes) -> bool:
         """Return whether these bytes decompress to zeroes, as far as it is known."""
-        return packed in self._known
+        return len(packed) <= MOST_ZERO_BYTES and packed.tobytes() in self._known
 
-    def learn(self, packed: bytes, unit: Bytes) -> None:
+    def learn(self, packed: Bytes, unit: Bytes) -> None:
         """Keep the compressed form of a unit that has just been decompressed, if that is one of zeroes."""
-        if len(self._known) < MOST_ZERO_FORMS and not unit.any():
-            self._known.add(packed)
+        if len(packed) <= MOST_ZERO_BYTES and len(self._known) < MOST_ZERO_FORMS and not unit.any():
+            self._known.add(packed.tobytes())
 
 
 def unpack_units(
@@ -88,60 +86,29 @@ def unpack_units(
         raise ValueError(f"units outside of their {len(stored)} bytes")
     if not (len(at) - 1) * unit_bytes < len(out) <= len(at) * unit_bytes:
         raise ValueError(f"{len(at)} units of {unit_bytes} bytes for {len(out)} bytes")
-    if zeroes is None or not lengths or min(lengths) > MOST_ZERO_BYTES:
-        _unpack(codec, stored, at, lengths, out, unit_bytes, range(len(at)))
-    else:
-        _unpack_some_zero(codec, stored, at, lengths, out, unit_bytes, zeroes)
-    return crc32(out, crc)
-
-
-def _unpack(
-    codec: Codec, stored: Bytes, at: Sequence[int], lengths: Sequence[int], out: Bytes, unit_bytes: int, units: range
-) -> None:
-    """Decompress the units at some positions, all in a row. Raises DamagedUnit."""
-    some = slice(units.start, units.stop)
-    good = units.start
-    if codec.system is not None:
-        part = out[units.start * unit_bytes : units.stop * unit_bytes]
-        source, target = stored.ctypes.data, part.ctypes.data
-        good += codec.system.decompress_units(source, at[some], lengths[some], target, len(part), unit_bytes)
-    for position in range(good, units.stop):
-        packed = stored[at[position] : at[position] + lengths[position]]
-        try:
-            codec.decompress_into(packed, out[position * unit_bytes : (position + 1) * unit_bytes])
-        except ValueError as error:
-            raise DamagedUnit(position, str(error)) from error
-
-
-def _unpack_some_zero(
-    codec: Codec,
-    stored: Bytes,
-    at: Sequence[int],
-    lengths: Sequence[int],
-    out: Bytes,
-    unit_bytes: int,
-    zeroes: ZeroUnits,
-) -> None:
-    """Decompress units of which some may be zeroes: neighbours of one form together. Raises DamagedUnit."""
-    whole = len(out) // unit_bytes
-
-    def form_of(position: int) -> bytes | None:
-        """Return the bytes of a unit that may be zeroes; None of another one."""
-        if lengths[position] > MOST_ZERO_BYTES or position >= whole:
-            return None
-        return stored[at[position] : at[position] + lengths[position]].tobytes()
-
-    for form, positions in itertools.groupby(range(len(at)), form_of):
-        first, *others = positions
-        end = first + 1 + len(others)
-        if form is not None and not zeroes.has(form):
-            _unpack(codec, stored, at, lengths, out, unit_bytes, range(first, first + 1))
-            zeroes.learn(form, out[first * unit_bytes : (first + 1) * unit_bytes])
-            first += 1
-        if form is not None and zeroes.has(form):
-            out[first * unit_bytes : end * unit_bytes] = 0
+    zeroes = ZeroUnits() if zeroes is None else zeroes
+    source, target, view, system = stored.ctypes.data, out.ctypes.data, out.data, codec.system
+    done = 0
+    for position, (begin, length) in enumerate(zip(at, lengths, strict=True)):
+        end = min(done + unit_bytes, len(out))
+        packed, is_whole = stored[begin : begin + length], end - done == unit_bytes
+        if is_whole and zeroes.has(packed):
+            out[done:end] = 0
         else:
-            _unpack(codec, stored, at, lengths, out, unit_bytes, range(first, end))
+            try:
+                if system is None:
+                    codec.decompress_into(packed, out[done:end])
+                else:
+                    size_bytes = system.decompress_at(source + begin, length, target + done, end - done)
+                    if size_bytes != end - done:
+                        raise WrongLength(size_bytes, end - done)
+            except ValueError as error:
+                raise DamagedUnit(position, str(error)) from error
+            if is_whole:
+                zeroes.learn(packed, out[done:end])
+        crc = crc32(view[done:end], crc)  # here, while it is in the cache of the core
+        done = end
+    return crc
 
 
 def packed_room(codec: Codec, units: int, unit_bytes: int) -> int:
