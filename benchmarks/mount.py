@@ -26,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from hibernaut.kernel.drgn_plugin import drgn_prog_set
 from hibernaut.memory.page import Bytes
 from hibernaut.swsusp import open_image
@@ -156,18 +158,19 @@ def mounted(image: Path, *, count: bool = False) -> Iterator[Path]:
 
 
 def count_units() -> None:
-    """Run the command line of this process, and write the number of units that are decompressed, and of all."""
+    """Run the command line of this process, and write the number of units that are read, and of all."""
     from hibernaut.cli.app import run
-    from hibernaut.swsusp.stream import Batch, UnitStream
+    from hibernaut.swsusp.stream import UnitStream
 
     units: set[int] = set()
-    decode = UnitStream.decode
+    read_entries = UnitStream._read_entries
 
-    def counted(stream: UnitStream, first: int, last: int, out: Bytes | None = None) -> Batch:
-        units.update(range(first, last))
-        return decode(stream, first, last, out)
+    def counted(stream: UnitStream, first: int, last: int, out: Bytes) -> None:
+        begin, end = np.searchsorted(stream.index.first_entry, [first, last - 1], side="right").tolist()
+        units.update(range(begin - 1, end))
+        read_entries(stream, first, last, out)
 
-    UnitStream.decode = counted  # type: ignore[method-assign, assignment]
+    UnitStream._read_entries = counted  # type: ignore[method-assign, assignment]
     arguments = sys.argv[2:]
     try:
         run(arguments)

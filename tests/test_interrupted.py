@@ -79,9 +79,9 @@ READERS: dict[str, Callable[[Image, Path], object]] = {
 def test_interrupted_readers_and_writers_of_images(
     interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch, reader: str, times: int, image_file: Path, tmp_path: Path
 ) -> None:
-    """The interrupt comes while a unit is decompressed: no thread and no file is left."""
+    """The interrupt comes while units are read: no thread and no file is left."""
     with open_image(image_file) as image:
-        monkeypatch.setattr(UnitStream, "decode", interrupts.once(UnitStream.decode, times))
+        monkeypatch.setattr(UnitStream, "_read_entries", interrupts.once(UnitStream._read_entries, times))
         with interrupts.expected():
             READERS[reader](image, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run hibernaut's command line, and write how many units of an image are decompressed.
+"""Run hibernaut's command line, and write how many units of an image are read.
 
     python counted.py COUNTS ARGUMENT...
 
-COUNTS becomes a JSON list: the number of different units that are decompressed, and that of all units of the images
-that are read from.
+COUNTS becomes a JSON list: the number of different units that are read, all or a part of them, and that of all units of
+the images that are read from.
 """
 
 from __future__ import annotations
@@ -13,24 +13,27 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from hibernaut.cli.app import run
 from hibernaut.memory.page import Bytes
-from hibernaut.swsusp.stream import Batch, UnitStream
+from hibernaut.swsusp.stream import UnitStream
 
 
 def main() -> None:
     """Count, for as long as the command runs."""
     units: set[int] = set()
     total = 0
-    decode = UnitStream.decode
+    read_entries = UnitStream._read_entries
 
-    def counted(stream: UnitStream, first_unit: int, last_unit: int, out: Bytes | None = None) -> Batch:
+    def counted(stream: UnitStream, first: int, last: int, out: Bytes) -> None:
         nonlocal total
-        units.update(range(first_unit, last_unit))
+        begin, end = np.searchsorted(stream.index.first_entry, [first, last - 1], side="right").tolist()
+        units.update(range(begin - 1, end))
         total = len(stream.index)
-        return decode(stream, first_unit, last_unit, out)
+        read_entries(stream, first, last, out)
 
-    UnitStream.decode = counted  # type: ignore[method-assign, assignment]
+    UnitStream._read_entries = counted  # type: ignore[method-assign, assignment]
     try:
         run(sys.argv[2:])
     finally:

@@ -21,6 +21,8 @@ drgn = pytest.importorskip("drgn", reason="drgn is not installed: pip install dr
 COUNTED = Path(__file__).with_name("counted.py")
 TASKS = {"swap-6.1-lzo.img": 45, "swap-6.1-low2m.img": 46, "swap-6.12-lz4.img": 50}
 A_TENTH = 0.1
+TOO_FEW = 0.03
+"""A smaller part of the units is a count that misses some: the list of frames and the symbols alone take more."""
 IN_PLACE = """
 from drgn.helpers.linux.pid import for_each_task
 print(len([(task.pid.value_(), task.comm.string_()) for task in for_each_task(prog)]))
@@ -64,7 +66,7 @@ def all_tasks(program: Any) -> None:
 
 
 def share(counts: Path) -> float:
-    """Return the part of the units that are decompressed."""
+    """Return the part of the units that are read."""
     units, total = json.loads(counts.read_text())
     return float(units / total)
 
@@ -92,7 +94,7 @@ def test_drgn_looks_at_a_mounted_image(
         look(program)
         del program
         assert found.end() == 0
-    assert 0 < share(counts) < most
+    assert TOO_FEW < share(counts) < most
 
 
 @pytest.mark.golden
@@ -105,7 +107,7 @@ def test_a_list_of_processes_in_place(golden: Golden, tmp_path: Path, image: str
         [sys.executable, COUNTED, counts, "drgn", golden(image), script], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"{TASKS[image]}\n"
-    assert 0 < share(counts) < A_TENTH
+    assert TOO_FEW < share(counts) < A_TENTH
 
 
 @pytest.mark.golden
