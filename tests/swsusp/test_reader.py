@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from hibernaut.errors import CorruptImage, FormatError
 from hibernaut.swsusp import Image, inspect_image, looks_like_swap, open_image
+from hibernaut.swsusp.stream import UnitStream
 from hibernaut.volumes.files import open_plain
 from tests.conftest import Golden
 from tests.strategies import image_layouts, saved_pages
@@ -115,6 +117,23 @@ def test_units_of_zeroes_are_kept_once(tmp_path: Path, opened: Opened, compresso
     assert [len(unit) for unit in found] == [32] * units + [8]
     for number, unit in enumerate(found):
         assert (unit == stream.decode(number, number + 1).pages).all()
+
+
+def test_a_page_that_is_not_compressed_is_read_by_itself(tmp_path: Path, opened: Opened) -> None:
+    """One block of the swap map is read for it; of a compressed image, those of its unit."""
+    for compressor in ("none", "lzo"):
+        path = tmp_path / compressor
+        path.write_bytes(naive.build(some_pages(), naive.Layout(compressor=compressor)))
+        memory = opened(path).memory()
+        with mock.patch.object(
+            UnitStream, "_read_entries", autospec=True, side_effect=UnitStream._read_entries
+        ) as read:
+            assert memory.page(3 * 100) is not None
+        blocks = sum(last - first for _, first, last, _ in (call.args for call in read.call_args_list))
+        index = memory.image.stream.index
+        unit = (memory.image.meta_rows + memory.image.stored_frames.row(3 * 100)) // 32
+        expected = index.first_entry[unit + 1] - index.first_entry[unit]
+        assert blocks == (1 if compressor == "none" else expected)
 
 
 def test_a_unit_of_zeroes_in_the_place_of_a_shorter_one_is_damage(tmp_path: Path, opened: Opened) -> None:
