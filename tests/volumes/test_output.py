@@ -10,6 +10,7 @@ import signal
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,73 @@ def test_bulk_is_the_same_however_it_is_written(tmp_path: Path, direct_writes: l
     assert written[: len(expected)] == expected
     assert written[5 << 20 :] == whole[:4096]
     assert aligned_writes == (0 if "opening" in request.node.callspec.id else 2)
+
+
+@pytest.fixture
+def allocations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The parts of files that get blocks, from and to, in bytes."""
+    made: list[tuple[int, int]] = []
+    allocate = os.posix_fallocate
+
+    def allocated(fd: int, at: int, size_bytes: int) -> None:
+        made.append((at, at + size_bytes))
+        allocate(fd, at, size_bytes)
+
+    monkeypatch.setattr(os, "posix_fallocate", allocated)
+    monkeypatch.setattr(output, "ALLOCATED_BYTES", 17 << 19)
+    return made
+
+
+@pytest.mark.parametrize("direct_writes", ["direct"], indirect=True)
+def test_a_growing_file_has_its_blocks_ahead_of_its_writes(
+    tmp_path: Path, direct_writes: list[int], allocations: list[tuple[int, int]]
+) -> None:
+    """Few allocations, no gap between them, none behind the expected size; a file with holes gets its writes' only."""
+    data = aligned(1 << 20)
+    expected_bytes = output.DIRECT_FILE_BYTES
+    with replacing(tmp_path / "grows") as fd, BulkOutput(fd, expected_bytes, grows=True) as bulk:
+        for number in (1, 0, *range(2, 24)):  # threads come in another order than the file's
+            bulk.write([data], number << 20)
+            assert all(first[1] == second[0] for first, second in pairwise(allocations))
+            assert allocations[0][0] == 0
+            assert allocations[-1][1] >= (number + 1) << 20
+        assert allocations == [(0, 21 << 19), (21 << 19, 39 << 19), (39 << 19, 57 << 19)]
+        bulk.write([data], expected_bytes - (1 << 20))
+        assert allocations[3:] == [(57 << 19, expected_bytes)]
+        bulk.write([data], expected_bytes)  # what cannot be compressed takes more than its pages
+        assert allocations[4:] == [(expected_bytes, expected_bytes + (1 << 20))]
+        output.set_size(fd, 24 << 20)
+        assert os.fstat(fd).st_blocks * 512 <= 25 << 20
+    assert (tmp_path / "grows").read_bytes() == bytes(data) * 24
+    allocations.clear()
+    with replacing(tmp_path / "holes") as fd, BulkOutput(fd, expected_bytes) as bulk:
+        for number in (0, 3, 2, 9):
+            bulk.write([data], number << 20)
+    assert allocations == [(number << 20, (number + 1) << 20) for number in (0, 3, 2, 9)]
+    assert len(direct_writes) == 24 + 2 + 4
+
+
+@pytest.mark.parametrize("direct_writes", ["direct"], indirect=True)
+def test_what_fits_is_written_where_blocks_ahead_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct_writes: list[int]
+) -> None:
+    """On a disk that is nearly full each write asks for blocks again, since other files may have been removed."""
+    data, left, asked = aligned(1 << 20), [False, True, False], []
+
+    def allocate(_fd: int, at: int, size_bytes: int) -> None:
+        asked.append((at, size_bytes))
+        if not left[len(asked) - 1]:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    monkeypatch.setattr(output, "ALLOCATED_BYTES", 1 << 20)
+    with replacing(tmp_path / "out") as fd, BulkOutput(fd, output.DIRECT_FILE_BYTES, grows=True) as bulk:
+        for number in range(4):
+            bulk.write([data], number << 20)
+        output.set_size(fd, 4 << 20)
+    assert asked == [(0, 2 << 20), (1 << 20, 2 << 20), (3 << 20, 2 << 20)]
+    assert direct_writes == [1 << 20] * 4
+    assert (tmp_path / "out").read_bytes() == bytes(data) * 4
 
 
 def test_small_files_and_spools_go_through_the_page_cache(tmp_path: Path, direct_writes: list[int]) -> None:

@@ -49,6 +49,8 @@ DIRECT_BYTES = 256 << 10
 """Least bytes of one direct write: each waits for the disk."""
 DIRECT_ALIGNMENT = 4096
 """Alignment of offset, length and memory that every disk accepts (open(2), O_DIRECT)."""
+ALLOCATED_BYTES = 32 << 20
+"""Bytes of a growing file that get blocks at once: ext4 lets an allocation wait for all direct writes under way."""
 DIRECT_WRITERS = 2
 """Threads beyond one for each core, so that no core is idle while others wait for the disk."""
 PRIVATE = 0o600
@@ -357,8 +359,9 @@ class BulkOutput(Closing):
     Args:
         fd: descriptor of the file, open for writing.
         size_bytes: expected size of the file.
-        grows: whether the file grows as it is written. One that is written directly then has the expected size from the
-            first write on; the caller sets the final one.
+        grows: whether the file grows as it is written, from its start on. One that is written directly then has the
+            expected size from the first write on, and blocks ahead of the writes; the caller sets the final size, which
+            frees those that are left.
         durable: whether the file is synced at its end, and writeback is started early.
     """
 
@@ -366,6 +369,10 @@ class BulkOutput(Closing):
         self._fd = fd
         self._writeback = Writeback(fd) if durable else None
         self._direct: int | None = None
+        self._grows = grows
+        self._size_bytes = size_bytes
+        self._allocated_bytes = 0
+        self._allocating = threading.Lock()
         if durable and size_bytes >= DIRECT_FILE_BYTES:
             with suppress(OSError):  # EINVAL: the file system has no direct writes
                 self._direct = os.open(f"{OPEN_FILES}/{fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
@@ -390,12 +397,29 @@ class BulkOutput(Closing):
         """Return the number of bytes written directly; what is left is written, or fails, through the page cache."""
         if len(parts) > IOVECS:
             return 0
-        with suppress(OSError):  # ext4 makes direct writes to a hole or behind the end wait for each other
-            os.posix_fallocate(direct, offset, sum(len(part) for part in parts))
+        self._allocate(direct, offset, offset + sum(len(part) for part in parts))
         try:
             return os.pwritev(direct, parts, offset)
         except OSError:
             return 0
+
+    def _allocate(self, direct: int, begin: int, end: int) -> None:
+        """Give a part its blocks, as far as there are any.
+
+        ext4 makes direct writes to a hole or behind the end wait for each other, and an allocation for all of them.
+        """
+        if not self._grows:
+            with suppress(OSError):
+                os.posix_fallocate(direct, begin, end - begin)
+            return
+        with self._allocating:
+            if end <= self._allocated_bytes:
+                return
+            ahead = max(end, min(end + ALLOCATED_BYTES, self._size_bytes))
+            begin, self._allocated_bytes = self._allocated_bytes, end
+            with suppress(OSError):  # too few are left for so many; those written may still fit
+                os.posix_fallocate(direct, begin, ahead - begin)
+                self._allocated_bytes = ahead
 
     def close(self) -> None:
         """Close what was opened here; the file stays open."""
