@@ -358,7 +358,7 @@ def test_a_growing_file_has_its_blocks_ahead_of_its_writes(
 
 
 @pytest.mark.parametrize("direct_writes", ["direct"], indirect=True)
-def test_what_fits_is_written_where_blocks_ahead_do_not_fit(
+def test_a_write_fits_where_blocks_ahead_of_it_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct_writes: list[int]
 ) -> None:
     """On a disk that is nearly full each write asks for blocks again, since other files may have been removed."""
