@@ -61,6 +61,7 @@ def main() -> None:
     sys.unraisablehook = lambda _told: None
     began: list[int] = []
     ended: list[int] = []
+    finished: list[int] = []
 
     def work(number: int) -> int:
         began.append(number)
@@ -74,12 +75,15 @@ def main() -> None:
 
     storm = Storm()
     for number in range(CALLS):
-        storm.call(results if number % 2 else lambda: parallel.in_order(PIECES, work, int, began.append))
-        done = len(began), len(ended)
+        finishers = number // 2 % 3
+        pieces = partial(parallel.in_order, PIECES, work, int, finished.append, finishers=finishers)
+        storm.call(results if number % 2 else pieces)
+        done = len(began), len(ended), len(finished)
         while len(os.listdir("/proc/self/task")) > 1:
             time.sleep(0.001)
-        if (len(began), len(ended)) != done:
-            sys.exit(f"call {number}: {done} pieces began and ended, later {len(began), len(ended)}")
+        later = len(began), len(ended), len(finished)
+        if later != done:
+            sys.exit(f"call {number}: {done} pieces were begun, worked on, finished; later {later}")
     storm.end()
     sys.stdout.write(f"{CALLS} calls, {storm.interrupted} interrupted\n")
 

@@ -36,8 +36,8 @@ def four_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "worker_count", lambda: 4)
 
 
-@given(st.lists(st.integers(0, 2), max_size=40))
-def test_results_are_committed_in_order_and_finished_once(delays: list[int]) -> None:
+@given(st.lists(st.integers(0, 2), max_size=40), st.integers(1, 4), st.integers(0, 3))
+def test_results_are_committed_in_order_and_finished_once(delays: list[int], workers: int, finishers: int) -> None:
     """Pieces that take longer than later ones do not overtake them; each is finished exactly once."""
     committed: list[int] = []
     finished: list[int] = []
@@ -50,14 +50,15 @@ def test_results_are_committed_in_order_and_finished_once(delays: list[int]) -> 
         committed.append(number)
         return number
 
-    in_order(len(delays), work, commit, finished.append)
+    in_order(len(delays), work, commit, finished.append, workers=workers, finishers=finishers)
     assert committed == list(range(len(delays)))
     assert sorted(finished) == committed
     assert list(ordered_results(partial(work, number) for number in range(len(delays)))) == committed
 
 
+@pytest.mark.parametrize("finishers", [0, 2])
 @pytest.mark.parametrize("where", ["work", "commit", "finish"])
-def test_the_first_failure_is_raised(where: str) -> None:
+def test_the_first_failure_is_raised(where: str, finishers: int) -> None:
     """An exception in any part reaches the caller, and soon nothing more is begun."""
     begun: list[int] = []
 
@@ -74,12 +75,13 @@ def test_the_first_failure_is_raised(where: str) -> None:
         fail_at_7("finish", number)
 
     with pytest.raises(ValueError, match=f"{where} "):
-        in_order(10_000, work, lambda number: fail_at_7("commit", number), finish)
+        in_order(10_000, work, lambda number: fail_at_7("commit", number), finish, finishers=finishers)
     assert len(begun) < 1000
     assert threading.active_count() < 10
 
 
-def test_no_more_is_begun_than_the_window_allows() -> None:
+@pytest.mark.parametrize("finishers", [0, 2])
+def test_no_more_is_begun_than_the_window_allows(finishers: int) -> None:
     """While the first piece is slow the others do not run away: at most four a worker are begun."""
     gate = threading.Event()
     begun: list[int] = []
@@ -94,16 +96,124 @@ def test_no_more_is_begun_than_the_window_allows() -> None:
             gate.set()
         return number
 
-    in_order(500, work, lambda number: number)
+    in_order(500, work, lambda number: number, finishers=finishers)
     assert len(begun) == 500
+
+
+@pytest.mark.parametrize("finishers", [1, 2])
+def test_no_more_is_begun_than_finishers_and_workers_finish(finishers: int) -> None:
+    """With two pieces left to each finisher, workers finish as well, and none begins: results that wait are bounded."""
+    gate = threading.Event()
+    begun: list[int] = []
+    begun_by: set[int] = set()
+    finished_by: list[int] = []
+    most = (1 + parallel.WINDOW) * finishers + 4 * parallel.WINDOW
+
+    def work(number: int) -> int:
+        begun.append(number)
+        begun_by.add(threading.get_ident())
+        return number
+
+    def finish(_number: int) -> None:
+        finished_by.append(threading.get_ident())
+        if len(finished_by) == finishers + 4:
+            time.sleep(0.05)  # would be enough for the others to begin hundreds more
+            assert len(begun) <= most
+            assert len(set(finished_by)) == finishers + 4
+            gate.set()
+        gate.wait(5)
+
+    in_order(500, work, lambda number: number, finish, finishers=finishers)
+    assert gate.is_set()
+    assert len(begun_by) <= 4
+    assert len(begun) == len(finished_by) == 500
+
+
+def test_one_worker_with_finishers_works_on_while_they_finish() -> None:
+    """On one core as well, the disk is waited for beside the work."""
+    second = threading.Event()
+
+    def work(number: int) -> int:
+        if number:
+            second.set()
+        return number
+
+    seen: list[bool] = []
+    in_order(2, work, lambda number: number, lambda _number: seen.append(second.wait(5)), workers=1, finishers=1)
+    assert seen == [True, True]
+
+
+def test_a_finisher_that_waits_ends_with_the_last_worker() -> None:
+    """A worker that finds the work stopped, with nothing left under way, wakes those who wait for its next piece."""
+    finished = threading.Event()
+
+    class Pieces(parallel._Pieces[int, int]):
+        def _complete(self, number: int, result: int) -> None:
+            super()._complete(number, result)
+            finished.wait(5)
+            time.sleep(0.05)  # the finisher waits again
+            self.stop()
+
+    pieces = Pieces(9, 1, 1, lambda number: number, lambda number: number, lambda _number: finished.set())
+    threads = [threading.Thread(target=pieces.run, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert finished.is_set()
+
+
+def test_a_piece_that_fails_wakes_those_who_wait_for_it() -> None:
+    """The others have begun all that the window allows: without that piece nothing more is committed."""
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            while len(begun) < 4 * parallel.WINDOW:
+                time.sleep(0.001)
+            time.sleep(0.05)  # the others wait
+            raise ValueError("of piece 0")
+        return number
+
+    with pytest.raises(ValueError, match="of piece 0"):
+        in_order(500, work, lambda number: number, lambda _number: None, finishers=1)
+
+
+def test_nothing_is_finished_after_a_failure() -> None:
+    """Pieces that were committed before another one failed stay unfinished."""
+    calls: list[int] = []
+    first, second, failed = threading.Event(), threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        if number == 1:
+            first.wait(5)  # the finisher has piece 0, and the worker is to keep piece 2 ready when it finishes piece 1
+        return number
+
+    def finish(number: int) -> None:
+        calls.append(number)
+        first.set()
+        if len(calls) == 1:
+            second.wait(5)
+            failed.set()
+            raise ValueError(f"of piece {number}")
+        second.set()
+        failed.wait(5)
+        time.sleep(0.05)  # the failure is known then
+
+    with pytest.raises(ValueError, match="of piece"):
+        in_order(500, work, lambda number: number, finish, workers=1, finishers=1)
+    assert calls == [0, 1]
 
 
 # ---- interrupts ----
 
 
+@pytest.mark.parametrize("finishers", [0, 2])
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("where", ["work", "commit", "finish"])
-def test_an_interrupt_waits_for_the_threads(interrupts: Interrupts, where: str, times: int) -> None:
+def test_an_interrupt_waits_for_the_threads(interrupts: Interrupts, where: str, times: int, finishers: int) -> None:
     """After any number of interrupts of the calling thread, the piece under way ends first, and nothing else begins."""
     begun: list[int] = []
     ended: list[int] = []
@@ -124,7 +234,13 @@ def test_an_interrupt_waits_for_the_threads(interrupts: Interrupts, where: str, 
         part("finish", number)
 
     with interrupts.expected():
-        in_order(1_000_000, lambda number: part("work", number), lambda number: part("commit", number), finish)
+        in_order(
+            1_000_000,
+            lambda number: part("work", number),
+            lambda number: part("commit", number),
+            finish,
+            finishers=finishers,
+        )
     assert ended == [5]
     assert len(begun) < 1_000_000
 
@@ -395,6 +511,9 @@ def test_threads_that_never_run(nr_started: int, refuses: bool, monkeypatch: pyt
     monkeypatch.setattr(_thread, "start_new_thread", starved)
     if nr_started:
         assert both_ways(50) == (list(range(50)), list(range(50)))
+        finished: list[int] = []
+        in_order(50, lambda number: number, lambda number: number, finished.append, finishers=3)
+        assert sorted(finished) == list(range(50))
         return
     with pytest.raises(MemoryError, match="thread"):
         in_order(50, lambda number: number, lambda number: number)
@@ -418,14 +537,27 @@ def test_a_thread_that_fails_outside_of_its_work(monkeypatch: pytest.MonkeyPatch
         patch.setattr(parallel, "SimpleQueue", Queue)
         with pytest.raises(MemoryError, match="of the queue"):
             list(ordered_results(partial(int, number) for number in range(50)))
-    begin, begun = parallel._Pieces._begin, []
+    begin, begun = parallel._Pieces._next, []
 
-    def failing(self: parallel._Pieces[int, int]) -> int | None:
+    def failing(self: parallel._Pieces[int, int]) -> int | tuple[int, int] | None:
         begun.append(begin(self))
         if len(begun) == 3:
             raise MemoryError("of a piece")
         return begun[-1]
 
-    monkeypatch.setattr(parallel._Pieces, "_begin", failing)
+    monkeypatch.setattr(parallel._Pieces, "_next", failing)
     with pytest.raises(MemoryError, match="of a piece"):
         in_order(50, lambda number: number, lambda number: number)
+
+
+@pytest.mark.usefixtures("few_looks")
+def test_workers_that_end_without_a_word_to_finishers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory for that, too, a worker's exception is raised, and finishers that wait for pieces end."""
+
+    class Condition(threading.Condition):
+        def notify_all(self) -> None:
+            raise MemoryError("of a wake-up")
+
+    monkeypatch.setattr(threading, "Condition", Condition)
+    with pytest.raises(MemoryError, match="of a wake-up"):
+        in_order(50, lambda number: number, lambda number: number, lambda _number: None, finishers=5)

@@ -32,7 +32,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -61,6 +61,7 @@ def in_order(
     finish: Callable[[Committed], None] | None = None,
     *,
     workers: int | None = None,
+    finishers: int = 0,
 ) -> None:
     """Do `work(i)` for i below `count` on all cores; `commit` each result in order, then `finish` it in any order.
 
@@ -71,22 +72,26 @@ def in_order(
         work: function of the piece's number, called from several threads at once.
         commit: function of the result, called for pieces 0, 1, 2, ... one at a time; must be quick.
         finish: function of the value of `commit`, called from several threads at once.
-        workers: number of threads; None for one per core.
+        workers: number of threads that work; None for one per core.
+        finishers: number of threads besides these that finish: where that waits for a disk, no core waits. A worker
+            finishes pieces where two for each of them, or one without them, are left to be finished.
 
     Raises:
         MemoryError: no thread begins.
         BaseException: the exception of the lowest piece that failed; no piece is begun after a failure.
     """
-    workers = min(worker_count() if workers is None else workers, count)
-    if workers <= 1:
+    workers, finishers = (
+        min(threads, count) for threads in (worker_count() if workers is None else workers, finishers)
+    )
+    if workers + finishers <= 1 or count == 1:
         for number in range(count):
             committed = commit(work(number))
             if finish is not None:
                 finish(committed)
         return
-    pieces = _Pieces(count, WINDOW * workers, work, commit, finish)
+    pieces = _Pieces(count, workers, finishers, work, commit, finish)
     with _Workers(pieces.run, pieces.stop) as threads, threads:
-        for _ in range(workers):
+        for _ in range(workers + finishers):
             threads.start()
         threads.wait()
     if pieces.error is not None:
@@ -314,61 +319,93 @@ class _Pieces(Generic[Result, Committed]):
     def __init__(
         self,
         count: int,
-        window: int,
+        workers: int,
+        finishers: int,
         work: Callable[[int], Result],
         commit: Callable[[Result], Committed],
         finish: Callable[[Committed], None] | None,
     ) -> None:
         self.error: BaseException | None = None
-        self._failed_at = count
+        self._failed_at = count + 1
         self._count = count
+        self._workers = workers
         self._work = work
         self._commit = commit
         self._finish = finish
-        self._window = window
+        self._window = WINDOW * workers
+        self._most_ready = max(1, WINDOW * finishers)
         self._changed = threading.Condition()
+        self._threads = 0
+        self._at_work = 0
         self._begun = 0
         self._committed = 0
         self._waiting: dict[int, Result] = {}
+        self._ready: SimpleQueue[tuple[int, Committed] | None] = SimpleQueue()
         self._stopped = False
 
     def run(self) -> None:
-        """Work on pieces until none is left to begin, or one fails."""
-        number: int | None = 0
-        while number is not None:
+        """Work on pieces and finish some, until nothing is left to do, or one fails."""
+        with self._changed:
+            self._threads += 1
+            works = self._threads <= self._workers
+            self._at_work += works
+        while True:
+            number = self._count  # of no piece
             try:
-                number = self._begin()
-                if number is not None:
+                piece = self._next() if works else self._ready.get()
+                if piece is None or self._is_stopped():
+                    break
+                if isinstance(piece, int):
+                    number = piece
                     self._complete(number, self._work(number))
+                else:
+                    number, committed = piece
+                    if self._finish is not None:
+                        self._finish(committed)
             except BaseException as error:  # `in_order` raises it
                 with self._changed:
-                    if number is not None and number < self._failed_at:
+                    if number < self._failed_at:
                         self.error, self._failed_at = error, number
                     self._changed.notify_all()
+        with self._changed:
+            self._at_work -= works
+            is_last = not self._at_work
+        if is_last or not works:
+            self._ready.put(None)  # one finisher ends, and has the next one end
 
     def stop(self) -> None:
-        """Begin no further piece. No wake-up is needed: a waiting worker waits for one at work, which wakes it."""
+        """Begin and finish no further piece. A waiting worker is not woken: it waits for one at work, which wakes it."""
         self._stopped = True
+        self._ready.put(None)
 
-    def _begin(self) -> int | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._done() or self._begun - self._committed < self._window)
-            if self._done():
-                return None
-            self._begun += 1
-            return self._begun - 1
+    def _next(self) -> int | tuple[int, Committed] | None:
+        """Return a piece to begin, or a committed one to finish with its number; None if a worker is to end."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_over() or self._begun - self._committed < self._window)
+                over = self._is_over()
+                if not over and self._ready.qsize() < self._most_ready:
+                    self._begun += 1
+                    return self._begun - 1
+            try:
+                return self._ready.get(block=False)
+            except Empty:
+                if over:
+                    return None
 
-    def _done(self) -> bool:
-        return self._stopped or self.error is not None or self._begun >= self._count
+    def _is_stopped(self) -> bool:
+        return self._stopped or self.error is not None
+
+    def _is_over(self) -> bool:
+        """Whether no piece is left to begin: those under way are finished by their workers."""
+        return self._is_stopped() or self._begun >= self._count
 
     def _complete(self, number: int, result: Result) -> None:
-        ready = []
         with self._changed:
             self._waiting[number] = result
             while self._committed in self._waiting and not self._stopped:
-                ready.append(self._commit(self._waiting.pop(self._committed)))
+                committed = self._commit(self._waiting.pop(self._committed))
+                if self._finish is not None:
+                    self._ready.put((self._committed, committed))
                 self._committed += 1
             self._changed.notify_all()
-        for committed in ready:
-            if self._finish is not None and not self._stopped:
-                self._finish(committed)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hibernaut.memory.ranges import FrameRanges
@@ -90,6 +90,13 @@ FEW = st.just(0) | st.integers(-3, 3)
     more=FEW | st.sampled_from([1 << 40, 1 << 31]),
     has_zero_pages=st.booleans(),
     parts=st.integers(1, 7),
+)
+@example(lists=[[FLAG | 1]], missing=0, pages=0, more=-2, has_zero_pages=True, parts=1)
+@example(lists=[[FLAG | 1, 2]], missing=0, pages=0, more=-3, has_zero_pages=True, parts=1)
+@example(lists=[[1, FLAG | 2]], missing=0, pages=0, more=-3, has_zero_pages=True, parts=1)
+@example(lists=[[FLAG | frame for frame in range(1, 9)]], missing=0, pages=0, more=-5, has_zero_pages=True, parts=1)
+@example(
+    lists=[[1], [FLAG | frame for frame in range(2, 9)]], missing=0, pages=0, more=-5, has_zero_pages=True, parts=2
 )
 def test_a_snapshot_ends_as_the_naive_one(
     lists: list[list[int]], missing: int, pages: int, more: int, has_zero_pages: bool, parts: int

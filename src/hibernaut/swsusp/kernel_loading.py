@@ -185,7 +185,8 @@ class SnapshotLoading:
         last = np.ones(len(frames), dtype=np.bool_)
         last[:-1] = frames[1:] != frames[:-1]  # of a frame listed with the flag and without, that with it
         zero = (words[last] & np.uint64(1)) != 0
-        listed, wanted = len(zero), self._data + self._flagged
+        # The first frame is sought before the counts are compared; they can have wrapped by the flags of the last page.
+        listed, wanted = len(zero), max(1, (self._total + self._flagged) % COUNTS - self._meta)
         rows = int(np.count_nonzero(~zero[: min(listed, wanted)]))
         where = "get_buffer, kernel/power/snapshot.c"
         ending = LoadingEnd(Answer.OK, lists_read=True)

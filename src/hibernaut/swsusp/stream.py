@@ -197,6 +197,7 @@ class UnitStream:
         self._entries = swap_map.entries
         self._breaks = _breaks(swap_map.entries)
         self._zero_units = ZeroUnits()
+        self._not_decompressed = self._zero_units if compressor == "lzo" else None
         self._local = threading.local()
         self._codec: Codec | None = None if compressor == "none" else codec_named(compressor)
 
@@ -247,10 +248,13 @@ class UnitStream:
             return self.read_rows(first_row, end_row - first_row)
         stored, at, lengths = self._read_units(number, number + 1)
         is_whole = end_row - first_row == self.unit_rows
-        if is_whole and self._zero_units.has(stored[at[0] : at[0] + lengths[0]]):
+        packed = stored[at[0] : at[0] + lengths[0]]
+        if is_whole and self._zero_units.has(packed):
             return self._zeroes
         pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8)
         self._unpack_read_units(self._codec, number, stored, at, lengths, pages.reshape(-1), 0)
+        if is_whole:
+            self._zero_units.learn(packed, pages)
         pages.flags.writeable = False
         return pages
 
@@ -323,7 +327,7 @@ class UnitStream:
         crc: int,
     ) -> int:
         """Decompress units, see `unpack_units`."""
-        return unpack_units(codec, stored, at, lengths, out, self.unit_rows * PAGE_SIZE, crc, self._zero_units)
+        return unpack_units(codec, stored, at, lengths, out, self.unit_rows * PAGE_SIZE, crc, self._not_decompressed)
 
     def _read_entries(self, first: int, last: int, out: Bytes) -> None:
         """Read the blocks of some entries of the swap map: with one call where they are neighbours."""

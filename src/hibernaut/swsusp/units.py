@@ -19,6 +19,9 @@ __all__ = ["DamagedUnit", "ZeroUnits", "pack_units", "packed_room", "unpack_unit
 ZEROES = memoryview(bytes(PAGE_SIZE))
 MOST_ZERO_BYTES = 1024
 """Length up to which a unit may be one of zeroes: 600 bytes with LZO, 530 with LZ4."""
+CRC_UNITS = 8
+"""Units after which their CRC is taken: each call lets go of the interpreter and may have to wait for it again, while
+a whole task has left the caches."""
 MOST_ZERO_FORMS = 8
 """Forms that are kept: a kernel's codec has one."""
 
@@ -38,8 +41,8 @@ class DamagedUnit(ValueError):
 class ZeroUnits:
     """Compressed forms of a unit of zeroes, learned from those that were decompressed. Safe for several threads.
 
-    Memory that nothing uses is full of them, and LZO takes as long for one as for any other. The same compressed bytes
-    always decompress to the same unit.
+    Memory that nothing uses is full of them, and LZO takes as long for one as for any other, where LZ4 takes about as
+    long as to fill memory. The same compressed bytes always decompress to the same unit.
     """
 
     def __init__(self) -> None:
@@ -76,6 +79,7 @@ def unpack_units(
         unit_bytes: decompressed length of each but the last one.
         crc: CRC of what comes before them.
         zeroes: forms of units of zeroes, which are not decompressed again; they are those of one codec and unit size.
+            Without it all units are decompressed.
 
     Raises:
         DamagedUnit: a unit does not decompress to its length.
@@ -86,13 +90,13 @@ def unpack_units(
         raise ValueError(f"units outside of their {len(stored)} bytes")
     if not (len(at) - 1) * unit_bytes < len(out) <= len(at) * unit_bytes:
         raise ValueError(f"{len(at)} units of {unit_bytes} bytes for {len(out)} bytes")
-    zeroes = ZeroUnits() if zeroes is None else zeroes
     source, target, view, system = stored.ctypes.data, out.ctypes.data, out.data, codec.system
-    done = 0
+    done = checked = 0
     for position, (begin, length) in enumerate(zip(at, lengths, strict=True)):
         end = min(done + unit_bytes, len(out))
-        packed, is_whole = stored[begin : begin + length], end - done == unit_bytes
-        if is_whole and zeroes.has(packed):
+        packed = stored[begin : begin + length]
+        forms = zeroes if length <= MOST_ZERO_BYTES and end - done == unit_bytes else None
+        if forms is not None and forms.has(packed):
             out[done:end] = 0
         else:
             try:
@@ -104,10 +108,12 @@ def unpack_units(
                         raise WrongLength(size_bytes, end - done)
             except ValueError as error:
                 raise DamagedUnit(position, str(error)) from error
-            if is_whole:
-                zeroes.learn(packed, out[done:end])
-        crc = crc32(view[done:end], crc)  # here, while it is in the cache of the core
+            if forms is not None:
+                forms.learn(packed, out[done:end])
         done = end
+        if done - checked == CRC_UNITS * unit_bytes or done == len(out):
+            crc = crc32(view[checked:done], crc)
+            checked = done
     return crc
 
 
@@ -129,11 +135,11 @@ def pack_units(codec: Codec, plain: Bytes, unit_bytes: int, room: Bytes) -> tupl
     Returns:
         The number of bytes of the blocks, the sum of the compressed lengths, the (zlib) CRC of `plain`.
     """
-    view, plain_view, stored, compressed, crc = room.data, plain.data, 0, 0, 0
+    view, plain_view, stored, compressed, crc, checked = room.data, plain.data, 0, 0, 0, 0
     source, target, system = plain.ctypes.data, room.ctypes.data, codec.system
     most = packed_room(codec, 1, unit_bytes)
     for done in range(0, len(plain), unit_bytes):
-        unit = plain_view[done : done + unit_bytes]
+        size_bytes = min(unit_bytes, len(plain) - done)
         begin = stored + LENGTH_BYTES
         if stored + most > len(room):
             raise ValueError(f"no room for another unit in {len(room)} bytes")
@@ -142,11 +148,13 @@ def pack_units(codec: Codec, plain: Bytes, unit_bytes: int, room: Bytes) -> tupl
             length = len(packed)
             view[begin : begin + length] = packed
         else:
-            length = system.compress_at(source + done, len(unit), target + begin, most - LENGTH_BYTES)
-        crc = crc32(unit, crc)  # here, while it is in the cache of the core
+            length = system.compress_at(source + done, size_bytes, target + begin, most - LENGTH_BYTES)
         view[stored:begin] = length.to_bytes(LENGTH_BYTES, "little")
         end = begin + length
         stored = end + -end % PAGE_SIZE
         view[end:stored] = ZEROES[: stored - end]
         compressed += length
+        if done + size_bytes - checked == CRC_UNITS * unit_bytes or done + size_bytes == len(plain):
+            crc = crc32(plain_view[checked : done + size_bytes], crc)
+            checked = done + size_bytes
     return stored, compressed, crc

@@ -28,7 +28,7 @@ from hibernaut.swsusp.packing import BATCH_PAGES, PackedBatch, Rooms, StreamRows
 from hibernaut.swsusp.pfns import pack_pfns
 from hibernaut.swsusp.stream import Crc
 from hibernaut.volumes.copying import copy_sparse
-from hibernaut.volumes.output import BulkOutput, bulk_workers, replacing, set_size, write_all
+from hibernaut.volumes.output import BulkOutput, bulk_writers, replacing, set_size, write_all
 
 __all__ = ["ExistingArea", "NewArea", "WrittenImage", "spool_image", "write_image"]
 
@@ -183,14 +183,14 @@ class _Writer:
         """Write everything and return the counts."""
         size_bytes = PAGE_SIZE * (len(pfns) - int(zero.sum()))
         with BulkOutput(self.fd, size_bytes, grows=self.blocks.free is None, durable=self.durable) as self.output:
-            return self._write(pfns, zero, info, bulk_workers(size_bytes))
+            return self._write(pfns, zero, info, bulk_writers(size_bytes))
 
-    def _write(self, pfns: Pfns, zero: BoolArray, info: ImageInfo, workers: int) -> WrittenImage:
+    def _write(self, pfns: Pfns, zero: BoolArray, info: ImageInfo, writers: int) -> WrittenImage:
         meta = pack_pfns(pfns, zero)
         stored = pfns[~zero]
         final_info = info.with_pages(saved_pages=len(pfns), image_pages=len(stored))
         self._write_blocks(self._take(1), memoryview(final_info.page))
-        crc, units, compressed_bytes = self._write_stream(StreamRows(self.memory, meta, stored), workers)
+        crc, units, compressed_bytes = self._write_stream(StreamRows(self.memory, meta, stored), writers)
         map_pages = self._write_map(np.concatenate(self.entries))
         self.blocks.require_enough(compressed=self.compressor != "none", complete=not zero.any())
         crc32 = None if self.compressor == "none" or self._keeps_flags else crc.value
@@ -212,7 +212,7 @@ class _Writer:
         """Whether the old image is of a kernel without flags for its data, and the new one is stored alike."""
         return self.blocks.flagless == self.compressor
 
-    def _write_stream(self, rows: StreamRows, workers: int) -> tuple[Crc, int, int]:
+    def _write_stream(self, rows: StreamRows, writers: int) -> tuple[Crc, int, int]:
         """Write the stream, compressed on all cores; return its CRC, the number of units and their total length."""
         crc, units, compressed_bytes = Crc(), 0, 0
         codec = None if self.compressor == "none" else codec_named(self.compressor)
@@ -236,7 +236,7 @@ class _Writer:
             self._write_blocks(blocks, packed.data.data)
             rooms.give_back(packed.room)
 
-        in_order(-(-len(rows) // BATCH_PAGES), work, commit, finish, workers=workers)
+        in_order(-(-len(rows) // BATCH_PAGES), work, commit, finish, finishers=writers)
         return crc, units, compressed_bytes
 
     def _take(self, count: int) -> NDArray[np.int64]:

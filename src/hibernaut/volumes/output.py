@@ -27,6 +27,7 @@ __all__ = [
     "Writeback",
     "allocate",
     "bulk_workers",
+    "bulk_writers",
     "make_folder",
     "remove_file",
     "replacing",
@@ -428,9 +429,14 @@ class BulkOutput(Closing):
             self._direct = None
 
 
+def bulk_writers(size_bytes: int) -> int:
+    """Return the number of threads besides one for each core that write a file of so many bytes."""
+    return DIRECT_WRITERS if size_bytes >= DIRECT_FILE_BYTES else 0
+
+
 def bulk_workers(size_bytes: int) -> int:
     """Return the number of threads that keep all cores at work while some of them write a file of so many bytes."""
-    return worker_count() + (DIRECT_WRITERS if size_bytes >= DIRECT_FILE_BYTES else 0)
+    return worker_count() + bulk_writers(size_bytes)
 
 
 def _is_aligned(parts: Sequence[bytes | memoryview], offset: int) -> bool:
