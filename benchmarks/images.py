@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Images: reading, converting and writing, as ratios against what the codec alone and a plain write can do.
 
-    python benchmarks/images.py [--pages N] [--big]
+    python benchmarks/images.py [--pages N] [--big] [--in-c]
 
 Every ratio is measured in this run: medians of five rounds, ours and the limit in turns, on all cores. The limit of
 reading is the codec on all cores, from units in memory into an array of the same size whose pages are there already,
@@ -9,7 +9,9 @@ and the CRC; that of converting is the slower of this and a plain synced write o
 codec with the CRC, into an array. Each is also compared with a plain loop: the same calls of the codec, and one read or
 write for each task of a file as large, without anything else (no list of frames, no map, no order). The pages are those
 of the golden image `swap-6.1-lzo.img`, repeated, or text and noise where there is no golden data. `--big` also converts
-an image of 4 GiB in a process of its own and tells its peak memory.
+an image of 4 GiB in a process of its own and tells its peak memory. `--in-c` measures a program in C instead that does
+the same with the same libraries, `images.c`: what the codec alone leaves to any program here. It needs gcc and the
+Debian packages liblzo2-dev, liblz4-dev and libisal-dev.
 """
 
 from __future__ import annotations
@@ -388,17 +390,50 @@ def big(pages: Bytes, folder: Path) -> None:
         )
 
 
+def in_c(pages: Bytes, frames: int, folder: Path) -> None:
+    """What a program in C reaches of the codec alone, in C as well."""
+    program, data = folder / "images", folder / "pages"
+    source = Path(__file__).with_name("images.c")
+    libraries = ["-lpthread", "-llzo2", "-llz4", "-lisal"]
+    built = subprocess.run(
+        ["gcc", "-O2", "-Wall", "-o", str(program), str(source), *libraries],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode:
+        sys.exit(f"images.c does not compile: {next(iter(built.stderr.splitlines()), '')}")
+    Repeated(pages, frames).gather(np.arange(frames, dtype=np.int64))[0].tofile(data)
+    for compressor in ("lzo", "lz4"):
+        told = subprocess.run(
+            [str(program), compressor, str(data), str(folder / "out"), str(ROUNDS)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds: dict[str, list[float]] = {}
+        for line in told.stdout.splitlines():
+            seconds.setdefault(line.split()[0], []).append(float(line.split()[1]))
+        median = {name: statistics.median(some) for name, some in seconds.items()}
+        for name, of in (("read", "decompress"), ("write", "compress"), ("write-alike", "compress")):
+            report(f"{compressor}: {name}, in C", median[name], median[of], frames * PAGE_SIZE)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Benchmarks of reading and writing images.")
     parser.add_argument("--pages", type=int, default=1 << 17, help="size of the machine (default: 512 MiB)")
     parser.add_argument("--big", action="store_true", help="also convert a 4 GiB image and tell its peak memory")
     parser.add_argument("--only", choices=["lzo", "lz4"], help="measure this compressor only (default: both)")
+    parser.add_argument("--in-c", action="store_true", help="measure a program in C instead")
     options = parser.parse_args(arguments)
     what, pages = sample_pages()
     print(f"{what}, {options.pages * PAGE_SIZE >> 20} MiB, {worker_count()} cores, {codec_named('lzo').library}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if options.in_c:
+            in_c(pages, options.pages, folder)
+            return
         for compressor in (options.only,) if options.only else ("lzo", "lz4"):
             measure(compressor, pages, options.pages, folder)
         if options.big:

@@ -102,12 +102,12 @@ def test_no_more_is_begun_than_the_window_allows(finishers: int) -> None:
 
 @pytest.mark.parametrize("finishers", [1, 2])
 def test_no_more_is_begun_than_finishers_and_workers_finish(finishers: int) -> None:
-    """With two pieces left to each finisher, workers finish as well, and none begins: results that wait are bounded."""
+    """With enough left to each finisher, workers finish as well, and none begins: results that wait are bounded."""
     gate = threading.Event()
     begun: list[int] = []
     begun_by: set[int] = set()
     finished_by: list[int] = []
-    most = (1 + parallel.WINDOW) * finishers + 4 * parallel.WINDOW
+    most = (1 + parallel.READY) * finishers + 4 * parallel.WINDOW
 
     def work(number: int) -> int:
         begun.append(number)
@@ -188,7 +188,7 @@ def test_nothing_is_finished_after_a_failure() -> None:
 
     def work(number: int) -> int:
         if number == 1:
-            first.wait(5)  # the finisher has piece 0, and the worker is to keep piece 2 ready when it finishes piece 1
+            first.wait(5)  # so that the finisher has piece 0, and the worker finishes piece 1
         return number
 
     def finish(number: int) -> None:

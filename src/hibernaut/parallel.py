@@ -43,6 +43,8 @@ Committed = TypeVar("Committed")
 
 WINDOW = 2
 """Most pieces of work per worker that are begun and not committed: bounds memory."""
+READY = 8
+"""Pieces for each finisher that are left to it: writes take longer at times, and no core is to wait for them."""
 LOOK_SECONDS = 0.05
 """Time between two looks of the calling thread at threads that it waits for."""
 MOST_LOOKS = 200
@@ -74,7 +76,7 @@ def in_order(
         finish: function of the value of `commit`, called from several threads at once.
         workers: number of threads that work; None for one per core.
         finishers: number of threads besides these that finish: where that waits for a disk, no core waits. A worker
-            finishes pieces where two for each of them, or one without them, are left to be finished.
+            finishes pieces where `READY` for each of them, or one without them, are left to be finished.
 
     Raises:
         MemoryError: no thread begins.
@@ -333,7 +335,7 @@ class _Pieces(Generic[Result, Committed]):
         self._commit = commit
         self._finish = finish
         self._window = WINDOW * workers
-        self._most_ready = max(1, WINDOW * finishers)
+        self._most_ready = max(1, READY * finishers)
         self._changed = threading.Condition()
         self._threads = 0
         self._at_work = 0
@@ -374,7 +376,7 @@ class _Pieces(Generic[Result, Committed]):
             self._ready.put(None)  # one finisher ends, and has the next one end
 
     def stop(self) -> None:
-        """Begin and finish no further piece. A waiting worker is not woken: it waits for one at work, which wakes it."""
+        """Begin and finish no further piece. A worker that waits is woken by the one at work that it waits for."""
         self._stopped = True
         self._ready.put(None)
 

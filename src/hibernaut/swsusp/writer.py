@@ -249,7 +249,8 @@ class _Writer:
     def _write_blocks(self, blocks: NDArray[np.int64], data: memoryview) -> None:
         """Write whole blocks; nothing if no blocks were left for them."""
         done = 0
-        for first, count in contiguous_runs(blocks):
+        is_run = self.blocks.free is None and len(blocks)  # not looked for, by threads that others wait for
+        for first, count in [(int(blocks[0]), len(blocks))] if is_run else contiguous_runs(blocks):
             end = done + count * PAGE_SIZE
             self.output.write([data[done:end]], self.blocks.base_bytes + first * PAGE_SIZE)
             done = end

@@ -430,13 +430,16 @@ class BulkOutput(Closing):
 
 
 def bulk_writers(size_bytes: int) -> int:
-    """Return the number of threads besides one for each core that write a file of so many bytes."""
-    return DIRECT_WRITERS if size_bytes >= DIRECT_FILE_BYTES else 0
+    """Return the number of threads that do nothing but write a file of so many bytes, besides one for each core.
+
+    The page cache takes a smaller file at once. One writes while it is given something; workers write what it leaves.
+    """
+    return int(size_bytes >= DIRECT_FILE_BYTES)
 
 
 def bulk_workers(size_bytes: int) -> int:
-    """Return the number of threads that keep all cores at work while some of them write a file of so many bytes."""
-    return worker_count() + bulk_writers(size_bytes)
+    """Return the number of threads that keep all cores at work where each of them writes its part of such a file."""
+    return worker_count() + (DIRECT_WRITERS if size_bytes >= DIRECT_FILE_BYTES else 0)
 
 
 def _is_aligned(parts: Sequence[bytes | memoryview], offset: int) -> bool:
