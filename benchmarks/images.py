@@ -391,7 +391,7 @@ def big(pages: Bytes, folder: Path) -> None:
 
 
 def in_c(pages: Bytes, frames: int, folder: Path) -> None:
-    """What a program in C reaches of the codec alone, in C as well."""
+    """The speed of a program in C, to that of the codec alone in C."""
     program, data = folder / "images", folder / "pages"
     source = Path(__file__).with_name("images.c")
     libraries = ["-lpthread", "-llzo2", "-llz4", "-lisal"]

@@ -144,7 +144,7 @@ def test_one_worker_with_finishers_works_on_while_they_finish() -> None:
 
 
 def test_a_finisher_that_waits_ends_with_the_last_worker() -> None:
-    """A worker that finds the work stopped, with nothing left under way, wakes those who wait for its next piece."""
+    """A worker that finds the work stopped, with nothing left under way, wakes the threads that wait for its next piece."""
     finished = threading.Event()
 
     class Pieces(parallel._Pieces[int, int]):
@@ -164,7 +164,7 @@ def test_a_finisher_that_waits_ends_with_the_last_worker() -> None:
     assert finished.is_set()
 
 
-def test_a_piece_that_fails_wakes_those_who_wait_for_it() -> None:
+def test_a_piece_that_fails_wakes_the_threads_that_wait_for_it() -> None:
     """The others have begun all that the window allows: without that piece nothing more is committed."""
     begun: list[int] = []
 
@@ -551,7 +551,7 @@ def test_a_thread_that_fails_outside_of_its_work(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("few_looks")
-def test_workers_that_end_without_a_word_to_finishers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_end_without_a_message_to_finishers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without memory for that, too, a worker's exception is raised, and finishers that wait for pieces end."""
 
     class Condition(threading.Condition):
