@@ -144,7 +144,7 @@ def test_one_worker_with_finishers_works_on_while_they_finish() -> None:
 
 
 def test_a_finisher_that_waits_ends_with_the_last_worker() -> None:
-    """A worker that finds the work stopped, with nothing left under way, wakes the threads that wait for its next piece."""
+    """A worker that finds the work stopped wakes the threads that wait for its next piece."""
     finished = threading.Event()
 
     class Pieces(parallel._Pieces[int, int]):
