@@ -114,23 +114,31 @@ static struct { unsigned char *bytes; long count, at; } queue[ROOMS];
 static unsigned char *rooms[ROOMS];
 static long nr_free, first_queued, last_queued, all_queued, end_of_file, allocated;
 
+// Units as an image has them: each with its length before it, in whole pages. Their bytes are returned.
+static long pack_units(long first, long count, unsigned char *room, void *work)
+{
+	long stored = 0;
+	for (long unit = first; unit < first + count; unit++) {
+		uint64_t bytes = compress_unit(pages + unit * UNIT, room + stored + 8, work);
+		crc ^= crc32_gzip_refl(0, pages + unit * UNIT, UNIT);
+		memcpy(room + stored, &bytes, 8);
+		long end = stored + 8 + bytes;
+		stored = (end + PAGE - 1) / PAGE * PAGE;
+		memset(room + end, 0, stored - end);
+	}
+	return stored;
+}
+
 static void *pack(void *unused)
 {
 	void *work = malloc(LZO1X_1_MEM_COMPRESS);
-	for (long first, count, stored = 0; (count = take(&first, BATCH)); stored = 0) {
+	for (long first, count; (count = take(&first, BATCH));) {
 		pthread_mutex_lock(&lock);
 		while (!nr_free)
 			pthread_cond_wait(&changed, &lock);
 		unsigned char *room = rooms[--nr_free];
 		pthread_mutex_unlock(&lock);
-		for (long unit = first; unit < first + count; unit++) {
-			uint64_t bytes = compress_unit(pages + unit * UNIT, room + stored + 8, work);
-			crc ^= crc32_gzip_refl(0, pages + unit * UNIT, UNIT);
-			memcpy(room + stored, &bytes, 8);
-			long end = stored + 8 + bytes;
-			stored = (end + PAGE - 1) / PAGE * PAGE;
-			memset(room + end, 0, stored - end);
-		}
+		long stored = pack_units(first, count, room, work);
 		pthread_mutex_lock(&lock);
 		queue[last_queued % ROOMS].bytes = room;
 		queue[last_queued % ROOMS].count = stored;
@@ -143,10 +151,10 @@ static void *pack(void *unused)
 	return unused;
 }
 
-static int write_one(int wait)
+static int write_one(void)
 {
 	pthread_mutex_lock(&lock);
-	while (wait && first_queued == last_queued && !all_queued)
+	while (first_queued == last_queued && !all_queued)
 		pthread_cond_wait(&changed, &lock);
 	if (first_queued == last_queued) {
 		pthread_mutex_unlock(&lock);
@@ -167,7 +175,7 @@ static int write_one(int wait)
 
 static void *write_queued(void *unused)
 {
-	while (write_one(1))
+	while (write_one())
 		;
 	return unused;
 }
@@ -176,15 +184,8 @@ static void *pack_and_write(void *unused)
 {
 	void *work = malloc(LZO1X_1_MEM_COMPRESS);
 	unsigned char *room = memory(BATCH * (ROOM + PAGE));
-	for (long first, count, stored = 0; (count = take(&first, BATCH)); stored = 0) {
-		for (long unit = first; unit < first + count; unit++) {
-			uint64_t bytes = compress_unit(pages + unit * UNIT, room + stored + 8, work);
-			crc ^= crc32_gzip_refl(0, pages + unit * UNIT, UNIT);
-			memcpy(room + stored, &bytes, 8);
-			long end = stored + 8 + bytes;
-			stored = (end + PAGE - 1) / PAGE * PAGE;
-			memset(room + end, 0, stored - end);
-		}
+	for (long first, count; (count = take(&first, BATCH));) {
+		long stored = pack_units(first, count, room, work);
 		pthread_mutex_lock(&lock);
 		long at = end_of_file;
 		end_of_file += stored;
@@ -244,7 +245,7 @@ static void run(const char *name, void *(*work)(void *), long threads, const cha
 	fflush(stdout);
 }
 
-// The file to be read: each unit with its length before it, in whole pages.
+// The file to be read.
 static void make_stream(const char *path)
 {
 	static const char zeroes[PAGE];
