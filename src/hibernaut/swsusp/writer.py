@@ -9,6 +9,7 @@ blocks of its old image are used: any other block may hold swapped-out pages of 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -249,8 +250,11 @@ class _Writer:
     def _write_blocks(self, blocks: NDArray[np.int64], data: memoryview) -> None:
         """Write whole blocks; nothing if no blocks were left for them."""
         done = 0
-        is_run = self.blocks.free is None and len(blocks)  # not looked for, by threads that others wait for
-        for first, count in [(int(blocks[0]), len(blocks))] if is_run else contiguous_runs(blocks):
+        if self.blocks.free is None and len(blocks):  # neighbours: no search while other threads wait for this one
+            runs: Iterable[tuple[int, int]] = [(int(blocks[0]), len(blocks))]
+        else:
+            runs = contiguous_runs(blocks)
+        for first, count in runs:
             end = done + count * PAGE_SIZE
             self.output.write([data[done:end]], self.blocks.base_bytes + first * PAGE_SIZE)
             done = end
