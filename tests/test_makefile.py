@@ -45,10 +45,12 @@ def make(checkout: Path, target: str) -> tuple[int, list[str]]:
     """Run make; return its status, and what its programs were asked for."""
     told = checkout / "told"
     told.unlink(missing_ok=True)
+    # Of a make that runs the tests, `make test-wheel PYTHON=...`, nothing is passed on.
+    passed_on = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "PYTHON"}
     done = subprocess.run(
         [MAKE, "-s", target],
         cwd=checkout,
-        env={**os.environ, "PATH": f"{checkout / 'programs'}:{os.environ['PATH']}", "MAKEFLAGS": ""},
+        env={**passed_on, "PATH": f"{checkout / 'programs'}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hibernaut.sealing.alone import _imported_file
 from tests.cli.run import hibernaut
 from tests.sealing.sealed import LAYOUT, PAGES, blocks_of, changed
 from tests.sealing.verifier_file import FOLDER, verifier_file, verifier_maker
@@ -103,6 +106,23 @@ def test_it_imports_nothing_but_the_standard_library(folder: Path) -> None:
             assert f"\nimport {package}" not in text
             known = name == "__init__" or (package, name) == ("hibernaut.volumes", "sealing/counters")
             assert f"\nfrom {package}" not in text or known or "volumes/" in name
+
+
+def test_a_module_that_puts_another_in_its_place_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `collections.abc` does since Python 3.13: its own file is read first, but no loaded module has it."""
+    package = tmp_path / "replaced_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "part.py").write_text("import json, sys\nsys.modules[__name__] = json\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("replaced_package", "replaced_package.part"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    part = importlib.import_module("replaced_package.part")
+    assert part.__file__ == json.__file__
+    assert _imported_file("replaced_package.part") == str(package / "part.py")
+    assert _imported_file("replaced_package") == str(package / "__init__.py")
+    (tmp_path / "path.py").touch()
+    assert _imported_file("os.path") is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or CHROOT is None, reason="chroot needs root")

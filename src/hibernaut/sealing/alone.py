@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.machinery import PathFinder
 from typing import NoReturn
 
 from hibernaut.errors import HibernautError
@@ -149,10 +150,23 @@ def _print_files() -> int:
     """Print the interpreter and the files of its library that are loaded, one a line: what an initramfs needs."""
     for name in LATER:
         import_module(name)
-    names = {sys.executable, *(getattr(module, "__file__", None) for module in list(sys.modules.values()))}
-    for name in sorted(name for name in names if name and os.path.isfile(name)):
-        sys.stdout.write(f"{name}\n")
+    loaded = dict(sys.modules)
+    files = {sys.executable, *(getattr(module, "__file__", None) for module in loaded.values())}
+    files |= {_imported_file(name) for name in loaded}
+    for file in sorted(file for file in files if file and os.path.isfile(file)):
+        sys.stdout.write(f"{file}\n")
     return 0
+
+
+def _imported_file(name: str) -> str | None:
+    """Return the file that an import of a loaded module begins with; None if it begins with none.
+
+    Such a module can have put another one in its place: `collections.abc` does so since Python 3.13.
+    """
+    parent = name.rpartition(".")[0]
+    folders = getattr(sys.modules.get(parent), "__path__", ()) if parent else None
+    found = PathFinder.find_spec(name, folders)
+    return found.origin if found else None
 
 
 def _say(line: str) -> None:
