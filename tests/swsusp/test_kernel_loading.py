@@ -62,6 +62,8 @@ def naive_loading(
                         zero.add(frame)
                         zeroes += 1
                 if current == meta + 1:
+                    if copy + zeroes < UNSIGNED <= meta + copy + zeroes:
+                        return "refused", number  # prepare_image asks for as many pages, 16 TiB
                     made, walk = True, iter(sorted(listed))
             if walk is not None:
                 frame = next(walk, 0)

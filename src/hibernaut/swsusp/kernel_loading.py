@@ -185,8 +185,14 @@ class SnapshotLoading:
         last = np.ones(len(frames), dtype=np.bool_)
         last[:-1] = frames[1:] != frames[:-1]  # of a frame listed with the flag and without, that with it
         zero = (words[last] & np.uint64(1)) != 0
+        needed = self._data + self._flagged
+        if needed < COUNTS <= self._meta + needed:  # the comparison of counts wraps, but memory is sought for all
+            where = "prepare_image, kernel/power/snapshot.c"
+            remark = f"memory for {needed} pages is sought, 16 TiB"
+            self._end = self._rows, LoadingEnd(Answer.REFUSES, "frames", where, FAILED, remark, lists_read=True)
+            return
         # The first frame is sought before the counts are compared; they can have wrapped by the flags of the last page.
-        listed, wanted = len(zero), max(1, (self._total + self._flagged) % COUNTS - self._meta)
+        listed, wanted = len(zero), needed if needed < COUNTS else max(1, needed - COUNTS)
         rows = int(np.count_nonzero(~zero[: min(listed, wanted)]))
         where = "get_buffer, kernel/power/snapshot.c"
         ending = LoadingEnd(Answer.OK, lists_read=True)
