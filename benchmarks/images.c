@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What a program in C reaches with the same libraries, calls and threads as `images.py`, without an interpreter:
+// What a program in C reaches with the same libraries and calls as `images.py`, without an interpreter:
 //
 //     images (lzo|lz4) PAGES OUT ROUNDS
 //

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -390,8 +391,10 @@ def big(pages: Bytes, folder: Path) -> None:
         )
 
 
-def in_c(pages: Bytes, frames: int, folder: Path) -> None:
+def in_c(pages: Bytes, frames: int, folder: Path, compressors: Sequence[str]) -> None:
     """The speed of a program in C, to that of the codec alone in C."""
+    if shutil.which("gcc") is None:
+        sys.exit("gcc is not installed (Debian package gcc)")
     program, data = folder / "images", folder / "pages"
     source = Path(__file__).with_name("images.c")
     libraries = ["-lpthread", "-llzo2", "-llz4", "-lisal"]
@@ -404,7 +407,7 @@ def in_c(pages: Bytes, frames: int, folder: Path) -> None:
     if built.returncode:
         sys.exit(f"images.c does not compile: {next(iter(built.stderr.splitlines()), '')}")
     Repeated(pages, frames).gather(np.arange(frames, dtype=np.int64))[0].tofile(data)
-    for compressor in ("lzo", "lz4"):
+    for compressor in compressors:
         told = subprocess.run(
             [str(program), compressor, str(data), str(folder / "out"), str(ROUNDS)],
             capture_output=True,
@@ -431,10 +434,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{what}, {options.pages * PAGE_SIZE >> 20} MiB, {worker_count()} cores, {codec_named('lzo').library}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        compressors: tuple[CompressorName, ...] = (options.only,) if options.only else ("lzo", "lz4")
         if options.in_c:
-            in_c(pages, options.pages, folder)
+            in_c(pages, options.pages, folder, compressors)
             return
-        for compressor in (options.only,) if options.only else ("lzo", "lz4"):
+        for compressor in compressors:
             measure(compressor, pages, options.pages, folder)
         if options.big:
             big(pages, folder)

@@ -82,9 +82,8 @@ def in_order(
         MemoryError: no thread begins.
         BaseException: the exception of the lowest piece that failed; no piece is begun after a failure.
     """
-    workers, finishers = (
-        min(threads, count) for threads in (worker_count() if workers is None else workers, finishers)
-    )
+    workers = min(worker_count() if workers is None else workers, count)
+    finishers = min(finishers, count)
     if workers + finishers <= 1 or count == 1:
         for number in range(count):
             committed = commit(work(number))

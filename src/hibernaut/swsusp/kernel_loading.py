@@ -188,7 +188,7 @@ class SnapshotLoading:
         needed = self._data + self._flagged
         if needed < COUNTS <= self._meta + needed:  # the comparison of counts wraps, but memory is sought for all
             where = "prepare_image, kernel/power/snapshot.c"
-            remark = f"memory for {needed} pages is sought, 16 TiB"
+            remark = f"the kernel seeks memory for {needed} pages"
             self._end = self._rows, LoadingEnd(Answer.REFUSES, "frames", where, FAILED, remark, lists_read=True)
             return
         # The first frame is sought before the counts are compared; they can have wrapped by the flags of the last page.

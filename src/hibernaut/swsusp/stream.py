@@ -253,7 +253,7 @@ class UnitStream:
             return self._zeroes
         pages = np.empty((end_row - first_row, PAGE_SIZE), dtype=np.uint8)
         self._unpack_read_units(self._codec, number, stored, at, lengths, pages.reshape(-1), 0)
-        if is_whole:
+        if is_whole and self._not_decompressed is None:  # else `unpack_units` has learned it
             self._zero_units.learn(packed, pages)
         pages.flags.writeable = False
         return pages
